@@ -1,0 +1,170 @@
+// Package view holds the in-memory database of all objects and hands out immutable pictures of it.
+package view
+
+import (
+	"encoding/json"
+	"iter"
+	"strings"
+
+	"github.com/hashicorp/go-memdb"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/kinds"
+)
+
+// View is a consistent, immutable picture of every object and record at one revision. Everything it returns is shared
+// and must not be changed. Every sequence is in ascending order of namespace and name. Any number of goroutines may use
+// one View.
+type View struct {
+	txn *memdb.Txn
+	rev int64
+}
+
+// Record is a document of Lockstep's own that is not an API object: an inventory entry, a source's state, an outbox
+// entry. Table and Name identify it; both are slash-free resp. slash-separated paths.
+type Record struct {
+	Table    string
+	Name     string
+	Data     json.RawMessage
+	Revision int64 // etcd mod revision
+}
+
+// Change is one step of an object or a record: New nil means deleted, Old nil means created. Exactly one of the object
+// pair and the record pair is set.
+type Change struct {
+	Key       kinds.Key
+	Old, New  kinds.Object
+	OldRecord *Record
+	NewRecord *Record
+}
+
+// Revision is the store's revision the picture is of: every change up to it is in, none after it. Zero for an empty view.
+func (v *View) Revision() int64 { return v.rev }
+
+// Get returns the object, or nil if there is none.
+func (v *View) Get(k kinds.Key) kinds.Object {
+	raw, err := v.txn.First(objects, "id", idOf(k))
+	if err != nil || raw == nil {
+		return nil
+	}
+	return raw.(*entry).object
+}
+
+// Get returns the object of type T with that namespace (empty for cluster-scoped kinds) and name.
+func Get[T kinds.Object](v *View, namespace, name string) (T, bool) {
+	o, ok := v.Get(kinds.For[T]().Key(namespace, name)).(T)
+	return o, ok
+}
+
+// List yields the objects of a kind in a namespace, or in all of them for an empty namespace.
+func (v *View) List(gr schema.GroupResource, namespace string) iter.Seq[kinds.Object] {
+	prefix := gr.Group + "\x00" + gr.Resource + "\x00"
+	if namespace != "" {
+		prefix += namespace + "\x00"
+	}
+	return v.scan("id_prefix", prefix)
+}
+
+// List yields the objects of type T in a namespace, or in all of them for an empty namespace.
+func List[T kinds.Object](v *View, namespace string) iter.Seq[T] {
+	return typed[T](v.List(kinds.For[T]().GroupResource(), namespace))
+}
+
+// PodsOnNode yields the pods whose spec.nodeName is node; the empty name yields the pods that are not bound.
+func (v *View) PodsOnNode(node string) iter.Seq[*corev1.Pod] {
+	return typed[*corev1.Pod](v.scan("node", node))
+}
+
+// Controlled yields the objects whose controller owner reference has that uid.
+func (v *View) Controlled(uid types.UID) iter.Seq[kinds.Object] {
+	return v.scan("controller", string(uid))
+}
+
+// Dependents yields the objects that have an owner reference, controlling or not, with that uid.
+func (v *View) Dependents(uid types.UID) iter.Seq[kinds.Object] { return v.scan("owner", string(uid)) }
+
+// SlicesOfService yields the endpoint slices labelled with that service's name, in its namespace.
+func (v *View) SlicesOfService(namespace, service string) iter.Seq[*discoveryv1.EndpointSlice] {
+	return typed[*discoveryv1.EndpointSlice](v.scan("service", namespace+"/"+service))
+}
+
+// ByUID returns the object with that uid, or nil.
+func (v *View) ByUID(uid types.UID) kinds.Object {
+	raw, err := v.txn.First(objects, "uid", string(uid))
+	if err != nil || raw == nil {
+		return nil
+	}
+	return raw.(*entry).object
+}
+
+// Record returns the record, if there is one.
+func (v *View) Record(table, name string) (Record, bool) {
+	raw, err := v.txn.First(records, "id", table+"\x00"+name)
+	if err != nil || raw == nil {
+		return Record{}, false
+	}
+	return *raw.(*Record), true
+}
+
+// Records yields the records of a table whose name starts with prefix, in order of their names.
+func (v *View) Records(table, prefix string) iter.Seq[Record] {
+	return func(yield func(Record) bool) {
+		it, err := v.txn.Get(records, "id_prefix", table+"\x00"+prefix)
+		if err != nil {
+			return
+		}
+		for raw := it.Next(); raw != nil; raw = it.Next() {
+			if !yield(*raw.(*Record)) {
+				return
+			}
+		}
+	}
+}
+
+// Len counts the objects of a kind.
+func (v *View) Len(gr schema.GroupResource) int {
+	n := 0
+	for range v.List(gr, "") {
+		n++
+	}
+	return n
+}
+
+func (v *View) scan(index, value string) iter.Seq[kinds.Object] {
+	return func(yield func(kinds.Object) bool) {
+		it, err := v.txn.Get(objects, index, value)
+		if err != nil {
+			return
+		}
+		for raw := it.Next(); raw != nil; raw = it.Next() {
+			if !yield(raw.(*entry).object) {
+				return
+			}
+		}
+	}
+}
+
+func typed[T kinds.Object](seq iter.Seq[kinds.Object]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for o := range seq {
+			if t, ok := o.(T); ok && !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+func idOf(k kinds.Key) string {
+	return strings.Join([]string{k.Group, k.Resource, k.Namespace, k.Name}, "\x00")
+}
+
+func controllerOf(o metav1.Object) string {
+	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
+		return string(ref.UID)
+	}
+	return ""
+}

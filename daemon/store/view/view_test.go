@@ -1,0 +1,79 @@
+package view
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/kinds"
+)
+
+func pod(namespace, name, node, owner string) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	p.Spec.NodeName = node
+	if owner != "" {
+		controller := true
+		p.OwnerReferences = []metav1.OwnerReference{{UID: "u-x", Controller: &controller}}
+	}
+	return p
+}
+
+func names(seq func(func(*corev1.Pod) bool)) []string {
+	var out []string
+	for p := range seq {
+		out = append(out, p.Namespace+"/"+p.Name)
+	}
+	return out
+}
+
+func TestIndexes(t *testing.T) {
+	db := NewDB()
+	change := func(p *corev1.Pod) Change { return Change{Key: kinds.KeyOf(p), New: p} }
+	db.Apply(5, []Change{
+		change(pod("b", "one", "n1", "x")), change(pod("a", "two", "n1", "")), change(pod("a", "three", "", "x")),
+		change(pod("a", "four", "n10", "")),
+	})
+	old := db.View()
+	if got, want := names(old.PodsOnNode("n1")), []string{"a/two", "b/one"}; !slices.Equal(got, want) {
+		t.Errorf("PodsOnNode(n1) = %v, want %v", got, want)
+	}
+	if got, want := names(old.PodsOnNode("")), []string{"a/three"}; !slices.Equal(got, want) {
+		t.Errorf("unbound pods = %v, want %v", got, want)
+	}
+	if got, want := names(List[*corev1.Pod](old, "a")), []string{"a/four", "a/three", "a/two"}; !slices.Equal(got, want) {
+		t.Errorf("List(a) = %v, want %v", got, want)
+	}
+	n := 0
+	for range old.Controlled("u-x") {
+		n++
+	}
+	if n != 2 {
+		t.Errorf("Controlled yields %d objects, want 2", n)
+	}
+
+	gone := pod("b", "one", "n1", "x")
+	db.Apply(6, []Change{{Key: kinds.KeyOf(gone), Old: gone}})
+	if _, ok := Get[*corev1.Pod](db.View(), "b", "one"); ok {
+		t.Error("a deleted pod is still in the view")
+	}
+	if _, ok := Get[*corev1.Pod](old, "b", "one"); !ok {
+		t.Error("an older view changed")
+	}
+}
+
+func TestWait(t *testing.T) {
+	db := NewDB()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := db.Wait(ctx, 3); err == nil {
+		t.Fatal("Wait returned before its revision was applied")
+	}
+	go db.Apply(3, nil)
+	if v, err := db.Wait(t.Context(), 3); err != nil || v.Revision() != 3 {
+		t.Fatalf("Wait = %v, %v", v, err)
+	}
+}

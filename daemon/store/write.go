@@ -1,0 +1,87 @@
+// Package store keeps typed objects in etcd and one in-memory view of them.
+package store
+
+import (
+	"context"
+	"errors"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+// Write is one conditional change of one object or one record. Object and Record are not both set; where neither is,
+// the object at Key is deleted. A Record with nil Data is deleted.
+type Write struct {
+	Key    kinds.Key
+	Object kinds.Object
+	Record *view.Record
+	// If is the etcd mod revision the change was decided from (the object's resourceVersion): the write happens only if
+	// it is still that one. Zero: the key must not exist. Anyway: no condition.
+	If int64
+	// Reason says why, for the log and the events; required of every reconciler.
+	Reason string
+}
+
+// Anyway is the If of a write without a condition.
+const Anyway int64 = -1
+
+// Group is a list of writes that happen together or not at all; at most MaxGroup of them, each key at most once.
+type Group []Write
+
+// MaxGroup bounds a group: a nested transaction costs one operation of etcd's 128 for itself.
+const MaxGroup = 126
+
+// Result is what became of one group.
+type Result struct {
+	// Revision of the store after the group was written. Zero where Err is set.
+	Revision int64
+	// Err is nil, or matches ErrConflict, ErrDeposed, ErrTooLarge, ErrUnknown or the context's error.
+	Err error
+}
+
+var (
+	// ErrConflict: a condition did not hold; nothing of the group was written. Decide again from a newer view.
+	ErrConflict = errors.New("the object has changed since it was decided from")
+	// ErrDeposed: this process is no longer the leader; nothing was written.
+	ErrDeposed = errors.New("this process is not the leader")
+	// ErrTooLarge: an object passes 1 MiB or a group passes etcd's limits; nothing was written.
+	ErrTooLarge = errors.New("the write is too large for etcd")
+	// ErrUnknown: etcd did not answer in time; the group may or may not have been written. The view will tell.
+	ErrUnknown = errors.New("the outcome of the write is not known")
+	// ErrUnavailable: etcd refuses writes for now (full, or without a quorum); nothing was written.
+	ErrUnavailable = errors.New("etcd does not take writes")
+)
+
+// Committer takes writes. The store's own is for nodes' writes through the API; a leader's refuses with ErrDeposed once
+// another process leads.
+type Committer interface {
+	// Commit writes each group as a conditional transaction of its own, grouped with others on the wire, and returns
+	// one result a group, in their order. It blocks until etcd has answered for all of them. On create it sets uid,
+	// creationTimestamp and generation 1 where they are empty; it changes none of the objects passed in.
+	// Calling it with nothing returns nil.
+	Commit(ctx context.Context, groups ...Group) []Result
+}
+
+// Reader gives views.
+type Reader interface {
+	// View returns the newest view; before the first load is complete it blocks nobody and is empty at revision 0.
+	View() *view.View
+	// Wait returns the first view it sees at revision rev or later.
+	Wait(ctx context.Context, rev int64) (*view.View, error)
+	// Subscribe tells of every batch applied after it returns. Close the subscription to end it.
+	Subscribe(name string) *Subscription
+}
+
+// Batch is all changes of one revision step, in etcd's order, with the view that has them.
+type Batch struct {
+	View    *view.View
+	Changes []view.Change
+}
+
+// Recorder takes Kubernetes events. It aggregates equal ones as Kubernetes does, drops the oldest over its bound, and
+// never blocks or fails its caller.
+type Recorder interface {
+	// Event records what happened to an object; kind is corev1.EventTypeNormal or corev1.EventTypeWarning; component is
+	// the reporting controller ("deployment-controller").
+	Event(component string, about kinds.Object, kind, reason, message string)
+}

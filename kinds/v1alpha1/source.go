@@ -1,0 +1,147 @@
+// Package v1alpha1 holds the types of lockstep.dev/v1alpha1, Lockstep's own API group.
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// GroupVersion is the group and version of every type in this package.
+var GroupVersion = schema.GroupVersion{Group: "lockstep.dev", Version: "v1alpha1"}
+
+// AddToScheme registers this package's types.
+func AddToScheme(s *runtime.Scheme) error {
+	s.AddKnownTypes(GroupVersion, &Source{}, &SourceList{})
+	metav1.AddToGroupVersion(s, GroupVersion)
+	return nil
+}
+
+// Source is a place manifests come from: a branch or tag and a path of a Git repository, or a folder on disk.
+// It is cluster-scoped; its name is part of the context of the commit statuses about it.
+type Source struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   SourceSpec   `json:"spec"`
+	Status SourceStatus `json:"status,omitempty"`
+}
+
+// SourceSpec says where to read and how. Exactly one of URL and Folder is set.
+type SourceSpec struct {
+	// URL of a Git repository: http://, https://, ssh:// (or user@host:path) or file://.
+	URL string `json:"url,omitempty"`
+	// Folder is an absolute path on the daemon's disk, watched for changes.
+	Folder string `json:"folder,omitempty"`
+	// Branch to follow. Default, where Tag is empty too: the repository's HEAD.
+	Branch string `json:"branch,omitempty"`
+	// Tag to follow; excludes Branch.
+	Tag string `json:"tag,omitempty"`
+	// Path inside the tree, slash-separated, below which manifests are read. Empty: the whole tree.
+	Path string `json:"path,omitempty"`
+	// Interval between looks at the references (Git) or rescans (folder). Zero: 15 s for Git, 60 s for a folder.
+	Interval metav1.Duration `json:"interval,omitempty"`
+	// Timeout of one remote operation. Zero: 60 s.
+	Timeout metav1.Duration `json:"timeout,omitempty"`
+	// Credentials name files on the daemon's disk; their contents never enter the store.
+	Credentials *Credentials `json:"credentials,omitempty"`
+	// IgnoreKinds are kinds to skip wherever they stand in this source, as "Kind" or "Kind.group".
+	IgnoreKinds []string `json:"ignoreKinds,omitempty"`
+	// Prune "allow" lifts the prune budget of this source for good. Empty: the budget holds.
+	Prune string `json:"prune,omitempty"`
+	// Forge receives commit statuses. Nil: none are posted (the verdict is still on the status page and in the API).
+	Forge *Forge `json:"forge,omitempty"`
+}
+
+// Credentials are paths of files; each is read anew at every use, so that a rotation needs no restart.
+type Credentials struct {
+	TokenFile      string `json:"tokenFile,omitempty"`
+	UsernameFile   string `json:"usernameFile,omitempty"`
+	PasswordFile   string `json:"passwordFile,omitempty"`
+	SSHKeyFile     string `json:"sshKeyFile,omitempty"`
+	KnownHostsFile string `json:"knownHostsFile,omitempty"`
+	CAFile         string `json:"caFile,omitempty"`
+}
+
+// Forge is where commit statuses are posted.
+type Forge struct {
+	// Type of the forge's API: "gitea" (also Forgejo).
+	Type string `json:"type"`
+	// URL of the forge. Empty: scheme and host of the source's URL.
+	URL string `json:"url,omitempty"`
+	// Repository as owner/name. Empty: the path of the source's URL.
+	Repository string `json:"repository,omitempty"`
+	// TokenFile holds the API token.
+	TokenFile string `json:"tokenFile,omitempty"`
+	// CAFile holds PEM certificates to trust beside the system's.
+	CAFile string `json:"caFile,omitempty"`
+	// WebhookSecretFile holds the secret that signs POST /hooks/git. Empty: webhooks are refused for this source.
+	WebhookSecretFile string `json:"webhookSecretFile,omitempty"`
+}
+
+// SourceStatus is what the daemon last found; only the daemon writes it.
+type SourceStatus struct {
+	// Seen is the newest revision of the source, accepted or not.
+	Seen string `json:"seen,omitempty"`
+	// Accepted is the newest revision that was accepted; its objects are the desired ones.
+	Accepted string `json:"accepted,omitempty"`
+	// Applied is the newest revision whose plan was carried out to the end.
+	Applied string `json:"applied,omitempty"`
+	// State is the verdict on Seen: pending, success, failure or error; empty before the first look.
+	State string `json:"state,omitempty"`
+	// Message is the verdict's text, at most 140 characters.
+	Message string `json:"message,omitempty"`
+	// Errors are all errors of Seen, each with file:line:column, at most 100.
+	Errors []string `json:"errors,omitempty"`
+	// Objects and Healthy count the objects of Accepted, and those of them that are healthy.
+	Objects int32 `json:"objects,omitempty"`
+	Healthy int32 `json:"healthy,omitempty"`
+	// FetchError is why the source could not be read last time; empty when it could.
+	FetchError string `json:"fetchError,omitempty"`
+	// Since is when State last changed.
+	Since metav1.Time `json:"since,omitempty"`
+}
+
+// SourceList is a list of sources.
+type SourceList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []Source `json:"items"`
+}
+
+// DeepCopyObject implements runtime.Object.
+func (s *Source) DeepCopyObject() runtime.Object { return s.DeepCopy() }
+
+// DeepCopy returns a copy that shares nothing with s; nil for nil.
+func (s *Source) DeepCopy() *Source {
+	if s == nil {
+		return nil
+	}
+	out := *s
+	out.ObjectMeta = *s.ObjectMeta.DeepCopy()
+	out.Spec.IgnoreKinds = append([]string(nil), s.Spec.IgnoreKinds...)
+	out.Status.Errors = append([]string(nil), s.Status.Errors...)
+	out.Status.Since = *s.Status.Since.DeepCopy()
+	if s.Spec.Credentials != nil {
+		c := *s.Spec.Credentials
+		out.Spec.Credentials = &c
+	}
+	if s.Spec.Forge != nil {
+		f := *s.Spec.Forge
+		out.Spec.Forge = &f
+	}
+	return &out
+}
+
+// DeepCopyObject implements runtime.Object.
+func (l *SourceList) DeepCopyObject() runtime.Object {
+	if l == nil {
+		return nil
+	}
+	out := &SourceList{TypeMeta: l.TypeMeta, ListMeta: *l.ListMeta.DeepCopy()}
+	for i := range l.Items {
+		out.Items = append(out.Items, *l.Items[i].DeepCopy())
+	}
+	return out
+}
