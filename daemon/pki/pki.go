@@ -1,0 +1,298 @@
+// Package pki is the cluster's certificate authority: who is a server, a node, a viewer, and which tokens may join.
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// caLifetime: nothing rotates the authority yet, and every agent pins it; it must outlive the machines.
+	caLifetime = 10 * 365 * 24 * time.Hour
+	// serverLifetime is short because a server makes its own certificate anew whenever a third of it is left.
+	serverLifetime = 90 * 24 * time.Hour
+	// nodeLifetime: an agent renews when a third is left, so a node may be cut off for a month without joining anew.
+	nodeLifetime = 90 * 24 * time.Hour
+	// viewerLifetime bounds what a lost kubeconfig is worth, since one certificate alone cannot be revoked.
+	viewerLifetime = 365 * 24 * time.Hour
+	// skew is how far ahead of ours another machine's clock may be for it to accept a certificate at once.
+	skew = 5 * time.Minute
+)
+
+// Names of users and groups, as certificates and tokens state them.
+const (
+	NodeUserPrefix = "system:node:"
+	NodeGroup      = "system:nodes"
+	ViewerGroup    = "lockstep:viewers"
+	ServerGroup    = "lockstep:servers"
+)
+
+const (
+	caCertFile = "ca.crt"
+	caKeyFile  = "ca.key"
+)
+
+// Authority signs certificates with the cluster's key. Any number of goroutines may use one.
+type Authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+	now  func() time.Time
+}
+
+// Options of an authority.
+type Options struct {
+	// Cluster is the name that the authority's certificate bears. Empty: "lockstep".
+	Cluster string
+	// Now tells the time. Nil: time.Now.
+	Now func() time.Time
+}
+
+// Open reads the authority from the vault, or makes it there: an ECDSA P-256 key and a certificate of ten years.
+func Open(vault Vault, opts Options) (*Authority, error) {
+	if opts.Cluster == "" {
+		opts.Cluster = "lockstep"
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	bundle, err := vault.Read(caKeyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = create(vault, opts); err == nil {
+			bundle, err = vault.Read(caKeyFile)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the cluster's authority: %w", err)
+	}
+	return parse(bundle, opts.Now)
+}
+
+// create stores key and certificate as one document, so that no crash leaves one without the other; the certificate
+// alone is stored beside it for those who only verify.
+func create(vault Vault, opts Options) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("cannot generate a key: %w", err)
+	}
+	now := opts.Now()
+	template := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: opts.Cluster + "-ca"},
+		NotBefore:             now.Add(-skew),
+		NotAfter:              now.Add(caLifetime),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+	}
+	certPEM, err := sign(template, template, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return err
+	}
+	if err := vault.Create(caKeyFile, append(keyPEM, certPEM...)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	winner, err := vault.Read(caKeyFile)
+	if err != nil {
+		return err
+	}
+	_, certPEM = split(winner)
+	if err := vault.Create(caCertFile, certPEM); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+func parse(bundle []byte, now func() time.Time) (*Authority, error) {
+	keyPEM, certPEM := split(bundle)
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the cluster's authority: %w", err)
+	}
+	cert, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the authority's certificate: %w", err)
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok || !cert.IsCA {
+		return nil, errors.New("cannot read the cluster's authority: want an ECDSA key and a certificate that may sign")
+	}
+	return &Authority{cert: cert, key: key, pem: certPEM, now: now}, nil
+}
+
+// split separates the key from the certificates of a PEM bundle.
+func split(bundle []byte) (key, certs []byte) {
+	for rest := bundle; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return key, certs
+		}
+		if block.Type == "CERTIFICATE" {
+			certs = append(certs, pem.EncodeToMemory(block)...)
+		} else {
+			key = append(key, pem.EncodeToMemory(block)...)
+		}
+	}
+}
+
+// PEM is the authority's certificate; the caller must not change it.
+func (a *Authority) PEM() []byte { return a.pem }
+
+// Pool holds just the authority's certificate.
+func (a *Authority) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// Pin is the SHA-256 of the authority's certificate in hex, 64 digits: the first part of a join token.
+func (a *Authority) Pin() string { return Pin(a.cert) }
+
+// Pin is the SHA-256 of a certificate in hex.
+func Pin(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Server makes a certificate for an API server that is reached under these host names and addresses.
+func (a *Authority) Server(hosts []string) (tls.Certificate, error) {
+	template := a.template(pkix.Name{CommonName: "lockstep-server", Organization: []string{ServerGroup}}, serverLifetime)
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else if host != "" {
+			template.DNSNames = append(template.DNSNames, host)
+		}
+	}
+	certPEM, keyPEM, err := a.issue(template)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("cannot make a server certificate: %w", err)
+	}
+	return tls.X509KeyPair(append(certPEM, a.pem...), keyPEM)
+}
+
+// ServerHosts are the names under which every API server is reached from inside the cluster, and the given ones.
+func ServerHosts(serviceIPs []string, more ...string) []string {
+	hosts := []string{
+		"localhost", "127.0.0.1", "::1",
+		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
+	}
+	return append(append(hosts, serviceIPs...), more...)
+}
+
+// ServerConfig is a TLS configuration that asks clients for certificates of this authority without requiring one, and
+// whose own certificate is made anew when a third of its life is left.
+func (a *Authority) ServerConfig(hosts []string) (*tls.Config, error) {
+	first, err := a.Server(hosts)
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	current := first
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		ClientAuth: tls.VerifyClientCertIfGiven,
+		ClientCAs:  a.Pool(),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if a.now().After(current.Leaf.NotAfter.Add(-serverLifetime / 3)) {
+				next, err := a.Server(hosts)
+				if err != nil {
+					return nil, err
+				}
+				current = next
+			}
+			cert := current
+			return &cert, nil
+		},
+	}, nil
+}
+
+// SignNode signs a node's request, whatever subject it asks for, as system:node:<node>.
+func (a *Authority) SignNode(csr *x509.CertificateRequest, node string) ([]byte, error) {
+	template := a.template(pkix.Name{CommonName: NodeUserPrefix + node, Organization: []string{NodeGroup}}, nodeLifetime)
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	certPEM, err := sign(template, a.cert, csr.PublicKey, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign the certificate of node %s: %w", node, err)
+	}
+	return certPEM, nil
+}
+
+// Viewer makes a client certificate that may read everything but Secrets; certificate and key are PEM.
+func (a *Authority) Viewer(name string) (certPEM, keyPEM []byte, err error) {
+	template := a.template(pkix.Name{CommonName: name, Organization: []string{ViewerGroup}}, viewerLifetime)
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if certPEM, keyPEM, err = a.issue(template); err != nil {
+		return nil, nil, fmt.Errorf("cannot make a certificate for viewer %s: %w", name, err)
+	}
+	return certPEM, keyPEM, nil
+}
+
+func (a *Authority) template(subject pkix.Name, lifetime time.Duration) *x509.Certificate {
+	now := a.now()
+	end := now.Add(lifetime)
+	if end.After(a.cert.NotAfter) {
+		end = a.cert.NotAfter
+	}
+	return &x509.Certificate{
+		Subject:               subject,
+		NotBefore:             now.Add(-skew),
+		NotAfter:              end,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+	}
+}
+
+func (a *Authority) issue(template *x509.Certificate) (certPEM, keyPEM []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot generate a key: %w", err)
+	}
+	if certPEM, err = sign(template, a.cert, &key.PublicKey, a.key); err != nil {
+		return nil, nil, err
+	}
+	keyPEM, err = encodeKey(key)
+	return certPEM, keyPEM, err
+}
+
+func sign(template, parent *x509.Certificate, public any, key *ecdsa.PrivateKey) ([]byte, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, fmt.Errorf("cannot draw a serial number: %w", err)
+	}
+	template.SerialNumber = serial
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign a certificate: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
+func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode a key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
+}

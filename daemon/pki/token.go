@@ -1,0 +1,172 @@
+package pki
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base32"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
+)
+
+// Usages of a token.
+const (
+	UsageJoin = "join" // buys a node certificate
+	UsageView = "view" // reads the API as a viewer
+)
+
+// ErrToken: the token is unknown, has expired, is not for this use, or its secret is wrong; which of them is not told.
+var ErrToken = errors.New("the token is not valid")
+
+const (
+	tokenTable = "token"
+	// idBytes: 10 random bytes never collide by accident; they are no secret.
+	idBytes = 10
+	// secretBytes: 160 bits cannot be guessed, so a fast hash of it may lie in the store.
+	secretBytes = 20
+)
+
+// Token is a bearer secret. Only its hash is stored.
+type Token struct {
+	ID     string
+	Secret string
+}
+
+// Bearer is what an Authorization header and a join request carry: "<id>.<secret>".
+func (t Token) Bearer() string { return t.ID + "." + t.Secret }
+
+// Text is what people copy to a new node: "<ca sha256 hex>.<id>.<secret>".
+func (t Token) Text(pin string) string { return pin + "." + t.Bearer() }
+
+// ParseText reads a token's text. The error never holds any part of the secret.
+func ParseText(text string) (pin string, t Token, err error) {
+	pin, bearer, found := strings.Cut(strings.TrimSpace(text), ".")
+	if raw, hexErr := hex.DecodeString(pin); !found || hexErr != nil || len(raw) != sha256.Size {
+		return "", Token{}, errors.New("cannot read the token: want <sha256 of the cluster's CA>.<id>.<secret>")
+	}
+	t, err = ParseBearer(bearer)
+	return pin, t, err
+}
+
+// ParseBearer reads "<id>.<secret>".
+func ParseBearer(bearer string) (Token, error) {
+	id, secret, found := strings.Cut(bearer, ".")
+	if !found || id == "" || secret == "" || strings.Contains(secret, ".") {
+		return Token{}, errors.New("cannot read the token: want <id>.<secret>")
+	}
+	return Token{ID: id, Secret: secret}, nil
+}
+
+// TokenOptions say what a new token is for.
+type TokenOptions struct {
+	// Usages it is good for. Empty: join.
+	Usages []string
+	// TTL until it expires. Zero: it does not.
+	TTL time.Duration
+	// User it stands for, in the viewers' group, where it is for viewing. Empty: "viewer".
+	User string
+}
+
+// TokenRecord is what the store keeps of a token, under its id.
+type TokenRecord struct {
+	// Hash is the SHA-256 of the secret in hex.
+	Hash    string    `json:"hash"`
+	Usages  []string  `json:"usages"`
+	User    string    `json:"user,omitempty"`
+	Created time.Time `json:"created"`
+	// Expires is zero for a token that does not.
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// NewToken draws a token and makes its record.
+func NewToken(opts TokenOptions, now time.Time) (Token, TokenRecord) {
+	t := Token{ID: random(idBytes), Secret: random(secretBytes)}
+	r := TokenRecord{Hash: hash(t.Secret), Usages: opts.Usages, User: opts.User, Created: now.UTC()}
+	if len(r.Usages) == 0 {
+		r.Usages = []string{UsageJoin}
+	}
+	if opts.TTL > 0 {
+		r.Expires = r.Created.Add(opts.TTL)
+	}
+	return t, r
+}
+
+// Admits says whether the record is of this secret, and good for that use at that time.
+func (r TokenRecord) Admits(secret, usage string, now time.Time) bool {
+	match := subtle.ConstantTimeCompare([]byte(r.Hash), []byte(hash(secret))) == 1
+	alive := r.Expires.IsZero() || now.Before(r.Expires)
+	return match && alive && slices.Contains(r.Usages, usage)
+}
+
+func random(n int) string {
+	raw := make([]byte, n)
+	rand.Read(raw)
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(raw))
+}
+
+func hash(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
+
+// Tokens are the tokens in the store.
+type Tokens struct {
+	Store  store.Reader
+	Commit store.Committer
+	// Now tells the time. Nil: time.Now.
+	Now func() time.Time
+}
+
+// Create stores a new token's record and returns the token, whose secret exists nowhere else.
+func (s Tokens) Create(ctx context.Context, opts TokenOptions) (Token, error) {
+	t, r := NewToken(opts, s.now())
+	data, err := json.Marshal(r)
+	if err != nil {
+		return Token{}, fmt.Errorf("cannot encode token %s: %w", t.ID, err)
+	}
+	write := store.Write{Record: &view.Record{Table: tokenTable, Name: t.ID, Data: data}, Reason: "token created"}
+	if err := s.Commit.Commit(ctx, store.Group{write})[0].Err; err != nil {
+		return Token{}, fmt.Errorf("cannot store token %s: %w", t.ID, err)
+	}
+	return t, nil
+}
+
+// Check returns the record of a token that is good for that use now; otherwise an error that matches ErrToken.
+func (s Tokens) Check(t Token, usage string) (TokenRecord, error) {
+	record, found := s.Store.View().Record(tokenTable, t.ID)
+	var r TokenRecord
+	if found {
+		if err := json.Unmarshal(record.Data, &r); err != nil {
+			return TokenRecord{}, fmt.Errorf("cannot read token %s: %w", t.ID, err)
+		}
+	}
+	if !r.Admits(t.Secret, usage, s.now()) {
+		return TokenRecord{}, fmt.Errorf("cannot accept token %s: %w", t.ID, ErrToken)
+	}
+	return r, nil
+}
+
+// Delete removes a token; removing one that is not there is no error.
+func (s Tokens) Delete(ctx context.Context, id string) error {
+	write := store.Write{Record: &view.Record{Table: tokenTable, Name: id}, If: store.Anyway, Reason: "token deleted"}
+	if err := s.Commit.Commit(ctx, store.Group{write})[0].Err; err != nil {
+		return fmt.Errorf("cannot delete token %s: %w", id, err)
+	}
+	return nil
+}
+
+func (s Tokens) now() time.Time {
+	if s.Now == nil {
+		return time.Now()
+	}
+	return s.Now()
+}
