@@ -116,6 +116,9 @@ func apply(txn *memdb.Txn, c Change) error {
 
 func newEntry(k kinds.Key, o kinds.Object) *entry {
 	e := &entry{id: idOf(k), object: o, controller: controllerOf(o)}
+	if e.controller == "" {
+		e.controller = orphanage(k.GroupResource(), k.Namespace)
+	}
 	for _, ref := range o.GetOwnerReferences() {
 		e.owners = append(e.owners, string(ref.UID))
 	}

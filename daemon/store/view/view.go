@@ -40,6 +40,8 @@ type Change struct {
 	Old, New  kinds.Object
 	OldRecord *Record
 	NewRecord *Record
+	// Revision is the etcd revision of the step. Zero only in views made without a store.
+	Revision int64
 }
 
 // Revision is the store's revision the picture is of: every change up to it is in, none after it. Zero for an empty view.
@@ -82,6 +84,11 @@ func (v *View) PodsOnNode(node string) iter.Seq[*corev1.Pod] {
 // Controlled yields the objects whose controller owner reference has that uid.
 func (v *View) Controlled(uid types.UID) iter.Seq[kinds.Object] {
 	return v.scan("controller", string(uid))
+}
+
+// Orphans yields the pods or replica sets of a namespace that have no controller: what a claimant might adopt.
+func Orphans[T kinds.Object](v *View, namespace string) iter.Seq[T] {
+	return typed[T](v.scan("controller", orphanage(kinds.For[T]().GroupResource(), namespace)))
 }
 
 // Dependents yields the objects that have an owner reference, controlling or not, with that uid.
@@ -160,6 +167,15 @@ func typed[T kinds.Object](seq iter.Seq[kinds.Object]) iter.Seq[T] {
 
 func idOf(k kinds.Key) string {
 	return strings.Join([]string{k.Group, k.Resource, k.Namespace, k.Name}, "\x00")
+}
+
+// orphanage is where the controller index keeps the objects without a controller; empty, so not kept, for the kinds that
+// nothing adopts. It can equal no uid.
+func orphanage(gr schema.GroupResource, namespace string) string {
+	if gr.Resource != "pods" && gr.Resource != "replicasets" {
+		return ""
+	}
+	return "\x01" + gr.Resource + "\x01" + namespace
 }
 
 func controllerOf(o metav1.Object) string {

@@ -77,3 +77,10 @@ func TestWait(t *testing.T) {
 		t.Fatalf("Wait = %v, %v", v, err)
 	}
 }
+
+func TestOrphans(t *testing.T) {
+	v := Of(pod("a", "owned", "", "x"), pod("a", "alone", "", ""), pod("b", "elsewhere", "", ""))
+	if got, want := names(Orphans[*corev1.Pod](v, "a")), []string{"a/alone"}; !slices.Equal(got, want) {
+		t.Errorf("Orphans(a) = %v, want %v", got, want)
+	}
+}

@@ -1,0 +1,97 @@
+package loop
+
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+// Claims are the objects of one kind that an owner has, or should have, after Kubernetes' rules of adoption and release.
+type Claims[T kinds.Object] struct {
+	// Mine are controlled by the owner and match its selector; the adopted ones are among them, as changed copies.
+	Mine []T
+	// Adopted are copies with the owner's reference added, Released copies without it.
+	Adopted, Released []T
+	// Kept are controlled by the owner and do not match any more, but are going away and are left alone.
+	Kept []T
+}
+
+// Claim sorts the objects of the owner's namespace that concern it: those it controls, and the orphans that match its
+// selector. An owner that is being deleted neither adopts nor releases.
+func Claim[T kinds.Object](v *view.View, owner kinds.Object, selector labels.Selector) Claims[T] {
+	var c Claims[T]
+	going := owner.GetDeletionTimestamp() != nil
+	for o := range v.Controlled(owner.GetUID()) {
+		t, ok := o.(T)
+		switch {
+		case !ok || o.GetNamespace() != owner.GetNamespace():
+		case selector.Matches(labels.Set(o.GetLabels())):
+			c.Mine = append(c.Mine, t)
+		case going || o.GetDeletionTimestamp() != nil:
+			c.Kept = append(c.Kept, t)
+		default:
+			c.Released = append(c.Released, release(t, owner))
+		}
+	}
+	if going || selector.Empty() {
+		return c
+	}
+	for o := range view.Orphans[T](v, owner.GetNamespace()) {
+		if o.GetDeletionTimestamp() != nil || !selector.Matches(labels.Set(o.GetLabels())) {
+			continue
+		}
+		adopted := o.DeepCopyObject().(T)
+		adopted.SetOwnerReferences(append(adopted.GetOwnerReferences(), ControllerRef(owner)))
+		c.Adopted = append(c.Adopted, adopted)
+		c.Mine = append(c.Mine, adopted)
+	}
+	return c
+}
+
+// ControllerRef is the owner reference of what owner controls.
+func ControllerRef(owner kinds.Object) metav1.OwnerReference {
+	return *metav1.NewControllerRef(owner, kinds.Of(owner).GroupVersionKind)
+}
+
+func release[T kinds.Object](o T, owner kinds.Object) T {
+	released := o.DeepCopyObject().(T)
+	released.SetOwnerReferences(slices.DeleteFunc(released.GetOwnerReferences(), func(r metav1.OwnerReference) bool {
+		return r.UID == owner.GetUID()
+	}))
+	return released
+}
+
+// ControllerKeys maps an object to its controller, if that is of the kind.
+func ControllerKeys(kind *kinds.Kind) func(*view.View, kinds.Object) []kinds.Key {
+	return func(_ *view.View, o kinds.Object) []kinds.Key {
+		ref := metav1.GetControllerOfNoCopy(o)
+		if ref == nil || ref.Kind != kind.Kind || ref.APIVersion != kind.GroupVersion().String() {
+			return nil
+		}
+		return []kinds.Key{kind.Key(o.GetNamespace(), ref.Name)}
+	}
+}
+
+// ClaimantKeys maps an object to its controller if that is of type T, and an orphan to every T of its namespace whose
+// selector matches it.
+func ClaimantKeys[T kinds.Object](selector func(T) *metav1.LabelSelector) func(*view.View, kinds.Object) []kinds.Key {
+	kind := kinds.For[T]()
+	controller := ControllerKeys(kind)
+	return func(v *view.View, o kinds.Object) []kinds.Key {
+		if metav1.GetControllerOfNoCopy(o) != nil {
+			return controller(v, o)
+		}
+		var keys []kinds.Key
+		for claimant := range view.List[T](v, o.GetNamespace()) {
+			s, err := metav1.LabelSelectorAsSelector(selector(claimant))
+			if err == nil && !s.Empty() && s.Matches(labels.Set(o.GetLabels())) {
+				keys = append(keys, kinds.KeyOf(claimant))
+			}
+		}
+		return keys
+	}
+}
