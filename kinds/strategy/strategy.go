@@ -1,2 +1,241 @@
 // Package strategy applies Kubernetes' own rules to objects: defaulting, validation, what an update may change.
 package strategy
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
+	_ "k8s.io/kubernetes/pkg/apis/core/install"
+	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	"k8s.io/kubernetes/pkg/registry/apps/deployment"
+	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
+	"k8s.io/kubernetes/pkg/registry/coordination/lease"
+	"k8s.io/kubernetes/pkg/registry/core/configmap"
+	"k8s.io/kubernetes/pkg/registry/core/event"
+	"k8s.io/kubernetes/pkg/registry/core/namespace"
+	"k8s.io/kubernetes/pkg/registry/core/node"
+	"k8s.io/kubernetes/pkg/registry/core/pod"
+	"k8s.io/kubernetes/pkg/registry/core/secret"
+	"k8s.io/kubernetes/pkg/registry/core/service"
+	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
+	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+
+	"lockstep/kinds"
+)
+
+// registry is what Kubernetes' API server does for one kind around a write. The objects are of its internal types,
+// except for kinds of our own.
+type registry struct {
+	main   mainStrategy
+	status rest.RESTUpdateStrategy // nil for kinds without a status subresource
+}
+
+type mainStrategy interface {
+	rest.RESTCreateStrategy
+	rest.RESTUpdateStrategy
+}
+
+var registries = map[string]registry{
+	"sources.lockstep.dev":            {main: sourceStrategy{}, status: sourceStatusStrategy{}},
+	"namespaces":                      {main: namespace.Strategy, status: namespace.StatusStrategy},
+	"nodes":                           {main: node.Strategy, status: node.StatusStrategy},
+	"leases.coordination.k8s.io":      {main: lease.Strategy},
+	"serviceaccounts":                 {main: serviceaccount.Strategy},
+	"secrets":                         {main: secret.Strategy},
+	"configmaps":                      {main: configmap.Strategy},
+	"services":                        {main: service.Strategy, status: service.StatusStrategy},
+	"deployments.apps":                {main: deployment.Strategy, status: deployment.StatusStrategy},
+	"replicasets.apps":                {main: replicaset.Strategy, status: replicaset.StatusStrategy},
+	"pods":                            {main: pod.Strategy, status: pod.StatusStrategy},
+	"endpointslices.discovery.k8s.io": {main: endpointslice.Strategy},
+	"events":                          {main: event.Strategy},
+}
+
+func registryOf(k *kinds.Kind) registry {
+	r, ok := registries[k.GroupResource().String()]
+	if !ok {
+		panic(fmt.Sprintf("strategy: no rules for %v", k.GroupResource()))
+	}
+	return r
+}
+
+// Default fills in, in place, the defaults Kubernetes gives to fields that are not stated. Doing it twice changes
+// nothing. It does not fill in what depends on the cluster (see Admit and PrepareCreate).
+func Default(o kinds.Object) { legacyscheme.Scheme.Default(o) }
+
+// PrepareCreate makes a defaulted object what Kubernetes' API server would store for a create request: in place it
+// clears what a creator may not set (status), sets what it must have (a pod's phase and QoS class, a namespace's
+// finalizer, a service's address families, generation 1), admits pods as Admit does without their service account, and
+// validates. uid, creationTimestamp and generateName are left as they are. A service need not have an address or node
+// ports yet. An empty list means that the object is valid.
+func PrepareCreate(o kinds.Object) field.ErrorList {
+	k := kinds.Of(o)
+	r := registryOf(k)
+	ctx := requestContext(k, o, "create", "")
+
+	admitted := admit(o)
+	return append(admitted, change(o, func(obj runtime.Object, meta metav1.Object) field.ErrorList {
+		allocated := allocateCreate(obj)
+		r.main.PrepareForCreate(ctx, obj)
+		errs := append(allocated, r.main.Validate(ctx, obj)...)
+		// As in rest.BeforeCreate: a kind's own checks come first, for they say more.
+		if len(errs) == 0 {
+			errs = validation.ValidateObjectMetaAccessor(meta, r.main.NamespaceScoped(), validPathSegment, field.NewPath("metadata"))
+		}
+		if len(errs) == 0 {
+			r.main.Canonicalize(obj)
+		}
+		return errs
+	})...)
+}
+
+// PrepareUpdate makes new what Kubernetes' API server would store for an update of old's main resource: in place it
+// keeps old's status, uid and timestamps, bumps the generation where Kubernetes does, keeps what was allocated for a
+// service and is not stated, and validates. Where new has no resourceVersion it takes old's. An empty list means that
+// the update is allowed; old is not changed.
+func PrepareUpdate(new, old kinds.Object) field.ErrorList {
+	k := kinds.Of(new)
+	return update(registryOf(k).main, requestContext(k, new, "update", ""), new, old)
+}
+
+// PrepareStatus makes new what Kubernetes' API server would store for an update of old's status subresource: in place
+// it takes the spec (and a pod's owner references and deletion) from old, and validates. It panics for a kind without
+// a status.
+func PrepareStatus(new, old kinds.Object) field.ErrorList {
+	k := kinds.Of(new)
+	s := registryOf(k).status
+	if s == nil {
+		panic(fmt.Sprintf("strategy: %s has no status", k.Kind))
+	}
+	return update(s, requestContext(k, new, "update", "status"), new, old)
+}
+
+// PrepareFinalize makes new what Kubernetes' API server would store for an update of a namespace's finalize
+// subresource: only spec.finalizers may differ from old.
+func PrepareFinalize(new, old kinds.Object) field.ErrorList {
+	k := kinds.Of(new)
+	return update(namespace.FinalizeStrategy, requestContext(k, new, "update", "finalize"), new, old)
+}
+
+// update does what rest.BeforeUpdate does, with field errors instead of an API status.
+func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Object) field.ErrorList {
+	if new.GetResourceVersion() == "" {
+		new.SetResourceVersion(old.GetResourceVersion())
+	}
+	// The strategies let the new object share memory with the old one, which belongs to a view: work on a copy.
+	was, err := toInternal(old.DeepCopyObject().(kinds.Object))
+	if err != nil {
+		return field.ErrorList{field.InternalError(nil, err)}
+	}
+	return change(new, func(obj runtime.Object, meta metav1.Object) field.ErrorList {
+		allocateUpdate(obj, was)
+		meta.SetGeneration(old.GetGeneration())
+		s.PrepareForUpdate(ctx, obj, was)
+		keepSystemFields(meta, old)
+
+		errs := validation.ValidateObjectMetaAccessor(meta, s.NamespaceScoped(), validPathSegment, field.NewPath("metadata"))
+		errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(meta, old, field.NewPath("metadata"))...)
+		errs = append(errs, s.ValidateUpdate(ctx, obj, was)...)
+		if len(errs) == 0 {
+			s.Canonicalize(obj)
+		}
+		return distinct(errs)
+	})
+}
+
+func keepSystemFields(new, old metav1.Object) {
+	if new.GetUID() == "" {
+		new.SetUID(old.GetUID())
+	}
+	if t := old.GetCreationTimestamp(); !t.IsZero() {
+		new.SetCreationTimestamp(t)
+	}
+	if t := old.GetDeletionTimestamp(); !t.IsZero() {
+		new.SetDeletionTimestamp(t)
+	}
+	if s := old.GetDeletionGracePeriodSeconds(); s != nil && new.GetDeletionGracePeriodSeconds() == nil {
+		new.SetDeletionGracePeriodSeconds(s)
+	}
+}
+
+// distinct drops errors that say the same twice: the metadata is checked by the generic rules and by most kinds' own.
+func distinct(errs field.ErrorList) field.ErrorList {
+	seen := map[string]bool{}
+	out := errs[:0]
+	for _, e := range errs {
+		if text := e.Error(); !seen[text] {
+			seen[text] = true
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// change converts o to its internal type, lets f change that, and writes the result back into o.
+func change(o kinds.Object, f func(runtime.Object, metav1.Object) field.ErrorList) field.ErrorList {
+	internal, err := toInternal(o)
+	if err != nil {
+		return field.ErrorList{field.InternalError(nil, err)}
+	}
+	errs := f(internal, internal.(metav1.Object))
+	if internal == runtime.Object(o) {
+		return errs
+	}
+	// Into a fresh object: conversion leaves fields that have no internal form (a secret's stringData) as they were.
+	fresh := kinds.Of(o).New()
+	if err := legacyscheme.Scheme.Convert(internal, fresh, nil); err != nil {
+		return append(errs, field.InternalError(nil, err))
+	}
+	fresh.GetObjectKind().SetGroupVersionKind(o.GetObjectKind().GroupVersionKind())
+	reflect.ValueOf(o).Elem().Set(reflect.ValueOf(fresh).Elem())
+	return errs
+}
+
+// toInternal returns Kubernetes' internal form of o, which may share memory with it; kinds of our own are returned as
+// they are.
+func toInternal(o kinds.Object) (runtime.Object, error) {
+	k := kinds.Of(o)
+	if !legacyscheme.Scheme.IsGroupRegistered(k.Group) {
+		return o, nil
+	}
+	gvk := o.GetObjectKind().GroupVersionKind()
+	internal, err := legacyscheme.Scheme.UnsafeConvertToVersion(o, runtime.InternalGroupVersioner)
+	o.GetObjectKind().SetGroupVersionKind(gvk)
+	if err != nil {
+		return nil, fmt.Errorf("cannot convert %s: %w", k.Key(o.GetNamespace(), o.GetName()), err)
+	}
+	return internal, nil
+}
+
+func validPathSegment(name string, prefix bool) []string {
+	if prefix {
+		return path.IsValidPathSegmentPrefix(name)
+	}
+	return path.IsValidPathSegmentName(name)
+}
+
+// requestContext is the context of the API request that the write stands for: some strategies ask it for the version.
+func requestContext(k *kinds.Kind, o kinds.Object, verb, subresource string) context.Context {
+	ctx := genericapirequest.WithNamespace(context.Background(), o.GetNamespace())
+	return genericapirequest.WithRequestInfo(ctx, &genericapirequest.RequestInfo{
+		IsResourceRequest: true,
+		Verb:              verb,
+		APIGroup:          k.Group,
+		APIVersion:        k.Version,
+		Resource:          k.Resource,
+		Subresource:       subresource,
+		Namespace:         o.GetNamespace(),
+		Name:              o.GetName(),
+	})
+}

@@ -1,0 +1,75 @@
+package strategy
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"lockstep/kinds"
+)
+
+// defaultTolerationSeconds is how long a pod stays bound to a node that is not ready or not reachable:
+// kube-apiserver's --default-not-ready-toleration-seconds.
+const defaultTolerationSeconds = 300
+
+// Priorities of Kubernetes' two built-in priority classes (k8s.io/kubernetes/pkg/apis/scheduling).
+var builtinPriority = map[string]int32{
+	"":                        0,
+	"system-cluster-critical": 2000000000,
+	"system-node-critical":    2000001000,
+}
+
+// Admit does in place what Kubernetes' default admission does to a new pod: the service account named default where
+// none is named, the account's image pull secrets where the pod has none, tolerations of 300 s for nodes that are not
+// ready or not reachable, and the priority of its class. account is the pod's service account, or nil where it is not
+// known. Doing it twice changes nothing. No token is mounted: there is nothing yet that a token could be used for.
+func Admit(pod *corev1.Pod, account *corev1.ServiceAccount) {
+	if pod.Spec.ServiceAccountName == "" {
+		pod.Spec.ServiceAccountName = "default"
+	}
+	pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
+	if account != nil && len(pod.Spec.ImagePullSecrets) == 0 {
+		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, account.ImagePullSecrets...)
+	}
+	tolerateBriefly(pod, corev1.TaintNodeNotReady)
+	tolerateBriefly(pod, corev1.TaintNodeUnreachable)
+	if priority, ok := builtinPriority[pod.Spec.PriorityClassName]; ok && pod.Spec.Priority == nil {
+		pod.Spec.Priority = &priority
+		if pod.Spec.PreemptionPolicy == nil {
+			policy := corev1.PreemptLowerPriority
+			pod.Spec.PreemptionPolicy = &policy
+		}
+	}
+}
+
+func tolerateBriefly(pod *corev1.Pod, taint string) {
+	for _, t := range pod.Spec.Tolerations {
+		if (t.Key == taint || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "") {
+			return
+		}
+	}
+	seconds := int64(defaultTolerationSeconds)
+	pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
+		Key:               taint,
+		Operator:          corev1.TolerationOpExists,
+		Effect:            corev1.TaintEffectNoExecute,
+		TolerationSeconds: &seconds,
+	})
+}
+
+// admit admits o where it is a pod.
+func admit(o kinds.Object) field.ErrorList {
+	pod, ok := o.(*corev1.Pod)
+	if !ok {
+		return nil
+	}
+	spec := field.NewPath("spec")
+	priority, known := builtinPriority[pod.Spec.PriorityClassName]
+	if !known {
+		return field.ErrorList{field.Invalid(spec.Child("priorityClassName"), pod.Spec.PriorityClassName, "no PriorityClass with this name was found")}
+	}
+	if pod.Spec.Priority != nil && *pod.Spec.Priority != priority {
+		return field.ErrorList{field.Forbidden(spec.Child("priority"), "must not be stated: it is computed from priorityClassName")}
+	}
+	Admit(pod, nil)
+	return nil
+}

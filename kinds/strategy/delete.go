@@ -1,0 +1,130 @@
+package strategy
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/kinds"
+)
+
+// Delete says what Kubernetes' graceful deletion of o at time now makes of it. gone: remove it from the store. Else
+// changed is the object to store instead, or nil where it is being deleted already and nothing changes. o is not
+// changed. grace is the requested grace period in seconds; nil means the pod's own, and it is of no matter to other
+// kinds.
+//
+// A pod that is bound and not finished stays with a deletionTimestamp until its node has ended it and deletes it again
+// with grace 0; a later deletion can only shorten the grace. A namespace becomes Terminating, and is gone once it is
+// deleted again without spec.finalizers. An object with finalizers stays until they are removed (see Finished).
+func Delete(o kinds.Object, now time.Time, grace *int64) (changed kinds.Object, gone bool) {
+	switch o := o.(type) {
+	case *corev1.Pod:
+		return deletePod(o, now, grace)
+	case *corev1.Namespace:
+		if o.DeletionTimestamp == nil {
+			changed := o.DeepCopy()
+			changed.DeletionTimestamp = timestamp(now)
+			changed.Status.Phase = corev1.NamespaceTerminating
+			return changed, false
+		}
+		if len(o.Spec.Finalizers) > 0 {
+			return nil, false
+		}
+	}
+	return deleteNow(o, now)
+}
+
+// Finished says that an update leaves nothing to wait for: o is being deleted, its grace is zero and no finalizer
+// remains, so it must be removed instead of stored.
+func Finished(o kinds.Object) bool {
+	if o.GetDeletionTimestamp() == nil || len(o.GetFinalizers()) > 0 {
+		return false
+	}
+	if ns, ok := o.(*corev1.Namespace); ok && len(ns.Spec.Finalizers) > 0 {
+		return false
+	}
+	grace := o.GetDeletionGracePeriodSeconds()
+	return grace == nil || *grace == 0
+}
+
+func deletePod(p *corev1.Pod, now time.Time, grace *int64) (kinds.Object, bool) {
+	if p.DeletionTimestamp != nil {
+		return hasten(p, now, grace)
+	}
+	period := int64(0)
+	switch {
+	case p.Spec.NodeName == "", p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded:
+	case grace != nil:
+		period = *grace
+	case p.Spec.TerminationGracePeriodSeconds != nil:
+		period = *p.Spec.TerminationGracePeriodSeconds
+	}
+	if period < 0 {
+		period = 1
+	}
+	if period == 0 {
+		return deleteNow(p, now)
+	}
+	changed := p.DeepCopy()
+	changed.DeletionTimestamp = timestamp(now.Add(time.Duration(period) * time.Second))
+	changed.DeletionGracePeriodSeconds = &period
+	if changed.Generation > 0 {
+		changed.Generation++
+	}
+	return changed, false
+}
+
+// hasten deletes a pod that is being deleted already: the grace may become shorter, never longer.
+func hasten(p *corev1.Pod, now time.Time, grace *int64) (kinds.Object, bool) {
+	if p.DeletionGracePeriodSeconds == nil || *p.DeletionGracePeriodSeconds == 0 {
+		return deleteNow(p, now)
+	}
+	if grace == nil {
+		return nil, false
+	}
+	period := *grace
+	if period < 0 {
+		period = 1
+	}
+	if period >= *p.DeletionGracePeriodSeconds {
+		return nil, false
+	}
+	if period == 0 {
+		return deleteNow(p, now)
+	}
+	at := p.DeletionTimestamp.Add(time.Duration(period-*p.DeletionGracePeriodSeconds) * time.Second)
+	if at.Before(now) {
+		// The whole grace is over: the shortest one that still lets the node act.
+		at, period = now, 1
+	}
+	changed := p.DeepCopy()
+	changed.DeletionTimestamp = timestamp(at)
+	changed.DeletionGracePeriodSeconds = &period
+	return changed, false
+}
+
+// deleteNow removes the object, or marks it where finalizers hold it.
+func deleteNow(o kinds.Object, now time.Time) (kinds.Object, bool) {
+	if len(o.GetFinalizers()) == 0 {
+		return nil, true
+	}
+	t, grace := o.GetDeletionTimestamp(), o.GetDeletionGracePeriodSeconds()
+	if t != nil && !t.After(now) && grace != nil && *grace == 0 {
+		return nil, false
+	}
+	changed := o.DeepCopyObject().(kinds.Object)
+	if t == nil && changed.GetGeneration() > 0 {
+		changed.SetGeneration(changed.GetGeneration() + 1)
+	}
+	if t == nil || t.After(now) {
+		changed.SetDeletionTimestamp(timestamp(now))
+	}
+	changed.SetDeletionGracePeriodSeconds(new(int64))
+	return changed, false
+}
+
+// timestamp has whole seconds, as every time in Kubernetes' encodings.
+func timestamp(t time.Time) *metav1.Time {
+	return &metav1.Time{Time: t.Truncate(time.Second)}
+}

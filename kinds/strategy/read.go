@@ -1,0 +1,179 @@
+package strategy
+
+import (
+	"fmt"
+	"reflect"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metatable "k8s.io/apimachinery/pkg/api/meta/table"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/printers"
+	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
+
+	"lockstep/kinds"
+	"lockstep/kinds/v1alpha1"
+)
+
+var printer = printers.NewTableGenerator().With(printersinternal.AddHandlers)
+
+// Table prints objects, all of kind k, with Kubernetes' own columns, the wide ones included (they have a priority above
+// zero). Each row carries what opts.IncludeObject asks for: the object, its metadata (also where opts is nil or names
+// nothing), or nothing. An empty list gives a table of columns.
+func Table(k *kinds.Kind, objects []kinds.Object, opts *metav1.TableOptions) (*metav1.Table, error) {
+	if opts == nil {
+		opts = &metav1.TableOptions{}
+	}
+	table, err := printed(k, objects, opts.NoHeaders)
+	if err != nil {
+		return nil, err
+	}
+	table.SetGroupVersionKind(schema.GroupVersionKind{Group: metav1.GroupName, Version: "v1", Kind: "Table"})
+	table.ListMeta = metav1.ListMeta{}
+	if len(table.Rows) != len(objects) {
+		return nil, fmt.Errorf("cannot print %s: %d rows for %d objects", k.Resource, len(table.Rows), len(objects))
+	}
+	for i, o := range objects {
+		switch row := &table.Rows[i]; opts.IncludeObject {
+		case metav1.IncludeNone:
+			row.Object = runtime.RawExtension{}
+		case metav1.IncludeObject:
+			row.Object = runtime.RawExtension{Object: o}
+		default:
+			row.Object = runtime.RawExtension{Object: metadataOf(o)}
+		}
+	}
+	return table, nil
+}
+
+func printed(k *kinds.Kind, objects []kinds.Object, noHeaders bool) (*metav1.Table, error) {
+	if k.GroupVersion() == v1alpha1.GroupVersion {
+		return printSources(objects, noHeaders), nil
+	}
+	list, err := legacyscheme.Scheme.New(schema.GroupVersionKind{Group: k.Group, Version: runtime.APIVersionInternal, Kind: k.Kind + "List"})
+	if err != nil {
+		return nil, fmt.Errorf("cannot print %s: %w", k.Resource, err)
+	}
+	items, err := meta.GetItemsPtr(list)
+	if err != nil {
+		return nil, fmt.Errorf("cannot print %s: %w", k.Resource, err)
+	}
+	slice := reflect.ValueOf(items).Elem()
+	slice.Set(reflect.MakeSlice(slice.Type(), 0, len(objects)))
+	for _, o := range objects {
+		internal, err := readInternal(o)
+		if err != nil {
+			return nil, err
+		}
+		slice.Set(reflect.Append(slice, reflect.ValueOf(internal).Elem()))
+	}
+	table, err := printer.GenerateTable(list, printers.GenerateOptions{Wide: true, NoHeaders: noHeaders})
+	if err != nil {
+		return nil, fmt.Errorf("cannot print %s: %w", k.Resource, err)
+	}
+	return table, nil
+}
+
+// readInternal converts an object of a view, which is shared and must not change, not even for a moment.
+func readInternal(o kinds.Object) (runtime.Object, error) {
+	k := kinds.Of(o)
+	internal, err := legacyscheme.Scheme.New(schema.GroupVersionKind{Group: k.Group, Version: runtime.APIVersionInternal, Kind: k.Kind})
+	if err == nil {
+		err = legacyscheme.Scheme.Convert(o, internal, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot convert %s: %w", kinds.KeyOf(o), err)
+	}
+	return internal, nil
+}
+
+func metadataOf(o kinds.Object) *metav1.PartialObjectMetadata {
+	p := meta.AsPartialObjectMetadata(o)
+	p.SetGroupVersionKind(schema.GroupVersionKind{Group: metav1.GroupName, Version: "v1", Kind: "PartialObjectMetadata"})
+	return p
+}
+
+func printSources(objects []kinds.Object, noHeaders bool) *metav1.Table {
+	table := &metav1.Table{}
+	if !noHeaders {
+		table.ColumnDefinitions = sourceColumns
+	}
+	for _, o := range objects {
+		s := o.(*v1alpha1.Source)
+		from := s.Spec.Folder
+		if from == "" {
+			from = s.Spec.URL
+		}
+		table.Rows = append(table.Rows, metav1.TableRow{Cells: []any{
+			s.Name, s.Status.State, s.Status.Seen, fmt.Sprintf("%d/%d", s.Status.Healthy, s.Status.Objects),
+			metatable.ConvertToHumanReadableDateType(s.CreationTimestamp), from, s.Status.Message,
+		}})
+	}
+	return table
+}
+
+// FieldSelector returns the field and value that a field selector's pair stands for, or an error as Kubernetes words it
+// where the kind cannot be selected by that field.
+func FieldSelector(k *kinds.Kind, label, value string) (string, string, error) {
+	if k.GroupVersion() == v1alpha1.GroupVersion {
+		return runtime.DefaultMetaV1FieldSelectorConversion(label, value)
+	}
+	return legacyscheme.Scheme.ConvertFieldLabel(k.GroupVersionKind, label, value)
+}
+
+// SelectableFields returns the fields of an object by which field selectors select, as Kubernetes has them.
+func SelectableFields(o kinds.Object) fields.Set {
+	set := fields.Set{"metadata.name": o.GetName()}
+	if kinds.Of(o).Namespaced {
+		set["metadata.namespace"] = o.GetNamespace()
+	}
+	switch o := o.(type) {
+	case *corev1.Pod:
+		set["spec.nodeName"] = o.Spec.NodeName
+		set["spec.restartPolicy"] = string(o.Spec.RestartPolicy)
+		set["spec.schedulerName"] = o.Spec.SchedulerName
+		set["spec.serviceAccountName"] = o.Spec.ServiceAccountName
+		set["spec.hostNetwork"] = strconv.FormatBool(o.Spec.HostNetwork)
+		set["status.phase"] = string(o.Status.Phase)
+		set["status.podIP"] = podIP(o)
+		set["status.nominatedNodeName"] = o.Status.NominatedNodeName
+	case *corev1.Node:
+		set["spec.unschedulable"] = strconv.FormatBool(o.Spec.Unschedulable)
+	case *corev1.Namespace:
+		set["status.phase"] = string(o.Status.Phase)
+		set["name"] = o.Name // an old alias that Kubernetes still knows
+	case *corev1.Secret:
+		set["type"] = string(o.Type)
+	case *corev1.Service:
+		set["spec.clusterIP"] = o.Spec.ClusterIP
+		set["spec.type"] = string(o.Spec.Type)
+	case *corev1.Event:
+		set["involvedObject.kind"] = o.InvolvedObject.Kind
+		set["involvedObject.namespace"] = o.InvolvedObject.Namespace
+		set["involvedObject.name"] = o.InvolvedObject.Name
+		set["involvedObject.uid"] = string(o.InvolvedObject.UID)
+		set["involvedObject.apiVersion"] = o.InvolvedObject.APIVersion
+		set["involvedObject.resourceVersion"] = o.InvolvedObject.ResourceVersion
+		set["involvedObject.fieldPath"] = o.InvolvedObject.FieldPath
+		set["reason"] = o.Reason
+		set["reportingComponent"] = o.ReportingController
+		set["source"] = o.Source.Component
+		if o.Source.Component == "" {
+			set["source"] = o.ReportingController
+		}
+		set["type"] = o.Type
+	}
+	return set
+}
+
+func podIP(p *corev1.Pod) string {
+	if len(p.Status.PodIPs) > 0 {
+		return p.Status.PodIPs[0].IP
+	}
+	return p.Status.PodIP
+}

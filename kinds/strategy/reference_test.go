@@ -1,0 +1,45 @@
+package strategy
+
+import (
+	"testing"
+
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
+	"k8s.io/kubernetes/pkg/registry/core/configmap"
+	"k8s.io/kubernetes/pkg/registry/core/event"
+	"k8s.io/kubernetes/pkg/registry/core/namespace"
+	"k8s.io/kubernetes/pkg/registry/core/node"
+	"k8s.io/kubernetes/pkg/registry/core/pod"
+	"k8s.io/kubernetes/pkg/registry/core/secret"
+	coreservice "k8s.io/kubernetes/pkg/registry/core/service"
+
+	"lockstep/kinds"
+)
+
+// referenceFields returns what Kubernetes selects an object by; false for kinds it has no fields of their own for.
+func referenceFields(t *testing.T, o kinds.Object) (fields.Set, bool) {
+	attrs, ok := map[string]func(runtime.Object) (labels.Set, fields.Set, error){
+		"pods":             pod.GetAttrs,
+		"nodes":            node.GetAttrs,
+		"namespaces":       namespace.GetAttrs,
+		"secrets":          secret.GetAttrs,
+		"configmaps":       configmap.GetAttrs,
+		"services":         coreservice.GetAttrs,
+		"replicasets.apps": replicaset.GetAttrs,
+		"events":           event.GetAttrs,
+	}[kinds.Of(o).GroupResource().String()]
+	if !ok {
+		return nil, false
+	}
+	internal, err := readInternal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, set, err := attrs(internal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set, true
+}

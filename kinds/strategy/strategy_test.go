@@ -1,0 +1,356 @@
+package strategy
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/yaml"
+
+	"lockstep/kinds"
+	"lockstep/kinds/v1alpha1"
+)
+
+func named(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: "shop", Name: name}
+}
+
+func podSpec() corev1.PodSpec {
+	return corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "cart:1"}}}
+}
+
+func aDeployment(name string) *appsv1.Deployment {
+	labels := map[string]string{"app": name}
+	return &appsv1.Deployment{ObjectMeta: named(name), Spec: appsv1.DeploymentSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: labels},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podSpec()},
+	}}
+}
+
+func aReplicaSet(name string) *appsv1.ReplicaSet {
+	d := aDeployment(name)
+	return &appsv1.ReplicaSet{ObjectMeta: named(name), Spec: appsv1.ReplicaSetSpec{Selector: d.Spec.Selector, Template: d.Spec.Template}}
+}
+
+func aService(name string) *corev1.Service {
+	return &corev1.Service{ObjectMeta: named(name), Spec: corev1.ServiceSpec{
+		Selector: map[string]string{"app": name},
+		Ports:    []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}},
+	}}
+}
+
+// examples has a valid, undefaulted object of every kind in the table.
+func examples() []kinds.Object {
+	cluster := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+	ready, port, protocol := true, int32(80), corev1.ProtocolTCP
+	holder, seconds := "a", int32(40)
+	return []kinds.Object{
+		&v1alpha1.Source{ObjectMeta: cluster("shop"), Spec: v1alpha1.SourceSpec{URL: "https://git.example/shop.git"}},
+		&corev1.Namespace{ObjectMeta: cluster("shop")},
+		&corev1.Node{ObjectMeta: cluster("a")},
+		&coordinationv1.Lease{ObjectMeta: named("a"), Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds}},
+		&corev1.ServiceAccount{ObjectMeta: named("cart")},
+		&corev1.Secret{ObjectMeta: named("cart"), StringData: map[string]string{"password": "s3cret"}},
+		&corev1.ConfigMap{ObjectMeta: named("cart"), Data: map[string]string{"colour": "red"}},
+		aService("cart"),
+		aDeployment("cart"),
+		aReplicaSet("cart"),
+		&corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()},
+		&discoveryv1.EndpointSlice{
+			ObjectMeta: named("cart"), AddressType: discoveryv1.AddressTypeIPv4,
+			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+			Ports:     []discoveryv1.EndpointPort{{Port: &port, Protocol: &protocol}},
+		},
+		&corev1.Event{
+			ObjectMeta:     named("cart.1"),
+			InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: "cart", APIVersion: "v1"},
+			Reason:         "Started", Message: "Started container main", Type: corev1.EventTypeNormal,
+		},
+	}
+}
+
+func TestEveryKindIsCreatedUpdatedAndPrinted(t *testing.T) {
+	seen := map[*kinds.Kind]bool{}
+	for _, o := range examples() {
+		k := kinds.Of(o)
+		seen[k] = true
+		t.Run(k.Kind, func(t *testing.T) {
+			o.SetUID("1")
+			o.SetResourceVersion("7")
+			Default(o)
+			twice := o.DeepCopyObject().(kinds.Object)
+			Default(twice)
+			if diff := cmp.Diff(o, twice); diff != "" {
+				t.Errorf("defaulting twice changes the object:\n%s", diff)
+			}
+			if errs := PrepareCreate(o); len(errs) > 0 {
+				t.Fatalf("PrepareCreate: %v", errs)
+			}
+			stored := o.DeepCopyObject().(kinds.Object)
+			same := o.DeepCopyObject().(kinds.Object)
+			same.SetResourceVersion("")
+			if errs := PrepareUpdate(same, o); len(errs) > 0 {
+				t.Fatalf("PrepareUpdate with no change: %v", errs)
+			}
+			if diff := cmp.Diff(stored, same); diff != "" {
+				t.Errorf("an update with no change changes the object:\n%s", diff)
+			}
+			if diff := cmp.Diff(stored, o); diff != "" {
+				t.Errorf("PrepareUpdate changed the old object:\n%s", diff)
+			}
+			if k.Status {
+				if errs := PrepareStatus(same, o); len(errs) > 0 {
+					t.Fatalf("PrepareStatus with no change: %v", errs)
+				}
+				if diff := cmp.Diff(stored, same); diff != "" {
+					t.Errorf("a status update with no change changes the object:\n%s", diff)
+				}
+			}
+			table, err := Table(k, []kinds.Object{o}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(table.Rows) != 1 || len(table.Rows[0].Cells) != len(table.ColumnDefinitions) {
+				t.Errorf("table has %d rows, want 1 with %d cells", len(table.Rows), len(table.ColumnDefinitions))
+			}
+			if diff := cmp.Diff(stored, o); diff != "" {
+				t.Errorf("Table changed the object:\n%s", diff)
+			}
+			for label, value := range SelectableFields(o) {
+				if _, _, err := FieldSelector(k, label, value); err != nil {
+					t.Errorf("cannot select by %s: %v", label, err)
+				}
+			}
+		})
+	}
+	for _, k := range kinds.All {
+		if !seen[k] {
+			t.Errorf("no example of %s", k.Kind)
+		}
+	}
+}
+
+// The fields that Kubernetes' own strategies select by are the reference for ours.
+func TestSelectableFieldsAreKubernetes(t *testing.T) {
+	for _, o := range examples() {
+		want, ok := referenceFields(t, o)
+		if !ok {
+			continue
+		}
+		for label, value := range want {
+			// Kubernetes keeps a few fields that no version of its API lets anybody name.
+			if _, _, err := FieldSelector(kinds.Of(o), label, value); err != nil {
+				delete(want, label)
+			}
+		}
+		if diff := cmp.Diff(want, SelectableFields(o)); diff != "" {
+			t.Errorf("%s: fields differ from Kubernetes' (-want +got):\n%s", kinds.KeyOf(o), diff)
+		}
+	}
+}
+
+func TestCreateRefuses(t *testing.T) {
+	cases := map[string]struct {
+		object kinds.Object
+		want   string
+	}{
+		"a bad name":          {&corev1.ConfigMap{ObjectMeta: named("Cart_1")}, "metadata.name: Invalid value"},
+		"no namespace":        {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "cart"}}, "metadata.namespace: Required value"},
+		"a bad label":         {&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", Labels: map[string]string{"a b": "c"}}}, "metadata.labels: Invalid value"},
+		"no containers":       {&corev1.Pod{ObjectMeta: named("cart")}, "spec.containers: Required value"},
+		"an unknown priority": {&corev1.Pod{ObjectMeta: named("cart"), Spec: corev1.PodSpec{PriorityClassName: "gold", Containers: podSpec().Containers}}, "spec.priorityClassName"},
+		"dual stack": {func() kinds.Object {
+			s := aService("cart")
+			s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyRequireDualStack)
+			return s
+		}(), "spec.ipFamilyPolicy"},
+		"a source of nothing": {&v1alpha1.Source{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, "spec.url: Required value"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			Default(c.object)
+			errs := PrepareCreate(c.object)
+			if len(errs) == 0 || !strings.Contains(errs.ToAggregate().Error(), c.want) {
+				t.Errorf("got %v, want an error with %q", errs, c.want)
+			}
+		})
+	}
+}
+
+func TestPodIsAdmitted(t *testing.T) {
+	p := &corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()}
+	Default(p)
+	if errs := PrepareCreate(p); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	got, err := yaml.Marshal(map[string]any{
+		"account": p.Spec.ServiceAccountName, "priority": p.Spec.Priority, "preemption": p.Spec.PreemptionPolicy,
+		"tolerations": p.Spec.Tolerations, "phase": p.Status.Phase, "qos": p.Status.QOSClass, "generation": p.Generation,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `account: default
+generation: 1
+phase: Pending
+preemption: PreemptLowerPriority
+priority: 0
+qos: BestEffort
+tolerations:
+- effect: NoExecute
+  key: node.kubernetes.io/not-ready
+  operator: Exists
+  tolerationSeconds: 300
+- effect: NoExecute
+  key: node.kubernetes.io/unreachable
+  operator: Exists
+  tolerationSeconds: 300
+`
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Error(diff)
+	}
+	again := p.DeepCopy()
+	Admit(again, nil)
+	if diff := cmp.Diff(p, again); diff != "" {
+		t.Errorf("admitting twice changes the pod:\n%s", diff)
+	}
+}
+
+func TestSecretKeepsItsStringDataAsData(t *testing.T) {
+	s := &corev1.Secret{ObjectMeta: named("cart"), StringData: map[string]string{"password": "s3cret"}}
+	Default(s)
+	if errs := PrepareCreate(s); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	if string(s.Data["password"]) != "s3cret" || s.StringData != nil {
+		t.Errorf("data %q, stringData %q", s.Data, s.StringData)
+	}
+}
+
+func TestGenerationCountsChangesOfTheSpec(t *testing.T) {
+	old := aDeployment("cart")
+	old.ResourceVersion, old.UID = "7", "1"
+	Default(old)
+	if errs := PrepareCreate(old); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	scaled, labelled := old.DeepCopy(), old.DeepCopy()
+	scaled.Spec.Replicas = new(int32(3))
+	scaled.Status.Replicas = 9
+	labelled.Labels = map[string]string{"tier": "front"}
+	if errs := PrepareUpdate(scaled, old); len(errs) > 0 || scaled.Generation != 2 || scaled.Status.Replicas != 0 {
+		t.Errorf("scaled: %v, generation %d, status %v", errs, scaled.Generation, scaled.Status)
+	}
+	if errs := PrepareUpdate(labelled, old); len(errs) > 0 || labelled.Generation != 1 {
+		t.Errorf("labelled: %v, generation %d", errs, labelled.Generation)
+	}
+	status := old.DeepCopy()
+	status.Status.Replicas = 2
+	status.Spec.Replicas = new(int32(5))
+	if errs := PrepareStatus(status, old); len(errs) > 0 || status.Status.Replicas != 2 || *status.Spec.Replicas != 1 {
+		t.Errorf("status: %v, %v", errs, status)
+	}
+}
+
+func TestImmutableFieldsAreRefused(t *testing.T) {
+	old := aDeployment("cart")
+	old.ResourceVersion, old.UID = "7", "1"
+	Default(old)
+	changed := old.DeepCopy()
+	changed.Spec.Selector.MatchLabels = map[string]string{"app": "till"}
+	changed.Spec.Template.Labels = map[string]string{"app": "till"}
+	errs := PrepareUpdate(changed, old)
+	if len(errs) != 1 || errs[0].Field != "spec.selector" {
+		t.Errorf("got %v, want one error about spec.selector", errs)
+	}
+}
+
+func TestServiceKeepsWhatWasAllocated(t *testing.T) {
+	old := aService("cart")
+	old.ResourceVersion, old.UID = "7", "1"
+	old.Spec.Type = corev1.ServiceTypeNodePort
+	Default(old)
+	if errs := PrepareCreate(old); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	if old.Spec.ClusterIP != "" || len(old.Spec.IPFamilies) != 1 || *old.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack {
+		t.Errorf("created as %+v", old.Spec)
+	}
+
+	allocated := old.DeepCopy()
+	allocated.Spec.ClusterIP, allocated.Spec.ClusterIPs = "10.43.0.7", []string{"10.43.0.7"}
+	allocated.Spec.Ports[0].NodePort = 30080
+	if errs := PrepareUpdate(allocated, old); len(errs) > 0 {
+		t.Fatalf("allocation: %v", errs)
+	}
+
+	again := aService("cart")
+	again.Spec.Type = corev1.ServiceTypeNodePort
+	Default(again)
+	if errs := PrepareUpdate(again, allocated); len(errs) > 0 {
+		t.Fatalf("applied again: %v", errs)
+	}
+	if diff := cmp.Diff(allocated.Spec, again.Spec); diff != "" {
+		t.Error(diff)
+	}
+
+	internal := allocated.DeepCopy()
+	internal.Spec.Type = corev1.ServiceTypeClusterIP
+	if errs := PrepareUpdate(internal, allocated); len(errs) > 0 || internal.Spec.Ports[0].NodePort != 0 {
+		t.Errorf("to ClusterIP: %v, %+v", errs, internal.Spec)
+	}
+
+	moved := allocated.DeepCopy()
+	moved.Spec.ClusterIP = "10.43.0.8"
+	if errs := PrepareUpdate(moved, allocated); len(errs) == 0 {
+		t.Error("another address was accepted")
+	}
+
+	alias := allocated.DeepCopy()
+	alias.Spec.Type, alias.Spec.ExternalName = corev1.ServiceTypeExternalName, "cart.example"
+	if errs := PrepareUpdate(alias, allocated); len(errs) > 0 || alias.Spec.ClusterIP != "" || alias.Spec.ClusterIPs != nil {
+		t.Errorf("to ExternalName: %v, %+v", errs, alias.Spec)
+	}
+}
+
+func TestTableColumns(t *testing.T) {
+	table, err := Table(kinds.For[*corev1.Pod](), nil, &metav1.TableOptions{IncludeObject: metav1.IncludeNone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range table.ColumnDefinitions {
+		names = append(names, c.Name)
+	}
+	want := "Name Ready Status Restarts Age IP Node Nominated Node Readiness Gates"
+	if got := strings.Join(names, " "); got != want {
+		t.Errorf("columns %q, want %q", got, want)
+	}
+	if len(table.Rows) > 0 {
+		t.Errorf("rows %v", table.Rows)
+	}
+}
+
+func TestTableRowsCarryWhatIsAsked(t *testing.T) {
+	p := &corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()}
+	for include, want := range map[metav1.IncludeObjectPolicy]runtime.Object{
+		metav1.IncludeNone:     nil,
+		metav1.IncludeObject:   p,
+		metav1.IncludeMetadata: metadataOf(p),
+	} {
+		table, err := Table(kinds.Of(p), []kinds.Object{p}, &metav1.TableOptions{IncludeObject: include, NoHeaders: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, table.Rows[0].Object.Object); diff != "" || table.ColumnDefinitions != nil {
+			t.Errorf("%s: %s", include, diff)
+		}
+	}
+}

@@ -1,0 +1,79 @@
+package v1alpha1
+
+import (
+	"path"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// ValidateSource returns what is wrong with a source, field by field; nil for a valid one. It reads no file and no
+// repository.
+func ValidateSource(s *Source) field.ErrorList {
+	var errs field.ErrorList
+	// The name becomes part of etcd keys, URLs and commit status contexts.
+	for _, msg := range validation.IsDNS1123Label(s.Name) {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), s.Name, msg))
+	}
+	return append(errs, validateSpec(&s.Spec, field.NewPath("spec"))...)
+}
+
+func validateSpec(s *SourceSpec, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	switch {
+	case s.URL == "" && s.Folder == "":
+		errs = append(errs, field.Required(at.Child("url"), "name a Git repository here, or a folder in folder"))
+	case s.URL != "" && s.Folder != "":
+		errs = append(errs, field.Invalid(at.Child("folder"), s.Folder, "a source has a url or a folder, not both"))
+	case s.Folder != "":
+		if !path.IsAbs(s.Folder) {
+			errs = append(errs, field.Invalid(at.Child("folder"), s.Folder, "must be an absolute path"))
+		}
+		for name, value := range map[string]string{"branch": s.Branch, "tag": s.Tag} {
+			if value != "" {
+				errs = append(errs, field.Invalid(at.Child(name), value, "only a Git repository has one"))
+			}
+		}
+	default:
+		if !gitURL(s.URL) {
+			errs = append(errs, field.Invalid(at.Child("url"), s.URL, "must start with http://, https://, ssh:// or file://, or be user@host:path"))
+		}
+	}
+	if s.Branch != "" && s.Tag != "" {
+		errs = append(errs, field.Invalid(at.Child("tag"), s.Tag, "a source follows a branch or a tag, not both"))
+	}
+	if s.Path != "" && (path.IsAbs(s.Path) || strings.HasPrefix(path.Clean(s.Path), "..")) {
+		errs = append(errs, field.Invalid(at.Child("path"), s.Path, "must be a path inside the tree"))
+	}
+	if s.Interval.Duration < 0 {
+		errs = append(errs, field.Invalid(at.Child("interval"), s.Interval.Duration.String(), "must not be negative"))
+	}
+	if s.Timeout.Duration < 0 {
+		errs = append(errs, field.Invalid(at.Child("timeout"), s.Timeout.Duration.String(), "must not be negative"))
+	}
+	for i, kind := range s.IgnoreKinds {
+		if name, _, _ := strings.Cut(kind, "."); name == "" {
+			errs = append(errs, field.Invalid(at.Child("ignoreKinds").Index(i), kind, "must be a kind, or a kind and its group as in Deployment.apps"))
+		}
+	}
+	if s.Prune != "" && s.Prune != "allow" {
+		errs = append(errs, field.NotSupported(at.Child("prune"), s.Prune, []string{"allow"}))
+	}
+	if f := s.Forge; f != nil && f.Type != "gitea" {
+		errs = append(errs, field.NotSupported(at.Child("forge", "type"), f.Type, []string{"gitea"}))
+	}
+	return errs
+}
+
+func gitURL(url string) bool {
+	for _, scheme := range []string{"http://", "https://", "ssh://", "file://"} {
+		if strings.HasPrefix(url, scheme) && len(url) > len(scheme) {
+			return true
+		}
+	}
+	// The short form of SSH, user@host:path.
+	user, rest, found := strings.Cut(url, "@")
+	host, _, colon := strings.Cut(rest, ":")
+	return found && colon && user != "" && host != "" && !strings.Contains(user, "/")
+}
