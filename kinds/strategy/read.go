@@ -146,7 +146,6 @@ func SelectableFields(o kinds.Object) fields.Set {
 		set["spec.unschedulable"] = strconv.FormatBool(o.Spec.Unschedulable)
 	case *corev1.Namespace:
 		set["status.phase"] = string(o.Status.Phase)
-		set["name"] = o.Name // an old alias that Kubernetes still knows
 	case *corev1.Secret:
 		set["type"] = string(o.Type)
 	case *corev1.Service:
