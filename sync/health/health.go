@@ -1,0 +1,321 @@
+// Package health judges whether an object does what it is there for.
+package health
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+// State of an object's health.
+type State int
+
+const (
+	// Progressing: not healthy yet, and no cause is known why it should not become so.
+	Progressing State = iota
+	Healthy
+	// Failed: a cause is known. It may become Healthy later all the same.
+	Failed
+)
+
+// Result is a judgement. Cause says what is missing or wrong, "CrashLoopBackOff, 2/3 ready"; empty where Healthy.
+type Result struct {
+	State State
+	Cause string
+	// Again is when the judgement may change although the view does not; zero: never.
+	Again time.Time
+}
+
+// unschedulableAfter is how long a pod may have no node before that is a failure: a cluster that starts has its pods a
+// moment before its nodes.
+const unschedulableAfter = 10 * time.Second
+
+// Of judges the object with that key as the view has it at time now. An object that is not there is Progressing.
+func Of(k kinds.Key, v *view.View, now time.Time) Result {
+	o := v.Get(k)
+	if o == nil {
+		return Result{Cause: "not created yet"}
+	}
+	if o.GetDeletionTimestamp() != nil {
+		return Result{Cause: "is being deleted"}
+	}
+	switch o := o.(type) {
+	case *appsv1.Deployment:
+		return deployment(o, v, now)
+	case *appsv1.ReplicaSet:
+		return replicaSet(o, v, now)
+	case *corev1.Pod:
+		return pod(o, now)
+	case *corev1.Service:
+		return service(o, v, now)
+	}
+	return Result{State: Healthy}
+}
+
+func deployment(d *appsv1.Deployment, v *view.View, now time.Time) Result {
+	want := replicas(d.Spec.Replicas)
+	s := d.Status
+	count := fmt.Sprintf("%d/%d ready", min(s.ReadyReplicas, want), want)
+	current := s.ObservedGeneration >= d.Generation
+	if current && s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want {
+		return Result{State: Healthy}
+	}
+	if current {
+		for _, c := range s.Conditions {
+			if c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse && c.Reason == "ProgressDeadlineExceeded" {
+				if r := podsOf(newest(d, v), v, now); r.State == Failed {
+					return failed(r.Cause, count)
+				}
+				return failed("ProgressDeadlineExceeded", count)
+			}
+		}
+	}
+	r := Result{}
+	if rs := newest(d, v); rs != nil {
+		if r = podsOf(rs, v, now); r.State == Failed {
+			return failed(r.Cause, count)
+		}
+		if cause, ok := replicaFailure(rs.Status.Conditions); ok {
+			return failed(cause, count)
+		}
+	}
+	cause := count
+	if !current || s.UpdatedReplicas < want {
+		cause = fmt.Sprintf("%d/%d updated, %s", min(s.UpdatedReplicas, want), want, count)
+	}
+	return Result{Cause: cause, Again: r.Again}
+}
+
+// newest returns the replica set of the deployment that has its template, or nil: the one with the highest revision.
+func newest(d *appsv1.Deployment, v *view.View) *appsv1.ReplicaSet {
+	var sets []*appsv1.ReplicaSet
+	for o := range v.Controlled(d.UID) {
+		if rs, ok := o.(*appsv1.ReplicaSet); ok {
+			sets = append(sets, rs)
+		}
+	}
+	if len(sets) == 0 || d.Status.ObservedGeneration < d.Generation {
+		return nil
+	}
+	return slices.MaxFunc(sets, func(a, b *appsv1.ReplicaSet) int {
+		return cmp.Or(cmp.Compare(revision(a), revision(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
+}
+
+func revision(rs *appsv1.ReplicaSet) int {
+	n := 0
+	fmt.Sscanf(rs.Annotations["deployment.kubernetes.io/revision"], "%d", &n)
+	return n
+}
+
+func replicaSet(rs *appsv1.ReplicaSet, v *view.View, now time.Time) Result {
+	want := replicas(rs.Spec.Replicas)
+	count := fmt.Sprintf("%d/%d ready", min(rs.Status.ReadyReplicas, want), want)
+	if rs.Status.ObservedGeneration >= rs.Generation && rs.Status.Replicas == want && rs.Status.AvailableReplicas == want {
+		return Result{State: Healthy}
+	}
+	r := podsOf(rs, v, now)
+	if r.State == Failed {
+		return failed(r.Cause, count)
+	}
+	if cause, ok := replicaFailure(rs.Status.Conditions); ok {
+		return failed(cause, count)
+	}
+	return Result{Cause: count, Again: r.Again}
+}
+
+func replicaFailure(conditions []appsv1.ReplicaSetCondition) (string, bool) {
+	for _, c := range conditions {
+		if c.Type == appsv1.ReplicaSetReplicaFailure && c.Status == corev1.ConditionTrue {
+			return c.Reason, true
+		}
+	}
+	return "", false
+}
+
+// podsOf returns the first failure among the pods of a replica set, in the order of their names, else Progressing.
+func podsOf(rs *appsv1.ReplicaSet, v *view.View, now time.Time) Result {
+	if rs == nil {
+		return Result{}
+	}
+	return worst(func(yield func(*corev1.Pod) bool) {
+		for o := range v.Controlled(rs.UID) {
+			if p, ok := o.(*corev1.Pod); ok && !yield(p) {
+				return
+			}
+		}
+	}, now)
+}
+
+func worst(pods func(func(*corev1.Pod) bool), now time.Time) Result {
+	var again time.Time
+	for p := range pods {
+		if p.DeletionTimestamp != nil {
+			continue
+		}
+		r := pod(p, now)
+		if r.State == Failed {
+			return r
+		}
+		if !r.Again.IsZero() && (again.IsZero() || r.Again.Before(again)) {
+			again = r.Again
+		}
+	}
+	return Result{Again: again}
+}
+
+// pod judges one pod. The causes are Kubernetes' own reasons.
+func pod(p *corev1.Pod, now time.Time) Result {
+	switch {
+	case p.Status.Phase == corev1.PodSucceeded:
+		return Result{State: Healthy}
+	case p.Status.Phase == corev1.PodFailed:
+		return Result{State: Failed, Cause: cmp.Or(p.Status.Reason, terminated(p), "Failed")}
+	case ready(p):
+		return Result{State: Healthy}
+	}
+	if cause := waiting(p.Status.InitContainerStatuses); cause != "" {
+		return Result{State: Failed, Cause: cause}
+	}
+	if cause := waiting(p.Status.ContainerStatuses); cause != "" {
+		return Result{State: Failed, Cause: cause}
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
+			due := c.LastTransitionTime.Add(unschedulableAfter)
+			if now.Before(due) {
+				return Result{Cause: "not scheduled yet", Again: due}
+			}
+			if c.Message != "" {
+				return Result{State: Failed, Cause: "Unschedulable: " + c.Message}
+			}
+			return Result{State: Failed, Cause: "Unschedulable"}
+		}
+	}
+	return Result{Cause: "not ready"}
+}
+
+// waiting returns the first waiting reason that is a failure, not a step on the way.
+func waiting(statuses []corev1.ContainerStatus) string {
+	for _, s := range statuses {
+		if s.State.Waiting == nil {
+			continue
+		}
+		switch reason := s.State.Waiting.Reason; reason {
+		case "CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull",
+			"CreateContainerConfigError", "CreateContainerError", "RunContainerError":
+			return reason
+		}
+	}
+	return ""
+}
+
+func terminated(p *corev1.Pod) string {
+	for _, s := range p.Status.ContainerStatuses {
+		if t := s.State.Terminated; t != nil && t.ExitCode != 0 {
+			return fmt.Sprintf("%s (exit code %d)", cmp.Or(t.Reason, "Error"), t.ExitCode)
+		}
+	}
+	return ""
+}
+
+// service is healthy unless pods it selects are wanted and none of them is ready.
+func service(s *corev1.Service, v *view.View, now time.Time) Result {
+	if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.PublishNotReadyAddresses {
+		return Result{State: Healthy}
+	}
+	selector := labels.SelectorFromSet(s.Spec.Selector)
+	var wanted []*corev1.Pod
+	for p := range view.List[*corev1.Pod](v, s.Namespace) {
+		if p.DeletionTimestamp != nil || finished(p) || !selector.Matches(labels.Set(p.Labels)) {
+			continue
+		}
+		if ready(p) {
+			return Result{State: Healthy}
+		}
+		wanted = append(wanted, p)
+	}
+	if len(wanted) == 0 {
+		return Result{State: Healthy}
+	}
+	count := fmt.Sprintf("0/%d ready", len(wanted))
+	r := worst(slices.Values(wanted), now)
+	if r.State == Failed {
+		return failed(r.Cause, count)
+	}
+	return Result{Cause: count, Again: r.Again}
+}
+
+func failed(cause, count string) Result {
+	if strings.HasPrefix(cause, "Unschedulable: ") {
+		return Result{State: Failed, Cause: "Unschedulable, " + count + ": " + strings.TrimPrefix(cause, "Unschedulable: ")}
+	}
+	return Result{State: Failed, Cause: cause + ", " + count}
+}
+
+func ready(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+func finished(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+func replicas(n *int32) int32 {
+	if n == nil {
+		return 1
+	}
+	return *n
+}
+
+// Roll sums up the objects of a revision.
+type Roll struct {
+	Total, Healthy int
+	// First names the first failed object with its cause, and where none has failed the first that progresses.
+	First  string
+	Failed bool
+	Again  time.Time
+}
+
+// Sum judges all objects. The first cause is the first by name among the deepest: a Service without endpoints because
+// its Deployment fails is not the cause, so workloads are looked at before services.
+func Sum(keys []kinds.Key, v *view.View, now time.Time) Roll {
+	roll := Roll{Total: len(keys)}
+	best := -1
+	for _, k := range keys {
+		r := Of(k, v, now)
+		if !r.Again.IsZero() && (roll.Again.IsZero() || r.Again.Before(roll.Again)) {
+			roll.Again = r.Again
+		}
+		if r.State == Healthy {
+			roll.Healthy++
+			continue
+		}
+		weight := 1
+		if k.GroupResource() != kinds.For[*corev1.Service]().GroupResource() {
+			weight++
+		}
+		if r.State == Failed {
+			weight += 2
+			roll.Failed = true
+		}
+		if weight > best {
+			best, roll.First = weight, k.String()+": "+r.Cause
+		}
+	}
+	return roll
+}

@@ -1,0 +1,192 @@
+// Package plan decides how the objects of a source become what its manifests state.
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+// Table is the record table of the inventory; a record's name is "<source>/<Key.Path()>" and its data a Desired.
+const Table = "desired"
+
+// State says how far an inventory entry has been carried out.
+type State string
+
+const (
+	// Applied: the object in the store has had this content. The zero value.
+	Applied State = ""
+	// Pending: the content is accepted, and the object in the store is still as Before states.
+	Pending State = "pending"
+	// Pruning: the source no longer states the object; it is to be deleted, then the entry.
+	Pruning State = "prune"
+)
+
+// Desired is one inventory entry: an object as the newest accepted revision of its source states it, and where.
+type Desired struct {
+	Source string    `json:"source"`
+	Key    kinds.Key `json:"key"`
+	// Object is what the manifest states and nothing more, as JSON with apiVersion and kind: the fields sync owns.
+	Object json.RawMessage `json:"object"`
+	// Before is what was stated when the object was last written; set only while Pending. Empty: it was not stated.
+	Before json.RawMessage `json:"before,omitempty"`
+	// File is slash-separated and relative to the root of the source; Line counts from 1.
+	File string `json:"file"`
+	Line int    `json:"line"`
+	// Commit is the revision in which this content was first applied, Author who made it.
+	Commit string `json:"commit"`
+	Author string `json:"author,omitempty"`
+	State  State  `json:"state,omitempty"`
+}
+
+// RecordName is the name of the entry's record in Table.
+func (d Desired) RecordName() string { return d.Source + "/" + d.Key.Path() }
+
+// Object is one object of a revision.
+type Object struct {
+	Key    kinds.Key
+	Stated json.RawMessage // what the manifest states, as JSON with apiVersion and kind
+	File   string
+	Line   int
+}
+
+// Revision is what a plan needs to know of a commit.
+type Revision struct {
+	ID     string
+	Author string
+	// AllowPrune lifts the prune budget: the commit has the trailer or the source permits it.
+	AllowPrune bool
+}
+
+// Rules are Kubernetes' own rules, as package kinds/strategy has them; all are required.
+type Rules struct {
+	Default       func(kinds.Object)
+	PrepareCreate func(kinds.Object) field.ErrorList
+	PrepareUpdate func(new, old kinds.Object) field.ErrorList
+	// Delete returns the object as it is while it is being deleted, or gone where it may vanish at once.
+	Delete func(o kinds.Object, now time.Time) (changed kinds.Object, gone bool)
+}
+
+// Verb is what a step does.
+type Verb string
+
+const (
+	Create Verb = "create"
+	Update Verb = "update"
+	Prune  Verb = "prune"
+	// Keep: the object is as stated; only its inventory entry moves to Applied.
+	Keep Verb = "keep"
+	// Wait: nothing can be done until the store changes, for the reason given.
+	Wait Verb = "wait"
+	// Refuse: Kubernetes' rules refuse the step, for the reason given.
+	Refuse Verb = "refuse"
+)
+
+// Step is one change of one object, with its reason. Steps are carried out in the order of their list.
+type Step struct {
+	Verb   Verb
+	Key    kinds.Key
+	Reason string
+	// Drift says that nobody pushed: the object differs from content that was applied before.
+	Drift bool
+	// Live is the object as the step was decided from; nil where there is none. Shared: do not change.
+	Live kinds.Object
+	// Object is what to write. Nil for Keep, Wait and Refuse, and where a pruned object vanishes at once.
+	Object kinds.Object
+	// Entry is the inventory entry that the step fulfils.
+	Entry Desired
+}
+
+// Plan is a decided revision.
+type Plan struct {
+	Source   string
+	Revision Revision
+	// Held is why the revision is not to be applied, although valid; empty: it may be.
+	Held string
+	// Inventory is every entry of the source once the revision is accepted, by key.
+	Inventory []Desired
+	// Entries are those of Inventory that differ from the inventory before.
+	Entries []Desired
+	// Steps make the store as stated; those of entries that are in sync are left out.
+	Steps []Step
+}
+
+// Empty says that carrying the plan out would change no object.
+func (p *Plan) Empty() bool {
+	for _, s := range p.Steps {
+		if s.Verb != Keep {
+			return false
+		}
+	}
+	return p.Held == ""
+}
+
+// Input is what a revision is decided from. Times are arguments; nothing in it is changed.
+type Input struct {
+	Source    string
+	Revision  Revision
+	Objects   []Object
+	Inventory []Desired // the source's entries now, in any order
+	// Others are the names of all sources but this one.
+	Others []string
+	View   *view.View
+	Rules  Rules
+	Now    time.Time
+}
+
+// Problem is why a revision is refused, at the place that is to be changed.
+type Problem struct {
+	File    string
+	Line    int
+	Key     kinds.Key
+	Message string
+}
+
+// Error writes the problem as "cart.yaml:14: Deployment shop/cart: …".
+func (p Problem) Error() string {
+	return fmt.Sprintf("%s:%d: %v: %s", p.File, p.Line, p.Key, p.Message)
+}
+
+// Problems are all problems of a revision, by file and line.
+type Problems []Problem
+
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (ps Problems) sort() {
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		if c := strings.Compare(a.File, b.File); c != 0 {
+			return c
+		}
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Key.Compare(b.Key)
+	})
+}
+
+// Inventory reads a source's entries from a view, by record name. An entry that does not decode is an error: the
+// inventory decides what may be deleted, so it is never guessed.
+func Inventory(v *view.View, source string) ([]Desired, error) {
+	var entries []Desired
+	for r := range v.Records(Table, source+"/") {
+		var d Desired
+		if err := json.Unmarshal(r.Data, &d); err != nil {
+			return nil, fmt.Errorf("cannot decode inventory entry %s: %w", r.Name, err)
+		}
+		entries = append(entries, d)
+	}
+	return entries, nil
+}

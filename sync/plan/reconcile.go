@@ -1,0 +1,183 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+// Reconcile returns the steps that bring the store to an inventory: first what is to exist, in the order of kinds.All,
+// then what is to go, in the reverse order. Entries that are applied and in sync have no step. It needs nothing but the
+// inventory, so any process finishes what another began.
+func Reconcile(inventory []Desired, v *view.View, rules Rules, now time.Time) []Step {
+	var steps []Step
+	for _, entry := range inventory {
+		if step, ok := reconcile(entry, v, rules, now); ok {
+			steps = append(steps, step)
+		}
+	}
+	slices.SortFunc(steps, func(a, b Step) int {
+		if ap, bp := a.Verb == Prune, b.Verb == Prune; ap != bp {
+			if ap {
+				return 1
+			}
+			return -1
+		}
+		c := rank(a.Key) - rank(b.Key)
+		if c == 0 {
+			c = a.Key.Compare(b.Key)
+		}
+		if a.Verb == Prune {
+			return -c
+		}
+		return c
+	})
+	return steps
+}
+
+func rank(k kinds.Key) int {
+	for i, kind := range kinds.All {
+		if kind.Resource == k.Resource && kind.Group == k.Group {
+			return i
+		}
+	}
+	return len(kinds.All)
+}
+
+func reconcile(entry Desired, v *view.View, rules Rules, now time.Time) (Step, bool) {
+	step := Step{Key: entry.Key, Entry: entry, Live: v.Get(entry.Key)}
+	switch {
+	case entry.State == Pruning:
+		return prune(step, rules, now), true
+	case step.Live == nil:
+		return create(step, v, rules), true
+	case step.Live.GetDeletionTimestamp() != nil:
+		step.Verb, step.Reason = Wait, "it is being deleted"
+		return step, true
+	}
+	return update(step, rules)
+}
+
+func prune(step Step, rules Rules, now time.Time) Step {
+	switch {
+	case step.Live == nil:
+		step.Verb, step.Reason = Keep, "no longer stated, and already gone"
+	case step.Key.Resource == "namespaces" && builtin(step.Key.Name):
+		step.Verb, step.Reason = Keep, "no longer stated; the cluster itself keeps it"
+	case step.Live.GetDeletionTimestamp() != nil:
+		step.Verb, step.Reason = Keep, "no longer stated, and already being deleted"
+	default:
+		step.Verb, step.Reason = Prune, "no longer stated"
+		if changed, gone := rules.Delete(step.Live, now); !gone {
+			step.Object = changed
+		}
+	}
+	return step
+}
+
+func create(step Step, v *view.View, rules Rules) Step {
+	if ns := step.Key.Namespace; ns != "" {
+		if live, ok := view.Get[*corev1.Namespace](v, "", ns); ok && live.DeletionTimestamp != nil {
+			step.Verb, step.Reason = Wait, "namespace "+ns+" is being deleted"
+			return step
+		}
+	}
+	o, err := decode(step.Key, step.Entry.Object)
+	if err != nil {
+		step.Verb, step.Reason = Refuse, err.Error()
+		return step
+	}
+	rules.Default(o)
+	if errs := rules.PrepareCreate(o); len(errs) > 0 {
+		step.Verb, step.Reason = Refuse, explain(errs)
+		return step
+	}
+	step.Verb, step.Object, step.Reason = Create, o, "stated, and not there"
+	if step.Entry.State == Applied || len(step.Entry.Before) > 0 {
+		step.Drift, step.Reason = true, "stated, and deleted by hand"
+	}
+	return step
+}
+
+func update(step Step, rules Rules) (Step, bool) {
+	before := step.Entry.Before
+	if step.Entry.State == Applied {
+		before = step.Entry.Object
+	}
+	merged, err := merge(before, step.Entry.Object, step.Live)
+	if err != nil {
+		step.Verb, step.Reason = Refuse, err.Error()
+		return step, true
+	}
+	if merged != nil {
+		rules.Default(merged)
+	}
+	if merged == nil || apiequality.Semantic.DeepEqual(merged, step.Live) {
+		step.Verb, step.Reason = Keep, "as stated"
+		return step, step.Entry.State == Pending
+	}
+	changes := Differences(step.Live, merged)
+	if errs := rules.PrepareUpdate(merged, step.Live); len(errs) > 0 {
+		step.Verb, step.Reason = Refuse, explain(errs)
+		return step, true
+	}
+	if apiequality.Semantic.DeepEqual(merged, step.Live) {
+		step.Verb, step.Reason = Keep, "as stated"
+		return step, step.Entry.State == Pending
+	}
+	step.Verb, step.Object = Update, merged
+	switch {
+	case step.Entry.State == Applied:
+		step.Drift, step.Reason = true, "changed by hand: "+paths(changes)
+	case len(step.Entry.Before) == 0:
+		step.Reason = "adopted, it belonged to no source: " + paths(changes)
+	default:
+		step.Reason = "stated anew: " + paths(changes)
+	}
+	return step, true
+}
+
+func decode(k kinds.Key, stated json.RawMessage) (kinds.Object, error) {
+	kind := kinds.ForResource(k.GroupResource())
+	if kind == nil {
+		return nil, fmt.Errorf("cannot decode %v: the kind is not served", k)
+	}
+	o := kind.New()
+	if err := json.Unmarshal(stated, o); err != nil {
+		return nil, fmt.Errorf("cannot decode %v: what is stated does not fit its type", k)
+	}
+	o.SetNamespace(k.Namespace)
+	o.GetObjectKind().SetGroupVersionKind(kind.GroupVersionKind)
+	return o, nil
+}
+
+// remedy says how to make a change that Kubernetes' rules refuse.
+const remedy = "give the object a new name, or delete it in one commit and state it again in the next"
+
+// explain writes validation errors without the values they are about: a value may be a secret.
+func explain(errs field.ErrorList) string {
+	var lines []string
+	immutable := false
+	for _, e := range errs {
+		line := e.Field + ": " + e.Detail
+		if e.Detail == "" {
+			line = e.Field + ": " + string(e.Type.String())
+		}
+		immutable = immutable || strings.Contains(e.Detail, "immutable") || e.Type == field.ErrorTypeForbidden
+		lines = append(lines, line)
+	}
+	text := strings.Join(lines, "; ")
+	if immutable {
+		text += "; " + remedy
+	}
+	return text
+}
