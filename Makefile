@@ -1,0 +1,56 @@
+# Lockstep. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION)'
+EXAMPLE ?= manifests-example
+export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
+
+.PHONY: help deps build run test test-corpus verify bench lab images fuzz FORCE
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
+
+deps: ## install what Lockstep runs on: containerd, runc, iptables, conntrack, CNI plugins, git, openssh
+	@./deps.sh
+
+build: bin/lockstep ## build bin/lockstep, static, its version from git
+
+lab: bin/lockstep bin/lockstep-lab ## build bin/lockstep-lab: a cluster of several hosts on this machine
+
+bin/lockstep: FORCE
+	@$(GOBUILD) -o $@ .
+
+bin/lockstep-lab: FORCE
+	@$(GOBUILD) -o $@ ./lab/lockstep-lab
+
+images: ## build the example's images into bin/images, without any registry
+	@mkdir -p bin/images
+	@$(GOBUILD) -o bin/example/ ./manifests-example/images/web ./manifests-example/images/api
+	@go run ./manifests-example/images/build bin/images harbour-web=bin/example/web harbour-api=bin/example/api >/dev/null
+
+run: deps build images ## run the example on this machine: control plane, node and all
+	@bin/lockstep up $(EXAMPLE) --images bin/images
+
+test: deps ## the whole suite; as root, for real
+	@./test.sh
+
+test-corpus: ## read public manifests ($LOCKSTEP_CORPUS, a folder)
+	@go test -count=1 -tags corpus -run Corpus ./sync/...
+
+fuzz: ## run every fuzz target for a minute
+	@./fuzz.sh
+
+verify: ## format, vet, lint, look for known vulnerabilities, tidy; fail if the tree changed
+	@gofmt -l -w $$(git ls-files '*.go')
+	@go vet ./...
+	@go tool staticcheck ./...
+	@go tool govulncheck ./... || echo 'govulncheck: could not finish (it needs the vulnerability database)'
+	@go mod tidy
+	@git diff --exit-code
+
+bench: deps build ## measure against bounds taken in the same run; writes bench/results.json
+	@go run ./bench
+
+FORCE:
