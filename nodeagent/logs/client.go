@@ -1,0 +1,304 @@
+// Package logs is the agent's side of containers' logs: it starts and asks the log keeper, and reads what that wrote.
+package logs
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"lockstep/nodeagent/logs/keeper"
+)
+
+// Stream, Stats and StreamStats are the keeper's own.
+type (
+	Stream      = keeper.Stream
+	Stats       = keeper.Stats
+	StreamStats = keeper.StreamStats
+)
+
+const (
+	// startTimeout bounds the start of a keeper, a handover's wait for the old one included.
+	startTimeout = 15 * time.Second
+	// askTimeout bounds one request: closing a stream writes up to the two FIFOs' 8 MiB.
+	askTimeout = 30 * time.Second
+	// retryAfter is the pause between attempts to reach a keeper that is being replaced, or to start one that will
+	// not: short, as the containers' pipes fill meanwhile.
+	retryAfter = 20 * time.Millisecond
+	// maxComplaints is the size past which the keepers' own log begins anew when one starts.
+	maxComplaints = 1 << 20
+)
+
+// Options are what a keeper is started with.
+type Options struct {
+	// RunDir is the agent's run directory; there is one keeper for each. Required.
+	RunDir string
+	// Executable is the program to start; empty means this one. It must import package keeper/early.
+	Executable string
+	// Cgroup is the path under the cgroup mounts that the keeper is put into, `/lockstep-keeper/<node>`; it must not
+	// lie below the agent's, whose end would be the keeper's. Empty means that it stays where the agent is.
+	Cgroup string
+	// Build is the program's version. A running keeper of another build is replaced, without loss.
+	Build string
+}
+
+// Client speaks to the run directory's keeper, and starts one when there is none. It is safe for concurrent use.
+type Client struct {
+	options Options
+
+	mu   sync.Mutex // one request at a time
+	conn net.Conn   // nil when there is none
+	in   *bufio.Reader
+}
+
+// Ensure returns a client of a running keeper of this build, which it starts, replacing one of another build, if need
+// be. It starts nothing that must be stopped; see Run.
+func Ensure(ctx context.Context, options Options) (*Client, error) {
+	if options.RunDir == "" {
+		return nil, errors.New("cannot start the log keeper: no run directory")
+	}
+	if options.Executable == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("cannot find the log keeper's program: %w", err)
+		}
+		options.Executable = exe
+	}
+	c := &Client{options: options}
+	stats, err := c.Stats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if stats.Build != options.Build {
+		if err := c.Replace(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// Run starts a new keeper whenever the running one ends, until ctx does. Without it a keeper that was killed is
+// replaced at the next request only, and containers that print a lot wait for it.
+func (c *Client) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		conn, err := dial(ctx, c.options.RunDir)
+		if err != nil {
+			c.mu.Lock()
+			err = c.ensure(ctx)
+			c.mu.Unlock()
+			if err != nil {
+				sleep(ctx, retryAfter)
+			}
+			continue
+		}
+		// The keeper says nothing unasked, so this returns when it is gone.
+		stop := context.AfterFunc(ctx, func() { conn.Close() })
+		_, _ = conn.Read(make([]byte, 1))
+		stop()
+		conn.Close()
+	}
+	return nil
+}
+
+// Open begins to keep a container's output. The FIFOs exist and are read when it returns, so a container may be
+// started on them. Opening an open stream changes its limits.
+func (c *Client) Open(ctx context.Context, s Stream) error {
+	_, err := c.ask(ctx, keeper.Request{Op: "open", Stream: &s})
+	return err
+}
+
+// Close writes what is left of a stream and forgets it, with its FIFOs; the log files stay. Call it when the task has
+// been deleted: only then has the shim put everything into the FIFOs. Closing what is not open does nothing.
+func (c *Client) Close(ctx context.Context, id string) error {
+	_, err := c.ask(ctx, keeper.Request{Op: "close", ID: id})
+	return err
+}
+
+// Reopen begins a new log file for a stream whose file was moved or removed.
+func (c *Client) Reopen(ctx context.Context, id string) error {
+	_, err := c.ask(ctx, keeper.Request{Op: "reopen", ID: id})
+	return err
+}
+
+// Stats returns what the keeper has done, every open stream included.
+func (c *Client) Stats(ctx context.Context) (*Stats, error) {
+	answer, err := c.ask(ctx, keeper.Request{Op: "stats"})
+	if err != nil {
+		return nil, err
+	}
+	if answer.Stats == nil {
+		return nil, errors.New("cannot ask the log keeper: it has no statistics")
+	}
+	return answer.Stats, nil
+}
+
+// Replace starts a keeper of this client's program, which takes over from the running one.
+func (c *Client) Replace(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hangUp()
+	return c.start(ctx)
+}
+
+// ask sends one request. A keeper that goes away before it answers is followed by its successor, or by one that is
+// started: every request may be repeated.
+func (c *Client) ask(ctx context.Context, req keeper.Request) (*keeper.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	req.Version = keeper.Version
+	for {
+		answer, err := c.try(ctx, &req)
+		if err == nil {
+			if answer.Version != keeper.Version {
+				c.hangUp()
+				if err := c.start(ctx); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if answer.Error != "" {
+				return nil, errors.New(answer.Error)
+			}
+			return answer, nil
+		}
+		c.hangUp()
+		sleep(ctx, retryAfter)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("cannot ask the log keeper: %w", errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
+func (c *Client) try(ctx context.Context, req *keeper.Request) (*keeper.Answer, error) {
+	if c.conn == nil {
+		if err := c.ensure(ctx); err != nil {
+			return nil, err
+		}
+		conn, err := dial(ctx, c.options.RunDir)
+		if err != nil {
+			return nil, err
+		}
+		c.conn, c.in = conn, bufio.NewReader(conn)
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = c.conn.SetDeadline(deadline)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	data, err := json.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.conn.Write(append(data, '\n')); err != nil {
+		return nil, err
+	}
+	line, err := c.in.ReadBytes('\n')
+	if err != nil {
+		return nil, err
+	}
+	var answer keeper.Answer
+	if err := json.Unmarshal(line, &answer); err != nil {
+		return nil, err
+	}
+	return &answer, nil
+}
+
+func (c *Client) hangUp() {
+	if c.conn != nil {
+		c.conn.Close()
+		c.conn, c.in = nil, nil
+	}
+}
+
+// ensure starts a keeper if none answers. c.mu is held.
+func (c *Client) ensure(ctx context.Context) error {
+	conn, err := dial(ctx, c.options.RunDir)
+	if err == nil {
+		return conn.Close()
+	}
+	return c.start(ctx)
+}
+
+func dial(ctx context.Context, runDir string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", keeper.Socket(runDir))
+}
+
+// start starts a keeper and returns when it reads. c.mu is held.
+func (c *Client) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	complaints, err := openComplaints(c.options.RunDir)
+	if err != nil {
+		return fmt.Errorf("cannot start the log keeper: %w", err)
+	}
+	defer complaints.Close()
+	ready, out, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("cannot start the log keeper: %w", err)
+	}
+	defer ready.Close()
+	cmd := exec.Command(c.options.Executable, keeper.Command, c.options.RunDir, c.options.Build)
+	cmd.Dir = "/"
+	// Two threads of Go are plenty for copying; the runtime's memory grows with their number.
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2"}
+	cmd.Stdout, cmd.Stderr = out, complaints
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	out.Close()
+	if err != nil {
+		return fmt.Errorf("cannot start the log keeper: %w", err)
+	}
+	// It outlives us; while we live we reap it. This ends with the process.
+	go func() { _ = cmd.Wait() }()
+	if err := enter(c.options.Cgroup, cmd.Process.Pid); err != nil {
+		_ = cmd.Process.Kill()
+		return fmt.Errorf("cannot put the log keeper into cgroup %s: %w", c.options.Cgroup, err)
+	}
+	// Under memory pressure any container is a better victim than what all containers print through.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte("-999"), 0)
+
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	line, err := bufio.NewReader(ready).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "ready" {
+		_ = cmd.Process.Kill()
+		return fmt.Errorf("cannot start the log keeper: it did not become ready, see %s", complaints.Name())
+	}
+	return nil
+}
+
+// openComplaints opens the file that keepers' standard error goes to: never ours, which may be a pipe whose end is
+// the agent's.
+func openComplaints(runDir string) (*os.File, error) {
+	dir := keeper.Dir(runDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	name := filepath.Join(dir, "keeper.log")
+	if info, err := os.Stat(name); err == nil && info.Size() > maxComplaints {
+		flags |= os.O_TRUNC
+	}
+	return os.OpenFile(name, flags, 0o600)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,375 @@
+// Package keeper is the log keeper: the small process that reads containers' output and writes it to log files.
+//
+// It outlives the agent that starts it, in a session and cgroup of its own, so that no container ever waits for an
+// agent. It imports little, so that it may run before the rest of the program initialises (package early).
+package keeper
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"sort"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// keeper is the process: its streams and the connections that ask for them.
+type keeper struct {
+	dir   string
+	build string
+
+	mu       sync.Mutex
+	streams  map[string]*stream
+	handing  bool // the streams are stopped, a successor is taking them over
+	listener *net.UnixListener
+	done     chan struct{} // closed when a successor has everything
+}
+
+// Main runs a keeper for the run directory in args (`RUNDIR [BUILD]`) until a successor has taken over, and returns
+// the process's exit code. BUILD names the program's version; it is reported, not interpreted.
+//
+// It says "ready" on its standard output, and nothing else, once its socket answers. Complaints go to standard error.
+func Main(args []string) int {
+	if len(args) < 1 {
+		fmt.Fprintf(os.Stderr, "usage: lockstep %s RUNDIR [BUILD]\n", Command)
+		return 2
+	}
+	build := ""
+	if len(args) > 1 {
+		build = args[1]
+	}
+	// The heap is a few hundred KiB; collecting it at 4 MiB, the runtime's least, would keep as much again.
+	debug.SetGCPercent(50)
+	// Nothing but a successor ends a keeper in an orderly way: the containers go on printing.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGQUIT)
+
+	k := &keeper{dir: Dir(args[0]), build: build, streams: map[string]*stream{}, done: make(chan struct{})}
+	if err := k.run(args[0]); err != nil {
+		fmt.Fprintf(os.Stderr, "log keeper: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func (k *keeper) run(runDir string) error {
+	if err := os.MkdirAll(filepath.Join(k.dir, "streams"), 0o700); err != nil {
+		return fmt.Errorf("cannot make the keeper's directory: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(k.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot open the keeper's lock: %w", err)
+	}
+	defer lock.Close()
+	if err := k.inherit(runDir, lock); err != nil {
+		return err
+	}
+	for _, s := range k.streams {
+		s.start()
+	}
+	shrink()
+	os.Stdout.WriteString("ready\n")
+	os.Stdout.Close()
+	go k.serve()
+	<-k.done
+	return nil
+}
+
+// inherit makes this process the only keeper of the directory: it takes the running keeper's streams and socket
+// over, or, when there is none, those that a killed one left.
+func (k *keeper) inherit(runDir string, lock *os.File) error {
+	taken, err := k.takeOver(Socket(runDir))
+	if err != nil {
+		return err
+	}
+	if err := acquire(lock, 10*time.Second); err != nil {
+		return err
+	}
+	if taken {
+		return nil
+	}
+	k.restore()
+	os.Remove(Socket(runDir))
+	addr := &net.UnixAddr{Name: Socket(runDir), Net: "unix"}
+	mask := syscall.Umask(0o177)
+	k.listener, err = net.ListenUnix("unix", addr)
+	syscall.Umask(mask)
+	if err != nil {
+		return fmt.Errorf("cannot listen on the keeper's socket: %w", err)
+	}
+	k.listener.SetUnlinkOnClose(false)
+	return nil
+}
+
+// acquire waits for the lock, which the last keeper holds until its process is gone.
+func acquire(lock *os.File, wait time.Duration) error {
+	for deadline := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
+			return fmt.Errorf("cannot lock the keeper's directory: %w", err)
+		}
+	}
+}
+
+// restore opens the streams that are on record. One that cannot be opened stays there, for a later "open" of it.
+func (k *keeper) restore() {
+	records, _ := filepath.Glob(filepath.Join(escapeGlob(k.dir), "streams", "*.json"))
+	for _, name := range records {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		var spec Stream
+		if json.Unmarshal(data, &spec) != nil || spec.validate() != nil {
+			os.Remove(name)
+			continue
+		}
+		spec.applyDefaults()
+		s, err := newStream(spec)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "log keeper: %v\n", err)
+			continue
+		}
+		k.streams[spec.ID] = s
+	}
+}
+
+func (k *keeper) record(id string) string { return filepath.Join(k.dir, "streams", id+".json") }
+
+// serve answers connections until the listener is closed.
+func (k *keeper) serve() {
+	for {
+		conn, err := k.listener.AcceptUnix()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond) // out of descriptors: it passes
+			continue
+		}
+		go k.converse(conn)
+	}
+}
+
+// converse answers one connection's requests in their order.
+func (k *keeper) converse(conn *net.UnixConn) {
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	var offered *offer
+	defer func() {
+		if offered != nil {
+			k.resume() // the successor went away before it had everything
+		}
+	}()
+	for {
+		var req Request
+		if err := readMessage(in, &req); err != nil {
+			return
+		}
+		switch {
+		case req.Op == "handover" && offered == nil:
+			var answer Answer
+			if offered, answer = k.offer(); writeMessage(conn, &answer) != nil {
+				return
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(handoverTimeout))
+		case req.Op == "descriptors" && offered != nil:
+			if offered.send(conn, req.From) != nil {
+				return
+			}
+		case req.Op == "release" && offered != nil:
+			offered = nil
+			close(k.done)
+			return
+		default:
+			answer, ok := k.answer(&req)
+			if !ok || writeMessage(conn, &answer) != nil {
+				return
+			}
+		}
+	}
+}
+
+// answer carries a request out. It returns false when there is no answer to give, because the keeper is being
+// replaced: the client hangs up and asks the successor.
+func (k *keeper) answer(req *Request) (Answer, bool) {
+	answer := Answer{Version: Version}
+	if req.Version != Version {
+		answer.Error = fmt.Sprintf("this log keeper speaks version %d", Version)
+		return answer, true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.handing {
+		return answer, false
+	}
+	var err error
+	switch {
+	case req.Op == "open" && req.Stream != nil:
+		err = k.open(*req.Stream)
+	case req.Op == "close":
+		err = k.close(req.ID)
+	case req.Op == "reopen":
+		if s := k.streams[req.ID]; s != nil {
+			s.reopen()
+		}
+	case req.Op == "stats":
+		answer.Stats = k.statistics()
+	default:
+		err = fmt.Errorf("unknown request %q", req.Op)
+	}
+	if err != nil {
+		answer.Error = err.Error()
+	}
+	return answer, true
+}
+
+// open begins to keep a stream. Opening one that is open changes its limits and nothing else.
+func (k *keeper) open(spec Stream) error {
+	if err := spec.validate(); err != nil {
+		return fmt.Errorf("cannot open log stream %q: %w", spec.ID, err)
+	}
+	spec.applyDefaults()
+	if s := k.streams[spec.ID]; s != nil {
+		if s.spec.Path != spec.Path || s.spec.Stdout != spec.Stdout || s.spec.Stderr != spec.Stderr {
+			return fmt.Errorf("cannot open log stream %q: it is open with other paths", spec.ID)
+		}
+		s.mu.Lock()
+		s.spec, s.stats.Stream = spec, spec
+		s.file.maxSize, s.file.maxFiles, s.file.compress = spec.MaxSize, spec.MaxFiles, spec.Compress
+		s.mu.Unlock()
+		return k.remember(spec)
+	}
+	s, err := newStream(spec)
+	if err != nil {
+		return fmt.Errorf("cannot open log stream %q: %w", spec.ID, err)
+	}
+	if err := k.remember(spec); err != nil {
+		s.closeFIFOs()
+		return err
+	}
+	// The file is made at once: a log that is empty is not a log that is missing. A disk that refuses it is a reason
+	// to drop output, not one to keep the container from running.
+	s.mu.Lock()
+	if err := s.file.open(time.Now()); err != nil {
+		s.stats.Error = "cannot open " + spec.Path + ": " + err.Error()
+	}
+	s.mu.Unlock()
+	k.streams[spec.ID] = s
+	s.start()
+	return nil
+}
+
+// remember puts a stream on record, for the keeper that comes after one that was killed.
+func (k *keeper) remember(spec Stream) error {
+	data, err := json.Marshal(spec)
+	if err == nil {
+		if err = os.WriteFile(k.record(spec.ID)+tempSuffix, data, 0o600); err == nil {
+			err = os.Rename(k.record(spec.ID)+tempSuffix, k.record(spec.ID))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot record log stream %q: %w", spec.ID, err)
+	}
+	return nil
+}
+
+// close takes what is left in a stream's FIFOs and forgets it. Closing one that is not open does nothing.
+func (k *keeper) close(id string) error {
+	s := k.streams[id]
+	if s == nil {
+		return nil
+	}
+	s.stop()
+	s.drain()
+	s.closeFIFOs()
+	delete(k.streams, id)
+	for _, path := range []string{s.spec.Stdout, s.spec.Stderr, k.record(id)} {
+		if path == "" {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot close log stream %q: %w", id, err)
+		}
+	}
+	return nil
+}
+
+func (k *keeper) statistics() *Stats {
+	stats := &Stats{PID: os.Getpid(), Build: k.build, Streams: []StreamStats{}}
+	for _, s := range k.streams {
+		stats.Streams = append(stats.Streams, s.statistics())
+	}
+	sort.Slice(stats.Streams, func(i, j int) bool { return stats.Streams[i].Stream.ID < stats.Streams[j].Stream.ID })
+	return stats
+}
+
+// readMessage reads one line of JSON, at most maxMessage long.
+func readMessage(in *bufio.Reader, message any) error {
+	var line []byte
+	for {
+		part, err := in.ReadSlice('\n')
+		line = append(line, part...)
+		if err == nil {
+			return json.Unmarshal(line, message)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return err
+		}
+		if len(line) > maxMessage {
+			return errors.New("the message is too long")
+		}
+	}
+}
+
+// writeMessage writes one line of JSON. A peer that does not read it within a few seconds has hung up.
+func writeMessage(conn net.Conn, message any) error {
+	data, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(handoverTimeout))
+	_, err = conn.Write(append(data, '\n'))
+	return err
+}
+
+// shrink gives the pages of the program's code back that the runtime's start has touched. They are the agent's own,
+// in the page cache; those that are needed come back by themselves, and a keeper needs few of a large program.
+func shrink() {
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return
+	}
+	defer maps.Close()
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	text, err := io.ReadAll(io.LimitReader(maps, 1<<20))
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(text)) {
+		var from, to uintptr
+		var mode string
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n != 3 {
+			continue
+		}
+		// Only what was never writable: dropping a written private page would lose what was written.
+		if mode[1] == '-' && strings.HasSuffix(strings.TrimSpace(line), exe) {
+			_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, from, to-from, syscall.MADV_DONTNEED)
+		}
+	}
+	debug.FreeOSMemory()
+}
