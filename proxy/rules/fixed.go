@@ -1,0 +1,137 @@
+package rules
+
+import "net/netip"
+
+// fixed is what the chains that every node has are made from.
+type fixed struct {
+	scope
+	services     []netip.Prefix // networks of the cluster IPs
+	pods         []netip.Prefix // networks of this node's pods
+	localhost    bool
+	refused      []string
+	local        []netip.Addr // addresses of this node's pods that services or host ports lead to
+	hostPorts    []string
+	addressRoots []string
+	portRoots    []string
+}
+
+func (f fixed) chains() []*Chain {
+	return []*Chain{
+		{ChainID{Filter, chainInput}, f.input()},
+		{ChainID{Filter, chainForward}, f.forward()},
+		{ChainID{Filter, chainOutput}, f.output()},
+		{ChainID{Filter, chainRefuse}, f.refused},
+		{ChainID{NAT, chainServices}, f.dispatch()},
+		{ChainID{NAT, chainOffNetwork}, f.offNetwork()},
+		{ChainID{NAT, chainNode}, f.node()},
+		{ChainID{NAT, chainPostrouting}, f.postrouting()},
+		{ChainID{NAT, chainMasquerade}, []string{clearMark, masquerade}},
+		{ChainID{NAT, chainHairpin}, f.hairpin()},
+		{ChainID{NAT, chainEgress}, f.egress()},
+	}
+}
+
+const toRefuse = "-m conntrack --ctstate NEW -j " + chainRefuse
+
+// input guards the node itself. Where 127.0.0.1 is routed for the sake of node ports, the outside
+// must not reach what listens there.
+func (f fixed) input() []string {
+	var out []string
+	if f.localhost {
+		out = append(out, "! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP")
+	}
+	for _, pods := range f.pods {
+		for _, a := range f.localServices {
+			out = append(out, "-s "+pods.String()+" -d "+host(a)+" -j ACCEPT")
+		}
+	}
+	return append(out, toRefuse)
+}
+
+// forward lets pods' traffic pass whatever the chain's policy is. What conntrack calls invalid
+// would leave untranslated, and the client would reset its connection.
+func (f fixed) forward() []string {
+	var out []string
+	for _, n := range f.services {
+		out = append(out, "-d "+n.String()+" "+f.family.reject())
+	}
+	out = append(out, toRefuse)
+	for _, n := range f.podNetworks {
+		out = append(out, "-s "+n.String()+" -m conntrack --ctstate INVALID -j DROP")
+	}
+	for _, n := range f.podNetworks {
+		out = append(out, "-s "+n.String()+" -j ACCEPT", "-d "+n.String()+" -j ACCEPT")
+	}
+	return out
+}
+
+func (f fixed) output() []string {
+	var out []string
+	for _, n := range f.services {
+		out = append(out, "-d "+n.String()+" -m addrtype ! --dst-type LOCAL "+f.family.reject())
+	}
+	return append(out, toRefuse)
+}
+
+// dispatch is where packets start: the addresses' tree, then what is addressed to the node.
+func (f fixed) dispatch() []string {
+	var out []string
+	for _, a := range f.localServices {
+		out = append(out, "-d "+host(a)+" -j RETURN")
+	}
+	for _, n := range f.services {
+		out = append(out, "-d "+n.String()+" -j "+chainOffNetwork)
+	}
+	out = append(out, f.addressRoots...)
+	return append(out, "-m addrtype --dst-type LOCAL -j "+chainNode)
+}
+
+// offNetwork marks traffic to cluster IPs that comes from no pod: an endpoint elsewhere could not
+// answer it through this node.
+func (f fixed) offNetwork() []string {
+	var out []string
+	for _, n := range f.podNetworks {
+		out = append(out, "-s "+n.String()+" -j RETURN")
+	}
+	return append(out, setMark)
+}
+
+func (f fixed) node() []string {
+	var out []string
+	if !f.localhost && f.family == IPv4 {
+		out = append(out, "-d 127.0.0.0/8 -j RETURN")
+	}
+	out = append(out, f.hostPorts...)
+	return append(out, f.portRoots...)
+}
+
+func (f fixed) postrouting() []string {
+	out := []string{"! -o lo " + hasMark + " -j " + chainMasquerade}
+	if f.localhost {
+		out = append(out, "-s 127.0.0.0/8 ! -o lo -m conntrack --ctstate DNAT "+masquerade)
+	}
+	out = append(out, "-m conntrack --ctstate DNAT -j "+chainHairpin)
+	for _, n := range f.pods {
+		out = append(out, "-s "+n.String()+" -j "+chainEgress)
+	}
+	return out
+}
+
+// hairpin masquerades what a pod sends to itself through a service: it would not take an answer
+// that bypasses the translation.
+func (f fixed) hairpin() []string {
+	var out []string
+	for _, a := range f.local {
+		out = append(out, "-s "+host(a)+" -d "+host(a)+" "+masquerade)
+	}
+	return out
+}
+
+// egress masquerades what leaves the pod network, where nobody has a route to pods.
+func (f fixed) egress() []string {
+	var out []string
+	for _, n := range f.podNetworks {
+		out = append(out, "-d "+n.String()+" -j RETURN")
+	}
+	return append(out, "-d "+f.family.multicast()+" -j RETURN", masquerade)
+}
