@@ -1,0 +1,375 @@
+package pods
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// defaultGrace is Kubernetes' default of terminationGracePeriodSeconds.
+const defaultGrace = 30 * time.Second
+
+// Decide returns the next steps of a pod. It is called again after anything
+// changed and at Plan.Again; steps in flight are not named a second time.
+func Decide(w Wanted, o Observed, now time.Time) Plan {
+	var p Plan
+	switch why := ending(w, o, now); {
+	case why != "":
+		decideEnd(&p, w, o, why, now)
+	default:
+		decideRun(&p, w, o, now)
+	}
+	p.Steps = slices.DeleteFunc(p.Steps, func(s Step) bool {
+		if o.InFlight[s.Key()] {
+			return true
+		}
+		if f, ok := o.Failures[s.Key()]; ok && now.Before(f.Retry(s.Kind)) {
+			p.again(f.Retry(s.Kind))
+			return true
+		}
+		return false
+	})
+	return p
+}
+
+// ending says why the pod must not run any more; empty if it may.
+func ending(w Wanted, o Observed, now time.Time) string {
+	pod := w.Pod
+	switch {
+	case w.Gone:
+		return "the pod is not bound to this node"
+	case pod.DeletionTimestamp != nil:
+		return "the pod is being deleted"
+	case w.Rejected != "":
+		return w.RejectedMessage
+	case pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded:
+		return "the pod has finished"
+	case overdue(pod, now):
+		return "the pod was active longer than its deadline"
+	}
+	if phase := finished(pod, o); phase != "" {
+		return "the pod has finished"
+	}
+	return ""
+}
+
+// overdue says whether activeDeadlineSeconds have passed since the pod's start.
+func overdue(pod *corev1.Pod, now time.Time) bool {
+	d := pod.Spec.ActiveDeadlineSeconds
+	return d != nil && pod.Status.StartTime != nil && !now.Before(pod.Status.StartTime.Add(time.Duration(*d)*time.Second))
+}
+
+// decideEnd stops containers, mains before sidecars, then removes what is left.
+func decideEnd(p *Plan, w Wanted, o Observed, why string, now time.Time) {
+	for key := range o.InFlight {
+		if k := kindOf(key); k == Prepare || k == Start || k == Volumes || k == Setup {
+			p.Cancel = append(p.Cancel, key)
+		}
+	}
+	slices.Sort(p.Cancel)
+	grace := graceOf(w.Pod, now)
+	sidecars := sidecarNames(w.Pod)
+	alive := liveOf(o)
+	mains := slices.ContainsFunc(alive, func(c Container) bool { return !slices.Contains(sidecars, c.Name) })
+	// Sidecars end in reverse order, each after those started later.
+	last := ""
+	if !mains {
+		for _, name := range slices.Backward(sidecars) {
+			if slices.ContainsFunc(alive, func(c Container) bool { return c.Name == name }) {
+				last = name
+				break
+			}
+		}
+	}
+	for _, c := range alive {
+		if slices.Contains(sidecars, c.Name) && (mains || c.Name != last) {
+			continue
+		}
+		p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: grace, Hooks: c.State == Running, Reason: why})
+	}
+	if len(alive) > 0 || len(p.Cancel) > 0 {
+		return
+	}
+	switch {
+	case o.Traces:
+		p.add(Step{Kind: Teardown, Reason: why})
+	case w.Gone || o.Deleted:
+		if len(o.Containers) > 0 {
+			p.add(Step{Kind: Purge, Reason: why})
+			return
+		}
+		p.Done = true
+	case w.Pod.DeletionTimestamp != nil && o.Reported:
+		p.add(Step{Kind: Delete, Reason: "everything of the pod is down"})
+	}
+}
+
+// decideRun moves a pod towards running all its containers.
+func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
+	pod := w.Pod
+	if d := pod.Spec.ActiveDeadlineSeconds; d != nil && pod.Status.StartTime != nil {
+		p.again(pod.Status.StartTime.Add(time.Duration(*d) * time.Second))
+	}
+	if !o.Volumes {
+		p.add(Step{Kind: Volumes, Reason: "the pod's volumes are not set up"})
+	}
+	if o.Sandbox.ID == "" {
+		// Containers cannot outlive the namespaces they were made in.
+		alive := liveOf(o)
+		for _, c := range alive {
+			p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: graceOf(pod, now), Hooks: false, Reason: "the pod's sandbox is gone"})
+		}
+		if len(alive) == 0 {
+			p.add(Step{Kind: Setup, Reason: "the pod has no sandbox"})
+		}
+	}
+	initialised := decideInit(p, w, o, now)
+	for i := range pod.Spec.Containers {
+		decideContainer(p, w, o, &pod.Spec.Containers[i], false, initialised, now)
+	}
+	decideGarbage(p, o)
+}
+
+// decideInit runs init containers in order and says whether all have done their part.
+func decideInit(p *Plan, w Wanted, o Observed, now time.Time) bool {
+	pod := w.Pod
+	if initialised(pod, o) {
+		for i := range pod.Spec.InitContainers {
+			if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
+				decideContainer(p, w, o, c, true, true, now)
+			}
+		}
+		return true
+	}
+	ready := true
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		if ready && initDone(o, c) && !isSidecar(c) {
+			continue
+		}
+		decideContainer(p, w, o, c, true, ready, now)
+		ready = ready && initDone(o, c)
+	}
+	return ready
+}
+
+// decideContainer starts, restarts or stops one container. turn says whether
+// its predecessors are done; its image is prepared even before.
+func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, turn bool, now time.Time) {
+	pod := w.Pod
+	last, any := latest(o, c.Name)
+	here := any && last.Sandbox == o.Sandbox.ID
+	hash := Hash(c)
+	if any && here && last.State != Exited {
+		if why, grace := unwanted(pod, c, last, hash, now); why != "" {
+			p.add(Step{Kind: Stop, Container: c.Name, ID: last.ID, Grace: grace, Hooks: true, Reason: why})
+			return
+		}
+		if last.State == Running {
+			return
+		}
+	}
+	if any && last.State == Exited && here && last.Hash == hash && !restarts(pod, c, init, last) {
+		return
+	}
+	next := Step{Kind: Start, Container: c.Name, Reason: "the container has not been started"}
+	if any {
+		next.Attempt, next.Crashes = last.Attempt, last.Crashes
+		if last.State == Exited {
+			next.Attempt, next.Crashes = last.Attempt+1, crashes(last)
+			next.Reason = fmt.Sprintf("the container exited with code %d", last.ExitCode)
+			if !here || last.Hash != hash {
+				next.Crashes = 0
+			}
+		}
+		if due := last.FinishedAt.Add(restartDelay(last)); last.State == Exited && here && last.Hash == hash && now.Before(due) {
+			p.again(due)
+			return
+		}
+	}
+	if !o.Prepared[c.Name] {
+		if !o.InFlight[next.Key()] {
+			p.add(Step{Kind: Prepare, Container: c.Name, Attempt: next.Attempt, Reason: "the container's image and layer are not ready"})
+		}
+		return
+	}
+	if turn && o.Volumes && o.Sandbox.ID != "" && !o.InFlight["Prepare/"+c.Name] {
+		p.add(next)
+	}
+}
+
+// unwanted says why a living instance must end; empty if it may live on.
+func unwanted(pod *corev1.Pod, c *corev1.Container, i Container, hash string, now time.Time) (string, time.Duration) {
+	switch {
+	case i.Hash != hash:
+		return fmt.Sprintf("Container %s definition changed", c.Name), graceOf(pod, now)
+	case i.HookError != "":
+		return "FailedPostStartHook", graceOf(pod, now)
+	case i.Unhealthy != "":
+		grace := graceOf(pod, now)
+		if g := probeGrace(c, i); g != nil {
+			grace = time.Duration(*g) * time.Second
+		}
+		return fmt.Sprintf("Container %s %s", c.Name, i.Unhealthy), grace
+	}
+	return "", 0
+}
+
+func probeGrace(c *corev1.Container, i Container) *int64 {
+	probe := c.LivenessProbe
+	if !i.Started {
+		probe = c.StartupProbe
+	}
+	if probe == nil {
+		return nil
+	}
+	return probe.TerminationGracePeriodSeconds
+}
+
+// decideGarbage removes all but the last exited instance of each container.
+func decideGarbage(p *Plan, o Observed) {
+	for _, c := range o.Containers {
+		last, _ := latest(o, c.Name)
+		keep := last.Attempt
+		if last.State != Exited {
+			keep-- // its predecessor has the logs that --previous asks for
+		}
+		if c.State == Exited && c.Attempt < keep {
+			p.add(Step{Kind: Remove, Container: c.Name, ID: c.ID, Attempt: c.Attempt, Reason: "a newer instance has exited"})
+		}
+	}
+}
+
+// restarts says whether an exited instance gets a successor.
+func restarts(pod *corev1.Pod, c *corev1.Container, init bool, last Container) bool {
+	if isSidecar(c) {
+		return true
+	}
+	switch pod.Spec.RestartPolicy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return last.ExitCode != 0
+	}
+	return !init || last.ExitCode != 0
+}
+
+// initialised says that all init containers have done their part: a container
+// of the current sandbox exists.
+func initialised(pod *corev1.Pod, o Observed) bool {
+	if o.Sandbox.ID == "" {
+		return false
+	}
+	for i := range pod.Spec.Containers {
+		if last, ok := latest(o, pod.Spec.Containers[i].Name); ok && last.Sandbox == o.Sandbox.ID {
+			return true
+		}
+	}
+	return !slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return !initDone(o, &c) })
+}
+
+// initDone says that the container's successor may start.
+func initDone(o Observed, c *corev1.Container) bool {
+	last, ok := latest(o, c.Name)
+	if !ok || last.Sandbox != o.Sandbox.ID {
+		return false
+	}
+	if isSidecar(c) {
+		return last.State == Running && last.Started && last.Hooked
+	}
+	return last.State == Exited && last.ExitCode == 0
+}
+
+// finished returns the terminal phase that the containers amount to, or "".
+func finished(pod *corev1.Pod, o Observed) corev1.PodPhase {
+	always := pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || pod.Spec.RestartPolicy == ""
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		last, ok := latest(o, c.Name)
+		if pod.Spec.RestartPolicy == corev1.RestartPolicyNever && !isSidecar(c) && ok && last.State == Exited && last.ExitCode != 0 {
+			return corev1.PodFailed
+		}
+	}
+	if always || len(pod.Spec.Containers) == 0 {
+		return ""
+	}
+	phase := corev1.PodSucceeded
+	for i := range pod.Spec.Containers {
+		last, ok := latest(o, pod.Spec.Containers[i].Name)
+		if !ok || last.State != Exited || restarts(pod, &pod.Spec.Containers[i], false, last) {
+			return ""
+		}
+		if last.ExitCode != 0 {
+			phase = corev1.PodFailed
+		}
+	}
+	return phase
+}
+
+// graceOf is what is left of the pod's grace period, at least a second as in Kubernetes.
+func graceOf(pod *corev1.Pod, now time.Time) time.Duration {
+	grace := defaultGrace
+	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
+		grace = time.Duration(*g) * time.Second
+	}
+	if g := pod.DeletionGracePeriodSeconds; g != nil && pod.DeletionTimestamp != nil {
+		grace = min(time.Duration(*g)*time.Second, max(0, pod.DeletionTimestamp.Sub(now)))
+	}
+	return max(grace, time.Second)
+}
+
+// Hash identifies what of a container's spec needs a new instance when it
+// changes: name and image, the only mutable field of a container.
+func Hash(c *corev1.Container) string {
+	data, _ := json.Marshal([]string{c.Name, c.Image})
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
+}
+
+// latest is the newest instance of a container.
+func latest(o Observed, name string) (Container, bool) {
+	var last Container
+	found := false
+	for _, c := range o.Containers {
+		if c.Name == name && (!found || c.Attempt > last.Attempt) {
+			last, found = c, true
+		}
+	}
+	return last, found
+}
+
+// liveOf returns the instances that have not exited.
+func liveOf(o Observed) []Container {
+	var alive []Container
+	for _, c := range o.Containers {
+		if c.State != Exited {
+			alive = append(alive, c)
+		}
+	}
+	return alive
+}
+
+func isSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+func sidecarNames(pod *corev1.Pod) []string {
+	var names []string
+	for i := range pod.Spec.InitContainers {
+		if isSidecar(&pod.Spec.InitContainers[i]) {
+			names = append(names, pod.Spec.InitContainers[i].Name)
+		}
+	}
+	return names
+}
+
+func kindOf(key string) Kind {
+	k, _, _ := strings.Cut(key, "/")
+	return Kind(k)
+}

@@ -1,0 +1,176 @@
+// Package pods decides what a node does next for one pod.
+package pods
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Wanted is what the cluster asks of this node for one pod.
+type Wanted struct {
+	// Pod is the newest known object; its status is the one stored in the API.
+	Pod *corev1.Pod
+	// Gone says that the API no longer has the pod, or has it on another node:
+	// everything of it is removed, and nothing is reported.
+	Gone bool
+	// Rejected, when not empty, is why this node refuses to run the pod (for
+	// example OutOfcpu); the pod fails without starting anything.
+	Rejected, RejectedMessage string
+}
+
+// Observed is what exists of one pod on this node at one moment.
+type Observed struct {
+	// Sandbox is the pod's namespaces and network.
+	Sandbox Sandbox
+	// Volumes says that every volume of the pod is set up.
+	Volumes bool
+	// Traces says that something besides containers is left on the machine:
+	// a sandbox, whole or in part, volumes or directories.
+	Traces bool
+	// Prepared has the names of containers whose image and writable layer are
+	// ready for the attempt that would be started next.
+	Prepared map[string]bool
+	// Containers are all known instances, in any order.
+	Containers []Container
+	// Failures has the last failure of a step, by Step.Key; a step that
+	// succeeded has none.
+	Failures map[string]Failure
+	// InFlight has the keys of the steps that are being carried out.
+	InFlight map[string]bool
+	// Deleted says that the API has confirmed the final deletion.
+	Deleted bool
+	// Reported says that the API has confirmed the status in which every
+	// container is terminated.
+	Reported bool
+	// HostIPs are the node's addresses, the first is the primary one.
+	HostIPs []string
+}
+
+// Sandbox is a pod's pinned namespaces and its addresses.
+type Sandbox struct {
+	// ID changes whenever the sandbox is made anew; empty means there is none.
+	ID string
+	// IPs are the pod's addresses, one a family.
+	IPs []string
+}
+
+// State is where an instance of a container stands. It only moves forward.
+type State int
+
+const (
+	// Created has been made and not been started.
+	Created State = iota
+	// Running has a living process.
+	Running
+	// Exited has ended; ExitCode and FinishedAt are set.
+	Exited
+)
+
+// Container is one instance of a container of the pod.
+type Container struct {
+	ID      string // as containerd names it
+	Name    string // as the pod's spec names it
+	Attempt int    // 0 for the first instance of that name
+	Sandbox string // ID of the sandbox it was made in
+	Hash    string // of the container's spec that it was made from
+	// Crashes counts the restarts in a row before this instance, none of
+	// which ran long enough to be forgiven.
+	Crashes int
+
+	State      State
+	StartedAt  time.Time
+	FinishedAt time.Time
+	ExitCode   int32
+	Signal     int32
+	Reason     string // of an exit; empty means by the exit code
+	Message    string
+	Image      string
+	ImageID    string
+	// Removed says that only the record of its exit is left.
+	Removed bool
+
+	// Hooked says that its postStart hook has succeeded, or that it has none.
+	Hooked bool
+	// HookError is why its postStart hook failed.
+	HookError string
+	// Started is the startup probe's verdict, Ready the readiness probe's;
+	// without such a probe they are true while it runs.
+	Started, Ready bool
+	// Unhealthy is why the liveness or startup probe gave up; empty if neither has.
+	Unhealthy string
+}
+
+// Failure is the last thing that went wrong with a step.
+type Failure struct {
+	Reason  string // as Kubernetes names it, for example ErrImagePull
+	Message string
+	Count   int // in a row, from 1
+	At      time.Time
+}
+
+// Kind is what a step does.
+type Kind string
+
+const (
+	Volumes  Kind = "Volumes"  // set up all volumes
+	Setup    Kind = "Sandbox"  // make namespaces, cgroup and network
+	Prepare  Kind = "Prepare"  // get the image and a writable layer of Container
+	Start    Kind = "Start"    // create and start Container as Attempt
+	Stop     Kind = "Stop"     // end ID within Grace
+	Remove   Kind = "Remove"   // remove the exited ID, keep its exit record
+	Teardown Kind = "Teardown" // remove sandbox and volumes
+	Purge    Kind = "Purge"    // remove all containers, records and directories
+	Delete   Kind = "Delete"   // delete the pod in the API
+)
+
+// Step is one thing to do for a pod. Steps of one plan may run together.
+type Step struct {
+	Kind      Kind
+	Container string // name, for Prepare, Start, Stop, Remove
+	ID        string // instance, for Stop and Remove
+	Attempt   int    // for Start
+	Crashes   int    // for Start
+	// Grace is how long Stop waits between the stop signal and SIGKILL.
+	Grace time.Duration
+	// Hooks says that Stop runs the preStop hook first, within Grace.
+	Hooks bool
+	// Event is the Kubernetes reason under which Stop is reported ("Unhealthy", "Killing").
+	Reason string
+}
+
+// Key identifies what a step works on; two steps with one key never run together.
+func (s Step) Key() string {
+	switch {
+	case s.ID != "":
+		return string(s.Kind) + "/" + s.ID
+	case s.Container != "":
+		return string(s.Kind) + "/" + s.Container
+	}
+	return string(s.Kind)
+}
+
+func (s Step) String() string {
+	return fmt.Sprintf("%s: %s", s.Key(), s.Reason)
+}
+
+// Plan is what a decision asks for.
+type Plan struct {
+	Steps []Step
+	// Cancel has keys of steps in flight that no longer serve.
+	Cancel []string
+	// Again is when to look again without being woken; zero means never.
+	Again time.Time
+	// Done says that nothing of the pod is left and nobody asks for it.
+	Done bool
+}
+
+func (p *Plan) add(s Step) { p.Steps = append(p.Steps, s) }
+
+// again asks to be woken at t, or earlier.
+func (p *Plan) again(t time.Time) {
+	if p.Again.IsZero() || t.Before(p.Again) {
+		p.Again = t
+	}
+}

@@ -1,0 +1,322 @@
+package pods
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Reasons that Kubernetes gives and k8s.io/api does not name.
+const (
+	reasonCreating     = "ContainerCreating"
+	reasonInitializing = "PodInitializing"
+	reasonCrash        = "CrashLoopBackOff"
+	reasonImageBackOff = "ImagePullBackOff"
+	reasonErrImagePull = "ErrImagePull"
+	reasonDeadline     = "DeadlineExceeded"
+	reasonLost         = "ContainerStatusUnknown"
+)
+
+// Status is the pod's status as Kubernetes would report it. Conditions and
+// fields that nodes do not own are kept from the pod; transition times change
+// only with their condition.
+func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
+	pod := w.Pod
+	s := *pod.Status.DeepCopy()
+	s.ObservedGeneration = pod.Generation
+	s.HostIP, s.HostIPs = "", nil
+	for _, ip := range o.HostIPs {
+		s.HostIPs = append(s.HostIPs, corev1.HostIP{IP: ip})
+	}
+	if len(o.HostIPs) > 0 {
+		s.HostIP = o.HostIPs[0]
+	}
+	if s.StartTime == nil {
+		t := metav1.NewTime(now.Truncate(time.Second))
+		s.StartTime = &t
+	}
+	if o.Sandbox.ID != "" {
+		s.PodIP, s.PodIPs = "", nil
+		for _, ip := range o.Sandbox.IPs {
+			s.PodIPs = append(s.PodIPs, corev1.PodIP{IP: ip})
+		}
+		if len(o.Sandbox.IPs) > 0 {
+			s.PodIP = o.Sandbox.IPs[0]
+		}
+	}
+	if s.QOSClass == "" {
+		s.QOSClass = QOS(pod)
+	}
+	if w.Rejected != "" {
+		s.Phase, s.Reason, s.Message = corev1.PodFailed, w.Rejected, w.RejectedMessage
+		return s
+	}
+	end := ending(w, o, now) != ""
+	inited := initialised(pod, o)
+	done := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+	s.InitContainerStatuses = containerStatuses(pod, o, pod.Spec.InitContainers, pod.Status.InitContainerStatuses, true, inited, end, now)
+	s.ContainerStatuses = containerStatuses(pod, o, pod.Spec.Containers, pod.Status.ContainerStatuses, false, inited, end, now)
+	if !done {
+		s.Phase = phase(pod, o)
+		if overdue(pod, now) {
+			s.Phase, s.Reason = corev1.PodFailed, reasonDeadline
+			s.Message = "Pod was active on the node longer than the specified deadline"
+		}
+	}
+	conditions(pod, o, &s, inited, now)
+	return s
+}
+
+// phase follows Kubernetes: Pending until every container has been started
+// once, then Running until all have ended for good.
+func phase(pod *corev1.Pod, o Observed) corev1.PodPhase {
+	if p := finished(pod, o); p != "" {
+		return p
+	}
+	if pod.DeletionTimestamp != nil && len(liveOf(o)) == 0 {
+		return endedPhase(pod, o)
+	}
+	for i := range pod.Spec.Containers {
+		last, ok := latest(o, pod.Spec.Containers[i].Name)
+		if !ok || last.State == Created && last.Attempt == 0 {
+			return corev1.PodPending
+		}
+	}
+	if pod.Status.Phase == corev1.PodRunning || initialised(pod, o) {
+		return corev1.PodRunning
+	}
+	return corev1.PodPending
+}
+
+// endedPhase is what a pod being deleted amounts to once nothing of it runs.
+func endedPhase(pod *corev1.Pod, o Observed) corev1.PodPhase {
+	p := corev1.PodSucceeded
+	for i := range pod.Spec.Containers {
+		if last, ok := latest(o, pod.Spec.Containers[i].Name); !ok || last.ExitCode != 0 {
+			p = corev1.PodFailed
+		}
+	}
+	return p
+}
+
+func containerStatuses(pod *corev1.Pod, o Observed, cs []corev1.Container, old []corev1.ContainerStatus, init, inited, end bool, now time.Time) []corev1.ContainerStatus {
+	var out []corev1.ContainerStatus
+	for i := range cs {
+		out = append(out, containerStatus(pod, o, &cs[i], old, init, inited, end, now))
+	}
+	return out
+}
+
+func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []corev1.ContainerStatus, init, inited, end bool, now time.Time) corev1.ContainerStatus {
+	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: ptr(false)}
+	last, any := latest(o, c.Name)
+	if !any {
+		// Nothing of it is known here; what was reported of its end stays true.
+		if i := slices.IndexFunc(old, func(s corev1.ContainerStatus) bool { return s.Name == c.Name }); i >= 0 {
+			if t := old[i].State.Terminated; t != nil && (end || init && inited) {
+				return old[i]
+			} else if end && old[i].State.Running != nil {
+				lost := old[i]
+				lost.Ready, lost.Started = false, ptr(false)
+				lost.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+					ExitCode: 137, Reason: reasonLost, ContainerID: lost.ContainerID,
+					Message: "The container could not be located when the pod was terminated"}}
+				return lost
+			}
+		}
+		s.State.Waiting = waiting(pod, o, c, init, inited, false, last)
+		return s
+	}
+	s.RestartCount = int32(last.Attempt)
+	s.ContainerID = "containerd://" + last.ID
+	s.ImageID = last.ImageID
+	if last.Image != "" {
+		s.Image = last.Image
+	}
+	if prev, ok := predecessor(o, last); ok {
+		s.LastTerminationState.Terminated = terminated(prev)
+	}
+	switch last.State {
+	case Running:
+		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(last.StartedAt)}
+		s.Started = ptr(last.Started && last.Hooked)
+		s.Ready = last.Ready && last.Started && last.Hooked && (!init || isSidecar(c))
+	case Created:
+		s.State.Waiting = waiting(pod, o, c, init, inited, true, last)
+	case Exited:
+		s.State.Terminated = terminated(last)
+		s.Ready = init && last.ExitCode == 0 && !isSidecar(c)
+		if !end && restarts(pod, c, init, last) && !(init && inited && !isSidecar(c)) {
+			s.LastTerminationState.Terminated = s.State.Terminated
+			s.State = corev1.ContainerState{Waiting: waiting(pod, o, c, init, inited, true, last)}
+			due := last.FinishedAt.Add(restartDelay(last))
+			switch {
+			case last.Sandbox == o.Sandbox.ID && now.Before(due) || s.State.Waiting.Reason == reasonCreating && restartDelay(last) > 0:
+				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonCrash, Message: fmt.Sprintf(
+					"back-off %s restarting failed container=%s pod=%s_%s(%s)", restartDelay(last), c.Name, pod.Name, pod.Namespace, pod.UID)}
+			case s.State.Waiting.Reason == reasonCreating && last.Sandbox == o.Sandbox.ID:
+				// It restarts at once: Kubernetes shows the exit until then.
+				s.State = corev1.ContainerState{Terminated: terminated(last)}
+				s.LastTerminationState = corev1.ContainerState{}
+				if prev, ok := predecessor(o, last); ok {
+					s.LastTerminationState.Terminated = terminated(prev)
+				}
+			}
+		}
+	}
+	return s
+}
+
+// waiting says why a container does not run yet.
+func waiting(pod *corev1.Pod, o Observed, c *corev1.Container, init, inited, tried bool, last Container) *corev1.ContainerStateWaiting {
+	if f, ok := o.Failures["Prepare/"+c.Name]; ok && (inited || init) {
+		if o.InFlight["Prepare/"+c.Name] || f.Reason != reasonErrImagePull || f.Count == 0 {
+			return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
+		}
+		if f.Count > 1 {
+			return &corev1.ContainerStateWaiting{Reason: reasonImageBackOff,
+				Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", c.Image, f.Reason, f.Message)}
+		}
+		return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
+	}
+	if f, ok := o.Failures["Start/"+c.Name]; ok {
+		return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
+	}
+	if !tried && len(pod.Spec.InitContainers) > 0 && !inited {
+		return &corev1.ContainerStateWaiting{Reason: reasonInitializing}
+	}
+	return &corev1.ContainerStateWaiting{Reason: reasonCreating}
+}
+
+func terminated(c Container) *corev1.ContainerStateTerminated {
+	reason := c.Reason
+	if reason == "" {
+		reason = "Completed"
+		if c.ExitCode != 0 {
+			reason = "Error"
+		}
+	}
+	return &corev1.ContainerStateTerminated{
+		ExitCode: c.ExitCode, Signal: c.Signal, Reason: reason, Message: c.Message,
+		StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(c.FinishedAt),
+		ContainerID: "containerd://" + c.ID,
+	}
+}
+
+// predecessor is the instance before c, if its record is still there.
+func predecessor(o Observed, c Container) (Container, bool) {
+	var prev Container
+	found := false
+	for _, p := range o.Containers {
+		if p.Name == c.Name && p.Attempt < c.Attempt && (!found || p.Attempt > prev.Attempt) {
+			prev, found = p, true
+		}
+	}
+	return prev, found && prev.State == Exited
+}
+
+// conditions sets those that nodes own: PodReadyToStartContainers,
+// Initialized, ContainersReady and Ready.
+func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, now time.Time) {
+	ended := s.Phase == corev1.PodSucceeded || s.Phase == corev1.PodFailed
+	set(s, corev1.PodReadyToStartContainers, o.Sandbox.ID != "" && !ended, "", "", pod, now)
+
+	if inited || s.Phase == corev1.PodSucceeded {
+		reason := ""
+		if s.Phase == corev1.PodSucceeded {
+			reason = "PodCompleted"
+		}
+		set(s, corev1.PodInitialized, true, reason, "", pod, now)
+	} else {
+		var waiting []string
+		for i := range pod.Spec.InitContainers {
+			if !initDone(o, &pod.Spec.InitContainers[i]) {
+				waiting = append(waiting, pod.Spec.InitContainers[i].Name)
+			}
+		}
+		set(s, corev1.PodInitialized, len(waiting) == 0, "ContainersNotInitialized",
+			fmt.Sprintf("containers with incomplete status: [%s]", strings.Join(waiting, " ")), pod, now)
+	}
+
+	var unready []string
+	for _, c := range s.InitContainerStatuses {
+		if i := slices.IndexFunc(pod.Spec.InitContainers, func(ic corev1.Container) bool { return ic.Name == c.Name }); isSidecar(&pod.Spec.InitContainers[i]) && !c.Ready {
+			unready = append(unready, c.Name)
+		}
+	}
+	for _, c := range s.ContainerStatuses {
+		if !c.Ready {
+			unready = append(unready, c.Name)
+		}
+	}
+	reason, message := "ContainersNotReady", fmt.Sprintf("containers with unready status: [%s]", strings.Join(unready, " "))
+	ready := len(unready) == 0 && s.Phase == corev1.PodRunning
+	switch {
+	case s.Phase == corev1.PodSucceeded:
+		reason, message = "PodCompleted", ""
+	case s.Phase == corev1.PodFailed:
+		reason, message = "PodFailed", ""
+	}
+	set(s, corev1.ContainersReady, ready, reason, message, pod, now)
+	if ready {
+		for _, gate := range pod.Spec.ReadinessGates {
+			i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == gate.ConditionType })
+			if i < 0 || s.Conditions[i].Status != corev1.ConditionTrue {
+				ready, reason = false, "ReadinessGatesNotReady"
+				message = fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", gate.ConditionType)
+			}
+		}
+	}
+	set(s, corev1.PodReady, ready, reason, message, pod, now)
+}
+
+// set writes one condition; reason and message are for the false case, but
+// for a non-empty reason of a true Initialized.
+func set(s *corev1.PodStatus, t corev1.PodConditionType, ok bool, reason, message string, pod *corev1.Pod, now time.Time) {
+	c := corev1.PodCondition{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: message, ObservedGeneration: pod.Generation}
+	if ok {
+		c.Status, c.Message = corev1.ConditionTrue, ""
+		if reason != "PodCompleted" {
+			c.Reason = ""
+		}
+	}
+	c.LastTransitionTime = metav1.NewTime(now.Truncate(time.Second))
+	i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == t })
+	if i < 0 {
+		s.Conditions = append(s.Conditions, c)
+		return
+	}
+	if s.Conditions[i].Status == c.Status {
+		c.LastTransitionTime = s.Conditions[i].LastTransitionTime
+	}
+	s.Conditions[i] = c
+}
+
+// QOS is the pod's quality-of-service class.
+func QOS(pod *corev1.Pod) corev1.PodQOSClass {
+	guaranteed, any := true, false
+	for _, cs := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range cs {
+			for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+				req, lim := cs[i].Resources.Requests[name], cs[i].Resources.Limits[name]
+				any = any || !req.IsZero() || !lim.IsZero()
+				if lim.IsZero() || !req.IsZero() && req.Cmp(lim) != 0 {
+					guaranteed = false
+				}
+			}
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case guaranteed:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}
+
+func ptr[T any](v T) *T { return &v }

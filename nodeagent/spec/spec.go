@@ -1,0 +1,172 @@
+// Package spec turns one container of a pod into an OCI runtime specification.
+package spec
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Input is all that a container's specification depends on. Nothing else is
+// read: no file, no clock, no kernel.
+type Input struct {
+	Pod       *corev1.Pod
+	Container *corev1.Container
+	Image     imagespec.ImageConfig
+	Users     Users // of the image
+	Node      Node
+	Sandbox   Sandbox
+	Sources   Sources
+
+	PodIPs, HostIPs []string
+	// Mounts has one host path for each of Container.VolumeMounts, subPath
+	// applied.
+	Mounts []string
+	// TerminationLog is the host file behind terminationMessagePath.
+	TerminationLog string
+	// SeccompProfiles has the content of Localhost profiles by name.
+	SeccompProfiles map[string][]byte
+	// CgroupPath is where the container goes, absolute in every hierarchy.
+	CgroupPath string
+}
+
+// Node is what a specification depends on of the machine.
+type Node struct {
+	Name        string
+	Allocatable corev1.ResourceList
+	// MemoryCapacity is in bytes.
+	MemoryCapacity int64
+	CgroupV2       bool
+	// OOMFloor is the lowest oom_score_adj that containers may be given;
+	// -1000 on machines where the runtime has CAP_SYS_RESOURCE.
+	OOMFloor int
+	// Capabilities are those that privileged containers get, as CAP_…
+	Capabilities []string
+	// Devices are the host's, for privileged containers.
+	Devices []specs.LinuxDevice
+}
+
+// Sandbox has the paths of what a pod's containers share; an empty namespace
+// path means the host's namespace.
+type Sandbox struct {
+	Network, IPC, UTS string
+	// PID is the shared PID namespace; empty means one of the container's own.
+	PID      string
+	Shm      string // directory behind /dev/shm
+	Hosts    string // file behind /etc/hosts
+	Resolv   string // file behind /etc/resolv.conf
+	Hostname string // file behind /etc/hostname
+	Name     string // the pod's host name
+}
+
+// Sources are the objects that environment variables come from, by name, all
+// in the pod's namespace.
+type Sources struct {
+	ConfigMaps map[string]*corev1.ConfigMap
+	Secrets    map[string]*corev1.Secret
+	// Services are those of the pod's namespace and default/kubernetes.
+	Services []*corev1.Service
+}
+
+// ConfigError is a mistake in the pod or in what it refers to: trying again
+// helps only after one of them changed.
+type ConfigError struct{ msg string }
+
+func (e *ConfigError) Error() string { return e.msg }
+
+func configErrorf(format string, args ...any) error {
+	return &ConfigError{fmt.Sprintf(format, args...)}
+}
+
+// Build returns the container's specification. A *ConfigError says what is
+// wrong with the pod.
+func Build(in Input) (*specs.Spec, error) {
+	env, err := Env(in)
+	if err != nil {
+		return nil, err
+	}
+	user, err := userOf(in)
+	if err != nil {
+		return nil, err
+	}
+	privileged := Privileged(in.Container)
+	s := &specs.Spec{
+		Version: "1.0.2", // what runc 1.1, the oldest supported, implements
+		Root:    &specs.Root{Path: "rootfs", Readonly: readOnlyRoot(in.Container)},
+		Process: &specs.Process{
+			Terminal:        in.Container.TTY,
+			User:            user,
+			Args:            args(in, env),
+			Env:             processEnv(in, env),
+			Cwd:             workingDir(in),
+			Capabilities:    capabilities(in),
+			NoNewPrivileges: noNewPrivileges(in.Container),
+			OOMScoreAdj:     ptr(oomScoreAdj(in)),
+		},
+		Linux: &specs.Linux{
+			CgroupsPath:       in.CgroupPath,
+			Namespaces:        namespaces(in),
+			Resources:         resources(in),
+			RootfsPropagation: rootfsPropagation(in.Container),
+		},
+	}
+	if len(s.Process.Args) == 0 {
+		return nil, configErrorf("container %q has no command and its image has none", in.Container.Name)
+	}
+	if in.Pod.Spec.HostNetwork {
+		s.Hostname = ""
+	}
+	s.Mounts, err = mounts(in)
+	if err != nil {
+		return nil, err
+	}
+	if privileged {
+		s.Linux.Devices = slices.Clone(in.Node.Devices)
+	} else if pm := procMount(in.Container); pm != corev1.UnmaskedProcMount {
+		s.Linux.MaskedPaths = maskedPaths()
+		s.Linux.ReadonlyPaths = readonlyPaths()
+	}
+	if s.Linux.Seccomp, err = seccompOf(in, s); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func workingDir(in Input) string {
+	switch {
+	case in.Container.WorkingDir != "":
+		return in.Container.WorkingDir
+	case in.Image.WorkingDir != "":
+		return in.Image.WorkingDir
+	}
+	return "/"
+}
+
+func namespaces(in Input) []specs.LinuxNamespace {
+	ns := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	if in.Node.CgroupV2 && !Privileged(in.Container) {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	switch {
+	case in.Sandbox.PID != "":
+		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: in.Sandbox.PID})
+	case !in.Pod.Spec.HostPID:
+		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	}
+	for _, n := range []specs.LinuxNamespace{
+		{Type: specs.NetworkNamespace, Path: in.Sandbox.Network},
+		{Type: specs.IPCNamespace, Path: in.Sandbox.IPC},
+		{Type: specs.UTSNamespace, Path: in.Sandbox.UTS},
+	} {
+		if n.Path != "" {
+			ns = append(ns, n)
+		}
+	}
+	return ns
+}
+
+func ptr[T any](v T) *T { return &v }
