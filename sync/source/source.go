@@ -1,0 +1,211 @@
+// Package source yields the revisions of a source: commits of a Git repository, or states of a folder.
+package source
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lockstep/kinds/v1alpha1"
+)
+
+// MaxFile is the size in bytes above which a file is not read; the manifest reader refuses what is larger.
+const MaxFile = 10 << 20
+
+// Revision is one immutable state of a source.
+type Revision struct {
+	// ID is a commit's SHA, or for a folder "sha256:" and the hash of its files.
+	ID      string
+	Author  string // "Name <address>"; empty for a folder
+	Message string // the commit's; empty for a folder
+	Time    time.Time
+	// Files are the manifests below the source's path (by extension: .yaml, .yml, .json), in order of Path.
+	Files []File
+	// Problems make the whole revision invalid: symbolic links that lead out of the tree.
+	Problems []Problem
+	// Ignored says what was left out and why: submodules.
+	Ignored []string
+}
+
+// File is one manifest of a revision.
+type File struct {
+	Path string // slash-separated, relative to the root of the repository or folder
+	Hash string // equal hashes mean equal content
+	Size int64  // bytes
+	// Read returns the content. It may be called later, from any goroutine, and again. A Git LFS pointer reads as nothing.
+	Read func() ([]byte, error)
+}
+
+// Problem is an entry of the tree that cannot be read as it stands.
+type Problem struct {
+	Path    string
+	Message string
+}
+
+func (p Problem) Error() string { return p.Path + ": " + p.Message }
+
+// Update is what a look at a source found: a revision, or why there is none. It is yielded when either is new.
+type Update struct {
+	Source   string
+	Revision *Revision
+	Err      error
+}
+
+// Watcher looks at one place that one or several sources read from.
+type Watcher interface {
+	// Run looks now, at every interval and at every Poke, and yields what is new, until ctx ends; it then returns nil.
+	// The first look yields every source.
+	Run(ctx context.Context, yield func(Update)) error
+	// Look returns a source's newest revision now, fetched if need be.
+	Look(ctx context.Context, source string) (*Revision, error)
+	// Poke asks for a look soon. It never blocks, and any number of pokes before the look are one.
+	Poke()
+	// Sources are the sources' specifications, in their order in the configuration.
+	Sources() []v1alpha1.Source
+}
+
+// Options are shared by all watchers.
+type Options struct {
+	// DataDir keeps the clones, below git/. Required for Git sources.
+	DataDir string
+	// Seed of the jitter. Zero is a seed like any other.
+	Seed uint64
+	// Log may be nil: nothing is logged.
+	Log *slog.Logger
+	// Registerer may be nil: metrics are kept and not exported.
+	Registerer prometheus.Registerer
+}
+
+// Watchers returns one watcher for every repository and every folder; sources of one repository with equal credentials
+// share one. It starts nothing. A source that names neither or both places, or a repository that cannot be, is an error.
+func Watchers(sources []v1alpha1.Source, opts Options) ([]Watcher, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	m := newMetrics(opts.Registerer)
+	var watchers []Watcher
+	repositories := map[string]*Repository{}
+	seen := map[string]bool{}
+	for _, s := range sources {
+		if err := check(s); err != nil {
+			return nil, err
+		}
+		if seen[s.Name] {
+			return nil, fmt.Errorf("cannot use source %s: two sources have that name", s.Name)
+		}
+		seen[s.Name] = true
+		if s.Spec.Folder != "" {
+			watchers = append(watchers, newFolder(s, opts, m))
+			continue
+		}
+		id := identity(s)
+		r := repositories[id]
+		if r == nil {
+			r = newRepository(id, s, opts, m)
+			repositories[id] = r
+			watchers = append(watchers, r)
+		}
+		r.sources = append(r.sources, s)
+	}
+	return watchers, nil
+}
+
+func check(s v1alpha1.Source) error {
+	refuse := func(why string) error { return fmt.Errorf("cannot use source %s: %s", s.Name, why) }
+	switch {
+	case s.Name == "" || strings.ContainsAny(s.Name, "/ "):
+		return fmt.Errorf("cannot use source %q: a name has at least one character, no slash and no space", s.Name)
+	case (s.Spec.URL == "") == (s.Spec.Folder == ""):
+		return refuse("exactly one of url and folder is set")
+	case s.Spec.Branch != "" && s.Spec.Tag != "":
+		return refuse("branch and tag exclude each other")
+	case s.Spec.Folder != "" && !path.IsAbs(s.Spec.Folder):
+		return refuse("the folder's path is not absolute")
+	case s.Spec.Prune != "" && s.Spec.Prune != "allow":
+		return refuse(`prune is empty or "allow"`)
+	}
+	if p := path.Clean("/" + s.Spec.Path); s.Spec.Path != "" && strings.Contains("/"+s.Spec.Path+"/", "/../") {
+		return refuse("path " + p + " leads out of the tree")
+	}
+	return nil
+}
+
+// Trailer says whether a commit message ends with a paragraph that has the trailer "key: value", by Git's rules: key
+// without case, value trimmed.
+func Trailer(message, key, value string) bool {
+	paragraphs := strings.Split(strings.TrimSpace(strings.ReplaceAll(message, "\r\n", "\n")), "\n\n")
+	for line := range strings.SplitSeq(paragraphs[len(paragraphs)-1], "\n") {
+		k, v, ok := strings.Cut(line, ":")
+		if ok && strings.EqualFold(strings.TrimSpace(k), key) && strings.TrimSpace(v) == value {
+			return true
+		}
+	}
+	return false
+}
+
+// manifest says by a file's name whether it is one.
+func manifest(name string) bool {
+	switch path.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return !strings.HasPrefix(path.Base(name), ".")
+	}
+	return false
+}
+
+// below says whether a slash-separated path is root or lies under it; the empty root is the whole tree.
+func below(root, name string) bool {
+	return root == "" || name == root || strings.HasPrefix(name, root+"/")
+}
+
+func rootOf(s v1alpha1.Source) string {
+	return strings.Trim(path.Clean("/"+s.Spec.Path), "/")
+}
+
+// pointer says that content is a Git LFS pointer (git-lfs specification, docs/spec.md).
+func pointer(data []byte) bool {
+	return bytes.HasPrefix(data, []byte("version https://git-lfs.github.com/spec/v1"))
+}
+
+// backoff spaces the looks after errors: doubling from a second to five minutes, each with up to a half of jitter so that
+// many daemons do not come back to a forge at the same instant.
+type backoff struct {
+	failures int
+	random   *rand.Rand
+}
+
+const (
+	backoffBase = time.Second
+	backoffMax  = 5 * time.Minute
+)
+
+func newBackoff(seed uint64) *backoff {
+	return &backoff{random: rand.New(rand.NewPCG(seed, 0))}
+}
+
+// next returns how long to wait after one more failure; interval is the least where it is longer than the backoff.
+func (b *backoff) next() time.Duration {
+	d := backoffMax
+	if b.failures < 9 {
+		d = min(d, backoffBase<<b.failures)
+	}
+	b.failures++
+	return d/2 + time.Duration(b.random.Int64N(int64(d/2)+1))
+}
+
+func (b *backoff) reset() { b.failures = 0 }
+
+// jitter spreads an interval by a tenth either way.
+func (b *backoff) jitter(d time.Duration) time.Duration {
+	return d - d/10 + time.Duration(b.random.Int64N(int64(d/5)+1))
+}
+
+// ErrNotFound: the branch, tag, path or folder is not there (yet).
+var ErrNotFound = errors.New("not found")
