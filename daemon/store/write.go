@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 )
@@ -57,9 +59,36 @@ var (
 type Committer interface {
 	// Commit writes each group as a conditional transaction of its own, grouped with others on the wire, and returns
 	// one result a group, in their order. It blocks until etcd has answered for all of them. On create it sets uid,
-	// creationTimestamp and generation 1 where they are empty; it changes none of the objects passed in.
-	// Calling it with nothing returns nil.
+	// creationTimestamp and (for kinds that count them) generation 1 where they are empty; it changes none of the
+	// objects passed in. Calling it with nothing returns nil.
 	Commit(ctx context.Context, groups ...Group) []Result
+}
+
+// Backend is everything a store offers; *Store and the memory store have it, and one conformance suite tests both.
+type Backend interface {
+	Reader
+	Committer
+	Recorder
+
+	// Run keeps the view and carries out writes until ctx ends; it returns nil then. Nothing else works before it runs.
+	Run(ctx context.Context) error
+	// Ready is closed once the first view is complete.
+	Ready() <-chan struct{}
+	// Health is nil while reads and writes work, else it says in one line what does not.
+	Health() error
+	// Current returns the store's revision, not older than the call: a view that has reached it has every write that
+	// had been answered before the call.
+	Current(ctx context.Context) (int64, error)
+	// History returns every change of objects with from < Revision <= to, in order. Since is from, or a later revision
+	// where the store remembers no further back. Heartbeats and records are not part of it.
+	History(ctx context.Context, from, to int64) (since int64, changes []view.Change, err error)
+	// Renew takes a node's heartbeat. It never blocks; the newest of each node is written once a period, grouped, and
+	// seen in the view as the Lease kube-node-lease/<node>.
+	Renew(node string, lease *coordinationv1.Lease)
+	// Lead runs f whenever this process leads, with a ctx that ends when it no longer does and a Committer that refuses
+	// with ErrDeposed from then on. It campaigns again after a loss, returns nil when ctx ends, and returns what f
+	// returns where f ends while still leading.
+	Lead(ctx context.Context, id string, f func(ctx context.Context, c Committer) error) error
 }
 
 // Reader gives views.
@@ -72,7 +101,8 @@ type Reader interface {
 	Subscribe(name string) *Subscription
 }
 
-// Batch is all changes of one revision step, in etcd's order, with the view that has them.
+// Batch is all changes of one revision step, in etcd's order, with the view that has them. A step may be of several
+// revisions, never of part of one, and of none of our changes.
 type Batch struct {
 	View    *view.View
 	Changes []view.Change

@@ -132,6 +132,21 @@ func (v *View) Records(table, prefix string) iter.Seq[Record] {
 	}
 }
 
+// AllRecords yields the records of all tables, in order of table and name.
+func (v *View) AllRecords() iter.Seq[Record] {
+	return func(yield func(Record) bool) {
+		it, err := v.txn.Get(records, "id_prefix", "")
+		if err != nil {
+			return
+		}
+		for raw := it.Next(); raw != nil; raw = it.Next() {
+			if !yield(*raw.(*Record)) {
+				return
+			}
+		}
+	}
+}
+
 // Len counts the objects of a kind.
 func (v *View) Len(gr schema.GroupResource) int {
 	n := 0

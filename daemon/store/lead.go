@@ -1,0 +1,122 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+)
+
+const (
+	// leaderTTL in seconds is Kubernetes' lease duration for its controllers: how long a dead leader is waited for.
+	leaderTTL = 15
+	// resignTimeout bounds the farewell; without it the lease just runs out.
+	resignTimeout = 2 * time.Second
+	// campaignPause is the pause after a campaign that failed.
+	campaignPause = time.Second
+)
+
+// Lead runs f while this process leads; see Backend.
+func (s *Store) Lead(ctx context.Context, id string, f func(ctx context.Context, c Committer) error) error {
+	for ctx.Err() == nil {
+		ended, err := s.term(ctx, id, f)
+		if ended {
+			return err
+		}
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("leading was interrupted", "id", id, "error", err)
+			sleep(ctx, campaignPause)
+		}
+	}
+	return nil
+}
+
+// term campaigns once and leads until the lease is lost, ctx ends or f ends by itself, which is told by ended.
+func (s *Store) term(ctx context.Context, id string, f func(ctx context.Context, c Committer) error) (ended bool, err error) {
+	session, err := s.session(ctx)
+	if err != nil {
+		return false, fmt.Errorf("cannot get a lease to lead: %w", err)
+	}
+	election := concurrency.NewElection(session, s.keys.leader())
+	defer func() {
+		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), resignTimeout)
+		defer cancel()
+		session.Orphan()
+		if _, revokeErr := s.client.Revoke(bye, session.Lease()); revokeErr != nil {
+			s.log.Debug("cannot give up the leader's lease, it runs out by itself", "error", revokeErr)
+		}
+	}()
+	campaign, stop := endWith(ctx, session.Done())
+	defer stop()
+	if err := election.Campaign(campaign, id); err != nil {
+		return false, fmt.Errorf("cannot campaign: %w", err)
+	}
+	s.log.Info("this process leads", "id", id)
+	s.metrics.leading.Set(1)
+	defer s.metrics.leading.Set(0)
+	// A new leader decides from what its predecessor wrote.
+	if rev, err := s.Current(campaign); err != nil {
+		return false, fmt.Errorf("cannot learn the revision to lead from: %w", err)
+	} else if _, err := s.Wait(campaign, rev); err != nil {
+		return false, err
+	}
+	leader := &leaderCommitter{store: s, term: campaign, guard: &guard{
+		cmp: clientv3.Compare(clientv3.CreateRevision(election.Key()), "=", election.Rev()),
+	}}
+	err = f(campaign, leader)
+	if campaign.Err() == nil {
+		return true, err
+	}
+	if ctx.Err() != nil || err == nil || errors.Is(err, context.Canceled) {
+		return false, nil
+	}
+	return false, err
+}
+
+// session makes a lease that is kept alive until the session is orphaned or etcd is away for longer than it lasts.
+func (s *Store) session(ctx context.Context) (*concurrency.Session, error) {
+	grant, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	lease, err := s.client.Grant(grant, leaderTTL)
+	if err != nil {
+		return nil, err
+	}
+	return concurrency.NewSession(s.client, concurrency.WithLease(lease.ID), concurrency.WithTTL(leaderTTL), concurrency.WithContext(ctx))
+}
+
+// endWith returns a ctx that also ends when done is closed. Stop must be called.
+func endWith(ctx context.Context, done <-chan struct{}) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	finished := make(chan struct{})
+	go func() { // ends before stop returns
+		defer close(finished)
+		select {
+		case <-done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(); <-finished }
+}
+
+// leaderCommitter writes only while its term lasts: etcd compares the leader's key in the same transaction.
+type leaderCommitter struct {
+	store *Store
+	term  context.Context
+	guard *guard
+}
+
+// Commit writes the groups, or fails them with ErrDeposed once another leads.
+func (l *leaderCommitter) Commit(ctx context.Context, groups ...Group) []Result {
+	if l.term.Err() != nil {
+		out := make([]Result, len(groups))
+		for i := range out {
+			out[i].Err = ErrDeposed
+		}
+		return out
+	}
+	return l.store.commit(ctx, l.guard, groups)
+}
