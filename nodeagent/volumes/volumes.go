@@ -1,0 +1,270 @@
+// Package volumes makes the directories and files that pods mount.
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Options are what a Manager needs.
+type Options struct {
+	// Dir holds a directory for each pod, named by its uid. It must be on a disk, private to this agent, and in
+	// the mount namespace of containerd. Required.
+	Dir string
+}
+
+// Manager makes and removes pods' volumes. It is safe for concurrent use; calls for one pod follow each other.
+type Manager struct {
+	dir string
+
+	mu   sync.Mutex
+	pods map[types.UID]*podLock
+}
+
+type podLock struct {
+	sync.Mutex
+	users int
+}
+
+// Sources is where the content of volumes comes from.
+type Sources struct {
+	// ConfigMap and Secret return an object, or an error for which apierrors.IsNotFound holds when there is none.
+	// The objects are not changed.
+	ConfigMap func(namespace, name string) (*corev1.ConfigMap, error)
+	Secret    func(namespace, name string) (*corev1.Secret, error)
+	// Allocatable is the node's, for resourceFieldRef of containers without limits, and bounds memory volumes
+	// without a size; empty means neither.
+	Allocatable corev1.ResourceList
+}
+
+// Mounted is a volume that containers can mount.
+type Mounted struct {
+	// HostPath is the volume's directory (or file, for some hostPath volumes).
+	HostPath string
+	// ReadOnly volumes are always mounted so: their content is the cluster's.
+	ReadOnly bool
+}
+
+// Error says which volume of a pod cannot be set up. Its text is that of the kubelet's FailedMount event.
+type Error struct {
+	Volume string
+	Cause  error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.Volume, e.Cause)
+}
+
+// Unwrap gives the cause, such as a NotFound API error.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// New returns a manager of the volumes below options.Dir, which it makes.
+func New(options Options) (*Manager, error) {
+	if options.Dir == "" {
+		return nil, errors.New("cannot manage volumes: no directory")
+	}
+	if err := os.MkdirAll(options.Dir, 0o750); err != nil {
+		return nil, fmt.Errorf("cannot make the volumes' directory: %w", err)
+	}
+	// The kernel lists mounts by their real paths.
+	dir, err := filepath.EvalSymlinks(options.Dir)
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the volumes' directory: %w", err)
+	}
+	return &Manager{dir: dir, pods: map[types.UID]*podLock{}}, nil
+}
+
+// Setup makes the pod's volumes, and brings their content up to date where they exist. It returns them by name. The
+// first volume that cannot be made is returned as an *Error; those made before it stay, for the next attempt.
+func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, sources Sources) (map[string]Mounted, error) {
+	unlock, err := m.lock(pod.UID)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	mounted := make(map[string]Mounted, len(pod.Spec.Volumes))
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if err := ctx.Err(); err != nil {
+			return nil, &Error{v.Name, err}
+		}
+		made, err := m.setup(pod, v, sources)
+		if err != nil {
+			return nil, &Error{v.Name, err}
+		}
+		mounted[v.Name] = made
+	}
+	return mounted, nil
+}
+
+// Update brings the content of the pod's volumes up to date, after one of the objects they show, or the pod's labels
+// or annotations, changed. Volumes that have not been set up are left alone. It returns whether anything changed.
+func (m *Manager) Update(ctx context.Context, pod *corev1.Pod, sources Sources) (bool, error) {
+	unlock, err := m.lock(pod.UID)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	changed := false
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if err := ctx.Err(); err != nil {
+			return changed, &Error{v.Name, err}
+		}
+		if !hasContent(v) {
+			continue
+		}
+		dir := m.volumeDir(pod.UID, v.Name)
+		if _, err := os.Lstat(filepath.Join(dir, dataLink)); err != nil {
+			continue
+		}
+		files, err := payload(pod, v, sources)
+		if err != nil {
+			return changed, &Error{v.Name, err}
+		}
+		wrote, err := writeFiles(dir, files, fsGroup(pod))
+		if err != nil {
+			return changed, &Error{v.Name, err}
+		}
+		changed = changed || wrote
+	}
+	return changed, nil
+}
+
+// Teardown unmounts and removes all volumes of a pod. Calling it again, after a reboot, or for a pod that never was,
+// does nothing and succeeds.
+func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
+	unlock, err := m.lock(uid)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	dir := m.podDir(uid)
+	if err := unmountBelow(ctx, dir); err != nil {
+		return fmt.Errorf("cannot unmount volumes of pod %s: %w", uid, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("cannot remove volumes of pod %s: %w", uid, err)
+	}
+	return nil
+}
+
+// Pods lists the pods that have volumes here.
+func (m *Manager) Pods() ([]types.UID, error) {
+	entries, err := os.ReadDir(m.dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list volumes: %w", err)
+	}
+	var uids []types.UID
+	for _, e := range entries {
+		uids = append(uids, types.UID(e.Name()))
+	}
+	return uids, nil
+}
+
+// Sweep tears down the volumes of all pods that keep does not name: leftovers of pods that vanished while nobody
+// looked. It goes on past errors and returns them joined.
+func (m *Manager) Sweep(ctx context.Context, keep func(types.UID) bool) error {
+	uids, err := m.Pods()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, uid := range uids {
+		if !keep(uid) {
+			errs = append(errs, m.Teardown(ctx, uid))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Usage returns the bytes that a volume of a pod takes on its file system; zero for one that is not set up.
+func (m *Manager) Usage(uid types.UID, volume string) (uint64, error) {
+	var bytes uint64
+	err := filepath.WalkDir(m.volumeDir(uid, volume), func(_ string, e os.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil // removed a moment ago
+		}
+		bytes += diskBytes(info)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("cannot measure volume %s of pod %s: %w", volume, uid, err)
+	}
+	return bytes, nil
+}
+
+func (m *Manager) podDir(uid types.UID) string { return filepath.Join(m.dir, string(uid)) }
+
+func (m *Manager) volumeDir(uid types.UID, name string) string {
+	return filepath.Join(m.podDir(uid), "volumes", name)
+}
+
+// lock makes calls for one pod wait for each other. A uid that is no file name is refused: it would lead elsewhere.
+func (m *Manager) lock(uid types.UID) (func(), error) {
+	if uid == "" || uid == "." || uid == ".." || strings.ContainsAny(string(uid), "/\x00") {
+		return nil, fmt.Errorf("cannot manage volumes of pod %q: not a uid", uid)
+	}
+	m.mu.Lock()
+	l := m.pods[uid]
+	if l == nil {
+		l = &podLock{}
+		m.pods[uid] = l
+	}
+	l.users++
+	m.mu.Unlock()
+	l.Lock()
+	return func() {
+		l.Unlock()
+		m.mu.Lock()
+		if l.users--; l.users == 0 {
+			delete(m.pods, uid)
+		}
+		m.mu.Unlock()
+	}, nil
+}
+
+// unmountBelow unmounts everything at and below dir, the last mounted first. It succeeds only when nothing is mounted
+// there any more: removing the files then cannot reach what was mounted.
+func unmountBelow(ctx context.Context, dir string) error {
+	// A mount may hide another one at the same place; a few rounds find them all.
+	for range 4 {
+		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+		if err != nil {
+			return err
+		}
+		if len(mounts) == 0 {
+			return nil
+		}
+		for i := len(mounts) - 1; i >= 0; i-- {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			err := unix.Unmount(mounts[i].Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("%s: %w", mounts[i].Mountpoint, err)
+			}
+		}
+	}
+	return fmt.Errorf("something below %s is mounted again and again", dir)
+}
