@@ -1,0 +1,266 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+)
+
+// GroupAnnotation makes containers of one value share a shim process.
+const GroupAnnotation = "io.containerd.runc.v2.group"
+
+// Prepare makes the writable layer of instance id over the image's chainID and
+// returns what mounts it; a layer that is there already is kept.
+func (r *Runtime) Prepare(ctx context.Context, id, chainID string) ([]mount.Mount, error) {
+	ctx, cancel := call(ctx, createTimeout)
+	defer cancel()
+	s := r.client.SnapshotService(r.opts.Snapshotter)
+	// The garbage collector must not take it before its container is recorded.
+	labels := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339), LabelNode: r.opts.Node})
+	m, err := s.Prepare(ctx, id, chainID, labels)
+	if errdefs.IsAlreadyExists(err) {
+		m, err = s.Mounts(ctx, id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot prepare layer of container %s: %w", short(id), err)
+	}
+	return m, nil
+}
+
+// DropLayer removes a prepared layer that no container uses; an absent one is no error.
+func (r *Runtime) DropLayer(ctx context.Context, id string) error {
+	ctx, cancel := call(ctx, callTimeout)
+	defer cancel()
+	if err := r.client.SnapshotService(r.opts.Snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("cannot remove layer of container %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// Layers returns the IDs of this node's layers.
+func (r *Runtime) Layers(ctx context.Context) ([]string, error) {
+	ctx, cancel := call(ctx, callTimeout)
+	defer cancel()
+	var ids []string
+	err := r.client.SnapshotService(r.opts.Snapshotter).Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+		ids = append(ids, i.Name)
+		return nil
+	}, fmt.Sprintf("labels.%q==%s", LabelNode, r.opts.Node))
+	if err != nil {
+		return nil, fmt.Errorf("cannot list layers: %w", err)
+	}
+	return ids, nil
+}
+
+// Request is what a container is made from.
+type Request struct {
+	Container // ID, Identity, Sandbox, Hash, Crashes, Image, ImageID
+	Spec      *specs.Spec
+	Layer     []mount.Mount // from Prepare
+	// Stdout and Stderr are FIFOs that somebody reads.
+	Stdout, Stderr string
+}
+
+// Create makes the container with its first process ready, which has all its
+// namespaces and does not run yet. An instance that is there already is kept;
+// then the returned state says how far it is.
+func (r *Runtime) Create(ctx context.Context, req Request) (Container, error) {
+	ctx, cancel := call(ctx, createTimeout)
+	defer cancel()
+	if err := r.record(ctx, req); err != nil {
+		if !errdefs.IsAlreadyExists(err) {
+			return Container{}, err
+		}
+		c, err := r.Get(ctx, req.ID)
+		if err == nil && (c.State == Created || c.State == Running) {
+			return c, nil
+		}
+		if err := r.Remove(ctx, req.ID, false); err != nil {
+			return Container{}, err
+		}
+		if err := r.record(ctx, req); err != nil {
+			return Container{}, err
+		}
+	}
+	pid, err := r.newTask(ctx, req)
+	if err != nil {
+		clean, stop := call(context.WithoutCancel(ctx), callTimeout)
+		defer stop()
+		return Container{}, errors.Join(err, r.Remove(clean, req.ID, false))
+	}
+	c := req.Container
+	c.State, c.PID = Created, pid
+	return c, nil
+}
+
+func (r *Runtime) record(ctx context.Context, req Request) error {
+	spec, err := typeurl.MarshalAny(req.Spec)
+	if err != nil {
+		return fmt.Errorf("cannot encode container %s: %w", short(req.ID), err)
+	}
+	_, err = r.client.ContainerService().Create(ctx, containers.Container{
+		ID: req.ID, Labels: req.labels(r.opts.Node), Image: req.Image, Spec: spec,
+		Runtime:     containers.RuntimeInfo{Name: runtimeName},
+		Snapshotter: r.opts.Snapshotter, SnapshotKey: req.ID,
+	})
+	if err != nil {
+		return fmt.Errorf("cannot create container %s: %w", short(req.ID), err)
+	}
+	return nil
+}
+
+// newTask has the shim create the process. A container that joins a shim may
+// meet it while it closes because its last container has just been deleted;
+// the next try then gets a new one.
+func (r *Runtime) newTask(ctx context.Context, req Request) (uint32, error) {
+	t := &tasks.CreateTaskRequest{ContainerID: req.ID, Terminal: req.Spec.Process.Terminal, Stdout: req.Stdout, Stderr: req.Stderr}
+	if t.Terminal {
+		t.Stderr = ""
+	}
+	for _, m := range req.Layer {
+		t.Rootfs = append(t.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	tries := 1
+	if req.Spec.Annotations[GroupAnnotation] != "" {
+		tries = 4
+	}
+	var err error
+	for try := range tries {
+		if try > 0 {
+			select {
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			case <-time.After(time.Duration(try) * 50 * time.Millisecond): // a shim closes within a few ms
+			}
+		}
+		var res *tasks.CreateTaskResponse
+		if res, err = r.client.TaskService().Create(ctx, t); err == nil {
+			return res.Pid, nil
+		}
+	}
+	return 0, fmt.Errorf("cannot create process of container %s: %w", short(req.ID), native(err))
+}
+
+// Start lets the container's first process run.
+func (r *Runtime) Start(ctx context.Context, id string) error {
+	ctx, cancel := call(ctx, createTimeout)
+	defer cancel()
+	if _, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id}); err != nil {
+		return fmt.Errorf("cannot start container %s: %w", short(id), native(err))
+	}
+	return nil
+}
+
+// Kill sends a signal to the first process, or to all; a container without a
+// process is no error.
+func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal, all bool) error {
+	ctx, cancel := call(ctx, callTimeout)
+	defer cancel()
+	_, err := r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig), All: all})
+	if err = native(err); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
+		return fmt.Errorf("cannot signal container %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// Wait blocks until the first process has ended or ctx has.
+func (r *Runtime) Wait(ctx context.Context, id string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ctx, stop := call(ctx, 24*time.Hour) // bounded by the caller
+	defer stop()
+	if _, err := r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id}); err != nil {
+		if err = native(err); !errdefs.IsNotFound(err) {
+			return fmt.Errorf("cannot wait for container %s: %w", short(id), err)
+		}
+	}
+	return nil
+}
+
+// Stop ends a container: sig, then SIGKILL after grace. It returns when the
+// process has ended; an absent one is no error.
+func (r *Runtime) Stop(ctx context.Context, id string, sig syscall.Signal, grace time.Duration) error {
+	deadline := time.Now().Add(grace)
+	if err := r.Kill(ctx, id, sig, false); err != nil {
+		return err
+	}
+	wait, cancel := context.WithDeadline(ctx, deadline)
+	err := r.Wait(wait, id)
+	ended := err == nil || wait.Err() == nil
+	cancel()
+	if ctx.Err() != nil || ended {
+		return err
+	}
+	if err := r.Kill(ctx, id, syscall.SIGKILL, true); err != nil {
+		return err
+	}
+	ctx, cancel = context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return r.Wait(ctx, id)
+}
+
+// Reap frees what containerd keeps of an ended process, its shim above all;
+// the container and its layer stay. An absent process is no error.
+func (r *Runtime) Reap(ctx context.Context, id string) error {
+	ctx, cancel := call(ctx, callTimeout)
+	defer cancel()
+	_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	if err = native(err); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("cannot reap container %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// Remove kills what runs and removes the container; with layer also its
+// writable layer. An absent one is no error.
+func (r *Runtime) Remove(ctx context.Context, id string, layer bool) error {
+	if err := r.Reap(ctx, id); err != nil {
+		if err := r.Stop(ctx, id, syscall.SIGKILL, 0); err != nil {
+			return err
+		}
+		if err := r.Reap(ctx, id); err != nil {
+			return err
+		}
+	}
+	c, cancel := call(ctx, callTimeout)
+	defer cancel()
+	if err := r.client.ContainerService().Delete(c, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("cannot remove container %s: %w", short(id), err)
+	}
+	if layer {
+		return r.DropLayer(ctx, id)
+	}
+	return nil
+}
+
+// MakeFIFOs makes the named pipes; those that exist are kept.
+func MakeFIFOs(paths ...string) error {
+	for _, p := range paths {
+		if err := syscall.Mkfifo(p, 0o600); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("cannot make pipe %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// native gives gRPC errors the types that errdefs looks for.
+func native(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errgrpc.ToNative(err)
+}
