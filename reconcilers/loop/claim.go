@@ -16,13 +16,13 @@ type Claims[T kinds.Object] struct {
 	Mine []T
 	// Adopted are copies with the owner's reference added, Released copies without it.
 	Adopted, Released []T
-	// Kept are controlled by the owner and do not match any more, but are going away and are left alone.
+	// Kept are controlled by the owner and left alone: they match no more, but are finished or going away.
 	Kept []T
 }
 
 // Claim sorts the objects of the owner's namespace that concern it: those it controls, and the orphans that match its
-// selector. An owner that is being deleted neither adopts nor releases.
-func Claim[T kinds.Object](v *view.View, owner kinds.Object, selector labels.Selector) Claims[T] {
+// selector. Only live objects are adopted and released, and not by an owner that is being deleted.
+func Claim[T kinds.Object](v *view.View, owner kinds.Object, selector labels.Selector, live func(T) bool) Claims[T] {
 	var c Claims[T]
 	going := owner.GetDeletionTimestamp() != nil
 	for o := range v.Controlled(owner.GetUID()) {
@@ -31,7 +31,7 @@ func Claim[T kinds.Object](v *view.View, owner kinds.Object, selector labels.Sel
 		case !ok || o.GetNamespace() != owner.GetNamespace():
 		case selector.Matches(labels.Set(o.GetLabels())):
 			c.Mine = append(c.Mine, t)
-		case going || o.GetDeletionTimestamp() != nil:
+		case going || !live(t):
 			c.Kept = append(c.Kept, t)
 		default:
 			c.Released = append(c.Released, release(t, owner))
@@ -41,7 +41,7 @@ func Claim[T kinds.Object](v *view.View, owner kinds.Object, selector labels.Sel
 		return c
 	}
 	for o := range view.Orphans[T](v, owner.GetNamespace()) {
-		if o.GetDeletionTimestamp() != nil || !selector.Matches(labels.Set(o.GetLabels())) {
+		if o.GetDeletionTimestamp() != nil || !live(o) || !selector.Matches(labels.Set(o.GetLabels())) {
 			continue
 		}
 		adopted := o.DeepCopyObject().(T)

@@ -1,0 +1,154 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+)
+
+// writeRules are a reconciler's declared writes by kind.
+type writeRules map[*kinds.Kind]loop.Write
+
+func newWriteRules(r loop.Reconciler) writeRules {
+	rules := writeRules{}
+	for _, w := range r.Writes {
+		if _, twice := rules[w.Kind]; twice {
+			panic(fmt.Sprintf("engine: reconciler %q declares %s twice", r.Name, w.Kind.Kind))
+		}
+		rules[w.Kind] = w
+	}
+	return rules
+}
+
+// check finds what makes a decision a bug of its reconciler: something it did not declare, a child it forgot. owner is
+// nil where the key names none.
+func (rules writeRules) check(v *view.View, owner kinds.Object, d loop.Decision) error {
+	named := map[kinds.Key]bool{}
+	uids := map[types.UID]bool{}
+	once := func(key kinds.Key, uid types.UID) error {
+		if key.Name != "" && named[key] {
+			return fmt.Errorf("%v is named twice", key)
+		}
+		named[key], uids[uid] = true, true
+		return nil
+	}
+	for _, w := range d.Wants {
+		key := kinds.KeyOf(w.Object)
+		if w.Reason == "" {
+			return fmt.Errorf("%v is wanted without a reason", key)
+		}
+		if err := once(key, w.Object.GetUID()); err != nil {
+			return err
+		}
+		if err := rules.checkWant(v, key, w.Object); err != nil {
+			return err
+		}
+	}
+	for _, drop := range d.Drops {
+		if drop.Reason == "" || drop.UID == "" {
+			return fmt.Errorf("%v is dropped without a reason or uid", drop.Key)
+		}
+		if err := once(drop.Key, drop.UID); err != nil {
+			return err
+		}
+		if kind := kinds.ForResource(drop.Key.GroupResource()); !rules[kind].Delete {
+			return fmt.Errorf("%v is dropped, but deleting is not declared", drop.Key)
+		}
+	}
+	if d.Status != nil {
+		if err := rules.checkChange(v, kinds.KeyOf(d.Status), d.Status); err != nil {
+			return err
+		}
+	}
+	if owner == nil {
+		return nil
+	}
+	for child := range v.Controlled(owner.GetUID()) {
+		rule := rules[kinds.Of(child)]
+		if rule.Children && !rule.Derived && !uids[child.GetUID()] {
+			return fmt.Errorf("%v is neither wanted nor dropped", kinds.KeyOf(child))
+		}
+	}
+	return nil
+}
+
+func (rules writeRules) checkWant(v *view.View, key kinds.Key, o kinds.Object) error {
+	if o.GetUID() != "" {
+		return rules.checkChange(v, key, o)
+	}
+	if !rules[kinds.Of(o)].Create {
+		return fmt.Errorf("%v is wanted anew, but creating is not declared", key)
+	}
+	if o.GetName() == "" && o.GetGenerateName() == "" {
+		return fmt.Errorf("a new %s has no name", kinds.Of(o).Kind)
+	}
+	return nil
+}
+
+func (rules writeRules) checkChange(v *view.View, key kinds.Key, o kinds.Object) error {
+	old := v.Get(key)
+	if old == nil || old.GetUID() != o.GetUID() {
+		return fmt.Errorf("%v with uid %q is not in the view", key, o.GetUID())
+	}
+	if old == o || equality.Semantic.DeepEqual(old, o) {
+		return nil
+	}
+	fields := rules[kinds.Of(o)].Fields
+	for _, path := range changedPaths(old, o) {
+		if !covered(path, fields) {
+			return fmt.Errorf("%v is changed at %s, which is not declared", key, path)
+		}
+	}
+	return nil
+}
+
+func covered(path string, fields []string) bool {
+	return slices.ContainsFunc(fields, func(f string) bool { return path == f || strings.HasPrefix(path, f+".") })
+}
+
+// changedPaths returns the paths of the fields that differ, sorted. Lists and scalars are compared as a whole.
+func changedPaths(a, b kinds.Object) []string {
+	was, err := runtime.DefaultUnstructuredConverter.ToUnstructured(a)
+	if err != nil {
+		panic(fmt.Sprintf("engine: %v has no JSON form: %v", kinds.KeyOf(a), err))
+	}
+	is, err := runtime.DefaultUnstructuredConverter.ToUnstructured(b)
+	if err != nil {
+		panic(fmt.Sprintf("engine: %v has no JSON form: %v", kinds.KeyOf(b), err))
+	}
+	var paths []string
+	compare("", was, is, &paths)
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+func compare(prefix string, a, b map[string]any, paths *[]string) {
+	visit := func(name string) {
+		path := strings.TrimPrefix(prefix+"."+name, ".")
+		// A map that only one side has is compared with an empty one, so that a path always ends in a list or scalar.
+		am, aIsMap := a[name].(map[string]any)
+		bm, bIsMap := b[name].(map[string]any)
+		switch {
+		case (aIsMap || a[name] == nil) && (bIsMap || b[name] == nil):
+			compare(path, am, bm, paths)
+		case !equality.Semantic.DeepEqual(a[name], b[name]):
+			*paths = append(*paths, path)
+		}
+	}
+	for name := range a {
+		visit(name)
+	}
+	for name := range b {
+		if _, both := a[name]; !both {
+			visit(name)
+		}
+	}
+}

@@ -1,0 +1,172 @@
+// Package engine runs control loops: it wakes their keys, lets them decide, checks the decision and carries it out.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/utils/clock"
+
+	"lockstep/daemon/store"
+	"lockstep/reconcilers/loop"
+)
+
+// Options are what an engine works with. Store, Commit and Events are required.
+type Options struct {
+	Store  store.Reader
+	Commit store.Committer
+	Events store.Recorder
+	// Rules are Kubernetes' rules for objects; zero: those of package kinds/strategy.
+	Rules Rules
+	// Clock tells the time and sleeps; nil: the machine's.
+	Clock clock.Clock
+	// Seed is where generated names start from; zero: a random one.
+	Seed uint64
+	// Workers bounds how many keys are worked on at once; zero: 8 a CPU, since a worker mostly waits for etcd, and what
+	// they write at the same time shares a transaction.
+	Workers int
+	// Log is where bugs and failures go; nil: nowhere.
+	Log *slog.Logger
+	// Registerer takes the engine's metrics; nil: nobody sees them.
+	Registerer prometheus.Registerer
+}
+
+// Reconciler is a control loop, as package loop declares it.
+type Reconciler = loop.Reconciler
+
+// Engine runs reconcilers against a store.
+type Engine struct {
+	Options
+	loops   []Reconciler
+	writes  []writeRules
+	names   *names
+	metrics *metrics
+	queue   *queue
+}
+
+// New returns an engine for these reconcilers. It starts nothing. It panics where two have the same name or one's
+// declaration is incomplete: that is a mistake in the program.
+func New(loops []Reconciler, o Options) *Engine {
+	if o.Store == nil || o.Commit == nil || o.Events == nil {
+		panic("engine: Store, Commit and Events are required")
+	}
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Workers == 0 {
+		o.Workers = 8 * runtime.GOMAXPROCS(0)
+	}
+	o.Rules = o.Rules.orKubernetes()
+	e := &Engine{Options: o, loops: slices.Clone(loops), names: newNames(o.Seed), queue: newQueue()}
+	seen := map[string]bool{}
+	for _, r := range loops {
+		switch {
+		case r.Name == "" || r.Component == "" || r.Decide == nil:
+			panic(fmt.Sprintf("engine: reconciler %q declares no name, component or Decide", r.Name))
+		case seen[r.Name]:
+			panic(fmt.Sprintf("engine: two reconcilers are named %q", r.Name))
+		case r.Single && r.Owner != nil:
+			panic(fmt.Sprintf("engine: reconciler %q decides about the whole cluster and about %s", r.Name, r.Owner.Kind))
+		}
+		seen[r.Name] = true
+		e.writes = append(e.writes, newWriteRules(r))
+	}
+	e.metrics = newMetrics(o.Registerer)
+	return e
+}
+
+// Run works until ctx ends and then returns nil, after its workers have ended. It decides nothing before the store's
+// first view is complete.
+func (e *Engine) Run(ctx context.Context) error {
+	if _, err := e.Store.Wait(ctx, 1); err != nil {
+		return nilWhenDone(ctx, err)
+	}
+	work, done := make(chan item), make(chan finished)
+	g, gctx := errgroup.WithContext(ctx)
+	for range e.Workers {
+		g.Go(func() error {
+			for it := range work {
+				done <- finished{it, e.turn(gctx, it)}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer close(work)
+		return e.dispatch(gctx, work, done)
+	})
+	return nilWhenDone(ctx, g.Wait())
+}
+
+// finished tells what became of an item that a worker had.
+type finished struct {
+	item
+	outcome
+}
+
+// dispatch owns the queue: it feeds the workers until ctx ends, and returns when none of them has work any more.
+func (e *Engine) dispatch(ctx context.Context, work chan<- item, done <-chan finished) error {
+	sub := e.Store.Subscribe("reconcilers")
+	defer func() { sub.Close() }()
+	e.resync()
+	e.queue.reached(e.Store.View().Revision())
+
+	running := 0
+	timer := e.Clock.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		now := e.Clock.Now()
+		if next, ok := e.queue.promote(now); ok {
+			timer.Reset(next.Sub(now))
+		}
+		e.metrics.depth.Set(float64(e.queue.depth()))
+		offer := work
+		it, ok := e.queue.peek()
+		if !ok {
+			offer = nil
+		}
+		select {
+		case <-ctx.Done():
+		case offer <- it:
+			e.metrics.latency.WithLabelValues(e.loops[it.loop].Name).Observe(now.Sub(e.queue.take(it)).Seconds())
+			running++
+		case f := <-done:
+			running--
+			e.queue.done(f.item, f.outcome, e.Clock.Now())
+			e.queue.reached(e.Store.View().Revision())
+		case batch, open := <-sub.C:
+			if !open {
+				// The queue of changes ran over: what was lost is unknown, so everything is looked at again.
+				e.Log.Warn("changes were lost, looking at every object again")
+				sub.Close()
+				sub = e.Store.Subscribe("reconcilers")
+				e.resync()
+				e.queue.reached(e.Store.View().Revision())
+				continue
+			}
+			e.wake(batch)
+			e.queue.reached(batch.View.Revision())
+		case <-timer.C():
+		}
+	}
+	for ; running > 0; running-- {
+		<-done
+	}
+	return ctx.Err()
+}
+
+func nilWhenDone(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

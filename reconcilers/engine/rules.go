@@ -1,0 +1,25 @@
+package engine
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+)
+
+// Rules are Kubernetes' rules for objects, as package kinds/strategy documents them.
+type Rules struct {
+	PrepareCreate func(o kinds.Object) field.ErrorList
+	PrepareUpdate func(new, old kinds.Object) field.ErrorList
+	PrepareStatus func(new, old kinds.Object) field.ErrorList
+	Delete        func(o kinds.Object, now time.Time, grace *int64) (changed kinds.Object, gone bool)
+}
+
+func (r Rules) orKubernetes() Rules {
+	if r.PrepareCreate == nil {
+		return Rules{strategy.PrepareCreate, strategy.PrepareUpdate, strategy.PrepareStatus, strategy.Delete}
+	}
+	return r
+}

@@ -1,0 +1,67 @@
+package engine
+
+import (
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+)
+
+// wake queues every key that the batch's changes concern. A wake-up carries no data: the key is decided from whatever
+// view is the newest by then.
+func (e *Engine) wake(batch store.Batch) {
+	for _, c := range batch.Changes {
+		if c.Old == nil && c.New == nil {
+			continue // a record
+		}
+		kind := kinds.ForResource(c.Key.GroupResource())
+		for n, r := range e.loops {
+			if r.Owner == kind {
+				e.add(n, c.Key)
+			}
+			for _, read := range r.Reads {
+				if read.Kind != kind || (c.Old != nil && c.New != nil && read.Changed != nil && !read.Changed(c.Old, c.New)) {
+					continue
+				}
+				for _, o := range []kinds.Object{c.Old, c.New} {
+					if o != nil {
+						e.addAll(n, read.Keys(batch.View, o))
+					}
+				}
+			}
+		}
+	}
+}
+
+// resync queues every key there is: at the start, and after changes were lost.
+func (e *Engine) resync() {
+	v := e.Store.View()
+	for n, r := range e.loops {
+		if r.Single {
+			e.add(n, loop.ClusterKey())
+			continue
+		}
+		if r.Owner != nil {
+			for o := range v.List(r.Owner.GroupResource(), "") {
+				e.add(n, kinds.KeyOf(o))
+			}
+		}
+		for _, read := range r.Reads {
+			e.resyncRead(n, read, v)
+		}
+	}
+}
+
+func (e *Engine) resyncRead(n int, read loop.Read, v *view.View) {
+	for o := range v.List(read.Kind.GroupResource(), "") {
+		e.addAll(n, read.Keys(v, o))
+	}
+}
+
+func (e *Engine) addAll(n int, keys []kinds.Key) {
+	for _, k := range keys {
+		e.add(n, k)
+	}
+}
+
+func (e *Engine) add(n int, k kinds.Key) { e.queue.add(item{n, k}, e.Clock.Now()) }

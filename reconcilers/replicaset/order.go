@@ -1,0 +1,127 @@
+package replicaset
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/daemon/store/view"
+	"lockstep/reconcilers/pods"
+)
+
+// deletionOrder returns the pods in the order in which Kubernetes deletes them: the ones whose loss hurts least first.
+func deletionOrder(v *view.View, rs *appsv1.ReplicaSet, active []*corev1.Pod, now time.Time) []*corev1.Pod {
+	crowd := podsPerNode(v, rs)
+	return slices.SortedStableFunc(slices.Values(active), func(a, b *corev1.Pod) int {
+		return cmp.Or(
+			trueFirst(a.Spec.NodeName == "", b.Spec.NodeName == ""),
+			cmp.Compare(phaseOrder(a), phaseOrder(b)),
+			trueFirst(!pods.Ready(a), !pods.Ready(b)),
+			cmp.Compare(deletionCost(a), deletionCost(b)),
+			cmp.Compare(crowd[b.Spec.NodeName], crowd[a.Spec.NodeName]),
+			youngerFirst(a, b, pods.ReadySince(a), pods.ReadySince(b), now),
+			cmp.Compare(restarts(b), restarts(a)),
+			cmp.Compare(sidecarRestarts(b), sidecarRestarts(a)),
+			youngerFirst(a, b, a.CreationTimestamp.Time, b.CreationTimestamp.Time, now),
+		)
+	})
+}
+
+// podsPerNode counts, by node, the active pods of this replica set and of its siblings, those with the same controller:
+// of a Deployment's pods on one node, the replica set gives up its own first.
+func podsPerNode(v *view.View, rs *appsv1.ReplicaSet) map[string]int {
+	siblings := []*appsv1.ReplicaSet{rs}
+	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
+		for o := range v.Controlled(ref.UID) {
+			if sibling, ok := o.(*appsv1.ReplicaSet); ok && sibling.UID != rs.UID {
+				siblings = append(siblings, sibling)
+			}
+		}
+	}
+	count := map[string]int{}
+	for _, sibling := range siblings {
+		for o := range v.Controlled(sibling.UID) {
+			if p, ok := o.(*corev1.Pod); ok && pods.Active(p) {
+				count[p.Spec.NodeName]++
+			}
+		}
+	}
+	return count
+}
+
+func trueFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+func phaseOrder(p *corev1.Pod) int {
+	switch p.Status.Phase {
+	case corev1.PodUnknown:
+		return 1
+	case corev1.PodRunning:
+		return 2
+	}
+	return 0
+}
+
+// deletionCost reads the annotation controller.kubernetes.io/pod-deletion-cost; none, or no number, is 0.
+func deletionCost(p *corev1.Pod) int64 {
+	cost, err := strconv.ParseInt(p.Annotations[corev1.PodDeletionCost], 10, 32)
+	if err != nil {
+		return 0
+	}
+	return cost
+}
+
+// youngerFirst compares ages by the power of two they lie in, so that among pods of about one age the uid decides,
+// which is as good as chance. An unknown time counts as the youngest.
+func youngerFirst(a, b *corev1.Pod, at, bt, now time.Time) int {
+	switch {
+	case at.Equal(bt):
+		return 0
+	case at.IsZero():
+		return -1
+	case bt.IsZero():
+		return 1
+	}
+	return cmp.Or(cmp.Compare(magnitude(now.Sub(at)), magnitude(now.Sub(bt))), cmp.Compare(a.UID, b.UID))
+}
+
+func magnitude(age time.Duration) int {
+	if age <= 0 {
+		return -1
+	}
+	return int(math.Log2(float64(age)))
+}
+
+func restarts(p *corev1.Pod) (most int32) {
+	for _, c := range p.Status.ContainerStatuses {
+		most = max(most, c.RestartCount)
+	}
+	return most
+}
+
+func sidecarRestarts(p *corev1.Pod) (most int32) {
+	for _, c := range p.Spec.InitContainers {
+		if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+			continue
+		}
+		for _, s := range p.Status.InitContainerStatuses {
+			if s.Name == c.Name {
+				most = max(most, s.RestartCount)
+			}
+		}
+	}
+	return most
+}

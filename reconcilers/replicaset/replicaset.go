@@ -1,0 +1,141 @@
+// Package replicaset keeps the wanted number of pods of every ReplicaSet.
+package replicaset
+
+import (
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+	"lockstep/reconcilers/pods"
+)
+
+// burst bounds how many pods one decision creates or deletes: Kubernetes' BurstReplicas.
+const burst = 500
+
+// New returns the reconciler of replica sets.
+func New() loop.Reconciler {
+	return loop.Reconciler{
+		Name:      "replicaset",
+		Component: "replicaset-controller",
+		Owner:     kinds.For[*appsv1.ReplicaSet](),
+		Reads: []loop.Read{{
+			Kind: kinds.For[*corev1.Pod](),
+			How:  "its controller; an orphan: those that select it",
+			Keys: loop.ClaimantKeys(func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector }),
+		}},
+		Writes: []loop.Write{
+			{Kind: kinds.For[*corev1.Pod](), Create: true, Delete: true, Fields: []string{"metadata.ownerReferences"}, Children: true},
+			{Kind: kinds.For[*appsv1.ReplicaSet](), Fields: []string{"status"}},
+		},
+		Decide: decide,
+	}
+}
+
+func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+	rs, ok := v.Get(key).(*appsv1.ReplicaSet)
+	if !ok {
+		return loop.Decision{}, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
+	if err != nil {
+		return loop.Decision{}, loop.Stall(fmt.Errorf("cannot read the selector of %v: %w", key, err))
+	}
+	claims := loop.Claim(v, rs, selector, pods.Active)
+	var active, terminating, ended []*corev1.Pod
+	for _, p := range claims.Mine {
+		switch {
+		case pods.Active(p):
+			active = append(active, p)
+		case pods.Terminating(p):
+			terminating = append(terminating, p)
+		default:
+			ended = append(ended, p)
+		}
+	}
+
+	var d loop.Decision
+	d.Wants = append(d.Wants, loop.Keep("released: the selector does not match any more", claims.Released...)...)
+	d.Wants = append(d.Wants, loop.Keep("ended or ending", claims.Kept...)...)
+	d.Wants = append(d.Wants, loop.Keep("ending", terminating...)...)
+	d.Wants = append(d.Wants, loop.Keep("ended", ended...)...)
+
+	surplus := 0
+	if rs.DeletionTimestamp == nil {
+		surplus = len(active) - int(*rs.Spec.Replicas)
+	}
+	switch {
+	case surplus < 0:
+		d.Wants = append(d.Wants, keepActive(claims, active)...)
+		d.Wants = append(d.Wants, creations(rs, min(-surplus, burst), len(active))...)
+	case surplus > 0:
+		order := deletionOrder(v, rs, active, now)
+		surplus = min(surplus, burst)
+		for _, p := range order[:surplus] {
+			drop := loop.DropOf(p, fmt.Sprintf("too many replicas: %d, need %d", len(active), *rs.Spec.Replicas))
+			drop.Done = &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulDelete", Message: "Deleted pod: {name}"}
+			d.Drops = append(d.Drops, drop)
+		}
+		d.Wants = append(d.Wants, keepActive(claims, order[surplus:])...)
+	default:
+		d.Wants = append(d.Wants, keepActive(claims, active)...)
+	}
+
+	status, again := statusOf(rs, active, terminating, now)
+	d.Again = again
+	d.Status = withStatus(rs, status, nil, now)
+	d.IfRefused = func(cause error) kinds.Object { return withStatus(rs, status, cause, now) }
+	return d, nil
+}
+
+// keepActive wants pods as they are, the adopted ones with their new owner.
+func keepActive(claims loop.Claims[*corev1.Pod], active []*corev1.Pod) []loop.Want {
+	adopted := map[*corev1.Pod]bool{}
+	for _, p := range claims.Adopted {
+		adopted[p] = true
+	}
+	wants := make([]loop.Want, len(active))
+	for i, p := range active {
+		wants[i] = loop.Want{Object: p, Reason: "needed"}
+		if adopted[p] {
+			wants[i].Reason = "adopted: the selector matches"
+		}
+	}
+	return wants
+}
+
+// creations wants n new pods of the template.
+func creations(rs *appsv1.ReplicaSet, n, have int) []loop.Want {
+	reason := fmt.Sprintf("too few replicas: %d, need %d", have, *rs.Spec.Replicas)
+	wants := make([]loop.Want, n)
+	for i := range wants {
+		wants[i] = loop.Want{
+			Object: podOf(rs),
+			Reason: reason,
+			Done:   &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulCreate", Message: "Created pod: {name}"},
+			Failed: &loop.Event{Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: {cause}"},
+		}
+	}
+	return wants
+}
+
+// podOf returns a pod of the template; it shares the template's memory.
+func podOf(rs *appsv1.ReplicaSet) *corev1.Pod {
+	t := &rs.Spec.Template
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       rs.Namespace,
+			GenerateName:    rs.Name + "-",
+			Labels:          t.Labels,
+			Annotations:     t.Annotations,
+			Finalizers:      t.Finalizers,
+			OwnerReferences: []metav1.OwnerReference{loop.ControllerRef(rs)},
+		},
+		Spec: t.Spec,
+	}
+}

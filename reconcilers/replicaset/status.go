@@ -1,0 +1,83 @@
+package replicaset
+
+import (
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"lockstep/kinds"
+	"lockstep/reconcilers/pods"
+)
+
+// statusOf counts the pods. again is when the next of them becomes available by time alone.
+func statusOf(rs *appsv1.ReplicaSet, active, terminating []*corev1.Pod, now time.Time) (status appsv1.ReplicaSetStatus, again time.Time) {
+	status = appsv1.ReplicaSetStatus{
+		ObservedGeneration: rs.Generation,
+		Replicas:           int32(len(active)),
+		Conditions:         rs.Status.Conditions,
+	}
+	ending := int32(len(terminating))
+	status.TerminatingReplicas = &ending
+	template := labels.SelectorFromSet(rs.Spec.Template.Labels)
+	minReady := time.Duration(rs.Spec.MinReadySeconds) * time.Second
+	for _, p := range active {
+		if template.Matches(labels.Set(p.Labels)) {
+			status.FullyLabeledReplicas++
+		}
+		if pods.Ready(p) {
+			status.ReadyReplicas++
+		}
+		available, at := pods.Available(p, minReady, now)
+		if available {
+			status.AvailableReplicas++
+		}
+		if !at.IsZero() && (again.IsZero() || at.Before(again)) {
+			again = at
+		}
+	}
+	return status, again
+}
+
+// withStatus returns the replica set with that status, and the condition ReplicaFailure while cause says that its pods
+// cannot be had; nil where nothing changes.
+func withStatus(rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus, cause error, now time.Time) kinds.Object {
+	failing := slices.IndexFunc(status.Conditions, func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure })
+	switch {
+	case cause == nil && failing >= 0:
+		status.Conditions = slices.Delete(slices.Clone(status.Conditions), failing, failing+1)
+	case cause != nil && failing < 0:
+		reason := "FailedCreate"
+		if status.Replicas > *rs.Spec.Replicas {
+			reason = "FailedDelete"
+		}
+		status.Conditions = append(slices.Clone(status.Conditions), appsv1.ReplicaSetCondition{
+			Type:               appsv1.ReplicaSetReplicaFailure,
+			Status:             corev1.ConditionTrue,
+			Reason:             reason,
+			Message:            cause.Error(),
+			LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+		})
+	}
+	if equal(rs.Status, status) {
+		return nil
+	}
+	changed := rs.DeepCopy()
+	changed.Status = status
+	return changed
+}
+
+func equal(a, b appsv1.ReplicaSetStatus) bool {
+	ending := func(s appsv1.ReplicaSetStatus) int32 {
+		if s.TerminatingReplicas == nil {
+			return -1
+		}
+		return *s.TerminatingReplicas
+	}
+	return a.Replicas == b.Replicas && a.FullyLabeledReplicas == b.FullyLabeledReplicas && a.ReadyReplicas == b.ReadyReplicas &&
+		a.AvailableReplicas == b.AvailableReplicas && a.ObservedGeneration == b.ObservedGeneration && ending(a) == ending(b) &&
+		slices.Equal(a.Conditions, b.Conditions)
+}
