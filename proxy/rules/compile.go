@@ -268,6 +268,6 @@ func hostPortRule(p HostPort) string {
 	if specific(p.HostIP) {
 		destination = "-d " + host(p.HostIP) + " "
 	}
-	return fmt.Sprintf("%s-p %s -m comment --comment %s -m %s --dport %d -j DNAT --to-destination %s",
+	return fmt.Sprintf("%s-p %s -m comment --comment \"%s\" -m %s --dport %d -j DNAT --to-destination %s",
 		destination, proto, p.Pod, proto, p.HostPort, netip.AddrPortFrom(p.PodIP, p.Port))
 }

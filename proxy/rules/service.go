@@ -134,7 +134,7 @@ func (s scope) compilePort(out *compiled, svc *corev1.Service, p *corev1.Service
 	for _, ip := range clusterIPs {
 		if target != "" {
 			out.dispatch = append(out.dispatch, dispatch{address: ip, protocol: protocol, rules: []string{
-				fmt.Sprintf("-d %s -p %s -m comment --comment %s -m %s --dport %d -j %s", host(ip), proto, comment(svc, p), proto, port, target),
+				fmt.Sprintf("-d %s -p %s -m comment --comment \"%s\" -m %s --dport %d -j %s", host(ip), proto, comment(svc, p), proto, port, target),
 			}})
 		}
 		if protocol == corev1.ProtocolUDP {

@@ -31,7 +31,7 @@ type form struct {
 	table string
 	// chain names the chain of a prefix; distinct prefixes have distinct names.
 	chain func(prefix string, bits int) string
-	// match is the rule's match for a prefix.
+	// match is the rule's match for a prefix, with a space after it; empty for the empty prefix.
 	match func(prefix string, bits int) string
 }
 
@@ -74,7 +74,7 @@ func (f form) branch(leaves []leaf, chains *[]*Chain) []string {
 		}
 	}
 	*chains = append(*chains, chain)
-	return []string{f.match(prefix, bits) + " -j " + chain.Name}
+	return []string{f.match(prefix, bits) + "-j " + chain.Name}
 }
 
 // common is the longest prefix that two keys share: its bytes, zero after it, and its bits.
@@ -115,8 +115,11 @@ func addressForm() form {
 			return fmt.Sprintf("%sIP-%X-%d", Prefix, prefix, bits)
 		},
 		match: func(prefix string, bits int) string {
+			if bits == 0 {
+				return ""
+			}
 			a, _ := netip.AddrFromSlice([]byte(prefix))
-			return "-d " + netip.PrefixFrom(a, bits).String()
+			return "-d " + netip.PrefixFrom(a, bits).String() + " "
 		},
 	}
 }
@@ -134,9 +137,9 @@ func portForm(protocol, name string) form {
 			first := int(prefix[0])<<8 | int(prefix[1])
 			last := first | (1<<(16-bits) - 1)
 			if first == last {
-				return fmt.Sprintf("-p %s -m %s --dport %d", protocol, protocol, first)
+				return fmt.Sprintf("-p %s -m %s --dport %d ", protocol, protocol, first)
 			}
-			return fmt.Sprintf("-p %s -m %s --dport %d:%d", protocol, protocol, first, last)
+			return fmt.Sprintf("-p %s -m %s --dport %d:%d ", protocol, protocol, first, last)
 		},
 	}
 }

@@ -1,0 +1,53 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lockstep/proxy/rules"
+)
+
+// metrics of one proxy.
+type metrics struct {
+	syncs, reads, link      prometheus.Histogram
+	chains, rules, lastSync prometheus.Gauge
+	repairs, errors, flows  prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	histogram := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "lockstep", Subsystem: "proxy", Name: name, Help: help,
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15), // 1 ms to 16 s
+		})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "lockstep", Subsystem: "proxy", Name: name, Help: help})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "lockstep", Subsystem: "proxy", Name: name, Help: help})
+	}
+	m := &metrics{
+		syncs:    histogram("sync_seconds", "Time from the start of a synchronisation to the rules being in the kernel."),
+		reads:    histogram("read_seconds", "Time to read all rules back, which is done when somebody else wrote."),
+		link:     histogram("link_seconds", "Time to check the service link."),
+		chains:   gauge("chains", "Chains in the kernel that are the proxy's."),
+		rules:    gauge("rules", "Rules in the kernel that are the proxy's."),
+		lastSync: gauge("last_sync_timestamp_seconds", "When the rules were last synchronised."),
+		repairs:  counter("repairs_total", "Repairs of what somebody else changed."),
+		errors:   counter("errors_total", "Failed synchronisations."),
+		flows:    counter("stale_flows_total", "Remembered UDP flows that were deleted because their endpoint is gone."),
+	}
+	if r != nil {
+		r.MustRegister(m.syncs, m.reads, m.link, m.chains, m.rules, m.lastSync, m.repairs, m.errors, m.flows)
+	}
+	return m
+}
+
+func (m *metrics) synced(took time.Duration, set *rules.Ruleset) {
+	m.syncs.Observe(took.Seconds())
+	m.chains.Set(float64(len(set.Chains)))
+	m.rules.Set(float64(set.Count()))
+	m.lastSync.SetToCurrentTime()
+}
