@@ -1,0 +1,324 @@
+// Package images brings container images to the node and removes those that are no longer used.
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// The reasons of an Error, as the kubelet has them in a waiting container's status.
+const (
+	ReasonErrImagePull      = "ErrImagePull"
+	ReasonImagePullBackOff  = "ImagePullBackOff"
+	ReasonErrImageNeverPull = "ErrImageNeverPull"
+	ReasonInvalidImageName  = "InvalidImageName"
+	ReasonImageInspectError = "ImageInspectError"
+)
+
+// defaultParallel is how many images are pulled at once: enough that one slow registry does not hold up the others,
+// few enough that the layers of the first pod are not starved by those of the last.
+const defaultParallel = 4
+
+// Options are what a Manager needs.
+type Options struct {
+	// Client speaks to containerd. Required.
+	Client *client.Client
+	// Namespace is containerd's; empty means `lockstep`.
+	Namespace string
+	// Snapshotter unpacks images; empty means overlayfs where it works, and native elsewhere.
+	Snapshotter string
+	// CertsDirs hold `<registry>/hosts.toml`, `_default` too; the first that knows a registry wins. Empty means
+	// /etc/containerd/certs.d and /etc/docker/certs.d.
+	CertsDirs []string
+	// Parallel bounds the pulls at a time; zero means 4.
+	Parallel int
+	// DiskPath is on the file system whose fullness makes Collect remove images; empty means /var/lib/containerd.
+	DiskPath string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Manager pulls, imports and removes images. It is safe for concurrent use and starts nothing of its own but pulls.
+type Manager struct {
+	client      *client.Client
+	namespace   string
+	snapshotter string
+	certsDirs   []string
+	diskPath    string
+	now         func() time.Time
+
+	backoff backoff
+	pulls   *semaphore.Weighted
+
+	mu     sync.Mutex
+	flying map[string]*flight   // pulls under way, by image and credentials
+	used   map[string]time.Time // when an image, by its digest, was last asked for or seen in use
+	seen   map[string]time.Time // when it was first seen
+}
+
+// Image is one that is on the node and unpacked.
+type Image struct {
+	// Name is the full name, `docker.io/library/nginx:latest`.
+	Name string
+	// ID is the image's identity for a container's status: `docker.io/library/nginx@sha256:…`, or the
+	// configuration's digest for an image that came from no registry.
+	ID string
+	// Config is the image's: user, entrypoint, command, environment, working directory, stop signal.
+	Config ocispec.ImageConfig
+	// Size is that of the compressed content in bytes.
+	Size int64
+	// Snapshotter has the unpacked layers.
+	Snapshotter string
+	// Containerd is containerd's object, for client.WithNewSnapshot.
+	Containerd client.Image
+}
+
+// Error says why an image cannot be used.
+type Error struct {
+	// Reason is one of the reasons above.
+	Reason string
+	// Message is the kubelet's, for the container's status and the event "Failed".
+	Message string
+	// RetryAt is when asking again makes sense; zero when nothing but a new pod, or a new image here, helps.
+	RetryAt time.Time
+}
+
+func (e *Error) Error() string { return e.Reason + ": " + e.Message }
+
+// Event is a Kubernetes event to be posted about the pod.
+type Event struct {
+	Type    string // Normal or Warning
+	Reason  string
+	Message string
+}
+
+// Request asks for an image.
+type Request struct {
+	// Image is the name as the pod states it.
+	Image string
+	// Policy is the container's; empty means the default for the name.
+	Policy corev1.PullPolicy
+	// Secrets are the pod's pull secrets that exist, in their order.
+	Secrets []corev1.Secret
+	// Event is called with each event as it happens, from the calling goroutine; nil drops them.
+	Event func(Event)
+}
+
+// New returns a manager. It asks containerd which snapshotters work.
+func New(ctx context.Context, options Options) (*Manager, error) {
+	m := &Manager{
+		client: options.Client, namespace: options.Namespace, snapshotter: options.Snapshotter,
+		certsDirs: options.CertsDirs, diskPath: options.DiskPath, now: options.Now,
+		backoff: backoff{failures: map[string]failure{}},
+		flying:  map[string]*flight{}, used: map[string]time.Time{}, seen: map[string]time.Time{},
+	}
+	if m.client == nil {
+		return nil, errors.New("cannot manage images: no containerd client")
+	}
+	if m.namespace == "" {
+		m.namespace = "lockstep"
+	}
+	if len(m.certsDirs) == 0 {
+		m.certsDirs = []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"}
+	}
+	if m.diskPath == "" {
+		m.diskPath = "/var/lib/containerd"
+	}
+	if m.now == nil {
+		m.now = time.Now
+	}
+	parallel := options.Parallel
+	if parallel <= 0 {
+		parallel = defaultParallel
+	}
+	m.pulls = semaphore.NewWeighted(int64(parallel))
+	if m.snapshotter == "" {
+		var err error
+		if m.snapshotter, err = chooseSnapshotter(ctx, m.client); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// chooseSnapshotter takes the first that containerd could initialise.
+func chooseSnapshotter(ctx context.Context, c *client.Client) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	response, err := c.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1")
+	if err != nil {
+		return "", fmt.Errorf("cannot list containerd's snapshotters: %w", err)
+	}
+	for _, name := range []string{"overlayfs", "native"} {
+		for _, plugin := range response.Plugins {
+			if plugin.ID == name && plugin.InitErr == nil {
+				return name, nil
+			}
+		}
+	}
+	return "", errors.New("cannot choose a snapshotter: containerd has neither overlayfs nor native")
+}
+
+// Snapshotter is the one images are unpacked with.
+func (m *Manager) Snapshotter() string { return m.snapshotter }
+
+// inspectTimeout bounds what asks containerd only.
+const inspectTimeout = 30 * time.Second
+
+// Ensure returns the image when it is on the node, or was pulled as its policy says. An error is an *Error, or ctx's.
+// A second request for what is being pulled waits for the same pull, which goes on when one of those who wait gives up.
+func (m *Manager) Ensure(ctx context.Context, req Request) (*Image, error) {
+	event := req.Event
+	if event == nil {
+		event = func(Event) {}
+	}
+	name, err := Normalize(req.Image)
+	if err != nil {
+		message := fmt.Sprintf("Failed to apply default image tag %q: %v", req.Image, err)
+		event(Event{corev1.EventTypeWarning, "InspectFailed", message})
+		return nil, &Error{Reason: ReasonInvalidImageName, Message: message}
+	}
+	policy := Policy(req.Image, req.Policy)
+	if policy != corev1.PullAlways {
+		image, err := m.Get(ctx, name)
+		switch {
+		case err == nil:
+			message := fmt.Sprintf("Container image %q already present on machine", req.Image)
+			event(Event{corev1.EventTypeNormal, "Pulled", message})
+			return image, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case !errdefs.IsNotFound(err):
+			message := fmt.Sprintf("Failed to inspect image %q: %v", req.Image, err)
+			event(Event{corev1.EventTypeWarning, "InspectFailed", message})
+			return nil, &Error{ReasonImageInspectError, message, m.now().Add(firstBackoff)}
+		case policy == corev1.PullNever:
+			message := fmt.Sprintf("Container image %q is not present with pull policy of Never", req.Image)
+			event(Event{corev1.EventTypeWarning, ReasonErrImageNeverPull, message})
+			return nil, &Error{Reason: ReasonErrImageNeverPull, Message: message}
+		}
+	}
+	credentials, err := credentialsFor(name, req.Secrets)
+	if err != nil {
+		return nil, &Error{ReasonErrImagePull, err.Error(), m.now().Add(firstBackoff)}
+	}
+	return m.pull(ctx, req.Image, name, credentials, event)
+}
+
+// pull pulls the image unless it failed lately.
+func (m *Manager) pull(ctx context.Context, stated, name string, credentials []credential, event func(Event)) (*Image, error) {
+	key := flightKey(name, credentials)
+	if at, why, wait := m.backoff.until(key, m.now()); wait {
+		message := fmt.Sprintf("Back-off pulling image %q", stated)
+		event(Event{corev1.EventTypeNormal, "BackOff", message})
+		if why != "" {
+			message += ": " + why
+		}
+		return nil, &Error{ReasonImagePullBackOff, message, at}
+	}
+	event(Event{corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", stated)})
+	asked := m.now()
+	result := m.fly(ctx, key, func(ctx context.Context) landed {
+		result := m.download(ctx, name, credentials)
+		if result.err != nil { // counted once, for all who wait
+			m.backoff.fail(key, m.now(), ReasonErrImagePull+": "+result.err.Error())
+		} else {
+			m.backoff.succeed(key)
+		}
+		return result
+	})
+	if err := ctx.Err(); err != nil && result.image == nil {
+		return nil, err
+	}
+	if result.err != nil {
+		message := result.err.Error()
+		event(Event{corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %s", stated, message)})
+		at, _, _ := m.backoff.until(key, m.now())
+		return nil, &Error{ReasonErrImagePull, message, at}
+	}
+	event(Event{corev1.EventTypeNormal, "Pulled", fmt.Sprintf(
+		"Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", stated,
+		result.took.Truncate(time.Millisecond), m.now().Sub(asked).Truncate(time.Millisecond), result.image.Size)})
+	return result.image, nil
+}
+
+// Get returns an image that is on the node, whole, and unpacks it if that was not done yet. The error satisfies
+// errdefs.IsNotFound when it is not there, or not all of it.
+func (m *Manager) Get(ctx context.Context, image string) (*Image, error) {
+	name, err := Normalize(image)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, m.namespace), unpackTimeout)
+	defer cancel()
+	stored, err := m.client.GetImage(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.unpack(ctx, stored); err != nil {
+		return nil, err
+	}
+	return m.describe(ctx, stored)
+}
+
+// unpack makes sure that the image's layers are in the snapshotter. Content that is missing is NotFound.
+func (m *Manager) unpack(ctx context.Context, image client.Image) error {
+	unpacked, err := image.IsUnpacked(ctx, m.snapshotter)
+	if err != nil || unpacked {
+		return err
+	}
+	available, _, _, missing, err := images.Check(ctx, m.client.ContentStore(), image.Target(), platforms.Default())
+	if err != nil {
+		return err
+	}
+	if !available || len(missing) > 0 {
+		return fmt.Errorf("content of image %s: %w", image.Name(), errdefs.ErrNotFound)
+	}
+	key := "unpack " + image.Target().Digest.String()
+	return m.fly(ctx, key, func(ctx context.Context) landed {
+		ctx, cancel := context.WithTimeout(ctx, unpackTimeout)
+		defer cancel()
+		return landed{err: image.Unpack(ctx, m.snapshotter)}
+	}).err
+}
+
+// unpackTimeout bounds the unpacking of one image that is here.
+const unpackTimeout = 10 * time.Minute
+
+func (m *Manager) describe(ctx context.Context, image client.Image) (*Image, error) {
+	spec, err := image.Spec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	size, err := image.Size(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id := repository(image.Name()) + "@" + image.Target().Digest.String()
+	if _, imported := image.Labels()[importLabel]; imported {
+		config, err := image.Config(ctx)
+		if err != nil {
+			return nil, err
+		}
+		id = config.Digest.String()
+	}
+	m.mu.Lock()
+	m.used[image.Target().Digest.String()] = m.now()
+	m.mu.Unlock()
+	return &Image{
+		Name: image.Name(), ID: id, Config: spec.Config, Size: size,
+		Snapshotter: m.snapshotter, Containerd: image,
+	}, nil
+}

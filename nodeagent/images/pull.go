@@ -1,0 +1,205 @@
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/kubernetes/pkg/credentialprovider"
+	"k8s.io/kubernetes/pkg/credentialprovider/secrets"
+)
+
+const (
+	// pullTimeout bounds one pull: an hour is a 20 GB image at 50 Mbit/s. What was downloaded stays for the next.
+	pullTimeout = time.Hour
+	// pullTries is how often a pull whose content arrived damaged is repeated at once; containerd keeps the parts
+	// that arrived well.
+	pullTries = 3
+)
+
+// credential is what the registry is shown. The zero value is anonymous.
+type credential struct{ username, password string }
+
+// credentialsFor picks those of the pull secrets that are for the image's registry and repository, by the kubelet's
+// rules; the most specific first. None means one anonymous try.
+func credentialsFor(name string, pullSecrets []corev1.Secret) ([]credential, error) {
+	keyring, err := secrets.MakeDockerKeyring(pullSecrets, &credentialprovider.BasicDockerKeyring{})
+	if err != nil {
+		return nil, errors.New("cannot read a pull secret: it is not a registry configuration")
+	}
+	found, _ := keyring.Lookup(repository(name))
+	if len(found) == 0 {
+		return []credential{{}}, nil
+	}
+	credentials := make([]credential, 0, len(found))
+	for _, f := range found {
+		switch {
+		case f.IdentityToken != "":
+			credentials = append(credentials, credential{"", f.IdentityToken})
+		case f.RegistryToken != "":
+			credentials = append(credentials, credential{"", f.RegistryToken})
+		default:
+			credentials = append(credentials, credential{f.Username, f.Password})
+		}
+	}
+	return credentials, nil
+}
+
+// download fetches and unpacks the image, with one credential after the other.
+func (m *Manager) download(ctx context.Context, name string, credentials []credential) landed {
+	if err := m.pulls.Acquire(ctx, 1); err != nil {
+		return landed{err: err}
+	}
+	defer m.pulls.Release(1)
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, m.namespace), pullTimeout)
+	defer cancel()
+	began := m.now()
+	var errs []error
+	for _, credential := range credentials {
+		image, err := m.fetch(ctx, name, credential)
+		if err == nil {
+			described, err := m.describe(ctx, image)
+			return landed{image: described, err: err, took: m.now().Sub(began)}
+		}
+		errs = append(errs, fmt.Errorf("failed to pull and unpack image %q: %w", name, err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return landed{err: errors.Join(errs...)}
+}
+
+func (m *Manager) fetch(ctx context.Context, name string, c credential) (client.Image, error) {
+	var image client.Image
+	var err error
+	for range pullTries {
+		image, err = m.client.Pull(ctx, name,
+			client.WithResolver(m.resolver(ctx, name, c)),
+			client.WithPullUnpack,
+			client.WithPullSnapshotter(m.snapshotter))
+		if err == nil {
+			return image, m.unimport(ctx, image)
+		}
+		if ctx.Err() != nil || !damaged(err) {
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+// damaged says whether content came, or was stored, other than its digest says. containerd drops it, so the next
+// attempt fetches it anew.
+func damaged(err error) bool {
+	if errdefs.IsFailedPrecondition(err) || errdefs.IsOutOfRange(err) || errdefs.IsDataLoss(err) {
+		return true
+	}
+	text := err.Error()
+	for _, sign := range []string{
+		"unexpected commit digest", "unexpected commit size", "failed size validation", "failed validation",
+		"unexpected EOF", "short read", "failed to copy: httpReadSeeker",
+	} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	return false
+}
+
+// unimport makes an image that came from a file one that came from its registry.
+func (m *Manager) unimport(ctx context.Context, image client.Image) error {
+	if _, ok := image.Labels()[importLabel]; !ok {
+		return nil
+	}
+	record := image.Metadata()
+	delete(record.Labels, importLabel)
+	_, err := m.client.ImageService().Update(ctx, record, "labels")
+	return err
+}
+
+// resolver finds registries by certs.d. The credential goes to the image's own registry only, never to a mirror.
+func (m *Manager) resolver(ctx context.Context, name string, c credential) remotes.Resolver {
+	registry := ""
+	if named, err := reference.ParseDockerRef(name); err == nil {
+		registry = reference.Domain(named)
+	}
+	hosts := config.ConfigureHosts(ctx, config.HostOptions{
+		HostDir: m.hostDir,
+		Credentials: func(host string) (string, string, error) {
+			if host == registry || registry == "docker.io" && host == "registry-1.docker.io" {
+				return c.username, c.password, nil
+			}
+			return "", "", nil
+		},
+	})
+	return docker.NewResolver(docker.ResolverOptions{Hosts: hosts})
+}
+
+// hostDir finds a registry's directory in the first of the roots that has one.
+func (m *Manager) hostDir(host string) (string, error) {
+	for _, root := range m.certsDirs {
+		dir, err := config.HostDirFromRoot(root)(host)
+		if err == nil || !errdefs.IsNotFound(err) {
+			return dir, err
+		}
+	}
+	return "", errdefs.ErrNotFound
+}
+
+// flight is work that several callers wait for.
+type flight struct {
+	done   chan struct{}
+	result landed
+}
+
+// landed is what a flight brought.
+type landed struct {
+	image *Image
+	err   error
+	took  time.Duration
+}
+
+// fly runs work once for all who ask for the key while it runs. It does not end with the ctx of any of them: what is
+// half downloaded for one pod is wanted by the next.
+func (m *Manager) fly(ctx context.Context, key string, work func(context.Context) landed) landed {
+	m.mu.Lock()
+	f, running := m.flying[key]
+	if !running {
+		f = &flight{done: make(chan struct{})}
+		m.flying[key] = f
+		background := context.WithoutCancel(ctx)
+		go func() {
+			f.result = work(background)
+			m.mu.Lock()
+			delete(m.flying, key)
+			m.mu.Unlock()
+			close(f.done)
+		}()
+	}
+	m.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.result
+	case <-ctx.Done():
+		return landed{err: ctx.Err()}
+	}
+}
+
+func flightKey(name string, credentials []credential) string {
+	h := sha256.New()
+	for _, c := range credentials {
+		fmt.Fprintf(h, "%q %q ", c.username, c.password)
+	}
+	return name + " " + hex.EncodeToString(h.Sum(nil)[:8])
+}
