@@ -1,0 +1,148 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
+	"lockstep/sync/plan"
+)
+
+// Accept makes a plan's inventory the source's. A small change is one transaction; a larger one is staged beside the
+// inventory, accepted by one write of the source's state, then moved: killed before that write nothing was accepted,
+// killed after it Finish moves the rest, without Git. Accepting the same plan twice does nothing the second time.
+func (a *Applier) Accept(ctx context.Context, p *plan.Plan) error {
+	if p.Held != "" {
+		return fmt.Errorf("cannot accept revision %s: it is held", p.Revision.ID)
+	}
+	if err := a.Finish(ctx, p.Source); err != nil {
+		return err
+	}
+	before, err := Load(a.opts.Store.View(), p.Source)
+	if err != nil {
+		return err
+	}
+	after := State{Accepted: p.Revision.ID, Author: p.Revision.Author, Applied: before.Applied, Healthy: before.Healthy}
+	if after == before && len(p.Entries) == 0 {
+		return nil
+	}
+	groups := chunk(plan.Table, p.Entries)
+	if len(groups) <= 1 {
+		var g store.Group
+		if len(groups) == 1 {
+			g = groups[0]
+		}
+		_, err := a.commit(ctx, append(g, record(sourceTable, p.Source, after)))
+		return err
+	}
+	if err := a.unstage(ctx, p); err != nil {
+		return err
+	}
+	if _, err := a.commit(ctx, chunk(stagedTable, p.Entries)...); err != nil {
+		return err
+	}
+	after.Staged = true
+	if _, err := a.commit(ctx, store.Group{record(sourceTable, p.Source, after)}); err != nil {
+		return err
+	}
+	return a.Finish(ctx, p.Source)
+}
+
+// unstage removes what an earlier attempt staged and the plan does not.
+func (a *Applier) unstage(ctx context.Context, p *plan.Plan) error {
+	staging := make(map[string]bool, len(p.Entries))
+	for _, e := range p.Entries {
+		staging[e.RecordName()] = true
+	}
+	var groups []store.Group
+	for r := range a.opts.Store.View().Records(stagedTable, p.Source+"/") {
+		if !staging[r.Name] {
+			groups = append(groups, store.Group{unrecord(stagedTable, r.Name)})
+		}
+	}
+	_, err := a.commit(ctx, groups...)
+	return err
+}
+
+// Finish moves the staged entries of an accepted revision into the inventory, if there are any left.
+func (a *Applier) Finish(ctx context.Context, source string) error {
+	v := a.opts.Store.View()
+	state, err := Load(v, source)
+	if err != nil || !state.Staged {
+		return err
+	}
+	var groups []store.Group
+	for r := range v.Records(stagedTable, source+"/") {
+		groups = append(groups, store.Group{
+			{Record: &view.Record{Table: plan.Table, Name: r.Name, Data: r.Data}, If: store.Anyway, Reason: "inventory"},
+			unrecord(stagedTable, r.Name),
+		})
+	}
+	if _, err := a.commit(ctx, groups...); err != nil {
+		return err
+	}
+	state.Staged = false
+	_, err = a.commit(ctx, store.Group{record(sourceTable, source, state)})
+	return err
+}
+
+// Release forgets a source that is no longer configured: its objects stay, belong to nobody, and may be adopted by
+// another source. It is idempotent.
+func (a *Applier) Release(ctx context.Context, source string) error {
+	v := a.opts.Store.View()
+	var groups []store.Group
+	for _, table := range []string{stagedTable, plan.Table} {
+		for r := range v.Records(table, source+"/") {
+			groups = append(groups, store.Group{unrecord(table, r.Name)})
+		}
+	}
+	if _, err := a.commit(ctx, groups...); err != nil {
+		return err
+	}
+	if _, ok := v.Record(sourceTable, source); !ok {
+		return nil
+	}
+	_, err := a.commit(ctx, store.Group{unrecord(sourceTable, source)})
+	return err
+}
+
+// Known returns the names of all sources that have a state or an inventory.
+func Known(v *view.View) []string {
+	var names []string
+	seen := map[string]bool{}
+	add := func(name string) {
+		if !seen[name] {
+			seen[name] = true
+			names = append(names, name)
+		}
+	}
+	for r := range v.Records(sourceTable, "") {
+		add(r.Name)
+	}
+	for r := range v.Records(plan.Table, "") {
+		name, _, _ := strings.Cut(r.Name, "/")
+		add(name)
+	}
+	return names
+}
+
+// chunk cuts entries into transactions.
+func chunk(table string, entries []plan.Desired) []store.Group {
+	var groups []store.Group
+	var g store.Group
+	size := 0
+	for _, e := range entries {
+		w := record(table, e.RecordName(), e)
+		if len(g) == groupWrites || len(g) > 0 && size+len(w.Record.Data) > groupBytes {
+			groups, g, size = append(groups, g), nil, 0
+		}
+		g = append(g, w)
+		size += len(w.Record.Data)
+	}
+	if len(g) > 0 {
+		groups = append(groups, g)
+	}
+	return groups
+}

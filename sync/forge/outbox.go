@@ -1,0 +1,444 @@
+package forge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
+)
+
+const (
+	// outboxTable and postedTable have a record for every source, revision and context: what is to be posted, and what
+	// was posted last. Names are "<source>/<revision>/<kind>", kind being the last element of the context's use.
+	outboxTable = "outbox"
+	postedTable = "posted"
+
+	// pendingEvery is the least time between two pending statuses of a revision.
+	pendingEvery = 15 * time.Second
+	// maxEntries bounds the outbox and the memory of a source: some hours of pushes while the forge is away. The
+	// oldest go first.
+	maxEntries = 64
+
+	backoffBase = time.Second
+	backoffMax  = 5 * time.Minute
+)
+
+// Kind tells a revision's statuses apart.
+type Kind string
+
+const (
+	Verdict Kind = "verdict"
+	Drift   Kind = "drift"
+)
+
+// Entry is a status that a source wants on a revision; the data of the records.
+type Entry struct {
+	Source   string    `json:"source"`
+	Revision string    `json:"revision"`
+	Kind     Kind      `json:"kind"`
+	Status   Status    `json:"status"`
+	At       time.Time `json:"at"` // when it was decided, or posted
+}
+
+func (e Entry) name() string { return e.Source + "/" + e.Revision + "/" + string(e.Kind) }
+
+// Options of an Outbox. Store, Commit and Forges are required.
+type Options struct {
+	Store  store.Reader
+	Commit store.Committer
+	// Forges by source; a source without one posts nothing.
+	Forges map[string]Forge
+	Log    *slog.Logger
+	// Now is the clock. Nil: time.Now.
+	Now        func() time.Time
+	Seed       uint64
+	Registerer prometheus.Registerer
+}
+
+// Outbox keeps wanted statuses in the store until their forge has them. At least once: what was decided is posted even
+// if this process ends in between; where that leaves a doubt, the forge is asked and only a difference is posted.
+type Outbox struct {
+	opts  Options
+	wake  chan struct{}
+	posts *prometheus.CounterVec
+	depth prometheus.GaugeFunc
+
+	mu   sync.Mutex
+	mine map[string]bool // entries this process wrote and has not tried: no doubt about them
+}
+
+// NewOutbox returns an outbox; it starts nothing.
+func NewOutbox(opts Options) *Outbox {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	o := &Outbox{opts: opts, wake: make(chan struct{}, 1), mine: map[string]bool{}}
+	o.posts = register(opts.Registerer, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_forge_posts_total",
+		Help: "Commit statuses, by result: posted, same (found there already), error."}, []string{"source", "result"}))
+	o.depth = register(opts.Registerer, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstep_forge_outbox",
+		Help: "Commit statuses waiting for their forge."}, func() float64 {
+		n := 0.0
+		for range opts.Store.View().Records(outboxTable, "") {
+			n++
+		}
+		return n
+	}))
+	return o
+}
+
+func register[C prometheus.Collector](r prometheus.Registerer, c C) C {
+	if r == nil {
+		return c
+	}
+	var already prometheus.AlreadyRegisteredError
+	if err := r.Register(c); errors.As(err, &already) {
+		if existing, ok := already.ExistingCollector.(C); ok {
+			return existing
+		}
+	}
+	return c
+}
+
+// Want puts a status into the outbox, unless it is there or was the last posted. A pending status that follows another
+// too closely is not taken: again says when to come back. Wanting the same twice does nothing.
+func (o *Outbox) Want(ctx context.Context, e Entry) (again time.Time, err error) {
+	if o.opts.Forges[e.Source] == nil {
+		return time.Time{}, nil
+	}
+	e.Status.Description, e.At = Cut(e.Status.Description), o.opts.Now()
+	v := o.opts.Store.View()
+	posted, wasPosted, err := load(v, postedTable, e.name())
+	if err != nil {
+		return time.Time{}, err
+	}
+	waiting, isWaiting, err := load(v, outboxTable, e.name())
+	if err != nil {
+		return time.Time{}, err
+	}
+	take, again := due(e, posted, wasPosted, waiting, isWaiting)
+	if !take {
+		return again, nil
+	}
+	o.mu.Lock()
+	o.mine[e.name()] = !isWaiting || o.mine[e.name()]
+	o.mu.Unlock()
+	g := store.Group{record(outboxTable, e)}
+	for _, old := range surplus(v, e) {
+		g = append(g, store.Write{Record: &view.Record{Table: old.Table, Name: old.Name}, If: store.Anyway, Reason: "outbox"})
+	}
+	if err := o.commit(ctx, g); err != nil {
+		return time.Time{}, fmt.Errorf("cannot keep the status of revision %s: %w", e.Revision, err)
+	}
+	o.poke()
+	return time.Time{}, nil
+}
+
+// due decides whether a wanted status goes into the outbox; if not, when to ask again (zero: never).
+func due(want, posted Entry, wasPosted bool, waiting Entry, isWaiting bool) (take bool, again time.Time) {
+	if isWaiting {
+		if waiting.Status == want.Status {
+			return false, time.Time{}
+		}
+		// What waits has not been seen by anybody: it is replaced at once.
+		return true, time.Time{}
+	}
+	if !wasPosted {
+		return true, time.Time{}
+	}
+	if posted.Status == want.Status {
+		return false, time.Time{}
+	}
+	if at := posted.At.Add(pendingEvery); want.Status.State == Pending && posted.Status.State == Pending && want.At.Before(at) {
+		return false, at
+	}
+	return true, time.Time{}
+}
+
+// surplus are the oldest records of the entry's source beyond the bound, at most 32 at a time.
+func surplus(v *view.View, e Entry) []view.Record {
+	var out []view.Record
+	for _, table := range []string{outboxTable, postedTable} {
+		var all []view.Record
+		at := map[string]time.Time{}
+		for r := range v.Records(table, e.Source+"/") {
+			var old Entry
+			if r.Name == e.name() {
+				continue
+			}
+			if json.Unmarshal(r.Data, &old) == nil {
+				at[r.Name] = old.At
+			}
+			all = append(all, r)
+		}
+		if len(all) <= maxEntries {
+			continue
+		}
+		slices.SortFunc(all, func(a, b view.Record) int { return at[a.Name].Compare(at[b.Name]) })
+		out = append(out, all[:min(32, len(all)-maxEntries)]...)
+	}
+	return out
+}
+
+// Last returns the status of a revision that is on its forge or on the way there.
+func (o *Outbox) Last(source, revision string, kind Kind) (Status, bool) {
+	name := Entry{Source: source, Revision: revision, Kind: kind}.name()
+	v := o.opts.Store.View()
+	for _, table := range []string{outboxTable, postedTable} {
+		if e, ok, err := load(v, table, name); ok && err == nil {
+			return e.Status, true
+		}
+	}
+	return Status{}, false
+}
+
+// Forget drops everything about a source.
+func (o *Outbox) Forget(ctx context.Context, source string) error {
+	var g store.Group
+	for _, table := range []string{outboxTable, postedTable} {
+		for r := range o.opts.Store.View().Records(table, source+"/") {
+			if len(g) < store.MaxGroup {
+				g = append(g, store.Write{Record: &view.Record{Table: table, Name: r.Name}, If: store.Anyway, Reason: "source removed"})
+			}
+		}
+	}
+	return o.commit(ctx, g)
+}
+
+func (o *Outbox) poke() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run posts what is in the outbox, each source in its own time, until ctx ends; it then returns nil.
+func (o *Outbox) Run(ctx context.Context) error {
+	var sources sync.WaitGroup
+	wakes := map[string]chan struct{}{}
+	seed := o.opts.Seed
+	for source, f := range o.opts.Forges {
+		if f == nil {
+			continue
+		}
+		wake := make(chan struct{}, 1)
+		wakes[source] = wake
+		seed++
+		p := &poster{outbox: o, source: source, forge: f, wake: wake, random: rand.New(rand.NewPCG(seed, 1)), log: o.opts.Log.With("source", source)}
+		sources.Go(func() { p.run(ctx) })
+	}
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-o.wake:
+			for _, wake := range wakes {
+				select {
+				case wake <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+	sources.Wait()
+	return nil
+}
+
+func (o *Outbox) commit(ctx context.Context, g store.Group) error {
+	if len(g) == 0 {
+		return nil
+	}
+	r := o.opts.Commit.Commit(ctx, g)[0]
+	if r.Err != nil {
+		return r.Err
+	}
+	_, err := o.opts.Store.Wait(ctx, r.Revision)
+	return err
+}
+
+func load(v *view.View, table, name string) (Entry, bool, error) {
+	r, ok := v.Record(table, name)
+	if !ok {
+		return Entry{}, false, nil
+	}
+	var e Entry
+	if err := json.Unmarshal(r.Data, &e); err != nil {
+		return Entry{}, false, fmt.Errorf("cannot decode record %s %s: %w", table, name, err)
+	}
+	return e, true, nil
+}
+
+func record(table string, e Entry) store.Write {
+	data, err := json.Marshal(e)
+	if err != nil {
+		panic(fmt.Sprintf("forge: an entry must encode: %v", err))
+	}
+	return store.Write{Record: &view.Record{Table: table, Name: e.name(), Data: data}, If: store.Anyway, Reason: "commit status"}
+}
+
+// poster posts the entries of one source, the oldest first.
+type poster struct {
+	outbox   *Outbox
+	source   string
+	forge    Forge
+	wake     chan struct{}
+	random   *rand.Rand
+	log      *slog.Logger
+	failures int
+}
+
+func (p *poster) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait := p.post(ctx)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-p.wakeUnlessFailing():
+		}
+		timer.Stop()
+	}
+}
+
+// wakeUnlessFailing keeps new entries from cutting a backoff short.
+func (p *poster) wakeUnlessFailing() <-chan struct{} {
+	if p.failures > 0 {
+		return nil
+	}
+	return p.wake
+}
+
+// idle is how often the outbox is looked at without being woken: it costs a look into memory.
+const idle = 5 * time.Second
+
+func (p *poster) post(ctx context.Context) time.Duration {
+	entries := p.entries()
+	for _, e := range entries {
+		err := p.one(ctx, e, len(entries) > 0 && e.Revision != entries[len(entries)-1].Revision)
+		if ctx.Err() != nil {
+			return 0
+		}
+		if err != nil {
+			p.outbox.posts.WithLabelValues(p.source, "error").Inc()
+			wait := p.backoff(err)
+			p.log.Warn("cannot post a commit status", "revision", e.Revision, "state", e.Status.State, "error", err, "again", wait)
+			return wait
+		}
+		p.failures = 0
+	}
+	return idle
+}
+
+func (p *poster) entries() []Entry {
+	var entries []Entry
+	for r := range p.outbox.opts.Store.View().Records(outboxTable, p.source+"/") {
+		var e Entry
+		if err := json.Unmarshal(r.Data, &e); err != nil {
+			p.log.Error("cannot decode an outbox entry", "record", r.Name, "error", err)
+			continue
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b Entry) int {
+		if c := a.At.Compare(b.At); c != 0 {
+			return c
+		}
+		return strings.Compare(a.name(), b.name())
+	})
+	return entries
+}
+
+// one brings one entry to the forge. superseded says that a newer revision waits behind it.
+func (p *poster) one(ctx context.Context, e Entry, superseded bool) error {
+	doubt := p.takeDoubt(e)
+	same := false
+	var err error
+	if doubt {
+		var last Status
+		last, same, err = p.forge.Last(ctx, e.Revision, e.Status.Context)
+		same = same && last == e.Status
+	}
+	if err == nil && !same {
+		err = p.forge.Post(ctx, e.Revision, e.Status)
+	}
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		if !doubt {
+			p.certain(e)
+		}
+		if refusal.Unknowable() && superseded {
+			p.log.Warn("a commit status is given up, the forge does not know the commit and a newer one waits", "revision", e.Revision, "error", err)
+			return p.done(ctx, e)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	outcome := "posted"
+	if same {
+		outcome = "same"
+	}
+	p.outbox.posts.WithLabelValues(p.source, outcome).Inc()
+	p.log.Info("commit status", "revision", e.Revision, "state", e.Status.State, "description", e.Status.Description, "outcome", outcome)
+	return p.done(ctx, e)
+}
+
+// takeDoubt says whether the entry may have been posted by an earlier attempt, and notes that there is one now.
+func (p *poster) takeDoubt(e Entry) bool {
+	p.outbox.mu.Lock()
+	defer p.outbox.mu.Unlock()
+	doubt := !p.outbox.mine[e.name()]
+	delete(p.outbox.mine, e.name())
+	return doubt
+}
+
+func (p *poster) certain(e Entry) {
+	p.outbox.mu.Lock()
+	defer p.outbox.mu.Unlock()
+	p.outbox.mine[e.name()] = true
+}
+
+// done moves an entry from the outbox to the posted ones. Where it was replaced meanwhile the replacement stays.
+func (p *poster) done(ctx context.Context, e Entry) error {
+	now, ok := p.outbox.opts.Store.View().Record(outboxTable, e.name())
+	posted := e
+	posted.At = p.outbox.opts.Now()
+	g := store.Group{record(postedTable, posted)}
+	if current, _, err := load(p.outbox.opts.Store.View(), outboxTable, e.name()); ok && err == nil && current.Status == e.Status {
+		g = append(g, store.Write{Record: &view.Record{Table: outboxTable, Name: e.name()}, If: now.Revision, Reason: "commit status"})
+	} else if ok {
+		p.certain(e) // the replacement has not been tried
+	}
+	err := p.outbox.commit(ctx, g)
+	if errors.Is(err, store.ErrConflict) {
+		p.certain(e)
+		err = p.outbox.commit(ctx, g[:1])
+	}
+	return err
+}
+
+func (p *poster) backoff(err error) time.Duration {
+	d := backoffMax
+	if p.failures < 9 {
+		d = min(d, backoffBase<<p.failures)
+	}
+	p.failures++
+	d = d/2 + time.Duration(p.random.Int64N(int64(d/2)+1))
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		d = max(d, refusal.After)
+	}
+	return d
+}
