@@ -1,0 +1,151 @@
+// Package nodeagent runs one node: it makes what the cluster binds to this machine true.
+package nodeagent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Default directories and addresses.
+const (
+	DefaultDataDir    = "/var/lib/lockstep"
+	DefaultRunDir     = "/run/lockstep"
+	DefaultContainerd = "/run/containerd/containerd.sock"
+	// Managed asks for a containerd of the agent's own, which outlives it.
+	Managed = "managed"
+)
+
+// Options say how a node runs. The zero value of a field means what its
+// comment says.
+type Options struct {
+	// Server is the API's URL, https://host:port; required but for Reset.
+	Server string
+	// Token joins the cluster; TokenFile holds it instead. Either is needed
+	// once, until the node has its certificate.
+	Token, TokenFile string
+	// NodeName is the machine's host name if empty.
+	NodeName string
+	// NodeIPs are the node's addresses, the primary one first; empty means the
+	// one from which the server is reached.
+	NodeIPs []netip.Addr
+	// DataDir is /var/lib/lockstep if empty, RunDir /run/lockstep.
+	DataDir, RunDir string
+	// Containerd is its socket's path, /run/containerd/containerd.sock if
+	// empty, or "managed".
+	Containerd string
+	// Snapshotter is overlayfs if empty.
+	Snapshotter string
+	// ImagesDir has image archives that are imported at start; empty means none.
+	ImagesDir string
+	// CertsDir has containerd's registry configuration; /etc/containerd/certs.d if empty.
+	CertsDir string
+	// CNIBinDirs are /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni if empty.
+	CNIBinDirs []string
+	// CNIConfDir has the user's own network configuration; empty means our default network.
+	CNIConfDir string
+	// LogDir is /var/log/pods if empty, or below DataDir where that is not the default.
+	LogDir string
+	// Labels and Taints are the node's own, beside Kubernetes' well-known labels.
+	Labels map[string]string
+	Taints []corev1.Taint
+	// ClusterDNS is 10.43.0.10 if empty, ClusterDomain cluster.local.
+	ClusterDNS    []netip.Addr
+	ClusterDomain string
+	// ServiceCIDRs are 10.43.0.0/16 if empty.
+	ServiceCIDRs []netip.Prefix
+	// ClusterCIDRs hold all nodes' pod ranges; 10.42.0.0/16 if empty.
+	ClusterCIDRs []netip.Prefix
+	// Version is reported in the node's status; "v0.0.0" if empty.
+	Version string
+	// Log is discarded if nil; Registerer gets no metrics if nil.
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// withDefaults fills in what is not stated and refuses what cannot be.
+func (o Options) withDefaults() (Options, error) {
+	if o.NodeName == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return o, fmt.Errorf("cannot find the node's name: %w", err)
+		}
+		o.NodeName = strings.ToLower(name)
+	}
+	if o.DataDir == "" {
+		o.DataDir = DefaultDataDir
+	}
+	if o.RunDir == "" {
+		o.RunDir = DefaultRunDir
+	}
+	for _, dir := range []*string{&o.DataDir, &o.RunDir} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return o, fmt.Errorf("cannot use directory %s: %w", *dir, err)
+		}
+		*dir = abs
+	}
+	if o.LogDir == "" {
+		o.LogDir = "/var/log/pods"
+		if o.DataDir != DefaultDataDir {
+			o.LogDir = filepath.Join(o.DataDir, "pods-logs")
+		}
+	}
+	if o.Containerd == "" {
+		o.Containerd = DefaultContainerd
+	}
+	if o.CertsDir == "" {
+		o.CertsDir = "/etc/containerd/certs.d"
+	}
+	if len(o.CNIBinDirs) == 0 {
+		o.CNIBinDirs = []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}
+	}
+	if len(o.ClusterDNS) == 0 {
+		o.ClusterDNS = []netip.Addr{netip.MustParseAddr("10.43.0.10")}
+	}
+	if o.ClusterDomain == "" {
+		o.ClusterDomain = "cluster.local"
+	}
+	if len(o.ServiceCIDRs) == 0 {
+		o.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}
+	}
+	if len(o.ClusterCIDRs) == 0 {
+		o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}
+	}
+	if o.Version == "" {
+		o.Version = "v0.0.0"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o, nil
+}
+
+func (o Options) validate() error {
+	if !strings.HasPrefix(o.Server, "https://") {
+		return errors.New("cannot run the agent: the server is not an https URL")
+	}
+	return nil
+}
+
+// agentDir is where the agent keeps what must outlive a reboot.
+func (o Options) agentDir() string { return filepath.Join(o.DataDir, "agent") }
+
+func (o Options) volumesDir() string { return filepath.Join(o.DataDir, "volumes") }
+
+func (o Options) containerdSocket() string {
+	if o.Containerd == Managed {
+		return filepath.Join(o.RunDir, "containerd", "containerd.sock")
+	}
+	return o.Containerd
+}
+
+// podRunDir holds a pod's namespaces and files until the pod or the boot ends.
+func (o Options) podRunDir(uid string) string { return filepath.Join(o.RunDir, "pods", uid) }

@@ -1,0 +1,134 @@
+package register
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// maxPods is Kubernetes' default and what a /24 of pod addresses carries.
+const maxPods = 110
+
+// Facts are what a machine is. They change seldom.
+type Facts struct {
+	CPUs             int
+	Memory, Disk     int64 // bytes
+	MachineID        string
+	BootID           string
+	SystemUUID       string
+	Kernel, OSImage  string
+	ContainerRuntime string // "1.6.20"
+	Hugepages        map[string]int64
+}
+
+// ReadFacts reads the machine; dataDir's file system is what pods may fill.
+func ReadFacts(dataDir string) (Facts, error) {
+	f := Facts{CPUs: runtime.NumCPU(), BootID: BootID(), Hugepages: map[string]int64{}}
+	mem, err := memory()
+	if err != nil {
+		return f, err
+	}
+	f.Memory = mem
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dataDir, &fs); err != nil {
+		return f, fmt.Errorf("cannot read size of %s: %w", dataDir, err)
+	}
+	f.Disk = int64(fs.Blocks) * fs.Bsize
+	f.MachineID = line("/etc/machine-id")
+	f.SystemUUID = line("/sys/class/dmi/id/product_uuid")
+	if f.SystemUUID == "" {
+		f.SystemUUID = f.MachineID
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		f.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	f.OSImage = osImage()
+	pages, _ := filepath.Glob("/sys/kernel/mm/hugepages/hugepages-*kB")
+	for _, p := range pages {
+		kb, err1 := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(p), "hugepages-"), "kB"), 10, 64)
+		n, err2 := strconv.ParseInt(line(filepath.Join(p, "nr_hugepages")), 10, 64)
+		if err1 == nil && err2 == nil {
+			f.Hugepages[resource.NewQuantity(kb<<10, resource.BinarySI).String()] = n * kb << 10
+		}
+	}
+	return f, nil
+}
+
+// BootID names the machine's current boot.
+func BootID() string { return line("/proc/sys/kernel/random/boot_id") }
+
+func line(path string) string {
+	data, _ := os.ReadFile(path)
+	return strings.TrimSpace(string(data))
+}
+
+func memory() (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("cannot read memory size: %w", err)
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		var kb int64
+		if n, _ := fmt.Sscanf(s.Text(), "MemTotal: %d kB", &kb); n == 1 {
+			return kb << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("cannot read memory size: no MemTotal")
+}
+
+func osImage() string {
+	data, _ := os.ReadFile("/etc/os-release")
+	for l := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(l), "PRETTY_NAME="); ok {
+			return strings.Trim(v, `"`)
+		}
+	}
+	return "Linux"
+}
+
+// Capacity is what the machine has, in Kubernetes' resources.
+func (f Facts) Capacity() corev1.ResourceList {
+	l := corev1.ResourceList{
+		corev1.ResourceCPU:              *resource.NewQuantity(int64(f.CPUs), resource.DecimalSI),
+		corev1.ResourceMemory:           *resource.NewQuantity(f.Memory, resource.BinarySI),
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(f.Disk, resource.BinarySI),
+		corev1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
+	}
+	for size, n := range f.Hugepages {
+		l[corev1.ResourceName(corev1.ResourceHugePagesPrefix+size)] = *resource.NewQuantity(n, resource.BinarySI)
+	}
+	return l
+}
+
+// Allocatable is what pods may request: memory without the 100 MiB at which
+// Kubernetes begins to evict, and 90 % of the disk, where images are removed.
+func (f Facts) Allocatable() corev1.ResourceList {
+	l := f.Capacity()
+	l[corev1.ResourceMemory] = *resource.NewQuantity(max(f.Memory-100<<20, 0), resource.BinarySI)
+	l[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(f.Disk/10*9, resource.BinarySI)
+	return l
+}
+
+// OutboundIP is the local address from which server would be reached; no
+// packet is sent.
+func OutboundIP(server string) (netip.Addr, error) {
+	c, err := net.Dial("udp", server)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("cannot find the node's address towards %s: %w", server, err)
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), nil
+}

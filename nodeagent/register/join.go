@@ -1,0 +1,291 @@
+// Package register makes this machine a node of the cluster.
+package register
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+const (
+	caFile   = "ca.crt"
+	certFile = "client.crt"
+	keyFile  = "client.key"
+	// joinTimeout bounds one request: the server signs within milliseconds.
+	joinTimeout = 15 * time.Second
+	// maxAnswer bounds what a server may send before it is trusted.
+	maxAnswer = 1 << 20
+)
+
+// Identity is where a node keeps its certificate and how it reaches the API.
+type Identity struct {
+	Server string // https://host:port
+	Node   string // the node's name
+	Dir    string // of key, certificate and CA; private to the agent
+}
+
+// Config is the client configuration of a node that has joined. Certificates
+// are read again when their files change.
+func (i Identity) Config() *rest.Config {
+	return &rest.Config{
+		Host: i.Server,
+		TLSClientConfig: rest.TLSClientConfig{
+			CAFile: filepath.Join(i.Dir, caFile), CertFile: filepath.Join(i.Dir, certFile), KeyFile: filepath.Join(i.Dir, keyFile),
+		},
+		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json", ContentType: "application/json"},
+		UserAgent:     "lockstep-agent/" + i.Node,
+		// One agent's writes are coalesced before they get here; the client's
+		// default of 5 requests a second would make a node of 50 pods wait.
+		QPS: 200, Burst: 400,
+	}
+}
+
+// TLS is the configuration of connections to the API that client-go does not make.
+func (i Identity) TLS() (*tls.Config, error) {
+	ca, err := os.ReadFile(filepath.Join(i.Dir, caFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read cluster's certificate: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(ca) {
+		return nil, errors.New("cannot read cluster's certificate: no certificate in the file")
+	}
+	return &tls.Config{
+		RootCAs: pool, MinVersion: tls.VersionTLS12,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			c, err := tls.LoadX509KeyPair(filepath.Join(i.Dir, certFile), filepath.Join(i.Dir, keyFile))
+			return &c, err
+		},
+	}, nil
+}
+
+// Certificate is the node's current one; os.ErrNotExist says that it has not joined.
+func (i Identity) Certificate() (*x509.Certificate, error) {
+	data, err := os.ReadFile(filepath.Join(i.Dir, certFile))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("cannot read certificate in %s: no PEM", i.Dir)
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// Joined says whether the node has a certificate in its name that is valid at now.
+func (i Identity) Joined(now time.Time) bool {
+	c, err := i.Certificate()
+	return err == nil && now.Before(c.NotAfter) && c.Subject.CommonName == "system:node:"+i.Node
+}
+
+// ErrRefused says that the server will refuse the same request again.
+var ErrRefused = errors.New("the server refused")
+
+// Join buys a certificate with token, "<ca sha256 hex>.<id>.<secret>". The
+// secret is sent only to a server whose chain ends in the certificate that the
+// token pins. An existing key is kept, since a taken name needs it.
+func (i Identity) Join(ctx context.Context, token string) error {
+	pin, bearer, ok := strings.Cut(strings.TrimSpace(token), ".")
+	if !ok || len(pin) != sha256.Size*2 || strings.Count(bearer, ".") != 1 {
+		return fmt.Errorf("cannot join %s: the token is not of the form <pin>.<id>.<secret>", i.Server)
+	}
+	csr, err := i.request()
+	if err != nil {
+		return err
+	}
+	client := &http.Client{
+		Timeout: joinTimeout,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			// The chain is checked against the pin instead of the system's authorities.
+			InsecureSkipVerify: true,
+			VerifyConnection:   func(s tls.ConnectionState) error { return verifyPin(s, pin) },
+		}},
+	}
+	defer client.CloseIdleConnections()
+	var answer struct{ Certificate, CA string }
+	err = post(ctx, client, i.Server+"/lockstep/v1/join", map[string]string{"token": bearer, "node": i.Node, "csr": string(csr)}, &answer)
+	if err != nil {
+		return fmt.Errorf("cannot join %s as node %s: %w", i.Server, i.Node, err)
+	}
+	block, _ := pem.Decode([]byte(answer.CA))
+	if block == nil || digest(block.Bytes) != pin {
+		return fmt.Errorf("cannot join %s: it answered with another CA than the token pins", i.Server)
+	}
+	return i.store(answer.Certificate, answer.CA)
+}
+
+// Renew replaces a certificate before it expires; the key stays.
+func (i Identity) Renew(ctx context.Context) error {
+	csr, err := i.request()
+	if err != nil {
+		return err
+	}
+	conf, err := i.TLS()
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: joinTimeout, Transport: &http.Transport{TLSClientConfig: conf}}
+	defer client.CloseIdleConnections()
+	var answer struct{ Certificate, CA string }
+	if err := post(ctx, client, i.Server+"/lockstep/v1/renew", map[string]string{"node": i.Node, "csr": string(csr)}, &answer); err != nil {
+		return fmt.Errorf("cannot renew certificate of node %s: %w", i.Node, err)
+	}
+	return i.store(answer.Certificate, "")
+}
+
+// RenewAt is when two thirds of a certificate's life have passed.
+func RenewAt(c *x509.Certificate) time.Time {
+	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3)
+}
+
+func verifyPin(s tls.ConnectionState, pin string) error {
+	roots, inter := x509.NewCertPool(), x509.NewCertPool()
+	found := false
+	for _, c := range s.PeerCertificates {
+		if digest(c.Raw) == pin {
+			roots.AddCert(c)
+			found = true
+			continue
+		}
+		inter.AddCert(c)
+	}
+	if !found {
+		return errors.New("the server's chain does not have the CA that the token pins")
+	}
+	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	return err
+}
+
+func digest(der []byte) string {
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
+// request returns a signing request for the node's key, which is made if absent.
+func (i Identity) request() ([]byte, error) {
+	key, err := i.key()
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: "system:node:" + i.Node, Organization: []string{"system:nodes"}},
+	}, key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make certificate request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
+func (i Identity) key() (crypto.Signer, error) {
+	path := filepath.Join(i.Dir, keyFile)
+	data, err := os.ReadFile(path)
+	if err == nil {
+		block, _ := pem.Decode(data)
+		if block == nil {
+			return nil, fmt.Errorf("cannot read key %s: no PEM", path)
+		}
+		k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read key %s: %w", path, err)
+		}
+		signer, ok := k.(crypto.Signer)
+		if !ok {
+			return nil, fmt.Errorf("cannot read key %s: it cannot sign", path)
+		}
+		return signer, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read key: %w", err)
+	}
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode key: %w", err)
+	}
+	if err := os.MkdirAll(i.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot store key: %w", err)
+	}
+	return k, replace(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func (i Identity) store(cert, ca string) error {
+	if block, _ := pem.Decode([]byte(cert)); block == nil {
+		return errors.New("cannot store certificate: the server sent none")
+	}
+	if ca != "" {
+		if err := replace(filepath.Join(i.Dir, caFile), []byte(ca)); err != nil {
+			return err
+		}
+	}
+	return replace(filepath.Join(i.Dir, certFile), []byte(cert))
+}
+
+// replace writes a private file whole or not at all.
+func replace(path string, data []byte) error {
+	tmp := path + ".tmp"
+	err := os.WriteFile(tmp, data, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return nil
+}
+
+func post(ctx context.Context, client *http.Client, url string, body, answer any) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	data, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return err
+	}
+	if res.StatusCode/100 != 2 {
+		text := strings.TrimSpace(string(data))
+		var status struct{ Message string }
+		if json.Unmarshal(data, &status) == nil && status.Message != "" {
+			text = status.Message
+		}
+		if res.StatusCode/100 == 4 {
+			return fmt.Errorf("%w: %s", ErrRefused, text)
+		}
+		return fmt.Errorf("%s: %s", res.Status, text)
+	}
+	return json.Unmarshal(data, answer)
+}

@@ -1,0 +1,232 @@
+package register
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	// Kubernetes' figures: a lease of 40 s renewed every 10 s, status on
+	// change and every 5 min.
+	leaseDuration = 40
+	heartbeat     = 10 * time.Second
+	statusPeriod  = 5 * time.Minute
+	apiTimeout    = 10 * time.Second
+	leaseSpace    = "kube-node-lease"
+)
+
+// State is what a node reports about itself at one moment.
+type State struct {
+	Facts     Facts
+	Addresses []netip.Addr
+	Version   string // of the agent
+	// NotReady lists why pods cannot run here; empty means they can.
+	NotReady []string
+	// NoNetwork is why pods cannot get addresses; empty means they can.
+	NoNetwork string
+	// Images are those on the node, largest first.
+	Images []corev1.ContainerImage
+	// MemoryPressure, DiskPressure and PIDPressure say that there is too little.
+	MemoryPressure, DiskPressure, PIDPressure bool
+}
+
+// Node is what a new node object states.
+func Node(name string, labels map[string]string, taints []corev1.Taint) *corev1.Node {
+	all := map[string]string{
+		corev1.LabelHostname: name, corev1.LabelOSStable: runtime.GOOS, corev1.LabelArchStable: runtime.GOARCH,
+		"beta.kubernetes.io/os": runtime.GOOS, "beta.kubernetes.io/arch": runtime.GOARCH,
+	}
+	maps.Copy(all, labels)
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: all}, Spec: corev1.NodeSpec{Taints: taints}}
+}
+
+// Status computes the node's status from the previous one, whose transition
+// times hold as long as nothing changes. Heartbeat times are now.
+func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.NodeStatus {
+	st := *old.DeepCopy()
+	st.Capacity, st.Allocatable = s.Facts.Capacity(), s.Facts.Allocatable()
+	st.Addresses = nil
+	for _, a := range s.Addresses {
+		st.Addresses = append(st.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
+	}
+	st.Addresses = append(st.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: name})
+	st.NodeInfo = corev1.NodeSystemInfo{
+		MachineID: s.Facts.MachineID, SystemUUID: s.Facts.SystemUUID, BootID: s.Facts.BootID,
+		KernelVersion: s.Facts.Kernel, OSImage: s.Facts.OSImage,
+		ContainerRuntimeVersion: "containerd://" + s.Facts.ContainerRuntime,
+		KubeletVersion:          s.Version, KubeProxyVersion: "",
+		OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+	}
+	st.Images = s.Images
+	set := func(t corev1.NodeConditionType, status bool, reason, message string) {
+		c := corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: message,
+			LastHeartbeatTime: metav1.NewTime(now.Truncate(time.Second)), LastTransitionTime: metav1.NewTime(now.Truncate(time.Second))}
+		if status {
+			c.Status = corev1.ConditionTrue
+		}
+		i := slices.IndexFunc(st.Conditions, func(c corev1.NodeCondition) bool { return c.Type == t })
+		if i < 0 {
+			st.Conditions = append(st.Conditions, c)
+			return
+		}
+		if st.Conditions[i].Status == c.Status {
+			c.LastTransitionTime = st.Conditions[i].LastTransitionTime
+		}
+		st.Conditions[i] = c
+	}
+	pressure := func(t corev1.NodeConditionType, on bool, yes, no, yesText, noText string) {
+		if on {
+			set(t, true, yes, yesText)
+		} else {
+			set(t, false, no, noText)
+		}
+	}
+	pressure(corev1.NodeMemoryPressure, s.MemoryPressure, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "kubelet has insufficient memory available", "kubelet has sufficient memory available")
+	pressure(corev1.NodeDiskPressure, s.DiskPressure, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has disk pressure", "kubelet has no disk pressure")
+	pressure(corev1.NodePIDPressure, s.PIDPressure, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "kubelet has insufficient PID available", "kubelet has sufficient PID available")
+	if s.NoNetwork != "" {
+		set(corev1.NodeNetworkUnavailable, true, "NoRouteCreated", s.NoNetwork)
+	} else {
+		set(corev1.NodeNetworkUnavailable, false, "RouteCreated", "pods have addresses and routes")
+	}
+	why := slices.Clone(s.NotReady)
+	if s.NoNetwork != "" {
+		why = append(why, "container runtime network not ready: "+s.NoNetwork)
+	}
+	if len(why) > 0 {
+		set(corev1.NodeReady, false, "KubeletNotReady", strings.Join(why, ", "))
+	} else {
+		set(corev1.NodeReady, true, "KubeletReady", "kubelet is posting ready status")
+	}
+	return st
+}
+
+// Reporter keeps the node's object and lease up to date.
+type Reporter struct {
+	Client kubernetes.Interface
+	Name   string
+	Labels map[string]string
+	Taints []corev1.Taint
+	// State is asked before each report; it must be quick.
+	State func(context.Context) State
+	// Changed, when it receives, asks for a report at once.
+	Changed <-chan struct{}
+	Log     *slog.Logger
+}
+
+// Run reports until ctx ends.
+func (r *Reporter) Run(ctx context.Context) error {
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	var last time.Time
+	for {
+		now := time.Now()
+		wrote, err := r.report(ctx, now, now.Sub(last) >= statusPeriod)
+		if err != nil && ctx.Err() == nil {
+			r.Log.Warn("cannot report node", "error", err)
+		}
+		if wrote {
+			last = now
+		}
+		retry := time.Duration(0)
+		if err != nil {
+			retry = time.Second
+		}
+		if err := r.renew(ctx, now); err != nil && ctx.Err() == nil {
+			r.Log.Warn("cannot renew node lease", "error", err)
+			retry = time.Second
+		}
+		var again <-chan time.Time
+		if retry > 0 {
+			again = time.After(retry)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-r.Changed:
+		case <-again:
+		}
+	}
+}
+
+// report writes the node's status if it changed or if force asks for it.
+func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	nodes := r.Client.CoreV1().Nodes()
+	node, err := nodes.Get(ctx, r.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		fresh := Node(r.Name, r.Labels, r.Taints)
+		fresh.Status = Status(r.Name, corev1.NodeStatus{}, r.State(ctx), now)
+		if node, err = nodes.Create(ctx, fresh, metav1.CreateOptions{}); err != nil {
+			return false, fmt.Errorf("cannot register node %s: %w", r.Name, err)
+		}
+	} else if err != nil {
+		return false, fmt.Errorf("cannot read node %s: %w", r.Name, err)
+	} else if labelled, changed := relabel(node, Node(r.Name, r.Labels, nil).Labels); changed {
+		if node, err = nodes.Update(ctx, labelled, metav1.UpdateOptions{}); err != nil {
+			return false, fmt.Errorf("cannot label node %s: %w", r.Name, err)
+		}
+	}
+	status := Status(r.Name, node.Status, r.State(ctx), now)
+	if !force && sameStatus(node.Status, status) {
+		return false, nil
+	}
+	node = node.DeepCopy()
+	node.Status = status
+	if _, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+		return false, fmt.Errorf("cannot report status of node %s: %w", r.Name, err)
+	}
+	return true, nil
+}
+
+func relabel(n *corev1.Node, want map[string]string) (*corev1.Node, bool) {
+	out := n.DeepCopy()
+	if out.Labels == nil {
+		out.Labels = map[string]string{}
+	}
+	maps.Copy(out.Labels, want)
+	return out, !maps.Equal(out.Labels, n.Labels)
+}
+
+// sameStatus compares all but the heartbeat times.
+func sameStatus(a, b corev1.NodeStatus) bool {
+	strip := func(s corev1.NodeStatus) corev1.NodeStatus {
+		s = *s.DeepCopy()
+		for i := range s.Conditions {
+			s.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
+		return s
+	}
+	return equality.Semantic.DeepEqual(strip(a), strip(b))
+}
+
+// renew writes the lease that says the node lives.
+func (r *Reporter) renew(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	leases := r.Client.CoordinationV1().Leases(leaseSpace)
+	t, holder, d := metav1.NewMicroTime(now), r.Name, int32(leaseDuration)
+	spec := coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &d, RenewTime: &t}
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: leaseSpace, Name: r.Name}, Spec: spec}
+	_, err := leases.Update(ctx, lease, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
+	}
+	return err
+}
