@@ -1,0 +1,343 @@
+package dns
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// ttl is short, in seconds, because a service's endpoints change while it is being used; it
+	// is what CoreDNS ships with.
+	ttl = 5
+	// aliasesMost bounds a chain of ExternalName services that lead to one another.
+	aliasesMost = 8
+	// specVersion is the version of the specification that the names follow.
+	// (https://github.com/kubernetes/dns/blob/master/docs/specification.md)
+	specVersion = "1.1.0"
+)
+
+// Answer is what a zone says to a question.
+type Answer struct {
+	// Ours tells whether the zone is authoritative for the name. If it is not, nothing else is set
+	// and the question belongs upstream.
+	Ours    bool
+	Rcode   int // dns.RcodeSuccess, also without any record, or dns.RcodeNameError
+	Records []dns.RR
+	Extra   []dns.RR // addresses of the targets in Records
+	SOA     dns.RR   // set where there are no records: how long that may be remembered
+	// Follow is the name outside the cluster at which the last alias in Records ends; the same
+	// question about it belongs upstream.
+	Follow string
+}
+
+// Answer decides the answer to a question of class IN. Names are compared without regard to case
+// and given back as they were asked. Several addresses are rotated by seed, so that clients which
+// take the first one spread over them.
+func (z *Zone) Answer(q dns.Question, seed uint32) Answer {
+	name := strings.ToLower(strings.TrimSuffix(q.Name, "."))
+	if a, ok := reverse(name); ok {
+		return z.answerReverse(q, a, seed)
+	}
+	path, ok := z.cut(name)
+	if !ok {
+		return Answer{}
+	}
+	r := &response{zone: z, question: q, seed: seed, out: Answer{Ours: true, Rcode: dns.RcodeNameError}}
+	r.resolve(q.Name, path)
+	return r.finish()
+}
+
+// cut returns the name relative to the zone.
+func (z *Zone) cut(name string) (string, bool) {
+	if name == z.domain {
+		return "", true
+	}
+	return strings.CutSuffix(name, "."+z.domain)
+}
+
+func (z *Zone) answerReverse(q dns.Question, a netip.Addr, seed uint32) Answer {
+	names := z.names[a]
+	r := &response{zone: z, question: q, seed: seed, out: Answer{Ours: true, Rcode: dns.RcodeNameError}}
+	if len(names) == 0 {
+		for _, n := range z.networks {
+			if n.Contains(a) {
+				return r.finish()
+			}
+		}
+		return Answer{}
+	}
+	r.exists()
+	if r.asks(dns.TypePTR) {
+		for _, name := range names {
+			r.add(&dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: dns.Fqdn(name)})
+		}
+	}
+	return r.finish()
+}
+
+// response is an answer in the making.
+type response struct {
+	zone     *Zone
+	question dns.Question
+	seed     uint32
+	aliases  int
+	out      Answer
+}
+
+// resolve answers for a name, the question's or one that an alias led to; path is relative to the
+// zone and in lower case. A name that has no records but names below it exists.
+func (r *response) resolve(owner, path string) {
+	labels := strings.Split(path, ".")
+	last := labels[len(labels)-1]
+	switch {
+	case path == "":
+		r.exists()
+		r.resolveApex(owner)
+	case path == "dns-version":
+		r.exists()
+		if r.asks(dns.TypeTXT) {
+			r.add(&dns.TXT{Hdr: header(owner, dns.TypeTXT), Txt: []string{specVersion}})
+		}
+	case len(labels) == 1 && (last == "svc" || last == "pod"):
+		r.exists()
+	case last == "svc":
+		r.resolveService(owner, labels[:len(labels)-1])
+	case last == "pod":
+		r.resolvePod(owner, labels[:len(labels)-1])
+	}
+}
+
+func (r *response) resolveApex(owner string) {
+	if r.asks(dns.TypeSOA) {
+		r.add(r.zone.soa(owner))
+	}
+	if r.asks(dns.TypeNS) {
+		r.add(&dns.NS{Hdr: header(owner, dns.TypeNS), Ns: "ns.dns." + r.zone.domain + "."})
+	}
+}
+
+// resolvePod answers 10-42-0-5.<namespace>.pod with the address in the name.
+func (r *response) resolvePod(owner string, labels []string) {
+	namespace := labels[len(labels)-1]
+	if r.zone.known && !r.zone.namespaces[namespace] {
+		return
+	}
+	switch len(labels) {
+	case 1:
+		if r.zone.namespaces[namespace] {
+			r.exists()
+		}
+	case 2:
+		if a, ok := undashed(labels[0]); ok {
+			r.exists()
+			r.addAddresses(owner, a)
+		}
+	}
+}
+
+func (r *response) resolveService(owner string, labels []string) {
+	n := len(labels)
+	if n == 1 {
+		if r.zone.namespaces[labels[0]] {
+			r.exists()
+		}
+		return
+	}
+	svc := r.zone.services[labels[n-2]+"."+labels[n-1]]
+	if svc == nil {
+		return
+	}
+	switch below := labels[:n-2]; {
+	case svc.external != "":
+		if len(below) == 0 {
+			r.exists()
+			r.follow(owner, svc.external)
+		}
+	case len(below) == 0:
+		r.exists()
+		r.addService(owner, svc)
+		if r.asks(dns.TypeSRV) {
+			r.addServices(owner, svc, func(port) bool { return true })
+		}
+	case len(below) == 1 && strings.HasPrefix(below[0], "_"):
+		if svc.has(func(p port) bool { return "_"+p.protocol == below[0] }) {
+			r.exists()
+		}
+	case len(below) == 1:
+		r.addHost(owner, svc, below[0])
+	case len(below) == 2:
+		match := func(p port) bool { return p.name != "" && "_"+p.name == below[0] && "_"+p.protocol == below[1] }
+		if svc.has(match) {
+			r.exists()
+			if r.asks(dns.TypeSRV) {
+				r.addServices(owner, svc, match)
+			}
+		}
+	}
+}
+
+// has tells whether a port of the service, or of an endpoint of a headless one, matches.
+func (e *service) has(match func(port) bool) bool {
+	for _, p := range e.ports {
+		if match(p) {
+			return true
+		}
+	}
+	for _, h := range e.hosts {
+		for _, p := range h.ports {
+			if match(p) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// follow answers with an alias, and what it leads to if that is a name of ours.
+func (r *response) follow(owner, target string) {
+	target += "."
+	r.add(&dns.CNAME{Hdr: header(owner, dns.TypeCNAME), Target: target})
+	r.aliases++
+	if r.question.Qtype == dns.TypeCNAME || r.aliases > aliasesMost {
+		return
+	}
+	path, ours := r.zone.cut(strings.TrimSuffix(target, "."))
+	if !ours {
+		r.out.Follow = target
+		return
+	}
+	r.out.Rcode = dns.RcodeNameError
+	r.resolve(target, path)
+}
+
+func (r *response) addService(owner string, svc *service) {
+	if !svc.headless {
+		r.addAddresses(owner, svc.addresses...)
+		return
+	}
+	var addresses []netip.Addr
+	for _, h := range svc.hosts {
+		if n := len(addresses); n == 0 || addresses[n-1] != h.address {
+			addresses = append(addresses, h.address)
+		}
+	}
+	r.addAddresses(owner, addresses...)
+}
+
+// addHost answers for one endpoint of a headless service.
+func (r *response) addHost(owner string, svc *service, name string) {
+	for _, h := range svc.hosts {
+		if h.name == name {
+			r.exists()
+			r.addAddresses(owner, h.address)
+		}
+	}
+}
+
+// addServices answers SRV: the service itself, or each endpoint of a headless one.
+func (r *response) addServices(owner string, svc *service, match func(port) bool) {
+	suffix := svc.name + ".svc." + r.zone.domain + "."
+	add := func(target string, p port, addresses ...netip.Addr) {
+		r.add(&dns.SRV{Hdr: header(owner, dns.TypeSRV), Priority: 0, Weight: 100, Port: p.number, Target: target})
+		for _, a := range addresses {
+			r.out.Extra = append(r.out.Extra, addressRecord(target, a))
+		}
+	}
+	if svc.headless {
+		for _, h := range svc.hosts {
+			for _, p := range h.ports {
+				if match(p) {
+					add(h.name+"."+suffix, p, h.address)
+				}
+			}
+		}
+		return
+	}
+	for _, p := range svc.ports {
+		if match(p) {
+			add(suffix, p, svc.addresses...)
+		}
+	}
+}
+
+func (r *response) addAddresses(owner string, addresses ...netip.Addr) {
+	var list []dns.RR
+	for _, a := range addresses {
+		record := addressRecord(owner, a)
+		if r.asks(record.Header().Rrtype) {
+			list = append(list, record)
+		}
+	}
+	if n := uint32(len(list)); n > 0 {
+		first := r.seed % n
+		r.add(append(list[first:], list[:first]...)...)
+	}
+}
+
+func (r *response) exists() { r.out.Rcode = dns.RcodeSuccess }
+
+func (r *response) asks(kind uint16) bool {
+	return r.question.Qtype == kind || r.question.Qtype == dns.TypeANY
+}
+
+func (r *response) add(records ...dns.RR) { r.out.Records = append(r.out.Records, records...) }
+
+// finish says for how long it may be remembered that there is nothing.
+func (r *response) finish() Answer {
+	empty := true
+	for _, record := range r.out.Records {
+		empty = empty && record.Header().Rrtype == dns.TypeCNAME && r.question.Qtype != dns.TypeCNAME
+	}
+	if empty && r.out.Follow == "" {
+		r.out.SOA = r.zone.soa(r.zone.domain + ".")
+	}
+	return r.out
+}
+
+// soa has no serial that counts: nobody transfers the zone.
+func (z *Zone) soa(owner string) dns.RR {
+	return &dns.SOA{
+		Hdr: header(owner, dns.TypeSOA), Ns: "ns.dns." + z.domain + ".", Mbox: "hostmaster." + z.domain + ".",
+		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl,
+	}
+}
+
+func header(owner string, kind uint16) dns.RR_Header {
+	return dns.RR_Header{Name: owner, Rrtype: kind, Class: dns.ClassINET, Ttl: ttl}
+}
+
+func addressRecord(owner string, a netip.Addr) dns.RR {
+	if a.Is4() {
+		return &dns.A{Hdr: header(owner, dns.TypeA), A: a.AsSlice()}
+	}
+	return &dns.AAAA{Hdr: header(owner, dns.TypeAAAA), AAAA: a.AsSlice()}
+}
+
+// reverse reads a name such as 5.0.42.10.in-addr.arpa, or its form of 32 digits in ip6.arpa.
+func reverse(name string) (netip.Addr, bool) {
+	if text, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
+		labels := strings.Split(text, ".")
+		if len(labels) != 4 {
+			return netip.Addr{}, false
+		}
+		a, err := netip.ParseAddr(labels[3] + "." + labels[2] + "." + labels[1] + "." + labels[0])
+		return a, err == nil
+	}
+	text, ok := strings.CutSuffix(name, ".ip6.arpa")
+	labels := strings.Split(text, ".")
+	if !ok || len(labels) != 32 {
+		return netip.Addr{}, false
+	}
+	var b [16]byte
+	for i, label := range labels {
+		digit, err := strconv.ParseUint(label, 16, 4)
+		if err != nil || len(label) != 1 {
+			return netip.Addr{}, false
+		}
+		b[15-i/2] |= byte(digit) << (4 * (i % 2))
+	}
+	return netip.AddrFrom16(b), true
+}
