@@ -1,0 +1,230 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+)
+
+const (
+	// requestTimeout ends what is not a watch or a followed log; Kubernetes gives as long.
+	requestTimeout = 60 * time.Second
+	// writeTimeout cuts off a client that reads nothing of an answer for so long.
+	writeTimeout = 30 * time.Second
+	// retryAfter is what a client is told to wait when too many requests are under way.
+	retryAfter = 1
+)
+
+// chain is what happens to every request, from the outside in.
+func (s *server) chain() http.Handler {
+	return s.observe(s.identified(s.bounded(s.permitted(s.routes()))))
+}
+
+// observe counts and times a request and turns a panic into a 500.
+func (s *server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := s.now()
+		info, err := s.infos.NewRequestInfo(r)
+		if err != nil {
+			s.fail(w, r, apierrors.NewBadRequest(err.Error()))
+			return
+		}
+		out := &writer{ResponseWriter: w, control: http.NewResponseController(w)}
+		defer func() {
+			if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // a sentinel that panics bear as it is
+				s.log.Error("a request failed by a defect", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+				if out.status == 0 {
+					s.fail(out, r, apierrors.NewInternalError(errors.New("a defect of the server")))
+				}
+			}
+			s.metrics.request(info, out.status, s.now().Sub(start))
+		}()
+		ctx := request.WithRequestInfo(r.Context(), info)
+		ctx = request.WithReceivedTimestamp(ctx, start)
+		next.ServeHTTP(out, r.WithContext(ctx))
+	})
+}
+
+func (s *server) identified(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, err := s.authenticate(r)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		ctx := request.WithUser(withIdentity(r.Context(), id), &id.user)
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// bounded refuses requests over the bound with 429, and ends those that take too long. Watches, followed logs and
+// tunnels live long and cost little; probes must be answered above all when there is much to do.
+func (s *server) bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info, _ := request.RequestInfoFrom(r.Context())
+		if longRunning(r, info) {
+			s.metrics.longRunning.Inc()
+			defer s.metrics.longRunning.Dec()
+			next.ServeHTTP(w, r)
+			return
+		}
+		slots := s.reads
+		if a := accessOf(r, info); !a.read() {
+			slots = s.writes
+		}
+		if !openPaths[info.Path] {
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+			default:
+				s.metrics.refused.Inc()
+				s.fail(w, r, apierrors.NewTooManyRequests("too many requests are under way, try again", retryAfter))
+				return
+			}
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+func longRunning(r *http.Request, info *request.RequestInfo) bool {
+	follow, _ := strconv.ParseBool(r.URL.Query().Get("follow"))
+	return info.Verb == "watch" || info.Subresource == "log" && follow || info.Path == tunnelPath
+}
+
+func (s *server) permitted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info, _ := request.RequestInfoFrom(r.Context())
+		id, a := identityOf(r.Context()), accessOf(r, info)
+		v := s.hub.View()
+		switch verdict, why := decide(id, a, v); verdict {
+		case allowed:
+			next.ServeHTTP(w, r)
+		case unauthorized:
+			s.fail(w, r, apierrors.NewUnauthorized(why))
+		case notThisWay:
+			s.fail(w, r, s.refusal(v, a, why))
+		default:
+			s.fail(w, r, forbiddenError(id, a, why))
+		}
+	})
+}
+
+// forbiddenError is worded as Kubernetes words it.
+func forbiddenError(id identity, a access, why string) error {
+	gr := schema.GroupResource{Group: a.group, Resource: a.resource}
+	scope := "at the cluster scope"
+	if a.namespace != "" {
+		scope = fmt.Sprintf("in the namespace %q", a.namespace)
+	}
+	if a.resource == "" {
+		return apierrors.NewForbidden(gr, "", fmt.Errorf("User %q cannot %s path %q: %s", id.user.Name, a.verb, a.path, why))
+	}
+	full := a.resource
+	if a.subresource != "" {
+		full += "/" + a.subresource
+	}
+	return apierrors.NewForbidden(gr, a.name, fmt.Errorf("User %q cannot %s resource %q in API group %q %s: %s",
+		id.user.Name, a.verb, full, a.group, scope, why))
+}
+
+// accessOf reads what a request asks to do.
+func accessOf(r *http.Request, info *request.RequestInfo) access {
+	if !info.IsResourceRequest {
+		return access{verb: info.Verb, path: info.Path}
+	}
+	a := access{
+		verb: info.Verb, group: info.APIGroup, resource: info.Resource, subresource: info.Subresource,
+		namespace: info.Namespace, name: info.Name,
+	}
+	// A namespace's own path has its name as the namespace too.
+	if a.group == "" && a.resource == "namespaces" {
+		a.namespace = ""
+	}
+	if text := r.URL.Query().Get("fieldSelector"); text != "" {
+		if selector, err := fields.ParseSelector(text); err == nil {
+			a.fields = selector
+		}
+	}
+	return a
+}
+
+// fail answers with a Kubernetes Status in the format that the client asked for.
+func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	gv := schema.GroupVersion{Version: "v1"}
+	if info, ok := request.RequestInfoFrom(r.Context()); ok && info.APIVersion != "" {
+		gv = schema.GroupVersion{Group: info.APIGroup, Version: info.APIVersion}
+	}
+	if !scheme.IsVersionRegistered(gv) {
+		gv = schema.GroupVersion{Version: "v1"}
+	}
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		s.log.Error("a request failed", "path", r.URL.Path, "error", err)
+		err = apierrors.NewInternalError(err)
+	} else if details := status.Status().Details; details != nil && details.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(details.RetryAfterSeconds)))
+	}
+	responsewriters.ErrorNegotiated(err, codecs, gv, w, r)
+}
+
+// writer notes the status and moves the deadline with every write, so that a client that reads slowly may, and one that
+// does not read at all is cut off.
+type writer struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	status  int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *writer) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *writer) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	w.extend()
+	return w.ResponseWriter.Write(p)
+}
+
+// Flush implements http.Flusher.
+func (w *writer) Flush() {
+	w.extend()
+	_ = w.control.Flush()
+}
+
+func (w *writer) extend() { _ = w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }
+
+// Unwrap lets an http.ResponseController reach what is below, to take a connection over.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// statusOf is the body of an error as Kubernetes writes it.
+func statusOf(err error) metav1.Status {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		return status.Status()
+	}
+	return apierrors.NewInternalError(err).ErrStatus
+}
+
+// has says whether a path is below another.
+func has(path, prefix string) bool { return path == prefix || strings.HasPrefix(path, prefix+"/") }

@@ -1,0 +1,340 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+)
+
+const (
+	// tries of a patch that names no resourceVersion, when others change the object at the same time; as in Kubernetes.
+	tries = 5
+	// readBackWait bounds the wait for the view to show what was written.
+	readBackWait = 5 * time.Second
+)
+
+// change is one kind of write that nodes may make, for Kubernetes' handlers.
+type change struct {
+	*storage
+	subresource    string
+	create, delete bool
+	heartbeat      bool // written by store.Renew, which keeps only the newest
+	// check judges what a node writes beyond what its URL says; old is nil for a creation. It may alter what is new.
+	check func(node string, v *view.View, new, old kinds.Object) error
+	// prepare applies Kubernetes' own rules to an update.
+	prepare func(new, old kinds.Object) field.ErrorList
+}
+
+var (
+	_ rest.Creater         = (*change)(nil)
+	_ rest.Patcher         = (*change)(nil)
+	_ rest.GracefulDeleter = (*change)(nil)
+)
+
+// nodeChanges are the changes of a kind that decide lets nodes make.
+func nodeChanges(s *storage) []*change {
+	switch s.kind.GroupResource().String() {
+	case "nodes":
+		return []*change{
+			{storage: s, create: true, check: checkNode, prepare: strategy.PrepareUpdate},
+			{storage: s, subresource: "status", check: checkNodeStatus, prepare: strategy.PrepareStatus},
+		}
+	case "pods":
+		return []*change{
+			{storage: s, delete: true},
+			{storage: s, subresource: "status", check: checkPodStatus, prepare: strategy.PrepareStatus},
+		}
+	case "events":
+		return []*change{{storage: s, create: true, check: checkEvent, prepare: strategy.PrepareUpdate}}
+	case "leases.coordination.k8s.io":
+		return []*change{{storage: s, create: true, heartbeat: true, check: checkLease, prepare: strategy.PrepareUpdate}}
+	default:
+		return nil
+	}
+}
+
+// Create implements rest.Creater.
+func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, opts *metav1.CreateOptions) (runtime.Object, error) {
+	o := obj.(kinds.Object)
+	if err := c.complete(ctx, o); err != nil {
+		return nil, err
+	}
+	v := c.store.View()
+	if err := c.check(identityOf(ctx).node, v, o, nil); err != nil {
+		return nil, c.refused(v, "create", o.GetName(), err)
+	}
+	strategy.Default(o)
+	if errs := strategy.PrepareCreate(o); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(c.kind.GroupKind(), o.GetName(), errs)
+	}
+	if err := validate(ctx, o); err != nil {
+		return nil, err
+	}
+	if dryRun(opts.DryRun) {
+		return o, nil
+	}
+	if v.Get(c.keyOf(o)) != nil {
+		return nil, apierrors.NewAlreadyExists(c.kind.GroupResource(), o.GetName())
+	}
+	out, err := c.commit(ctx, store.Write{Key: c.keyOf(o), Object: o, Reason: "created by " + identityOf(ctx).user.Name})
+	if errors.Is(err, store.ErrConflict) {
+		return nil, apierrors.NewAlreadyExists(c.kind.GroupResource(), o.GetName())
+	}
+	return out, err
+}
+
+// complete sets the namespace and a generated name.
+func (c *change) complete(ctx context.Context, o kinds.Object) error {
+	if c.kind.Namespaced {
+		namespace := request.NamespaceValue(ctx)
+		if o.GetNamespace() == "" {
+			o.SetNamespace(namespace)
+		}
+		if o.GetNamespace() != namespace {
+			return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		}
+	}
+	if o.GetName() == "" && o.GetGenerateName() != "" {
+		o.SetName(o.GetGenerateName() + suffix())
+	}
+	o.SetResourceVersion("")
+	o.SetAnnotations(withoutOrigin(o.GetAnnotations()))
+	return nil
+}
+
+// Update implements rest.Updater, for PUT and PATCH.
+func (c *change) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, _ rest.ValidateObjectFunc, validate rest.ValidateObjectUpdateFunc, _ bool, opts *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	key := c.kind.Key(request.NamespaceValue(ctx), name)
+	v := c.store.View()
+	for try := 1; ; try++ {
+		out, err := c.update(ctx, v, key, info, validate, opts)
+		if !errors.Is(err, store.ErrConflict) {
+			return out, false, err
+		}
+		if try == tries {
+			return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name, errChanged)
+		}
+		rev, err := c.store.Current(ctx)
+		if err != nil {
+			return nil, false, unavailable(err)
+		}
+		if v, err = c.store.Wait(ctx, rev); err != nil {
+			return nil, false, apierrors.NewTimeoutError(err.Error(), retryAfter)
+		}
+	}
+}
+
+var errChanged = errors.New("the object has been modified; please apply your changes to the latest version and try again")
+
+// update makes one try from a view; store.ErrConflict asks for another from a newer one.
+func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info rest.UpdatedObjectInfo, validate rest.ValidateObjectUpdateFunc, opts *metav1.UpdateOptions) (runtime.Object, error) {
+	old := v.Get(key)
+	if c.heartbeat {
+		return c.renewLease(ctx, key, old, info)
+	}
+	if old == nil {
+		return nil, c.notFound(key.Name)
+	}
+	updated, err := info.UpdatedObject(ctx, old.DeepCopyObject())
+	if err != nil {
+		return nil, err
+	}
+	o := updated.(kinds.Object)
+	if given := o.GetResourceVersion(); given != "" && given != old.GetResourceVersion() {
+		if asked, err := revisionIn(given); err == nil && asked > v.Revision() {
+			return nil, store.ErrConflict // it has seen more than our view
+		}
+		return nil, apierrors.NewConflict(c.kind.GroupResource(), key.Name, errChanged)
+	}
+	if p := info.Preconditions(); p != nil && p.UID != nil && *p.UID != old.GetUID() {
+		return nil, apierrors.NewConflict(c.kind.GroupResource(), key.Name,
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, old.GetUID()))
+	}
+	o.SetAnnotations(withoutOrigin(o.GetAnnotations()))
+	strategy.Default(o)
+	if err := c.check(identityOf(ctx).node, v, o, old); err != nil {
+		return nil, c.refused(v, "update", key.Name, err)
+	}
+	if errs := c.prepare(o, old); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(c.kind.GroupKind(), key.Name, errs)
+	}
+	if err := validate(ctx, o, old); err != nil {
+		return nil, err
+	}
+	o.GetObjectKind().SetGroupVersionKind(old.GetObjectKind().GroupVersionKind())
+	if reflect.DeepEqual(o, old) || dryRun(opts.DryRun) {
+		return c.hub.present(v, o), nil
+	}
+	return c.commit(ctx, store.Write{
+		Key: key, Object: o, If: store.Revision(old), Reason: "written by " + identityOf(ctx).user.Name,
+	})
+}
+
+// renewLease hands a heartbeat to the store, which shows it in the view within a period: a node's is written by that node
+// alone, so neither its resourceVersion nor whether the view has it yet is of matter.
+func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object, info rest.UpdatedObjectInfo) (runtime.Object, error) {
+	if old == nil {
+		old = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
+	}
+	updated, err := info.UpdatedObject(ctx, old.DeepCopyObject())
+	if err != nil {
+		return nil, err
+	}
+	lease := updated.(*coordinationv1.Lease)
+	lease.SetAnnotations(withoutOrigin(lease.GetAnnotations()))
+	if err := checkLease(identityOf(ctx).node, nil, lease, nil); err != nil {
+		return nil, c.refused(c.store.View(), "update", key.Name, err)
+	}
+	lease.UID, lease.CreationTimestamp, lease.ResourceVersion = old.GetUID(), old.GetCreationTimestamp(), old.GetResourceVersion()
+	if errs := strategy.PrepareUpdate(lease, old); len(errs) > 0 && old.GetUID() != "" {
+		return nil, apierrors.NewInvalid(c.kind.GroupKind(), key.Name, errs)
+	}
+	c.store.Renew(key.Name, lease)
+	return lease, nil
+}
+
+// Delete implements rest.GracefulDeleter: a node ends a pod that it has stopped.
+func (c *change) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	key := c.kind.Key(request.NamespaceValue(ctx), name)
+	v := c.store.View()
+	old := v.Get(key)
+	if old == nil {
+		return nil, false, c.notFound(name)
+	}
+	p := opts.Preconditions
+	if opts.GracePeriodSeconds == nil || *opts.GracePeriodSeconds != 0 || p == nil || p.UID == nil {
+		a := access{verb: "delete", resource: c.kind.Resource, namespace: key.Namespace, name: name}
+		return nil, false, c.refusal(v, a, "a node deletes a pod only with grace period 0 and a uid precondition")
+	}
+	if *p.UID != old.GetUID() {
+		return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name,
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, old.GetUID()))
+	}
+	if err := validate(ctx, old); err != nil {
+		return nil, false, err
+	}
+	if dryRun(opts.DryRun) {
+		return c.hub.present(v, old), true, nil
+	}
+	changed, gone := strategy.Delete(old, c.now(), opts.GracePeriodSeconds)
+	if !gone && changed == nil {
+		return c.hub.present(v, old), false, nil
+	}
+	write := store.Write{Key: key, Object: changed, If: store.Revision(old), Reason: "ended by " + identityOf(ctx).user.Name}
+	if gone {
+		write.Object = nil
+		// The pod's status may change while it is deleted; its uid was checked above, and a name is not given to
+		// another pod before this one is gone.
+		write.If = store.Revision(old)
+	}
+	out, err := c.commit(ctx, write)
+	if errors.Is(err, store.ErrConflict) {
+		return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name, errChanged)
+	}
+	if out == nil {
+		out = c.hub.present(v, old)
+	}
+	return out, gone, err
+}
+
+// commit writes, and returns the object as the view then has it; nil where it was deleted.
+func (c *change) commit(ctx context.Context, w store.Write) (runtime.Object, error) {
+	result := c.store.Commit(ctx, store.Group{w})[0]
+	if result.Err != nil {
+		return nil, c.unwritten(w.Key, result.Err)
+	}
+	wait, cancel := context.WithTimeout(ctx, readBackWait)
+	defer cancel()
+	v, err := c.store.Wait(wait, result.Revision)
+	if err != nil {
+		return nil, apierrors.NewTimeoutError("the write was made but cannot be read back: "+err.Error(), retryAfter)
+	}
+	switch o := v.Get(w.Key); {
+	case o != nil:
+		return c.hub.present(v, o), nil
+	case w.Object != nil:
+		return w.Object, nil // somebody has deleted it since, or the store has not shown it yet
+	default:
+		return nil, nil
+	}
+}
+
+// unwritten says in Kubernetes' words why a write was not made. ErrConflict is for the caller, who may try again.
+func (c *change) unwritten(key kinds.Key, err error) error {
+	switch {
+	case errors.Is(err, store.ErrConflict):
+		return err
+	case errors.Is(err, store.ErrTooLarge):
+		return apierrors.NewRequestEntityTooLargeError(err.Error())
+	case errors.Is(err, store.ErrUnknown):
+		return apierrors.NewServerTimeout(c.kind.GroupResource(), "write", retryAfter)
+	case errors.Is(err, store.ErrUnavailable):
+		return unavailable(err)
+	default:
+		return fmt.Errorf("cannot write %s: %w", key, err)
+	}
+}
+
+func unavailable(err error) error {
+	out := apierrors.NewServiceUnavailable("the cluster's store does not answer: " + err.Error())
+	out.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: retryAfter}
+	return out
+}
+
+// refused turns a check's objection into the answer to a change that is not a node's.
+func (c *change) refused(v *view.View, verb, name string, err error) error {
+	a := access{verb: verb, group: c.kind.Group, resource: c.kind.Resource, subresource: c.subresource, name: name}
+	return c.refusal(v, a, err.Error())
+}
+
+func (c *change) keyOf(o kinds.Object) kinds.Key { return c.kind.Key(o.GetNamespace(), o.GetName()) }
+
+func dryRun(values []string) bool { return len(values) > 0 }
+
+// judged lets handlers ask again whether what was permitted is.
+type judged struct{}
+
+// Authorize implements authorizer.Authorizer.
+func (judged) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
+	return authorizer.DecisionAllow, "", nil
+}
+
+// podOf returns the pod an event is about, nil where it is about something else or the pod is not there any more.
+func podOf(v *view.View, ref corev1.ObjectReference) *corev1.Pod {
+	p, ok := view.Get[*corev1.Pod](v, ref.Namespace, ref.Name)
+	if !ok || ref.UID != "" && p.UID != ref.UID {
+		return nil
+	}
+	return p
+}
+
+// withoutUser removes credentials from a URL that is shown.
+func withoutUser(url string) string {
+	scheme, rest, found := strings.Cut(url, "://")
+	if !found {
+		return url
+	}
+	host, path, _ := strings.Cut(rest, "/")
+	if at := strings.LastIndex(host, "@"); at >= 0 {
+		host = host[at+1:]
+	}
+	return strings.TrimSuffix(scheme+"://"+host+"/"+path, "/")
+}

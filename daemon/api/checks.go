@@ -1,0 +1,144 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
+	kubeletapis "k8s.io/kubelet/pkg/apis"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+// checkNode: a node registers itself, with labels that are its own business and any taints, and no address range; after
+// that it changes nothing but such labels and its annotations.
+func checkNode(self string, _ *view.View, new, old kinds.Object) error {
+	n := new.(*corev1.Node)
+	if n.Name != self {
+		return fmt.Errorf("node %s may write only itself, not node %s", self, n.Name)
+	}
+	var before corev1.Node
+	if old != nil {
+		before = *old.(*corev1.Node)
+		if !reflect.DeepEqual(n.Spec, before.Spec) {
+			return fmt.Errorf("node %s may not change its spec after it has registered", self)
+		}
+		if !reflect.DeepEqual(n.OwnerReferences, before.OwnerReferences) || !slices.Equal(n.Finalizers, before.Finalizers) {
+			return fmt.Errorf("node %s may not change its owners or finalizers", self)
+		}
+	} else if n.Spec.PodCIDR != "" || len(n.Spec.PodCIDRs) > 0 {
+		return fmt.Errorf("node %s may not choose its pods' addresses", self)
+	}
+	return checkLabels(self, n.Labels, before.Labels)
+}
+
+// checkLabels lets a node change labels without Kubernetes' prefixes, and those that a kubelet may.
+func checkLabels(self string, new, old map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(union(new, old))) {
+		was, had := old[key]
+		is, has := new[key]
+		if had == has && was == is || nodesOwn(key) {
+			continue
+		}
+		return fmt.Errorf("node %s may not set or change its label %s", self, key)
+	}
+	return nil
+}
+
+func nodesOwn(label string) bool {
+	prefix, _, found := strings.Cut(label, "/")
+	if !found {
+		return true
+	}
+	for _, reserved := range []string{"kubernetes.io", "k8s.io", "lockstep.dev"} {
+		if prefix == reserved || strings.HasSuffix(prefix, "."+reserved) {
+			restricted := prefix == corev1.LabelNamespaceNodeRestriction ||
+				strings.HasSuffix(prefix, "."+corev1.LabelNamespaceNodeRestriction)
+			return !restricted && kubeletapis.IsKubeletLabel(label)
+		}
+	}
+	return true
+}
+
+func union(a, b map[string]string) map[string]string {
+	out := maps.Clone(a)
+	if out == nil {
+		out = map[string]string{}
+	}
+	maps.Copy(out, b)
+	return out
+}
+
+// checkNodeStatus keeps everything but the status: the strategy does that for the spec.
+func checkNodeStatus(_ string, _ *view.View, new, old kinds.Object) error {
+	keepMeta(new, old)
+	return nil
+}
+
+// checkPodStatus keeps the pod's metadata: labels decide which services send it packets.
+func checkPodStatus(self string, _ *view.View, new, old kinds.Object) error {
+	if nodeOf(old) != self {
+		return fmt.Errorf("node %s may not write the status of a pod that is not bound to it", self)
+	}
+	keepMeta(new, old)
+	return nil
+}
+
+// keepMeta takes the metadata from old; a conflicting resourceVersion was found before.
+func keepMeta(new, old kinds.Object) {
+	kept := reflect.ValueOf(old.DeepCopyObject()).Elem().FieldByName("ObjectMeta")
+	reflect.ValueOf(new).Elem().FieldByName("ObjectMeta").Set(kept)
+}
+
+// checkEvent: a node tells what happened to itself and to its pods.
+func checkEvent(self string, v *view.View, new, old kinds.Object) error {
+	for _, o := range []kinds.Object{new, old} {
+		e, ok := o.(*corev1.Event)
+		if !ok || e == nil {
+			continue
+		}
+		if host := e.Source.Host; host != "" && host != self {
+			return fmt.Errorf("node %s may not report as node %s", self, host)
+		}
+		if err := checkSubject(self, v, e.InvolvedObject); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkSubject(self string, v *view.View, about corev1.ObjectReference) error {
+	switch about.Kind {
+	case "Node":
+		if about.Name == self {
+			return nil
+		}
+	case "Pod":
+		// The last events of a pod may come when it is gone already.
+		if p := podOf(v, about); p == nil || p.Spec.NodeName == self {
+			return nil
+		}
+	}
+	return fmt.Errorf("node %s may report only about itself and its pods", self)
+}
+
+// checkLease: a node renews its own heartbeat.
+func checkLease(self string, _ *view.View, new, _ kinds.Object) error {
+	if new.GetNamespace() != nodeLeases || new.GetName() != self {
+		return fmt.Errorf("node %s may write only its own lease", self)
+	}
+	if len(new.GetFinalizers()) > 0 {
+		return errors.New("a heartbeat has no finalizers")
+	}
+	new.SetManagedFields(nil)
+	return nil
+}
+
+// suffix ends a generated name as Kubernetes' do.
+func suffix() string { return rand.String(5) }

@@ -1,0 +1,171 @@
+package api
+
+import (
+	"net"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/endpoints/discovery"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+
+	"lockstep/kinds"
+)
+
+// kubernetesMinor is the Kubernetes release whose types, rules and columns these are (go.mod's k8s.io/kubernetes).
+const (
+	kubernetesMinor = "36"
+	kubernetesPatch = "3"
+)
+
+// served is every kind, in the order in which discovery lists resources.
+func served() []*kinds.Kind {
+	out := slices.Clone(kinds.All)
+	slices.SortFunc(out, func(a, b *kinds.Kind) int { return strings.Compare(a.Resource, b.Resource) })
+	return out
+}
+
+// readVerbs is what anybody may find useful; a node's writes are no verbs of the cluster.
+var readVerbs = metav1.Verbs{"get", "list", "watch"}
+
+// resourcesOf lists a group version's resources and subresources.
+func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
+	var out []metav1.APIResource
+	for _, k := range served() {
+		if k.GroupVersion() != gv {
+			continue
+		}
+		main := metav1.APIResource{
+			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind,
+			Verbs: readVerbs, ShortNames: k.ShortNames, Categories: k.Categories,
+		}
+		out = append(out, main)
+		if k.Status {
+			out = append(out, metav1.APIResource{Name: k.Resource + "/status", Namespaced: k.Namespaced, Kind: k.Kind, Verbs: metav1.Verbs{"get"}})
+		}
+		switch k.Resource {
+		case "pods":
+			out = append(out, metav1.APIResource{Name: "pods/log", Namespaced: true, Kind: "Pod", Verbs: metav1.Verbs{"get"}})
+		case "nodes":
+			out = append(out, metav1.APIResource{Name: "nodes/proxy", Kind: "NodeProxyOptions", Verbs: metav1.Verbs{"get"}})
+		}
+	}
+	for _, r := range s.reviewTable() {
+		if r.gvk.GroupVersion() == gv {
+			out = append(out, metav1.APIResource{
+				Name: r.resource, SingularName: strings.TrimSuffix(r.resource, "s"), Kind: r.gvk.Kind, Verbs: metav1.Verbs{"create"},
+			})
+		}
+	}
+	return out
+}
+
+// groupVersions are those served, the core group first.
+func (s *server) groupVersions() []schema.GroupVersion {
+	var out []schema.GroupVersion
+	add := func(gv schema.GroupVersion) {
+		if !slices.Contains(out, gv) {
+			out = append(out, gv)
+		}
+	}
+	for _, k := range kinds.All {
+		add(k.GroupVersion())
+	}
+	for _, r := range s.reviewTable() {
+		add(r.gvk.GroupVersion())
+	}
+	slices.SortFunc(out, func(a, b schema.GroupVersion) int { return strings.Compare(a.Group, b.Group) })
+	return out
+}
+
+// discover mounts what tells clients what there is, in the legacy and the aggregated form.
+func (s *server) discover(mux *http.ServeMux) {
+	core, named := aggregated.NewResourceManager("api"), aggregated.NewResourceManager("apis")
+	groups := discovery.NewRootAPIsHandler(noAddresses{}, codecs)
+	for i, gv := range s.groupVersions() {
+		list := s.resourcesOf(gv)
+		lister := discovery.APIResourceListerFunc(func() []metav1.APIResource { return list })
+		versions := apidiscoveryv2.APIVersionDiscovery{
+			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: aggregate(gv, list),
+		}
+		manager, path := named, "/apis/"+gv.String()
+		if gv.Group == "" {
+			manager, path = core, "/api/"+gv.Version
+		}
+		manager.AddGroupVersion(gv.Group, versions)
+		manager.SetGroupVersionPriority(metav1.GroupVersion(gv), 1000-i, 1)
+		mux.Handle("GET "+path, discovery.NewAPIVersionHandler(codecs, gv, lister))
+		if gv.Group != "" {
+			named := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+			group := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{named}, PreferredVersion: named}
+			groups.AddGroup(group)
+			mux.Handle("GET /apis/"+gv.Group, discovery.NewAPIGroupHandler(codecs, group))
+		}
+	}
+	legacy := discovery.NewLegacyRootAPIHandler(noAddresses{}, codecs, "/api")
+	for path, h := range map[string]http.Handler{
+		"/api":  aggregated.WrapAggregatedDiscoveryToHandler(legacy, core, nil),
+		"/apis": aggregated.WrapAggregatedDiscoveryToHandler(groups, named, nil),
+	} {
+		mux.Handle("GET "+path, h)
+		mux.Handle("GET "+path+"/{$}", h)
+	}
+	mux.HandleFunc("GET /version", s.version)
+	mux.HandleFunc("GET /version/{$}", s.version)
+}
+
+func aggregate(gv schema.GroupVersion, list []metav1.APIResource) []apidiscoveryv2.APIResourceDiscovery {
+	var out []apidiscoveryv2.APIResourceDiscovery
+	for _, r := range list {
+		kind := &metav1.GroupVersionKind{Group: gv.Group, Version: gv.Version, Kind: r.Kind}
+		main, sub, isSub := strings.Cut(r.Name, "/")
+		if isSub && len(out) > 0 && out[len(out)-1].Resource == main {
+			last := &out[len(out)-1]
+			last.Subresources = append(last.Subresources, apidiscoveryv2.APISubresourceDiscovery{
+				Subresource: sub, ResponseKind: kind, Verbs: r.Verbs,
+			})
+			continue
+		}
+		scope := apidiscoveryv2.ScopeCluster
+		if r.Namespaced {
+			scope = apidiscoveryv2.ScopeNamespace
+		}
+		out = append(out, apidiscoveryv2.APIResourceDiscovery{
+			Resource: r.Name, ResponseKind: kind, Scope: scope, SingularResource: r.SingularName,
+			Verbs: r.Verbs, ShortNames: r.ShortNames, Categories: r.Categories,
+		})
+	}
+	return out
+}
+
+// version answers as a Kubernetes API server of the release whose behaviour this is, with Lockstep's own behind it.
+func (s *server) version(w http.ResponseWriter, r *http.Request) {
+	responsewriters.WriteRawJSON(http.StatusOK, version.Info{
+		Major: "1", Minor: kubernetesMinor,
+		GitVersion:   "v1." + kubernetesMinor + "." + kubernetesPatch + "+lockstep-" + plain(s.opts.Version),
+		GitTreeState: "clean",
+		GoVersion:    runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}, w)
+}
+
+// plain keeps what a semantic version's build part may have.
+func plain(v string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '.' || c == '-' {
+			return c
+		}
+		return '-'
+	}, strings.TrimPrefix(v, "v"))
+}
+
+// noAddresses: clients keep to the address that they know.
+type noAddresses struct{}
+
+// ServerAddressByClientCIDRs implements discovery.Addresses.
+func (noAddresses) ServerAddressByClientCIDRs(net.IP) []metav1.ServerAddressByClientCIDR { return nil }

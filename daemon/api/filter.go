@@ -1,0 +1,118 @@
+package api
+
+import (
+	"iter"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+)
+
+// filter says which objects of a kind a read is about.
+type filter struct {
+	kind      *kinds.Kind
+	namespace string // empty: all
+	name      string // empty: all
+	node      string // of pods; empty: all
+	labels    labels.Selector
+	fields    fields.Selector
+}
+
+// newFilter reads a request's selectors. Terms that an index or a key answers are taken out of the field selector.
+func newFilter(k *kinds.Kind, namespace string, opts *metainternalversion.ListOptions) (filter, error) {
+	f := filter{kind: k, namespace: namespace, labels: labels.Everything(), fields: fields.Everything()}
+	if opts == nil {
+		return f, nil
+	}
+	if opts.LabelSelector != nil {
+		f.labels = opts.LabelSelector
+	}
+	if opts.FieldSelector == nil {
+		return f, nil
+	}
+	selector, err := opts.FieldSelector.Transform(func(label, value string) (string, string, error) {
+		return strategy.FieldSelector(k, label, value)
+	})
+	if err != nil {
+		return f, apierrors.NewBadRequest(err.Error())
+	}
+	f.fields = selector
+	f.name = f.take("metadata.name")
+	if k.Namespaced && f.namespace == "" {
+		f.namespace = f.take("metadata.namespace")
+	}
+	if k.Group == "" && k.Resource == "pods" {
+		f.node = f.take("spec.nodeName")
+	}
+	return f, nil
+}
+
+// take removes an equality from the field selector and returns its value.
+func (f *filter) take(field string) string {
+	value, ok := f.fields.RequiresExactMatch(field)
+	if !ok || value == "" {
+		return ""
+	}
+	rest := fields.Everything()
+	for _, r := range f.fields.Requirements() {
+		if r.Field != field || r.Value != value || string(r.Operator) == "!=" {
+			term, err := fields.ParseSelector(r.Field + string(r.Operator) + fields.EscapeValue(r.Value))
+			if err != nil {
+				return ""
+			}
+			rest = fields.AndSelectors(rest, term)
+		}
+	}
+	f.fields = rest
+	return value
+}
+
+// matches says whether an object of the kind is among those the read is about.
+func (f *filter) matches(o kinds.Object) bool {
+	switch {
+	case f.namespace != "" && o.GetNamespace() != f.namespace,
+		f.name != "" && o.GetName() != f.name,
+		f.node != "" && nodeOf(o) != f.node,
+		!f.labels.Empty() && !f.labels.Matches(labels.Set(o.GetLabels())):
+		return false
+	}
+	return f.fields.Empty() || f.fields.Matches(strategy.SelectableFields(o))
+}
+
+// objects yields what matches, in ascending order of namespace and name.
+func (f *filter) objects(v *view.View) iter.Seq[kinds.Object] {
+	return func(yield func(kinds.Object) bool) {
+		for o := range f.candidates(v) {
+			if f.matches(o) && !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+// candidates are the objects of the narrowest index.
+func (f *filter) candidates(v *view.View) iter.Seq[kinds.Object] {
+	switch {
+	case f.name != "" && (f.namespace != "" || !f.kind.Namespaced):
+		return func(yield func(kinds.Object) bool) {
+			if o := v.Get(f.kind.Key(f.namespace, f.name)); o != nil {
+				yield(o)
+			}
+		}
+	case f.node != "":
+		return func(yield func(kinds.Object) bool) {
+			for p := range v.PodsOnNode(f.node) {
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	default:
+		return v.List(f.kind.GroupResource(), f.namespace)
+	}
+}

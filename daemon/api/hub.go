@@ -1,0 +1,228 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	apistorage "k8s.io/apiserver/pkg/storage"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+const (
+	// freshWait is how long a read waits for a revision that the view has not reached; Kubernetes' watch cache waits as
+	// long.
+	freshWait = 3 * time.Second
+	// keptSnapshots bounds the views kept for lists that are read in parts; each keeps alive what changed since.
+	keptSnapshots = 64
+	// snapshotLife is as long as etcd keeps old revisions for Kubernetes by default.
+	snapshotLife = 5 * time.Minute
+)
+
+// hub feeds one window a kind from the store's batches and hands out the view they lead to: what a client lists and what
+// it then watches come from the same place.
+type hub struct {
+	store   store.Backend
+	log     *slog.Logger
+	origins *origins
+
+	mu      sync.Mutex
+	view    *view.View
+	windows map[schema.GroupResource]*window
+	moved   chan struct{} // closed and replaced whenever view is
+	kept    []snapshot
+}
+
+type snapshot struct {
+	view *view.View
+	at   time.Time
+}
+
+func newHub(r store.Backend, log *slog.Logger) *hub {
+	h := &hub{store: r, log: log, origins: newOrigins(), moved: make(chan struct{})}
+	h.reset(view.NewDB().View(), 0)
+	return h
+}
+
+// reset starts all windows anew: watches that resume before revision lost are told to list again.
+func (h *hub) reset(v *view.View, lost int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, w := range h.windows {
+		w.expire()
+	}
+	h.windows = map[schema.GroupResource]*window{}
+	for _, k := range kinds.All {
+		h.windows[k.GroupResource()] = newWindow(k, h, lost)
+	}
+	h.move(v)
+}
+
+func (h *hub) move(v *view.View) {
+	h.view = v
+	close(h.moved)
+	h.moved = make(chan struct{})
+}
+
+// historyRevisions is how many of etcd's revisions before its start a server reads, so that watches resume across a
+// restart: half a window where each has two changes of a kind.
+const historyRevisions = windowEvents / 2
+
+// run follows the store until ctx ends, from when its first view is complete.
+func (h *hub) run(ctx context.Context) {
+	select {
+	case <-h.store.Ready():
+	case <-ctx.Done():
+	}
+	for ctx.Err() == nil {
+		sub := h.store.Subscribe("api")
+		h.follow(ctx, sub)
+		sub.Close()
+		if sub.Overflowed() {
+			h.log.Warn("the API fell behind the store and starts its windows anew")
+		}
+	}
+}
+
+func (h *hub) follow(ctx context.Context, sub *store.Subscription) {
+	first := h.store.View()
+	h.seed(ctx, first)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case batch, ok := <-sub.C:
+			if !ok {
+				return
+			}
+			if batch.View.Revision() > first.Revision() {
+				h.apply(batch)
+			}
+		}
+	}
+}
+
+// seed starts the windows with what the store remembers from before its first view.
+func (h *hub) seed(ctx context.Context, first *view.View) {
+	rev := first.Revision()
+	since, changes, err := h.store.History(ctx, max(0, rev-historyRevisions), rev)
+	if err != nil {
+		h.log.Warn("cannot read the store's history: clients list again", "error", err)
+		since, changes = rev, nil
+	}
+	// Somebody may have been cut among the events of revision since itself; but where nothing has happened after it, it
+	// is also what is listed now.
+	h.reset(first, min(since+1, rev))
+	h.fill(rev, changes)
+}
+
+func (h *hub) apply(b store.Batch) {
+	h.fill(b.View.Revision(), b.Changes)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.move(b.View)
+}
+
+// fill adds a batch to every window, also to those it does not concern, which it moves to its revision.
+func (h *hub) fill(rev int64, changes []view.Change) {
+	byKind := map[schema.GroupResource][]view.Change{}
+	for _, c := range changes {
+		if c.NewRecord == nil && c.OldRecord == nil {
+			gr := c.Key.GroupResource()
+			byKind[gr] = append(byKind[gr], c)
+		} else {
+			h.origins.forget(c)
+		}
+	}
+	h.mu.Lock()
+	windows := h.windows
+	h.mu.Unlock()
+	for gr, w := range windows {
+		w.append(rev, byKind[gr])
+	}
+}
+
+// View is the view that the windows lead to.
+func (h *hub) View() *view.View {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.view
+}
+
+// at returns a view and the window of a kind that leads to it or further.
+func (h *hub) at(gr schema.GroupResource) (*view.View, *window) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.view, h.windows[gr]
+}
+
+// wait returns a view at revision rev or later, or Kubernetes' "Too large resource version" after freshWait.
+func (h *hub) wait(ctx context.Context, rev int64) (*view.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, freshWait)
+	defer cancel()
+	for {
+		h.mu.Lock()
+		v, moved := h.view, h.moved
+		h.mu.Unlock()
+		if v.Revision() >= rev {
+			return v, nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return nil, fmt.Errorf("cannot wait for revision %d: %w", rev, ctx.Err())
+			}
+			return nil, apistorage.NewTooLargeResourceVersionError(uint64(rev), uint64(v.Revision()), 1)
+		}
+	}
+}
+
+// close ends every watch: clients come back to another server, or to this one when it is up again.
+func (h *hub) close() {
+	h.mu.Lock()
+	windows := h.windows
+	h.mu.Unlock()
+	for _, w := range windows {
+		w.close()
+	}
+}
+
+// keep holds a view for the lists that continue from it.
+func (h *hub) keep(v *view.View, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	kept := h.kept[:0]
+	for _, s := range h.kept {
+		if now.Sub(s.at) < snapshotLife && s.view.Revision() != v.Revision() {
+			kept = append(kept, s)
+		}
+	}
+	clear(h.kept[len(kept):])
+	if len(kept) >= keptSnapshots {
+		kept = append(kept[:0], kept[1:]...)
+	}
+	h.kept = append(kept, snapshot{view: v, at: now})
+}
+
+// snapshot returns the view of exactly that revision, or nil where it is not kept.
+func (h *hub) snapshot(rev int64, now time.Time) *view.View {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.view.Revision() == rev {
+		return h.view
+	}
+	for _, s := range h.kept {
+		if s.view.Revision() == rev && now.Sub(s.at) < snapshotLife {
+			return s.view
+		}
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+
+	"lockstep/daemon/pki"
+)
+
+// maxJoin bounds a join request: a token, a name and a certificate request.
+const maxJoin = 64 << 10
+
+// JoinRequest is the body of POST /lockstep/v1/join, and, without its token and node, of POST /lockstep/v1/renew.
+type JoinRequest struct {
+	// Token is "<id>.<secret>". The client has compared the server's authority with the token's first part before.
+	Token string `json:"token,omitempty"`
+	Node  string `json:"node,omitempty"`
+	// CSR is a certificate request in PEM; its subject is of no matter.
+	CSR string `json:"csr"`
+}
+
+// JoinResponse answers both.
+type JoinResponse struct {
+	// Certificate of the node and CA, the cluster's authority, are PEM.
+	Certificate string `json:"certificate"`
+	CA          string `json:"ca"`
+}
+
+// join sells a node certificate for a token. A free name is registered; a taken one needs the key it was registered
+// with.
+func (s *server) join(w http.ResponseWriter, r *http.Request) {
+	request, ok := s.joinRequest(w, r)
+	if !ok {
+		return
+	}
+	certificate, err := s.joins.Join(r.Context(), request.Token, request.Node, []byte(request.CSR))
+	s.joined(w, r, request.Node, certificate, err)
+}
+
+// renew sells a node that shows its certificate a new one for the same key.
+func (s *server) renew(w http.ResponseWriter, r *http.Request) {
+	request, ok := s.joinRequest(w, r)
+	if !ok {
+		return
+	}
+	self := identityOf(r.Context()).node
+	certificate, err := s.joins.Renew(self, r.TLS.VerifiedChains[0][0], []byte(request.CSR))
+	s.joined(w, r, self, certificate, err)
+}
+
+func (s *server) joinRequest(w http.ResponseWriter, r *http.Request) (JoinRequest, bool) {
+	var request JoinRequest
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJoin))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&request); err != nil {
+		// The decoder's own words may quote the token.
+		s.fail(w, r, apierrors.NewBadRequest("cannot read the request: want a JSON object of token, node and csr"))
+		return request, false
+	}
+	return request, true
+}
+
+func (s *server) joined(w http.ResponseWriter, r *http.Request, name string, certificate []byte, err error) {
+	switch {
+	case errors.Is(err, pki.ErrToken):
+		s.log.Warn("a node was refused", "node", name, "error", err)
+		s.fail(w, r, apierrors.NewUnauthorized("the token is not valid"))
+	case errors.Is(err, pki.ErrTaken):
+		s.log.Warn("a node was refused", "node", name, "error", err)
+		s.fail(w, r, &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonAlreadyExists,
+			Message: err.Error(), Details: &metav1.StatusDetails{Kind: "nodes", Name: name},
+		}})
+	case errors.Is(err, pki.ErrRequest):
+		s.fail(w, r, apierrors.NewBadRequest(err.Error()))
+	case err != nil:
+		s.log.Error("a node could not join", "node", name, "error", err)
+		s.fail(w, r, unavailable(err))
+	default:
+		s.log.Info("a node has its certificate", "node", name)
+		responsewriters.WriteRawJSON(http.StatusOK, JoinResponse{Certificate: string(certificate), CA: string(s.opts.Authority.PEM())}, w)
+	}
+}
+
+// tunnel hands an agent's connection over.
+func (s *server) tunnel(w http.ResponseWriter, r *http.Request) {
+	if s.opts.Tunnels == nil {
+		s.fail(w, r, noSuchPath())
+		return
+	}
+	s.opts.Tunnels.Accept(w, r, identityOf(r.Context()).node)
+}
+
+// noTunnel is the answer where a node's agent cannot be reached.
+func noTunnel(name string) error {
+	err := apierrors.NewGenericServerResponse(http.StatusBadGateway, "get", schema.GroupResource{Resource: "nodes"}, name,
+		"the agent of node "+name+" has no connection to this server", retryAfter, true)
+	err.ErrStatus.Message = "the agent of node " + name + " has no connection to this server"
+	return err
+}

@@ -1,0 +1,78 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// check is one part of the answer to /readyz.
+type check struct {
+	name string
+	run  func() error
+}
+
+// probes mounts /livez (and /healthz), which say that the process answers, and /readyz, which says that it is of use.
+func (s *server) probes(mux *http.ServeMux) {
+	ping := check{"ping", func() error { return nil }}
+	ready := []check{
+		ping,
+		{"etcd", s.store.Health},
+		{"view", s.viewComplete},
+	}
+	for path, checks := range map[string][]check{"/healthz": {ping}, "/livez": {ping}, "/readyz": ready} {
+		mux.Handle("GET "+path, probe(path[1:], checks))
+		for _, c := range checks {
+			mux.Handle("GET "+path+"/"+c.name, probe(c.name, []check{c}))
+		}
+	}
+}
+
+// viewComplete says whether the server has read the whole store.
+func (s *server) viewComplete() error {
+	select {
+	case <-s.store.Ready():
+	default:
+		return errors.New("the store is still being read")
+	}
+	if s.hub.View().Revision() == 0 {
+		return errors.New("the windows are still being filled")
+	}
+	return nil
+}
+
+// probe answers "ok" or lists what is not, as Kubernetes' probes do: ?verbose lists everything, ?exclude=NAME skips.
+// Nothing in it is secret: an anonymous client sees it.
+func probe(name string, checks []check) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		var out strings.Builder
+		failed := false
+		for _, c := range checks {
+			if slices.Contains(query["exclude"], c.name) {
+				fmt.Fprintf(&out, "[+]%s excluded: ok\n", c.name)
+				continue
+			}
+			if err := c.run(); err != nil {
+				failed = true
+				fmt.Fprintf(&out, "[-]%s failed: %v\n", c.name, err)
+				continue
+			}
+			fmt.Fprintf(&out, "[+]%s ok\n", c.name)
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		_, verbose := query["verbose"]
+		switch {
+		case failed:
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintf(w, "%s%s check failed\n", out.String(), name)
+		case verbose:
+			fmt.Fprintf(w, "%s%s check passed\n", out.String(), name)
+		default:
+			fmt.Fprint(w, "ok")
+		}
+	})
+}

@@ -1,0 +1,164 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"lockstep/daemon/pki"
+)
+
+// review is a question that is asked by creating it; nothing is stored.
+type review struct {
+	gvk      schema.GroupVersionKind
+	resource string
+	answer   func(ctx context.Context, o runtime.Object) (runtime.Object, error)
+}
+
+var _ rest.Creater = (*review)(nil)
+
+// New implements rest.Creater.
+func (r *review) New() runtime.Object {
+	o, err := scheme.New(r.gvk)
+	if err != nil {
+		panic("api: a review's kind is a constant and must be known: " + err.Error())
+	}
+	return o
+}
+
+// Create implements rest.Creater.
+func (r *review) Create(ctx context.Context, o runtime.Object, _ rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
+	return r.answer(ctx, o)
+}
+
+func (s *server) reviewTable() []*review {
+	authorization, authentication := authorizationv1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion
+	return []*review{
+		{authorization.WithKind("SelfSubjectAccessReview"), "selfsubjectaccessreviews", s.reviewAccess},
+		{authorization.WithKind("SelfSubjectRulesReview"), "selfsubjectrulesreviews", s.reviewRules},
+		{authentication.WithKind("SelfSubjectReview"), "selfsubjectreviews", reviewSelf},
+		{authentication.WithKind("TokenReview"), "tokenreviews", s.reviewToken},
+	}
+}
+
+func (s *server) reviews() map[route]http.Handler {
+	out := map[route]http.Handler{}
+	for _, r := range s.reviewTable() {
+		gvr := r.gvk.GroupVersion().WithResource(r.resource)
+		scope := scopeFor(r.gvk, gvr, true)
+		scope.TableConvertor = rest.NewDefaultTableConvertor(gvr.GroupResource())
+		out[route{gvr: gvr, verb: "create"}] = handlers.CreateResource(r, scope, nil)
+	}
+	return out
+}
+
+// reviewAccess answers "may I": by the same function that judges the request itself.
+func (s *server) reviewAccess(ctx context.Context, o runtime.Object) (runtime.Object, error) {
+	r := o.(*authorizationv1.SelfSubjectAccessReview)
+	var a access
+	switch res, path := r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes; {
+	case res != nil && path == nil:
+		a = access{
+			verb: res.Verb, group: res.Group, resource: res.Resource, subresource: res.Subresource,
+			namespace: res.Namespace, name: res.Name, fields: selectorOf(res.FieldSelector),
+		}
+	case path != nil && res == nil:
+		a = access{verb: path.Verb, path: path.Path}
+	default:
+		return nil, apierrors.NewBadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
+	}
+	v := s.hub.View()
+	verdict, why := decide(identityOf(ctx), a, v)
+	r.Status = authorizationv1.SubjectAccessReviewStatus{Allowed: verdict == allowed, Reason: why}
+	if verdict == notThisWay {
+		r.Status.Reason = statusOf(s.refusal(v, a, why)).Message
+	}
+	return r, nil
+}
+
+func selectorOf(attributes *authorizationv1.FieldSelectorAttributes) fields.Selector {
+	if attributes == nil {
+		return nil
+	}
+	if attributes.RawSelector != "" {
+		selector, err := fields.ParseSelector(attributes.RawSelector)
+		if err != nil {
+			return nil
+		}
+		return selector
+	}
+	out := fields.Everything()
+	for _, r := range attributes.Requirements {
+		if r.Operator == metav1.FieldSelectorOperator(selection.In) && len(r.Values) == 1 {
+			out = fields.AndSelectors(out, fields.OneTermEqualSelector(r.Key, r.Values[0]))
+		}
+	}
+	return out
+}
+
+// reviewRules lists what the asking role may do, as far as rules can say it.
+func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Object, error) {
+	r := o.(*authorizationv1.SelfSubjectRulesReview)
+	id := identityOf(ctx)
+	read := []string{"get", "list", "watch"}
+	rules := []authorizationv1.ResourceRule{{
+		Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"},
+		Resources: []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews"},
+	}, {
+		Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews", "tokenreviews"},
+	}}
+	for _, k := range served() {
+		if verdict, _ := decide(id, access{verb: "list", group: k.Group, resource: k.Resource}, s.hub.View()); verdict == allowed {
+			rules = append(rules, authorizationv1.ResourceRule{Verbs: read, APIGroups: []string{k.Group}, Resources: []string{k.Resource}})
+		}
+	}
+	r.Status = authorizationv1.SubjectRulesReviewStatus{
+		ResourceRules:    rules,
+		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"*"}}},
+		// A node's rights depend on which pods are bound to it, which no rule can say.
+		Incomplete: id.role == node,
+	}
+	return r, nil
+}
+
+func reviewSelf(ctx context.Context, o runtime.Object) (runtime.Object, error) {
+	r := o.(*authenticationv1.SelfSubjectReview)
+	r.Status.UserInfo = userInfo(identityOf(ctx).user)
+	return r, nil
+}
+
+// reviewToken says whose a viewer's token is.
+func (s *server) reviewToken(_ context.Context, o runtime.Object) (runtime.Object, error) {
+	r := o.(*authenticationv1.TokenReview)
+	token := r.Spec.Token
+	r.Spec.Token = ""
+	if token == "" {
+		return nil, apierrors.NewBadRequest("token is required for TokenReview in authentication")
+	}
+	id, err := s.byToken(token)
+	switch {
+	case errors.Is(err, pki.ErrToken):
+		r.Status.Error = "invalid bearer token"
+	case err != nil:
+		return nil, err
+	default:
+		r.Status.Authenticated, r.Status.User = true, userInfo(id.user)
+	}
+	return r, nil
+}
+
+func userInfo(u user.DefaultInfo) authenticationv1.UserInfo {
+	return authenticationv1.UserInfo{Username: u.Name, Groups: u.Groups}
+}

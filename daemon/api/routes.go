@@ -1,0 +1,175 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"lockstep/kinds"
+)
+
+const (
+	joinPath   = "/lockstep/v1/join"
+	renewPath  = "/lockstep/v1/renew"
+	tunnelPath = "/lockstep/v1/tunnel"
+	hookPath   = "/hooks/git"
+)
+
+const (
+	// minWatch: a watch without a timeout of its own ends between this and twice this, as in Kubernetes, so that load
+	// spreads over servers again.
+	minWatch = 30 * time.Minute
+	// maxBody bounds an object in a request, as in Kubernetes: 1 MiB of etcd and what its encoding adds.
+	maxBody = 3 << 20
+)
+
+var patchTypes = []string{
+	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType),
+}
+
+// routes answer requests that are permitted.
+func (s *server) routes() http.Handler {
+	mux := http.NewServeMux()
+	s.discover(mux)
+	s.probes(mux)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{}))
+	mux.HandleFunc("POST "+joinPath, s.join)
+	mux.HandleFunc("POST "+renewPath, s.renew)
+	mux.HandleFunc("GET "+tunnelPath, s.tunnel)
+	if s.opts.Hooks != nil {
+		mux.Handle("POST "+hookPath, s.opts.Hooks)
+	}
+	resources := s.resources()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		info, _ := request.RequestInfoFrom(r.Context())
+		if h := resources[routeOf(info)]; info.IsResourceRequest && h != nil {
+			h.ServeHTTP(w, r)
+			return
+		}
+		s.fail(w, r, noSuchPath())
+	})
+	return mux
+}
+
+func noSuchPath() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+		Message: "the server could not find the requested resource",
+		Details: &metav1.StatusDetails{},
+	}}
+}
+
+// route is what a handler is found by.
+type route struct {
+	gvr         schema.GroupVersionResource
+	subresource string
+	verb        string
+}
+
+func routeOf(info *request.RequestInfo) route {
+	return route{
+		gvr:         schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource},
+		subresource: info.Subresource,
+		verb:        info.Verb,
+	}
+}
+
+// resources are the handlers of every served resource and verb.
+func (s *server) resources() map[route]http.Handler {
+	all := map[route]http.Handler{}
+	for _, k := range kinds.All {
+		at := func(subresource, verb string, h http.Handler) {
+			all[route{gvr: k.GroupVersionResource(), subresource: subresource, verb: verb}] = h
+		}
+		read := &storage{kind: k, server: s}
+		scope := scopeOf(k, read)
+		at("", "get", handlers.GetResource(read, scope))
+		lists := handlers.ListResource(read, read, scope, false, minWatch)
+		at("", "list", lists)
+		at("", "watch", lists)
+		if k.Status {
+			at("status", "get", handlers.GetResource(read, subscope(scope, "status")))
+		}
+		for _, w := range nodeChanges(read) {
+			sub := scope
+			if w.subresource != "" {
+				sub = subscope(scope, w.subresource)
+			}
+			if w.create {
+				at(w.subresource, "create", handlers.CreateResource(w, sub, nil))
+			}
+			if w.delete {
+				at(w.subresource, "delete", handlers.DeleteResource(w, true, sub, nil))
+				continue
+			}
+			at(w.subresource, "update", handlers.UpdateResource(w, sub, nil))
+			at(w.subresource, "patch", handlers.PatchResource(w, sub, nil, patchTypes))
+		}
+	}
+	pods := kinds.ForResource(schema.GroupResource{Resource: "pods"})
+	all[route{gvr: pods.GroupVersionResource(), subresource: "log", verb: "get"}] = http.HandlerFunc(s.podLog)
+	nodes := kinds.ForResource(schema.GroupResource{Resource: "nodes"})
+	all[route{gvr: nodes.GroupVersionResource(), subresource: "proxy", verb: "get"}] = http.HandlerFunc(s.nodeProxy)
+	for r, h := range s.reviews() {
+		all[r] = h
+	}
+	return all
+}
+
+// scopeOf describes a kind to Kubernetes' handlers.
+func scopeOf(k *kinds.Kind, s *storage) *handlers.RequestScope {
+	scope := scopeFor(k.GroupVersionKind, k.GroupVersionResource(), !k.Namespaced)
+	scope.TableConvertor = s
+	if k.Group == "lockstep.dev" {
+		scope.StandardSerializers = withoutProtobuf()
+	}
+	return scope
+}
+
+func scopeFor(gvk schema.GroupVersionKind, gvr schema.GroupVersionResource, clusterScoped bool) *handlers.RequestScope {
+	return &handlers.RequestScope{
+		Namer:            handlers.ContextBasedNaming{Namer: runtime.Namer(meta.NewAccessor()), ClusterScoped: clusterScoped},
+		Serializer:       codecs,
+		ParameterCodec:   runtime.NewParameterCodec(scheme),
+		Creater:          scheme,
+		Convertor:        convertor{scheme},
+		UnsafeConvertor:  convertor{runtime.UnsafeObjectConvertor(scheme)},
+		Defaulter:        scheme,
+		Typer:            scheme,
+		Authorizer:       judged{},
+		Resource:         gvr,
+		Kind:             gvk,
+		HubGroupVersion:  gvk.GroupVersion(),
+		MetaGroupVersion: metav1.SchemeGroupVersion,
+
+		EquivalentResourceMapper: runtime.NewEquivalentResourceRegistry(),
+		MaxRequestBodyBytes:      maxBody,
+	}
+}
+
+func subscope(scope *handlers.RequestScope, name string) *handlers.RequestScope {
+	out := *scope
+	out.Subresource = name
+	return &out
+}
+
+// withoutProtobuf is for our own kinds, which have no such encoding.
+func withoutProtobuf() []runtime.SerializerInfo {
+	var out []runtime.SerializerInfo
+	for _, info := range codecs.SupportedMediaTypes() {
+		if !strings.Contains(info.MediaType, "protobuf") {
+			out = append(out, info)
+		}
+	}
+	return out
+}

@@ -1,0 +1,175 @@
+// Package api is the read-only Kubernetes API of the cluster, with the few writes that nodes may make.
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"lockstep/daemon/pki"
+	"lockstep/daemon/store"
+)
+
+// Tunnels reach agents over the connections that they opened.
+type Tunnels interface {
+	// Transport sends requests to the agent of a node, or returns nil where the node has no connection open here. The
+	// requests' host is the node's name; their scheme is of no matter.
+	Transport(node string) http.RoundTripper
+	// Accept answers GET /lockstep/v1/tunnel of a node whose certificate was verified, and takes the connection over.
+	Accept(w http.ResponseWriter, r *http.Request, node string)
+}
+
+// Options of an API server. Store and Authority are required.
+type Options struct {
+	Store     store.Backend
+	Authority *pki.Authority
+	// Hosts are the names and addresses that the server's certificate is for; see pki.ServerHosts.
+	Hosts []string
+	// Tunnels reach the agents. Nil: logs and statistics of pods cannot be read.
+	Tunnels Tunnels
+	// Hooks answers POST /hooks/git, which is not authenticated: it checks its own signatures. Nil: 404.
+	Hooks http.Handler
+	// Gatherer is what /metrics shows. Nil: prometheus.DefaultGatherer.
+	Gatherer prometheus.Gatherer
+	// Registerer takes the server's own metrics. Nil: they are not registered.
+	Registerer prometheus.Registerer
+	// Log. Nil: slog.Default().
+	Log *slog.Logger
+	// Version of Lockstep, shown in /version after Kubernetes' own. Empty: "dev".
+	Version string
+	// MaxReads and MaxWrites bound the requests under way, watches and followed logs apart. Zero: 400 and 200, as in
+	// Kubernetes.
+	MaxReads, MaxWrites int
+	// Now tells the time. Nil: time.Now.
+	Now func() time.Time
+}
+
+// Server is one API server.
+type Server struct {
+	*server
+	handler http.Handler
+}
+
+// server is what the handlers share.
+type server struct {
+	opts    Options
+	store   store.Backend
+	hub     *hub
+	log     *slog.Logger
+	now     func() time.Time
+	tokens  pki.Tokens
+	joins   pki.Registrar
+	infos   request.RequestInfoFactory
+	metrics *metrics
+	reads   chan struct{}
+	writes  chan struct{}
+}
+
+// New makes a server; it starts nothing.
+func New(opts Options) *Server {
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Gatherer == nil {
+		opts.Gatherer = prometheus.DefaultGatherer
+	}
+	if opts.Version == "" {
+		opts.Version = "dev"
+	}
+	if opts.MaxReads == 0 {
+		opts.MaxReads = 400
+	}
+	if opts.MaxWrites == 0 {
+		opts.MaxWrites = 200
+	}
+	tokens := pki.Tokens{Store: opts.Store, Commit: opts.Store, Now: opts.Now}
+	s := &server{
+		opts: opts, store: opts.Store, hub: newHub(opts.Store, opts.Log), log: opts.Log, now: opts.Now,
+		tokens: tokens, joins: pki.Registrar{Authority: opts.Authority, Tokens: tokens},
+		infos:   request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
+		metrics: newMetrics(opts.Registerer),
+		reads:   make(chan struct{}, opts.MaxReads),
+		writes:  make(chan struct{}, opts.MaxWrites),
+	}
+	return &Server{server: s, handler: s.chain()}
+}
+
+// Handler answers every request of the API. It needs Run for its view of the cluster.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Run keeps the server's view of the store until ctx ends; then it returns nil.
+func (s *Server) Run(ctx context.Context) error {
+	s.hub.run(ctx)
+	return nil
+}
+
+const (
+	// headerTimeout: a client that is slower to say what it wants holds a connection for nothing.
+	headerTimeout = 10 * time.Second
+	// idleTimeout is longer than the period of every client's keep-alive requests.
+	idleTimeout = 3 * time.Minute
+	// drainTimeout is how long requests may go on once the server stops; watches are told to end at once.
+	drainTimeout = 3 * time.Second
+)
+
+// Serve answers on the listener over TLS, and runs, until ctx ends.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	config, err := s.opts.Authority.ServerConfig(s.opts.Hosts)
+	if err != nil {
+		return fmt.Errorf("cannot serve the API: %w", err)
+	}
+	// Requests end with the server, not with ctx, so that those that are short may be answered.
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	server := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         config,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          stdlog.New(quiet{s.log}, "", 0),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000}, // an informer is a stream; Kubernetes allows 100 a client
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.Run(ctx) })
+	g.Go(func() error {
+		if err := server.Serve(tls.NewListener(listener, config)); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("cannot serve the API on %s: %w", listener.Addr(), err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		s.hub.close()
+		grace, cancel := context.WithTimeout(base, drainTimeout)
+		defer cancel()
+		if err := server.Shutdown(grace); err != nil {
+			cut()
+			_ = server.Close()
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// quiet writes net/http's complaints about clients as debug lines: any scanner makes them.
+type quiet struct{ log *slog.Logger }
+
+func (q quiet) Write(line []byte) (int, error) {
+	q.log.Debug("a connection to the API failed", "error", string(line))
+	return len(line), nil
+}

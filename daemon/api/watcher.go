@@ -1,0 +1,243 @@
+package api
+
+import (
+	"context"
+	"math"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+const (
+	// bookmarkEvery keeps the revision that an idle client would resume from within the window; Kubernetes sends them
+	// once a minute.
+	bookmarkEvery = 30 * time.Second
+	// bookmarkBeforeEnd is how long before a watch's own timeout it gets a last one, as in Kubernetes.
+	bookmarkBeforeEnd = 2 * time.Second
+	// watchBuffer smooths the handover to the writing goroutine; the window itself is the queue.
+	watchBuffer = 32
+)
+
+// watcher is one client's watch of one kind. It implements watch.Interface.
+type watcher struct {
+	hub       *hub
+	window    *window
+	filter    filter
+	place     int
+	initial   *view.View // its matching objects are sent first; nil for none
+	closing   bool       // the initial objects end with a marked bookmark
+	bookmarks bool
+
+	out    chan watch.Event
+	woken  chan struct{}
+	cancel context.CancelFunc
+	ctx    context.Context
+}
+
+func (w *watcher) start(ctx context.Context) {
+	w.out = make(chan watch.Event, watchBuffer)
+	w.woken = make(chan struct{}, 1)
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	w.window.enter(w)
+	go w.run()
+}
+
+// ResultChan implements watch.Interface.
+func (w *watcher) ResultChan() <-chan watch.Event { return w.out }
+
+// Stop implements watch.Interface.
+func (w *watcher) Stop() { w.cancel() }
+
+// poke makes the watcher look at its window; it never blocks.
+func (w *watcher) poke() {
+	select {
+	case w.woken <- struct{}{}:
+	default:
+	}
+}
+
+// run ends when the client or the timeout does, or the watcher is too slow.
+func (w *watcher) run() {
+	defer close(w.out)
+	defer w.window.leave(w)
+	defer w.cancel()
+	if !w.sendInitial() {
+		return
+	}
+	bookmark := time.NewTimer(w.untilBookmark())
+	defer bookmark.Stop()
+	due := false
+	for {
+		events, place, rev, err := w.window.since(w.place)
+		if err != nil {
+			w.send(failed(err))
+			return
+		}
+		for _, e := range events {
+			if out, ok := w.translate(e); ok && !w.send(out) {
+				return
+			}
+		}
+		w.place = place
+		// Here every event up to rev has been sent, and only here: a window moves by whole batches.
+		if due && w.bookmarks && !w.send(watch.Event{Type: watch.Bookmark, Object: bookmarkOf(w.window.kind, rev)}) {
+			return
+		}
+		due = false
+		select {
+		case <-w.woken:
+		case <-bookmark.C:
+			due = true
+			bookmark.Reset(w.untilBookmark())
+		case <-w.ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *watcher) untilBookmark() time.Duration {
+	wait := bookmarkEvery
+	if end, ok := w.ctx.Deadline(); ok {
+		if last := time.Until(end) - bookmarkBeforeEnd; last > 0 && last < wait {
+			wait = last
+		}
+	}
+	return wait
+}
+
+func (w *watcher) sendInitial() bool {
+	if w.initial == nil {
+		return true
+	}
+	v := w.initial
+	w.initial = nil // the picture need not outlive its listing
+	for o := range w.filter.objects(v) {
+		if !w.send(watch.Event{Type: watch.Added, Object: w.hub.present(v, o)}) {
+			return false
+		}
+	}
+	if !w.closing {
+		return true
+	}
+	mark := bookmarkOf(w.window.kind, v.Revision())
+	mark.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	return w.send(watch.Event{Type: watch.Bookmark, Object: mark})
+}
+
+func (w *watcher) send(e watch.Event) bool {
+	select {
+	case w.out <- e:
+		return true
+	case <-w.ctx.Done():
+		return false
+	}
+}
+
+// translate says what an event is for this watcher: an object that begins to match is added, one that ceases to is
+// deleted, whatever happened to it in the store.
+func (w *watcher) translate(e *event) (watch.Event, bool) {
+	if w.filter.node != "" && !e.concerns(w.filter.node) {
+		return watch.Event{}, false
+	}
+	was := e.old != nil && w.filter.matches(e.old)
+	is := e.new != nil && w.filter.matches(e.new)
+	switch {
+	case is && was:
+		return watch.Event{Type: watch.Modified, Object: e.added}, true
+	case is:
+		return watch.Event{Type: watch.Added, Object: e.added}, true
+	case was:
+		return watch.Event{Type: watch.Deleted, Object: e.removed}, true
+	default:
+		return watch.Event{}, false
+	}
+}
+
+// bookmarkOf is an empty object that says: you have seen everything up to rev.
+func bookmarkOf(k *kinds.Kind, rev int64) kinds.Object {
+	o := k.New()
+	o.SetResourceVersion(strconv.FormatInt(rev, 10))
+	return o
+}
+
+// failed is the event that tells a client why its watch ends.
+func failed(err error) watch.Event {
+	status, ok := err.(apierrors.APIStatus)
+	if !ok {
+		status = apierrors.NewInternalError(err)
+	}
+	s := status.Status()
+	return watch.Event{Type: watch.Error, Object: &s}
+}
+
+// failedWatch is a watch that only tells why there is none, as Kubernetes answers one that resumes too far back.
+type failedWatch chan watch.Event
+
+func newFailedWatch(err error) failedWatch {
+	c := make(failedWatch, 1)
+	c <- failed(err)
+	close(c)
+	return c
+}
+
+// ResultChan implements watch.Interface.
+func (f failedWatch) ResultChan() <-chan watch.Event { return f }
+
+// Stop implements watch.Interface.
+func (f failedWatch) Stop() {}
+
+// watch starts a watch as a client's options ask. From "": the objects of now, never older than the request, then
+// everything after. From "0": the same, as old as the view may be. From X: everything after X, or with initial events
+// the objects at X or later first.
+func (s *storage) watch(ctx context.Context, f filter, opts watchOptions) (watch.Interface, error) {
+	rev, err := revisionIn(opts.resourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	list := opts.initial || rev == 0
+	need := rev
+	if opts.resourceVersion == "" {
+		if need, err = s.latest(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.hub.wait(ctx, need); err != nil {
+		return nil, err
+	}
+	v, window := s.hub.at(s.kind.GroupResource())
+	w := &watcher{hub: s.hub, window: window, filter: f, bookmarks: opts.bookmarks}
+	from := rev
+	if list {
+		from = v.Revision()
+		w.initial, w.closing = v, opts.initial && opts.bookmarks
+	}
+	if w.place, err = window.seek(from, list); err != nil {
+		return newFailedWatch(err), nil
+	}
+	w.start(ctx)
+	return w, nil
+}
+
+type watchOptions struct {
+	resourceVersion string
+	initial         bool // sendInitialEvents
+	bookmarks       bool
+}
+
+// revisionIn reads a resourceVersion; empty is 0.
+func revisionIn(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n > math.MaxInt64 {
+		return 0, apierrors.NewBadRequest("invalid resource version " + strconv.Quote(s))
+	}
+	return int64(n), nil
+}

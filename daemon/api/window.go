@@ -1,0 +1,241 @@
+package api
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+const (
+	// windowEvents bounds how far back a watch may resume: what 100,000 pods' agents write in some minutes, and at most
+	// a few ten megabytes of objects that would else be garbage.
+	windowEvents = 8192
+	// windowEncoded is how many of the newest events keep their encoded bytes: watchers that follow closely, which is
+	// nearly all of them, share them, and the rest of the window costs no second copy.
+	windowEncoded = 256
+	// wakeEvery is after how many events even a watcher that none of them concerns is woken, so that its place does not
+	// fall out of the window.
+	wakeEvery = windowEvents / 4
+)
+
+// event is one change of one object, at a place in a window.
+type event struct {
+	rev int64 // of the transaction that made it, which may have made others
+	// solo: the revision has no other event of this kind, so that who has seen the revision has seen all of it.
+	solo     bool
+	old, new kinds.Object // nil for created and deleted
+	// added is what a watcher is sent that sees the object; removed what one is sent that no longer does.
+	added, removed *encoded
+}
+
+// concerns says whether an event is of a pod that is or was bound to that node.
+func (e *event) concerns(node string) bool {
+	return nodeOf(e.old) == node || nodeOf(e.new) == node
+}
+
+func nodeOf(o kinds.Object) string {
+	if p, ok := o.(*corev1.Pod); ok && p != nil {
+		return p.Spec.NodeName
+	}
+	return ""
+}
+
+// window is the newest events of one kind in the order they happened. Watchers hold a place in it and read on from
+// there, so there is no queue a watcher: one that is too slow finds that its place is gone.
+type window struct {
+	kind *kinds.Kind
+	hub  *hub
+
+	mu     sync.Mutex
+	events []*event
+	base   int   // number of events that were dropped before events[0]
+	lost   int64 // the oldest revision that a watch can resume from
+	rev    int64 // every change up to it is in
+	woken  int   // base+len(events) when all watchers were woken last
+
+	sleepers map[*watcher]struct{}
+	byNode   map[string]map[*watcher]struct{}
+}
+
+func newWindow(k *kinds.Kind, h *hub, rev int64) *window {
+	return &window{
+		kind: k, hub: h, lost: rev, rev: rev,
+		sleepers: map[*watcher]struct{}{}, byNode: map[string]map[*watcher]struct{}{},
+	}
+}
+
+// append adds all changes of this kind up to revision rev, in order, and moves the window there.
+func (w *window) append(rev int64, changes []view.Change) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	nodes := map[string]struct{}{}
+	for i, c := range changes {
+		at := stepOf(c, rev)
+		e := &event{rev: at, old: c.Old, new: c.New}
+		e.solo = (i == 0 || stepOf(changes[i-1], rev) != at) && (i == len(changes)-1 || stepOf(changes[i+1], rev) != at)
+		if c.New != nil {
+			e.added = &encoded{hub: w.hub, object: c.New}
+			nodes[nodeOf(c.New)] = struct{}{}
+		}
+		if c.Old != nil {
+			e.removed = &encoded{hub: w.hub, object: c.Old, rev: at}
+			nodes[nodeOf(c.Old)] = struct{}{}
+		}
+		w.events = append(w.events, e)
+		if n := len(w.events) - 1 - windowEncoded; n >= 0 {
+			w.events[n].retire()
+		}
+	}
+	w.rev = rev
+	w.trim()
+	w.wake(nodes, len(changes) > 0)
+}
+
+// stepOf is the revision of a change, or that of its batch where it has none.
+func stepOf(c view.Change, batch int64) int64 {
+	if c.Revision != 0 {
+		return c.Revision
+	}
+	return batch
+}
+
+// trim drops the oldest events once there are twice as many as the window holds: readers keep the old array.
+func (w *window) trim() {
+	drop := len(w.events) - windowEvents
+	if drop < windowEvents {
+		return
+	}
+	last := w.events[drop-1]
+	w.lost = last.rev
+	if !last.solo {
+		w.lost++ // part of it is gone, and who has seen the revision may not have seen that part
+	}
+	w.base += drop
+	w.events = slices.Clone(w.events[drop:])
+}
+
+func (w *window) wake(nodes map[string]struct{}, changed bool) {
+	if !changed {
+		return
+	}
+	for s := range w.sleepers {
+		s.poke()
+	}
+	if total := w.base + len(w.events); total-w.woken >= wakeEvery {
+		w.woken = total
+		for _, set := range w.byNode {
+			for s := range set {
+				s.poke()
+			}
+		}
+		return
+	}
+	for node := range nodes {
+		for s := range w.byNode[node] {
+			s.poke()
+		}
+	}
+}
+
+// seek returns the place from which a watcher that has seen revision rev reads on. A revision's events may be one
+// transaction's, and the watcher may have been cut among them, so all of them are read again unless there is only one,
+// or the watcher has the complete picture of rev. It fails with 410 Expired where events since are no longer known.
+func (w *window) seek(rev int64, complete bool) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if rev < w.lost {
+		return 0, tooOld(rev, w.lost)
+	}
+	n, _ := slices.BinarySearchFunc(w.events, rev, func(e *event, rev int64) int { return int(e.rev - rev) })
+	for n < len(w.events) && w.events[n].rev == rev && (complete || w.events[n].solo) {
+		n++
+	}
+	return w.base + n, nil
+}
+
+// since returns the events from a place on, the place after them, and the revision they complete. It fails with 410
+// Expired where the reader was too slow.
+func (w *window) since(place int) ([]*event, int, int64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if place < w.base {
+		return nil, 0, 0, tooOld(w.rev, w.lost)
+	}
+	return w.events[place-w.base:], w.base + len(w.events), w.rev, nil
+}
+
+// expire ends the window: whoever reads on from it is told to list again.
+func (w *window) expire() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.base += len(w.events) + 1
+	w.events, w.lost = nil, w.rev+1
+	for s := range w.sleepers {
+		s.poke()
+	}
+	for _, set := range w.byNode {
+		for s := range set {
+			s.poke()
+		}
+	}
+}
+
+// close ends every watch of the window without a word: its client resumes elsewhere.
+func (w *window) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s := range w.sleepers {
+		s.cancel()
+	}
+	for _, set := range w.byNode {
+		for s := range set {
+			s.cancel()
+		}
+	}
+}
+
+// enter lets a watcher be woken: by events that concern its node, or by all where it names none.
+func (w *window) enter(s *watcher) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s.filter.node == "" {
+		w.sleepers[s] = struct{}{}
+		return
+	}
+	set := w.byNode[s.filter.node]
+	if set == nil {
+		set = map[*watcher]struct{}{}
+		w.byNode[s.filter.node] = set
+	}
+	set[s] = struct{}{}
+}
+
+func (w *window) leave(s *watcher) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.sleepers, s)
+	if set := w.byNode[s.filter.node]; set != nil {
+		delete(set, s)
+		if len(set) == 0 {
+			delete(w.byNode, s.filter.node)
+		}
+	}
+}
+
+func (e *event) retire() {
+	for _, o := range []*encoded{e.added, e.removed} {
+		if o != nil {
+			o.retire()
+		}
+	}
+}
+
+func tooOld(rev, oldest int64) error {
+	return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, oldest))
+}
