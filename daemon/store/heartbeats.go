@@ -33,13 +33,19 @@ type heartbeats struct {
 	prod  chan struct{} // a node's first renewal does not wait for the period
 
 	mu    sync.Mutex
-	mine  map[string]*coordinationv1.Lease // by node
+	mine  map[string]beat // by node
 	dirty bool
 	keys  int // shards written last time
 }
 
+// beat is a node's newest heartbeat, and when it was received by this server's clock.
+type beat struct {
+	lease    *coordinationv1.Lease
+	received time.Time
+}
+
 func newHeartbeats(s *Store) *heartbeats {
-	return &heartbeats{store: s, prod: make(chan struct{}, 1), mine: map[string]*coordinationv1.Lease{}}
+	return &heartbeats{store: s, prod: make(chan struct{}, 1), mine: map[string]beat{}}
 }
 
 // Renew takes a node's heartbeat; see Backend.
@@ -48,7 +54,7 @@ func (s *Store) Renew(node string, lease *coordinationv1.Lease) { s.beats.renew(
 func (b *heartbeats) renew(node string, lease *coordinationv1.Lease) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	before := b.mine[node]
+	before := b.mine[node].lease
 	if before == nil {
 		before, _ = view.Get[*coordinationv1.Lease](b.store.View(), nodeLeases, node)
 		select {
@@ -56,7 +62,8 @@ func (b *heartbeats) renew(node string, lease *coordinationv1.Lease) {
 		default:
 		}
 	}
-	b.mine[node] = Beat(node, lease, before, b.store.now())
+	now := b.store.now()
+	b.mine[node] = beat{lease: Beat(node, lease, before, now), received: now}
 	b.dirty = true
 }
 
@@ -110,8 +117,8 @@ func (b *heartbeats) adopt() {
 	b.keys = len(held)
 	for _, shard := range held {
 		for node, l := range shard {
-			if b.mine[node] == nil {
-				b.mine[node] = l
+			if b.mine[node].lease == nil {
+				b.mine[node] = beat{lease: l, received: b.store.now()}
 			}
 		}
 	}
@@ -126,8 +133,8 @@ func (b *heartbeats) flush(ctx context.Context) error {
 		return nil
 	}
 	nodes := make([]*coordinationv1.Lease, 0, len(b.mine))
-	for _, l := range b.mine {
-		nodes = append(nodes, l)
+	for _, m := range b.mine {
+		nodes = append(nodes, m.lease)
 	}
 	before := b.keys
 	b.dirty = false
@@ -179,11 +186,11 @@ func (b *heartbeats) key(shard int) string {
 // forgetGone drops nodes that have no Node object, or a newer heartbeat through another server.
 func (b *heartbeats) forgetGone() {
 	v, now := b.store.View(), b.store.now()
-	for node, l := range b.mine {
-		old := now.Sub(renewed(l).Time) > forgetAfter
+	for node, m := range b.mine {
+		old := now.Sub(m.received) > forgetAfter
 		_, registered := view.Get[*corev1.Node](v, "", node)
 		seen, _ := view.Get[*coordinationv1.Lease](v, nodeLeases, node)
-		moved := seen != nil && renewed(l).Before(renewed(seen))
+		moved := seen != nil && renewed(m.lease).Before(renewed(seen))
 		if old && (!registered || moved) {
 			delete(b.mine, node)
 			b.dirty = true
@@ -214,7 +221,7 @@ func (b *heartbeats) divert(g Group) Group {
 func (b *heartbeats) forget(node string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.mine[node] == nil {
+	if b.mine[node].lease == nil {
 		return
 	}
 	delete(b.mine, node)

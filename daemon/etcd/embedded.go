@@ -1,0 +1,140 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/etcd/server/v3/embed"
+)
+
+// maxSocketPath is what sockaddr_un holds, without its NUL (unix(7)).
+const maxSocketPath = 107
+
+// nobody is the address a member without peers advertises, since etcd insists on one that is not a unix socket. Nothing
+// listens there and nobody dials it.
+const nobody = "http://127.0.0.1:2380"
+
+// Socket is the path of the embedded etcd's unix socket.
+func (e *Etcd) Socket() string { return filepath.Join(e.opts.SocketDir, "etcd.sock") }
+
+func (e *Etcd) socketURL() string { return "unix://" + e.Socket() }
+
+func (e *Etcd) startEmbedded(ctx context.Context) error {
+	if e.opts.DataDir == "" || e.opts.SocketDir == "" {
+		return errors.New("an embedded etcd needs a data directory and a socket directory")
+	}
+	var err error
+	if e.opts.SocketDir, err = filepath.Abs(e.opts.SocketDir); err != nil {
+		return err
+	}
+	if path := e.Socket(); len(path) > maxSocketPath {
+		return fmt.Errorf("the socket's path %s has %d bytes, %d is the most: choose a shorter run directory", path, len(path), maxSocketPath)
+	}
+	if err := os.MkdirAll(e.opts.SocketDir, 0o700); err != nil {
+		return err
+	}
+	if e.lock, err = lockDir(e.opts.DataDir); err != nil {
+		return err
+	}
+	config, err := e.config()
+	if err != nil {
+		return err
+	}
+	server, err := embed.StartEtcd(config)
+	if err != nil {
+		return err
+	}
+	e.server = server
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	select {
+	case <-server.Server.ReadyNotify():
+		return nil
+	case err := <-server.Err():
+		return err
+	case <-server.Server.StopNotify():
+		return errors.New("it stopped while starting")
+	case <-ctx.Done():
+		return fmt.Errorf("it has no leader yet: %w", ctx.Err())
+	}
+}
+
+// config writes the options as etcd's own.
+func (e *Etcd) config() (*embed.Config, error) {
+	c := embed.NewConfig()
+	c.Name, c.Dir = e.opts.Name, filepath.Join(e.opts.DataDir, "member-data")
+	c.QuotaBackendBytes = e.opts.QuotaBytes
+	c.EnableGRPCGateway = false
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(e.opts.Log))
+	// Compaction is ours: it follows what readers may still ask for.
+	c.AutoCompactionRetention = "0"
+	local, err := parseURLs(e.socketURL())
+	if err != nil {
+		return nil, err
+	}
+	if e.opts.Peers == nil {
+		nowhere, err := parseURLs(nobody)
+		if err != nil {
+			return nil, err
+		}
+		c.ListenClientUrls, c.ListenPeerUrls = local, nil
+		c.AdvertiseClientUrls, c.AdvertisePeerUrls = nowhere, nowhere
+		c.InitialCluster = c.Name + "=" + nobody
+		return c, nil
+	}
+	p := e.opts.Peers
+	listenPeer, err := parseURLs(p.ListenPeer)
+	if err != nil {
+		return nil, err
+	}
+	listenClient, err := parseURLs(p.ListenClient)
+	if err != nil {
+		return nil, err
+	}
+	advertisePeer, err := parseURLs(or(p.AdvertisePeer, p.ListenPeer))
+	if err != nil {
+		return nil, err
+	}
+	advertiseClient, err := parseURLs(or(p.AdvertiseClient, p.ListenClient))
+	if err != nil {
+		return nil, err
+	}
+	c.ListenPeerUrls, c.AdvertisePeerUrls = listenPeer, advertisePeer
+	c.ListenClientUrls, c.AdvertiseClientUrls = append(local, listenClient...), advertiseClient
+	info := transport.TLSInfo{
+		TrustedCAFile: p.TLS.CAFile, CertFile: p.TLS.CertFile, KeyFile: p.TLS.KeyFile, ClientCertAuth: true,
+	}
+	c.PeerTLSInfo, c.ClientTLSInfo = info, info
+	var members []string
+	for name, peer := range p.Members {
+		members = append(members, name+"="+peer)
+	}
+	slices.Sort(members)
+	c.InitialCluster = strings.Join(members, ",")
+	if p.Join {
+		c.ClusterState = embed.ClusterStateFlagExisting
+	}
+	return c, nil
+}
+
+func parseURLs(raw string) ([]url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme == "" {
+		return nil, fmt.Errorf("%q is not a URL", raw)
+	}
+	return []url.URL{*u}, nil
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

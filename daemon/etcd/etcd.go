@@ -1,0 +1,227 @@
+// Package etcd starts the embedded etcd, or connects to an external one, and keeps it in good order.
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+)
+
+// Options of an etcd. With Endpoints it is external, else embedded.
+type Options struct {
+	// Endpoints of an external etcd, as https://host:port. Empty: etcd is embedded, and DataDir and SocketDir are required.
+	Endpoints []string
+	// TLS files for external endpoints; all empty for plain http, CAFile empty for the system's authorities.
+	TLS TLS
+
+	// DataDir of the embedded etcd, made with mode 0700.
+	DataDir string
+	// SocketDir holds its unix sockets, made with mode 0700. Their paths must stay under the kernel's 107 bytes.
+	SocketDir string
+	// Name of the embedded member. Empty: "lockstep".
+	Name string
+	// Peers make the embedded etcd a member of several. Nil: it is alone and listens on unix sockets only.
+	Peers *Peers
+	// QuotaBytes bounds the embedded database. Zero: etcd's default of 2 GiB.
+	QuotaBytes int64
+
+	// CompactEvery is how often history older than that is dropped. Zero: 5 minutes, as Kubernetes does.
+	CompactEvery time.Duration
+	// CheckEvery is how often alarms and sizes are looked at. Zero: 10 s.
+	CheckEvery time.Duration
+	// Prefix of Lockstep's keys. Empty: /lockstep/.
+	Prefix string
+	// Log. Nil: slog.Default().
+	Log *slog.Logger
+	// Registerer takes the metrics. Nil: they are not registered.
+	Registerer prometheus.Registerer
+}
+
+// TLS names PEM files. CertFile and KeyFile are set together or not at all.
+type TLS struct{ CAFile, CertFile, KeyFile string }
+
+// Peers are the addresses and members of an embedded cluster of several. All traffic is TLS with client certificates.
+type Peers struct {
+	// ListenPeer and ListenClient are https URLs to listen at; AdvertisePeer and AdvertiseClient what others dial.
+	// Empty: as the listening ones.
+	ListenPeer, ListenClient, AdvertisePeer, AdvertiseClient string
+	// Members maps the name of each member, this one too, to its peer URL.
+	Members map[string]string
+	// Join says that the cluster exists and this member was added to it.
+	Join bool
+	// TLS files of this member; CAFile is required.
+	TLS TLS
+}
+
+// Etcd is a client, with the server behind it where that is embedded.
+type Etcd struct {
+	// Client is closed by Close.
+	Client *clientv3.Client
+
+	opts    Options
+	server  *embed.Etcd // nil for an external etcd
+	lock    *os.File
+	metrics *metrics
+}
+
+const (
+	// startTimeout bounds opening the data and electing: reading 2 GiB from a slow disk, with room.
+	startTimeout = 2 * time.Minute
+	// dialKeepAlive and its timeout find a dead connection that nothing closes.
+	dialKeepAlive        = 10 * time.Second
+	dialKeepAliveTimeout = 5 * time.Second
+)
+
+// Start starts the embedded etcd and waits until it serves, or connects to the external one and waits until it answers,
+// for as long as ctx lasts. The maintenance is Run's. Close ends both.
+func Start(ctx context.Context, opts Options) (*Etcd, error) {
+	opts = opts.withDefaults()
+	e := &Etcd{opts: opts, metrics: newMetrics(opts.Registerer)}
+	if err := e.start(ctx); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Name == "" {
+		o.Name = "lockstep"
+	}
+	if o.CompactEvery == 0 {
+		o.CompactEvery = 5 * time.Minute
+	}
+	if o.CheckEvery == 0 {
+		o.CheckEvery = 10 * time.Second
+	}
+	if o.Prefix == "" {
+		o.Prefix = "/lockstep/"
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return o
+}
+
+func (e *Etcd) start(ctx context.Context) error {
+	if len(e.opts.Endpoints) > 0 {
+		config, err := e.opts.TLS.config()
+		if err != nil {
+			return fmt.Errorf("cannot connect to etcd: %w", err)
+		}
+		if e.Client, err = connect(e.opts.Endpoints, config); err != nil {
+			return fmt.Errorf("cannot connect to etcd: %w", err)
+		}
+		return e.await(ctx)
+	}
+	if err := e.startEmbedded(ctx); err != nil {
+		return fmt.Errorf("cannot start etcd in %s: %w", e.opts.DataDir, err)
+	}
+	var err error
+	if e.Client, err = connect([]string{e.socketURL()}, nil); err != nil {
+		return fmt.Errorf("cannot connect to the embedded etcd: %w", err)
+	}
+	return nil
+}
+
+func connect(endpoints []string, tlsConfig *tls.Config) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{
+		Endpoints: endpoints, TLS: tlsConfig,
+		DialKeepAliveTime: dialKeepAlive, DialKeepAliveTimeout: dialKeepAliveTimeout,
+		// One message over a unix socket is copied through grpc's windows; the default of 64 kB stalls loads.
+		DialOptions: []grpc.DialOption{grpc.WithInitialWindowSize(4 << 20), grpc.WithInitialConnWindowSize(8 << 20)},
+		Logger:      zap.NewNop(), // it logs every retry; the store's state tells what matters
+	})
+}
+
+// config returns nil where no file is named.
+func (t TLS) config() (*tls.Config, error) {
+	if t == (TLS{}) {
+		return nil, nil
+	}
+	if (t.CertFile == "") != (t.KeyFile == "") {
+		return nil, errors.New("a client certificate needs its key, and a key its certificate")
+	}
+	info := transport.TLSInfo{TrustedCAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile}
+	return info.ClientConfig()
+}
+
+// await reads until etcd answers or ctx ends.
+func (e *Etcd) await(ctx context.Context) error {
+	for {
+		err := e.ping(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		e.opts.Log.Warn("etcd does not answer yet", "endpoints", e.opts.Endpoints, "error", err)
+		sleep(ctx, time.Second)
+	}
+}
+
+func (e *Etcd) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // etcd's own bound of a request
+	defer cancel()
+	if _, err := e.Client.Get(ctx, e.opts.Prefix, clientv3.WithKeysOnly()); err != nil {
+		return fmt.Errorf("cannot reach etcd at %v: %w", e.opts.Endpoints, err)
+	}
+	return nil
+}
+
+// Embedded says whether the server is in this process.
+func (e *Etcd) Embedded() bool { return e.server != nil }
+
+// Close closes the client and stops the embedded server. Calling it again does nothing.
+func (e *Etcd) Close() error {
+	var err error
+	if e.Client != nil {
+		if closeErr := e.Client.Close(); closeErr != nil && !errors.Is(closeErr, context.Canceled) {
+			err = fmt.Errorf("cannot close the etcd client: %w", closeErr)
+		}
+		e.Client = nil
+	}
+	if e.server != nil {
+		e.server.Close()
+		e.server = nil
+	}
+	if e.lock != nil {
+		err = errors.Join(err, e.lock.Close())
+		e.lock = nil
+	}
+	return err
+}
+
+// lockDir makes a directory this process's: etcd itself would wait for another to end, for ever and silently.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(errors.New("another process uses it"), f.Close())
+	}
+	return f, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
