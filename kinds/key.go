@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -65,8 +66,11 @@ func ParsePath(path string) (Key, error) {
 }
 
 // Compare orders keys by group, resource, namespace and name.
-func (k Key) Compare(other Key) int { return strings.Compare(k.order(), other.order()) }
-
-func (k Key) order() string {
-	return k.Group + "\x00" + k.Resource + "\x00" + k.Namespace + "\x00" + k.Name
+func (k Key) Compare(other Key) int {
+	return cmp.Or(
+		strings.Compare(k.Group, other.Group),
+		strings.Compare(k.Resource, other.Resource),
+		strings.Compare(k.Namespace, other.Namespace),
+		strings.Compare(k.Name, other.Name),
+	)
 }

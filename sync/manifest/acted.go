@@ -1,0 +1,140 @@
+package manifest
+
+import "strings"
+
+// actedOn lists, by the Go type that declares them, the fields of Kubernetes' types that Lockstep acts on (or that mean
+// nothing to any cluster but are carried along, as labels do). A field that is not listed is refused where a manifest
+// states it with anything but its default. TestFields walks the types: what a new version of Kubernetes adds is refused
+// until it is listed here, and a name that no type has is an error.
+var actedOn = fieldTable(`
+TypeMeta: kind apiVersion
+ObjectMeta: name namespace labels annotations
+LabelSelector: matchLabels matchExpressions
+LabelSelectorRequirement: key operator values
+
+Namespace: metadata spec
+NamespaceSpec: finalizers
+ServiceAccount: metadata imagePullSecrets automountServiceAccountToken
+Secret: metadata data stringData type immutable
+ConfigMap: metadata data binaryData immutable
+
+Service: metadata spec
+ServiceSpec: type selector ports clusterIP clusterIPs ipFamilies ipFamilyPolicy externalName
+ServiceSpec: sessionAffinity sessionAffinityConfig publishNotReadyAddresses
+ServicePort: name protocol appProtocol port targetPort nodePort
+SessionAffinityConfig: clientIP
+ClientIPConfig: timeoutSeconds
+
+EndpointSlice: metadata addressType endpoints ports
+Endpoint: addresses conditions hostname targetRef nodeName zone
+EndpointConditions: ready serving terminating
+EndpointPort: name protocol port appProtocol
+ObjectReference: kind namespace name uid apiVersion resourceVersion fieldPath
+
+Deployment: metadata spec
+DeploymentSpec: replicas selector template strategy minReadySeconds revisionHistoryLimit paused progressDeadlineSeconds
+DeploymentStrategy: type rollingUpdate
+RollingUpdateDeployment: maxUnavailable maxSurge
+ReplicaSet: metadata spec
+ReplicaSetSpec: replicas minReadySeconds selector template
+
+Pod: metadata spec
+PodTemplateSpec: metadata spec
+PodSpec: containers initContainers restartPolicy terminationGracePeriodSeconds volumes
+PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableServiceLinks
+PodSpec: nodeName nodeSelector affinity tolerations schedulerName
+PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
+PodSpec: securityContext shareProcessNamespace
+LocalObjectReference: name
+PodDNSConfig: nameservers searches options
+PodDNSConfigOption: name value
+HostAlias: ip hostnames
+Affinity: nodeAffinity
+NodeAffinity: requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution
+NodeSelector: nodeSelectorTerms
+NodeSelectorTerm: matchExpressions matchFields
+NodeSelectorRequirement: key operator values
+PreferredSchedulingTerm: weight preference
+Toleration: key operator value effect tolerationSeconds
+PodSecurityContext: runAsUser runAsGroup runAsNonRoot supplementalGroups fsGroup seccompProfile
+
+Container: name image command args workingDir imagePullPolicy ports env envFrom resources volumeMounts
+Container: livenessProbe readinessProbe startupProbe lifecycle securityContext
+ContainerPort: name hostPort containerPort protocol hostIP
+EnvVar: name value valueFrom
+EnvVarSource: fieldRef resourceFieldRef configMapKeyRef secretKeyRef
+EnvFromSource: prefix configMapRef secretRef
+ConfigMapEnvSource: optional
+SecretEnvSource: optional
+ConfigMapKeySelector: key optional
+SecretKeySelector: key optional
+ObjectFieldSelector: apiVersion fieldPath
+ResourceFieldSelector: containerName resource divisor
+ResourceRequirements: limits requests
+VolumeMount: name mountPath readOnly subPath subPathExpr
+SecurityContext: capabilities privileged runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem
+SecurityContext: allowPrivilegeEscalation seccompProfile
+Capabilities: add drop
+SeccompProfile: type localhostProfile
+Probe: initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds
+ProbeHandler: exec httpGet tcpSocket
+ExecAction: command
+HTTPGetAction: path port host scheme httpHeaders
+HTTPHeader: name value
+TCPSocketAction: port host
+Lifecycle: postStart preStop
+LifecycleHandler: exec httpGet sleep
+SleepAction: seconds
+
+Volume: name
+VolumeSource: emptyDir configMap secret downwardAPI projected hostPath
+EmptyDirVolumeSource: medium sizeLimit
+ConfigMapVolumeSource: items defaultMode optional
+SecretVolumeSource: secretName items defaultMode optional
+DownwardAPIVolumeSource: items defaultMode
+DownwardAPIVolumeFile: path fieldRef resourceFieldRef mode
+KeyToPath: key path mode
+HostPathVolumeSource: path type
+ProjectedVolumeSource: sources defaultMode
+VolumeProjection: secret configMap downwardAPI
+SecretProjection: items optional
+ConfigMapProjection: items optional
+DownwardAPIProjection: items
+`)
+
+// allowedValues lists, for fields that are acted on with some of their values only, which those are.
+var allowedValues = map[string][]string{
+	"NamespaceSpec.finalizers":    {"kubernetes"},
+	"ServiceSpec.type":            {"ClusterIP", "NodePort", "ExternalName"},
+	"ServiceSpec.ipFamilies":      {"IPv4"},
+	"ServicePort.protocol":        {"TCP", "UDP"},
+	"EndpointSlice.addressType":   {"IPv4"},
+	"EndpointPort.protocol":       {"TCP", "UDP"},
+	"ContainerPort.protocol":      {"TCP", "UDP"},
+	"PodSpec.schedulerName":       {"default-scheduler"},
+	"EmptyDirVolumeSource.medium": {"", "Memory"},
+	"SeccompProfile.type":         {"RuntimeDefault", "Localhost", "Unconfined"},
+}
+
+// allowedKeys lists, by the name of a map type, the keys that are acted on.
+var allowedKeys = map[string][]string{
+	"ResourceList": {"cpu", "memory", "ephemeral-storage"},
+}
+
+// fieldTable reads lines of "Type: field field"; a type may have several lines.
+func fieldTable(text string) map[string]map[string]bool {
+	table := map[string]map[string]bool{}
+	for line := range strings.SplitSeq(text, "\n") {
+		owner, names, found := strings.Cut(line, ":")
+		if !found {
+			continue
+		}
+		if table[owner] == nil {
+			table[owner] = map[string]bool{}
+		}
+		for _, name := range strings.Fields(names) {
+			table[owner][name] = true
+		}
+	}
+	return table
+}

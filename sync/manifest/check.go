@@ -1,0 +1,221 @@
+package manifest
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// checker compares a tree with the Go type it is to become, before anything is decoded, so that every mismatch has its
+// position and none hides another.
+type checker struct {
+	// hidden says that text of the file may be secret and must not be quoted.
+	hidden bool
+
+	problems []problem
+	// unlisted are stated fields that are not acted on: refused unless they have their default.
+	unlisted []unlisted
+	// suspended are fields about which enough has been said: Kubernetes' validation would say it again.
+	suspended map[string]bool
+	// broken says that a value does not fit its type, so that the object cannot be decoded.
+	broken bool
+}
+
+// unlisted is a stated field that is not in the table of fields acted on.
+type unlisted struct {
+	entry *entry
+	field string
+}
+
+// problem is an error in an object that is not named yet.
+type problem struct {
+	line, column int
+	field        string
+	message      string
+}
+
+func (c *checker) report(line, column int, at, format string, args ...any) {
+	c.problems = append(c.problems, problem{line, column, at, fmt.Sprintf(format, args...)})
+}
+
+// mismatch reports a value of the wrong type.
+func (c *checker) mismatch(n *node, at, want string) {
+	c.broken = true
+	hint := ""
+	if want == "a string" && (n.shape == number || n.shape == boolean) {
+		hint = "; quote it"
+	}
+	c.report(n.line, n.column, at, "wrong type: want %s, got %v%s", want, n.shape, hint)
+}
+
+// value checks one value against its type. at is the path of the field; acted says that what is below is still judged
+// by the table of fields acted on.
+func (c *checker) value(n *node, t reflect.Type, at string, acted bool) {
+	t = indirect(t)
+	if n.shape == null {
+		return
+	}
+	if decodesItself(t) {
+		c.decode(n, t, at)
+		return
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		if n.shape != mapping {
+			c.mismatch(n, at, "a mapping")
+			return
+		}
+		c.fields(n, t, at, acted)
+	case reflect.Map:
+		c.mapping(n, t, at, acted)
+	case reflect.Slice:
+		c.list(n, t, at, acted)
+	case reflect.String:
+		if n.shape != text {
+			c.mismatch(n, at, "a string")
+		}
+	case reflect.Bool:
+		if n.shape != boolean {
+			c.mismatch(n, at, "a boolean")
+		}
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		c.integer(n, t, at)
+	case reflect.Float32, reflect.Float64:
+		if n.shape != number {
+			c.mismatch(n, at, "a number")
+		}
+	}
+}
+
+func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
+	s := structureOf(t)
+	for i := range n.fields {
+		e := &n.fields[i]
+		path := join(at, e.name)
+		f, known := s.fields[e.name]
+		if !known {
+			c.unknown(e, path, at, s)
+			continue
+		}
+		if e.again > 0 {
+			c.report(e.line, e.column, path, "duplicate key %q, first on line %d", e.name, e.again)
+		}
+		listed := actedOn[f.owner][e.name]
+		if acted && !listed && !e.value.zero() {
+			c.unlisted = append(c.unlisted, unlisted{e, path})
+		}
+		c.value(e.value, f.typ, path, acted && listed)
+		if acted && listed {
+			c.allowed(e.value, f.owner+"."+e.name, path)
+		}
+	}
+}
+
+// allowed checks the values of a field, or of a list's items, where only some are acted on.
+func (c *checker) allowed(n *node, field, at string) {
+	values, limited := allowedValues[field]
+	if !limited {
+		return
+	}
+	switch n.shape {
+	case list:
+		for i, item := range n.items {
+			c.allowed(item, field, fmt.Sprintf("%s[%d]", at, i))
+		}
+	case text:
+		if !slices.Contains(values, n.text) {
+			c.report(n.line, n.column, at, "value %q is not supported yet (supported: %s)", n.text, strings.Join(values, ", "))
+			c.suspend(at)
+		}
+	}
+}
+
+func (c *checker) unknown(e *entry, path, parent string, s *structure) {
+	hint := ""
+	if name := nearest(e.name, s.names); name != "" {
+		hint = fmt.Sprintf(" (did you mean %q?)", name)
+		c.suspend(join(parent, name))
+	}
+	c.report(e.line, e.column, path, "unknown field %q%s", e.name, hint)
+}
+
+func (c *checker) mapping(n *node, t reflect.Type, at string, acted bool) {
+	if n.shape != mapping {
+		c.mismatch(n, at, "a mapping")
+		return
+	}
+	keys, limited := allowedKeys[t.Name()]
+	for i := range n.fields {
+		e := &n.fields[i]
+		path := at + "[" + e.name + "]"
+		if e.again > 0 {
+			c.report(e.line, e.column, path, "duplicate key %q, first on line %d", e.name, e.again)
+		}
+		if acted && limited && !slices.Contains(keys, e.name) {
+			c.report(e.line, e.column, path, "not supported yet: Lockstep would not act on it (supported: %s)", strings.Join(keys, ", "))
+		}
+		c.value(e.value, t.Elem(), path, acted)
+	}
+}
+
+func (c *checker) list(n *node, t reflect.Type, at string, acted bool) {
+	if t.Elem().Kind() == reflect.Uint8 {
+		if n.shape != text {
+			c.mismatch(n, at, "a string of base64")
+		} else {
+			c.decode(n, t, at)
+		}
+		return
+	}
+	if n.shape != list {
+		c.mismatch(n, at, "a list")
+		return
+	}
+	for i, item := range n.items {
+		c.value(item, t.Elem(), fmt.Sprintf("%s[%d]", at, i), acted)
+	}
+}
+
+func (c *checker) integer(n *node, t reflect.Type, at string) {
+	if n.shape != number {
+		c.mismatch(n, at, "an integer")
+		return
+	}
+	if _, err := strconv.ParseInt(n.text, 10, t.Bits()); err == nil {
+		return
+	}
+	c.broken = true
+	if f, err := strconv.ParseFloat(n.text, 64); err == nil && f == math.Trunc(f) {
+		c.report(n.line, n.column, at, "the number does not fit into %d bits", t.Bits())
+		return
+	}
+	c.report(n.line, n.column, at, "wrong type: want an integer, got a number with a fraction")
+}
+
+// decode lets a type with a JSON form of its own judge the value.
+func (c *checker) decode(n *node, t reflect.Type, at string) {
+	err := json.Unmarshal(n.appendJSON(nil), reflect.New(t).Interface())
+	if err == nil {
+		return
+	}
+	c.broken = true
+	message := "its content is not shown"
+	switch {
+	case t.Kind() == reflect.Slice:
+		message = "not base64"
+	case !c.hidden:
+		message = err.Error()
+	}
+	c.report(n.line, n.column, at, "invalid value: %s", message)
+}
+
+func join(at, name string) string {
+	if at == "" {
+		return name
+	}
+	return at + "." + name
+}

@@ -1,0 +1,134 @@
+package manifest
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// invalid reports an error of Kubernetes' validation at the place of its field.
+func (c *checker) invalid(n *node, e *field.Error) {
+	if c.suspends(e.Field) {
+		return
+	}
+	p := problem{field: e.Field, message: message(e, c.hidden)}
+	p.line, p.column = locate(n, pathOf(e.Field))
+	if !slices.Contains(c.problems, p) {
+		c.problems = append(c.problems, p)
+	}
+}
+
+// suspend keeps later errors about a field, or below it, from being reported: the first one says it all.
+func (c *checker) suspend(field string) {
+	if c.suspended == nil {
+		c.suspended = map[string]bool{}
+	}
+	c.suspended[field] = true
+}
+
+func (c *checker) suspends(field string) bool {
+	for at := range c.suspended {
+		if rest, found := strings.CutPrefix(field, at); found && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return true
+		}
+	}
+	return false
+}
+
+// message words an error of Kubernetes' validation as Kubernetes does, without the field, which stands before it. hidden
+// keeps everything that may come from a secret's data out of it.
+func message(e *field.Error, hidden bool) string {
+	if !hidden || e.Type == field.ErrorTypeRequired || strings.HasPrefix(e.Field, "metadata.") || e.Field == "type" {
+		return e.ErrorBody()
+	}
+	if key, found := strings.CutPrefix(e.Field, "data["); found {
+		// Kubernetes checks both keys and contents; only what it says about a key may be shown.
+		if msgs := validation.IsConfigMapKey(strings.TrimSuffix(key, "]")); len(msgs) > 0 {
+			return fmt.Sprintf("%s: %s", e.Type, strings.Join(msgs, "; "))
+		}
+		return fmt.Sprintf("%s: its content does not fit the secret's type", e.Type)
+	}
+	return e.Type.String()
+}
+
+// step is one part of a field path: a name, a map's key or a list's index.
+type step struct {
+	name  string
+	index int // -1 for a name or key
+}
+
+// pathOf reads a field path as Kubernetes and this package write it: spec.containers[0].env, data[a.key].
+func pathOf(path string) []step {
+	var steps []step
+	for path != "" {
+		if path[0] == '.' {
+			path = path[1:]
+			continue
+		}
+		if path[0] == '[' {
+			end := strings.IndexByte(path, ']')
+			if end < 0 {
+				return steps
+			}
+			s := step{name: path[1:end], index: -1}
+			if i, err := strconv.Atoi(s.name); err == nil && i >= 0 {
+				s.index = i
+			}
+			steps = append(steps, s)
+			path = path[end+1:]
+			continue
+		}
+		end := strings.IndexAny(path, ".[")
+		if end < 0 {
+			end = len(path)
+		}
+		steps = append(steps, step{name: path[:end], index: -1})
+		path = path[end:]
+	}
+	return steps
+}
+
+// locate returns the position of a path: of its key in a mapping, of the item in a list, or of the nearest thing above
+// it that the file has.
+func locate(n *node, path []step) (line, column int) {
+	line, column = n.line, n.column
+	for _, s := range path {
+		switch {
+		case n.shape == list && s.index >= 0 && s.index < len(n.items):
+			n = n.items[s.index]
+			line, column = n.line, n.column
+		case n.shape == mapping && n.entry(s.name) != nil:
+			e := n.entry(s.name)
+			line, column, n = e.line, e.column, e.value
+		default:
+			return line, column
+		}
+	}
+	return line, column
+}
+
+// lookup returns the value at a path of decoded JSON.
+func lookup(v any, path []step) (any, bool) {
+	for _, s := range path {
+		switch at := v.(type) {
+		case map[string]any:
+			next, found := at[s.name]
+			if !found {
+				return nil, false
+			}
+			v = next
+		case []any:
+			if s.index < 0 || s.index >= len(at) {
+				return nil, false
+			}
+			v = at[s.index]
+		default:
+			return nil, false
+		}
+	}
+	return v, true
+}

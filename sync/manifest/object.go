@@ -1,0 +1,319 @@
+package manifest
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	sigsjson "sigs.k8s.io/json"
+
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+)
+
+// reading is what one object of a file came to, before the file has a name and before kinds are ignored.
+type reading struct {
+	gvk    schema.GroupVersionKind // empty where the value is not an object
+	object *Object                 // nil where errs has an error
+	errs   []*Error                // without File
+}
+
+// ignored says whether the source skips the object's kind.
+func (r *reading) ignored(kinds map[string]bool) bool {
+	return r.gvk.Kind != "" && (kinds[r.gvk.Kind] || kinds[r.gvk.Kind+"."+r.gvk.Group])
+}
+
+func (r *reading) fail(line, column int, field, format string, args ...any) {
+	r.errs = append(r.errs, &Error{Line: line, Column: column, Field: field, Message: fmt.Sprintf(format, args...)})
+}
+
+// read turns a file's bytes into its objects or their errors. It is pure: the name only tells JSON and kustomization
+// files from others.
+func read(name string, data []byte) []reading {
+	var readings []reading
+	ordinal := 0
+	for _, v := range parse(name, data) {
+		if v.err != nil {
+			r := reading{}
+			r.fail(v.err.line, v.err.column, "", "%s", v.err.message)
+			readings = append(readings, r)
+			continue
+		}
+		if v.root == nil {
+			continue
+		}
+		for _, n := range flatten(v.root) {
+			r := readObject(name, n)
+			if r.object != nil {
+				r.object.ordinal = ordinal
+			}
+			ordinal++
+			readings = append(readings, r)
+		}
+	}
+	return readings
+}
+
+// flatten returns a value's objects: the value itself, or a List's items. The items of a list of one kind (PodList) may
+// leave out their apiVersion and kind, as in Kubernetes' API.
+func flatten(n *node) []*node {
+	kind := n.get("kind").string()
+	items := n.get("items")
+	if !strings.HasSuffix(kind, "List") || items == nil || items.shape != list {
+		return []*node{n}
+	}
+	var out []*node
+	for _, item := range items.items {
+		if item.shape == mapping && kind != "List" && item.get("kind") == nil {
+			at := entry{line: item.line, column: item.column}
+			at.name, at.value = "kind", &node{shape: text, text: strings.TrimSuffix(kind, "List")}
+			item.fields = append(item.fields, at)
+			if v := n.get("apiVersion"); v != nil && item.get("apiVersion") == nil {
+				at.name, at.value = "apiVersion", v
+				item.fields = append(item.fields, at)
+			}
+		}
+		out = append(out, flatten(item)...)
+	}
+	return out
+}
+
+// readObject reads one object.
+func readObject(name string, n *node) (r reading) {
+	if n.shape != mapping {
+		r.fail(n.line, n.column, "", "want an object, a mapping with apiVersion and kind, got %v", n.shape)
+		return r
+	}
+	k := r.envelope(name, n)
+	if k == nil {
+		return r
+	}
+	dropServerSet(n)
+	key, who := identify(k, n)
+
+	c := &checker{hidden: k.Kind == "Secret"}
+	c.name(n)
+	c.value(n, reflect.TypeOf(k.New()), "", true)
+	var object *Object
+	if !c.broken {
+		object = c.build(k, n)
+	}
+	for _, p := range c.problems {
+		r.errs = append(r.errs, &Error{Line: p.line, Column: p.column, Object: who, Field: p.field, Message: p.message})
+	}
+	if len(r.errs) > 0 || object == nil {
+		return r
+	}
+	object.Key, object.Line, object.Column, object.rank = key, n.line, n.column, slices.Index(kinds.All, k)
+	r.object = object
+	return r
+}
+
+// envelope finds the kind; nil where it is not one that a manifest can state.
+func (r *reading) envelope(name string, n *node) *kinds.Kind {
+	version, kind := n.entry("apiVersion"), n.entry("kind")
+	if kustomization(name) && (kind == nil || version == nil) {
+		r.gvk = schema.GroupVersionKind{Group: "kustomize.config.k8s.io", Version: "v1beta1", Kind: "Kustomization"}
+	} else {
+		for _, required := range []struct {
+			name string
+			*entry
+		}{{"apiVersion", version}, {"kind", kind}} {
+			switch e := required.entry; {
+			case e == nil:
+				r.fail(n.line, n.column, required.name, "required: every object states its apiVersion and kind")
+			case e.value.string() == "":
+				r.fail(e.value.line, e.value.column, required.name, "want a string that is not empty")
+			}
+		}
+		if len(r.errs) > 0 {
+			return nil
+		}
+		gv, err := schema.ParseGroupVersion(version.value.text)
+		if err != nil {
+			r.fail(version.value.line, version.value.column, "apiVersion", "want group/version, got %q", version.value.text)
+			return nil
+		}
+		r.gvk = gv.WithKind(kind.value.text)
+	}
+	k := kinds.ForGVK(r.gvk)
+	if k == nil || !k.Declarable {
+		at, field, message := n, "kind", whyNot(r.gvk, k)
+		if kind != nil {
+			at = kind.value
+		}
+		if served := otherVersion(r.gvk); served != nil && version != nil {
+			at, field = version.value, "apiVersion"
+			message = fmt.Sprintf("%s is not served in %s; use %s", r.gvk.Kind, version.value.text, served.GroupVersion())
+		}
+		r.fail(at.line, at.column, field, "%s", message)
+		r.errs[0].Object = strings.TrimSpace(r.gvk.Kind + " " + nameIn(n))
+		return nil
+	}
+	return k
+}
+
+func whyNot(gvk schema.GroupVersionKind, k *kinds.Kind) string {
+	skip := fmt.Sprintf("to skip it, list %s under the source's ignoreKinds", gvk.Kind)
+	switch {
+	case k != nil:
+		return gvk.Kind + " objects are made by the cluster itself, not by manifests; " + skip
+	case gvk.Group == "kustomize.config.k8s.io":
+		return "Kustomize is not supported yet: commit what kustomize build prints; " + skip
+	}
+	return fmt.Sprintf("%s (%s) is not served yet; %s", gvk.Kind, gvk.GroupVersion(), skip)
+}
+
+// otherVersion returns the kind of the same name that is served in another version or group Kubernetes once had it in.
+func otherVersion(gvk schema.GroupVersionKind) *kinds.Kind {
+	for _, k := range kinds.All {
+		if k.Declarable && k.Kind == gvk.Kind && k.GroupVersion() != gvk.GroupVersion() &&
+			(k.Group == gvk.Group || gvk.Group == "" || gvk.Group == "extensions") {
+			return k
+		}
+	}
+	return nil
+}
+
+func kustomization(name string) bool {
+	base := name[strings.LastIndexByte(name, '/')+1:]
+	return base == "kustomization.yaml" || base == "kustomization.yml"
+}
+
+// identify returns the object's key, and its name for errors.
+func identify(k *kinds.Kind, n *node) (kinds.Key, string) {
+	metadata := n.get("metadata")
+	namespace := ""
+	if k.Namespaced {
+		if namespace = metadata.get("namespace").string(); namespace == "" {
+			namespace = "default"
+		}
+	}
+	key := k.Key(namespace, metadata.get("name").string())
+	if key.Name == "" {
+		return key, k.Kind
+	}
+	return key, key.String()
+}
+
+// nameIn names an object whose scope is not known.
+func nameIn(n *node) string {
+	metadata := n.get("metadata")
+	name := metadata.get("name").string()
+	if namespace := metadata.get("namespace").string(); namespace != "" {
+		return namespace + "/" + name
+	}
+	return name
+}
+
+// name wants a name, and one of the object's own.
+func (c *checker) name(n *node) {
+	metadata := n.entry("metadata")
+	var at *node
+	if metadata != nil {
+		at = metadata.value
+	}
+	if g := at.entry("generateName"); g != nil && !g.value.zero() {
+		c.report(g.line, g.column, "metadata.generateName", "refused: an object that is kept in files needs a name of its own")
+		g.value = &node{line: g.line, column: g.column}
+	}
+	if e := at.entry("name"); e != nil && (e.value.shape != text || e.value.text != "") {
+		return
+	}
+	c.suspend("metadata.name")
+	switch {
+	case metadata == nil:
+		c.report(n.line, n.column, "metadata.name", "required")
+	default:
+		c.report(metadata.line, metadata.column, "metadata.name", "required")
+	}
+}
+
+// build decodes, defaults and validates an object that fits its type, and reports what is wrong with it.
+func (c *checker) build(k *kinds.Kind, n *node) *Object {
+	data := n.appendJSON(nil)
+	if len(data) > MaxObject {
+		c.report(n.line, n.column, "", "the object has %d bytes, more than the limit of %d MiB", len(data), MaxObject>>20)
+		return nil
+	}
+	o, err := decode(k, data)
+	if err != nil {
+		c.report(n.line, n.column, "", "cannot decode the object")
+		return nil
+	}
+	c.refuseUnlisted(k, n, o)
+	for _, e := range strategy.PrepareCreate(o) {
+		c.invalid(n, e)
+	}
+	if len(c.problems) > 0 {
+		return nil
+	}
+	stated, err := statedIn(n, o)
+	if err != nil {
+		c.report(n.line, n.column, "", "cannot encode the object")
+		return nil
+	}
+	return &Object{Object: o, Stated: stated}
+}
+
+// decode returns the defaulted object that JSON states, in the namespace default where it needs one and names none.
+func decode(k *kinds.Kind, data []byte) (kinds.Object, error) {
+	o := k.New()
+	if err := sigsjson.UnmarshalCaseSensitivePreserveInts(data, o); err != nil {
+		return nil, err
+	}
+	switch {
+	case !k.Namespaced:
+		o.SetNamespace("")
+	case o.GetNamespace() == "":
+		o.SetNamespace("default")
+	}
+	strategy.Default(o)
+	return o, nil
+}
+
+// refuseUnlisted reports the stated fields that are not acted on, except those that have the value they would have
+// without being stated.
+func (c *checker) refuseUnlisted(k *kinds.Kind, n *node, o kinds.Object) {
+	if len(c.unlisted) == 0 {
+		return
+	}
+	stated, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		stated = nil
+	}
+	defaults := c.withoutUnlisted(k, n)
+	for _, u := range c.unlisted {
+		path := pathOf(u.field)
+		if value, found := lookup(stated, path); stated != nil && found {
+			if byDefault, found := lookup(defaults, path); found && reflect.DeepEqual(value, byDefault) {
+				continue
+			}
+		}
+		c.report(u.entry.line, u.entry.column, u.field, "not supported yet: Lockstep would not act on it")
+		c.suspend(u.field)
+	}
+}
+
+// withoutUnlisted returns what the object would be if the unlisted fields were not stated.
+func (c *checker) withoutUnlisted(k *kinds.Kind, n *node) map[string]any {
+	for i := range c.unlisted {
+		e := c.unlisted[i].entry
+		value := e.value
+		e.value = &node{}
+		defer func() { e.value = value }()
+	}
+	o, err := decode(k, n.appendJSON(nil))
+	if err != nil {
+		return nil
+	}
+	strategy.PrepareCreate(o)
+	defaults, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		return nil
+	}
+	return defaults
+}

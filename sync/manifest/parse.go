@@ -1,0 +1,152 @@
+package manifest
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// value is one document of a YAML file or one value of a JSON file: a root, or the reason why there is none.
+type value struct {
+	root *node // nil where err is set or the document is empty
+	err  *fault
+}
+
+// fault is an error in a file that is not named yet.
+type fault struct {
+	line, column int
+	message      string
+}
+
+func (f *fault) Error() string { return fmt.Sprintf("%d:%d: %s", f.line, f.column, f.message) }
+
+func faultAt(line, column int, format string, args ...any) *fault {
+	return &fault{line: line, column: column, message: fmt.Sprintf(format, args...)}
+}
+
+// parse splits a file into its values. A value that cannot be read does not hide the errors of the others.
+func parse(name string, data []byte) []value {
+	if f := unreadable(data); f != nil {
+		return []value{{err: f}}
+	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if path.Ext(name) == ".json" {
+		return parseJSON(data)
+	}
+	var values []value
+	for _, d := range splitYAML(data) {
+		values = append(values, parseYAML(d))
+	}
+	return values
+}
+
+func unreadable(data []byte) *fault {
+	if len(data) > MaxFile {
+		return faultAt(0, 0, "the file has %d bytes, more than the limit of %d MiB", len(data), MaxFile>>20)
+	}
+	if i := bytes.IndexByte(data, 0); i >= 0 {
+		line, column := position(data, i)
+		return faultAt(line, column, "the file has a NUL byte; manifests are text")
+	}
+	if !utf8.Valid(data) {
+		i := 0
+		for i < len(data) {
+			r, size := utf8.DecodeRune(data[i:])
+			if r == utf8.RuneError && size == 1 {
+				break
+			}
+			i += size
+		}
+		line, column := position(data, i)
+		return faultAt(line, column, "the file is not UTF-8")
+	}
+	return nil
+}
+
+// position returns line and column, from 1 and in characters, of a byte of data.
+func position(data []byte, offset int) (line, column int) {
+	before := data[:min(offset, len(data))]
+	start := bytes.LastIndexByte(before, '\n') + 1
+	return bytes.Count(before, []byte("\n")) + 1, utf8.RuneCount(before[start:]) + 1
+}
+
+// chunk is the text of one YAML document, and how many lines of the file are before it.
+type chunk struct {
+	text []byte
+	line int
+}
+
+// splitYAML cuts a stream at its document markers, as YAML 1.2 (9.1.2) and Kubernetes' reader do: a line that begins
+// with --- begins a document, wherever it stands. Directives say nothing that is of use here, and are dropped.
+func splitYAML(data []byte) []chunk {
+	var chunks []chunk
+	current := chunk{}
+	offset, start, line := 0, 0, 0
+	for offset < len(data) {
+		end := len(data)
+		if i := bytes.IndexByte(data[offset:], '\n'); i >= 0 {
+			end = offset + i + 1
+		}
+		switch text := data[offset:end]; {
+		case isMarker(text, "---"):
+			current.text = data[start:offset]
+			chunks = append(chunks, current)
+			// The marker stays: content may follow it on its line.
+			start, current = offset, chunk{line: line}
+		case isMarker(text, "..."):
+			current.text = data[start:offset]
+			chunks = append(chunks, current)
+			start, current = end, chunk{line: line + 1}
+		}
+		offset = end
+		line++
+	}
+	current.text = data[start:]
+	chunks = append(chunks, current)
+
+	kept := chunks[:0]
+	for _, c := range chunks {
+		if !onlyDirectives(c.text) {
+			kept = append(kept, c)
+		}
+	}
+	return kept
+}
+
+func isMarker(line []byte, marker string) bool {
+	rest, found := bytes.CutPrefix(line, []byte(marker))
+	return found && (len(rest) == 0 || strings.IndexByte(" \t\r\n", rest[0]) >= 0)
+}
+
+// onlyDirectives says that a chunk has nothing but directives, comments and blank lines.
+func onlyDirectives(text []byte) bool {
+	for line := range bytes.Lines(text) {
+		if t := bytes.TrimSpace(line); len(t) > 0 && t[0] != '#' && line[0] != '%' {
+			return false
+		}
+	}
+	return true
+}
+
+// yamlLine finds the line in the messages of yaml.v3, which counts within the chunk.
+var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+
+// yamlFault translates an error of the YAML parser. Names of anchors and tags are left out: where a password begins with
+// * or !, they are the password.
+func yamlFault(c chunk, err error) *fault {
+	message, line := err.Error(), 1
+	if m := yamlLine.FindStringSubmatch(message); m != nil {
+		message = message[len(m[0]):]
+		if n, err := strconv.Atoi(m[1]); err == nil {
+			line = n
+		}
+	}
+	if strings.HasPrefix(message, "unknown anchor") {
+		message = "an alias (a plain value that begins with *) has no anchor; quote the value if it is not meant as an alias"
+	}
+	return faultAt(c.line+line, 1, "cannot parse YAML: %s", message)
+}

@@ -1,0 +1,154 @@
+package manifest
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Reader reads revisions of one source. It keeps what the files of the last two revisions came to, by their hash, so
+// that only files whose content has changed are parsed and validated, also after going forth and back once. Its memory
+// is bounded by the limits on two revisions. It may be used by several goroutines, one after the other.
+type Reader struct {
+	mu     sync.Mutex
+	round  int
+	parsed map[content]*parsed
+}
+
+// content identifies what a file's readings depend on.
+type content struct {
+	hash string
+	as   string // "json", "yaml" or "kustomization": how the name makes it be read
+}
+
+type parsed struct {
+	readings []reading
+	round    int // when it was last wanted
+}
+
+// NewReader returns a reader that has read nothing yet.
+func NewReader() *Reader { return &Reader{parsed: map[content]*parsed{}} }
+
+// Read returns the objects that the files state together, or all errors in them, in order of file and position; then the
+// set is nil. No files give an empty set. The files' order is of no matter.
+func (r *Reader) Read(files []File, opts Options) (*Set, Errors) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.round++
+
+	files = slices.Clone(files)
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	found := make([]*parsed, len(files))
+	errs := r.parse(files, found)
+
+	set := &Set{files: files}
+	ignored := map[string]bool{}
+	for _, kind := range opts.IgnoreKinds {
+		ignored[kind] = true
+	}
+	for i, p := range found {
+		if p != nil {
+			errs = append(errs, set.add(files[i].Path, p.readings, ignored)...)
+		}
+	}
+	r.forget()
+
+	if n := len(set.Objects); n > MaxObjects {
+		over := set.Objects[MaxObjects]
+		errs = append(errs, &Error{File: over.File, Line: over.Line, Column: over.Column,
+			Message: fmt.Sprintf("the source has %d objects, more than the limit of %d", n, MaxObjects)})
+	}
+	slices.SortFunc(set.Objects, compareObjects)
+	errs = append(errs, set.conflicts()...)
+	if len(errs) > 0 {
+		slices.SortStableFunc(errs, compareErrors)
+		return nil, errs
+	}
+	return set, nil
+}
+
+// parse fills in what each file came to, parsing those that are not known, a few at a time.
+func (r *Reader) parse(files []File, found []*parsed) Errors {
+	var mu sync.Mutex
+	var errs Errors
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, f := range files {
+		c := contentOf(f)
+		if known := r.parsed[c]; known != nil && f.Hash != "" {
+			known.round = r.round
+			found[i] = known
+			continue
+		}
+		group.Go(func() error {
+			data, err := f.Data()
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, &Error{File: f.Path, Message: fmt.Sprintf("cannot read the file: %v", err)})
+				return nil
+			}
+			found[i] = &parsed{readings: read(f.Path, data), round: r.round}
+			return nil
+		})
+	}
+	_ = group.Wait() // the functions return nil
+	for i, f := range files {
+		if f.Hash != "" && found[i] != nil {
+			r.parsed[contentOf(f)] = found[i]
+		}
+	}
+	return errs
+}
+
+// forget drops what neither this revision nor the one before it wanted.
+func (r *Reader) forget() {
+	for c, p := range r.parsed {
+		if p.round < r.round-1 {
+			delete(r.parsed, c)
+		}
+	}
+}
+
+func contentOf(f File) content {
+	c := content{hash: f.Hash, as: "yaml"}
+	switch {
+	case kustomization(f.Path):
+		c.as = "kustomization"
+	case path.Ext(f.Path) == ".json":
+		c.as = "json"
+	}
+	return c
+}
+
+// Read reads files without keeping anything; see Reader.
+func Read(files []File, opts Options) (*Set, Errors) { return NewReader().Read(files, opts) }
+
+func compareObjects(a, b Object) int {
+	if a.rank != b.rank {
+		return cmp.Compare(a.rank, b.rank)
+	}
+	return cmp.Or(
+		strings.Compare(a.Key.Namespace, b.Key.Namespace),
+		strings.Compare(a.Key.Name, b.Key.Name),
+		strings.Compare(a.File, b.File),
+		cmp.Compare(a.Line, b.Line),
+		cmp.Compare(a.Column, b.Column),
+	)
+}
+
+func compareErrors(a, b *Error) int {
+	return cmp.Or(
+		strings.Compare(a.File, b.File),
+		cmp.Compare(a.Line, b.Line),
+		cmp.Compare(a.Column, b.Column),
+		strings.Compare(a.Field, b.Field),
+		strings.Compare(a.Message, b.Message),
+	)
+}

@@ -1,0 +1,198 @@
+package manifest
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"lockstep/kinds"
+)
+
+// Set is everything a revision states. It is never changed.
+type Set struct {
+	// Objects are in order of kinds.All, then namespace and name; no key stands twice.
+	Objects []Object
+
+	files []File // in order of path
+}
+
+// Get returns the object with that key, or nil.
+func (s *Set) Get(k kinds.Key) *Object {
+	wanted := Object{Key: k, rank: slices.Index(kinds.All, kinds.ForResource(k.GroupResource()))}
+	i, _ := slices.BinarySearchFunc(s.Objects, wanted, compareObjects)
+	if i < len(s.Objects) && s.Objects[i].Key == k {
+		return &s.Objects[i]
+	}
+	return nil
+}
+
+// Namespaces returns the names of the namespaces that objects of the set stand in, sorted, whether or not the set states
+// them too.
+func (s *Set) Namespaces() []string {
+	used := map[string]bool{}
+	for i := range s.Objects {
+		if ns := s.Objects[i].Key.Namespace; ns != "" {
+			used[ns] = true
+		}
+	}
+	names := make([]string, 0, len(used))
+	for name := range used {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// MissingNamespaces returns an error for every object that stands in a namespace which neither the set states nor exists
+// says the cluster has (and is not being deleted).
+func (s *Set) MissingNamespaces(exists func(name string) bool) Errors {
+	missing := map[string]bool{}
+	for _, name := range s.Namespaces() {
+		missing[name] = s.Get(kinds.For[*corev1.Namespace]().Key("", name)) == nil && !exists(name)
+	}
+	var errs Errors
+	for i := range s.Objects {
+		if ns := s.Objects[i].Key.Namespace; missing[ns] {
+			errs = append(errs, s.ErrorAt(s.Objects[i].Key, "metadata.namespace",
+				fmt.Sprintf("namespace %q is neither in the cluster nor in this source", ns)))
+		}
+	}
+	slices.SortStableFunc(errs, compareErrors)
+	return errs
+}
+
+// ErrorAt returns an error about a field of an object of the set, at the field's position in its file. It reads the file
+// again; where that fails, the position is the object's.
+func (s *Set) ErrorAt(k kinds.Key, field, message string) *Error {
+	e := &Error{Object: k.String(), Field: field, Message: message}
+	o := s.Get(k)
+	if o == nil {
+		return e
+	}
+	e.File, e.Line, e.Column = o.File, o.Line, o.Column
+	if n := s.tree(o); n != nil {
+		e.Line, e.Column = locate(n, pathOf(field))
+	}
+	return e
+}
+
+// Invalid words what Kubernetes' validation found wrong with an object of the set, for example with changing what the
+// cluster has into it, as errors at the fields' positions. No value of a Secret is in them.
+func (s *Set) Invalid(k kinds.Key, list field.ErrorList) Errors {
+	hidden := k.GroupResource() == kinds.For[*corev1.Secret]().GroupResource()
+	var errs Errors
+	for _, e := range list {
+		errs = append(errs, s.ErrorAt(k, e.Field, message(e, hidden)))
+	}
+	slices.SortStableFunc(errs, compareErrors)
+	return errs
+}
+
+// tree parses an object's file again and returns the object in it, or nil.
+func (s *Set) tree(o *Object) *node {
+	i, found := slices.BinarySearchFunc(s.files, o.File, func(f File, path string) int {
+		switch {
+		case f.Path < path:
+			return -1
+		case f.Path > path:
+			return 1
+		}
+		return 0
+	})
+	if !found {
+		return nil
+	}
+	data, err := s.files[i].Data()
+	if err != nil {
+		return nil
+	}
+	ordinal := 0
+	for _, v := range parse(o.File, data) {
+		if v.root == nil {
+			continue
+		}
+		for _, n := range flatten(v.root) {
+			if ordinal == o.ordinal {
+				return n
+			}
+			ordinal++
+		}
+	}
+	return nil
+}
+
+// add takes one file's readings, and returns its errors.
+func (s *Set) add(file string, readings []reading, ignored map[string]bool) Errors {
+	var errs Errors
+	for i := range readings {
+		r := &readings[i]
+		if r.ignored(ignored) {
+			continue
+		}
+		if r.object != nil {
+			o := *r.object
+			o.File = file
+			s.Objects = append(s.Objects, o)
+		}
+		for _, e := range r.errs {
+			named := *e
+			named.File = file
+			errs = append(errs, &named)
+		}
+	}
+	if n := len(errs); n > MaxErrors {
+		errs = append(errs[:MaxErrors], &Error{File: file, Line: errs[MaxErrors-1].Line, Column: errs[MaxErrors-1].Column,
+			Message: fmt.Sprintf("%d more errors in this file", n-MaxErrors)})
+	}
+	return errs
+}
+
+// conflicts finds objects that cannot all be in one cluster: the same object twice, an address or node port twice.
+func (s *Set) conflicts() Errors {
+	var errs Errors
+	for i := 1; i < len(s.Objects); i++ {
+		if a, b := &s.Objects[i-1], &s.Objects[i]; a.Key == b.Key {
+			errs = append(errs, &Error{File: b.File, Line: b.Line, Column: b.Column, Object: b.Key.String(),
+				Message: fmt.Sprintf("the same object is stated twice, first at %s:%d:%d", a.File, a.Line, a.Column)})
+		}
+	}
+	holder := map[string]*Object{}
+	for i := range s.Objects {
+		service, ok := s.Objects[i].Object.(*corev1.Service)
+		if !ok {
+			continue
+		}
+		errs = append(errs, s.claims(holder, &s.Objects[i], service)...)
+	}
+	return errs
+}
+
+// claims notes which service states an address or a node port, and refuses what another one has.
+func (s *Set) claims(holder map[string]*Object, o *Object, service *corev1.Service) Errors {
+	var errs Errors
+	claim := func(what, field string) {
+		if other := holder[what]; other == nil {
+			holder[what] = o
+		} else if other.Key != o.Key {
+			errs = append(errs, s.ErrorAt(o.Key, field, fmt.Sprintf("%s is stated by %v too, at %s", what, other.Key, other.Place())))
+		}
+	}
+	for i, ip := range service.Spec.ClusterIPs {
+		if ip == corev1.ClusterIPNone {
+			continue
+		}
+		field := "spec.clusterIP"
+		if i > 0 {
+			field = fmt.Sprintf("spec.clusterIPs[%d]", i)
+		}
+		claim("address "+ip, field)
+	}
+	for i, p := range service.Spec.Ports {
+		if p.NodePort != 0 {
+			claim(fmt.Sprintf("node port %d", p.NodePort), fmt.Sprintf("spec.ports[%d].nodePort", i))
+		}
+	}
+	return errs
+}
