@@ -1,0 +1,200 @@
+// Package cluster makes the objects that every cluster has.
+package cluster
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+)
+
+// recheck is how often the API servers' addresses are asked for: a server that joins or leaves changes no object.
+const recheck = 10 * time.Second
+
+// Options say where the cluster's own services are.
+type Options struct {
+	// API is the service address of the API servers, one a family; empty: no service.
+	API []netip.Addr
+	// DNS is the service address of the cluster's DNS, one a family; empty: no service.
+	DNS []netip.Addr
+	// APIServers returns the addresses of the API servers that are running. It blocks on nothing.
+	APIServers func() []netip.AddrPort
+}
+
+// New returns the reconciler of the cluster's own namespaces and services.
+func New(o Options) loop.Reconciler {
+	all := func(kind *kinds.Kind, how string) loop.Read {
+		return loop.Read{Kind: kind, How: how, Keys: own}
+	}
+	return loop.Reconciler{
+		Name:      "cluster",
+		Component: "cluster-controller",
+		Single:    true,
+		Reads: []loop.Read{
+			all(kinds.For[*corev1.Namespace](), "the cluster's own"),
+			all(kinds.For[*corev1.Service](), "the cluster's own"),
+			all(kinds.For[*discoveryv1.EndpointSlice](), "the API servers'"),
+		},
+		Writes: []loop.Write{
+			{Kind: kinds.For[*corev1.Namespace](), Create: true},
+			{Kind: kinds.For[*corev1.Service](), Create: true, Fields: []string{"spec"}},
+			{Kind: kinds.For[*discoveryv1.EndpointSlice](), Create: true, Fields: []string{"metadata.labels", "endpoints", "ports"}},
+		},
+		Decide: func(v *view.View, _ kinds.Key, now time.Time) (loop.Decision, error) { return decide(v, o, now), nil },
+	}
+}
+
+func own(_ *view.View, o kinds.Object) []kinds.Key {
+	name := o.GetNamespace() + "/" + o.GetName()
+	if slices.Contains(namespaces(), o.GetName()) || name == "kube-system/kube-dns" || name == "default/kubernetes" ||
+		strings.HasPrefix(name, "default/kubernetes-ipv") {
+		return []kinds.Key{loop.ClusterKey()}
+	}
+	return nil
+}
+
+func namespaces() []string { return []string{"default", "kube-system", "kube-node-lease"} }
+
+func decide(v *view.View, o Options, now time.Time) loop.Decision {
+	d := loop.Decision{Again: now.Add(recheck)}
+	complete := true
+	for _, name := range namespaces() {
+		if _, ok := view.Get[*corev1.Namespace](v, "", name); ok {
+			continue
+		}
+		complete = false
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		d.Wants = append(d.Wants, loop.Want{Object: ns, Reason: "every cluster has it"})
+	}
+	if !complete {
+		return d // what lives in them comes next, which the namespaces' creation wakes
+	}
+	var servers []netip.AddrPort
+	if o.APIServers != nil {
+		servers = slices.Compact(slices.SortedFunc(slices.Values(o.APIServers()), netip.AddrPort.Compare))
+	}
+	if len(o.API) > 0 {
+		d.Wants = append(d.Wants, wantService(v, apiService(o.API, servers)))
+		for _, addr := range o.API {
+			if slice := apiSlice(addr, servers); len(slice.Endpoints) > 0 {
+				d.Wants = append(d.Wants, wantSlice(v, slice))
+			}
+		}
+	}
+	if len(o.DNS) > 0 {
+		d.Wants = append(d.Wants, wantService(v, dnsService(o.DNS)))
+	}
+	return d
+}
+
+func wantService(v *view.View, want *corev1.Service) loop.Want {
+	old, ok := view.Get[*corev1.Service](v, want.Namespace, want.Name)
+	if !ok {
+		return loop.Want{Object: want, Reason: "every cluster has it"}
+	}
+	changed := old.DeepCopy()
+	changed.Spec.Type, changed.Spec.Selector, changed.Spec.Ports = want.Spec.Type, want.Spec.Selector, want.Spec.Ports
+	if equality.Semantic.DeepEqual(changed, old) {
+		return loop.Want{Object: old, Reason: "as it should be"}
+	}
+	return loop.Want{Object: changed, Reason: "differs from what it is in every cluster"}
+}
+
+func wantSlice(v *view.View, want *discoveryv1.EndpointSlice) loop.Want {
+	old, ok := view.Get[*discoveryv1.EndpointSlice](v, want.Namespace, want.Name)
+	if !ok {
+		return loop.Want{Object: want, Reason: "API servers are running"}
+	}
+	changed := old.DeepCopy()
+	changed.Labels, changed.Endpoints, changed.Ports = want.Labels, want.Endpoints, want.Ports
+	if equality.Semantic.DeepEqual(changed, old) {
+		return loop.Want{Object: old, Reason: "as it should be"}
+	}
+	return loop.Want{Object: changed, Reason: "the API servers' addresses changed"}
+}
+
+// apiService is default/kubernetes, as Kubernetes' API server makes it.
+func apiService(addrs []netip.Addr, servers []netip.AddrPort) *corev1.Service {
+	port := int32(6443)
+	if len(servers) > 0 {
+		port = int32(servers[0].Port())
+	}
+	return service("default", "kubernetes", map[string]string{"component": "apiserver", "provider": "kubernetes"}, addrs,
+		corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(port)})
+}
+
+// LabelProxy tells proxies to leave a service alone unless they are the one that its value names: Kubernetes'
+// LabelServiceProxyName (k8s.io/kubernetes/pkg/proxy/apis).
+const LabelProxy = "service.kubernetes.io/service-proxy-name"
+
+// dnsService is kube-system/kube-dns under the name that tools look for. It has no endpoints, and no proxy may refuse
+// its address for that: every node answers there itself.
+func dnsService(addrs []netip.Addr) *corev1.Service {
+	labels := map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "LockstepDNS", LabelProxy: "lockstep-dns"}
+	return service("kube-system", "kube-dns", labels, addrs,
+		corev1.ServicePort{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, TargetPort: intstr.FromInt32(53)},
+		corev1.ServicePort{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53, TargetPort: intstr.FromInt32(53)})
+}
+
+func service(namespace, name string, labels map[string]string, addrs []netip.Addr, ports ...corev1.ServicePort) *corev1.Service {
+	cluster, none, policy := corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceAffinityNone, corev1.IPFamilyPolicySingleStack
+	if len(addrs) > 1 {
+		policy = corev1.IPFamilyPolicyRequireDualStack
+	}
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, Ports: ports, ClusterIP: addrs[0].String(),
+			IPFamilyPolicy: &policy, SessionAffinity: none, InternalTrafficPolicy: &cluster,
+		},
+	}
+	for _, addr := range addrs {
+		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, addr.String())
+		family := corev1.IPv4Protocol
+		if addr.Is6() {
+			family = corev1.IPv6Protocol
+		}
+		s.Spec.IPFamilies = append(s.Spec.IPFamilies, family)
+	}
+	return s
+}
+
+// apiSlice is the slice of the API servers, which are sorted, of the address's family. Kubernetes names the first family's like the
+// service; so does this.
+func apiSlice(addr netip.Addr, servers []netip.AddrPort) *discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: "kubernetes",
+			Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+	}
+	if addr.Is6() {
+		slice.Name, slice.AddressType = "kubernetes-ipv6", discoveryv1.AddressTypeIPv6
+	}
+	ready := true
+	name, protocol := "https", corev1.ProtocolTCP
+	for _, server := range servers {
+		if server.Addr().Unmap().Is6() != addr.Is6() {
+			continue
+		}
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{server.Addr().Unmap().String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+		})
+		if len(slice.Ports) == 0 {
+			port := int32(server.Port())
+			slice.Ports = []discoveryv1.EndpointPort{{Name: &name, Protocol: &protocol, Port: &port}}
+		}
+	}
+	return slice
+}

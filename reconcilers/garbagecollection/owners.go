@@ -1,0 +1,72 @@
+// Package garbagecollection removes what has outlived its reason to be.
+package garbagecollection
+
+import (
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+)
+
+// Owners returns the reconciler that deletes objects whose owners are all gone (Kubernetes' background propagation).
+func Owners() loop.Reconciler {
+	r := loop.Reconciler{
+		Name:      "garbagecollection",
+		Component: "garbage-collector-controller",
+		Decide:    decideOwned,
+	}
+	for _, k := range kinds.All {
+		if k.Resource == "events" {
+			continue // has no owners, and expires
+		}
+		r.Reads = append(r.Reads, loop.Read{
+			Kind: k, How: "itself; when it is gone, what it owned", Keys: dependents,
+			Changed: func(old, new kinds.Object) bool {
+				return old.GetUID() != new.GetUID() || !equality.Semantic.DeepEqual(old.GetOwnerReferences(), new.GetOwnerReferences())
+			},
+		})
+		r.Writes = append(r.Writes, loop.Write{Kind: k, Delete: true, Fields: []string{"metadata.ownerReferences"}})
+	}
+	return r
+}
+
+// dependents maps an object that has owners to itself, and one that is gone to what it owned.
+func dependents(v *view.View, o kinds.Object) []kinds.Key {
+	key := kinds.KeyOf(o)
+	var keys []kinds.Key
+	if len(o.GetOwnerReferences()) > 0 {
+		keys = append(keys, key)
+	}
+	if now := v.Get(key); now == nil || now.GetUID() != o.GetUID() {
+		for owned := range v.Dependents(o.GetUID()) {
+			keys = append(keys, kinds.KeyOf(owned))
+		}
+	}
+	return keys
+}
+
+func decideOwned(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
+	o := v.Get(key)
+	if o == nil || o.GetDeletionTimestamp() != nil || len(o.GetOwnerReferences()) == 0 {
+		return loop.Decision{}, nil
+	}
+	refs := slices.DeleteFunc(slices.Clone(o.GetOwnerReferences()), func(ref metav1.OwnerReference) bool {
+		owner := v.ByUID(ref.UID)
+		// As in Kubernetes, an owner in another namespace is none.
+		return owner == nil || (owner.GetNamespace() != "" && owner.GetNamespace() != o.GetNamespace())
+	})
+	switch len(refs) {
+	case len(o.GetOwnerReferences()):
+		return loop.Decision{}, nil
+	case 0:
+		return loop.Decision{Drops: []loop.Drop{loop.DropOf(o, "its owner is gone")}}, nil
+	}
+	changed := o.DeepCopyObject().(kinds.Object)
+	changed.SetOwnerReferences(refs)
+	return loop.Decision{Wants: []loop.Want{{Object: changed, Reason: "one of its owners is gone"}}}, nil
+}

@@ -1,0 +1,125 @@
+package garbagecollection
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+	"lockstep/reconcilers/pods"
+)
+
+const (
+	// quarantine is how old a pod must be to be removed for want of its node: Kubernetes' pod garbage collector waits as
+	// long for a node that is just being registered.
+	quarantine = 40 * time.Second
+	// finishedLimit is how many finished pods are kept: Kubernetes' --terminated-pod-gc-threshold.
+	finishedLimit = 12500
+	// finishedPeriod is how often they are counted: Kubernetes' gcCheckPeriod.
+	finishedPeriod = 20 * time.Second
+)
+
+// Pods returns the reconciler that deletes pods which no node can end: those of nodes that are gone, and those that are
+// being deleted and never had one.
+func Pods() loop.Reconciler {
+	pod := kinds.For[*corev1.Pod]()
+	return loop.Reconciler{
+		Name:      "podgc",
+		Component: "pod-garbage-collector",
+		Reads: []loop.Read{
+			{
+				Kind: pod, How: "itself", Keys: loop.Self,
+				Changed: func(old, new kinds.Object) bool {
+					return old.(*corev1.Pod).Spec.NodeName != new.(*corev1.Pod).Spec.NodeName || new.GetDeletionTimestamp() != nil
+				},
+			},
+			{
+				Kind: kinds.For[*corev1.Node](), How: "when it is gone: its pods", Keys: podsOfGone,
+				Changed: func(old, new kinds.Object) bool { return false },
+			},
+		},
+		Writes: []loop.Write{{Kind: pod, Delete: true}},
+		Decide: decidePod,
+	}
+}
+
+func podsOfGone(v *view.View, node kinds.Object) []kinds.Key {
+	if v.Get(kinds.KeyOf(node)) != nil {
+		return nil
+	}
+	var keys []kinds.Key
+	for p := range v.PodsOnNode(node.GetName()) {
+		keys = append(keys, kinds.KeyOf(p))
+	}
+	return keys
+}
+
+func decidePod(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+	p, ok := v.Get(key).(*corev1.Pod)
+	if !ok {
+		return loop.Decision{}, nil
+	}
+	drop := func(reason string) (loop.Decision, error) {
+		d := loop.DropOf(p, reason)
+		d.Now = true
+		return loop.Decision{Drops: []loop.Drop{d}}, nil
+	}
+	if p.Spec.NodeName == "" {
+		if p.DeletionTimestamp != nil {
+			return drop("it is being deleted and was never bound")
+		}
+		return loop.Decision{}, nil
+	}
+	if _, ok := view.Get[*corev1.Node](v, "", p.Spec.NodeName); ok {
+		return loop.Decision{}, nil
+	}
+	if due := p.CreationTimestamp.Add(quarantine); due.After(now) {
+		return loop.Decision{Again: due}, nil
+	}
+	return drop(fmt.Sprintf("its node %s is gone", p.Spec.NodeName))
+}
+
+// FinishedPods returns the reconciler that keeps the number of finished pods within bounds.
+func FinishedPods() loop.Reconciler {
+	return loop.Reconciler{
+		Name:      "finishedpods",
+		Component: "pod-garbage-collector",
+		Single:    true,
+		Writes:    []loop.Write{{Kind: kinds.For[*corev1.Pod](), Delete: true}},
+		Decide: func(v *view.View, _ kinds.Key, now time.Time) (loop.Decision, error) {
+			return decideFinished(v, now, finishedLimit), nil
+		},
+	}
+}
+
+// decideFinished drops finished pods past the limit, the evicted first, then the oldest.
+func decideFinished(v *view.View, now time.Time, limit int) loop.Decision {
+	d := loop.Decision{Again: now.Add(finishedPeriod)}
+	var finished []*corev1.Pod
+	for p := range view.List[*corev1.Pod](v, "") {
+		if pods.Finished(p) && p.DeletionTimestamp == nil {
+			finished = append(finished, p)
+		}
+	}
+	if len(finished) <= limit {
+		return d
+	}
+	kept := func(p *corev1.Pod) int {
+		if p.Status.Reason == "Evicted" {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(finished, func(a, b *corev1.Pod) int {
+		return cmp.Or(cmp.Compare(kept(a), kept(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
+	})
+	for _, p := range finished[:len(finished)-limit] {
+		d.Drops = append(d.Drops, loop.DropOf(p, fmt.Sprintf("more than %d finished pods", limit)))
+	}
+	return d
+}

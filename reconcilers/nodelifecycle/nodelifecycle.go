@@ -1,0 +1,215 @@
+// Package nodelifecycle notices nodes that have fallen silent.
+package nodelifecycle
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+	"lockstep/reconcilers/pods"
+)
+
+const (
+	// grace is how long a node may be silent: Kubernetes' --node-monitor-grace-period was 40 s until 1.31; a heartbeat
+	// comes every 10 s, so three may be lost.
+	grace = 40 * time.Second
+	// startupGrace is how long a new node may take until its first heartbeat: Kubernetes' --node-startup-grace-period.
+	startupGrace = 60 * time.Second
+)
+
+// New returns the reconciler of nodes' lives. Nothing that a node failed to do before since is held against it: while
+// the control plane was away nobody could take heartbeats.
+func New(since time.Time) loop.Reconciler {
+	node := kinds.For[*corev1.Node]()
+	return loop.Reconciler{
+		Name:      "nodelifecycle",
+		Component: "node-controller",
+		Owner:     node,
+		Reads: []loop.Read{
+			{
+				Kind: kinds.For[*coordinationv1.Lease](),
+				How:  "of a node that was silent for long: that node",
+				Keys: func(_ *view.View, o kinds.Object) []kinds.Key {
+					if o.GetNamespace() != corev1.NamespaceNodeLease {
+						return nil
+					}
+					return []kinds.Key{node.Key("", o.GetName())}
+				},
+				// A heartbeat in time changes nothing: the timer finds it when it looks.
+				Changed: func(old, new kinds.Object) bool {
+					return renewal(new.(*coordinationv1.Lease)).Sub(renewal(old.(*coordinationv1.Lease))) > grace/2
+				},
+			},
+			{
+				Kind: kinds.For[*corev1.Pod](),
+				How:  "its node, when that is silent",
+				Keys: func(v *view.View, o kinds.Object) []kinds.Key {
+					n, ok := view.Get[*corev1.Node](v, "", o.(*corev1.Pod).Spec.NodeName)
+					if !ok || !unknown(n) {
+						return nil
+					}
+					return []kinds.Key{kinds.KeyOf(n)}
+				},
+			},
+		},
+		Writes: []loop.Write{
+			{Kind: node, Fields: []string{"spec.taints", "status.conditions"}},
+			{Kind: kinds.For[*corev1.Pod](), Fields: []string{"status.conditions"}},
+		},
+		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+			return decide(v, key, since, now), nil
+		},
+	}
+}
+
+func renewal(l *coordinationv1.Lease) time.Time {
+	if l.Spec.RenewTime == nil {
+		return time.Time{}
+	}
+	return l.Spec.RenewTime.Time
+}
+
+func unknown(n *corev1.Node) bool {
+	c := condition(n, corev1.NodeReady)
+	return c != nil && c.Status == corev1.ConditionUnknown
+}
+
+func condition(n *corev1.Node, t corev1.NodeConditionType) *corev1.NodeCondition {
+	for i := range n.Status.Conditions {
+		if n.Status.Conditions[i].Type == t {
+			return &n.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+func decide(v *view.View, key kinds.Key, since, now time.Time) loop.Decision {
+	node, ok := v.Get(key).(*corev1.Node)
+	if !ok {
+		return loop.Decision{}
+	}
+	var d loop.Decision
+	changed := node.DeepCopy()
+	due := silentAt(v, node, since)
+	if due.After(now) {
+		d.Again = due
+	} else {
+		silence(changed, now)
+		if !unknown(node) {
+			d.Events = append(d.Events, loop.Event{
+				Type: corev1.EventTypeNormal, Reason: "NodeNotReady", Message: fmt.Sprintf("Node %s status is now: NodeNotReady", node.Name),
+			})
+		}
+	}
+	if unknown(changed) {
+		unreadyPods(v, node, now, &d)
+	}
+	taint(changed, now)
+	if !equality.Semantic.DeepEqual(node, changed) {
+		d.Wants = append(d.Wants, loop.Want{Object: changed, Reason: reason(node, changed)})
+	}
+	return d
+}
+
+func reason(old, new *corev1.Node) string {
+	if unknown(new) && !unknown(old) {
+		return "no heartbeat for " + grace.String()
+	}
+	return "taints follow the conditions"
+}
+
+// silentAt is when the node counts as silent unless it is heard of.
+func silentAt(v *view.View, node *corev1.Node, since time.Time) time.Time {
+	heard := time.Time{}
+	if lease, ok := view.Get[*coordinationv1.Lease](v, corev1.NamespaceNodeLease, node.Name); ok {
+		heard = renewal(lease)
+	}
+	if c := condition(node, corev1.NodeReady); c != nil && c.LastHeartbeatTime.After(heard) {
+		heard = c.LastHeartbeatTime.Time
+	}
+	if heard.IsZero() {
+		return latest(node.CreationTimestamp.Add(startupGrace), since.Add(startupGrace))
+	}
+	return latest(heard.Add(grace), since.Add(grace))
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// silence sets the conditions that only a node itself can judge to Unknown.
+func silence(n *corev1.Node, now time.Time) {
+	at := metav1.NewTime(now.Truncate(time.Second))
+	for _, t := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+		c := condition(n, t)
+		switch {
+		case c == nil:
+			n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{
+				Type: t, Status: corev1.ConditionUnknown, Reason: "NodeStatusNeverUpdated", Message: "Kubelet never posted node status.",
+				LastHeartbeatTime: n.CreationTimestamp, LastTransitionTime: at,
+			})
+		case c.Status != corev1.ConditionUnknown:
+			c.Status, c.Reason, c.Message = corev1.ConditionUnknown, "NodeStatusUnknown", "Kubelet stopped posting node status."
+			c.LastTransitionTime = at
+		}
+	}
+}
+
+// unreadyPods takes the node's pods out of service: nobody knows how they are.
+func unreadyPods(v *view.View, node *corev1.Node, now time.Time, d *loop.Decision) {
+	for p := range v.PodsOnNode(node.Name) {
+		if !pods.Ready(p) {
+			continue
+		}
+		changed := p.DeepCopy()
+		c := pods.Condition(changed, corev1.PodReady)
+		c.Status, c.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(now.Truncate(time.Second))
+		d.Wants = append(d.Wants, loop.Want{Object: changed, Reason: "its node is silent"})
+		d.Events = append(d.Events, loop.Event{About: p, Type: corev1.EventTypeWarning, Reason: "NodeNotReady", Message: "Node is not ready"})
+	}
+}
+
+// taint brings the taints that stand for conditions, and for the cordon, up to date, and leaves all others alone.
+func taint(n *corev1.Node, now time.Time) {
+	is := func(t corev1.NodeConditionType, s corev1.ConditionStatus) bool {
+		c := condition(n, t)
+		return c != nil && c.Status == s
+	}
+	notReady := is(corev1.NodeReady, corev1.ConditionFalse)
+	unreachable := is(corev1.NodeReady, corev1.ConditionUnknown)
+	for _, t := range []struct {
+		key    string
+		effect corev1.TaintEffect
+		holds  bool
+	}{
+		{corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule, notReady},
+		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule, unreachable},
+		{corev1.TaintNodeMemoryPressure, corev1.TaintEffectNoSchedule, is(corev1.NodeMemoryPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule, is(corev1.NodeDiskPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule, is(corev1.NodePIDPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodeNetworkUnavailable, corev1.TaintEffectNoSchedule, is(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)},
+		{corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule, n.Spec.Unschedulable},
+		{corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute, notReady},
+		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute, unreachable},
+	} {
+		i := slices.IndexFunc(n.Spec.Taints, func(old corev1.Taint) bool { return old.Key == t.key && old.Effect == t.effect })
+		switch {
+		case t.holds && i < 0:
+			at := metav1.NewTime(now.Truncate(time.Second))
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: t.key, Effect: t.effect, TimeAdded: &at})
+		case !t.holds && i >= 0:
+			n.Spec.Taints = slices.Delete(n.Spec.Taints, i, i+1)
+		}
+	}
+}
