@@ -62,7 +62,10 @@ type Options struct {
 }
 
 // Applier carries plans out. Any number of goroutines may use one, each for a source of its own.
-type Applier struct{ opts Options }
+type Applier struct {
+	opts  Options
+	cache inventories
+}
 
 // New returns an applier.
 func New(opts Options) *Applier {
@@ -75,7 +78,7 @@ func New(opts Options) *Applier {
 	if opts.Did == nil {
 		opts.Did = func(string, plan.Step) {}
 	}
-	return &Applier{opts}
+	return &Applier{opts: opts}
 }
 
 // Load returns a source's state; the zero State where nothing was ever accepted.
@@ -126,7 +129,7 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 	}
 	look := func(d plan.Desired) bool { return keys == nil || keys[d.Key] || d.State != plan.Applied }
 	for range rounds {
-		inventory, err := plan.Inventory(a.opts.Store.View(), source)
+		inventory, err := a.Inventory(a.opts.Store.View(), source)
 		if err != nil {
 			return out, err
 		}

@@ -40,7 +40,7 @@ func Decide(in Input) (*Plan, Problems) {
 	p.Steps = Reconcile(d.inventory, in.View, in.Rules, in.Now)
 	for _, s := range p.Steps {
 		if s.Verb == Refuse {
-			d.problems = append(d.problems, Problem{File: s.Entry.File, Line: s.Entry.Line, Key: s.Key, Message: s.Reason})
+			d.problems = append(d.problems, Problem{File: s.Entry.File, Line: s.Entry.Line, Key: s.Key, Field: s.Field, Message: s.Reason})
 		}
 	}
 	if len(d.problems) > 0 {
@@ -76,13 +76,8 @@ func (d *decision) object(o Object) {
 			return
 		}
 	}
-	stated, err := normalise(o.Stated)
-	if err != nil {
-		refuse("cannot read what is stated: %v", err)
-		return
-	}
 	entry := advance(before, had, Desired{
-		Source: d.in.Source, Key: o.Key, Object: stated, File: o.File, Line: o.Line,
+		Source: d.in.Source, Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line,
 		Commit: d.in.Revision.ID, Author: d.in.Revision.Author, State: Pending,
 	})
 	d.keep(before, entry)
@@ -171,9 +166,9 @@ func (d *decision) namespaces() Problems {
 		switch {
 		case d.stated[ns]:
 		case had:
-			problems = append(problems, Problem{o.File, o.Line, o.Key, fmt.Sprintf("namespace %s is removed by this revision", o.Key.Namespace)})
+			problems = append(problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Field: "metadata.namespace", Message: fmt.Sprintf("namespace %s is removed by this revision", o.Key.Namespace)})
 		case d.in.View.Get(ns) == nil:
-			problems = append(problems, Problem{o.File, o.Line, o.Key, fmt.Sprintf("namespace %s does not exist and is not stated", o.Key.Namespace)})
+			problems = append(problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Field: "metadata.namespace", Message: fmt.Sprintf("namespace %s does not exist and is not stated", o.Key.Namespace)})
 		}
 	}
 	return problems

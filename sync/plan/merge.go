@@ -2,7 +2,6 @@ package plan
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -152,50 +151,4 @@ func repeats(list []any, keys []string) bool {
 		}
 	}
 	return false
-}
-
-// normalise brings what is stated into the form in which two statements of the same content are equal bytes, and drops
-// what a manifest may state but never owns: status, identity set by the server, an address that is to be allocated. A
-// Secret's stringData becomes data, as Kubernetes stores it.
-func normalise(stated json.RawMessage) (json.RawMessage, error) {
-	decoder := json.NewDecoder(bytes.NewReader(stated))
-	decoder.UseNumber()
-	var o map[string]any
-	if err := decoder.Decode(&o); err != nil {
-		return nil, fmt.Errorf("it is not a JSON object")
-	}
-	delete(o, "status")
-	if meta, ok := o["metadata"].(map[string]any); ok {
-		for _, key := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
-			"deletionGracePeriodSeconds", "selfLink", "managedFields"} {
-			delete(meta, key)
-		}
-	}
-	switch o["kind"] {
-	case "Secret":
-		foldStringData(o)
-	case "Service":
-		if spec, ok := o["spec"].(map[string]any); ok && spec["clusterIP"] == "" {
-			delete(spec, "clusterIP")
-		}
-	}
-	return json.Marshal(o)
-}
-
-func foldStringData(secret map[string]any) {
-	text, ok := secret["stringData"].(map[string]any)
-	if !ok {
-		return
-	}
-	data, ok := secret["data"].(map[string]any)
-	if !ok {
-		data = map[string]any{}
-	}
-	for key, value := range text {
-		if s, ok := value.(string); ok {
-			data[key] = base64.StdEncoding.EncodeToString([]byte(s))
-		}
-	}
-	delete(secret, "stringData")
-	secret["data"] = data
 }

@@ -51,8 +51,10 @@ func (d Desired) RecordName() string { return d.Source + "/" + d.Key.Path() }
 
 // Object is one object of a revision.
 type Object struct {
-	Key    kinds.Key
-	Stated json.RawMessage // what the manifest states, as JSON with apiVersion and kind
+	Key kinds.Key
+	// Stated is what the manifest states and nothing more, as JSON with apiVersion and kind, in Kubernetes' canonical
+	// values; equal statements are equal bytes.
+	Stated json.RawMessage
 	File   string
 	Line   int
 }
@@ -96,6 +98,8 @@ type Step struct {
 	Reason string
 	// Drift says that nobody pushed: the object differs from content that was applied before.
 	Drift bool
+	// Field is the path of the first field that Kubernetes' rules refuse; set for Refuse only, and only where one is known.
+	Field string
 	// Live is the object as the step was decided from; nil where there is none. Shared: do not change.
 	Live kinds.Object
 	// Object is what to write. Nil for Keep, Wait and Refuse, and where a pruned object vanishes at once.
@@ -143,15 +147,22 @@ type Input struct {
 
 // Problem is why a revision is refused, at the place that is to be changed.
 type Problem struct {
-	File    string
-	Line    int
-	Key     kinds.Key
+	File string
+	// Line counts from 1. Column does too; zero: not known.
+	Line, Column int
+	Key          kinds.Key
+	// Field is the path of the field at fault; empty where none is.
+	Field   string
 	Message string
 }
 
 // Error writes the problem as "cart.yaml:14: Deployment shop/cart: …".
 func (p Problem) Error() string {
-	return fmt.Sprintf("%s:%d: %v: %s", p.File, p.Line, p.Key, p.Message)
+	place := fmt.Sprintf("%s:%d", p.File, p.Line)
+	if p.Column > 0 {
+		place += fmt.Sprintf(":%d", p.Column)
+	}
+	return fmt.Sprintf("%s: %v: %s", place, p.Key, p.Message)
 }
 
 // Problems are all problems of a revision, by file and line.
@@ -175,18 +186,4 @@ func (ps Problems) sort() {
 		}
 		return a.Key.Compare(b.Key)
 	})
-}
-
-// Inventory reads a source's entries from a view, by record name. An entry that does not decode is an error: the
-// inventory decides what may be deleted, so it is never guessed.
-func Inventory(v *view.View, source string) ([]Desired, error) {
-	var entries []Desired
-	for r := range v.Records(Table, source+"/") {
-		var d Desired
-		if err := json.Unmarshal(r.Data, &d); err != nil {
-			return nil, fmt.Errorf("cannot decode inventory entry %s: %w", r.Name, err)
-		}
-		entries = append(entries, d)
-	}
-	return entries, nil
 }

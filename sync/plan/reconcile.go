@@ -98,7 +98,7 @@ func create(step Step, v *view.View, rules Rules) Step {
 	}
 	rules.Default(o)
 	if errs := rules.PrepareCreate(o); len(errs) > 0 {
-		step.Verb, step.Reason = Refuse, explain(errs)
+		step.Verb, step.Reason, step.Field = Refuse, explain(errs), errs[0].Field
 		return step
 	}
 	step.Verb, step.Object, step.Reason = Create, o, "stated, and not there"
@@ -127,7 +127,7 @@ func update(step Step, rules Rules) (Step, bool) {
 	}
 	changes := Differences(step.Live, merged)
 	if errs := rules.PrepareUpdate(merged, step.Live); len(errs) > 0 {
-		step.Verb, step.Reason = Refuse, explain(errs)
+		step.Verb, step.Reason, step.Field = Refuse, explain(errs), errs[0].Field
 		return step, true
 	}
 	if apiequality.Semantic.DeepEqual(merged, step.Live) {

@@ -1,0 +1,427 @@
+package sync
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"lockstep/daemon/store"
+	"lockstep/kinds"
+	"lockstep/kinds/v1alpha1"
+	"lockstep/sync/apply"
+	"lockstep/sync/forge"
+	"lockstep/sync/health"
+	"lockstep/sync/source"
+)
+
+const (
+	// passGap is the least time between two passes that nobody pushed for: one pass sees all changes of a rollout's step.
+	passGap = 100 * time.Millisecond
+	// passShare bounds what passes cost of a core: after one that took t comes a rest of at least passShare·t.
+	passShare = 5
+	// redecide is how often a revision that the cluster's state refuses is planned again: the namespace it lacks may
+	// come from another source.
+	redecide = 5 * time.Second
+	// retryBase and retryMax space the attempts after the store's errors.
+	retryBase, retryMax = 100 * time.Millisecond, 10 * time.Second
+	// driftDwell is how long an object's health must be lost before that is reported as drift: a container that is
+	// repaired at once is not worth a commit status.
+	driftDwell = 15 * time.Second
+)
+
+// driver brings one source's revisions into the store, keeps them there, and judges.
+type driver struct {
+	sync    *Sync
+	source  v1alpha1.Source
+	watcher source.Watcher
+	applier *apply.Applier
+	outbox  *forge.Outbox
+	commit  store.Committer
+	inbox   *inbox
+	log     *slog.Logger
+
+	seen     *source.Revision // newest; nil before the first
+	read     reading          // of seen
+	believe  time.Time        // when read is to be believed; zero: it is
+	decided  bool             // seen has been accepted, refused or held
+	refusal  []string         // why it is refused
+	planned  bool             // the refusal is the plan's, and may pass
+	held     string
+	fetchErr string
+
+	dirty   map[kinds.Key]bool // to converge
+	all     bool               // converge everything
+	outcome apply.Outcome
+
+	failures int
+	lost     time.Time // since when an object of a once healthy revision is not
+	started  time.Time // of the pass
+	status   statusWriter
+}
+
+func newDriver(s *Sync, src v1alpha1.Source, w source.Watcher, a *apply.Applier, o *forge.Outbox, c store.Committer) *driver {
+	d := &driver{sync: s, source: src, watcher: w, applier: a, outbox: o, commit: c, inbox: newInbox(), all: true,
+		log: s.opts.Log.With("source", src.Name)}
+	d.status = statusWriter{driver: d}
+	return d
+}
+
+// run passes until ctx ends.
+func (d *driver) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		case <-d.inbox.wake:
+			if !d.rest(ctx) {
+				return nil
+			}
+		}
+		wait := d.pass(ctx)
+		timer.Reset(wait)
+	}
+}
+
+// rest keeps passes apart that only the cluster's own changes ask for; a push does not wait.
+func (d *driver) rest(ctx context.Context) bool {
+	for {
+		wait := time.Until(d.status.ended.Add(max(passGap, passShare*d.status.took)))
+		if wait <= 0 || d.inbox.pushed() {
+			return ctx.Err() == nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-timer.C:
+		case <-d.inbox.wake:
+		}
+		timer.Stop()
+	}
+}
+
+// pass takes what is new, makes it so, judges, and returns how long to wait if nothing happens.
+func (d *driver) pass(ctx context.Context) time.Duration {
+	d.started = time.Now()
+	defer func() { d.status.took, d.status.ended = time.Since(d.started), time.Now() }()
+	d.take(d.inbox.take())
+	again, err := d.step(ctx)
+	if ctx.Err() != nil {
+		return 0
+	}
+	if err != nil {
+		d.sync.metrics.errors.WithLabelValues(d.source.Name).Inc()
+		wait := min(retryMax, retryBase<<min(d.failures, 10))
+		d.failures++
+		d.log.Warn("cannot follow the source", "error", err, "again", wait)
+		return wait
+	}
+	d.failures = 0
+	return again
+}
+
+func (d *driver) take(l letter) {
+	d.all = d.all || l.all
+	for k := range l.keys {
+		if d.dirty == nil {
+			d.dirty = map[kinds.Key]bool{}
+		}
+		d.dirty[k] = true
+	}
+	if l.update == nil {
+		return
+	}
+	d.fetchErr = ""
+	if l.update.Err != nil {
+		d.fetchErr = l.update.Err.Error()
+		return
+	}
+	d.receive(l.update.Revision)
+}
+
+// receive reads a new revision.
+func (d *driver) receive(rev *source.Revision) {
+	started := time.Now()
+	read := d.sync.readers[d.source.Name].read(rev)
+	d.sync.metrics.took("read", started)
+	if read.unread != nil {
+		d.log.Info("a revision could not be read, a newer look follows", "revision", rev.ID, "error", read.unread)
+		d.watcher.Poke()
+		return
+	}
+	for _, note := range rev.Ignored {
+		d.log.Info("left out of the source", "entry", note)
+	}
+	d.seen, d.read, d.decided, d.refusal, d.planned, d.held, d.believe = rev, read, false, nil, false, "", time.Time{}
+	// What a folder has just become may be half of what is being written.
+	if d.source.Spec.Folder != "" && len(read.errors) > 0 {
+		d.believe = d.sync.opts.Now().Add(source.Settle)
+	}
+}
+
+// step decides, converges and judges once.
+func (d *driver) step(ctx context.Context) (time.Duration, error) {
+	next := later{}
+	if err := d.decide(ctx, &next); err != nil {
+		return 0, err
+	}
+	if err := d.converge(ctx, &next); err != nil {
+		return 0, err
+	}
+	if err := d.judge(ctx, &next); err != nil {
+		return 0, err
+	}
+	return next.wait(d.sync.opts.Now()), nil
+}
+
+// decide accepts, refuses or holds the newest revision, once.
+func (d *driver) decide(ctx context.Context, next *later) error {
+	now := d.sync.opts.Now()
+	switch {
+	case d.seen == nil || d.decided:
+		return nil
+	case now.Before(d.believe):
+		next.at(d.believe)
+		return nil
+	case len(d.read.errors) > 0:
+		d.conclude("refused", d.read.errors, "", false)
+		return nil
+	}
+	d.sync.accepting.Lock()
+	defer d.sync.accepting.Unlock()
+	// A half-moved inventory is finished before anything is decided from it.
+	if err := d.applier.Finish(ctx, d.source.Name); err != nil {
+		return err
+	}
+	started := time.Now()
+	p, problems, err := d.sync.decide(d.applier, d.source, d.seen, d.read.objects)
+	d.sync.metrics.took("plan", started)
+	switch {
+	case err != nil:
+		return err
+	case len(problems) > 0:
+		if !d.planned {
+			d.conclude("refused", d.read.locate(problems), "", true)
+		} else {
+			d.refusal = d.read.locate(problems)
+		}
+		d.decided = false
+		next.at(now.Add(redecide))
+		return nil
+	case p.Held != "":
+		d.conclude("held", nil, p.Held, false)
+		return nil
+	}
+	started = time.Now()
+	if err := d.applier.Accept(ctx, p); err != nil {
+		return err
+	}
+	d.sync.metrics.took("accept", started)
+	d.lost = time.Time{}
+	d.conclude("accepted", nil, "", false)
+	return nil
+}
+
+func (d *driver) conclude(result string, errs []string, held string, planned bool) {
+	d.decided, d.refusal, d.held, d.planned = true, errs, held, planned
+	d.sync.metrics.revisions.WithLabelValues(d.source.Name, result).Inc()
+	first := held
+	if len(errs) > 0 {
+		first = errs[0]
+	}
+	if first == "" {
+		d.log.Info("revision accepted", "revision", d.seen.ID, "objects", len(d.read.objects))
+		return
+	}
+	d.log.Warn("revision not applied", "revision", d.seen.ID, "result", result, "errors", len(errs), "first", first)
+}
+
+// converge makes the store as the inventory says: everything the first time, else what changed.
+func (d *driver) converge(ctx context.Context, next *later) error {
+	started := time.Now()
+	keys := d.dirty
+	if keys == nil {
+		keys = map[kinds.Key]bool{}
+	}
+	for _, s := range append(d.outcome.Waiting, d.outcome.Refused...) {
+		keys[s.Key] = true
+	}
+	if d.all {
+		keys = nil
+	}
+	if err := d.own(); err != nil {
+		return err
+	}
+	outcome, err := d.applier.Converge(ctx, d.source.Name, keys)
+	d.report(ctx, outcome)
+	if err != nil {
+		return err
+	}
+	d.dirty, d.all, d.outcome = nil, false, outcome
+	if !outcome.Done() {
+		next.at(d.sync.opts.Now().Add(time.Second))
+	}
+	d.sync.metrics.took("converge", started)
+	return d.own()
+}
+
+// report posts what was repaired without a push, on the revision that it belongs to.
+func (d *driver) report(ctx context.Context, outcome apply.Outcome) {
+	if len(outcome.Drifted) == 0 {
+		return
+	}
+	state, err := apply.Load(d.sync.opts.Store.View(), d.source.Name)
+	if err != nil || state.Accepted == "" {
+		return
+	}
+	first := outcome.Drifted[0]
+	text := "repaired " + first.Key.String() + ": " + first.Reason
+	if n := len(outcome.Drifted) - 1; n > 0 {
+		text = "repaired " + count(n+1) + ", first " + first.Key.String() + ": " + first.Reason
+	}
+	if _, err := d.outbox.Want(ctx, d.entry(forge.Drift, state.Accepted, forge.Success, text)); err != nil {
+		d.log.Warn("cannot report drift", "error", err)
+	}
+}
+
+// own tells the inbox which objects are the source's now.
+func (d *driver) own() error {
+	inventory, err := d.applier.Inventory(d.sync.opts.Store.View(), d.source.Name)
+	if err != nil {
+		return err
+	}
+	keys := make(map[kinds.Key]bool, len(inventory))
+	for _, e := range inventory {
+		keys[e.Key] = true
+	}
+	d.inbox.own(keys)
+	return nil
+}
+
+// judge writes the source's status and puts the verdict into the outbox.
+func (d *driver) judge(ctx context.Context, next *later) error {
+	now := d.sync.opts.Now()
+	v := d.sync.opts.Store.View()
+	state, err := apply.Load(v, d.source.Name)
+	if err != nil {
+		return err
+	}
+	inventory, err := d.applier.Inventory(v, d.source.Name)
+	if err != nil {
+		return err
+	}
+	keys := make([]kinds.Key, 0, len(inventory))
+	for _, e := range inventory {
+		if e.State != "prune" {
+			keys = append(keys, e.Key)
+		}
+	}
+	roll := health.Sum(keys, v, now)
+	next.at(roll.Again)
+	accepted, message := judge(facts{applied: state.Applied == state.Accepted, waiting: d.outcome.Waiting, refused: d.outcome.Refused, roll: roll})
+	state, err = d.celebrate(ctx, state, accepted)
+	if err != nil {
+		return err
+	}
+	verdict, text := accepted, message
+	refused := d.seen != nil && (len(d.refusal) > 0 || d.held != "")
+	if refused {
+		verdict, text = judge(facts{errors: d.refusal, held: d.held})
+	}
+	if err := d.status.write(ctx, state, roll, verdict, text, next); err != nil {
+		return err
+	}
+	return d.post(ctx, state, accepted, message, verdict, text, refused, next)
+}
+
+// celebrate notes that a revision was healthy; what it loses from then on is drift.
+func (d *driver) celebrate(ctx context.Context, state apply.State, verdict forge.State) (apply.State, error) {
+	if verdict != forge.Success || state.Healthy == state.Accepted || state.Accepted == "" {
+		return state, nil
+	}
+	state.Healthy = state.Accepted
+	return state, d.applier.Mark(ctx, d.source.Name, func(s *apply.State) { s.Healthy = s.Accepted })
+}
+
+// post puts the verdicts into the outbox: on the newest revision why it is refused, and on the accepted one how it does
+// until it is healthy, then its drift. A revision that is no longer the newest is not waited for.
+func (d *driver) post(ctx context.Context, state apply.State, accepted forge.State, message string, verdict forge.State, text string, refused bool, next *later) error {
+	want := func(kind forge.Kind, revision string, s forge.State, text string) error {
+		if !commitID(revision) {
+			return nil
+		}
+		again, err := d.outbox.Want(ctx, d.entry(kind, revision, s, text))
+		next.at(again)
+		return err
+	}
+	if refused {
+		if err := want(forge.Verdict, d.seen.ID, verdict, text); err != nil {
+			return err
+		}
+	}
+	switch {
+	case state.Accepted == "" || d.seen != nil && d.seen.ID != state.Accepted && !refused:
+		return nil
+	case state.Healthy != state.Accepted:
+		if refused && d.seen.ID != state.Accepted && accepted == forge.Pending {
+			return nil
+		}
+		return want(forge.Verdict, state.Accepted, accepted, message)
+	case accepted == forge.Success:
+		d.lost = time.Time{}
+		if last, ok := d.outbox.Last(d.source.Name, state.Accepted, forge.Drift); ok && last.State != forge.Success {
+			if err := want(forge.Drift, state.Accepted, forge.Success, "healthy again: "+message); err != nil {
+				return err
+			}
+		}
+		if last, ok := d.outbox.Last(d.source.Name, state.Accepted, forge.Verdict); ok && last.State == forge.Success {
+			return nil
+		}
+		return want(forge.Verdict, state.Accepted, accepted, message)
+	}
+	now := d.sync.opts.Now()
+	if d.lost.IsZero() {
+		d.lost = now
+	}
+	if due := d.lost.Add(driftDwell); now.Before(due) {
+		next.at(due)
+		return nil
+	}
+	return want(forge.Drift, state.Accepted, forge.Failure, strings.TrimPrefix(message, "rolling out "))
+}
+
+func (d *driver) entry(kind forge.Kind, revision string, s forge.State, text string) forge.Entry {
+	name := "lockstep/" + d.sync.opts.Cluster + "/" + d.source.Name
+	if kind == forge.Drift {
+		name += "/drift"
+	}
+	return forge.Entry{Source: d.source.Name, Revision: revision, Kind: kind, Status: forge.Status{
+		State: s, Context: name, Description: forge.Cut(text), TargetURL: d.sync.opts.StatusURL(d.source.Name, revision)}}
+}
+
+// commitID says whether a revision is a commit; a folder's has no forge to be told to.
+func commitID(revision string) bool { return revision != "" && !strings.Contains(revision, ":") }
+
+// later gathers when to look again although nothing happens.
+type later struct{ due time.Time }
+
+// slowest bounds the wait: a pass over an unchanged source costs little and mends what no wake-up told.
+const slowest = 30 * time.Second
+
+func (l *later) at(t time.Time) {
+	if !t.IsZero() && (l.due.IsZero() || t.Before(l.due)) {
+		l.due = t
+	}
+}
+
+func (l *later) wait(now time.Time) time.Duration {
+	if l.due.IsZero() {
+		return slowest
+	}
+	return min(slowest, max(time.Millisecond, l.due.Sub(now)))
+}

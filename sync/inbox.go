@@ -1,0 +1,97 @@
+package sync
+
+import (
+	"sync"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/sync/source"
+)
+
+// inbox gathers what a driver has to look at. Everything in it is the newest of its kind, so that it is bounded by the
+// number of the source's objects however slow the driver is.
+type inbox struct {
+	wake chan struct{}
+
+	mu    sync.Mutex
+	owned map[kinds.Key]bool // the objects of the source
+	news  letter
+}
+
+// letter is what a driver takes from its inbox.
+type letter struct {
+	update *source.Update
+	keys   map[kinds.Key]bool // objects of the source that changed
+	all    bool               // any object may have changed
+	health bool               // something changed that health may depend on
+}
+
+func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
+
+func (b *inbox) update(u source.Update) {
+	b.mu.Lock()
+	b.news.update = &u
+	b.mu.Unlock()
+	b.ring()
+}
+
+func (b *inbox) everything() {
+	b.mu.Lock()
+	b.news.all, b.news.health = true, true
+	b.mu.Unlock()
+	b.ring()
+}
+
+func (b *inbox) changes(changes []view.Change) {
+	b.mu.Lock()
+	before := b.news.health
+	for _, c := range changes {
+		if c.OldRecord != nil || c.NewRecord != nil {
+			continue
+		}
+		if b.owned[c.Key] {
+			if b.news.keys == nil {
+				b.news.keys = map[kinds.Key]bool{}
+			}
+			b.news.keys[c.Key], b.news.health = true, true
+		}
+		switch c.Key.Resource {
+		case "pods", "replicasets", "namespaces":
+			b.news.health = true
+		}
+	}
+	ring := b.news.health && !before || len(b.news.keys) > 0
+	b.mu.Unlock()
+	if ring {
+		b.ring()
+	}
+}
+
+// own tells the inbox which objects belong to the source.
+func (b *inbox) own(keys map[kinds.Key]bool) {
+	b.mu.Lock()
+	b.owned = keys
+	b.mu.Unlock()
+}
+
+func (b *inbox) take() letter {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.news
+	b.news = letter{}
+	return l
+}
+
+func (b *inbox) ring() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pushed says that a new revision waits.
+func (b *inbox) pushed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.news.update != nil
+}

@@ -1,0 +1,89 @@
+package sync
+
+import (
+	"strings"
+	"sync"
+
+	"lockstep/kinds/v1alpha1"
+	"lockstep/sync/manifest"
+	"lockstep/sync/plan"
+	"lockstep/sync/source"
+)
+
+// maxErrors bounds the errors of a revision that are kept for the status page.
+const maxErrors = 100
+
+// reader turns the revisions of one source into objects, keeping what did not change from the revision before.
+type reader struct {
+	source    v1alpha1.Source
+	manifests *manifest.Reader
+}
+
+// reading is what a revision came to: objects, or errors that refuse it, or unread, why it cannot be told now.
+type reading struct {
+	objects []plan.Object
+	set     *manifest.Set
+	errors  []string
+	unread  error
+}
+
+func newReader(src v1alpha1.Source) *reader {
+	return &reader{source: src, manifests: manifest.NewReader()}
+}
+
+func (r *reader) read(rev *source.Revision) reading {
+	var out reading
+	var mu sync.Mutex
+	files := make([]manifest.File, len(rev.Files))
+	for i, f := range rev.Files {
+		files[i] = manifest.File{Path: f.Path, Hash: f.Hash, Data: func() ([]byte, error) {
+			data, err := f.Read()
+			if err != nil {
+				mu.Lock()
+				out.unread = err
+				mu.Unlock()
+			}
+			return data, err
+		}}
+	}
+	set, errs := r.manifests.Read(files, manifest.Options{IgnoreKinds: r.source.Spec.IgnoreKinds})
+	if out.unread != nil {
+		return out
+	}
+	for _, p := range rev.Problems {
+		out.errors = append(out.errors, p.Error())
+	}
+	for _, e := range errs {
+		out.errors = append(out.errors, e.Error())
+	}
+	if len(out.errors) > 0 {
+		return out
+	}
+	out.set, out.objects = set, objects(set)
+	return out
+}
+
+func objects(set *manifest.Set) []plan.Object {
+	objects := make([]plan.Object, len(set.Objects))
+	for i := range set.Objects {
+		o := &set.Objects[i]
+		objects[i] = plan.Object{Key: o.Key, Stated: o.Stated, File: o.File, Line: o.Line}
+	}
+	return objects
+}
+
+// locate words problems with the position of the field that each is about.
+func (r reading) locate(problems plan.Problems) []string {
+	texts := make([]string, len(problems))
+	for i, p := range problems {
+		if r.set != nil && p.Field != "" && i < maxErrors {
+			if at := r.set.ErrorAt(p.Key, p.Field, ""); at.Line > 0 {
+				p.Line, p.Column = at.Line, at.Column
+			}
+		}
+		texts[i] = p.Error()
+	}
+	return texts
+}
+
+func lines(texts []string) string { return strings.Join(texts, "\n") }
