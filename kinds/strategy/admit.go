@@ -34,10 +34,10 @@ func Admit(pod *corev1.Pod, account *corev1.ServiceAccount) {
 	tolerateBriefly(pod, corev1.TaintNodeUnreachable)
 	if priority, ok := builtinPriority[pod.Spec.PriorityClassName]; ok && pod.Spec.Priority == nil {
 		pod.Spec.Priority = &priority
-		if pod.Spec.PreemptionPolicy == nil {
-			policy := corev1.PreemptLowerPriority
-			pod.Spec.PreemptionPolicy = &policy
-		}
+	}
+	if pod.Spec.PreemptionPolicy == nil {
+		policy := corev1.PreemptLowerPriority
+		pod.Spec.PreemptionPolicy = &policy
 	}
 }
 

@@ -1,6 +1,7 @@
 package strategy
 
 import (
+	"fmt"
 	"net/netip"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -12,6 +13,12 @@ import (
 // pkg/registry/core/service/storage, which needs its allocators. Here a reconciler allocates after the creation, so
 // that only the parts that need no allocator are done, for a cluster of one family.
 
+// The range of node ports, kube-apiserver's default for --service-node-port-range.
+const (
+	FirstNodePort = 30000
+	LastNodePort  = 32767
+)
+
 // allocateCreate fills in clusterIPs, ipFamilyPolicy and ipFamilies of a new service.
 func allocateCreate(obj runtime.Object) field.ErrorList {
 	s, ok := obj.(*core.Service)
@@ -21,15 +28,27 @@ func allocateCreate(obj runtime.Object) field.ErrorList {
 	if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 	}
-	return defaultFamilies(s)
+	return append(defaultFamilies(s), portsInRange(s)...)
+}
+
+// portsInRange refuses node ports that an allocator could never hand out.
+func portsInRange(s *core.Service) field.ErrorList {
+	var errs field.ErrorList
+	for i, p := range s.Spec.Ports {
+		if p.NodePort != 0 && (p.NodePort < FirstNodePort || p.NodePort > LastNodePort) {
+			errs = append(errs, field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort,
+				fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", FirstNodePort, LastNodePort)))
+		}
+	}
+	return errs
 }
 
 // allocateUpdate keeps the allocated values that the new service does not state, so that the same manifest can be
 // applied again.
-func allocateUpdate(obj, old runtime.Object) {
+func allocateUpdate(obj, old runtime.Object) field.ErrorList {
 	s, ok := obj.(*core.Service)
 	if !ok {
-		return
+		return nil
 	}
 	was := old.(*core.Service)
 	if takesClusterIP(s) && takesClusterIP(was) {
@@ -55,9 +74,11 @@ func allocateUpdate(obj, old runtime.Object) {
 	if takesNodePorts(s) && takesNodePorts(was) {
 		keepNodePorts(s, was)
 	}
+	errs := portsInRange(s)
 	if takesClusterIP(s) && !takesClusterIP(was) {
-		defaultFamilies(s)
+		errs = append(errs, defaultFamilies(s)...)
 	}
+	return errs
 }
 
 // keepNodePorts gives ports without a node port the one that the port of the same name had, unless another port states

@@ -139,12 +139,12 @@ func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Objec
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
 	return change(new, func(obj runtime.Object, meta metav1.Object) field.ErrorList {
-		allocateUpdate(obj, was)
+		allocated := allocateUpdate(obj, was)
 		meta.SetGeneration(old.GetGeneration())
 		s.PrepareForUpdate(ctx, obj, was)
 		keepSystemFields(meta, old)
 
-		errs := validation.ValidateObjectMetaAccessor(meta, s.NamespaceScoped(), validPathSegment, field.NewPath("metadata"))
+		errs := append(allocated, validation.ValidateObjectMetaAccessor(meta, s.NamespaceScoped(), validPathSegment, field.NewPath("metadata"))...)
 		errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(meta, old, field.NewPath("metadata"))...)
 		errs = append(errs, s.ValidateUpdate(ctx, obj, was)...)
 		if len(errs) == 0 {

@@ -21,6 +21,7 @@ ConfigMap: metadata data binaryData immutable
 Service: metadata spec
 ServiceSpec: type selector ports clusterIP clusterIPs ipFamilies ipFamilyPolicy externalName
 ServiceSpec: sessionAffinity sessionAffinityConfig publishNotReadyAddresses
+ServiceSpec: externalTrafficPolicy internalTrafficPolicy externalIPs
 ServicePort: name protocol appProtocol port targetPort nodePort
 SessionAffinityConfig: clientIP
 ClientIPConfig: timeoutSeconds
@@ -44,7 +45,7 @@ PodSpec: containers initContainers restartPolicy terminationGracePeriodSeconds v
 PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableServiceLinks
 PodSpec: nodeName nodeSelector affinity tolerations schedulerName
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
-PodSpec: securityContext shareProcessNamespace
+PodSpec: securityContext shareProcessNamespace hostPID activeDeadlineSeconds
 LocalObjectReference: name
 PodDNSConfig: nameservers searches options
 PodDNSConfigOption: name value
@@ -56,10 +57,12 @@ NodeSelectorTerm: matchExpressions matchFields
 NodeSelectorRequirement: key operator values
 PreferredSchedulingTerm: weight preference
 Toleration: key operator value effect tolerationSeconds
-PodSecurityContext: runAsUser runAsGroup runAsNonRoot supplementalGroups fsGroup seccompProfile
+PodSecurityContext: runAsUser runAsGroup runAsNonRoot supplementalGroups
+PodSecurityContext: supplementalGroupsPolicy fsGroup seccompProfile
 
 Container: name image command args workingDir imagePullPolicy ports env envFrom resources volumeMounts
-Container: livenessProbe readinessProbe startupProbe lifecycle securityContext
+Container: livenessProbe readinessProbe startupProbe lifecycle securityContext restartPolicy
+Container: terminationMessagePath terminationMessagePolicy
 ContainerPort: name hostPort containerPort protocol hostIP
 EnvVar: name value valueFrom
 EnvVarSource: fieldRef resourceFieldRef configMapKeyRef secretKeyRef
@@ -71,9 +74,9 @@ SecretKeySelector: key optional
 ObjectFieldSelector: apiVersion fieldPath
 ResourceFieldSelector: containerName resource divisor
 ResourceRequirements: limits requests
-VolumeMount: name mountPath readOnly subPath subPathExpr
+VolumeMount: name mountPath readOnly recursiveReadOnly subPath subPathExpr mountPropagation
 SecurityContext: capabilities privileged runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem
-SecurityContext: allowPrivilegeEscalation seccompProfile
+SecurityContext: allowPrivilegeEscalation seccompProfile procMount
 Capabilities: add drop
 SeccompProfile: type localhostProfile
 Probe: initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds
@@ -113,12 +116,19 @@ var allowedValues = map[string][]string{
 	"ContainerPort.protocol":      {"TCP", "UDP"},
 	"PodSpec.schedulerName":       {"default-scheduler"},
 	"EmptyDirVolumeSource.medium": {"", "Memory"},
+	"SecurityContext.procMount":   {"Default"},
+	"Container.restartPolicy":     {"Always"},
 	"SeccompProfile.type":         {"RuntimeDefault", "Localhost", "Unconfined"},
 }
 
 // allowedKeys lists, by the name of a map type, the keys that are acted on.
 var allowedKeys = map[string][]string{
 	"ResourceList": {"cpu", "memory", "ephemeral-storage"},
+}
+
+// onlyBelow lists fields that are acted on in one place of several where their type stands: in paths with this text.
+var onlyBelow = map[string]string{
+	"Container.restartPolicy": ".initContainers[",
 }
 
 // fieldTable reads lines of "Type: field field"; a type may have several lines.

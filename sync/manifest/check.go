@@ -21,8 +21,11 @@ type checker struct {
 	unlisted []unlisted
 	// suspended are fields about which enough has been said: Kubernetes' validation would say it again.
 	suspended map[string]bool
-	// broken says that a value does not fit its type, so that the object cannot be decoded.
-	broken bool
+	// misspelt are fields that an unknown one was likely meant to be; that they are missing has been said.
+	misspelt map[string]bool
+	// partial says that values have been taken out because they fit no type: what Kubernetes' validation says about
+	// fields that are not stated may come from that.
+	partial bool
 }
 
 // unlisted is a stated field that is not in the table of fields acted on.
@@ -42,14 +45,21 @@ func (c *checker) report(line, column int, at, format string, args ...any) {
 	c.problems = append(c.problems, problem{line, column, at, fmt.Sprintf(format, args...)})
 }
 
+// unfit reports a value that cannot be decoded, and makes it null, so that the rest of the object can be.
+func (c *checker) unfit(n *node, at, format string, args ...any) {
+	c.report(n.line, n.column, at, format, args...)
+	c.suspend(at)
+	c.partial = true
+	*n = node{line: n.line, column: n.column}
+}
+
 // mismatch reports a value of the wrong type.
 func (c *checker) mismatch(n *node, at, want string) {
-	c.broken = true
 	hint := ""
 	if want == "a string" && (n.shape == number || n.shape == boolean) {
 		hint = "; quote it"
 	}
-	c.report(n.line, n.column, at, "wrong type: want %s, got %v%s", want, n.shape, hint)
+	c.unfit(n, at, "wrong type: want %s, got %v%s", want, n.shape, hint)
 }
 
 // value checks one value against its type. at is the path of the field; acted says that what is below is still judged
@@ -104,13 +114,16 @@ func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
 		if e.again > 0 {
 			c.report(e.line, e.column, path, "duplicate key %q, first on line %d", e.name, e.again)
 		}
-		listed := actedOn[f.owner][e.name]
-		if acted && !listed && !e.value.zero() {
+		field := f.owner + "." + e.name
+		listed := actedOn[f.owner][e.name] && strings.Contains(path, onlyBelow[field])
+		// A zero is no default where the type tells it from nothing.
+		unset := e.value.shape == null || f.typ.Kind() != reflect.Pointer && e.value.zero()
+		if acted && !listed && !unset {
 			c.unlisted = append(c.unlisted, unlisted{e, path})
 		}
 		c.value(e.value, f.typ, path, acted && listed)
 		if acted && listed {
-			c.allowed(e.value, f.owner+"."+e.name, path)
+			c.allowed(e.value, field, path)
 		}
 	}
 }
@@ -128,7 +141,7 @@ func (c *checker) allowed(n *node, field, at string) {
 		}
 	case text:
 		if !slices.Contains(values, n.text) {
-			c.report(n.line, n.column, at, "value %q is not supported yet (supported: %s)", n.text, strings.Join(values, ", "))
+			c.report(n.line, n.column, at, "value %q is not supported yet (supported: %s)", n.text, quoted(values))
 			c.suspend(at)
 		}
 	}
@@ -138,7 +151,10 @@ func (c *checker) unknown(e *entry, path, parent string, s *structure) {
 	hint := ""
 	if name := nearest(e.name, s.names); name != "" {
 		hint = fmt.Sprintf(" (did you mean %q?)", name)
-		c.suspend(join(parent, name))
+		if c.misspelt == nil {
+			c.misspelt = map[string]bool{}
+		}
+		c.misspelt[join(parent, name)] = true
 	}
 	c.report(e.line, e.column, path, "unknown field %q%s", e.name, hint)
 }
@@ -188,12 +204,11 @@ func (c *checker) integer(n *node, t reflect.Type, at string) {
 	if _, err := strconv.ParseInt(n.text, 10, t.Bits()); err == nil {
 		return
 	}
-	c.broken = true
 	if f, err := strconv.ParseFloat(n.text, 64); err == nil && f == math.Trunc(f) {
-		c.report(n.line, n.column, at, "the number does not fit into %d bits", t.Bits())
+		c.unfit(n, at, "the number does not fit into %d bits", t.Bits())
 		return
 	}
-	c.report(n.line, n.column, at, "wrong type: want an integer, got a number with a fraction")
+	c.unfit(n, at, "wrong type: want an integer, got a number with a fraction")
 }
 
 // decode lets a type with a JSON form of its own judge the value.
@@ -202,7 +217,6 @@ func (c *checker) decode(n *node, t reflect.Type, at string) {
 	if err == nil {
 		return
 	}
-	c.broken = true
 	message := "its content is not shown"
 	switch {
 	case t.Kind() == reflect.Slice:
@@ -210,7 +224,15 @@ func (c *checker) decode(n *node, t reflect.Type, at string) {
 	case !c.hidden:
 		message = err.Error()
 	}
-	c.report(n.line, n.column, at, "invalid value: %s", message)
+	c.unfit(n, at, "invalid value: %s", message)
+}
+
+func quoted(values []string) string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = strconv.Quote(v)
+	}
+	return strings.Join(out, ", ")
 }
 
 func join(at, name string) string {

@@ -12,11 +12,15 @@ import (
 
 // invalid reports an error of Kubernetes' validation at the place of its field.
 func (c *checker) invalid(n *node, e *field.Error) {
-	if c.suspends(e.Field) {
+	if c.suspends(e.Field) || e.Type == field.ErrorTypeRequired && c.misspelt[e.Field] {
 		return
 	}
 	p := problem{field: e.Field, message: message(e, c.hidden)}
-	p.line, p.column = locate(n, pathOf(e.Field))
+	var stated bool
+	p.line, p.column, stated = locate(n, e.Field)
+	if c.partial && !stated {
+		return
+	}
 	if !slices.Contains(c.problems, p) {
 		c.problems = append(c.problems, p)
 	}
@@ -93,8 +97,12 @@ func pathOf(path string) []step {
 }
 
 // locate returns the position of a path: of its key in a mapping, of the item in a list, or of the nearest thing above
-// it that the file has.
-func locate(n *node, path []step) (line, column int) {
+// it that the file has; then stated is false.
+func locate(n *node, field string) (line, column int, stated bool) {
+	path := pathOf(field)
+	if len(path) == 2 && path[0].name == "data" && n.get("data").entry(path[1].name) == nil && n.get("stringData") != nil {
+		path[0].name = "stringData" // Kubernetes has moved it by the time it looks
+	}
 	line, column = n.line, n.column
 	for _, s := range path {
 		switch {
@@ -105,10 +113,10 @@ func locate(n *node, path []step) (line, column int) {
 			e := n.entry(s.name)
 			line, column, n = e.line, e.column, e.value
 		default:
-			return line, column
+			return line, column, false
 		}
 	}
-	return line, column
+	return line, column, true
 }
 
 // lookup returns the value at a path of decoded JSON.

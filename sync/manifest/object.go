@@ -97,10 +97,7 @@ func readObject(name string, n *node) (r reading) {
 	c := &checker{hidden: k.Kind == "Secret"}
 	c.name(n)
 	c.value(n, reflect.TypeOf(k.New()), "", true)
-	var object *Object
-	if !c.broken {
-		object = c.build(k, n)
-	}
+	object := c.build(k, n)
 	for _, p := range c.problems {
 		r.errs = append(r.errs, &Error{Line: p.line, Column: p.column, Object: who, Field: p.field, Message: p.message})
 	}

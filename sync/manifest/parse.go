@@ -69,7 +69,7 @@ func unreadable(data []byte) *fault {
 
 // position returns line and column, from 1 and in characters, of a byte of data.
 func position(data []byte, offset int) (line, column int) {
-	before := data[:min(offset, len(data))]
+	before := data[:max(min(offset, len(data)), 0)]
 	start := bytes.LastIndexByte(before, '\n') + 1
 	return bytes.Count(before, []byte("\n")) + 1, utf8.RuneCount(before[start:]) + 1
 }
@@ -145,8 +145,11 @@ func yamlFault(c chunk, err error) *fault {
 			line = n
 		}
 	}
-	if strings.HasPrefix(message, "unknown anchor") {
+	column := 1
+	if name, found := strings.CutPrefix(message, "unknown anchor '"); found {
+		name, _, _ = strings.Cut(name, "'")
+		line, column = position(c.text, bytes.Index(c.text, []byte("*"+name)))
 		message = "an alias (a plain value that begins with *) has no anchor; quote the value if it is not meant as an alias"
 	}
-	return faultAt(c.line+line, 1, "cannot parse YAML: %s", message)
+	return faultAt(c.line+line, column, "cannot parse YAML: %s", message)
 }

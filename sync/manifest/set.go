@@ -73,7 +73,7 @@ func (s *Set) ErrorAt(k kinds.Key, field, message string) *Error {
 	}
 	e.File, e.Line, e.Column = o.File, o.Line, o.Column
 	if n := s.tree(o); n != nil {
-		e.Line, e.Column = locate(n, pathOf(field))
+		e.Line, e.Column, _ = locate(n, field)
 	}
 	return e
 }
