@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
+	"lockstep/daemon/provenance"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
@@ -116,7 +117,7 @@ func (c *change) complete(ctx context.Context, o kinds.Object) error {
 		o.SetName(o.GetGenerateName() + suffix())
 	}
 	o.SetResourceVersion("")
-	o.SetAnnotations(withoutOrigin(o.GetAnnotations()))
+	o.SetAnnotations(provenance.Strip(o.GetAnnotations()))
 	return nil
 }
 
@@ -168,7 +169,7 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 		return nil, apierrors.NewConflict(c.kind.GroupResource(), key.Name,
 			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, old.GetUID()))
 	}
-	o.SetAnnotations(withoutOrigin(o.GetAnnotations()))
+	o.SetAnnotations(provenance.Strip(o.GetAnnotations()))
 	strategy.Default(o)
 	if err := c.check(identityOf(ctx).node, v, o, old); err != nil {
 		return nil, c.refused(v, "update", key.Name, err)
@@ -199,7 +200,7 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 		return nil, err
 	}
 	lease := updated.(*coordinationv1.Lease)
-	lease.SetAnnotations(withoutOrigin(lease.GetAnnotations()))
+	lease.SetAnnotations(provenance.Strip(lease.GetAnnotations()))
 	if err := checkLease(identityOf(ctx).node, nil, lease, nil); err != nil {
 		return nil, c.refused(c.store.View(), "update", key.Name, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"lockstep/daemon/provenance"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
@@ -136,6 +137,6 @@ func (s *testServer) declare(key kinds.Key, file string, line int) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	record := &view.Record{Table: desiredTable, Name: "main/" + key.Path(), Data: data}
+	record := &view.Record{Table: provenance.Table, Name: "main/" + key.Path(), Data: data}
 	s.commit(store.Write{Record: record, If: store.Anyway, Reason: "test"})
 }

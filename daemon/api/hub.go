@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apistorage "k8s.io/apiserver/pkg/storage"
 
+	"lockstep/daemon/provenance"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
@@ -31,7 +32,7 @@ const (
 type hub struct {
 	store   store.Backend
 	log     *slog.Logger
-	origins *origins
+	origins *provenance.Finder
 
 	mu      sync.Mutex
 	view    *view.View
@@ -46,7 +47,7 @@ type snapshot struct {
 }
 
 func newHub(r store.Backend, log *slog.Logger) *hub {
-	h := &hub{store: r, log: log, origins: newOrigins(), moved: make(chan struct{})}
+	h := &hub{store: r, log: log, origins: provenance.New(), moved: make(chan struct{})}
 	h.reset(view.NewDB().View(), 0)
 	return h
 }
@@ -138,7 +139,7 @@ func (h *hub) fill(rev int64, changes []view.Change) {
 			gr := c.Key.GroupResource()
 			byKind[gr] = append(byKind[gr], c)
 		} else {
-			h.origins.forget(c)
+			h.origins.Forget(c)
 		}
 	}
 	h.mu.Lock()

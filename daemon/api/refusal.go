@@ -34,7 +34,7 @@ func (s *server) where(v *view.View, a access) string {
 	gr := schema.GroupResource{Group: a.group, Resource: a.resource}
 	if kind := kinds.ForResource(gr); kind != nil && a.name != "" {
 		if o := v.Get(kind.Key(a.namespace, a.name)); o != nil {
-			if origin, ok := s.hub.origins.of(v, o); ok {
+			if origin, ok := s.hub.origins.Of(v, o); ok {
 				return fmt.Sprintf("%s comes from %s in %s", kinds.KeyOf(o), origin.Place(), sourceText(v, origin.Source))
 			}
 		}

@@ -1,9 +1,9 @@
-package api
+// Package provenance finds the manifest that an object, or the nearest owner that was declared, comes from.
+package provenance
 
 import (
 	"encoding/json"
 	"maps"
-	"reflect"
 	"strconv"
 	"sync"
 
@@ -42,7 +42,8 @@ func (o Origin) Place() string {
 	return o.File + ":" + strconv.Itoa(o.Line)
 }
 
-func (o Origin) annotate(annotations map[string]string) map[string]string {
+// Annotate returns a copy of the annotations with the origin's.
+func (o Origin) Annotate(annotations map[string]string) map[string]string {
 	out := make(map[string]string, len(annotations)+4)
 	maps.Copy(out, annotations)
 	for key, value := range map[string]string{
@@ -55,8 +56,8 @@ func (o Origin) annotate(annotations map[string]string) map[string]string {
 	return out
 }
 
-// withoutOrigin removes what annotate added.
-func withoutOrigin(annotations map[string]string) map[string]string {
+// Strip returns a copy of the annotations without an origin's; nil where none remain.
+func Strip(annotations map[string]string) map[string]string {
 	out := maps.Clone(annotations)
 	for _, key := range []string{AnnotationSource, AnnotationFile, AnnotationCommit, AnnotationAuthor} {
 		delete(out, key)
@@ -67,14 +68,17 @@ func withoutOrigin(annotations map[string]string) map[string]string {
 	return out
 }
 
+// Table has the inventory's records, named <source>/<path of the key>; package sync/plan writes them.
+const Table = "desired"
+
 const (
-	desiredTable = "desired"
 	// ownerDepth bounds the walk from a pod to who declared it; Kubernetes' longest chain is three.
 	ownerDepth = 8
 )
 
-// origins remembers the parsed head of inventory records, which hold a whole object each.
-type origins struct {
+// Finder remembers the parsed head of inventory records, which hold a whole object each. Any number of goroutines may
+// use one.
+type Finder struct {
 	mu    sync.RWMutex
 	known map[string]knownOrigin
 }
@@ -84,23 +88,24 @@ type knownOrigin struct {
 	origin Origin
 }
 
-func newOrigins() *origins { return &origins{known: map[string]knownOrigin{}} }
+// New returns a finder that knows nothing yet.
+func New() *Finder { return &Finder{known: map[string]knownOrigin{}} }
 
 // Of returns where the object, or the nearest owner that was declared, comes from.
-func (s *origins) of(v *view.View, o kinds.Object) (Origin, bool) {
+func (f *Finder) Of(v *view.View, o kinds.Object) (Origin, bool) {
 	for range ownerDepth {
-		if origin, ok := s.declared(v, kinds.KeyOf(o)); ok {
+		if origin, ok := f.Declared(v, kinds.KeyOf(o)); ok {
 			return origin, true
 		}
-		if o = controller(v, o); o == nil {
+		if o = Controller(v, o); o == nil {
 			return Origin{}, false
 		}
 	}
 	return Origin{}, false
 }
 
-// controller returns the object that controls o, or nil.
-func controller(v *view.View, o kinds.Object) kinds.Object {
+// Controller returns the object that controls o, or nil.
+func Controller(v *view.View, o kinds.Object) kinds.Object {
 	ref := metav1.GetControllerOfNoCopy(o)
 	if ref == nil {
 		return nil
@@ -120,20 +125,20 @@ func controller(v *view.View, o kinds.Object) kinds.Object {
 	return owner
 }
 
-// declared finds the inventory record of a key in any source.
-func (s *origins) declared(v *view.View, key kinds.Key) (Origin, bool) {
+// Declared finds the inventory record of a key in any source.
+func (f *Finder) Declared(v *view.View, key kinds.Key) (Origin, bool) {
 	for source := range view.List[*v1alpha1.Source](v, "") {
-		if record, ok := v.Record(desiredTable, source.Name+"/"+key.Path()); ok {
-			return s.parse(record)
+		if record, ok := v.Record(Table, source.Name+"/"+key.Path()); ok {
+			return f.parse(record)
 		}
 	}
 	return Origin{}, false
 }
 
-func (s *origins) parse(r view.Record) (Origin, bool) {
-	s.mu.RLock()
-	k, ok := s.known[r.Name]
-	s.mu.RUnlock()
+func (f *Finder) parse(r view.Record) (Origin, bool) {
+	f.mu.RLock()
+	k, ok := f.known[r.Name]
+	f.mu.RUnlock()
 	if ok && k.rev == r.Revision {
 		return k.origin, true
 	}
@@ -141,29 +146,17 @@ func (s *origins) parse(r view.Record) (Origin, bool) {
 	if err := json.Unmarshal(r.Data, &origin); err != nil {
 		return Origin{}, false
 	}
-	s.mu.Lock()
-	s.known[r.Name] = knownOrigin{rev: r.Revision, origin: origin}
-	s.mu.Unlock()
+	f.mu.Lock()
+	f.known[r.Name] = knownOrigin{rev: r.Revision, origin: origin}
+	f.mu.Unlock()
 	return origin, true
 }
 
-// forget drops what is known of a record that was deleted.
-func (s *origins) forget(c view.Change) {
-	if c.NewRecord == nil && c.OldRecord != nil && c.OldRecord.Table == desiredTable {
-		s.mu.Lock()
-		delete(s.known, c.OldRecord.Name)
-		s.mu.Unlock()
+// Forget drops what is known of a record that was deleted.
+func (f *Finder) Forget(c view.Change) {
+	if c.NewRecord == nil && c.OldRecord != nil && c.OldRecord.Table == Table {
+		f.mu.Lock()
+		delete(f.known, c.OldRecord.Name)
+		f.mu.Unlock()
 	}
-}
-
-// present copies an object's outermost struct, so that the caller may set its kind, revision and annotations, and adds
-// where it comes from. Everything further in is still shared.
-func (h *hub) present(v *view.View, o kinds.Object) kinds.Object {
-	shallow := reflect.New(reflect.TypeOf(o).Elem())
-	shallow.Elem().Set(reflect.ValueOf(o).Elem())
-	out := shallow.Interface().(kinds.Object)
-	if origin, ok := h.origins.of(v, o); ok {
-		out.SetAnnotations(origin.annotate(o.GetAnnotations()))
-	}
-	return out
 }

@@ -1,0 +1,349 @@
+package web
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"lockstep/daemon/provenance"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/kinds/v1alpha1"
+	"lockstep/sync/health"
+)
+
+const (
+	// maxRows bounds each table: a page is read by people, and kubectl has the rest.
+	maxRows = 500
+	// maxEvents are the newest ones.
+	maxEvents = 50
+	// maxChain bounds the way from a pod to who declared it; Kubernetes' longest is three.
+	maxChain = 8
+)
+
+// page is everything a template shows. Sections that are nil are left out.
+type page struct {
+	Cluster, Title, Version, At string
+	Problem                     string
+	Revision                    *revisionRow
+	Sources                     []sourceRow
+	Objects                     *objectTable
+	Nodes                       []nodeRow
+	Events                      []eventRow
+}
+
+type sourceRow struct {
+	Name, Place        string
+	State, Message     string
+	Seen, Accepted     string
+	Applied            string
+	Objects, Healthy   int32
+	Errors             []string
+	FetchError         string
+	Since, SinceExact  string
+	Link, RevisionLink string
+}
+
+// revisionRow is one revision of a source and what became of it.
+type revisionRow struct {
+	ID, Source     string
+	State, Message string
+	Errors         []string
+	// Known is false for a revision of which nothing is kept any more.
+	Known, Accepted bool
+}
+
+type objectTable struct {
+	Rows []objectRow
+	More int // rows left out
+}
+
+type objectRow struct {
+	Name                          string
+	State, Cause                  string
+	Source, Place, Commit, Author string
+	Link                          string
+}
+
+type nodeRow struct {
+	Name            string
+	Ready           bool
+	Reason, Address string
+	Version, Age    string
+	Pods            []podRow
+	More            int
+}
+
+type podRow struct {
+	Name                   string
+	Phase, Age             string
+	Containers             []containerRow
+	Owners                 []string // from the pod outwards
+	Place, Commit, Author  string
+	Source, RevisionOfLink string
+}
+
+type containerRow struct {
+	Name, Image string
+	State       string // running, waiting, terminated
+	Reason      string
+	Ready       bool
+	Restarts    int32
+}
+
+type eventRow struct {
+	Type, Reason, Object, Message string
+	Age                           string
+	Count                         int32
+}
+
+// sources are the rows of all sources, or of the one named.
+func sources(v *view.View, now time.Time, name string) []sourceRow {
+	var out []sourceRow
+	for s := range view.List[*v1alpha1.Source](v, "") {
+		if name != "" && s.Name != name {
+			continue
+		}
+		st := s.Status
+		row := sourceRow{
+			Name: s.Name, Place: placeOf(s), State: st.State, Message: st.Message, Seen: st.Seen, Accepted: st.Accepted,
+			Applied: st.Applied, Objects: st.Objects, Healthy: st.Healthy, Errors: st.Errors, FetchError: st.FetchError,
+			Link: "/sources/" + url.PathEscape(s.Name),
+		}
+		if row.State == "" {
+			row.State = "unknown"
+		}
+		if !st.Since.IsZero() {
+			row.Since, row.SinceExact = age(now, st.Since.Time), st.Since.UTC().Format(time.RFC3339)
+		}
+		if st.Seen != "" {
+			row.RevisionLink = Path(url.PathEscape(s.Name), url.PathEscape(st.Seen))
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+// placeOf names where a source reads from, without anything that could be a password.
+func placeOf(s *v1alpha1.Source) string {
+	place := s.Spec.Folder
+	if place == "" {
+		place = s.Spec.URL
+		if u, err := url.Parse(place); err == nil && u.Host != "" {
+			u.User, u.RawQuery, u.Fragment = nil, "", ""
+			place = u.String()
+		}
+	}
+	for _, part := range []struct{ word, value string }{{"branch", s.Spec.Branch}, {"tag", s.Spec.Tag}, {"path", s.Spec.Path}} {
+		if part.value != "" {
+			place += ", " + part.word + " " + part.value
+		}
+	}
+	return place
+}
+
+// posted is the part of a commit status's record that is shown; package sync/forge writes them.
+type posted struct {
+	Status struct {
+		State       string `json:"state"`
+		Description string `json:"description"`
+	} `json:"status"`
+}
+
+func revisionOf(v *view.View, s sourceRow, revision string) *revisionRow {
+	row := &revisionRow{ID: revision, Source: s.Name, Accepted: revision == s.Accepted, Known: true}
+	if revision == s.Seen {
+		row.State, row.Message, row.Errors = s.State, s.Message, s.Errors
+		return row
+	}
+	// The newer of the two tells what is to be posted.
+	for _, table := range []string{"posted", "outbox"} {
+		if r, ok := v.Record(table, s.Name+"/"+revision+"/verdict"); ok {
+			var p posted
+			if json.Unmarshal(r.Data, &p) == nil {
+				row.State, row.Message = p.Status.State, p.Status.Description
+			}
+		}
+	}
+	if row.State == "" {
+		row.State, row.Known = "unknown", row.Accepted
+	}
+	return row
+}
+
+// objects are the declared objects: of every source or one, of every revision or those whose content came with one.
+func (s *Server) objects(v *view.View, now time.Time, source, revision string) *objectTable {
+	prefix := ""
+	if source != "" {
+		prefix = source + "/"
+	}
+	table := &objectTable{}
+	for r := range v.Records(provenance.Table, prefix) {
+		name, path, _ := strings.Cut(r.Name, "/")
+		key, err := kinds.ParsePath(path)
+		if err != nil {
+			continue
+		}
+		origin, ok := s.origins.Declared(v, key)
+		if !ok || origin.Source != name || revision != "" && origin.Commit != revision {
+			continue
+		}
+		judged := health.Of(key, v, now)
+		table.Rows = append(table.Rows, objectRow{
+			Name: key.String(), State: stateText(judged.State), Cause: judged.Cause, Source: name,
+			Place: origin.Place(), Commit: origin.Commit, Author: origin.Author,
+			Link: Path(url.PathEscape(name), url.PathEscape(origin.Commit)),
+		})
+	}
+	// What needs a look comes first.
+	slices.SortStableFunc(table.Rows, func(a, b objectRow) int { return cmp.Compare(rank(a.State), rank(b.State)) })
+	if over := len(table.Rows) - maxRows; over > 0 {
+		table.Rows, table.More = table.Rows[:maxRows], over
+	}
+	return table
+}
+
+func stateText(s health.State) string {
+	switch s {
+	case health.Healthy:
+		return "healthy"
+	case health.Failed:
+		return "failed"
+	default:
+		return "progressing"
+	}
+}
+
+func rank(state string) int { return slices.Index([]string{"failed", "progressing", "healthy"}, state) }
+
+// nodes are the nodes with their pods, and last, without a name, the pods that are bound to none.
+func (s *Server) nodes(v *view.View, now time.Time) []nodeRow {
+	out := []nodeRow{}
+	for n := range view.List[*corev1.Node](v, "") {
+		row := nodeRow{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Age: age(now, n.CreationTimestamp.Time), Reason: "not reported yet"}
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeReady {
+				row.Ready, row.Reason = c.Status == corev1.ConditionTrue, c.Message
+			}
+		}
+		for _, a := range n.Status.Addresses {
+			if a.Type == corev1.NodeInternalIP {
+				row.Address = a.Address
+				break
+			}
+		}
+		s.fillPods(v, now, &row)
+		out = append(out, row)
+	}
+	var unbound nodeRow
+	if s.fillPods(v, now, &unbound); len(unbound.Pods) > 0 {
+		out = append(out, unbound)
+	}
+	return out
+}
+
+func (s *Server) fillPods(v *view.View, now time.Time, row *nodeRow) {
+	for p := range v.PodsOnNode(row.Name) {
+		if len(row.Pods) == maxRows {
+			row.More++
+			continue
+		}
+		row.Pods = append(row.Pods, s.pod(v, now, p))
+	}
+}
+
+func (s *Server) pod(v *view.View, now time.Time, p *corev1.Pod) podRow {
+	row := podRow{Name: p.Namespace + "/" + p.Name, Phase: string(p.Status.Phase), Age: age(now, p.CreationTimestamp.Time)}
+	if p.DeletionTimestamp != nil {
+		row.Phase = "Terminating"
+	}
+	for _, c := range p.Spec.Containers {
+		row.Containers = append(row.Containers, containerOf(c, p.Status.ContainerStatuses))
+	}
+	var o kinds.Object = p
+	for range maxChain {
+		if o = provenance.Controller(v, o); o == nil {
+			break
+		}
+		row.Owners = append(row.Owners, kinds.Of(o).Kind+" "+o.GetName())
+	}
+	if origin, ok := s.origins.Of(v, p); ok {
+		row.Place, row.Commit, row.Author, row.Source = origin.Place(), origin.Commit, origin.Author, origin.Source
+		row.RevisionOfLink = Path(url.PathEscape(origin.Source), url.PathEscape(origin.Commit))
+	}
+	return row
+}
+
+func containerOf(c corev1.Container, statuses []corev1.ContainerStatus) containerRow {
+	row := containerRow{Name: c.Name, Image: c.Image, State: "waiting"}
+	for _, st := range statuses {
+		if st.Name != c.Name {
+			continue
+		}
+		row.Ready, row.Restarts = st.Ready, st.RestartCount
+		switch {
+		case st.State.Running != nil:
+			row.State = "running"
+		case st.State.Terminated != nil:
+			row.State, row.Reason = "terminated", st.State.Terminated.Reason
+		case st.State.Waiting != nil:
+			row.Reason = st.State.Waiting.Reason
+		}
+	}
+	return row
+}
+
+// events are the newest events, the newest first.
+func events(v *view.View, now time.Time) []eventRow {
+	type timed struct {
+		at time.Time
+		e  *corev1.Event
+	}
+	var all []timed
+	for e := range view.List[*corev1.Event](v, "") {
+		at := e.LastTimestamp.Time
+		if at.IsZero() {
+			at = e.EventTime.Time
+		}
+		if at.IsZero() {
+			at = e.CreationTimestamp.Time
+		}
+		all = append(all, timed{at, e})
+	}
+	slices.SortStableFunc(all, func(a, b timed) int { return b.at.Compare(a.at) })
+	out := []eventRow{}
+	for _, t := range all[:min(len(all), maxEvents)] {
+		about := t.e.InvolvedObject
+		name := about.Name
+		if about.Namespace != "" {
+			name = about.Namespace + "/" + name
+		}
+		out = append(out, eventRow{
+			Type: t.e.Type, Reason: t.e.Reason, Object: about.Kind + " " + name, Message: t.e.Message,
+			Age: age(now, t.at), Count: max(t.e.Count, 1),
+		})
+	}
+	return out
+}
+
+// age writes how long ago something was, as kubectl does.
+func age(now, then time.Time) string {
+	if then.IsZero() {
+		return ""
+	}
+	return duration.HumanDuration(now.Sub(then))
+}
+
+// short is a revision as people name it.
+func short(revision string) string {
+	if len(revision) > 10 {
+		return revision[:10]
+	}
+	return revision
+}
