@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -115,40 +116,42 @@ func covered(path string, fields []string) bool {
 }
 
 // changedPaths returns the paths of the fields that differ, sorted. Lists and scalars are compared as a whole.
-func changedPaths(a, b kinds.Object) []string {
-	was, err := runtime.DefaultUnstructuredConverter.ToUnstructured(a)
-	if err != nil {
-		panic(fmt.Sprintf("engine: %v has no JSON form: %v", kinds.KeyOf(a), err))
-	}
-	is, err := runtime.DefaultUnstructuredConverter.ToUnstructured(b)
-	if err != nil {
-		panic(fmt.Sprintf("engine: %v has no JSON form: %v", kinds.KeyOf(b), err))
-	}
-	var paths []string
-	compare("", was, is, &paths)
-	slices.Sort(paths)
-	return slices.Compact(paths)
+func changedPaths(a, b kinds.Object) (paths []string) {
+	compare("", jsonForm(a), jsonForm(b), func(path string, _, _ any) { paths = append(paths, path) })
+	return paths
 }
 
-func compare(prefix string, a, b map[string]any, paths *[]string) {
-	visit := func(name string) {
+// compare calls differs for every list or scalar that is not the same in both maps, in order of the paths.
+func compare(prefix string, a, b map[string]any, differs func(path string, was, is any)) {
+	names := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		path := strings.TrimPrefix(prefix+"."+name, ".")
 		// A map that only one side has is compared with an empty one, so that a path always ends in a list or scalar.
 		am, aIsMap := a[name].(map[string]any)
 		bm, bIsMap := b[name].(map[string]any)
 		switch {
 		case (aIsMap || a[name] == nil) && (bIsMap || b[name] == nil):
-			compare(path, am, bm, paths)
+			compare(path, am, bm, differs)
 		case !equality.Semantic.DeepEqual(a[name], b[name]):
-			*paths = append(*paths, path)
+			differs(path, a[name], b[name])
 		}
 	}
-	for name := range a {
-		visit(name)
+}
+
+// Check says what makes a decision a bug of its reconciler; the engine refuses to carry such a decision out.
+func Check(r Reconciler, v *view.View, key kinds.Key, d loop.Decision) error {
+	var owner kinds.Object
+	if r.Owner != nil {
+		owner = v.Get(key)
 	}
-	for name := range b {
-		if _, both := a[name]; !both {
-			visit(name)
-		}
+	return newWriteRules(r).check(v, owner, d)
+}
+
+func jsonForm(o kinds.Object) map[string]any {
+	form, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		panic(fmt.Sprintf("engine: %v has no JSON form: %v", kinds.KeyOf(o), err))
 	}
+	return form
 }

@@ -1,0 +1,80 @@
+package scheduler
+
+import (
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
+)
+
+// amounts are quantities of resources: CPU in millicores, memory and ephemeral storage in bytes, others as they are.
+type amounts struct {
+	cpu, memory, storage int64
+	scalar               map[corev1.ResourceName]int64 // extended resources, huge pages; nil for none
+}
+
+// amountsOf reads a resource list; the number of pods in it is returned apart.
+func amountsOf(list corev1.ResourceList) (a amounts, pods int64) {
+	for name, q := range list {
+		switch name {
+		case corev1.ResourceCPU:
+			a.cpu = q.MilliValue()
+		case corev1.ResourceMemory:
+			a.memory = q.Value()
+		case corev1.ResourceEphemeralStorage:
+			a.storage = q.Value()
+		case corev1.ResourcePods:
+			pods = q.Value()
+		default:
+			if v := q.Value(); v != 0 {
+				if a.scalar == nil {
+					a.scalar = map[corev1.ResourceName]int64{}
+				}
+				a.scalar[name] = v
+			}
+		}
+	}
+	return a, pods
+}
+
+// requestsOf returns what a pod requests in all, init containers and overhead included, as Kubernetes counts it.
+func requestsOf(p *corev1.Pod) amounts {
+	a, _ := amountsOf(resource.PodRequests(p, resource.PodResourcesOptions{}))
+	return a
+}
+
+// add adds b times sign, which is 1 or -1.
+func (a *amounts) add(b amounts, sign int64) {
+	a.cpu += sign * b.cpu
+	a.memory += sign * b.memory
+	a.storage += sign * b.storage
+	for name, v := range b.scalar {
+		if a.scalar == nil {
+			a.scalar = map[corev1.ResourceName]int64{}
+		}
+		if a.scalar[name] += sign * v; a.scalar[name] == 0 {
+			delete(a.scalar, name)
+		}
+	}
+}
+
+func (a amounts) clone() amounts {
+	a.scalar = maps.Clone(a.scalar)
+	return a
+}
+
+func (a amounts) none() bool {
+	return a.cpu == 0 && a.memory == 0 && a.storage == 0 && len(a.scalar) == 0
+}
+
+// What scoring takes for a container that requests nothing, so that such pods do not all look free: as kube-scheduler.
+const (
+	presumedCPU    = 100
+	presumedMemory = 200 << 20
+)
+
+// weightOf returns the requests as scoring sees them: each container at least what is presumed where it says nothing.
+func weightOf(p *corev1.Pod) (cpu, memory int64) {
+	a, _ := amountsOf(resource.PodRequests(p, resource.PodResourcesOptions{NonMissingContainerRequests: presumed}))
+	return a.cpu, a.memory
+}

@@ -1,0 +1,264 @@
+package reconcilers
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/memory"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+	"lockstep/reconcilers/engine"
+	"lockstep/reconcilers/looptest"
+	"lockstep/reconcilers/pods"
+)
+
+// sim is a cluster of which everything happens in one goroutine, in an order that a seed decides: the engine's turns,
+// what nodes do with their pods, and writes of which the outcome is not told.
+type sim struct {
+	t     *testing.T
+	rand  *rand.Rand
+	clock simClock
+	store *memory.Store
+	step  *engine.Stepper
+	// faults is how many of a hundred writes race with a node, or do not tell their outcome.
+	faults int
+	// broken is an image whose pods never become ready.
+	broken string
+	// check is called after every write.
+	check func()
+	uids  int
+}
+
+// simClock is a clock on which a sleep ends at once, and has taken its time.
+type simClock struct{ *clocktesting.FakeClock }
+
+func (c simClock) After(d time.Duration) <-chan time.Time {
+	ch := c.FakeClock.After(d)
+	c.Step(d)
+	return ch
+}
+
+func newSim(t *testing.T, seed uint64) *sim {
+	s := &sim{t: t, rand: rand.New(rand.NewPCG(seed, 7)), clock: simClock{clocktesting.NewFakeClock(looptest.Now)}}
+	s.store = memory.NewWith(memory.Options{Default: strategy.Default, Now: s.clock.Now})
+	o := Options{APIServers: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6443")} }}
+	e := engine.New(All(o), engine.Options{
+		Store: s.store, Commit: s, Events: s.store, Clock: s.clock, Seed: seed + 1, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+	})
+	s.step = engine.NewStepper(e)
+	t.Cleanup(s.step.Close)
+	for i := range 3 {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i)}}
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		s.put(node)
+	}
+	s.beat()
+	s.settle()
+	return s
+}
+
+type testLog struct{ t *testing.T }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Logf("%s", p)
+	return len(p), nil
+}
+
+// Commit is the engine's: with faults, a node may act just before, and an outcome may stay untold.
+func (s *sim) Commit(ctx context.Context, groups ...store.Group) []store.Result {
+	if s.rand.IntN(100) < s.faults {
+		s.kubelet()
+	}
+	for _, g := range groups {
+		for i := range g {
+			if o := g[i].Object; o != nil && o.GetUID() == "" {
+				s.uids++ // by the seed, not by chance: order of deletion depends on it
+				o.SetUID(types.UID(fmt.Sprintf("%04d-%d", s.rand.IntN(10000), s.uids)))
+			}
+		}
+	}
+	out := make([]store.Result, len(groups))
+	for i, g := range groups {
+		out[i] = s.store.Commit(ctx, g)[0]
+		if s.check != nil {
+			s.check()
+		}
+		if out[i].Err == nil && s.rand.IntN(100) < s.faults {
+			out[i] = store.Result{Err: store.ErrUnknown}
+		}
+	}
+	return out
+}
+
+// put writes an object as sync would: created through the strategies, or updated with the spec given.
+func (s *sim) put(o kinds.Object) {
+	s.t.Helper()
+	o = o.DeepCopyObject().(kinds.Object)
+	strategy.Default(o)
+	old := s.store.View().Get(kinds.KeyOf(o))
+	w := store.Write{Key: kinds.KeyOf(o), Object: o, If: store.Anyway, Reason: "test"}
+	if old == nil {
+		status := o
+		if node, ok := o.(*corev1.Node); ok {
+			status = node.DeepCopy()
+		}
+		if errs := strategy.PrepareCreate(o); len(errs) > 0 {
+			s.t.Fatalf("%v: %v", w.Key, errs.ToAggregate())
+		}
+		if node, ok := o.(*corev1.Node); ok {
+			node.Status = status.(*corev1.Node).Status
+		}
+	} else if errs := strategy.PrepareUpdate(o, old); len(errs) > 0 {
+		s.t.Fatalf("%v: %v", w.Key, errs.ToAggregate())
+	}
+	s.write(w)
+}
+
+func (s *sim) write(w store.Write) {
+	s.t.Helper()
+	if r := s.store.Commit(context.Background(), store.Group{w})[0]; r.Err != nil {
+		s.t.Fatalf("%v: %v", w.Key, r.Err)
+	}
+	if s.check != nil {
+		s.check()
+	}
+}
+
+func (s *sim) delete(k kinds.Key) {
+	s.t.Helper()
+	o := s.store.View().Get(k)
+	changed, gone := strategy.Delete(o, s.clock.Now(), nil)
+	if gone || changed != nil {
+		s.write(store.Write{Key: k, Object: changed, If: store.Anyway, Reason: "test"})
+	}
+}
+
+// beat renews the nodes' heartbeats.
+func (s *sim) beat() {
+	for node := range view.List[*corev1.Node](s.store.View(), "") {
+		now := metav1.NewMicroTime(s.clock.Now())
+		s.store.Renew(node.Name, &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{RenewTime: &now}})
+	}
+}
+
+// kubelet makes one random step of one random pod: binding it, starting it, ending it. It says whether there was one.
+func (s *sim) kubelet() bool {
+	var steps []func()
+	for p := range view.List[*corev1.Pod](s.store.View(), "") {
+		p := p.DeepCopy()
+		save := func() { s.write(store.Write{Key: kinds.KeyOf(p), Object: p, If: store.Anyway, Reason: "node"}) }
+		switch {
+		case p.Spec.NodeName == "":
+			steps = append(steps, func() { p.Spec.NodeName = fmt.Sprintf("n%d", s.rand.IntN(3)); save() })
+		case p.DeletionTimestamp != nil:
+			steps = append(steps, func() { s.write(store.Write{Key: kinds.KeyOf(p), If: store.Anyway, Reason: "node"}) })
+		case !pods.Ready(p) && p.Spec.Containers[0].Image != s.broken && !pods.Finished(p):
+			steps = append(steps, func() { setReady(p, corev1.ConditionTrue, s.clock.Now()); save() })
+		}
+	}
+	if len(steps) == 0 {
+		return false
+	}
+	steps[s.rand.IntN(len(steps))]()
+	return true
+}
+
+func setReady(p *corev1.Pod, status corev1.ConditionStatus, now time.Time) {
+	p.Status.Phase = corev1.PodRunning
+	p.Status.PodIP = "10.42.0.9"
+	p.Status.PodIPs = []corev1.PodIP{{IP: "10.42.0.9"}}
+	p.Status.Conditions = slices.DeleteFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })
+	p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.NewTime(now)})
+}
+
+// run makes n random steps.
+func (s *sim) run(n int) {
+	for range n {
+		switch s.rand.IntN(10) {
+		case 0:
+			s.clock.Step(time.Duration(s.rand.IntN(2000)) * time.Millisecond)
+			s.beat()
+		case 1, 2, 3, 4:
+			s.kubelet()
+		default:
+			s.step.Step(context.Background())
+		}
+	}
+}
+
+// settle goes on until nothing is left to do within the next seconds.
+func (s *sim) settle() {
+	s.t.Helper()
+	quiet := 0
+	for turns := 0; quiet < 8; turns++ {
+		if turns > 200_000 {
+			s.t.Fatal("the cluster does not settle")
+		}
+		if s.step.Step(context.Background()) || s.kubelet() {
+			quiet = 0
+			continue
+		}
+		quiet++
+		s.clock.Step(time.Second)
+		s.beat()
+	}
+}
+
+func deploymentOf(name string, replicas int32, image string) *appsv1.Deployment {
+	labels := map[string]string{"app": name}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+	d.Spec.Replicas = &replicas
+	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: labels}
+	d.Spec.Template.Labels = labels
+	d.Spec.Template.Spec.Containers = []corev1.Container{{Name: "main", Image: image}}
+	return d
+}
+
+func (s *sim) get(name string) *appsv1.Deployment {
+	s.t.Helper()
+	d, ok := view.Get[*appsv1.Deployment](s.store.View(), "shop", name)
+	if !ok {
+		s.t.Fatalf("no deployment %s", name)
+	}
+	return d
+}
+
+// active returns the pods of a deployment that are not ending, and how many of them are available.
+func (s *sim) active(d *appsv1.Deployment) (list []*corev1.Pod, available int) {
+	v := s.store.View()
+	for rs := range v.Controlled(d.UID) {
+		for o := range v.Controlled(rs.GetUID()) {
+			p := o.(*corev1.Pod)
+			if !pods.Active(p) {
+				continue
+			}
+			list = append(list, p)
+			if ok, _ := pods.Available(p, time.Duration(d.Spec.MinReadySeconds)*time.Second, s.clock.Now()); ok {
+				available++
+			}
+		}
+	}
+	return list, available
+}
+
+func (s *sim) events() (list []string) {
+	for e := range view.List[*corev1.Event](s.store.View(), "") {
+		list = append(list, e.Reason+": "+e.Message)
+	}
+	return list
+}
