@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -79,9 +78,13 @@ func (k *keeper) run(runDir string) error {
 	os.Stdout.WriteString("ready\n")
 	os.Stdout.Close()
 	go k.serve()
+	// Once more when the first requests have been answered: what comes back after that is in use.
+	defer time.AfterFunc(shrinkAfter, shrink).Stop()
 	<-k.done
 	return nil
 }
+
+const shrinkAfter = 10 * time.Second
 
 // inherit makes this process the only keeper of the directory: it takes the running keeper's streams and socket
 // over, or, when there is none, those that a killed one left.
@@ -347,29 +350,41 @@ func writeMessage(conn net.Conn, message any) error {
 // shrink gives the pages of the program's code back that the runtime's start has touched. They are the agent's own,
 // in the page cache; those that are needed come back by themselves, and a keeper needs few of a large program.
 func shrink() {
-	maps, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return
-	}
-	defer maps.Close()
+	debug.FreeOSMemory() // first: collecting touches code all over the program
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return
 	}
-	text, err := io.ReadAll(io.LimitReader(maps, 1<<20))
+	maps, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		return
 	}
-	for line := range strings.Lines(string(text)) {
-		var from, to uintptr
+	for _, m := range cleanMappings(string(maps), exe) {
+		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, m.from, m.to-m.from, syscall.MADV_DONTNEED)
+	}
+}
+
+type mapping struct{ from, to uintptr }
+
+// cleanMappings finds, in the text of /proc/self/smaps (proc(5)), the mappings of a file that are read-only and have no
+// page of their own: dropping a page that was once written, as the loader writes its relocations, would lose that.
+func cleanMappings(smaps, file string) []mapping {
+	var clean []mapping
+	var current mapping
+	for line := range strings.Lines(smaps) {
+		line = strings.TrimSpace(line)
+		var m mapping
 		var mode string
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n != 3 {
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &m.from, &m.to, &mode); n == 3 {
+			current = mapping{}
+			if strings.HasPrefix(mode, "r-") && strings.HasSuffix(line, " "+file) {
+				current = m
+			}
 			continue
 		}
-		// Only what was never writable: dropping a written private page would lose what was written.
-		if mode[1] == '-' && strings.HasSuffix(strings.TrimSpace(line), exe) {
-			_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, from, to-from, syscall.MADV_DONTNEED)
+		if current.to != 0 && strings.HasPrefix(line, "Anonymous:") && strings.HasSuffix(line, " 0 kB") {
+			clean = append(clean, current)
 		}
 	}
-	debug.FreeOSMemory()
+	return clean
 }
