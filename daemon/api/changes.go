@@ -123,7 +123,7 @@ func (c *change) complete(ctx context.Context, o kinds.Object) error {
 
 // Update implements rest.Updater, for PUT and PATCH.
 func (c *change) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, _ rest.ValidateObjectFunc, validate rest.ValidateObjectUpdateFunc, _ bool, opts *metav1.UpdateOptions) (runtime.Object, bool, error) {
-	key := c.kind.Key(request.NamespaceValue(ctx), name)
+	key := c.kind.Key(c.namespace(ctx), name)
 	v := c.store.View()
 	for try := 1; ; try++ {
 		out, err := c.update(ctx, v, key, info, validate, opts)
@@ -214,7 +214,7 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 
 // Delete implements rest.GracefulDeleter: a node ends a pod that it has stopped.
 func (c *change) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	key := c.kind.Key(request.NamespaceValue(ctx), name)
+	key := c.kind.Key(c.namespace(ctx), name)
 	v := c.store.View()
 	old := v.Get(key)
 	if old == nil {

@@ -140,3 +140,9 @@ func (s *testServer) declare(key kinds.Key, file string, line int) {
 	record := &view.Record{Table: provenance.Table, Name: "main/" + key.Path(), Data: data}
 	s.commit(store.Write{Record: record, If: store.Anyway, Reason: "test"})
 }
+
+// declareAll says where the deployment and the service come from.
+func (s *testServer) declareAll() {
+	s.declare(kinds.Key{Group: "apps", Resource: "deployments", Namespace: "shop", Name: "cart"}, "shop/cart.yaml", 14)
+	s.declare(kinds.Key{Resource: "services", Namespace: "shop", Name: "cart"}, "shop/cart.yaml", 60)
+}

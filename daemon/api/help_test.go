@@ -46,7 +46,7 @@ func newTestServer(t testing.TB, tunnels Tunnels, objects ...kinds.Object) *test
 	registry := prometheus.NewRegistry()
 	s.opts = Options{
 		Store: s.store, Authority: authority, Hosts: []string{"127.0.0.1"}, Tunnels: tunnels, Gatherer: registry,
-		Registerer: registry, Log: slog.New(slog.DiscardHandler), Version: "test",
+		Registerer: registry, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})), Version: "test",
 	}
 	s.start("127.0.0.1:0")
 	t.Cleanup(func() { s.stop() })
@@ -162,4 +162,14 @@ func keyAndRequest(t testing.TB) (keyPEM, csr []byte) {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), csr
+}
+
+// testWriter writes the server's log to the test's; late lines are dropped.
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(line []byte) (int, error) {
+	if w.t.Context().Err() == nil {
+		w.t.Log(string(line))
+	}
+	return len(line), nil
 }

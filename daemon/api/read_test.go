@@ -5,13 +5,10 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"lockstep/kinds"
 )
 
 func TestGetAndList(t *testing.T) {
 	s := newTestServer(t, nil, testCluster()...)
-	s.declare(kinds.Key{Resource: "pods", Namespace: "shop", Name: "none"}, "x", 1)
 	for _, contentType := range []string{"application/json", "application/vnd.kubernetes.protobuf"} {
 		config := s.viewer()
 		config.ContentType = contentType

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -12,8 +13,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"lockstep/kinds"
 )
@@ -137,7 +140,13 @@ func scopeOf(k *kinds.Kind, s *storage) *handlers.RequestScope {
 }
 
 func scopeFor(gvk schema.GroupVersionKind, gvr schema.GroupVersionResource, clusterScoped bool) *handlers.RequestScope {
+	fields, err := managedfields.NewDefaultFieldManager(untracked{}, convertor{runtime.UnsafeObjectConvertor(scheme)}, scheme, scheme,
+		gvk, gvk.GroupVersion(), "", nil)
+	if err != nil {
+		panic("api: a field manager needs nothing that could fail: " + err.Error())
+	}
 	return &handlers.RequestScope{
+		FieldManager:     fields,
 		Namer:            handlers.ContextBasedNaming{Namer: runtime.Namer(meta.NewAccessor()), ClusterScoped: clusterScoped},
 		Serializer:       codecs,
 		ParameterCodec:   runtime.NewParameterCodec(scheme),
@@ -161,6 +170,20 @@ func subscope(scope *handlers.RequestScope, name string) *handlers.RequestScope 
 	out := *scope
 	out.Subresource = name
 	return &out
+}
+
+// untracked keeps no record of who set which field, which only server-side apply would read: to the field manager every
+// object is empty.
+type untracked struct{}
+
+// ObjectToTyped implements managedfields.TypeConverter.
+func (untracked) ObjectToTyped(runtime.Object, ...typed.ValidationOptions) (*typed.TypedValue, error) {
+	return typed.DeducedParseableType.FromStructured(map[string]any{})
+}
+
+// TypedToObject implements managedfields.TypeConverter; only server-side apply calls it, which is not served.
+func (untracked) TypedToObject(*typed.TypedValue) (runtime.Object, error) {
+	return nil, errors.New("fields are not tracked")
 }
 
 // withoutProtobuf is for our own kinds, which have no such encoding.

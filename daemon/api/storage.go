@@ -46,7 +46,7 @@ func (s *storage) Get(ctx context.Context, name string, opts *metav1.GetOptions)
 	if err != nil {
 		return nil, err
 	}
-	o := v.Get(s.kind.Key(request.NamespaceValue(ctx), name))
+	o := v.Get(s.kind.Key(s.namespace(ctx), name))
 	if o == nil {
 		return nil, s.notFound(name)
 	}
@@ -67,7 +67,7 @@ func (s *storage) viewFor(ctx context.Context, resourceVersion string) (*view.Vi
 
 // List implements rest.Lister.
 func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOptions) (runtime.Object, error) {
-	f, err := newFilter(s.kind, request.NamespaceValue(ctx), opts)
+	f, err := newFilter(s.kind, s.namespace(ctx), opts)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +208,7 @@ func setItems(list runtime.Object, objects []kinds.Object) {
 
 // Watch implements rest.Watcher.
 func (s *storage) Watch(ctx context.Context, opts *metainternalversion.ListOptions) (watch.Interface, error) {
-	f, err := newFilter(s.kind, request.NamespaceValue(ctx), opts)
+	f, err := newFilter(s.kind, s.namespace(ctx), opts)
 	if err != nil {
 		return nil, err
 	}
@@ -259,6 +259,14 @@ func elements(o runtime.Object) ([]kinds.Object, error) {
 		return nil
 	})
 	return out, err
+}
+
+// namespace is the one a request names; a namespace's own path names itself as one too.
+func (s *storage) namespace(ctx context.Context) string {
+	if !s.kind.Namespaced {
+		return ""
+	}
+	return request.NamespaceValue(ctx)
 }
 
 func (s *storage) notFound(name string) error {

@@ -123,7 +123,7 @@ func sources(v *view.View, now time.Time, name string) []sourceRow {
 			row.Since, row.SinceExact = age(now, st.Since.Time), st.Since.UTC().Format(time.RFC3339)
 		}
 		if st.Seen != "" {
-			row.RevisionLink = Path(url.PathEscape(s.Name), url.PathEscape(st.Seen))
+			row.RevisionLink = RevisionPath(s.Name, st.Seen)
 		}
 		out = append(out, row)
 	}
@@ -198,7 +198,7 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 		table.Rows = append(table.Rows, objectRow{
 			Name: key.String(), State: stateText(judged.State), Cause: judged.Cause, Source: name,
 			Place: origin.Place(), Commit: origin.Commit, Author: origin.Author,
-			Link: Path(url.PathEscape(name), url.PathEscape(origin.Commit)),
+			Link: RevisionPath(name, origin.Commit),
 		})
 	}
 	// What needs a look comes first.
@@ -275,7 +275,7 @@ func (s *Server) pod(v *view.View, now time.Time, p *corev1.Pod) podRow {
 	}
 	if origin, ok := s.origins.Of(v, p); ok {
 		row.Place, row.Commit, row.Author, row.Source = origin.Place(), origin.Commit, origin.Author, origin.Source
-		row.RevisionOfLink = Path(url.PathEscape(origin.Source), url.PathEscape(origin.Commit))
+		row.RevisionOfLink = RevisionPath(origin.Source, origin.Commit)
 	}
 	return row
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -75,8 +76,10 @@ func New(opts Options) *Server {
 	return &Server{opts: opts, origins: provenance.New()}
 }
 
-// Path is the page about one revision of a source: the target of its commit statuses.
-func Path(source, revision string) string { return "/sources/" + source + "/" + revision }
+// RevisionPath is the page about one revision of a source: the target of its commit statuses.
+func RevisionPath(source, revision string) string {
+	return "/sources/" + url.PathEscape(source) + "/" + url.PathEscape(revision)
+}
 
 // Handler answers GET for /, /sources/<name> and /sources/<name>/<revision>.
 func (s *Server) Handler() http.Handler {
@@ -125,8 +128,8 @@ func (s *Server) ours(host string) bool {
 		slices.Contains(s.opts.Hosts, "*") || slices.ContainsFunc(s.opts.Hosts, func(h string) bool { return strings.EqualFold(h, name) })
 }
 
-// Run answers on the listener until ctx ends; then it returns nil.
-func (s *Server) Run(ctx context.Context, listener net.Listener) error {
+// Serve answers on the listener until ctx ends; then it returns nil.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler: s.Handler(), ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 	}

@@ -1,0 +1,136 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/client-go/tools/clientcmd"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+
+	"lockstep/daemon/pki"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// asKubectl makes this test binary kubectl itself.
+const asKubectl = "LOCKSTEP_TEST_AS_KUBECTL"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asKubectl) != "" {
+		if err := kubectl.NewDefaultKubectlCommand().Execute(); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// kubectl runs kubectl as the viewer and returns what it printed and whether it succeeded.
+func (s *testServer) kubectl(ctx context.Context, args ...string) (string, bool) {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	config := filepath.Join(dir, "kubeconfig")
+	cert, key, err := s.authority.Viewer("alice")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	data, err := pki.Kubeconfig("lockstep", "https://"+s.address, s.authority.PEM(), "alice", pki.Credential{CertPEM: cert, KeyPEM: key})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(config, data, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := clientcmd.LoadFromFile(config); err != nil {
+		s.t.Fatal(err)
+	}
+	c := exec.CommandContext(ctx, os.Args[0], args...)
+	c.Env = append(os.Environ(), asKubectl+"=1", "KUBECONFIG="+config, "HOME="+dir)
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, &out
+	err = c.Run()
+	return out.String(), err == nil
+}
+
+// ages and revisions differ from run to run.
+var changing = regexp.MustCompile(`\b\d+(y|d|h|m|s|d\d+h|y\d+d|h\d+m|m\d+s)\b( ago)?|resourceVersion: "\d+"|https://127.0.0.1:\d+|Resource Version:.*`)
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	got = changing.ReplaceAllString(got, "*")
+	lines := strings.Split(got, "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimRight(line, " ")
+	}
+	got = strings.Join(lines, "\n")
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got); run with -update if that is right:\n%s", name, diff)
+	}
+}
+
+func TestKubectl(t *testing.T) {
+	s := newTestServer(t, nil, testCluster()...)
+	s.declareAll()
+	for _, c := range []struct {
+		name string
+		args string
+		fail bool
+	}{
+		{name: "get-all-wide", args: "get deploy,rs,po,svc,endpointslices,no,ns,cm,sa,ev,leases,sources -A -o wide"},
+		{name: "get-pod-yaml", args: "get pod cart-1-a -n shop -o yaml"},
+		{name: "get-selector", args: "get pods -A -l app=cart --field-selector spec.nodeName=n2"},
+		{name: "get-category", args: "get all -n shop"},
+		{name: "describe-pod", args: "describe pod cart-1-a -n shop"},
+		{name: "describe-node", args: "describe node n1"},
+		{name: "describe-deployment", args: "describe deployment cart -n shop"},
+		{name: "describe-service", args: "describe service cart -n shop"},
+		{name: "events", args: "events -n shop"},
+		{name: "rollout-status", args: "rollout status deployment/cart -n shop --timeout 10s"},
+		{name: "rollout-history", args: "rollout history deployment/cart -n shop"},
+		{name: "wait", args: "wait --for=condition=Available deployment/cart -n shop --timeout 10s"},
+		{name: "api-resources", args: "api-resources"},
+		{name: "api-versions", args: "api-versions"},
+		{name: "whoami", args: "auth whoami"},
+		{name: "can-i-list", args: "auth can-i list pods -A"},
+		{name: "can-i-delete", args: "auth can-i delete pods -A", fail: true},
+		{name: "secrets", args: "get secrets -n shop", fail: true},
+		{name: "missing", args: "get pod nobody -n shop", fail: true},
+		{name: "delete-pod", args: "delete pod cart-1-a -n shop", fail: true},
+		{name: "scale", args: "scale deployment cart -n shop --replicas 5", fail: true},
+		{name: "label", args: "label pod cart-1-a -n shop a=b", fail: true},
+		{name: "create", args: "create configmap made -n shop --from-literal a=b", fail: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			out, ok := s.kubectl(ctx, strings.Fields(c.args)...)
+			if ok == c.fail {
+				t.Errorf("kubectl %s: success %v, want %v", c.args, ok, !c.fail)
+			}
+			golden(t, "kubectl-"+c.name+".txt", out)
+		})
+	}
+}

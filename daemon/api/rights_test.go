@@ -1,0 +1,164 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"lockstep/daemon/pki"
+)
+
+// TestRights asks for everything with every kind of identity, against a cluster where pod cart-1-a is bound to n1 and
+// cart-1-b to n2, and compares the answers with testdata/rights.txt.
+func TestRights(t *testing.T) {
+	s := newTestServer(t, nil, testCluster()...)
+	s.declareAll()
+	token, err := pki.Tokens{Store: s.store, Commit: s.store}.Create(t.Context(), pki.TokenOptions{Usages: []string{pki.UsageView}, User: "bob"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	joinOnly, err := pki.Tokens{Store: s.store, Commit: s.store}.Create(t.Context(), pki.TokenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.server.hub.wait(t.Context(), s.store.View().Revision()); err != nil {
+		t.Fatal(err)
+	}
+	bearer := func(token string) *rest.Config {
+		return &rest.Config{Host: "https://" + s.address, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()}}
+	}
+	callers := []struct {
+		name   string
+		config *rest.Config
+	}{
+		{"anonymous", bearer("")},
+		{"bad-token", bearer("abc.def")},
+		{"join-token", bearer(joinOnly.Bearer())},
+		{"viewer", s.viewer()},
+		{"view-token", bearer(token.Bearer())},
+		{"node-n1", s.node("n1")},
+		{"node-n2", s.node("n2")},
+	}
+	const status = `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`
+	event := func(kind, name string) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"shop"},"reason":"R","type":"Normal","involvedObject":{"kind":%q,"namespace":"shop","name":%q}}`, kind, name)
+	}
+	lease := func(name string) string {
+		return fmt.Sprintf(`{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":%q,"namespace":"kube-node-lease"},"spec":{"holderIdentity":%q}}`, name, name)
+	}
+	requests := []struct{ method, path, body string }{
+		{"GET", "/healthz", ""}, {"GET", "/livez", ""}, {"GET", "/readyz", ""}, {"GET", "/version", ""}, {"GET", "/metrics", ""},
+		{"GET", "/api", ""}, {"GET", "/apis", ""}, {"GET", "/api/v1", ""}, {"GET", "/apis/apps/v1", ""}, {"GET", "/openapi/v2", ""},
+		{"GET", "/lockstep/v1/tunnel", ""}, {"POST", "/lockstep/v1/renew", "{}"}, {"POST", "/lockstep/v1/join", "{}"},
+		{"GET", "/api/v1/nodes", ""}, {"GET", "/api/v1/nodes/n1", ""}, {"GET", "/api/v1/nodes/n1/status", ""},
+		{"GET", "/api/v1/namespaces", ""}, {"GET", "/api/v1/services", ""}, {"GET", "/apis/discovery.k8s.io/v1/endpointslices", ""},
+		{"GET", "/api/v1/pods", ""}, {"GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", ""},
+		{"GET", "/api/v1/namespaces/shop/pods/cart-1-a", ""}, {"GET", "/api/v1/namespaces/shop/pods/cart-1-b", ""},
+		{"GET", "/api/v1/namespaces/shop/pods/cart-1-a/log", ""},
+		{"GET", "/api/v1/nodes/n1/proxy/stats/summary", ""}, {"GET", "/api/v1/nodes/n1/proxy/run", ""},
+		{"GET", "/api/v1/secrets", ""}, {"GET", "/api/v1/namespaces/shop/secrets", ""},
+		{"GET", "/api/v1/namespaces/shop/secrets/cart-1-a", ""}, {"GET", "/api/v1/namespaces/shop/secrets/cart-1-b", ""},
+		{"GET", "/api/v1/namespaces/shop/secrets?fieldSelector=metadata.name%3Dcart-1-a", ""},
+		{"GET", "/api/v1/namespaces/shop/configmaps", ""}, {"GET", "/api/v1/namespaces/shop/configmaps/cart-1-a", ""},
+		{"GET", "/api/v1/namespaces/shop/configmaps?fieldSelector=metadata.name%3Dcart-1-a", ""},
+		{"GET", "/apis/apps/v1/deployments", ""}, {"GET", "/api/v1/namespaces/shop/events", ""},
+		{"GET", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", ""},
+		{"GET", "/apis/lockstep.dev/v1alpha1/sources", ""},
+		{"POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`},
+		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}`},
+		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectRulesReview","spec":{"namespace":"shop"}}`},
+		{"POST", "/apis/authentication.k8s.io/v1/tokenreviews", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x.y"}}`},
+
+		{"POST", "/api/v1/nodes", `{"apiVersion":"v1","kind":"Node","metadata":{"name":"n3"}}`},
+		{"PATCH", "/api/v1/nodes/n1", `{"metadata":{"labels":{"disk":"ssd"}}}`},
+		{"PATCH", "/api/v1/nodes/n1", `{"metadata":{"labels":{"node-restriction.kubernetes.io/zone":"a"}}}`},
+		{"PATCH", "/api/v1/nodes/n1", `{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`},
+		{"PATCH", "/api/v1/nodes/n1", `{"spec":{"taints":[{"key":"a","effect":"NoSchedule"}]}}`},
+		{"PATCH", "/api/v1/nodes/n1", `{"spec":{"unschedulable":true}}`},
+		{"PATCH", "/api/v1/nodes/n1/status", status},
+		{"DELETE", "/api/v1/nodes/n1", ""},
+		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-a/status", status},
+		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-b/status", status},
+		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-a", `{"metadata":{"labels":{"a":"b"}}}`},
+		{"POST", "/api/v1/namespaces/shop/events", event("Pod", "cart-1-a")},
+		{"POST", "/api/v1/namespaces/shop/events", event("Pod", "cart-1-b")},
+		{"POST", "/api/v1/namespaces/shop/events", event("Service", "cart")},
+		{"POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", lease("n2")},
+		{"PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", lease("n1")},
+		{"DELETE", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", ""},
+		{"POST", "/api/v1/namespaces/shop/pods", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"made"}}`},
+		{"POST", "/api/v1/namespaces/shop/configmaps", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"made"}}`},
+		{"POST", "/api/v1/namespaces/shop/pods/cart-1-a/eviction", `{}`},
+		{"POST", "/api/v1/namespaces/shop/pods/cart-1-a/binding", `{}`},
+		{"POST", "/api/v1/namespaces/shop/pods/cart-1-a/exec?command=sh", ``},
+		{"PATCH", "/apis/apps/v1/namespaces/shop/deployments/cart", `{"spec":{"replicas":9}}`},
+		{"PUT", "/apis/apps/v1/namespaces/shop/deployments/cart/scale", `{}`},
+		{"DELETE", "/api/v1/namespaces/shop/pods", ""},
+		{"DELETE", "/api/v1/namespaces/shop", ""},
+		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a", ""},
+		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a", `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0}`},
+		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a", `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"other"}}`},
+		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a", `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"shop-cart-1-a-uid"}}`},
+	}
+	var out strings.Builder
+	messages := map[string]string{}
+	for _, r := range requests {
+		line := r.method + " " + r.path
+		if r.body != "" && len(r.body) < 170 {
+			line += " " + r.body
+		} else if r.body != "" {
+			line += " " + r.body[len(r.body)-70:]
+		}
+		fmt.Fprintf(&out, "%s\n   ", line)
+		for _, c := range callers {
+			code, body := s.ask(c.config, r.method, r.path, r.body)
+			fmt.Fprintf(&out, " %s=%d", c.name, code)
+			if strings.Contains(body, "canary") && !strings.HasPrefix(c.name, "node-") {
+				t.Errorf("%s as %s shows a secret", line, c.name)
+			}
+			var st metav1.Status
+			if code >= 400 && json.Unmarshal([]byte(body), &st) == nil && (c.name == "node-n1" || c.name == "node-n2" || c.name == "viewer") {
+				messages[c.name] += fmt.Sprintf("%s: %d %s: %s\n", line, code, st.Reason, st.Message)
+			}
+		}
+		out.WriteString("\n")
+	}
+	for _, name := range []string{"viewer", "node-n1", "node-n2"} {
+		fmt.Fprintf(&out, "\n-- what %s is told\n%s", name, messages[name])
+	}
+	golden(t, "rights.txt", out.String())
+}
+
+// ask makes one request and returns the code and the body.
+func (s *testServer) ask(config *rest.Config, method, path, body string) (int, string) {
+	s.t.Helper()
+	c, err := rest.HTTPClientFor(config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	request, err := http.NewRequestWithContext(s.t.Context(), method, "https://"+s.address+path, bytes.NewReader([]byte(body)))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	if method == http.MethodPatch {
+		request.Header.Set("Content-Type", "application/merge-patch+json")
+	}
+	response, err := c.Do(request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return response.StatusCode, string(data)
+}
