@@ -64,6 +64,8 @@ type Proxy struct {
 	metrics  *metrics
 	compiler *rules.Compiler
 
+	watchEvery, legacyReadEvery time.Duration
+
 	// What Run's goroutine knows of the kernel.
 	backend    *backend
 	known      bool // applied is what the kernel had after our last write
@@ -104,6 +106,9 @@ func New(opts Options) (*Proxy, error) {
 		compiler: rules.NewCompiler(rules.IPv4),
 		spelled:  map[rules.ChainID]spelling{},
 		health:   errNotSynced,
+
+		watchEvery:      watchInterval,
+		legacyReadEvery: legacyReadInterval,
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -115,7 +120,7 @@ func New(opts Options) (*Proxy, error) {
 // being reached while no agent runs. Failures are logged, retried and seen in Health.
 func (p *Proxy) Run(ctx context.Context) error {
 	p.attempt(ctx, p.sync)
-	ticker := time.NewTicker(watchInterval)
+	ticker := time.NewTicker(p.watchEvery)
 	defer ticker.Stop()
 	for {
 		select {
@@ -269,7 +274,7 @@ func (p *Proxy) observe(ctx context.Context) (observed, error) {
 	took := time.Since(start)
 	wait := readShare * took
 	if !p.backend.nft() {
-		wait = max(wait, legacyReadInterval)
+		wait = max(wait, p.legacyReadEvery)
 	}
 	p.nextRead = time.Now().Add(wait)
 	p.metrics.reads.Observe(took.Seconds())
