@@ -31,7 +31,7 @@ type Plan struct {
 // Decide places pods, in their order, on the nodes of a state, which it does not change. Seed settles ties: equal
 // arguments give equal plans.
 func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
-	r := &round{state: s, seed: seed, touched: map[string]*nodeInfo{}, classes: map[string]*class{}}
+	r := newRound(s, seed)
 	demanded := r.classify(pods)
 	var plan Plan
 	for i, p := range pods {
@@ -48,10 +48,22 @@ func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
 
 // round is the work of one Decide.
 type round struct {
-	state   *State
 	seed    uint64
-	touched map[string]*nodeInfo // copies of the nodes that got pods in this round
+	nodes   []*nodeInfo // in order of their names, with the placements of this round
+	mine    []bool      // the nodes that are copies, made for a placement
+	ties    []uint64    // settle which of equally good nodes comes first
 	classes map[string]*class
+}
+
+func newRound(s *State, seed uint64) *round {
+	r := &round{
+		seed: seed, nodes: make([]*nodeInfo, len(s.names)), mine: make([]bool, len(s.names)),
+		ties: make([]uint64, len(s.names)), classes: map[string]*class{},
+	}
+	for i, name := range s.names {
+		r.nodes[i], r.ties[i] = s.infos[name], mix(seed, name)
+	}
+	return r
 }
 
 // class is the pods of a round that are alike. Its candidates are scored once; a placement changes one node's score, so
@@ -60,13 +72,12 @@ type class struct {
 	demand  *demand
 	invalid string // why its pods can never be placed; empty for none
 	pods    int    // of it in this round
-	next    int    // how many nodes, counted from start, have been looked at
-	start   int
+	start   int    // the first node to look at
+	looked  int    // how many nodes have been looked at from there
 	ranked  candidates
-	fixed   map[string]int64
 	// refused is the verdict on the class once no node is left: in a round nodes only fill, so it stays.
 	refused string
-	why     string
+	why     string // the reason of the last placement
 }
 
 func (r *round) classify(pods []*corev1.Pod) []*class {
@@ -75,13 +86,13 @@ func (r *round) classify(pods []*corev1.Pod) []*class {
 		key := fingerprint(p, loadOf(p))
 		c := r.classes[key]
 		if c == nil {
-			c = &class{fixed: map[string]int64{}}
+			c = &class{}
 			d, err := newDemand(p)
 			if err != nil {
 				c.invalid = err.Error()
 			}
 			c.demand = d
-			if n := len(r.state.names); n > 0 {
+			if n := len(r.nodes); n > 0 {
 				c.start = int(mix(r.seed, key) % uint64(n))
 			}
 			r.classes[key] = c
@@ -106,51 +117,47 @@ func (r *round) place(c *class) (*nodeInfo, string) {
 			return nil, c.refused
 		}
 		top := &c.ranked[0]
-		info := r.current(top.name)
 		// Other classes may have filled the node since it was ranked.
-		if len(c.demand.refusals(info)) > 0 {
+		if len(c.demand.refusals(r.nodes[top.node])) > 0 {
 			heap.Pop(&c.ranked)
 			continue
 		}
-		if score := c.fixed[top.name] + c.demand.movingScore(info); score != top.score {
+		if score := top.fixed + c.demand.movingScore(r.nodes[top.node]); score != top.score {
 			top.score = score
 			heap.Fix(&c.ranked, 0)
 			continue
 		}
-		score := top.score
-		mine := r.own(info)
-		mine.take(c.demand.load, 1)
-		top.score = c.fixed[mine.name] + c.demand.movingScore(mine)
+		c.why = fmt.Sprintf("the best of %d nodes that can take it, score %d", c.ranked.Len(), top.score)
+		info := r.own(top.node)
+		info.take(c.demand.load, 1)
+		top.score = top.fixed + c.demand.movingScore(info)
 		heap.Fix(&c.ranked, 0)
-		c.why = fmt.Sprintf("the best of %d nodes that can take it, score %d", c.ranked.Len(), score)
-		return mine, ""
+		return info, ""
 	}
 }
 
 // widen ranks more nodes: enough for the class's pods, a sample of many nodes as kube-scheduler takes it. It reports
 // whether there is a candidate now.
 func (r *round) widen(c *class) bool {
-	type raw struct {
-		info             *nodeInfo
-		taints, affinity int64
-	}
-	names := r.state.names
-	want := max(sample(len(names)), min(len(names), 2*c.pods))
-	var found []raw
+	total := len(r.nodes)
+	want := max(sample(total), min(total, 2*c.pods))
+	c.ranked = make(candidates, 0, want)
+	taints, affinities := make([]int64, 0, want), make([]int64, 0, want)
 	var maxTaints, maxAffinity int64
-	for ; c.next < len(names) && len(found) < want; c.next++ {
-		info := r.current(names[(c.start+c.next)%len(names)])
-		if len(c.demand.refusals(info)) > 0 {
+	for ; c.looked < total && len(c.ranked) < want; c.looked++ {
+		i := (c.start + c.looked) % total
+		if len(c.demand.refusals(r.nodes[i])) > 0 {
 			continue
 		}
-		t, a := c.demand.rawScores(info)
-		found = append(found, raw{info, t, a})
+		t, a := c.demand.rawScores(r.nodes[i])
+		taints, affinities = append(taints, t), append(affinities, a)
 		maxTaints, maxAffinity = max(maxTaints, t), max(maxAffinity, a)
+		c.ranked = append(c.ranked, candidate{node: i, tie: r.ties[i]})
 	}
-	for _, f := range found {
-		fixed := fixedScore(f.taints, maxTaints, f.affinity, maxAffinity)
-		c.fixed[f.info.name] = fixed
-		c.ranked = append(c.ranked, candidate{name: f.info.name, score: fixed + c.demand.movingScore(f.info), tie: mix(r.seed, f.info.name)})
+	for n := range c.ranked {
+		found := &c.ranked[n]
+		found.fixed = fixedScore(taints[n], maxTaints, affinities[n], maxAffinity)
+		found.score = found.fixed + c.demand.movingScore(r.nodes[found.node])
 	}
 	heap.Init(&c.ranked)
 	return len(c.ranked) > 0
@@ -159,30 +166,20 @@ func (r *round) widen(c *class) bool {
 // explain counts the reasons of all nodes.
 func (r *round) explain(c *class) string {
 	reasons := map[string]int{}
-	for _, name := range r.state.names {
-		for _, reason := range c.demand.refusals(r.current(name)) {
+	for _, n := range r.nodes {
+		for _, reason := range c.demand.refusals(n) {
 			reasons[reason]++
 		}
 	}
-	return message(len(r.state.names), reasons)
+	return message(len(r.nodes), reasons)
 }
 
-// current is a node with the placements of this round.
-func (r *round) current(name string) *nodeInfo {
-	if mine := r.touched[name]; mine != nil {
-		return mine
+// own returns a node that this round may change.
+func (r *round) own(i int) *nodeInfo {
+	if !r.mine[i] {
+		r.nodes[i], r.mine[i] = r.nodes[i].clone(), true
 	}
-	return r.state.infos[name]
-}
-
-// own makes a node one that this round may change.
-func (r *round) own(info *nodeInfo) *nodeInfo {
-	if mine := r.touched[info.name]; mine != nil {
-		return mine
-	}
-	mine := info.clone()
-	r.touched[info.name] = mine
-	return mine
+	return r.nodes[i]
 }
 
 // sample is how many feasible nodes are enough of n: all of 100, falling to 5 % of many, as kube-scheduler's default.
@@ -196,9 +193,9 @@ func sample(n int) int {
 
 // candidate is a node as ranked for a class.
 type candidate struct {
-	name  string
-	score int64
-	tie   uint64
+	node         int // index in the round's nodes
+	fixed, score int64
+	tie          uint64
 }
 
 // candidates is a heap with the best on top.
@@ -212,7 +209,7 @@ func (c candidates) Less(i, j int) bool {
 	if c[i].tie != c[j].tie {
 		return c[i].tie < c[j].tie
 	}
-	return c[i].name < c[j].name
+	return c[i].node < c[j].node
 }
 func (c candidates) Swap(i, j int) { c[i], c[j] = c[j], c[i] }
 

@@ -98,6 +98,10 @@ func (s *Scheduler) follow(ctx context.Context) {
 				s.opts.Log.Warn("cannot write the schedule, deciding again soon", "error", err)
 				s.all = true
 				sleep(ctx, retryAfter)
+				if !s.catchUp(sub) {
+					return
+				}
+				continue
 			}
 		}
 		select {
@@ -106,23 +110,26 @@ func (s *Scheduler) follow(ctx context.Context) {
 		case <-again.C:
 			s.all = true
 		case b, ok := <-sub.C:
-			if !ok || !s.drain(b, sub) {
+			if !ok {
 				return
 			}
+			s.fold(b)
+		}
+		if !s.catchUp(sub) {
+			return
 		}
 	}
 }
 
-// drain folds a batch and those behind it; false says that the subscription is lost.
-func (s *Scheduler) drain(b store.Batch, sub *store.Subscription) bool {
+// catchUp folds the batches that wait; false says that the subscription is lost.
+func (s *Scheduler) catchUp(sub *store.Subscription) bool {
 	for {
-		s.fold(b)
 		select {
-		case next, ok := <-sub.C:
+		case b, ok := <-sub.C:
 			if !ok {
 				return false
 			}
-			b = next
+			s.fold(b)
 		default:
 			return true
 		}

@@ -1,0 +1,398 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/memory"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+func quantities(text string) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for _, part := range strings.Fields(text) {
+		name, value, _ := strings.Cut(part, "=")
+		out[corev1.ResourceName(name)] = resource.MustParse(value)
+	}
+	return out
+}
+
+// node returns a ready node; change may be nil.
+func node(name, allocatable string, change func(*corev1.Node)) *corev1.Node {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/hostname": name}}}
+	n.Status.Allocatable = quantities(allocatable)
+	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	if change != nil {
+		change(n)
+	}
+	return n
+}
+
+func pod(name, requests string, change func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("u-" + name)}}
+	p.Spec.Containers = []corev1.Container{{Name: "main"}}
+	p.Spec.Containers[0].Resources.Requests = quantities(requests)
+	if change != nil {
+		change(p)
+	}
+	return p
+}
+
+func on(name string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.NodeName = name } }
+
+func owned(uid string) func(*corev1.Pod) {
+	yes := true
+	return func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: uid, UID: types.UID(uid), Controller: &yes}}
+	}
+}
+
+func hostPorted(port int32, ip string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: port, HostIP: ip, Protocol: corev1.ProtocolTCP}}
+	}
+}
+
+func tainted(key, value string, effect corev1.TaintEffect) func(*corev1.Node) {
+	return func(n *corev1.Node) {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: key, Value: value, Effect: effect})
+	}
+}
+
+func zoneAffinity(required bool, zone string) func(*corev1.Pod) {
+	term := corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{
+		{Key: "zone", Operator: corev1.NodeSelectorOpIn, Values: []string{zone}},
+	}}
+	return func(p *corev1.Pod) {
+		a := &corev1.NodeAffinity{}
+		if required {
+			a.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{term}}
+		} else {
+			a.PreferredDuringSchedulingIgnoredDuringExecution = []corev1.PreferredSchedulingTerm{{Weight: 10, Preference: term}}
+		}
+		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: a}
+	}
+}
+
+func zone(z string) func(*corev1.Node) { return func(n *corev1.Node) { n.Labels["zone"] = z } }
+
+const big = "cpu=4 memory=8Gi pods=10"
+
+func TestDecide(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	for _, c := range []struct {
+		name  string
+		nodes []*corev1.Node
+		there []*corev1.Pod
+		pod   *corev1.Pod
+		want  string // the node's name, or the refusal
+	}{
+		{"no nodes", nil, nil, pod("p", "", nil), "no nodes available to schedule pods"},
+		{"an empty node", []*corev1.Node{node("a", big, nil)}, nil, pod("p", "cpu=1", nil), "a"},
+		{"exactly full", []*corev1.Node{node("a", big, nil)}, nil, pod("p", "cpu=4 memory=8Gi", nil), "a"},
+		{
+			"counted reasons", []*corev1.Node{
+				node("a", big, tainted("node-role.kubernetes.io/control-plane", "", corev1.TaintEffectNoSchedule)),
+				node("b", "cpu=1 memory=1Gi pods=10", nil), node("c", "cpu=2 memory=8Gi pods=10", nil),
+			},
+			nil, pod("p", "cpu=3 memory=2Gi", nil),
+			"0/3 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2 Insufficient cpu.",
+		},
+		{"used up", []*corev1.Node{node("a", big, nil)}, []*corev1.Pod{pod("o", "cpu=3500m", on("a"))}, pod("p", "cpu=1", nil),
+			"0/1 nodes are available: 1 Insufficient cpu."},
+		{"finished pods free their node", []*corev1.Node{node("a", big, nil)}, []*corev1.Pod{pod("o", "cpu=4", func(p *corev1.Pod) {
+			p.Spec.NodeName, p.Status.Phase = "a", corev1.PodSucceeded
+		})}, pod("p", "cpu=4", nil), "a"},
+		{"too many pods", []*corev1.Node{node("a", "cpu=4 memory=8Gi pods=1", nil)}, []*corev1.Pod{pod("o", "", on("a"))}, pod("p", "", nil),
+			"0/1 nodes are available: 1 Too many pods."},
+		{"ephemeral storage", []*corev1.Node{node("a", big+" ephemeral-storage=1Gi", nil)}, nil, pod("p", "ephemeral-storage=2Gi", nil),
+			"0/1 nodes are available: 1 Insufficient ephemeral-storage."},
+		{"extended resource", []*corev1.Node{node("a", big, nil), node("b", big+" example.com/gpu=1", nil)}, nil,
+			pod("p", "example.com/gpu=1", nil), "b"},
+		{"extended resource used up", []*corev1.Node{node("b", big+" example.com/gpu=1", nil)}, []*corev1.Pod{pod("o", "example.com/gpu=1", on("b"))},
+			pod("p", "example.com/gpu=1", nil), "0/1 nodes are available: 1 Insufficient example.com/gpu."},
+		{"cordon", []*corev1.Node{node("a", big, func(n *corev1.Node) { n.Spec.Unschedulable = true })}, nil, pod("p", "", nil),
+			"0/1 nodes are available: 1 node(s) were unschedulable."},
+		{"cordon tolerated", []*corev1.Node{node("a", big, func(n *corev1.Node) { n.Spec.Unschedulable = true })}, nil,
+			pod("p", "", func(p *corev1.Pod) {
+				p.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists}}
+			}), "a"},
+		{"not ready", []*corev1.Node{node("a", big, func(n *corev1.Node) { n.Status.Conditions = nil })}, nil, pod("p", "", nil),
+			"0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }."},
+		{"unreachable", []*corev1.Node{node("a", big, func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown })},
+			nil, pod("p", "", nil), "0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/unreachable: }."},
+		{"taint tolerated", []*corev1.Node{node("a", big, tainted("k", "v", corev1.TaintEffectNoExecute))}, nil,
+			pod("p", "", func(p *corev1.Pod) {
+				p.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpEqual, Value: "v"}}
+			}), "a"},
+		{"rather not a taint to avoid", []*corev1.Node{node("a", big, tainted("k", "v", corev1.TaintEffectPreferNoSchedule)), node("b", big, nil)},
+			[]*corev1.Pod{pod("o", "cpu=2", on("b"))}, pod("p", "cpu=100m", nil), "b"},
+		{"node selector", []*corev1.Node{node("a", big, nil), node("b", big, zone("x"))}, nil,
+			pod("p", "", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"zone": "x"} }), "b"},
+		{"affinity required", []*corev1.Node{node("a", big, zone("x"))}, nil, pod("p", "", zoneAffinity(true, "y")),
+			"0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."},
+		{"affinity preferred", []*corev1.Node{node("a", big, zone("x")), node("b", big, zone("y"))}, []*corev1.Pod{pod("o", "cpu=1", on("b"))},
+			pod("p", "cpu=100m", zoneAffinity(false, "y")), "b"},
+		{"host port", []*corev1.Node{node("a", big, nil)}, []*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "")(p) })},
+			pod("p", "", hostPorted(80, "10.0.0.1")), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."},
+		{"host port of another address", []*corev1.Node{node("a", big, nil)},
+			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "10.0.0.2")(p) })}, pod("p", "", hostPorted(80, "10.0.0.1")), "a"},
+		{"least allocated", []*corev1.Node{node("a", big, nil), node("b", big, nil)}, []*corev1.Pod{pod("o", "cpu=1 memory=2Gi", on("a"))},
+			pod("p", "cpu=1 memory=2Gi", nil), "b"},
+		{"balanced", []*corev1.Node{node("a", big, nil), node("b", big, nil)},
+			[]*corev1.Pod{pod("o", "cpu=2", on("a")), pod("q", "memory=4Gi", on("b"))}, pod("p", "cpu=100m memory=3Gi", nil), "a"},
+		{"spread", []*corev1.Node{node("a", big, nil), node("b", big, nil)},
+			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); owned("rs")(p) }), pod("q", "cpu=1 memory=1Gi", on("b"))},
+			pod("p", "cpu=100m", owned("rs")), "b"},
+		{"init containers", []*corev1.Node{node("a", big, nil)}, nil, pod("p", "cpu=1", func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{{Name: "i", Resources: corev1.ResourceRequirements{Requests: quantities("cpu=5")}}}
+		}), "0/1 nodes are available: 1 Insufficient cpu."},
+		{"sidecars add up", []*corev1.Node{node("a", big, nil)}, nil, pod("p", "cpu=3", func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{{Name: "i", RestartPolicy: &always,
+				Resources: corev1.ResourceRequirements{Requests: quantities("cpu=2")}}}
+		}), "0/1 nodes are available: 1 Insufficient cpu."},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var objs []kinds.Object
+			for _, n := range c.nodes {
+				objs = append(objs, n)
+			}
+			for _, p := range c.there {
+				objs = append(objs, p)
+			}
+			plan := Decide(NewState(view.Of(objs...)), []*corev1.Pod{c.pod}, 1)
+			got := ""
+			if len(plan.Bindings) == 1 {
+				got = plan.Bindings[0].Node
+			} else if len(plan.Refusals) == 1 {
+				got = plan.Refusals[0].Reason
+			}
+			if got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestDecideSpreadsAndFills(t *testing.T) {
+	var objs []kinds.Object
+	for i := range 4 {
+		objs = append(objs, node(fmt.Sprintf("n%d", i), "cpu=2 memory=8Gi pods=10", nil))
+	}
+	s := NewState(view.Of(objs...))
+	var pods []*corev1.Pod
+	for i := range 10 {
+		pods = append(pods, pod(fmt.Sprintf("p%d", i), "cpu=1", owned("rs")))
+	}
+	plan := Decide(s, pods, 7)
+	on := map[string]int{}
+	for _, b := range plan.Bindings {
+		on[b.Node]++
+	}
+	if want := map[string]int{"n0": 2, "n1": 2, "n2": 2, "n3": 2}; !reflect.DeepEqual(on, want) {
+		t.Errorf("placed %v, want %v", on, want)
+	}
+	if len(plan.Refusals) != 2 || plan.Refusals[0].Reason != "0/4 nodes are available: 4 Insufficient cpu." {
+		t.Errorf("refusals %+v", plan.Refusals)
+	}
+	if again := Decide(s, pods, 7); !reflect.DeepEqual(again, plan) {
+		t.Error("equal arguments give another plan: the state was changed")
+	}
+	if !reflect.DeepEqual(s, NewState(view.Of(objs...))) {
+		t.Error("deciding changed the state")
+	}
+}
+
+// TestFold walks random changes and wants the folded state to equal that of the view, after each.
+func TestFold(t *testing.T) {
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		db := view.NewDB()
+		s := NewState(db.View())
+		for step := range 200 {
+			c := randomChange(r, db.View())
+			if c.Old == nil && c.New == nil {
+				continue
+			}
+			db.Apply(int64(step+1), []view.Change{c})
+			s.Fold(c)
+			if want := NewState(db.View()); !reflect.DeepEqual(normal(s), normal(want)) {
+				t.Fatalf("seed %d, step %d: after %v the state is\n%+v\nwant\n%+v", seed, step, c.Key, normal(s), normal(want))
+			}
+		}
+	}
+}
+
+// normal makes empty maps nil: they mean the same.
+func normal(s *State) *State {
+	out := &State{infos: map[string]*nodeInfo{}, names: slices.Clip(s.names), placed: s.placed, pending: s.pending}
+	if len(out.names) == 0 {
+		out.names = nil
+	}
+	for name, info := range s.infos {
+		c := info.clone()
+		if len(c.ports) == 0 {
+			c.ports = nil
+		}
+		if len(c.owners) == 0 {
+			c.owners = nil
+		}
+		if len(c.requested.scalar) == 0 {
+			c.requested.scalar = nil
+		}
+		out.infos[name] = c
+	}
+	return out
+}
+
+func randomChange(r *rand.Rand, v *view.View) view.Change {
+	if r.IntN(3) == 0 {
+		name := fmt.Sprintf("n%d", r.IntN(4))
+		n := node(name, fmt.Sprintf("cpu=%d memory=8Gi pods=10 example.com/gpu=%d", 1+r.IntN(4), r.IntN(2)), nil)
+		if r.IntN(3) == 0 {
+			tainted("k", "v", corev1.TaintEffectNoSchedule)(n)
+		}
+		return changeOf(v, n, r.IntN(4) == 0)
+	}
+	p := pod(fmt.Sprintf("p%d", r.IntN(12)), fmt.Sprintf("cpu=%dm example.com/gpu=%d", 100*r.IntN(5), r.IntN(2)), owned(fmt.Sprintf("rs%d", r.IntN(2))))
+	if r.IntN(2) == 0 {
+		p.Spec.NodeName = fmt.Sprintf("n%d", r.IntN(5))
+		hostPorted(int32(80+r.IntN(2)), "")(p)
+	}
+	if r.IntN(5) == 0 {
+		p.Status.Phase = corev1.PodFailed
+	}
+	return changeOf(v, p, r.IntN(3) == 0)
+}
+
+func changeOf(v *view.View, o kinds.Object, gone bool) view.Change {
+	c := view.Change{Key: kinds.KeyOf(o), Old: v.Get(kinds.KeyOf(o)), New: o}
+	if gone {
+		c.New = nil
+	}
+	return c
+}
+
+func TestRun(t *testing.T) {
+	s := memory.New(node("a", "cpu=1 memory=1Gi pods=10", nil), pod("first", "cpu=800m", nil))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- New(Options{Store: s, Commit: s, Events: s}).Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	first := await(t, s, "first", func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" })
+	if c := first.Status.Conditions[0]; c.Type != corev1.PodScheduled || c.Status != corev1.ConditionTrue || c.LastTransitionTime.IsZero() {
+		t.Errorf("condition %+v", c)
+	}
+	awaitEvent(t, s, "Normal Scheduled Successfully assigned shop/first to a")
+
+	second := pod("second", "cpu=800m", nil)
+	commit(t, s, store.Write{Key: kinds.KeyOf(second), Object: second})
+	refused := await(t, s, "second", func(p *corev1.Pod) bool { return len(p.Status.Conditions) == 1 })
+	if c := refused.Status.Conditions[0]; c.Status != corev1.ConditionFalse || c.Reason != "Unschedulable" ||
+		c.Message != "0/1 nodes are available: 1 Insufficient cpu." {
+		t.Errorf("condition %+v", c)
+	}
+	awaitEvent(t, s, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu.")
+
+	commit(t, s, store.Write{Key: kinds.KeyOf(first), If: store.Revision(first)})
+	await(t, s, "second", func(p *corev1.Pod) bool {
+		return p.Spec.NodeName == "a" && len(p.Status.Conditions) == 1 && p.Status.Conditions[0].Status == corev1.ConditionTrue
+	})
+}
+
+func TestRunRetriesConflicts(t *testing.T) {
+	refusals := 0
+	s := memory.NewWith(memory.Options{Intercept: func(g store.Group) error {
+		if p, ok := g[0].Object.(*corev1.Pod); ok && p.Spec.NodeName != "" && refusals < 3 {
+			refusals++
+			return store.ErrUnavailable
+		}
+		return nil
+	}})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- New(Options{Store: s, Commit: s, Events: s}).Run(ctx) }()
+	for _, o := range []kinds.Object{node("a", big, nil), pod("p", "", nil)} {
+		commit(t, s, store.Write{Key: kinds.KeyOf(o), Object: o})
+	}
+	await(t, s, "p", func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func commit(t *testing.T, s *memory.Store, w store.Write) {
+	t.Helper()
+	if r := s.Commit(t.Context(), store.Group{w})[0]; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+}
+
+func await(t *testing.T, s *memory.Store, name string, ok func(*corev1.Pod) bool) *corev1.Pod {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		if p, found := view.Get[*corev1.Pod](s.View(), "shop", name); found && ok(p) {
+			return p
+		}
+	}
+	t.Fatalf("waited in vain for pod %s", name)
+	return nil
+}
+
+func awaitEvent(t *testing.T, s *memory.Store, want string) {
+	t.Helper()
+	var got []string
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		got = nil
+		for e := range view.List[*corev1.Event](s.View(), "shop") {
+			got = append(got, e.Type+" "+e.Reason+" "+e.Message)
+		}
+		if slices.Contains(got, want) {
+			return
+		}
+	}
+	t.Fatalf("events %q, want %q", got, want)
+}
+
+// BenchmarkDecide places 10,000 pods of 100 owners on 5,000 nodes.
+func BenchmarkDecide(b *testing.B) { benchmarkDecide(b, 100) }
+
+// BenchmarkDecideUnlike places 10,000 pods that are all different on 5,000 nodes.
+func BenchmarkDecideUnlike(b *testing.B) { benchmarkDecide(b, 10000) }
+
+func benchmarkDecide(b *testing.B, owners int) {
+	var objs []kinds.Object
+	for i := range 5000 {
+		objs = append(objs, node(fmt.Sprintf("node-%04d", i), "cpu=32 memory=64Gi pods=110", zone(fmt.Sprint("z", i%3))))
+	}
+	s := NewState(view.Of(objs...))
+	var pods []*corev1.Pod
+	for i := range 10000 {
+		pods = append(pods, pod(fmt.Sprintf("pod-%05d", i), "cpu=250m memory=256Mi", owned(fmt.Sprint("rs", i%owners))))
+	}
+	for b.Loop() {
+		if plan := Decide(s, pods, 1); len(plan.Bindings) != len(pods) {
+			b.Fatalf("%d bound", len(plan.Bindings))
+		}
+	}
+	b.ReportMetric(float64(len(pods))*float64(b.N)/b.Elapsed().Seconds(), "pods/s")
+}
