@@ -1,6 +1,7 @@
 package reconcilers
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -75,6 +76,9 @@ func newSim(t *testing.T, seed uint64) *sim {
 type testLog struct{ t *testing.T }
 
 func (l testLog) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("broke its rules")) || bytes.Contains(p, []byte("panic")) {
+		l.t.Errorf("%s", p)
+	}
 	l.t.Logf("%s", p)
 	return len(p), nil
 }
@@ -255,6 +259,10 @@ func (s *sim) active(d *appsv1.Deployment) (list []*corev1.Pod, available int) {
 	}
 	return list, available
 }
+
+type lease = coordinationv1.Lease
+
+func leaseKey(node string) kinds.Key { return kinds.For[*lease]().Key(corev1.NamespaceNodeLease, node) }
 
 func (s *sim) events() (list []string) {
 	for e := range view.List[*corev1.Event](s.store.View(), "") {
