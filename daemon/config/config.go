@@ -234,3 +234,14 @@ func Unique(sources []v1alpha1.Source) error {
 	}
 	return nil
 }
+
+// Resolve reads what a person names a source by: the name of a configured one, of which only the name is returned, or
+// the short form of ParseFlag.
+func Resolve(text string, configured func(name string) bool) (v1alpha1.Source, error) {
+	if configured(text) {
+		s := v1alpha1.Source{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Source"}}
+		s.Name = text
+		return s, nil
+	}
+	return ParseFlag(text)
+}

@@ -1,0 +1,66 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+)
+
+// isolated is the node's address on a machine that has none but loopback: pods cannot reach a loopback address of their
+// node, so the agent puts this one on its own link. RFC 6598 keeps the range off the Internet.
+var isolated = netip.MustParseAddr("100.64.0.1")
+
+// nodeAddress returns the address named by flag, or the machine's first global IPv4 address on a link that is up, or
+// the isolated address where it has none.
+func nodeAddress(flag string) (netip.Addr, error) {
+	if flag != "" {
+		addr, err := netip.ParseAddr(flag)
+		if err != nil {
+			return addr, fmt.Errorf("cannot use --node-ip %q: it is not an address", flag)
+		}
+		return addr.Unmap(), nil
+	}
+	links, err := net.Interfaces()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("cannot look for the address of this machine: %w", err)
+	}
+	for _, link := range links {
+		if link.Flags&net.FlagUp == 0 || link.Flags&net.FlagLoopback != 0 || ours(link.Name) {
+			continue
+		}
+		addrs, err := link.Addrs()
+		if err != nil {
+			continue // the link went away since it was listed
+		}
+		for _, a := range addrs {
+			prefix, err := netip.ParsePrefix(a.String())
+			if err == nil && prefix.Addr().Is4() && prefix.Addr().IsGlobalUnicast() {
+				return prefix.Addr(), nil
+			}
+		}
+	}
+	return isolated, nil
+}
+
+// ours tells the links that Lockstep and its pod network make.
+func ours(link string) bool {
+	return strings.HasPrefix(link, "lockstep") || strings.HasPrefix(link, "veth")
+}
+
+func nodeName(flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("cannot find this machine's name (--node-name gives one): %w", err)
+	}
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if name == "" || name == "localhost" || name == "(none)" {
+		return "", errors.New("this machine has no name of its own; give one with --node-name")
+	}
+	return name, nil
+}

@@ -1,0 +1,123 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"lockstep/daemon/version"
+	"lockstep/nodeagent"
+)
+
+// agentFlags are the flags of the node agent; up has them too.
+type agentFlags struct {
+	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf string
+	labels, taints                                                         []string
+}
+
+func (f *agentFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.nodeName, "node-name", "", "name of the node (default: the machine's)")
+	flags.StringVar(&f.nodeIP, "node-ip", "", "address of the node (default: the machine's first)")
+	flags.StringVar(&f.containerd, "containerd", "", `socket of containerd, or "managed": one of the agent's own, which outlives it (default: the system's where it answers, else managed)`)
+	flags.StringVar(&f.snapshotter, "snapshotter", "", "containerd's snapshotter (default: overlayfs)")
+	flags.StringVar(&f.images, "images", "", "folder of image archives to import at start")
+	flags.StringVar(&f.registries, "registry-config", "", "folder with containerd's registry configuration (default: /etc/containerd/certs.d)")
+	flags.StringVar(&f.cniConf, "cni-conf", "", "folder with a CNI configuration to use instead of the pod network of Lockstep's own")
+	flags.StringArrayVar(&f.labels, "label", nil, "KEY=VALUE label of the node; may be given several times")
+	flags.StringArrayVar(&f.taints, "taint", nil, "KEY=VALUE:EFFECT taint of the node; may be given several times")
+}
+
+func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Options, error) {
+	o := nodeagent.Options{
+		DataDir: dirs.data, RunDir: dirs.run, NodeIPs: []netip.Addr{address}, Containerd: f.containerd, Snapshotter: f.snapshotter,
+		ImagesDir: f.images, CertsDir: f.registries, CNIConfDir: f.cniConf, Version: version.Version,
+		Labels: map[string]string{}, Registerer: prometheus.DefaultRegisterer,
+	}
+	var err error
+	if o.NodeName, err = nodeName(f.nodeName); err != nil {
+		return o, err
+	}
+	if o.Containerd == "" {
+		o.Containerd = nodeagent.FindContainerd()
+	}
+	for _, text := range f.labels {
+		key, value, ok := strings.Cut(text, "=")
+		if problems := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...); !ok || len(problems) > 0 {
+			return o, fmt.Errorf("cannot use --label %q: want KEY=VALUE: %s", text, strings.Join(problems, "; "))
+		}
+		o.Labels[key] = value
+	}
+	for _, text := range f.taints {
+		taint, err := parseTaint(text)
+		if err != nil {
+			return o, err
+		}
+		o.Taints = append(o.Taints, taint)
+	}
+	return o, nil
+}
+
+func parseTaint(text string) (corev1.Taint, error) {
+	pair, effect, ok := strings.Cut(text, ":")
+	key, value, _ := strings.Cut(pair, "=")
+	problems := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...)
+	switch corev1.TaintEffect(effect) {
+	case corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute:
+	default:
+		problems = append(problems, "the effect is not NoSchedule, PreferNoSchedule or NoExecute")
+	}
+	if !ok || len(problems) > 0 {
+		return corev1.Taint{}, fmt.Errorf("cannot use --taint %q: want KEY=VALUE:EFFECT: %s", text, strings.Join(problems, "; "))
+	}
+	return corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)}, nil
+}
+
+func newAgent() *cobra.Command {
+	var flags agentFlags
+	var dirs dirFlags
+	var logs logFlags
+	var server, token, tokenFile string
+	c := &cobra.Command{Use: "agent", Short: "Run this machine as a node of a cluster", Args: cobra.NoArgs,
+		Long: `Run this machine as a node. The token is needed once, until the node has its certificate.
+Stopping the agent leaves all pods running.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logs.logger(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if server == "" {
+				return errors.New("cannot run the agent: --server is required, as https://ADDRESS:6443")
+			}
+			if token != "" && tokenFile != "" {
+				return errors.New("cannot run the agent: --token and --token-file exclude each other")
+			}
+			address, err := nodeAddress(flags.nodeIP)
+			if err != nil {
+				return err
+			}
+			o, err := flags.options(dirs, address)
+			if err != nil {
+				return err
+			}
+			o.Server, o.Token, o.TokenFile, o.Log = server, token, tokenFile, log
+			agent, err := nodeagent.New(o)
+			if err != nil {
+				return err
+			}
+			return agent.Run(cmd.Context())
+		}}
+	flags.add(c)
+	dirs.add(c)
+	logs.add(c, "info")
+	c.Flags().StringVar(&server, "server", "", "URL of the API, https://ADDRESS:6443")
+	c.Flags().StringVar(&token, "token", "", "join token, from lockstep token create")
+	c.Flags().StringVar(&tokenFile, "token-file", "", "file with the join token")
+	return c
+}

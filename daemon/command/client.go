@@ -1,0 +1,164 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lockstep/daemon/config"
+	"lockstep/daemon/control"
+)
+
+func newToken() *cobra.Command {
+	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join"}
+	var dirs dirFlags
+	var ttl time.Duration
+	create := &cobra.Command{Use: "create", Short: "Print a new join token, for lockstep agent --token", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ttl <= 0 {
+				return fmt.Errorf("cannot make a token that is good for %s", ttl)
+			}
+			text, err := control.Dial(dirs.run).Token(cmd.Context(), ttl)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
+			return err
+		}}
+	dirs.add(create)
+	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long nodes can join with it")
+	token.AddCommand(create)
+	return token
+}
+
+func newKubeconfig() *cobra.Command {
+	var dirs dirFlags
+	var out, server string
+	c := &cobra.Command{Use: "kubeconfig", Short: "Write a viewer's kubeconfig", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			raw, err := control.Dial(dirs.run).Kubeconfig(cmd.Context(), server)
+			if err != nil {
+				return err
+			}
+			if out == "" || out == "-" {
+				_, err = cmd.OutOrStdout().Write(raw)
+				return err
+			}
+			if err := os.WriteFile(out, raw, 0o600); err != nil {
+				return fmt.Errorf("cannot write the kubeconfig: %w", err)
+			}
+			return nil
+		}}
+	dirs.add(c)
+	c.Flags().StringVarP(&out, "output", "o", "", "file to write; standard output where none is given")
+	c.Flags().StringVar(&server, "server", "", "URL of the API (default: the address the daemon advertises)")
+	return c
+}
+
+func newPlan() *cobra.Command {
+	var dirs dirFlags
+	c := &cobra.Command{Use: "plan SOURCE", Short: "Show what applying a source would change",
+		Long: `Show, as a diff, what applying a source to the cluster of the daemon on this machine would
+change. SOURCE is the name of one of its sources, or [NAME=]URL|FOLDER[#branch[:path]]; with the
+name of a source in front, that source's objects are compared with another folder or branch.
+Exit code 0: nothing would change; 2: something would; 1: the plan could not be made.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client := control.Dial(dirs.run)
+			report, err := client.Report(cmd.Context())
+			if err != nil {
+				return err
+			}
+			source, err := config.Resolve(args[0], func(name string) bool {
+				for _, s := range report.Sources {
+					if s.Name == name {
+						return true
+					}
+				}
+				return false
+			})
+			if err != nil {
+				return err
+			}
+			result, err := client.Plan(cmd.Context(), source)
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprint(cmd.OutOrStdout(), result.Text); err != nil {
+				return err
+			}
+			if result.Changes {
+				return exitError{2}
+			}
+			return nil
+		}}
+	dirs.add(c)
+	return c
+}
+
+func newStatus() *cobra.Command {
+	var dirs dirFlags
+	c := &cobra.Command{Use: "status", Short: "Show sources, revisions, objects and their health", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			report, err := control.Dial(dirs.run).Report(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return printReport(cmd.OutOrStdout(), report)
+		}}
+	dirs.add(c)
+	return c
+}
+
+func printReport(out io.Writer, r control.Report) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
+	line("cluster %s, lockstep %s", r.Cluster, r.Version)
+	if r.Ready != "" {
+		line("not ready: %s", r.Ready)
+	}
+	for _, s := range r.Sources {
+		line("")
+		line("source %s (%s)", s.Name, s.Where)
+		line("  revision %s: %s: %s", short(s.Status.Seen), orNone(s.Status.State), s.Status.Message)
+		if s.Status.Accepted != s.Status.Seen && s.Status.Accepted != "" {
+			line("  running  %s", short(s.Status.Accepted))
+		}
+		if s.Status.FetchError != "" {
+			line("  cannot be read: %s", s.Status.FetchError)
+		}
+		for _, e := range s.Status.Errors {
+			line("  %s", e)
+		}
+		for _, o := range s.Objects {
+			line("  %s\t%s\t%s\t%s", o.Object, o.State, o.File, o.Cause)
+		}
+	}
+	line("")
+	for _, n := range r.Nodes {
+		ready := "Ready"
+		if !n.Ready {
+			ready = "NotReady"
+		}
+		line("node %s\t%s\t%d pods", n.Name, ready, n.Pods)
+	}
+	return w.Flush()
+}
+
+func short(revision string) string {
+	if len(revision) > 12 {
+		return revision[:12]
+	}
+	return orNone(revision)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none yet"
+	}
+	return s
+}

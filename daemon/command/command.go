@@ -1,0 +1,103 @@
+// Package command is the command line of lockstep.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lockstep/daemon/version"
+)
+
+// Run runs lockstep with its arguments until it is done or ctx ends.
+func Run(ctx context.Context, args []string) error {
+	root := newRoot()
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+// exitError carries an exit code for an outcome that is not an error, or was told already.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// ExitCode is 0 for nil, the code of an outcome with one of its own, and 1 for every other error. told says that there
+// is nothing left to print.
+func ExitCode(err error) (code int, told bool) {
+	var exit exitError
+	switch {
+	case err == nil:
+		return 0, true
+	case errors.As(err, &exit):
+		return exit.code, true
+	}
+	return 1, false
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lockstep",
+		Short: "A container orchestrator whose only write API is Git",
+		Long: `Lockstep runs Kubernetes manifests from Git repositories or a folder. To change the
+cluster, push: there is no other way. To read it, use kubectl, the status page or
+"lockstep status".`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(newUp(), newDaemon(), newAgent(), newValidate(), newPlan(), newStatus(), newKubeconfig(), newToken(), newReset(), newVersion())
+	return root
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "lockstep", version.Version)
+			return err
+		}}
+}
+
+// logFlags say how to log.
+type logFlags struct{ level, format string }
+
+func (f *logFlags) add(cmd *cobra.Command, level string) {
+	cmd.Flags().StringVar(&f.level, "log-level", level, "least level to log: debug, info, warn, error")
+	cmd.Flags().StringVar(&f.format, "log-format", "text", "form of the log on standard error: text or json")
+}
+
+func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.level)); err != nil {
+		return nil, fmt.Errorf("cannot use --log-level %q: want debug, info, warn or error", f.level)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch f.format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("cannot use --log-format %q: want text or json", f.format)
+}
+
+// dirFlags say where things lie.
+type dirFlags struct{ data, run string }
+
+func (f *dirFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.data, "data-dir", "/var/lib/lockstep", "folder for what must survive a reboot")
+	cmd.Flags().StringVar(&f.run, "run-dir", "/run/lockstep", "folder for what must not: sockets, namespaces, mounts")
+}
+
+// readSecret returns the trimmed contents of a file that holds a secret.
+func readSecret(path string) (string, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the token: %w", err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}

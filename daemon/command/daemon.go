@@ -1,0 +1,116 @@
+package command
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lockstep/daemon"
+	"lockstep/daemon/config"
+	"lockstep/kinds/v1alpha1"
+)
+
+// daemonFlags are the flags of the control plane; up has them too.
+type daemonFlags struct {
+	name, cluster, listen, advertise, statusListen, statusURL, config string
+	sources                                                           []string
+	etcd                                                              daemon.External
+}
+
+func (f *daemonFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.name, "name", "", "name of this control plane (default: the machine's)")
+	flags.StringVar(&f.cluster, "cluster", "lockstep", "name of the cluster, part of the contexts of commit statuses")
+	flags.StringVar(&f.listen, "listen", "0.0.0.0:6443", "where to serve the API")
+	flags.StringVar(&f.advertise, "advertise", "", "address, with or without port, at which nodes reach the API (default: the machine's first)")
+	flags.StringVar(&f.statusListen, "status-listen", "127.0.0.1:7070", "where to serve the status page")
+	flags.StringVar(&f.statusURL, "status-url", "", "URL at which people reach the status page, for commit statuses (default: the listening address)")
+	flags.StringVar(&f.config, "config", "", "file with Source documents")
+	flags.StringArrayVar(&f.sources, "source", nil, "[NAME=]URL|FOLDER[#branch[:path]] to follow; may be given several times")
+	flags.StringSliceVar(&f.etcd.Endpoints, "etcd-endpoints", nil, "URLs of an etcd cluster to use instead of the one inside")
+	flags.StringVar(&f.etcd.CAFile, "etcd-cafile", "", "CA of that etcd cluster")
+	flags.StringVar(&f.etcd.CertFile, "etcd-certfile", "", "client certificate for that etcd cluster")
+	flags.StringVar(&f.etcd.KeyFile, "etcd-keyfile", "", "key of that client certificate")
+}
+
+// options turns flags into options; address is the machine's, for what the flags leave out.
+func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options, error) {
+	o := daemon.Options{DataDir: dirs.data, RunDir: dirs.run, Name: f.name, Cluster: f.cluster, StatusURL: f.statusURL, Etcd: f.etcd}
+	if o.Name == "" {
+		name, err := nodeName("")
+		if err != nil {
+			name = "server"
+		}
+		o.Name = name
+	}
+	var err error
+	if o.Listen, err = netip.ParseAddrPort(f.listen); err != nil {
+		return o, fmt.Errorf("cannot use --listen %q: want ADDRESS:PORT", f.listen)
+	}
+	if o.StatusListen, err = netip.ParseAddrPort(f.statusListen); err != nil {
+		return o, fmt.Errorf("cannot use --status-listen %q: want ADDRESS:PORT", f.statusListen)
+	}
+	o.Advertise = netip.AddrPortFrom(address, o.Listen.Port())
+	if f.advertise != "" {
+		text := f.advertise
+		if _, err := netip.ParseAddr(text); err == nil {
+			text = strings.Join([]string{text, strconv.Itoa(int(o.Listen.Port()))}, ":")
+		}
+		if o.Advertise, err = netip.ParseAddrPort(text); err != nil {
+			return o, fmt.Errorf("cannot use --advertise %q: want ADDRESS or ADDRESS:PORT", f.advertise)
+		}
+	}
+	o.Sources, err = f.allSources()
+	return o, err
+}
+
+func (f *daemonFlags) allSources() ([]v1alpha1.Source, error) {
+	var out []v1alpha1.Source
+	if f.config != "" {
+		sources, err := config.Read(f.config)
+		if err != nil {
+			return nil, err
+		}
+		out = sources
+	}
+	for _, text := range f.sources {
+		source, err := config.ParseFlag(text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, source)
+	}
+	return out, config.Unique(out)
+}
+
+func newDaemon() *cobra.Command {
+	var flags daemonFlags
+	var dirs dirFlags
+	var logs logFlags
+	c := &cobra.Command{Use: "daemon", Short: "Run the control plane", Args: cobra.NoArgs,
+		Long: `Run the control plane: etcd, the API, the status page, and the loops that follow the sources.
+Stopping it leaves all pods running.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logs.logger(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			address, err := nodeAddress("")
+			if err != nil {
+				return err
+			}
+			o, err := flags.options(dirs, address)
+			if err != nil {
+				return err
+			}
+			o.Log = log
+			return daemon.Run(cmd.Context(), o)
+		}}
+	flags.add(c)
+	dirs.add(c)
+	logs.add(c, "info")
+	return c
+}

@@ -1,0 +1,169 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"lockstep/daemon"
+	"lockstep/daemon/control"
+	"lockstep/nodeagent"
+)
+
+func newUp() *cobra.Command {
+	var server daemonFlags
+	var node agentFlags
+	var dirs dirFlags
+	var logs logFlags
+	c := &cobra.Command{Use: "up [FOLDER|GIT-URL]", Short: "Run a cluster on this machine: control plane and node in one process", Args: cobra.MaximumNArgs(1),
+		Long: `Run control plane and node agent in this process, follow a folder or a Git repository, and show
+how the rollout goes. Stopping it leaves all pods running; "lockstep reset" removes them.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			log, err := logs.logger(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			address, err := nodeAddress(node.nodeIP)
+			if err != nil {
+				return err
+			}
+			server.sources = append(server.sources, args...)
+			d, err := server.options(dirs, address)
+			if err != nil {
+				return err
+			}
+			a, err := node.options(dirs, address)
+			if err != nil {
+				return err
+			}
+			a.Server = "https://" + netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.Listen.Port()).String()
+			d.Log, a.Log = log, log
+			return up(cmd.Context(), cmd.OutOrStdout(), d, a)
+		}}
+	server.add(c)
+	node.add(c)
+	dirs.add(c)
+	logs.add(c, "warn")
+	return c
+}
+
+// up runs the daemon and the agent until ctx ends or one of them fails.
+func up(ctx context.Context, out io.Writer, d daemon.Options, a nodeagent.Options) error {
+	door := control.Dial(d.RunDir)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return daemon.Run(ctx, d) })
+	g.Go(func() error {
+		var err error
+		if a.Token, err = awaitToken(ctx, door); err != nil {
+			return nil //nolint:nilerr // only ctx ends the waiting, and why is the daemon's to tell
+		}
+		agent, err := nodeagent.New(a)
+		if err != nil {
+			return err
+		}
+		return agent.Run(ctx)
+	})
+	g.Go(func() error {
+		file, isFile := out.(*os.File)
+		terminal := isFile && term.IsTerminal(int(file.Fd()))
+		newProgress(out, terminal).follow(ctx, door, func(r control.Report) { farewell(ctx, out, door, d, r) })
+		return nil
+	})
+	return g.Wait()
+}
+
+// awaitToken returns a token as soon as the daemon gives one: it is good for long enough to join from the same process.
+func awaitToken(ctx context.Context, door *control.Client) (string, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if token, err := door.Token(ctx, 10*time.Minute); err == nil {
+			return token, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// farewell says what to open and what to try.
+func farewell(ctx context.Context, out io.Writer, door *control.Client, d daemon.Options, r control.Report) {
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
+	for _, s := range r.Sources {
+		for _, address := range s.Addresses {
+			say("open     %s", address)
+		}
+	}
+	say("status   %s", d.StatusURL)
+	path := filepath.Join(d.DataDir, "viewer.kubeconfig")
+	raw, err := door.Kubeconfig(ctx, "")
+	if err == nil {
+		err = os.WriteFile(path, raw, 0o600)
+	}
+	if err != nil {
+		say("kubectl  cannot write a kubeconfig: %v", err)
+	} else {
+		say("kubectl  kubectl --kubeconfig %s get deploy,rs,po,svc -A", path)
+	}
+	var folders []string
+	for _, s := range d.Sources {
+		folders = append(folders, s.Spec.Folder)
+	}
+	folders = slices.DeleteFunc(folders, func(f string) bool { return f == "" })
+	if len(folders) > 0 {
+		say("change   edit a file in %s", strings.Join(folders, " or "))
+	} else if len(d.Sources) > 0 {
+		say("change   push to %s", d.Sources[0].Spec.URL)
+	}
+	say("stop     Ctrl-C leaves the pods running; lockstep reset removes everything")
+}
+
+func newReset() *cobra.Command {
+	var dirs dirFlags
+	var node agentFlags
+	c := &cobra.Command{Use: "reset", Short: "Remove every trace of Lockstep from this machine", Args: cobra.NoArgs,
+		Long: `Remove everything Lockstep made on this machine: pods, rules, links, mounts, control groups,
+namespaces, logs and all data, the cluster's certificates and history included. The daemon and
+the agent must be stopped. What Git holds can be run again; nothing else comes back.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			attempt, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+			defer cancel()
+			if _, err := control.Dial(dirs.run).Report(attempt); err == nil {
+				return errors.New("cannot reset: the daemon is still running; stop it first")
+			}
+			address, err := nodeAddress(node.nodeIP)
+			if err != nil {
+				return err
+			}
+			o, err := node.options(dirs, address)
+			if err != nil {
+				return err
+			}
+			if err := nodeagent.Reset(cmd.Context(), o); err != nil {
+				return err
+			}
+			for _, dir := range []string{dirs.run, dirs.data} {
+				if err := os.RemoveAll(dir); err != nil {
+					return fmt.Errorf("cannot reset: %w", err)
+				}
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing of Lockstep is left on this machine")
+			return err
+		}}
+	dirs.add(c)
+	node.add(c)
+	return c
+}

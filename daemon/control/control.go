@@ -1,0 +1,217 @@
+// Package control is the door for root on the daemon's own machine: a unix socket beside the API.
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"path/filepath"
+	"time"
+
+	"lockstep/kinds/v1alpha1"
+)
+
+// SocketName is the socket's name below the run directory; its mode is 0600.
+const SocketName = "control.sock"
+
+// Report is the state of the cluster in the words of `lockstep status`.
+type Report struct {
+	Cluster string         `json:"cluster"`
+	Version string         `json:"version"`
+	Ready   string         `json:"ready"` // empty: ready; else why not
+	Sources []SourceReport `json:"sources"`
+	Nodes   []NodeReport   `json:"nodes"`
+}
+
+// SourceReport is one source with its objects.
+type SourceReport struct {
+	Name    string                `json:"name"`
+	Where   string                `json:"where"`
+	Status  v1alpha1.SourceStatus `json:"status"`
+	Objects []ObjectReport        `json:"objects"`
+	// Addresses are URLs at which the source's services of type NodePort answer from this machine.
+	Addresses []string `json:"addresses"`
+}
+
+// ObjectReport is one desired object.
+type ObjectReport struct {
+	Object string `json:"object"` // "Deployment shop/cart"
+	File   string `json:"file"`   // path:line
+	State  string `json:"state"`  // healthy, progressing, failed
+	Cause  string `json:"cause,omitempty"`
+}
+
+// NodeReport is one node.
+type NodeReport struct {
+	Name  string `json:"name"`
+	Ready bool   `json:"ready"`
+	Pods  int    `json:"pods"`
+}
+
+// PlanResult is what applying a source would change.
+type PlanResult struct {
+	Text    string `json:"text"`
+	Changes bool   `json:"changes"`
+}
+
+// Backend answers what the door is asked. Its methods may be called at the same time.
+type Backend interface {
+	// Token makes a join token that is good for ttl.
+	Token(ctx context.Context, ttl time.Duration) (string, error)
+	// Kubeconfig makes a viewer's kubeconfig for the server's address; empty: the address the daemon advertises.
+	Kubeconfig(ctx context.Context, server string) ([]byte, error)
+	// Report tells the state of the cluster.
+	Report(ctx context.Context) (Report, error)
+	// Plan tells what applying a source would change; it changes nothing.
+	Plan(ctx context.Context, source v1alpha1.Source) (PlanResult, error)
+}
+
+// Serve answers on the socket below runDir until ctx ends. A socket that an earlier process left is replaced.
+func Serve(ctx context.Context, runDir string, b Backend) error {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return fmt.Errorf("cannot open the control socket: %w", err)
+	}
+	path := filepath.Join(runDir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot open the control socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("cannot open the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return fmt.Errorf("cannot open the control socket: %w", err)
+	}
+	server := &http.Server{Handler: handler(b), ReadHeaderTimeout: 5 * time.Second}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		_ = server.Close()
+	}()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot serve the control socket: %w", err)
+	}
+	<-stopped
+	return nil
+}
+
+// maxBody bounds a request: a source's description is far smaller.
+const maxBody = 1 << 20
+
+func handler(b Backend) http.Handler {
+	mux := http.NewServeMux()
+	answer := func(w http.ResponseWriter, value any, err error) {
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(value)
+	}
+	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
+		ttl, err := time.ParseDuration(r.URL.Query().Get("ttl"))
+		if err != nil {
+			http.Error(w, "cannot make a token: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		token, err := b.Token(r.Context(), ttl)
+		answer(w, token, err)
+	})
+	mux.HandleFunc("POST /kubeconfig", func(w http.ResponseWriter, r *http.Request) {
+		raw, err := b.Kubeconfig(r.Context(), r.URL.Query().Get("server"))
+		answer(w, string(raw), err)
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		report, err := b.Report(r.Context())
+		answer(w, report, err)
+	})
+	mux.HandleFunc("POST /plan", func(w http.ResponseWriter, r *http.Request) {
+		var source v1alpha1.Source
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&source); err != nil {
+			http.Error(w, "cannot read the source: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		result, err := b.Plan(r.Context(), source)
+		answer(w, result, err)
+	})
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// Client talks to a daemon on this machine; it implements Backend.
+type Client struct{ http *http.Client }
+
+var _ Backend = (*Client)(nil)
+
+// Dial returns a client of the daemon whose run directory is runDir. It connects at the first call.
+func Dial(runDir string) *Client {
+	path := filepath.Join(runDir, SocketName)
+	return &Client{http: &http.Client{
+		Timeout: 2 * time.Minute, // a plan may have to fetch a large repository first
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", path)
+			if err != nil {
+				return nil, fmt.Errorf("no daemon answers at %s (is it running here, and is this root?): %w", path, err)
+			}
+			return conn, nil
+		}},
+	}}
+}
+
+// Token implements Backend.
+func (c *Client) Token(ctx context.Context, ttl time.Duration) (string, error) {
+	return call[string](ctx, c, http.MethodPost, "/token?ttl="+ttl.String(), nil)
+}
+
+// Kubeconfig implements Backend.
+func (c *Client) Kubeconfig(ctx context.Context, server string) ([]byte, error) {
+	text, err := call[string](ctx, c, http.MethodPost, "/kubeconfig?server="+server, nil)
+	return []byte(text), err
+}
+
+// Report implements Backend.
+func (c *Client) Report(ctx context.Context) (Report, error) {
+	return call[Report](ctx, c, http.MethodGet, "/status", nil)
+}
+
+// Plan implements Backend.
+func (c *Client) Plan(ctx context.Context, source v1alpha1.Source) (PlanResult, error) {
+	return call[PlanResult](ctx, c, http.MethodPost, "/plan", source)
+}
+
+func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
+	var out T
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return out, fmt.Errorf("cannot ask the daemon: %w", err)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path, bytes.NewReader(raw))
+	if err != nil {
+		return out, fmt.Errorf("cannot ask the daemon: %w", err)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return out, fmt.Errorf("cannot ask the daemon: %w", errors.Unwrap(err))
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(response.Body, maxBody))
+		return out, errors.New(string(bytes.TrimSpace(text)))
+	}
+	if err := json.NewDecoder(response.Body).Decode(&out); err != nil {
+		return out, fmt.Errorf("cannot read the daemon's answer: %w", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"lockstep/daemon/api"
+	"lockstep/daemon/api/tunnel"
+	"lockstep/daemon/control"
+	"lockstep/daemon/etcd"
+	"lockstep/daemon/pki"
+	"lockstep/daemon/store"
+	"lockstep/daemon/version"
+	"lockstep/daemon/web"
+	"lockstep/kinds/strategy"
+	"lockstep/reconcilers"
+	"lockstep/reconcilers/engine"
+	"lockstep/reconcilers/scheduler"
+	"lockstep/sync"
+)
+
+// Run runs the control plane until ctx ends, then returns nil once everything it started has ended. Pods are not
+// affected by its end.
+func Run(ctx context.Context, o Options) error {
+	o, err := o.withDefaults()
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	database, err := etcd.Start(ctx, etcdOptions(o, registry))
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	p, err := assemble(ctx, o, registry, database)
+	if err == nil {
+		err = runTasks(ctx, p.tasks())
+		p.tunnels.Close()
+	}
+	if closed := database.Close(); closed != nil {
+		o.Log.Warn("cannot close etcd in good order", "error", closed)
+	}
+	return err
+}
+
+func etcdOptions(o Options, registry prometheus.Registerer) etcd.Options {
+	return etcd.Options{
+		Endpoints: o.Etcd.Endpoints,
+		TLS:       etcd.TLS{CAFile: o.Etcd.CAFile, CertFile: o.Etcd.CertFile, KeyFile: o.Etcd.KeyFile},
+		DataDir:   filepath.Join(o.DataDir, "etcd"), SocketDir: filepath.Join(o.RunDir, "etcd"),
+		Name: o.Name, Log: o.Log, Registerer: registry,
+	}
+}
+
+// task is one thing the process does until its context ends. Its Run returns nil then, after everything it started.
+type task struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// runTasks runs all tasks until ctx ends or one fails; then the others end too.
+func runTasks(ctx context.Context, tasks []task) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, t := range tasks {
+		g.Go(func() error {
+			err := t.run(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("it ended by itself")
+			}
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("cannot keep %s running: %w", t.name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// plane is the control plane's parts, none of them started but etcd.
+type plane struct {
+	opts      Options
+	registry  *prometheus.Registry
+	etcd      *etcd.Etcd
+	store     *store.Store
+	authority *pki.Authority
+	sync      *sync.Sync
+	tunnels   *tunnel.Pool
+	api       *api.Server
+	web       *web.Server
+	since     time.Time // when this process began to take heartbeats
+}
+
+func assemble(ctx context.Context, o Options, registry *prometheus.Registry, database *etcd.Etcd) (*plane, error) {
+	p := &plane{opts: o, registry: registry, etcd: database, tunnels: &tunnel.Pool{}, since: time.Now()}
+	var err error
+	p.store, err = store.Open(ctx, database.Client, store.Options{
+		Default: strategy.Default, Log: o.Log, Registerer: registry, Server: o.Name, Version: version.Version,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	if p.authority, err = pki.Open(pki.Dir(filepath.Join(o.DataDir, "pki")), pki.Options{Cluster: o.Cluster}); err != nil {
+		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	p.sync, err = sync.New(sync.Options{
+		Sources: o.Sources, Store: p.store, Events: p.store, DataDir: o.DataDir, Cluster: o.Cluster,
+		StatusURL:  func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
+		Seed:       uint64(time.Now().UnixNano()),
+		Log:        o.Log,
+		Registerer: registry,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	p.api = api.New(api.Options{
+		Store: p.store, Authority: p.authority, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
+		Gatherer: registry, Registerer: registry, Log: o.Log, Version: version.Version,
+	})
+	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.store.Health, Log: o.Log})
+	return p, nil
+}
+
+// hosts are the names and addresses that the API's certificate is for.
+func (p *plane) hosts() []string {
+	var services []string
+	for _, cidr := range p.opts.ServiceCIDRs {
+		services = append(services, cidr.Masked().Addr().Next().String())
+	}
+	return pki.ServerHosts(services, p.opts.Advertise.Addr().String(), p.opts.Name)
+}
+
+// tasks are everything that runs, whether this process leads or not.
+func (p *plane) tasks() []task {
+	return []task{
+		{"etcd", p.etcd.Run},
+		{"store", p.store.Run},
+		{"api", func(ctx context.Context) error {
+			return listen(ctx, p.opts.Listen, p.api.Serve)
+		}},
+		{"status page", func(ctx context.Context) error {
+			return listen(ctx, p.opts.StatusListen, p.web.Serve)
+		}},
+		{"control", func(ctx context.Context) error { return control.Serve(ctx, p.opts.RunDir, &door{p}) }},
+		{"leader", func(ctx context.Context) error {
+			return p.store.Lead(ctx, p.opts.Name, func(ctx context.Context, c store.Committer) error {
+				return runTasks(ctx, p.leaderTasks(c))
+			})
+		}},
+	}
+}
+
+// leaderTasks are what only the leader does, writing through its committer.
+func (p *plane) leaderTasks(c store.Committer) []task {
+	loops := reconcilers.All(reconcilers.Options{
+		PodCIDRs: p.opts.PodCIDRs, ServiceCIDRs: p.opts.ServiceCIDRs,
+		APIServers: func() []netip.AddrPort { return []netip.AddrPort{p.opts.Advertise} },
+		Since:      p.since,
+	})
+	return []task{
+		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, c) }},
+		{"reconcilers", engine.New(loops, engine.Options{
+			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
+		}).Run},
+		{"scheduler", scheduler.New(scheduler.Options{
+			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
+		}).Run},
+	}
+}
+
+func listen(ctx context.Context, at netip.AddrPort, serve func(context.Context, net.Listener) error) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.String())
+	if err != nil {
+		return fmt.Errorf("cannot listen: %w", err)
+	}
+	return serve(ctx, listener)
+}
+
+// term is a registerer of what lives for one leader's term: a later term's metrics replace those of the one before.
+type term struct{ *prometheus.Registry }
+
+func termRegistry(r *prometheus.Registry) prometheus.Registerer { return term{r} }
+
+// Register implements prometheus.Registerer.
+func (t term) Register(c prometheus.Collector) error {
+	err := t.Registry.Register(c)
+	var already prometheus.AlreadyRegisteredError
+	if errors.As(err, &already) {
+		t.Unregister(already.ExistingCollector)
+		err = t.Registry.Register(c)
+	}
+	return err
+}
+
+// MustRegister implements prometheus.Registerer.
+func (t term) MustRegister(collectors ...prometheus.Collector) {
+	for _, c := range collectors {
+		if err := t.Register(c); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// where tells a source's place in a few words.
+func where(url, folder, branch, tag, path string) string {
+	text := url + folder
+	if ref := branch + tag; ref != "" {
+		text += "#" + ref
+	}
+	if path != "" {
+		text += ":" + strings.TrimPrefix(path, "/")
+	}
+	return text
+}

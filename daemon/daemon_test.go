@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lockstep/daemon/control"
+	"lockstep/kinds/v1alpha1"
+)
+
+func options(t *testing.T) Options {
+	t.Helper()
+	return Options{
+		DataDir: t.TempDir(), RunDir: shortDir(t), Name: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Listen: freePort(t), Advertise: netip.MustParseAddrPort("127.0.0.1:6443"), StatusListen: freePort(t),
+	}
+}
+
+// shortDir is a temporary folder whose path leaves room for a unix socket's name, of which the kernel takes 107 bytes.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func freePort(t *testing.T) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+func TestTasksByRole(t *testing.T) {
+	p := &plane{opts: options(t)}
+	names := func(tasks []task) (out []string) {
+		for _, task := range tasks {
+			out = append(out, task.name)
+		}
+		return out
+	}
+	if got, want := names(p.tasks()), []string{"etcd", "store", "api", "status page", "control", "leader"}; !slices.Equal(got, want) {
+		t.Errorf("every control plane runs %v, want %v", got, want)
+	}
+}
+
+func TestRunTasksEndsAllWhenOneFails(t *testing.T) {
+	ended := make(chan struct{})
+	err := runTasks(t.Context(), []task{
+		{"good", func(ctx context.Context) error { <-ctx.Done(); close(ended); return nil }},
+		{"bad", func(context.Context) error { return errors.New("no disk") }},
+	})
+	<-ended
+	if err == nil || err.Error() != "cannot keep bad running: no disk" {
+		t.Errorf("runTasks = %v", err)
+	}
+}
+
+func TestFolderIsStoredAndJudged(t *testing.T) {
+	o := options(t)
+	folder := t.TempDir()
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(folder, "shop.yaml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: prices, namespace: default}\ndata: {tea: '2'}\n")
+	source := v1alpha1.Source{}
+	source.Name, source.Spec.Folder = "shop", folder
+	o.Sources = []v1alpha1.Source{source}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, o) }()
+	door := control.Dial(o.RunDir)
+	await := func(what string, ok func(control.SourceReport) bool) {
+		t.Helper()
+		var last control.Report
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			select {
+			case err := <-done:
+				t.Fatalf("the daemon ended: %v", err)
+			default:
+			}
+			if report, err := door.Report(ctx); err == nil {
+				last = report
+				if len(report.Sources) == 1 && ok(report.Sources[0]) {
+					return
+				}
+			}
+		}
+		t.Fatalf("%s did not happen; the last report is %+v", what, last)
+	}
+	await("the rollout", func(s control.SourceReport) bool {
+		return s.Status.State == "success" && len(s.Objects) == 1 && s.Objects[0].State == "healthy" && s.Objects[0].File == "shop.yaml:1"
+	})
+	write("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: prices, namespace: default}\nprices: {tea: '2'}\n")
+	await("the refusal", func(s control.SourceReport) bool {
+		return s.Status.State == "error" && strings.Contains(s.Status.Message, `shop.yaml:4`) && s.Objects[0].State == "healthy"
+	})
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("Run = %v after its context ended", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Run did not return after its context ended")
+	}
+}

@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/daemon/control"
+	"lockstep/daemon/pki"
+	"lockstep/daemon/store/view"
+	"lockstep/daemon/version"
+	"lockstep/kinds"
+	"lockstep/kinds/v1alpha1"
+	"lockstep/sync/health"
+	"lockstep/sync/plan"
+)
+
+// door answers what root asks on the daemon's own machine.
+type door struct{ *plane }
+
+var _ control.Backend = (*door)(nil)
+
+// ready returns an error while the store has not loaded, or does not work.
+func (d *door) ready() error {
+	select {
+	case <-d.store.Ready():
+		return d.store.Health()
+	default:
+		return fmt.Errorf("the store is loading")
+	}
+}
+
+// Token implements control.Backend.
+func (d *door) Token(ctx context.Context, ttl time.Duration) (string, error) {
+	if err := d.ready(); err != nil {
+		return "", fmt.Errorf("cannot make a token: %w", err)
+	}
+	token, err := pki.Tokens{Store: d.store, Commit: d.store}.Create(ctx, pki.TokenOptions{TTL: ttl})
+	if err != nil {
+		return "", err
+	}
+	return token.Text(d.authority.Pin()), nil
+}
+
+// Kubeconfig implements control.Backend.
+func (d *door) Kubeconfig(_ context.Context, server string) ([]byte, error) {
+	if server == "" {
+		server = "https://" + d.opts.Advertise.String()
+	}
+	cert, key, err := d.authority.Viewer("viewer")
+	if err != nil {
+		return nil, err
+	}
+	return pki.Kubeconfig(d.opts.Cluster, server, d.authority.PEM(), "viewer", pki.Credential{CertPEM: cert, KeyPEM: key})
+}
+
+// Plan implements control.Backend.
+func (d *door) Plan(ctx context.Context, source v1alpha1.Source) (control.PlanResult, error) {
+	var p *plan.Plan
+	var err error
+	if source.Spec.URL == "" && source.Spec.Folder == "" {
+		p, err = d.sync.Plan(ctx, source.Name)
+	} else {
+		p, err = d.sync.PlanAs(ctx, source)
+	}
+	if err != nil {
+		return control.PlanResult{}, err
+	}
+	var text bytes.Buffer
+	changes, err := p.WriteDiff(&text)
+	return control.PlanResult{Text: text.String(), Changes: changes}, err
+}
+
+// Report implements control.Backend.
+func (d *door) Report(context.Context) (control.Report, error) {
+	r := control.Report{Cluster: d.opts.Cluster, Version: version.Version}
+	if err := d.ready(); err != nil {
+		r.Ready = err.Error()
+	}
+	v := d.store.View()
+	for n := range view.List[*corev1.Node](v, "") {
+		node := control.NodeReport{Name: n.Name, Ready: nodeReady(n)}
+		for range v.PodsOnNode(n.Name) {
+			node.Pods++
+		}
+		r.Nodes = append(r.Nodes, node)
+	}
+	for i := range d.opts.Sources {
+		r.Sources = append(r.Sources, d.reportSource(v, &d.opts.Sources[i]))
+	}
+	return r, nil
+}
+
+func (d *door) reportSource(v *view.View, s *v1alpha1.Source) control.SourceReport {
+	out := control.SourceReport{Name: s.Name, Where: where(s.Spec.URL, s.Spec.Folder, s.Spec.Branch, s.Spec.Tag, s.Spec.Path)}
+	if live, ok := view.Get[*v1alpha1.Source](v, "", s.Name); ok {
+		out.Status = live.Status
+	}
+	now := time.Now()
+	for record := range v.Records(plan.Table, s.Name+"/") {
+		var desired plan.Desired
+		if err := json.Unmarshal(record.Data, &desired); err != nil {
+			continue // the next apply writes it anew; status must not fail over it
+		}
+		result := health.Of(desired.Key, v, now)
+		out.Objects = append(out.Objects, control.ObjectReport{
+			Object: desired.Key.String(), File: fmt.Sprintf("%s:%d", desired.File, desired.Line),
+			State: stateNames[result.State], Cause: result.Cause,
+		})
+		out.Addresses = append(out.Addresses, d.addresses(v, desired.Key)...)
+	}
+	return out
+}
+
+var stateNames = map[health.State]string{health.Progressing: "progressing", health.Healthy: "healthy", health.Failed: "failed"}
+
+// addresses are the URLs at which a NodePort service answers on this machine.
+func (d *door) addresses(v *view.View, k kinds.Key) []string {
+	service, ok := v.Get(k).(*corev1.Service)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for _, port := range service.Spec.Ports {
+		if port.NodePort != 0 && port.Protocol == corev1.ProtocolTCP {
+			out = append(out, fmt.Sprintf("http://%s/", netip.AddrPortFrom(d.opts.Advertise.Addr(), uint16(port.NodePort))))
+		}
+	}
+	return out
+}
+
+func nodeReady(n *corev1.Node) bool {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}

@@ -1,0 +1,85 @@
+// Package daemon is the control plane process: what runs in it, and in which order.
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"lockstep/daemon/config"
+	"lockstep/kinds/v1alpha1"
+)
+
+// Options say how the control plane runs.
+type Options struct {
+	// DataDir holds etcd's data, the cluster's CA and the clones; required.
+	DataDir string
+	// RunDir holds sockets; required.
+	RunDir string
+	// Name of this control plane among its peers, and etcd's member name. Empty: "server".
+	Name string
+	// Cluster is part of the contexts of commit statuses. Empty: "lockstep".
+	Cluster string
+	// Listen is where the API is served. Zero: 0.0.0.0:6443.
+	Listen netip.AddrPort
+	// Advertise is the address at which nodes and pods reach the API; required.
+	Advertise netip.AddrPort
+	// StatusListen is where the status page is served. Zero: 127.0.0.1:7070.
+	StatusListen netip.AddrPort
+	// StatusURL is where people reach the status page, the target of commit statuses. Empty: http://StatusListen.
+	StatusURL string
+	// Etcd names an external cluster. Zero: etcd runs inside this process.
+	Etcd External
+	// Sources to follow; may be empty.
+	Sources []v1alpha1.Source
+	// PodCIDRs and ServiceCIDRs by family. Empty: 10.42.0.0/16 and 10.43.0.0/16.
+	PodCIDRs, ServiceCIDRs []netip.Prefix
+	// Log receives the log; required.
+	Log *slog.Logger
+}
+
+// External names an etcd cluster that runs elsewhere.
+type External struct {
+	Endpoints                 []string
+	CAFile, CertFile, KeyFile string
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.DataDir == "" || o.RunDir == "" || o.Log == nil {
+		return o, errors.New("cannot run the daemon: DataDir, RunDir and Log are required")
+	}
+	if !o.Advertise.IsValid() || o.Advertise.Addr().IsUnspecified() {
+		return o, errors.New("cannot run the daemon: the address to advertise is required")
+	}
+	if o.Name == "" {
+		o.Name = "server"
+	}
+	if o.Cluster == "" {
+		o.Cluster = "lockstep"
+	}
+	if !o.Listen.IsValid() {
+		o.Listen = netip.MustParseAddrPort("0.0.0.0:6443")
+	}
+	if !o.StatusListen.IsValid() {
+		o.StatusListen = netip.MustParseAddrPort("127.0.0.1:7070")
+	}
+	if o.StatusURL == "" {
+		o.StatusURL = "http://" + o.StatusListen.String()
+	}
+	if len(o.PodCIDRs) == 0 {
+		o.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}
+	}
+	if len(o.ServiceCIDRs) == 0 {
+		o.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}
+	}
+	for i := range o.Sources {
+		if err := config.Validate(&o.Sources[i]); err != nil {
+			return o, err
+		}
+	}
+	if err := config.Unique(o.Sources); err != nil {
+		return o, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	return o, nil
+}

@@ -1,0 +1,202 @@
+// Package command is the command line of lockstep-lab.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"lockstep/lab"
+)
+
+// Run runs lockstep-lab with its arguments. The hidden arguments with which the program runs itself come first.
+func Run(ctx context.Context, args []string) error {
+	if run := lab.Hidden(args); run != nil {
+		return run()
+	}
+	root := &cobra.Command{
+		Use:           "lockstep-lab",
+		Short:         "A Lockstep cluster of several hosts on this machine, with faults on demand",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	var dir string
+	root.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "folder of the lab")
+	open := func() (*lab.Lab, error) { return lab.Open(dir) }
+	root.AddCommand(
+		up(&dir), down(&dir), status(open), kubeconfig(open), execute(open), repo(open), images(open),
+		onService(open, "kill", "End a service at once (SIGKILL)", (*lab.Lab).Kill),
+		onService(open, "start", "Start a service that was killed", (*lab.Lab).Start),
+		onHost(open, "cut", "Take a host off the network", func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.Cut(h) }),
+		onHost(open, "heal", "Put a host back on the network", func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.Heal(h) }),
+		onHost(open, "reboot", "End everything on a host but its disk, and start it again",
+			func(ctx context.Context, l *lab.Lab, h *lab.Host) error { return l.Reboot(ctx, h) }),
+	)
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+// ExitCode is the exit code of a command that Run ran on a host, and 1 for every other error.
+func ExitCode(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 1
+}
+
+func up(dir *string) *cobra.Command {
+	var o lab.Options
+	c := &cobra.Command{Use: "up", Short: "Make a lab and wait until its nodes are Ready", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("cannot find this program: %w", err)
+			}
+			o.Dir, o.Self = *dir, self
+			if o.Lockstep == "" {
+				o.Lockstep = filepath.Join(filepath.Dir(self), "lockstep")
+			}
+			l, err := lab.Up(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return printStatus(cmd.OutOrStdout(), l)
+		}}
+	c.Flags().IntVar(&o.Servers, "servers", 1, "hosts that run the control plane")
+	c.Flags().IntVar(&o.Agents, "agents", 2, "hosts that run pods")
+	c.Flags().StringArrayVar(&o.Sources, "source", nil, "[NAME=]URL|FOLDER[#branch[:path]] to run; may be given several times")
+	c.Flags().StringVar(&o.Config, "config", "", "configuration file of the daemon")
+	c.Flags().StringVar(&o.Lockstep, "lockstep", "", "the lockstep program (default: beside this one)")
+	return c
+}
+
+func down(dir *string) *cobra.Command {
+	return &cobra.Command{Use: "down", Short: "End the lab and remove all of it, also after a crash", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return lab.Remove(cmd.Context(), *dir) }}
+}
+
+func status(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "List hosts, services and addresses", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			return printStatus(cmd.OutOrStdout(), l)
+		}}
+}
+
+func printStatus(out io.Writer, l *lab.Lab) error {
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	_, _ = fmt.Fprintln(w, "HOST\tROLE\tADDRESS\tSERVICES")
+	for _, h := range l.Hosts() {
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", h.Name, h.Role, h.Addr, h.ServiceSummary())
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(out, "\nAPI server    https://%s (lockstep-lab kubeconfig)\nstatus page   http://%s\n", l.Forwarded("api"), l.Forwarded("status"))
+	return err
+}
+
+func kubeconfig(open func() (*lab.Lab, error)) *cobra.Command {
+	var inside bool
+	c := &cobra.Command{Use: "kubeconfig", Short: "Print a viewer's kubeconfig", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			raw, err := l.Kubeconfig(cmd.Context(), !inside)
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(raw)
+			return err
+		}}
+	c.Flags().BoolVar(&inside, "inside", false, "with the server's address on the lab's network, for use on its hosts")
+	return c
+}
+
+func execute(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{Use: "exec HOST -- CMD…", Short: "Run a command on a host", Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, h, err := openHost(open, args[0])
+			_ = l
+			if err != nil {
+				return err
+			}
+			run := h.Command(cmd.Context(), args[1], args[2:]...)
+			run.Stdin, run.Stdout, run.Stderr = os.Stdin, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return run.Run()
+		}}
+}
+
+func repo(open func() (*lab.Lab, error)) *cobra.Command {
+	var ssh bool
+	c := &cobra.Command{Use: "repo NAME", Short: "Make a bare repository, served to the lab", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			url, folder, err := l.Repo(cmd.Context(), args[0], ssh)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "url    %s\nfolder %s\n", url, folder)
+			return err
+		}}
+	c.Flags().BoolVar(&ssh, "ssh", false, "serve it over SSH instead of HTTP")
+	return c
+}
+
+func images(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{Use: "images TAR…", Short: "Put images into the lab's registry", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			return l.Images(cmd.Context(), args...)
+		}}
+}
+
+func onService(open func() (*lab.Lab, error), verb, short string, f func(*lab.Lab, context.Context, *lab.Host, string) error) *cobra.Command {
+	return &cobra.Command{Use: verb + " HOST daemon|agent|containerd", Short: short, Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, h, err := openHost(open, args[0])
+			if err != nil {
+				return err
+			}
+			return f(l, cmd.Context(), h, args[1])
+		}}
+}
+
+func onHost(open func() (*lab.Lab, error), verb, short string, f func(context.Context, *lab.Lab, *lab.Host) error) *cobra.Command {
+	return &cobra.Command{Use: verb + " HOST", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, h, err := openHost(open, args[0])
+			if err != nil {
+				return err
+			}
+			return f(cmd.Context(), l, h)
+		}}
+}
+
+func openHost(open func() (*lab.Lab, error), name string) (*lab.Lab, *lab.Host, error) {
+	l, err := open()
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := l.Host(name)
+	return l, h, err
+}

@@ -1,0 +1,306 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+type role string
+
+const (
+	roleHub    role = "hub"
+	roleServer role = "server"
+	roleAgent  role = "agent"
+)
+
+// Host is one machine of the lab.
+type Host struct {
+	Name string `json:"name"`
+	Role role   `json:"role"`
+	// Addr is the host's address on the lab's network.
+	Addr string `json:"addr"`
+	// Dir is the host's disk: what a reboot keeps.
+	Dir string `json:"dir"`
+	// Holder keeps the host's namespaces alive.
+	Holder process `json:"holder"`
+	// Services are the programs that run on it, by name: hub, daemon, containerd, agent.
+	Services map[string]process `json:"services"`
+}
+
+// process is a process that may be gone, told apart from a later one with the same id by its start time.
+type process struct {
+	PID   int    `json:"pid,omitempty"`
+	Start uint64 `json:"start,omitempty"` // clock ticks after boot, field 22 of /proc/PID/stat
+}
+
+func newProcess(pid int) process { return process{PID: pid, Start: startTime(pid)} }
+
+func (p process) alive() bool { return p.PID != 0 && p.Start != 0 && startTime(p.PID) == p.Start }
+
+// signal sends a signal to the process, if it is still the one that was started.
+func (p process) signal(s syscall.Signal) error {
+	if !p.alive() {
+		return nil
+	}
+	if err := syscall.Kill(p.PID, s); err != nil && err != syscall.ESRCH {
+		return fmt.Errorf("cannot signal process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
+// startTime returns 0 for a process that is gone or a zombie.
+func startTime(pid int) uint64 {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return 0
+	}
+	start, _ := strconv.ParseUint(fields[19], 10, 64)
+	return start
+}
+
+// holderArg is the hidden argument with which lockstep-lab runs again as a holder: HOLDER DIR NAME.
+const holderArg = "_holder"
+
+// RunHolder is what a holder process does: it prepares its mount namespace, says so on standard output, and waits to be
+// killed. Its arguments are the lab's folder, the host's name, and "switch" for the namespace with the bridge.
+func RunHolder(args []string) error {
+	if len(args) != 2 {
+		return fmt.Errorf("cannot hold a host: want DIR NAME, got %d arguments", len(args))
+	}
+	dir, name := args[0], args[1]
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("cannot name host %s: %w", name, err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("cannot make the mounts of host %s private: %w", name, err)
+	}
+	if name != switchName {
+		if err := mountHost(filepath.Join(dir, "hosts", name)); err != nil {
+			return fmt.Errorf("cannot mount the disks of host %s: %w", name, err)
+		}
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("cannot find the loopback link of host %s: %w", name, err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("cannot bring up the loopback link of host %s: %w", name, err)
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+// mountHost gives the host a /run of its own, which a reboot empties, and name resolution that leads nowhere.
+func mountHost(dir string) error {
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=256m"); err != nil {
+		return err
+	}
+	for _, d := range []string{"/run/netns", "/run/lock"} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	resolv := filepath.Join(dir, "resolv.conf")
+	if err := os.WriteFile(resolv, []byte("# a lab has no name server outside\n"), 0o644); err != nil {
+		return err
+	}
+	target, err := filepath.EvalSymlinks("/etc/resolv.conf")
+	if err != nil {
+		return nil //nolint:nilerr // a machine without the file has nothing to hide
+	}
+	return unix.Mount(resolv, target, "", unix.MS_BIND, "")
+}
+
+// startHolder starts a holder in new namespaces and returns once it is ready.
+func (l *Lab) startHolder(ctx context.Context, name string) (process, error) {
+	cmd := exec.Command(l.state.Options.Self, holderArg, l.dir, name)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS,
+		Setsid:     true,
+	}
+	var stderr strings.Builder
+	cmd.Stderr = nil
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return process{}, fmt.Errorf("cannot start host %s: %w", name, err)
+	}
+	if err := cmd.Start(); err != nil {
+		return process{}, fmt.Errorf("cannot start host %s: %w", name, err)
+	}
+	ready := make(chan error, 1)
+	go func() {
+		line := make([]byte, 6)
+		_, err := io.ReadFull(out, line)
+		ready <- err
+		_ = cmd.Wait()
+	}()
+	p := newProcess(cmd.Process.Pid)
+	select {
+	case err := <-ready:
+		if err != nil {
+			return p, fmt.Errorf("cannot start host %s: its holder ended early: %s", name, stderr.String())
+		}
+	case <-ctx.Done():
+		return p, fmt.Errorf("cannot start host %s: %w", name, ctx.Err())
+	}
+	return p, nil
+}
+
+func (l *Lab) addHost(ctx context.Context, name string, r role, number int) (*Host, error) {
+	base := network.Addr().As4()
+	base[3] = byte(number)
+	h := &Host{
+		Name: name, Role: r, Addr: fmt.Sprintf("%d.%d.%d.%d", base[0], base[1], base[2], base[3]),
+		Dir: filepath.Join(l.dir, "hosts", name), Services: map[string]process{},
+	}
+	for _, d := range []string{"log", "data", "containerd", "certs.d/_default"} {
+		if err := os.MkdirAll(filepath.Join(h.Dir, d), 0o755); err != nil {
+			return nil, fmt.Errorf("cannot make the disk of host %s: %w", name, err)
+		}
+	}
+	l.state.Hosts = append(l.state.Hosts, h)
+	return h, l.boot(ctx, h)
+}
+
+// boot makes the host's namespaces and its link to the bridge.
+func (l *Lab) boot(ctx context.Context, h *Host) error {
+	holder, err := l.startHolder(ctx, h.Name)
+	h.Holder = holder
+	if saved := l.save(); err == nil {
+		err = saved
+	}
+	if err != nil {
+		return err
+	}
+	return l.plug(h)
+}
+
+// Command returns a command that runs on the host, in all its namespaces, with the machine's environment.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	enter := []string{"-t", strconv.Itoa(h.Holder.PID), "-m", "-n", "-u", "--wdns=/", "--", name}
+	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+}
+
+// Run runs a command on the host and returns what it printed on both outputs.
+func (h *Host) Run(ctx context.Context, name string, args ...string) (string, error) {
+	out, err := h.Command(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("cannot run %s on %s: %w: %s", name, h.Name, err, strings.TrimSpace(string(out)))
+	}
+	return string(out), nil
+}
+
+// Do calls f on a thread that is in the host's network namespace: sockets made in f belong to the host.
+func (h *Host) Do(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		// The thread is never unlocked, so it ends with the goroutine and its namespace with it.
+		runtime.LockOSThread()
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", h.Holder.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			done <- fmt.Errorf("cannot enter host %s: %w", h.Name, err)
+			return
+		}
+		defer func() { _ = unix.Close(fd) }()
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("cannot enter host %s: %w", h.Name, err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// processes returns every process of the host: those in its mount namespace and all their descendants.
+func (h *Host) processes() []process {
+	return descendants(func(pid int) bool { return sameNamespace(pid, h.Holder.PID, "mnt") })
+}
+
+func sameNamespace(a, b int, kind string) bool {
+	x, err1 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", a, kind))
+	y, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", b, kind))
+	return err1 == nil && err2 == nil && x == y
+}
+
+// descendants returns the processes that root accepts, and every descendant of one.
+func descendants(root func(pid int) bool) []process {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	children := map[int][]int{}
+	var queue []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		children[parent(pid)] = append(children[parent(pid)], pid)
+		if root(pid) {
+			queue = append(queue, pid)
+		}
+	}
+	seen := map[int]bool{}
+	var out []process
+	for len(queue) > 0 {
+		pid := queue[0]
+		queue = queue[1:]
+		if seen[pid] {
+			continue
+		}
+		seen[pid] = true
+		out = append(out, newProcess(pid))
+		queue = append(queue, children[pid]...)
+	}
+	return out
+}
+
+func parent(pid int) int {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return -1
+	}
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	if len(fields) < 2 {
+		return -1
+	}
+	ppid, _ := strconv.Atoi(fields[1])
+	return ppid
+}
+
+// killAll kills the processes and returns once none is alive.
+func killAll(ctx context.Context, find func() []process) error {
+	for {
+		left := 0
+		for _, p := range find() {
+			if p.PID != os.Getpid() && p.alive() {
+				left++
+				_ = p.signal(syscall.SIGKILL)
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("cannot end %d processes: %w", left, ctx.Err())
+		}
+	}
+}

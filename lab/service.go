@@ -1,0 +1,254 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Services by name, and the order in which a host starts them.
+const (
+	Containerd = "containerd"
+	Agent      = "agent"
+	Daemon     = "daemon"
+	hubService = "hub"
+)
+
+func (h *Host) serviceNames() []string {
+	switch h.Role {
+	case roleHub:
+		return []string{hubService}
+	case roleServer:
+		return []string{Daemon}
+	default:
+		return []string{Containerd, Agent}
+	}
+}
+
+func (l *Lab) startServices(ctx context.Context, h *Host) error {
+	for _, name := range h.serviceNames() {
+		if err := l.Start(ctx, h, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Start starts a service of the host; one that runs already is left alone. It returns once the service can be talked to:
+// containerd answers, the daemon has its token ready for agents, the hub listens.
+func (l *Lab) Start(ctx context.Context, h *Host, service string) error {
+	if h.Services[service].alive() {
+		return nil
+	}
+	name, args, err := l.commandLine(ctx, h, service)
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(h.LogFile(service), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot start %s on %s: %w", service, h.Name, err)
+	}
+	defer func() { _ = log.Close() }()
+	cmd := h.Command(context.WithoutCancel(ctx), name, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("cannot start %s on %s: %w", service, h.Name, err)
+	}
+	go func() { _ = cmd.Wait() }()
+	h.Services[service] = newProcess(cmd.Process.Pid)
+	if err := l.save(); err != nil {
+		return err
+	}
+	return l.await(ctx, h, service)
+}
+
+// LogFile is where a service of the host writes what it prints.
+func (h *Host) LogFile(service string) string { return filepath.Join(h.Dir, "log", service+".log") }
+
+// DataDir is lockstep's --data-dir on the host.
+func (h *Host) DataDir() string { return filepath.Join(h.Dir, "data") }
+
+func (l *Lab) commandLine(ctx context.Context, h *Host, service string) (string, []string, error) {
+	o := l.state.Options
+	switch service {
+	case hubService:
+		return o.Self, []string{hubArg, l.dir}, nil
+	case Daemon:
+		args := []string{
+			"daemon", "--data-dir", h.DataDir(), "--name", h.Name, "--cluster", "lab",
+			"--listen", "0.0.0.0:6443", "--advertise", h.Addr, "--status-listen", "127.0.0.1:7070",
+		}
+		path, err := l.writeConfig()
+		return o.Lockstep, append(args, "--config", path), err
+	case Containerd:
+		config := filepath.Join(h.Dir, "containerd", "config.toml")
+		text := fmt.Sprintf(containerdConfig, filepath.Join(h.Dir, "containerd", "root"))
+		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+			return "", nil, fmt.Errorf("cannot configure containerd on %s: %w", h.Name, err)
+		}
+		return "containerd", []string{"--config", config}, nil
+	case Agent:
+		return l.agentCommandLine(ctx, h)
+	}
+	return "", nil, fmt.Errorf("cannot start %q on %s: it has %s", service, h.Name, strings.Join(h.serviceNames(), ", "))
+}
+
+// containerdConfig keeps state in the host's own /run and leaves out what pods here do not use.
+const containerdConfig = `version = 2
+root = %q
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+[grpc]
+  address = "/run/containerd/containerd.sock"
+`
+
+func (l *Lab) agentCommandLine(ctx context.Context, h *Host) (string, []string, error) {
+	certs := filepath.Join(h.Dir, "certs.d")
+	mirror := fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", registryURL, registryURL)
+	if err := os.WriteFile(filepath.Join(certs, "_default", "hosts.toml"), []byte(mirror), 0o644); err != nil {
+		return "", nil, fmt.Errorf("cannot configure the registry mirror of %s: %w", h.Name, err)
+	}
+	token, err := l.joinToken(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	return l.state.Options.Lockstep, []string{
+		"agent", "--server", "https://" + l.Server().Addr + ":6443", "--token", token, "--node-name", h.Name,
+		"--node-ip", h.Addr, "--data-dir", h.DataDir(), "--registry-config", certs,
+	}, nil
+}
+
+// joinToken makes a token for agents, or returns the lab's earlier one: an agent that has its certificate needs none,
+// so that it can be started again while the server is away.
+func (l *Lab) joinToken(ctx context.Context) (string, error) {
+	path := filepath.Join(l.dir, "join-token")
+	if raw, err := os.ReadFile(path); err == nil {
+		return strings.TrimSpace(string(raw)), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	s := l.Server()
+	out, err := s.Command(ctx, l.state.Options.Lockstep, "token", "create", "--data-dir", s.DataDir()).Output()
+	if err != nil {
+		return "", fmt.Errorf("cannot make a join token on %s: %w", s.Name, withStderr(err))
+	}
+	return strings.TrimSpace(string(out)), os.WriteFile(path, out, 0o600)
+}
+
+// await returns once the service can be talked to.
+func (l *Lab) await(ctx context.Context, h *Host, service string) error {
+	var probe []string
+	switch service {
+	case Containerd:
+		probe = []string{"ctr", "--address", "/run/containerd/containerd.sock", "version"}
+	case Daemon:
+		probe = []string{l.state.Options.Lockstep, "token", "create", "--data-dir", h.DataDir()}
+	default:
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	for {
+		attempt, done := context.WithTimeout(ctx, 5*time.Second)
+		out, err := h.Command(attempt, probe[0], probe[1:]...).CombinedOutput()
+		done()
+		if err == nil {
+			return nil
+		}
+		if !h.Services[service].alive() {
+			return fmt.Errorf("cannot start %s on %s: it ended; its log %s ends with: %s", service, h.Name, h.LogFile(service), tail(h.LogFile(service)))
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("cannot reach %s on %s: %w: %s", service, h.Name, err, strings.TrimSpace(string(out)))
+		}
+	}
+}
+
+// Kill sends SIGKILL to a service of the host and returns once it is gone. Killing one that does not run changes nothing.
+func (l *Lab) Kill(ctx context.Context, h *Host, service string) error {
+	p, ok := h.Services[service]
+	if !ok {
+		return fmt.Errorf("cannot kill %q on %s: it has %s", service, h.Name, strings.Join(h.serviceNames(), ", "))
+	}
+	if err := killAll(ctx, func() []process { return []process{p} }); err != nil {
+		return err
+	}
+	delete(h.Services, service)
+	return l.save()
+}
+
+// Stop sends SIGTERM to a service of the host and returns once it is gone, or with ctx's error.
+func (l *Lab) Stop(ctx context.Context, h *Host, service string) error {
+	p, ok := h.Services[service]
+	if !ok {
+		return nil
+	}
+	if err := p.signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	for p.alive() {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("cannot stop %s on %s: %w", service, h.Name, ctx.Err())
+		}
+	}
+	delete(h.Services, service)
+	return l.save()
+}
+
+// PID is the process id of a service of the host, or 0 where it does not run.
+func (h *Host) PID(service string) int {
+	if p := h.Services[service]; p.alive() {
+		return p.PID
+	}
+	return 0
+}
+
+// Reboot ends everything on the host but its disk and starts it again.
+func (l *Lab) Reboot(ctx context.Context, h *Host) error {
+	if err := l.halt(ctx, h); err != nil {
+		return err
+	}
+	if err := l.boot(ctx, h); err != nil {
+		return err
+	}
+	return l.startServices(ctx, h)
+}
+
+// halt ends every process of the host, its holder last, and removes its control groups.
+func (l *Lab) halt(ctx context.Context, h *Host) error {
+	if h.Holder.alive() {
+		if err := killAll(ctx, h.processes); err != nil {
+			return fmt.Errorf("cannot halt host %s: %w", h.Name, err)
+		}
+	}
+	h.Services = map[string]process{}
+	h.Holder = process{}
+	return removeCgroups(h.Name)
+}
+
+// withStderr adds what a command printed on standard error to its error.
+func withStderr(err error) error {
+	if exit, ok := err.(*exec.ExitError); ok && len(exit.Stderr) > 0 {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+	}
+	return err
+}
+
+func tail(path string) string {
+	raw, _ := os.ReadFile(path)
+	if len(raw) > 2000 {
+		raw = raw[len(raw)-2000:]
+	}
+	return string(raw)
+}

@@ -1,0 +1,23 @@
+// Command lockstep is a container orchestrator whose only write API is Git.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"lockstep/daemon/command"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := command.Run(ctx, os.Args[1:])
+	code, told := command.ExitCode(err)
+	if !told {
+		fmt.Fprintln(os.Stderr, "lockstep:", err)
+	}
+	os.Exit(code)
+}
