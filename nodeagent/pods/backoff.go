@@ -49,6 +49,9 @@ func crashes(c Container) int {
 
 // Retry is when a step that failed so may be tried again.
 func (f Failure) Retry(k Kind) time.Time {
+	if !f.Until.IsZero() {
+		return f.Until
+	}
 	switch k {
 	case Prepare, Start:
 		return f.At.Add(double(firstDelay, lastDelay, f.Count))

@@ -108,6 +108,8 @@ type Failure struct {
 	Message string
 	Count   int // in a row, from 1
 	At      time.Time
+	// Until, when set, is when to try again, instead of the step's own backoff.
+	Until time.Time
 }
 
 // Kind is what a step does.

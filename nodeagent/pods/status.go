@@ -15,8 +15,6 @@ const (
 	reasonCreating     = "ContainerCreating"
 	reasonInitializing = "PodInitializing"
 	reasonCrash        = "CrashLoopBackOff"
-	reasonImageBackOff = "ImagePullBackOff"
-	reasonErrImagePull = "ErrImagePull"
 	reasonDeadline     = "DeadlineExceeded"
 	reasonLost         = "ContainerStatusUnknown"
 )
@@ -174,13 +172,6 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 // waiting says why a container does not run yet.
 func waiting(pod *corev1.Pod, o Observed, c *corev1.Container, init, inited, tried bool, last Container) *corev1.ContainerStateWaiting {
 	if f, ok := o.Failures["Prepare/"+c.Name]; ok && (inited || init) {
-		if o.InFlight["Prepare/"+c.Name] || f.Reason != reasonErrImagePull || f.Count == 0 {
-			return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
-		}
-		if f.Count > 1 {
-			return &corev1.ContainerStateWaiting{Reason: reasonImageBackOff,
-				Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", c.Image, f.Reason, f.Message)}
-		}
 		return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
 	}
 	if f, ok := o.Failures["Start/"+c.Name]; ok {

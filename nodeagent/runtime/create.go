@@ -73,6 +73,8 @@ type Request struct {
 	Layer     []mount.Mount // from Prepare
 	// Stdout and Stderr are FIFOs that somebody reads.
 	Stdout, Stderr string
+	// Bare says that Layer is no snapshot of ours but a directory.
+	Bare bool
 }
 
 // Create makes the container with its first process ready, which has all its
@@ -112,12 +114,14 @@ func (r *Runtime) record(ctx context.Context, req Request) error {
 	if err != nil {
 		return fmt.Errorf("cannot encode container %s: %w", short(req.ID), err)
 	}
-	_, err = r.client.ContainerService().Create(ctx, containers.Container{
+	c := containers.Container{
 		ID: req.ID, Labels: req.labels(r.opts.Node), Image: req.Image, Spec: spec,
-		Runtime:     containers.RuntimeInfo{Name: runtimeName},
-		Snapshotter: r.opts.Snapshotter, SnapshotKey: req.ID,
-	})
-	if err != nil {
+		Runtime: containers.RuntimeInfo{Name: runtimeName},
+	}
+	if !req.Bare {
+		c.Snapshotter, c.SnapshotKey = r.opts.Snapshotter, req.ID
+	}
+	if _, err = r.client.ContainerService().Create(ctx, c); err != nil {
 		return fmt.Errorf("cannot create container %s: %w", short(req.ID), err)
 	}
 	return nil

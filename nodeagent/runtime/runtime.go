@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
@@ -262,4 +263,35 @@ func short(id string) string {
 		return id[:12]
 	}
 	return id
+}
+
+// Clear removes the images of our namespace, waits for their content to go,
+// and removes the namespace if nothing is left in it.
+func (r *Runtime) Clear(ctx context.Context) error {
+	ctx, cancel := call(ctx, createTimeout)
+	defer cancel()
+	rest, err := r.client.ContainerService().List(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot list containers: %w", err)
+	}
+	if len(rest) > 0 {
+		return nil // another node shares this containerd
+	}
+	list, err := r.client.ImageService().List(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot list images: %w", err)
+	}
+	for i, img := range list {
+		var opts []images.DeleteOpt
+		if i == len(list)-1 {
+			opts = append(opts, images.SynchronousDelete())
+		}
+		if err := r.client.ImageService().Delete(ctx, img.Name, opts...); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("cannot remove image %s: %w", img.Name, err)
+		}
+	}
+	if err := r.client.NamespaceService().Delete(ctx, Namespace); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
+		return fmt.Errorf("cannot remove containerd namespace: %w", err)
+	}
+	return nil
 }

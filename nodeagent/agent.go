@@ -1,0 +1,403 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/cap"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/record"
+
+	"lockstep/nodeagent/images"
+	"lockstep/nodeagent/logs"
+	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/probes"
+	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/runtime"
+	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/volumes"
+)
+
+const (
+	// parallelPrepares bounds snapshot and pipe work, parallelStarts what
+	// executes shims and runc: more of the latter than cores only makes all of
+	// them slower.
+	parallelPrepares = 8
+	// hookTimeout bounds one HTTP hook.
+	hookTimeout = 30 * time.Second
+	// containerdRetry is the pause between attempts to reach containerd.
+	containerdRetry = 250 * time.Millisecond
+)
+
+// Agent is one node. New makes it, Run runs it once.
+type Agent struct {
+	opts    Options
+	log     *slog.Logger
+	metrics *metrics
+	records records
+
+	rt         *runtime.Runtime
+	net        *network.Network
+	logs       *logs.Client
+	volumes    *volumes.Manager
+	images     *images.Manager
+	probes     *probes.Manager
+	objects    *objects
+	statuses   *statuses
+	events     record.EventRecorder
+	broadcast  record.EventBroadcaster
+	hookClient *http.Client
+	preparing  *semaphore.Weighted
+	starting   *semaphore.Weighted
+	group      *errgroup.Group // of everything that runs
+	ctx        context.Context // of everything that runs
+	changed    chan struct{}   // wakes the node's report
+	proxyWake  chan struct{}
+	dnsWake    chan struct{}
+
+	mu        sync.Mutex
+	pods      map[types.UID]*pod
+	claims    map[string]*pod // by containerd ID
+	imageInfo map[string]*image
+	client    kubernetes.Interface // nil while not connected
+	caches    *caches              // nil until synced
+	ips       []netip.Addr
+	node      spec.Node
+	facts     register.Facts
+	noNetwork string
+	down      string // why containerd does not answer; empty if it does
+}
+
+// New checks the options; it starts nothing.
+func New(opts Options) (*Agent, error) {
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		opts: opts, log: opts.Log.With("node", opts.NodeName), metrics: newMetrics(opts.Registerer),
+		records:    records{filepath.Join(opts.agentDir(), "pods")},
+		hookClient: &http.Client{Timeout: hookTimeout},
+		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
+		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1),
+		pods: map[types.UID]*pod{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
+		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
+	}
+	a.objects = &objects{dir: filepath.Join(opts.agentDir(), "objects"), api: a.api, known: map[reference]fetched{}}
+	a.statuses = newStatuses(a)
+	a.broadcast = record.NewBroadcaster()
+	a.events = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: opts.NodeName})
+	a.net = network.Open(network.Options{Node: opts.NodeName, StateDir: filepath.Join(opts.RunDir, "cni"), BinDirs: opts.CNIBinDirs, ConfDir: opts.CNIConfDir})
+	return a, nil
+}
+
+// Run runs the node until ctx ends and leaves its containers running. It
+// returns an error only for what will not mend by itself: a refused token, or
+// directories that cannot be written.
+func (a *Agent) Run(ctx context.Context) error {
+	a.group, a.ctx = errgroup.WithContext(ctx)
+	err := a.open(a.ctx)
+	if err == nil {
+		err = a.restore(a.ctx)
+	}
+	if err == nil {
+		a.runAll()
+		err = a.group.Wait()
+	}
+	a.broadcast.Shutdown()
+	if a.rt != nil {
+		err = errors.Join(err, a.rt.Close())
+	}
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+// open makes what the agent works with; it waits for containerd.
+func (a *Agent) open(ctx context.Context) error {
+	for _, dir := range []string{a.opts.agentDir(), a.opts.RunDir, filepath.Join(a.opts.RunDir, "pods"), a.opts.LogDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("cannot make directory: %w", err)
+		}
+	}
+	if err := os.Chmod(a.opts.agentDir(), 0o711); err != nil {
+		return fmt.Errorf("cannot make directory private: %w", err)
+	}
+	if a.opts.Containerd == Managed {
+		if err := startContainerd(ctx, a.opts); err != nil {
+			return err
+		}
+	}
+	var err error
+	if a.rt, err = runtime.Open(runtime.Options{Address: a.opts.containerdSocket(), Node: a.opts.NodeName,
+		Snapshotter: a.opts.Snapshotter, RunDir: a.opts.RunDir, Log: a.log}); err != nil {
+		return err
+	}
+	version, err := a.waitForContainerd(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.readMachine(version); err != nil {
+		return err
+	}
+	if a.images, err = images.New(ctx, images.Options{Client: a.rt.Client(), Namespace: runtime.Namespace, Snapshotter: a.rt.Snapshotter(),
+		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.opts.DataDir}); err != nil {
+		return err
+	}
+	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir()}); err != nil {
+		return err
+	}
+	a.probes = probes.New(probes.Options{Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed})
+	a.logs, err = logs.Ensure(ctx, logs.Options{RunDir: a.opts.RunDir, Cgroup: keeperCgroup(a.opts.NodeName), Build: a.opts.Version})
+	if err != nil {
+		return err
+	}
+	return a.enableForwarding()
+}
+
+func keeperCgroup(node string) string { return filepath.Join("/lockstep-keeper", node) }
+
+func (a *Agent) waitForContainerd(ctx context.Context) (string, error) {
+	told := false
+	for {
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		version, err := a.rt.Version(try)
+		cancel()
+		if err == nil {
+			return strings.TrimPrefix(strings.Fields(version + " ")[0], "v"), nil
+		}
+		if !told {
+			a.log.Warn("containerd does not answer", "address", a.opts.containerdSocket(), "error", err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(containerdRetry):
+		}
+	}
+}
+
+// readMachine learns what specifications and the node's status depend on.
+func (a *Agent) readMachine(version string) error {
+	facts, err := register.ReadFacts(a.opts.DataDir)
+	if err != nil {
+		return err
+	}
+	facts.ContainerRuntime, _, _ = strings.Cut(version, "~")
+	caps, err := cap.Current()
+	if err != nil {
+		return fmt.Errorf("cannot read own capabilities: %w", err)
+	}
+	devices, err := oci.HostDevices()
+	if err != nil {
+		return fmt.Errorf("cannot list devices: %w", err)
+	}
+	n := spec.Node{Name: a.opts.NodeName, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroupV2(),
+		OOMFloor: -1000, Capabilities: caps, Devices: devices}
+	if floor, free := oomFloor(caps); !free {
+		n.OOMFloor = floor
+		a.log.Warn("this process may not lower oom_score_adj (no CAP_SYS_RESOURCE): containers keep at least its own", "floor", floor)
+	}
+	if len(a.ips) == 0 {
+		if u, err := url.Parse(a.opts.Server); err == nil {
+			if ip, err := register.OutboundIP(u.Host); err == nil {
+				a.ips = []netip.Addr{ip}
+			}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.facts, a.node = facts, n
+	return nil
+}
+
+// oomFloor is the lowest oom_score_adj that children may get; free says that
+// there is no such limit.
+func oomFloor(caps []string) (floor int, free bool) {
+	for _, c := range caps {
+		if c == "CAP_SYS_RESOURCE" {
+			return -1000, true
+		}
+	}
+	data, _ := os.ReadFile("/proc/self/oom_score_adj")
+	_, _ = fmt.Sscan(string(data), &floor)
+	return floor, false
+}
+
+// forwardingFile keeps the earlier setting for Reset.
+const forwardingFile = "ip_forward"
+
+func (a *Agent) enableForwarding() error {
+	old, err := network.EnableForwarding()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(a.opts.agentDir(), forwardingFile)
+	if _, err := os.Stat(path); err == nil {
+		return nil // an earlier run changed it
+	}
+	return replaceFile(path, []byte(old))
+}
+
+// restore takes up the pods of an earlier run: from their kept objects, their
+// sandboxes and what containerd has.
+func (a *Agent) restore(ctx context.Context) error {
+	kept, err := a.records.loadPods()
+	if err != nil {
+		a.log.Warn("cannot restore all pods", "error", err)
+	}
+	known := map[string]bool{}
+	a.restoreNetwork()
+	for _, o := range kept {
+		known[string(o.UID)] = true
+		p := newPod(a, o)
+		p.sandbox, p.traces = a.loadSandbox(o)
+		p.instances = a.records.load(o.UID)
+		for id := range p.instances {
+			a.claims[id] = p
+		}
+		a.pods[o.UID] = p
+		// Setting up again is idempotent and finds what is there.
+		p.traces = p.traces || len(p.instances) > 0
+	}
+	if err := a.net.Sweep(ctx, func(uid string) bool { return known[uid] }); err != nil {
+		a.log.Warn("cannot free addresses of vanished pods", "error", err)
+	}
+	if err := a.volumes.Sweep(ctx, func(uid types.UID) bool { return known[string(uid)] }); err != nil {
+		a.log.Warn("cannot remove volumes of vanished pods", "error", err)
+	}
+	if err := a.relist(ctx); err != nil {
+		a.log.Warn("cannot list containers", "error", err)
+	}
+	a.sweepLayers(ctx)
+	return nil
+}
+
+// runAll starts every loop of the node.
+func (a *Agent) runAll() {
+	for _, p := range a.allPods() {
+		a.runPod(p)
+	}
+	for name, task := range map[string]func(context.Context) error{
+		"observe":    a.observe,
+		"relist":     a.relistLoop,
+		"log keeper": a.logs.Run,
+		"probes":     a.probes.Run,
+		"volumes":    a.refresh,
+		"statuses":   a.statuses.run,
+		"images":     a.collectImages,
+		"cluster":    a.joinCluster,
+	} {
+		a.group.Go(func() error {
+			if err := task(a.ctx); err != nil && a.ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+}
+
+func (a *Agent) runPod(p *pod) {
+	a.group.Go(func() error {
+		p.run(a.ctx)
+		return nil
+	})
+}
+
+// api is the connection to the API; nil while there is none.
+func (a *Agent) api() kubernetes.Interface {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.client
+}
+
+func (a *Agent) nodeFacts() spec.Node {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.node
+}
+
+func (a *Agent) hostIPs() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []string
+	for _, ip := range a.ips {
+		out = append(out, ip.String())
+	}
+	return out
+}
+
+func (a *Agent) allPods() []*pod {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]*pod, 0, len(a.pods))
+	for _, p := range a.pods {
+		out = append(out, p)
+	}
+	return out
+}
+
+// claim says that a container is of a pod, so that its events find the pod.
+func (a *Agent) claim(id string, p *pod) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.claims[id] = p
+}
+
+func (a *Agent) unclaim(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.claims, id)
+}
+
+// forget drops a pod of which nothing is left. The pod's lock is held.
+func (a *Agent) forget(p *pod) {
+	a.mu.Lock()
+	delete(a.pods, p.uid)
+	a.mu.Unlock()
+	a.statuses.drop(p.uid)
+	a.probes.Remove(p.uid)
+	if err := a.records.dropPod(p.uid); err != nil {
+		p.log.Warn("cannot forget pod", "error", err)
+	}
+	a.wakeNet()
+}
+
+// wakeNet has proxy and DNS look again.
+func (a *Agent) wakeNet() {
+	for _, c := range []chan struct{}{a.proxyWake, a.dnsWake} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// reportNode has the node's status written soon.
+func (a *Agent) reportNode() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}

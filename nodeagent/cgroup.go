@@ -1,0 +1,116 @@
+package nodeagent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/cgroups/v3"
+	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/containerd/cgroups/v3/cgroup2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const cgroupMount = "/sys/fs/cgroup"
+
+// cgroupV2 says whether the machine has only the unified hierarchy.
+func cgroupV2() bool { return cgroups.Mode() == cgroups.Unified }
+
+// nodeCgroup is the parent of all pods' cgroups of this node; the node's name
+// is in it, so that several nodes fit on one machine.
+func nodeCgroup(node string) string { return filepath.Join("/lockstep", node) }
+
+func (a *Agent) podCgroup(uid types.UID) string {
+	return filepath.Join(nodeCgroup(a.opts.NodeName), "pod"+string(uid))
+}
+
+// makePodCgroup makes the pod's cgroup with its limits, or sets them anew.
+func (a *Agent) makePodCgroup(uid types.UID, limits *specs.LinuxResources) error {
+	path := a.podCgroup(uid)
+	var err error
+	if cgroupV2() {
+		_, err = cgroup2.NewManager(cgroupMount, path, cgroup2.ToResources(limits))
+	} else {
+		_, err = cgroup1.New(cgroup1.StaticPath(path), limits)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make cgroup %s: %w", path, err)
+	}
+	return nil
+}
+
+// removePodCgroup removes the pod's cgroup from every hierarchy; an absent one
+// is no error.
+func (a *Agent) removePodCgroup(uid types.UID) error { return removeCgroup(a.podCgroup(uid)) }
+
+// removeCgroup removes a cgroup with those below it, which must have no
+// processes. The kernel may need a moment after the last process has ended.
+func removeCgroup(path string) error {
+	var errs []error
+	for _, root := range hierarchies() {
+		top := filepath.Join(root, path)
+		if _, err := os.Stat(top); err != nil {
+			continue
+		}
+		var dirs []string
+		_ = filepath.WalkDir(top, func(p string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, p)
+			}
+			return nil
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			var err error
+			for try := range 6 {
+				if err = syscall.Rmdir(dirs[i]); err == nil || errors.Is(err, syscall.ENOENT) {
+					err = nil
+					break
+				}
+				time.Sleep(time.Duration(try+1) * 5 * time.Millisecond)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("cannot remove cgroup %s: %w", dirs[i], err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// hierarchies are the roots that a cgroup has to be removed from.
+func hierarchies() []string {
+	if cgroupV2() {
+		return []string{cgroupMount}
+	}
+	entries, _ := os.ReadDir(cgroupMount)
+	var roots []string
+	for _, e := range entries {
+		if e.IsDir() {
+			roots = append(roots, filepath.Join(cgroupMount, e.Name()))
+		}
+	}
+	return roots
+}
+
+// oomKilled says whether the kernel killed a process of the container for lack
+// of memory. It can be asked until the container is reaped.
+func (a *Agent) oomKilled(uid types.UID, id string) bool {
+	path := filepath.Join(cgroupMount, "memory", a.podCgroup(uid), id, "memory.oom_control")
+	if cgroupV2() {
+		path = filepath.Join(cgroupMount, a.podCgroup(uid), id, "memory.events")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	for l := range strings.Lines(string(data)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(l), "oom_kill "); ok {
+			return n != "0"
+		}
+	}
+	return false
+}

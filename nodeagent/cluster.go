@@ -1,0 +1,382 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/tunnel"
+)
+
+const (
+	joinRetry    = time.Second
+	renewCheck   = time.Hour // certificates last for months
+	podCIDRsFile = "pod-cidrs"
+)
+
+// caches are the agent's own copy of what it needs of the cluster.
+type caches struct {
+	services   corelisters.ServiceLister
+	slices     discoverylisters.EndpointSliceLister
+	nodes      corelisters.NodeLister
+	namespaces corelisters.NamespaceLister
+}
+
+// joinCluster joins, then keeps what needs the API running until ctx ends. A
+// refused token is an error; a server that does not answer is waited for.
+func (a *Agent) joinCluster(ctx context.Context) error {
+	id := register.Identity{Server: strings.TrimSuffix(a.opts.Server, "/"), Node: a.opts.NodeName, Dir: a.opts.agentDir()}
+	if err := a.join(ctx, id); err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(id.Config())
+	if err != nil {
+		return fmt.Errorf("cannot make client for %s: %w", a.opts.Server, err)
+	}
+	a.mu.Lock()
+	a.client = client
+	a.mu.Unlock()
+	for _, p := range a.allPods() {
+		p.poke()
+	}
+	a.broadcast.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	reporter := &register.Reporter{Client: client, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
+		State: a.nodeState, Changed: a.changed, Log: a.log}
+	conf, err := id.TLS()
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(a.opts.Server)
+	if err != nil {
+		return fmt.Errorf("cannot use server %q: %w", a.opts.Server, err)
+	}
+	for _, task := range []func(context.Context) error{
+		reporter.Run,
+		func(ctx context.Context) error { return a.renewCertificate(ctx, id) },
+		func(ctx context.Context) error { return tunnel.Serve(ctx, tunnel.Dialer(u.Host, conf), a.handler()) },
+		func(ctx context.Context) error { return a.follow(ctx, client) },
+	} {
+		a.group.Go(func() error { return task(a.ctx) })
+	}
+	return nil
+}
+
+// join gets a certificate unless there is one.
+func (a *Agent) join(ctx context.Context, id register.Identity) error {
+	told := false
+	for !id.Joined(time.Now()) {
+		token := a.opts.Token
+		if token == "" && a.opts.TokenFile != "" {
+			data, err := os.ReadFile(a.opts.TokenFile)
+			if err != nil {
+				return fmt.Errorf("cannot read token: %w", err)
+			}
+			token = string(data)
+		}
+		if token == "" {
+			return fmt.Errorf("cannot join %s: a token is needed", id.Server)
+		}
+		err := id.Join(ctx, token)
+		switch {
+		case err == nil:
+			a.log.Info("joined cluster", "server", id.Server)
+			return nil
+		case errors.Is(err, register.ErrRefused):
+			return err
+		case !told && ctx.Err() == nil:
+			a.log.Warn("cannot join yet", "error", err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(joinRetry):
+		}
+	}
+	return nil
+}
+
+func (a *Agent) renewCertificate(ctx context.Context, id register.Identity) error {
+	for {
+		if c, err := id.Certificate(); err == nil && time.Now().After(register.RenewAt(c)) {
+			if err := id.Renew(ctx); err != nil && ctx.Err() == nil {
+				a.log.Warn("cannot renew certificate", "error", err, "expires", c.NotAfter)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(renewCheck):
+		}
+	}
+}
+
+// follow keeps the caches and the pods of this node up to date until ctx ends.
+func (a *Agent) follow(ctx context.Context, client kubernetes.Interface) error {
+	all := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(lean))
+	mine := cache.NewFilteredListWatchFromClient(client.CoreV1().RESTClient(), "pods", corev1.NamespaceAll,
+		func(o *metav1.ListOptions) { o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", a.opts.NodeName).String() })
+	podCache := cache.NewSharedInformer(mine, &corev1.Pod{}, 0)
+	if err := podCache.SetTransform(lean); err != nil {
+		return err
+	}
+	c := &caches{services: all.Core().V1().Services().Lister(), slices: all.Discovery().V1().EndpointSlices().Lister(),
+		nodes: all.Core().V1().Nodes().Lister(), namespaces: all.Core().V1().Namespaces().Lister()}
+	wake := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { a.wakeNet() }, UpdateFunc: func(_, _ any) { a.wakeNet() }, DeleteFunc: func(any) { a.wakeNet() },
+	}
+	nodes := cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { a.nodeChanged(o, c.nodes) },
+		UpdateFunc: func(_, o any) { a.nodeChanged(o, c.nodes) },
+		DeleteFunc: func(o any) { a.nodeChanged(o, c.nodes) },
+	}
+	var synced []cache.InformerSynced
+	for _, s := range []struct {
+		informer cache.SharedInformer
+		handler  cache.ResourceEventHandler
+	}{
+		{all.Core().V1().Services().Informer(), wake}, {all.Discovery().V1().EndpointSlices().Informer(), wake},
+		{all.Core().V1().Namespaces().Informer(), wake}, {all.Core().V1().Nodes().Informer(), nodes}, {podCache, a.podHandler()},
+	} {
+		r, err := s.informer.AddEventHandler(s.handler)
+		if err != nil {
+			return fmt.Errorf("cannot follow cluster: %w", err)
+		}
+		synced = append(synced, r.HasSynced)
+	}
+	all.Start(ctx.Done())
+	a.group.Go(func() error {
+		podCache.Run(ctx.Done())
+		return nil
+	})
+	if cache.WaitForCacheSync(ctx.Done(), synced...) {
+		a.synced(ctx, c, podCache.GetStore())
+	}
+	<-ctx.Done()
+	all.Shutdown()
+	return nil
+}
+
+// synced is called once, when the caches are complete: pods that the API does
+// not have end, and what needs a complete picture starts.
+func (a *Agent) synced(ctx context.Context, c *caches, store cache.Store) {
+	a.mu.Lock()
+	a.caches = c
+	a.mu.Unlock()
+	have := map[types.UID]bool{}
+	for _, o := range store.List() {
+		have[o.(*corev1.Pod).UID] = true
+	}
+	for _, p := range a.allPods() {
+		if !have[p.uid] {
+			a.podGone(p.uid)
+		}
+	}
+	a.relistLogged(ctx)
+	a.startNet(ctx)
+}
+
+func (a *Agent) podHandler() cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { a.podSeen(o.(*corev1.Pod)) },
+		UpdateFunc: func(old, o any) {
+			if old.(*corev1.Pod).UID != o.(*corev1.Pod).UID {
+				a.podGone(old.(*corev1.Pod).UID)
+			}
+			a.podSeen(o.(*corev1.Pod))
+		},
+		DeleteFunc: func(o any) {
+			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = d.Obj
+			}
+			if p, ok := o.(*corev1.Pod); ok {
+				a.podGone(p.UID)
+			}
+		},
+	}
+}
+
+// podSeen takes in the newest object of a pod of this node.
+func (a *Agent) podSeen(o *corev1.Pod) {
+	a.mu.Lock()
+	p := a.pods[o.UID]
+	a.mu.Unlock()
+	if p == nil {
+		p = newPod(a, o)
+		// Pods that had been admitted before, as their status says, stay so.
+		if o.Status.StartTime == nil && o.DeletionTimestamp == nil {
+			p.wanted.Rejected, p.wanted.RejectedMessage = a.admit(o)
+		}
+		if err := a.records.savePod(o); err != nil {
+			p.log.Warn("cannot keep pod", "error", err)
+		}
+		a.mu.Lock()
+		a.pods[o.UID] = p
+		a.mu.Unlock()
+		a.runPod(p)
+		return
+	}
+	var old *corev1.Pod
+	p.change(func() {
+		old = p.wanted.Pod
+		p.wanted.Pod, p.wanted.Gone = o, false
+	})
+	if keepAgain(old, o) {
+		if err := a.records.savePod(o); err != nil {
+			p.log.Warn("cannot keep pod", "error", err)
+		}
+	}
+}
+
+// keepAgain says whether a kept pod is outdated for an agent that starts without the API.
+func keepAgain(old, o *corev1.Pod) bool {
+	return old.Status.Phase != o.Status.Phase || !old.DeletionTimestamp.Equal(o.DeletionTimestamp) ||
+		!equality.Semantic.DeepEqual(old.Labels, o.Labels) || !equality.Semantic.DeepEqual(old.Annotations, o.Annotations) ||
+		!equality.Semantic.DeepEqual(old.Spec, o.Spec)
+}
+
+func (a *Agent) podGone(uid types.UID) {
+	a.mu.Lock()
+	p := a.pods[uid]
+	a.mu.Unlock()
+	if p != nil {
+		p.change(func() { p.wanted.Gone = true })
+	}
+}
+
+// rejected says whether the node refused the pod.
+func (p *pod) rejected() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wanted.Rejected != "" || p.wanted.Gone
+}
+
+// services are those whose variables pods of a namespace see.
+func (a *Agent) services(namespace string) []*corev1.Service {
+	a.mu.Lock()
+	c := a.caches
+	a.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	out, _ := c.services.Services(namespace).List(labels.Everything()) // a lister does not fail
+	if master, err := c.services.Services("default").Get("kubernetes"); err == nil && namespace != "default" {
+		out = append(out, master)
+	}
+	return out
+}
+
+// nodeChanged sets up the network for this node's pods, or routes to others'.
+func (a *Agent) nodeChanged(o any, nodes corelisters.NodeLister) {
+	if n, ok := o.(*corev1.Node); ok && n.Name == a.opts.NodeName && len(n.Spec.PodCIDRs) > 0 {
+		a.configureNetwork(n.Spec.PodCIDRs, true)
+	}
+	list, err := nodes.List(labels.Everything())
+	if err != nil {
+		return
+	}
+	if err := network.SetRoutes(routesTo(list, a.opts.NodeName)); err != nil {
+		a.log.Warn("cannot set all routes", "error", err)
+	}
+	a.wakeNet()
+}
+
+// routesTo are the routes to the pods of all nodes but self.
+func routesTo(nodes []*corev1.Node, self string) network.Routes {
+	out := network.Routes{}
+	for _, n := range nodes {
+		if n.Name == self {
+			continue
+		}
+		for _, cidr := range n.Spec.PodCIDRs {
+			p, err := netip.ParsePrefix(cidr)
+			if err != nil {
+				continue
+			}
+			for _, addr := range n.Status.Addresses {
+				ip, err := netip.ParseAddr(addr.Address)
+				if err == nil && addr.Type == corev1.NodeInternalIP && ip.Is4() == p.Addr().Is4() {
+					out[p.Masked()] = ip
+					break
+				}
+			}
+		}
+	}
+	return out
+}
+
+// configureNetwork makes pod addresses available and wakes those who wait for
+// them. keep stores the ranges for a start without the API.
+func (a *Agent) configureNetwork(cidrs []string, keep bool) {
+	err := a.net.Configure(cidrs)
+	why := ""
+	if err != nil {
+		why = err.Error()
+	} else if keep {
+		if err := replaceFile(filepath.Join(a.opts.agentDir(), podCIDRsFile), []byte(strings.Join(cidrs, "\n"))); err != nil {
+			a.log.Warn("cannot keep pod ranges", "error", err)
+		}
+	}
+	a.mu.Lock()
+	changed := a.noNetwork != why
+	a.noNetwork = why
+	a.mu.Unlock()
+	if !changed {
+		return
+	}
+	a.reportNode()
+	for _, p := range a.allPods() {
+		p.change(func() { delete(p.failures, string(pods.Setup)) })
+	}
+}
+
+// restoreNetwork takes up the ranges of an earlier run, or the user's own network.
+func (a *Agent) restoreNetwork() {
+	data, _ := os.ReadFile(filepath.Join(a.opts.agentDir(), podCIDRsFile)) // absent on a new node
+	cidrs := slices.DeleteFunc(strings.Split(string(data), "\n"), func(s string) bool { return s == "" })
+	if len(cidrs) > 0 || a.opts.CNIConfDir != "" {
+		a.configureNetwork(cidrs, false)
+	}
+}
+
+// nodeState is what the node reports about itself.
+func (a *Agent) nodeState(context.Context) register.State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := register.State{Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork}
+	if a.down != "" {
+		s.NotReady = []string{a.down}
+	}
+	return s
+}
+
+// lean drops what the agent never reads of cached objects.
+func lean(o any) (any, error) {
+	if m, ok := o.(metav1.Object); ok {
+		m.SetManagedFields(nil)
+	}
+	return o, nil
+}

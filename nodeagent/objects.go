@@ -1,0 +1,324 @@
+package nodeagent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-helpers/resource"
+
+	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/volumes"
+)
+
+const (
+	// fresh is how long a fetched object serves other containers that start
+	// at the same time.
+	fresh = time.Second
+	// refreshPeriod is how often objects that pods show in volumes are looked
+	// at; Kubernetes promises about a minute.
+	refreshPeriod = 20 * time.Second
+	apiTimeout    = 10 * time.Second
+)
+
+// reference names a ConfigMap or a Secret.
+type reference struct {
+	secret          bool
+	namespace, name string
+}
+
+func (r reference) file() string {
+	kind := "configmaps"
+	if r.secret {
+		kind = "secrets"
+	}
+	return filepath.Join(kind, r.namespace+"_"+r.name+".json")
+}
+
+// objects are the ConfigMaps and Secrets that this node's pods refer to. They
+// are kept on disk, private to root, so that pods start as specified while the
+// control plane is away.
+type objects struct {
+	dir string
+	api func() kubernetes.Interface // nil while not connected
+
+	mu    sync.Mutex
+	known map[reference]fetched
+}
+
+type fetched struct {
+	object metav1.Object // nil: the API says there is none
+	at     time.Time
+}
+
+func (o *objects) configMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	got, err := o.get(ctx, reference{false, namespace, name})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*corev1.ConfigMap), nil
+}
+
+func (o *objects) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	got, err := o.get(ctx, reference{true, namespace, name})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*corev1.Secret), nil
+}
+
+// get returns the object as the API has it, or as it was last known when the
+// API does not answer. apierrors.IsNotFound says that there is none.
+func (o *objects) get(ctx context.Context, ref reference) (metav1.Object, error) {
+	o.mu.Lock()
+	last, ok := o.known[ref]
+	o.mu.Unlock()
+	if ok && time.Since(last.at) < fresh && last.object != nil {
+		return last.object, nil
+	}
+	object, err := o.fetch(ctx, ref)
+	switch {
+	case err == nil:
+		o.mu.Lock()
+		o.known[ref] = fetched{object, time.Now()}
+		o.mu.Unlock()
+		if last.object == nil || last.object.GetResourceVersion() != object.GetResourceVersion() {
+			if err := o.keep(ref, object); err != nil {
+				return nil, err
+			}
+		}
+		return object, nil
+	case apierrors.IsNotFound(err):
+		o.mu.Lock()
+		o.known[ref] = fetched{nil, time.Now()}
+		o.mu.Unlock()
+		return nil, err
+	case apierrors.IsForbidden(err):
+		return nil, err
+	}
+	if ok && last.object != nil {
+		return last.object, nil
+	}
+	if kept := o.kept(ref); kept != nil {
+		return kept, nil
+	}
+	return nil, err
+}
+
+func (o *objects) fetch(ctx context.Context, ref reference) (metav1.Object, error) {
+	api := o.api()
+	if api == nil {
+		return nil, errors.New("not connected to the API")
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if ref.secret {
+		s, err := api.CoreV1().Secrets(ref.namespace).Get(ctx, ref.name, metav1.GetOptions{})
+		return s, err
+	}
+	c, err := api.CoreV1().ConfigMaps(ref.namespace).Get(ctx, ref.name, metav1.GetOptions{})
+	return c, err
+}
+
+func (o *objects) keep(ref reference, object metav1.Object) error {
+	path := filepath.Join(o.dir, ref.file())
+	data, err := json.Marshal(object)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o700)
+	}
+	if err == nil {
+		err = replaceFile(path, data)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep %s: %w", ref.file(), err)
+	}
+	return nil
+}
+
+func (o *objects) kept(ref reference) metav1.Object {
+	data, err := os.ReadFile(filepath.Join(o.dir, ref.file()))
+	if err != nil {
+		return nil
+	}
+	var object metav1.Object = &corev1.ConfigMap{}
+	if ref.secret {
+		object = &corev1.Secret{}
+	}
+	if json.Unmarshal(data, object) != nil {
+		return nil
+	}
+	return object
+}
+
+// forget drops what no pod refers to any more.
+func (o *objects) forget(used map[reference]bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for ref := range o.known {
+		if !used[ref] {
+			delete(o.known, ref)
+		}
+	}
+	files := map[string]bool{}
+	for ref := range used {
+		files[ref.file()] = true
+	}
+	paths, _ := filepath.Glob(filepath.Join(o.dir, "*", "*.json"))
+	for _, path := range paths {
+		if rel, err := filepath.Rel(o.dir, path); err == nil && !files[rel] {
+			_ = os.Remove(path) // tried again at the next round
+		}
+	}
+}
+
+// references are the objects that a pod names.
+func references(p *corev1.Pod) map[reference]bool {
+	out := map[reference]bool{}
+	configMap := func(name string) { out[reference{false, p.Namespace, name}] = true }
+	secret := func(name string) { out[reference{true, p.Namespace, name}] = true }
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		for _, e := range c.EnvFrom {
+			if e.ConfigMapRef != nil {
+				configMap(e.ConfigMapRef.Name)
+			}
+			if e.SecretRef != nil {
+				secret(e.SecretRef.Name)
+			}
+		}
+		for _, e := range c.Env {
+			if e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil {
+				configMap(e.ValueFrom.ConfigMapKeyRef.Name)
+			}
+			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+				secret(e.ValueFrom.SecretKeyRef.Name)
+			}
+		}
+	}
+	for _, v := range p.Spec.Volumes {
+		if v.ConfigMap != nil {
+			configMap(v.ConfigMap.Name)
+		}
+		if v.Secret != nil {
+			secret(v.Secret.SecretName)
+		}
+		if v.Projected != nil {
+			for _, s := range v.Projected.Sources {
+				if s.ConfigMap != nil {
+					configMap(s.ConfigMap.Name)
+				}
+				if s.Secret != nil {
+					secret(s.Secret.Name)
+				}
+			}
+		}
+	}
+	for _, s := range p.Spec.ImagePullSecrets {
+		secret(s.Name)
+	}
+	return out
+}
+
+// envSources fetches what a container's environment refers to.
+func (a *Agent) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Container) (spec.Sources, error) {
+	s := spec.Sources{ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{}, Services: a.services(o.Namespace)}
+	only := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace}, Spec: corev1.PodSpec{Containers: []corev1.Container{*c}}}
+	for ref := range references(only) {
+		var err error
+		if ref.secret {
+			if s.Secrets[ref.name], err = a.objects.secret(ctx, ref.namespace, ref.name); err != nil {
+				delete(s.Secrets, ref.name)
+			}
+		} else if s.ConfigMaps[ref.name], err = a.objects.configMap(ctx, ref.namespace, ref.name); err != nil {
+			delete(s.ConfigMaps, ref.name)
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return s, fmt.Errorf("cannot read %s: %w", ref.name, err)
+		}
+	}
+	return s, nil
+}
+
+// volumeSources is where volumes get their content from.
+func (a *Agent) volumeSources(ctx context.Context) volumes.Sources {
+	return volumes.Sources{
+		ConfigMap: func(ns, name string) (*corev1.ConfigMap, error) { return a.objects.configMap(ctx, ns, name) },
+		Secret:    func(ns, name string) (*corev1.Secret, error) { return a.objects.secret(ctx, ns, name) },
+
+		Allocatable: a.nodeFacts().Allocatable,
+	}
+}
+
+// refresh keeps the content of volumes up to date until ctx ends.
+func (a *Agent) refresh(ctx context.Context) error {
+	t := time.NewTicker(refreshPeriod)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		used := map[reference]bool{}
+		for _, p := range a.allPods() {
+			p.mu.Lock()
+			object, up := p.wanted.Pod, p.volumes != nil && !p.wanted.Gone
+			p.mu.Unlock()
+			for ref := range references(object) {
+				used[ref] = true
+			}
+			if !up || !changes(object) {
+				continue
+			}
+			if _, err := a.volumes.Update(ctx, object, a.volumeSources(ctx)); err != nil && ctx.Err() == nil {
+				p.log.Warn("cannot update volumes", "error", err)
+			}
+		}
+		a.objects.forget(used)
+	}
+}
+
+// changes says whether a pod has volumes whose content may change.
+func changes(o *corev1.Pod) bool {
+	return slices.ContainsFunc(o.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil
+	})
+}
+
+// admit says why the node cannot take the pod beside those it has; the
+// scheduler and other writers may have raced. Empty means it can.
+func (a *Agent) admit(o *corev1.Pod) (reason, message string) {
+	left := a.nodeFacts().Allocatable.DeepCopy()
+	count := int64(0)
+	for _, p := range a.allPods() {
+		other := p.object()
+		if other.UID == o.UID || p.rejected() || other.Status.Phase == corev1.PodSucceeded || other.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		count++
+		for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
+			if l, ok := left[name]; ok {
+				l.Sub(q)
+				left[name] = l
+			}
+		}
+	}
+	if pods, ok := left[corev1.ResourcePods]; ok && count+1 > pods.Value() {
+		return "OutOfpods", fmt.Sprintf("Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", count, pods.Value())
+	}
+	for name, q := range resource.PodRequests(o, resource.PodResourcesOptions{}) {
+		if l, ok := left[name]; ok && q.Cmp(l) > 0 && !q.IsZero() {
+			return "OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %s, free: %s", name, q.String(), l.String())
+		}
+	}
+	return "", ""
+}

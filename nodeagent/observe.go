@@ -1,0 +1,274 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/pods"
+	lsruntime "lockstep/nodeagent/runtime"
+)
+
+const (
+	// relistPeriod is how long a lost event can go unnoticed.
+	relistPeriod = time.Minute
+	// collectPeriod is how often the disk is looked at for images to remove;
+	// Kubernetes' figure.
+	collectPeriod = 5 * time.Minute
+)
+
+// parallelStarts is how many containers are created at a time.
+func parallelStarts() int64 { return int64(max(2, 2*runtime.NumCPU())) }
+
+// observe turns containerd's events into wake-ups of the pods they concern.
+func (a *Agent) observe(ctx context.Context) error {
+	return a.rt.Watch(ctx, func(e lsruntime.Event) {
+		if e.ID == "" {
+			a.group.Go(func() error {
+				a.relistLogged(ctx)
+				return nil
+			})
+			return
+		}
+		a.mu.Lock()
+		p := a.claims[e.ID]
+		a.mu.Unlock()
+		switch {
+		case p == nil && e.Made:
+			a.group.Go(func() error {
+				a.inspect(ctx, e.ID)
+				return nil
+			})
+		case p == nil:
+		case e.OOM:
+			p.change(func() {
+				if i := p.instances[e.ID]; i != nil {
+					i.oom = true
+				}
+			})
+		case e.Exited:
+			a.group.Go(func() error {
+				if err := p.settle(ctx, e.ID); err != nil && ctx.Err() == nil {
+					p.log.Warn("cannot learn how container ended", "container", e.ID, "error", err)
+				}
+				return nil
+			})
+		}
+	})
+}
+
+// inspect looks at a container that appeared and is no known instance.
+func (a *Agent) inspect(ctx context.Context, id string) {
+	c, err := a.rt.Get(ctx, id)
+	if err != nil {
+		return // gone again
+	}
+	if c.Foreign {
+		a.removeForeign(ctx, c)
+	}
+}
+
+// removeForeign removes a container that nobody asked for, and tells.
+func (a *Agent) removeForeign(ctx context.Context, c lsruntime.Container) {
+	if err := a.rt.Remove(ctx, c.ID, false); err != nil {
+		a.log.Warn("cannot remove container that nobody asked for", "container", c.ID, "error", err)
+		return
+	}
+	a.metrics.drift.Inc()
+	a.log.Warn("removed container that nobody asked for", "container", c.ID, "image", c.Image)
+	a.drift("RemovedForeignContainer", fmt.Sprintf("Removed container %s (image %q): nobody asked for it", c.ID, c.Image))
+}
+
+// drift reports a repaired difference on the node's object.
+func (a *Agent) drift(reason, message string) {
+	a.events.Event(&corev1.ObjectReference{Kind: "Node", Name: a.opts.NodeName, UID: types.UID(a.opts.NodeName)}, corev1.EventTypeWarning, reason, message)
+}
+
+func (a *Agent) relistLoop(ctx context.Context) error {
+	t := time.NewTicker(relistPeriod)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			a.relistLogged(ctx)
+		}
+	}
+}
+
+func (a *Agent) relistLogged(ctx context.Context) {
+	err := a.relist(ctx)
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("cannot list containers", "error", err)
+	}
+	why := ""
+	if err != nil {
+		why = "containerd does not answer"
+	}
+	a.mu.Lock()
+	changed := a.down != why
+	a.down = why
+	a.mu.Unlock()
+	if changed {
+		a.reportNode()
+	}
+}
+
+// relist compares everything that containerd has with what is known: it finds
+// what events lost.
+func (a *Agent) relist(ctx context.Context) error {
+	began := time.Now()
+	list, err := a.rt.List(ctx)
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, c := range list {
+		seen[c.ID] = true
+		if c.Foreign {
+			a.removeForeign(ctx, c)
+			continue
+		}
+		a.mu.Lock()
+		p := a.pods[types.UID(c.PodUID)]
+		synced := a.caches != nil
+		if p != nil {
+			a.claims[c.ID] = p
+		}
+		a.mu.Unlock()
+		if p == nil {
+			if synced {
+				a.adoptOrphan(c)
+			}
+			continue
+		}
+		if p.busy(c.ID, c.Name, began) {
+			continue
+		}
+		if err := p.learn(ctx, c); err != nil {
+			p.log.Warn("cannot take in container", "container", c.ID, "error", err)
+		}
+	}
+	for _, p := range a.allPods() {
+		for _, id := range p.vanished(seen, began) {
+			if err := p.learn(ctx, lsruntime.Container{ID: id, State: lsruntime.Absent}); err != nil {
+				p.log.Warn("cannot take in lost container", "container", id, "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// adoptOrphan takes up a container whose pod nobody knows, to end it properly.
+func (a *Agent) adoptOrphan(c lsruntime.Container) {
+	o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.PodNamespace, Name: c.PodName, UID: types.UID(c.PodUID)}}
+	p := newPod(a, o)
+	p.wanted.Gone, p.traces = true, true
+	a.mu.Lock()
+	if other := a.pods[o.UID]; other != nil {
+		a.mu.Unlock()
+		return
+	}
+	a.pods[o.UID] = p
+	a.claims[c.ID] = p
+	a.mu.Unlock()
+	a.log.Warn("ending container of a pod that does not exist", "pod", c.PodNamespace+"/"+c.PodName, "container", c.Name)
+	a.drift("RemovedOrphan", fmt.Sprintf("Ending container %s of pod %s/%s, which does not exist", c.Name, c.PodNamespace, c.PodName))
+	if err := p.learn(a.ctx, c); err != nil {
+		p.log.Warn("cannot take in container", "container", c.ID, "error", err)
+	}
+	a.runPod(p)
+}
+
+// busy says whether what was listed at that time may be outdated.
+func (p *pod) busy(id, name string, listed time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := p.instances[id]; i != nil && i.changed.After(listed) {
+		return true
+	}
+	for key := range p.inflight {
+		if key == "Start/"+name || key == "Prepare/"+name || key == string(pods.Setup) || key == string(pods.Purge) || key == string(pods.Teardown) {
+			return true
+		}
+	}
+	return false
+}
+
+// vanished are the instances that should be in containerd and are not.
+func (p *pod) vanished(seen map[string]bool, listed time.Time) []string {
+	p.mu.Lock()
+	var ids, out []string
+	for id, i := range p.instances {
+		if !seen[id] && i.State != pods.Exited {
+			ids = append(ids, id)
+		}
+	}
+	names := map[string]string{}
+	for _, id := range ids {
+		names[id] = p.instances[id].Name
+	}
+	p.mu.Unlock()
+	for _, id := range ids {
+		if !p.busy(id, names[id], listed) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// sweepLayers removes layers that were prepared and never used. It must run
+// while no step is in flight.
+func (a *Agent) sweepLayers(ctx context.Context) {
+	ids, err := a.rt.Layers(ctx)
+	if err != nil {
+		a.log.Warn("cannot list layers", "error", err)
+		return
+	}
+	list, err := a.rt.List(ctx)
+	if err != nil {
+		return
+	}
+	used := map[string]bool{}
+	for _, c := range list {
+		used[c.ID] = true
+	}
+	for _, id := range ids {
+		if !used[id] {
+			if err := a.rt.DropLayer(ctx, id); err != nil {
+				a.log.Warn("cannot remove layer", "error", err)
+			}
+		}
+	}
+}
+
+func (a *Agent) execProbe(ctx context.Context, id string, command []string, timeout time.Duration) (int, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	code, out, err := a.rt.Exec(ctx, id, command)
+	return code, string(out), err
+}
+
+func (a *Agent) probeChanged(uid types.UID) {
+	a.mu.Lock()
+	p := a.pods[uid]
+	a.mu.Unlock()
+	if p != nil {
+		p.poke()
+	}
+}
+
+func (a *Agent) probeFailed(uid types.UID, container, message string) {
+	a.mu.Lock()
+	p := a.pods[uid]
+	a.mu.Unlock()
+	if p != nil {
+		p.event(corev1.EventTypeWarning, "Unhealthy", message)
+	}
+}

@@ -1,0 +1,366 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/images"
+	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/probes"
+	"lockstep/nodeagent/volumes"
+)
+
+// pod is one pod on this node: what is known of it, and the loop that brings
+// it to what is wanted.
+type pod struct {
+	a    *Agent
+	uid  types.UID
+	log  *slog.Logger
+	wake chan struct{} // capacity 1: a wake-up carries no data
+
+	mu        sync.Mutex
+	wanted    pods.Wanted
+	sandbox   sandbox
+	volumes   map[string]volumes.Mounted // nil until set up
+	traces    bool
+	prepared  map[string]*prepared // by container name
+	instances map[string]*instance // by containerd ID
+	failures  map[string]pods.Failure
+	inflight  map[string]context.CancelFunc
+	deleted   bool
+	status    corev1.PodStatus // last computed
+	version   int              // of status
+	confirmed int              // version that the API has
+	probing   string           // which containers the prober was told of
+	steps     sync.WaitGroup
+}
+
+// instance is one container that was made for the pod.
+type instance struct {
+	pods.Container
+	// StopSignal is the image's; empty means SIGTERM.
+	StopSignal string
+	// changed is when its state was last learned here.
+	changed time.Time
+	oom     bool
+	// released says that its log has been closed: nothing more will be in it.
+	released bool
+}
+
+func newPod(a *Agent, object *corev1.Pod) *pod {
+	return &pod{
+		a: a, uid: object.UID, wake: make(chan struct{}, 1),
+		log:      a.log.With("pod", object.Namespace+"/"+object.Name, "uid", object.UID),
+		wanted:   pods.Wanted{Pod: object},
+		prepared: map[string]*prepared{}, instances: map[string]*instance{},
+		failures: map[string]pods.Failure{}, inflight: map[string]context.CancelFunc{},
+	}
+}
+
+// poke asks the loop to look again.
+func (p *pod) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// change runs f with the pod's state locked, then wakes the loop.
+func (p *pod) change(f func()) {
+	p.mu.Lock()
+	f()
+	p.mu.Unlock()
+	p.poke()
+}
+
+// object is the newest known object.
+func (p *pod) object() *corev1.Pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wanted.Pod
+}
+
+// run is the pod's loop; it returns when nothing of the pod is left or ctx
+// ends, after the steps it started have.
+func (p *pod) run(ctx context.Context) {
+	defer p.steps.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		case <-timer.C:
+		}
+		again, done := p.round(ctx)
+		if done {
+			return
+		}
+		if !again.IsZero() {
+			timer.Reset(max(time.Until(again), 0))
+		}
+	}
+}
+
+// round observes, decides and starts the steps.
+func (p *pod) round(ctx context.Context) (again time.Time, done bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	o := p.observe()
+	if !p.wanted.Gone {
+		p.report(pods.Status(p.wanted, o, now), o)
+		o.Reported = p.confirmed == p.version
+	}
+	plan := pods.Decide(p.wanted, o, now)
+	for _, key := range plan.Cancel {
+		if cancel := p.inflight[key]; cancel != nil {
+			cancel()
+		}
+	}
+	for _, step := range plan.Steps {
+		p.begin(ctx, step)
+	}
+	if plan.Done && len(p.inflight) == 0 {
+		p.a.forget(p)
+		return time.Time{}, true
+	}
+	return plan.Again, false
+}
+
+// begin carries a step out beside the loop. p.mu is held.
+func (p *pod) begin(ctx context.Context, step pods.Step) {
+	ctx, cancel := context.WithCancel(ctx)
+	key := step.Key()
+	p.inflight[key] = cancel
+	p.a.metrics.steps.WithLabelValues(string(step.Kind)).Inc()
+	p.log.Debug("step", "step", key, "reason", step.Reason)
+	p.steps.Go(func() {
+		defer cancel()
+		began := time.Now()
+		err := p.do(ctx, step)
+		p.a.metrics.stepSeconds.WithLabelValues(string(step.Kind)).Observe(time.Since(began).Seconds())
+		cancelled := ctx.Err() != nil
+		p.change(func() {
+			delete(p.inflight, key)
+			switch {
+			case err == nil:
+				delete(p.failures, key)
+			case !cancelled:
+				f := failureOf(step, err)
+				f.Count, f.At = p.failures[key].Count+1, time.Now()
+				p.failures[key] = f
+			}
+		})
+		if err != nil && !cancelled {
+			p.a.metrics.stepErrors.WithLabelValues(string(step.Kind)).Inc()
+			p.log.Warn("step failed", "step", key, "error", err)
+			p.eventFailure(step, err)
+		}
+	})
+}
+
+// do carries one step out.
+func (p *pod) do(ctx context.Context, step pods.Step) error {
+	switch step.Kind {
+	case pods.Volumes:
+		return p.setupVolumes(ctx)
+	case pods.Setup:
+		return p.setupSandbox(ctx)
+	case pods.Prepare:
+		return p.prepare(ctx, step)
+	case pods.Start:
+		return p.start(ctx, step)
+	case pods.Stop:
+		return p.stop(ctx, step)
+	case pods.Remove:
+		return p.remove(ctx, step)
+	case pods.Teardown:
+		return p.teardown(ctx)
+	case pods.Purge:
+		return p.purge(ctx)
+	case pods.Delete:
+		return p.delete(ctx)
+	}
+	return errors.New("cannot do step: unknown kind")
+}
+
+// observe collects what is known. p.mu is held.
+func (p *pod) observe() pods.Observed {
+	o := pods.Observed{
+		Sandbox:  pods.Sandbox{ID: p.sandbox.ID, IPs: p.addresses()},
+		Volumes:  p.volumes != nil,
+		Traces:   p.traces,
+		Prepared: map[string]bool{},
+		Failures: maps.Clone(p.failures),
+		InFlight: map[string]bool{},
+		Deleted:  p.deleted,
+		HostIPs:  p.a.hostIPs(),
+	}
+	for key := range p.inflight {
+		o.InFlight[key] = true
+	}
+	p.probe()
+	results := p.a.probes.Results(p.uid)
+	next := map[string]int{}
+	for _, i := range p.instances {
+		c := i.Container
+		if r := results[c.Name]; c.State == pods.Running && r.ID == c.ID {
+			c.Started, c.Ready = r.Started, r.Ready
+			if r.Failed != "" {
+				c.Unhealthy = "failed " + strings.ToLower(string(r.Failed)) + " probe"
+			}
+		}
+		o.Containers = append(o.Containers, c)
+		n := c.Attempt
+		if c.State == pods.Exited {
+			n++
+		}
+		next[c.Name] = max(next[c.Name], n)
+	}
+	for name, pr := range p.prepared {
+		o.Prepared[name] = pr.attempt == next[name]
+	}
+	return o
+}
+
+// probe tells the prober which containers run, if that changed. p.mu is held.
+func (p *pod) probe() {
+	var running []probes.Running
+	var key strings.Builder
+	for _, i := range p.instances {
+		if i.State != pods.Running {
+			continue
+		}
+		r := probes.Running{Name: i.Name, ID: i.ID, StartedAt: i.StartedAt}
+		for _, s := range slices.Concat(p.wanted.Pod.Status.InitContainerStatuses, p.wanted.Pod.Status.ContainerStatuses) {
+			if s.ContainerID == "containerd://"+i.ID {
+				r.Started, r.Ready = s.Started != nil && *s.Started, s.Ready
+			}
+		}
+		running = append(running, r)
+	}
+	slices.SortFunc(running, func(a, b probes.Running) int { return strings.Compare(a.ID, b.ID) })
+	for _, r := range running {
+		key.WriteString(r.ID)
+	}
+	if key.String() == p.probing {
+		return
+	}
+	p.probing = key.String()
+	ip := ""
+	if ips := p.addresses(); len(ips) > 0 {
+		ip = ips[0]
+	}
+	p.a.probes.Set(p.wanted.Pod, running, ip)
+}
+
+// addresses are the pod's. p.mu is held.
+func (p *pod) addresses() []string {
+	if p.wanted.Pod.Spec.HostNetwork {
+		return p.a.hostIPs()
+	}
+	return p.sandbox.IPs
+}
+
+// report hands a changed status to the writer. p.mu is held.
+func (p *pod) report(s corev1.PodStatus, o pods.Observed) {
+	if equality.Semantic.DeepEqual(s, p.status) {
+		return
+	}
+	p.status = s
+	p.version++
+	if equality.Semantic.DeepEqual(s, p.wanted.Pod.Status) {
+		p.confirmed = p.version
+		return
+	}
+	p.a.statuses.add(p, urgent(p.wanted.Pod.Status, s))
+}
+
+// urgent says whether somebody waits for this status: others may be coalesced
+// with what follows.
+func urgent(old, s corev1.PodStatus) bool {
+	if s.Phase != corev1.PodPending && s.Phase != old.Phase {
+		return true
+	}
+	return ready(old) != ready(s)
+}
+
+func ready(s corev1.PodStatus) bool {
+	for _, c := range s.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// neverRetry is how long to wait where only a new image on the node helps.
+const neverRetry = time.Minute
+
+// stepError is a failure with the reason that Kubernetes gives for it.
+type stepError struct {
+	reason string
+	err    error
+}
+
+func (e *stepError) Error() string { return e.err.Error() }
+func (e *stepError) Unwrap() error { return e.err }
+
+func failureOf(step pods.Step, err error) pods.Failure {
+	f := pods.Failure{Message: err.Error()}
+	var s *stepError
+	var i *images.Error
+	switch {
+	case errors.As(err, &i):
+		f.Reason, f.Message, f.Until = i.Reason, i.Message, i.RetryAt
+		switch {
+		case i.Reason == images.ReasonErrImagePull:
+			// Asked again at once, the manager says that it waits, and until when.
+			f.Until = time.Now().Add(time.Second)
+		case f.Until.IsZero():
+			f.Until = time.Now().Add(neverRetry)
+		}
+	case errors.As(err, &s):
+		f.Reason = s.reason
+	case step.Kind == pods.Prepare:
+		f.Reason = "CreateContainerError"
+	case step.Kind == pods.Start:
+		f.Reason = "RunContainerError"
+	default:
+		f.Reason = "ContainerCreating"
+	}
+	return f
+}
+
+// eventFailure reports a failed step as the kubelet would.
+func (p *pod) eventFailure(step pods.Step, err error) {
+	switch step.Kind {
+	case pods.Volumes:
+		p.event(corev1.EventTypeWarning, "FailedMount", err.Error())
+	case pods.Setup:
+		p.event(corev1.EventTypeWarning, "FailedCreatePodSandBox", err.Error())
+	case pods.Prepare, pods.Start:
+		if i := (*images.Error)(nil); errors.As(err, &i) {
+			return // the image manager has told
+		}
+		p.event(corev1.EventTypeWarning, "Failed", err.Error())
+	case pods.Teardown, pods.Stop:
+		p.event(corev1.EventTypeWarning, "FailedKillPod", err.Error())
+	}
+}
+
+func (p *pod) event(kind, reason, message string) {
+	p.a.events.Event(p.object(), kind, reason, message)
+}

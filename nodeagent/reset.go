@@ -1,0 +1,209 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/logs/keeper"
+	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/runtime"
+	"lockstep/nodeagent/volumes"
+	"lockstep/proxy"
+)
+
+// Reset removes every trace of this node from the machine: containers, layers
+// and images of our containerd namespace, the network of its pods, mounts,
+// cgroups, the log keeper, service rules, links, routes and files. No agent
+// may run. What is absent is fine, so it may be called twice; it goes on past
+// errors and returns them joined.
+func Reset(ctx context.Context, opts Options) error {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	note := func(err error) { errs = append(errs, err) }
+	note(resetContainers(ctx, opts))
+	note(resetPods(ctx, opts))
+	note(stopKeeper(ctx, opts))
+	note(proxy.Cleanup(ctx))
+	note(network.SetRoutes(nil))
+	note(resetForwarding(opts))
+	note(removeCgroup(nodeCgroup(opts.NodeName)))
+	note(removeCgroup(keeperCgroup(opts.NodeName)))
+	note(removeEmptyParents(filepath.Dir(nodeCgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName))))
+	if opts.Containerd == Managed {
+		note(stopContainerd(ctx, opts))
+		note(os.RemoveAll(filepath.Join(opts.DataDir, "containerd")))
+	}
+	note(unmountBelow(opts.RunDir))
+	note(unmountBelow(opts.volumesDir()))
+	for _, dir := range []string{opts.agentDir(), opts.volumesDir(), opts.RunDir} {
+		note(os.RemoveAll(dir))
+	}
+	if opts.LogDir != "/var/log/pods" {
+		note(os.RemoveAll(opts.LogDir))
+	} else {
+		note(removeDirIfEmpty(opts.LogDir))
+	}
+	note(removeDirIfEmpty(opts.DataDir))
+	return errors.Join(errs...)
+}
+
+// resetContainers empties our containerd namespace of what is this node's.
+func resetContainers(ctx context.Context, o Options) error {
+	if !answers(o.containerdSocket()) {
+		if _, err := os.Stat(o.agentDir()); errors.Is(err, os.ErrNotExist) {
+			return nil // there was no agent
+		}
+		return fmt.Errorf("cannot remove containers: containerd does not answer at %s", o.containerdSocket())
+	}
+	rt, err := runtime.Open(runtime.Options{Address: o.containerdSocket(), Node: o.NodeName, Snapshotter: o.Snapshotter, RunDir: o.RunDir, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	defer rt.Close()
+	list, err := rt.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, c := range list {
+		errs = append(errs, rt.Remove(ctx, c.ID, true))
+		if c.PodUID != "" {
+			dir := filepath.Join(o.LogDir, fmt.Sprintf("%s_%s_%s", c.PodNamespace, c.PodName, c.PodUID))
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	layers, err := rt.Layers(ctx)
+	errs = append(errs, err)
+	for _, id := range layers {
+		errs = append(errs, rt.DropLayer(ctx, id))
+	}
+	return errors.Join(append(errs, rt.Clear(ctx))...)
+}
+
+// resetPods takes all pods out of the network and removes their sandboxes and volumes.
+func resetPods(ctx context.Context, o Options) error {
+	n := network.Open(network.Options{Node: o.NodeName, StateDir: filepath.Join(o.RunDir, "cni"), BinDirs: o.CNIBinDirs, ConfDir: o.CNIConfDir})
+	var errs []error
+	dirs, _ := filepath.Glob(filepath.Join(o.RunDir, "pods", "*"))
+	for _, dir := range dirs {
+		p := network.Pod{UID: filepath.Base(dir)}
+		errs = append(errs, n.Remove(ctx, p, network.NetPath(filepath.Join(dir, "ns"))), removeSandboxDir(dir))
+	}
+	errs = append(errs, n.Sweep(ctx, func(string) bool { return false }))
+	if _, err := os.Stat(o.volumesDir()); err == nil {
+		v, err := volumes.New(volumes.Options{Dir: o.volumesDir()})
+		if err == nil {
+			err = v.Sweep(ctx, func(types.UID) bool { return false })
+		}
+		errs = append(errs, err)
+	}
+	kept, err := (records{filepath.Join(o.agentDir(), "pods")}).loadPods()
+	errs = append(errs, err)
+	for _, p := range kept {
+		errs = append(errs, os.RemoveAll(filepath.Join(o.LogDir, fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID))))
+	}
+	return errors.Join(errs...)
+}
+
+func resetForwarding(o Options) error {
+	data, err := os.ReadFile(filepath.Join(o.agentDir(), forwardingFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return network.RestoreForwarding(strings.TrimSpace(string(data)))
+}
+
+// unmountBelow detaches all mounts below a directory, the innermost first.
+func unmountBelow(dir string) error {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	lines := strings.Split(string(data), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		f := strings.Fields(lines[i])
+		if len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			if err := unix.Unmount(f[4], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", f[4], err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeEmptyParents removes the cgroups that held those of several nodes, if
+// ours was the last.
+func removeEmptyParents(paths ...string) error {
+	for _, root := range hierarchies() {
+		for _, p := range paths {
+			_ = syscall.Rmdir(filepath.Join(root, p)) // others may be in it, or it is absent
+		}
+	}
+	return nil
+}
+
+func removeDirIfEmpty(dir string) error {
+	if err := syscall.Rmdir(dir); err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EBUSY) {
+		return fmt.Errorf("cannot remove %s: %w", dir, err)
+	}
+	return nil
+}
+
+// stopKeeper ends the log keeper of the run directory, which nothing else
+// would end, and waits until it is gone.
+func stopKeeper(ctx context.Context, o Options) error {
+	pids, err := keepers(o.RunDir)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("cannot end log keeper %d: %w", pid, err)
+		}
+		for syscall.Kill(pid, 0) == nil && !zombie(pid) {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(5 * time.Millisecond): // a killed process needs a moment to go
+			}
+		}
+	}
+	return nil
+}
+
+// keepers finds the log keepers of a run directory by their command lines.
+func keepers(runDir string) ([]int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		args := strings.Split(string(data), "\x00")
+		if err != nil || len(args) < 3 || args[1] != keeper.Command || args[2] != runDir {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}

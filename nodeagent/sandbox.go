@@ -1,0 +1,277 @@
+package nodeagent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/dns"
+	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/volumes"
+)
+
+// sandbox is the record of a pod's namespaces, kept beside them; its zero
+// value is no sandbox.
+type sandbox struct {
+	ID       string   `json:"id"`
+	Boot     string   `json:"boot"` // of the machine, which ends every sandbox
+	IPs      []string `json:"ips"`  // empty with the host's network
+	Hostname string   `json:"hostname"`
+	// PausePID holds the PID namespace that containers share; 0 without one.
+	PausePID int `json:"pausePid,omitempty"`
+}
+
+func (s sandbox) pidPath() string {
+	if s.PausePID == 0 {
+		return ""
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", s.PausePID)
+}
+
+const (
+	sandboxFile = "sandbox.json"
+	shmSize     = "size=64m,mode=1777" // Kubernetes' and Docker's size
+)
+
+// setupVolumes makes the pod's volumes.
+func (p *pod) setupVolumes(ctx context.Context) error {
+	object := p.object()
+	p.change(func() { p.traces = true })
+	mounted, err := p.a.volumes.Setup(ctx, object, p.a.volumeSources(ctx))
+	if err != nil {
+		return err
+	}
+	if mounted == nil {
+		mounted = map[string]volumes.Mounted{}
+	}
+	p.change(func() { p.volumes = mounted })
+	return nil
+}
+
+// setupSandbox makes namespaces, cgroup, shared files and network. What an
+// earlier attempt left is removed first.
+func (p *pod) setupSandbox(ctx context.Context) error {
+	object := p.object()
+	dir := p.a.opts.podRunDir(string(p.uid))
+	if _, err := os.Stat(dir); err == nil {
+		if err := p.teardownSandbox(ctx); err != nil {
+			return err
+		}
+	}
+	p.change(func() { p.traces = true })
+	s := sandbox{ID: strconv.FormatInt(time.Now().UnixNano(), 36), Boot: register.BootID(), Hostname: p.a.hostname(object)}
+	if err := p.makeSandbox(ctx, object, dir, &s); err != nil {
+		return err
+	}
+	data, err := json.Marshal(s)
+	if err == nil {
+		err = replaceFile(filepath.Join(dir, sandboxFile), data)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot record sandbox: %w", err)
+	}
+	p.change(func() { p.sandbox = s })
+	return nil
+}
+
+func (p *pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s *sandbox) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("cannot make sandbox: %w", err)
+	}
+	n := namespacesOf(object, s.Hostname)
+	if err := network.Pin(filepath.Join(dir, "ns"), n); err != nil {
+		return err
+	}
+	if n.IPC {
+		if err := mountShm(filepath.Join(dir, "shm")); err != nil {
+			return err
+		}
+	}
+	if err := p.a.makePodCgroup(p.uid, spec.PodLimits(object)); err != nil {
+		return err
+	}
+	if n.Net {
+		ips, err := p.a.net.Add(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}, network.NetPath(filepath.Join(dir, "ns")))
+		if err != nil {
+			return err
+		}
+		s.IPs = ips
+	}
+	if err := p.a.writePodFiles(object, dir, *s); err != nil {
+		return err
+	}
+	if sharesPID(object) {
+		pid, err := p.a.startPause(ctx, p, dir)
+		if err != nil {
+			return err
+		}
+		s.PausePID = pid
+	}
+	return nil
+}
+
+// teardownSandbox undoes setupSandbox, whole or half done; it may be repeated.
+func (p *pod) teardownSandbox(ctx context.Context) error {
+	object := p.object()
+	dir := p.a.opts.podRunDir(string(p.uid))
+	ns := filepath.Join(dir, "ns")
+	if err := p.a.stopPause(ctx, p); err != nil {
+		return err
+	}
+	if !object.Spec.HostNetwork {
+		if err := p.a.net.Remove(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}, network.NetPath(ns)); err != nil {
+			return err
+		}
+	}
+	return removeSandboxDir(dir)
+}
+
+func removeSandboxDir(dir string) error {
+	shm := filepath.Join(dir, "shm")
+	for {
+		if err := unix.Unmount(shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+				break
+			}
+			return fmt.Errorf("cannot unmount %s: %w", shm, err)
+		}
+	}
+	if err := network.Unpin(filepath.Join(dir, "ns")); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("cannot remove sandbox: %w", err)
+	}
+	return nil
+}
+
+// loadSandbox reads the record of a sandbox that still stands; the zero value
+// says there is none. traces says that something of one is left.
+func (a *Agent) loadSandbox(object *corev1.Pod) (s sandbox, traces bool) {
+	dir := a.opts.podRunDir(string(object.UID))
+	if _, err := os.Stat(dir); err != nil {
+		return sandbox{}, false
+	}
+	data, err := os.ReadFile(filepath.Join(dir, sandboxFile))
+	if err != nil || json.Unmarshal(data, &s) != nil || s.Boot != register.BootID() {
+		return sandbox{}, true
+	}
+	if !network.Pinned(filepath.Join(dir, "ns"), namespacesOf(object, s.Hostname)) {
+		return sandbox{}, true
+	}
+	if s.PausePID != 0 {
+		if _, err := os.Stat(s.pidPath()); err != nil {
+			return sandbox{}, true
+		}
+	}
+	return s, true
+}
+
+func mountShm(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("cannot make shared memory: %w", err)
+	}
+	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, shmSize); err != nil {
+		return fmt.Errorf("cannot mount shared memory at %s: %w", dir, err)
+	}
+	return nil
+}
+
+func namespacesOf(o *corev1.Pod, hostname string) network.Namespaces {
+	n := network.Namespaces{Net: !o.Spec.HostNetwork, UTS: !o.Spec.HostNetwork, IPC: !o.Spec.HostIPC, Hostname: hostname}
+	if sc := o.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
+		n.Sysctls = map[string]string{}
+		for _, s := range sc.Sysctls {
+			n.Sysctls[s.Name] = s.Value
+		}
+	}
+	return n
+}
+
+func sharesPID(o *corev1.Pod) bool {
+	return o.Spec.ShareProcessNamespace != nil && *o.Spec.ShareProcessNamespace && !o.Spec.HostPID
+}
+
+// hostname is the pod's, at most 63 characters as the kernel's label limit asks.
+func (a *Agent) hostname(o *corev1.Pod) string {
+	name := o.Name
+	switch {
+	case o.Spec.HostnameOverride != nil && *o.Spec.HostnameOverride != "":
+		return *o.Spec.HostnameOverride
+	case o.Spec.HostNetwork:
+		if h, err := os.Hostname(); err == nil {
+			return h
+		}
+	case o.Spec.Hostname != "":
+		name = o.Spec.Hostname
+	}
+	if len(name) > 63 {
+		name = strings.TrimRight(name[:63], "-.")
+	}
+	if o.Spec.SetHostnameAsFQDN != nil && *o.Spec.SetHostnameAsFQDN && o.Spec.Subdomain != "" {
+		return a.fqdn(o, name)
+	}
+	return name
+}
+
+func (a *Agent) fqdn(o *corev1.Pod, hostname string) string {
+	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname, o.Spec.Subdomain, o.Namespace, a.opts.ClusterDomain)
+}
+
+// writePodFiles writes what the pod's containers see in /etc.
+func (a *Agent) writePodFiles(o *corev1.Pod, dir string, s sandbox) error {
+	host, _ := os.ReadFile("/etc/resolv.conf") // a node without one has no upstream
+	files := map[string]string{
+		"hosts":       a.hostsFile(o, s),
+		"hostname":    s.Hostname + "\n",
+		"resolv.conf": dns.ResolvConf(o, a.opts.ClusterDNS, a.opts.ClusterDomain, string(host)),
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("cannot write the pod's %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// hostsFile is the pod's /etc/hosts as the kubelet writes it.
+func (a *Agent) hostsFile(o *corev1.Pod, s sandbox) string {
+	var b strings.Builder
+	if o.Spec.HostNetwork {
+		b.WriteString("# Kubernetes-managed hosts file (host network).\n")
+		host, _ := os.ReadFile("/etc/hosts") // a node may have none
+		b.Write(host)
+	} else {
+		b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+		for _, ip := range s.IPs {
+			names := s.Hostname
+			if o.Spec.Subdomain != "" {
+				short, _, _ := strings.Cut(s.Hostname, ".")
+				names = a.fqdn(o, short) + "\t" + short
+			}
+			fmt.Fprintf(&b, "%s\t%s\n", ip, names)
+		}
+	}
+	if len(o.Spec.HostAliases) > 0 {
+		b.WriteString("\n# Entries added by HostAliases.\n")
+		for _, h := range o.Spec.HostAliases {
+			if _, err := netip.ParseAddr(h.IP); err == nil {
+				fmt.Fprintf(&b, "%s\t%s\n", h.IP, strings.Join(h.Hostnames, "\t"))
+			}
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,166 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"lockstep/nodeagent/dns"
+	"lockstep/nodeagent/images"
+	"lockstep/nodeagent/pods"
+	"lockstep/proxy"
+	"lockstep/proxy/rules"
+)
+
+// startNet starts proxy and DNS, which need complete caches: an incomplete
+// picture would remove rules that are in use.
+func (a *Agent) startNet(ctx context.Context) {
+	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.proxyWake, Drift: a.proxyDrift, Log: a.log, Registerer: a.opts.Registerer})
+	if err != nil {
+		a.log.Error("cannot start proxy", "error", err)
+	} else {
+		a.group.Go(func() error { return p.Run(ctx) })
+	}
+	var listen []netip.AddrPort
+	for _, ip := range a.opts.ClusterDNS {
+		listen = append(listen, netip.AddrPortFrom(ip, 53))
+	}
+	d, err := dns.New(dns.Options{Listen: listen, Domain: a.opts.ClusterDomain, State: a.dnsState, Wake: a.dnsWake, Log: a.log, Registerer: a.opts.Registerer})
+	if err != nil {
+		a.log.Error("cannot start DNS", "error", err)
+		return
+	}
+	a.group.Go(func() error { return d.Run(ctx) })
+}
+
+func (a *Agent) proxyState() rules.Input {
+	a.mu.Lock()
+	c, ips := a.caches, a.ips
+	a.mu.Unlock()
+	in := rules.Input{
+		Node:        rules.Node{Name: a.opts.NodeName, Addresses: ips},
+		PodNetworks: a.opts.ClusterCIDRs, ServiceNetworks: a.opts.ServiceCIDRs, LocalServices: a.opts.ClusterDNS, LocalhostPorts: true,
+	}
+	in.Services, _ = c.services.List(labels.Everything()) // listers do not fail
+	in.Slices, _ = c.slices.List(labels.Everything())
+	if n, err := c.nodes.Get(a.opts.NodeName); err == nil {
+		for _, cidr := range n.Spec.PodCIDRs {
+			if p, err := netip.ParsePrefix(cidr); err == nil {
+				in.Node.PodCIDRs = append(in.Node.PodCIDRs, p)
+			}
+		}
+	}
+	for _, p := range a.allPods() {
+		in.HostPorts = append(in.HostPorts, p.hostPorts()...)
+	}
+	return in
+}
+
+// hostPorts are the ports of a pod with a sandbox that the node answers for.
+func (p *pod) hostPorts() []rules.HostPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := p.wanted.Pod
+	if o.Spec.HostNetwork || p.sandbox.ID == "" {
+		return nil
+	}
+	var out []rules.HostPort
+	for _, c := range o.Spec.Containers {
+		for _, port := range c.Ports {
+			if port.HostPort == 0 {
+				continue
+			}
+			hostIP, _ := netip.ParseAddr(port.HostIP) // empty means every address
+			for _, ip := range p.sandbox.IPs {
+				if addr, err := netip.ParseAddr(ip); err == nil {
+					out = append(out, rules.HostPort{Pod: o.Namespace + "/" + o.Name, PodIP: addr, Port: uint16(port.ContainerPort),
+						HostPort: uint16(port.HostPort), HostIP: hostIP, Protocol: port.Protocol})
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (a *Agent) proxyDrift(d proxy.Drift) {
+	for _, f := range d.Findings {
+		a.log.Warn("repaired service rules", "finding", f.String(), "took", d.Took)
+	}
+	first := "differences"
+	if len(d.Findings) > 0 {
+		first = d.Findings[0].String()
+	}
+	a.drift("RepairedRules", fmt.Sprintf("Repaired %d differences of the service rules in %s, the first: %s", d.Total, d.Took.Round(time.Millisecond), first))
+}
+
+func (a *Agent) dnsState() dns.State {
+	a.mu.Lock()
+	c := a.caches
+	a.mu.Unlock()
+	s := dns.State{}
+	s.Networks = append(append(s.Networks, a.opts.ClusterCIDRs...), a.opts.ServiceCIDRs...)
+	s.Services, _ = c.services.List(labels.Everything()) // listers do not fail
+	s.Slices, _ = c.slices.List(labels.Everything())
+	list, _ := c.namespaces.List(labels.Everything())
+	s.Namespaces = []string{}
+	for _, n := range list {
+		s.Namespaces = append(s.Namespaces, n.Name)
+	}
+	return s
+}
+
+// collectImages imports the archives of ImagesDir, then removes unused images
+// when the disk fills, until ctx ends.
+func (a *Agent) collectImages(ctx context.Context) error {
+	if a.opts.ImagesDir != "" {
+		names, err := a.images.Import(ctx, a.opts.ImagesDir)
+		if err != nil {
+			a.log.Warn("cannot import all images", "error", err)
+		}
+		if len(names) > 0 {
+			a.log.Info("imported images", "count", len(names))
+			for _, p := range a.allPods() {
+				p.change(func() { clearPrepareFailures(p) })
+			}
+		}
+	}
+	t := time.NewTicker(collectPeriod)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		var wanted []string
+		for _, p := range a.allPods() {
+			o := p.object()
+			for _, cs := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
+				for i := range cs {
+					wanted = append(wanted, cs[i].Image)
+				}
+			}
+		}
+		removed, err := a.images.Collect(ctx, wanted, images.Thresholds{})
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("cannot remove unused images", "error", err)
+		}
+		for _, c := range removed {
+			a.log.Info("removed unused image", "names", c.Names, "bytes", c.Size)
+		}
+	}
+}
+
+// clearPrepareFailures lets containers that waited for an image try at once.
+// The pod's lock is held.
+func clearPrepareFailures(p *pod) {
+	for _, cs := range [][]corev1.Container{p.wanted.Pod.Spec.InitContainers, p.wanted.Pod.Spec.Containers} {
+		for i := range cs {
+			delete(p.failures, pods.Step{Kind: pods.Prepare, Container: cs[i].Name}.Key())
+		}
+	}
+}

@@ -1,0 +1,289 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/logs"
+	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/runtime"
+	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/volumes"
+)
+
+// prepared is an instance that lacks only its pod's sandbox to be started.
+type prepared struct {
+	attempt int
+	id      string
+	image   *image
+	layer   []mount.Mount
+	stream  logs.Stream
+}
+
+// identity is the instance of a container of the pod.
+func (p *pod) identity(name string, attempt int) runtime.Identity {
+	o := p.object()
+	return runtime.Identity{PodUID: string(p.uid), PodNamespace: o.Namespace, PodName: o.Name, Name: name, Attempt: attempt}
+}
+
+// prepare gets the image, the writable layer and the log's pipes.
+func (p *pod) prepare(ctx context.Context, step pods.Step) error {
+	object := p.object()
+	c := containerOf(object, step.Container)
+	id := p.identity(c.Name, step.Attempt).ID()
+	img, err := p.a.ensureImage(ctx, p, c)
+	if err != nil {
+		return err
+	}
+	if err := p.a.preparing.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer p.a.preparing.Release(1)
+	layer, err := p.a.rt.Prepare(ctx, id, img.chainID)
+	if err != nil {
+		return &stepError{"CreateContainerError", err}
+	}
+	if err := img.loadUsers(layer); err != nil {
+		return &stepError{"CreateContainerError", err}
+	}
+	stdout, stderr := logs.FIFOs(p.a.opts.RunDir, id)
+	stream := logs.Stream{ID: id, Path: logs.Path(p.logDir(), c.Name, step.Attempt), Stdout: stdout, Stderr: stderr}
+	if err := p.a.logs.Open(ctx, stream); err != nil {
+		return &stepError{"CreateContainerError", err}
+	}
+	p.change(func() {
+		p.prepared[c.Name] = &prepared{attempt: step.Attempt, id: id, image: img, layer: layer, stream: stream}
+	})
+	return nil
+}
+
+func (p *pod) logDir() string {
+	o := p.object()
+	return logs.Dir(p.a.opts.LogDir, o.Namespace, o.Name, o.UID)
+}
+
+// start creates the container and lets it run, its postStart hook included.
+func (p *pod) start(ctx context.Context, step pods.Step) error {
+	p.mu.Lock()
+	object, pr, sb, vols := p.wanted.Pod, p.prepared[step.Container], p.sandbox, p.volumes
+	p.mu.Unlock()
+	c := containerOf(object, step.Container)
+	if pr == nil || pr.attempt != step.Attempt {
+		return fmt.Errorf("cannot start container %s: it is not prepared", step.Container)
+	}
+	in, err := p.input(ctx, object, c, pr, sb)
+	if err != nil {
+		return configError(err)
+	}
+	if in.Mounts, err = p.mounts(ctx, in, vols); err != nil {
+		return configError(err)
+	}
+	oci, err := spec.Build(in)
+	if err != nil {
+		return configError(err)
+	}
+	if group := p.shimGroup(object, c); group != "" {
+		oci.Annotations = map[string]string{runtime.GroupAnnotation: group}
+	}
+	if err := p.a.starting.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	inst := &instance{
+		Container: pods.Container{
+			ID: pr.id, Name: c.Name, Attempt: step.Attempt, Sandbox: sb.ID, Hash: pods.Hash(c), Crashes: step.Crashes,
+			State: pods.Created, Image: c.Image, ImageID: pr.image.id, Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
+		},
+		StopSignal: stopSignal(c, pr.image), changed: time.Now(),
+	}
+	err = p.launch(ctx, inst, runtime.Request{
+		Container: runtime.Container{ID: pr.id, Identity: p.identity(c.Name, step.Attempt), Sandbox: sb.ID, Hash: inst.Hash,
+			Crashes: step.Crashes, Image: pr.image.name, ImageID: pr.image.id},
+		Spec: oci, Layer: pr.layer, Stdout: pr.stream.Stdout, Stderr: pr.stream.Stderr,
+	})
+	p.a.starting.Release(1)
+	if err != nil {
+		p.change(func() {
+			delete(p.instances, pr.id)
+			delete(p.prepared, c.Name)
+		})
+		p.a.unclaim(pr.id)
+		return err
+	}
+	p.event(corev1.EventTypeNormal, "Started", "Started container "+c.Name)
+	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
+		return p.postStart(ctx, c, inst)
+	}
+	return nil
+}
+
+// launch makes and starts the container and records it.
+func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) error {
+	// Once begun it is carried through: cancelling half-way would only cost
+	// the containerd calls that clean up.
+	ctx = context.WithoutCancel(ctx)
+	p.a.claim(inst.ID, p)
+	made, err := p.a.rt.Create(ctx, req)
+	if err != nil {
+		return &stepError{"CreateContainerError", err}
+	}
+	p.mu.Lock()
+	p.instances[inst.ID] = inst
+	delete(p.prepared, inst.Name)
+	p.mu.Unlock()
+	if made.State == runtime.Created {
+		if err := p.a.rt.Start(ctx, inst.ID); err != nil {
+			return &stepError{"RunContainerError", errors.Join(err, p.a.rt.Remove(ctx, inst.ID, false))}
+		}
+	}
+	now := time.Now()
+	p.change(func() {
+		inst.changed = now
+		if inst.State == pods.Created { // else it has ended meanwhile
+			inst.State, inst.StartedAt = pods.Running, now
+		} else if inst.StartedAt.IsZero() {
+			inst.StartedAt = inst.FinishedAt
+		}
+	})
+	return p.a.records.save(p.uid, inst)
+}
+
+// postStart runs the hook; its failure ends the container.
+func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance) error {
+	err := p.hook(ctx, c, inst.ID, c.Lifecycle.PostStart)
+	p.change(func() {
+		inst.Hooked = err == nil
+		if err != nil {
+			inst.HookError = err.Error()
+		}
+	})
+	if err != nil {
+		p.event(corev1.EventTypeWarning, "FailedPostStartHook", fmt.Sprintf("PostStartHook failed: %v", err))
+	}
+	return p.a.records.save(p.uid, inst)
+}
+
+// shimGroup is what containers of the pod share a shim by; empty for init
+// containers, which end early, and where there is nobody to share with.
+func (p *pod) shimGroup(object *corev1.Pod, c *corev1.Container) string {
+	if len(object.Spec.Containers) < 2 || !slices.ContainsFunc(object.Spec.Containers, func(o corev1.Container) bool { return o.Name == c.Name }) {
+		return ""
+	}
+	return string(p.uid)
+}
+
+// input collects what the container's specification depends on.
+func (p *pod) input(ctx context.Context, object *corev1.Pod, c *corev1.Container, pr *prepared, sb sandbox) (spec.Input, error) {
+	sources, err := p.a.envSources(ctx, object, c)
+	if err != nil {
+		return spec.Input{}, err
+	}
+	in := spec.Input{
+		Pod: object, Container: c, Image: pr.image.config, Users: pr.image.users, Node: p.a.nodeFacts(), Sources: sources,
+		PodIPs: sb.IPs, HostIPs: p.a.hostIPs(), CgroupPath: filepath.Join(p.a.podCgroup(p.uid), pr.id),
+		Sandbox: p.sandboxPaths(object, sb),
+	}
+	if object.Spec.HostNetwork {
+		in.PodIPs = in.HostIPs
+	}
+	if in.TerminationLog, err = p.a.records.terminationLog(p.uid, c.Name, pr.attempt); err != nil {
+		return in, err
+	}
+	if s := spec.SeccompProfile(object, c); s != nil && s.LocalhostProfile != nil {
+		in.SeccompProfiles, err = p.a.seccompProfile(*s.LocalhostProfile)
+	}
+	return in, err
+}
+
+func (p *pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
+	dir := p.a.opts.podRunDir(string(p.uid))
+	ns := filepath.Join(dir, "ns")
+	s := spec.Sandbox{
+		Hosts: filepath.Join(dir, "hosts"), Resolv: filepath.Join(dir, "resolv.conf"), Hostname: filepath.Join(dir, "hostname"),
+		Name: sb.Hostname, PID: sb.pidPath(),
+	}
+	n := namespacesOf(object, sb.Hostname)
+	if n.Net {
+		s.Network = network.NetPath(ns)
+	}
+	if n.UTS {
+		s.UTS = network.UTSPath(ns)
+	}
+	s.Shm = "/dev/shm"
+	if n.IPC {
+		s.IPC, s.Shm = network.IPCPath(ns), filepath.Join(dir, "shm")
+	}
+	return s
+}
+
+// mounts resolves each volume mount of the container to a path on the host.
+func (p *pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes.Mounted) ([]string, error) {
+	var out []string
+	env, err := spec.Env(in)
+	if err != nil {
+		return nil, err
+	}
+	for i, m := range in.Container.VolumeMounts {
+		v, ok := vols[m.Name]
+		if !ok {
+			return nil, fmt.Errorf("cannot mount volume %s: it is not set up", m.Name)
+		}
+		sub, err := spec.SubPath(m, env)
+		if err != nil {
+			return nil, err
+		}
+		path := v.HostPath
+		if sub != "" {
+			if path, err = p.a.volumes.SubPath(ctx, p.uid, v, sub, in.Container.Name, i); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, path)
+	}
+	return out, nil
+}
+
+func configError(err error) error { return &stepError{"CreateContainerConfigError", err} }
+
+// seccompProfile reads a Localhost profile below the agent's directory.
+func (a *Agent) seccompProfile(name string) (map[string][]byte, error) {
+	root, err := os.OpenRoot(filepath.Join(a.opts.DataDir, "seccomp"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read seccomp profile %q: %w", name, err)
+	}
+	defer root.Close()
+	data, err := root.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read seccomp profile %q: %w", name, err)
+	}
+	return map[string][]byte{name: data}, nil
+}
+
+func stopSignal(c *corev1.Container, img *image) string {
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		return string(*c.Lifecycle.StopSignal)
+	}
+	return strings.TrimSpace(img.config.StopSignal)
+}
+
+// containerOf finds a container or init container of the pod; it is never nil
+// for a name that the pod's spec has.
+func containerOf(object *corev1.Pod, name string) *corev1.Container {
+	for _, cs := range [][]corev1.Container{object.Spec.InitContainers, object.Spec.Containers} {
+		for i := range cs {
+			if cs[i].Name == name {
+				return &cs[i]
+			}
+		}
+	}
+	return nil
+}

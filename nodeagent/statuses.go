@@ -1,0 +1,172 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// statusWriters bounds the writes at a time: they wait for the network and
+	// etcd's disk, not for this machine's cores.
+	statusWriters = 4
+	// settleTime is how long a status that nobody waits for may be coalesced
+	// with the next one of its pod; shorter than a container's start.
+	settleTime = 300 * time.Millisecond
+	// statusRetry is the pause after a failed write.
+	statusRetry = time.Second
+)
+
+// statuses writes pods' statuses to the API, the newest of each pod only. The
+// queue has at most one entry a pod.
+type statuses struct {
+	a    *Agent
+	wake chan struct{}
+
+	mu  sync.Mutex
+	due map[types.UID]dueStatus
+}
+
+type dueStatus struct {
+	p  *pod
+	at time.Time
+}
+
+func newStatuses(a *Agent) *statuses {
+	return &statuses{a: a, wake: make(chan struct{}, 1), due: map[types.UID]dueStatus{}}
+}
+
+// add asks for the pod's status to be written, at once if somebody waits for it.
+func (s *statuses) add(p *pod, urgent bool) {
+	at := time.Now()
+	if !urgent {
+		at = at.Add(settleTime)
+	}
+	s.mu.Lock()
+	if d, ok := s.due[p.uid]; !ok || at.Before(d.at) {
+		s.due[p.uid] = dueStatus{p, at}
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *statuses) drop(uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.due, uid)
+}
+
+// take returns the statuses that are due and when the next one is.
+func (s *statuses) take(now time.Time) (ready []*pod, next time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for uid, d := range s.due {
+		if !now.Before(d.at) {
+			ready = append(ready, d.p)
+			delete(s.due, uid)
+		} else if next.IsZero() || d.at.Before(next) {
+			next = d.at
+		}
+	}
+	return ready, next
+}
+
+// run writes until ctx ends.
+func (s *statuses) run(ctx context.Context) error {
+	for {
+		ready, next := s.take(time.Now())
+		g := errgroup.Group{}
+		g.SetLimit(statusWriters)
+		for _, p := range ready {
+			g.Go(func() error {
+				if err := s.write(ctx, p); err != nil && ctx.Err() == nil {
+					p.log.Warn("cannot report status", "error", err)
+					s.mu.Lock()
+					if _, ok := s.due[p.uid]; !ok {
+						s.due[p.uid] = dueStatus{p, time.Now().Add(statusRetry)}
+					}
+					s.mu.Unlock()
+				}
+				return nil
+			})
+		}
+		_ = g.Wait() // errors are logged above
+		if len(ready) > 0 {
+			if ctx.Err() != nil {
+				return nil
+			}
+			continue
+		}
+		var timer <-chan time.Time
+		if !next.IsZero() {
+			timer = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-timer:
+		}
+	}
+}
+
+// write sends the pod's newest status. The object is the API's: only its
+// status is ours, and its uid makes sure that it is still this pod.
+func (s *statuses) write(ctx context.Context, p *pod) error {
+	api := s.a.api()
+	if api == nil {
+		return fmt.Errorf("not connected to the API")
+	}
+	p.mu.Lock()
+	object, version, gone := p.wanted.Pod.DeepCopy(), p.version, p.wanted.Gone
+	object.Status = *p.status.DeepCopy()
+	p.mu.Unlock()
+	if gone {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	pods := api.CoreV1().Pods(object.Namespace)
+	_, err := pods.UpdateStatus(ctx, object, metav1.UpdateOptions{})
+	if apierrors.IsConflict(err) {
+		fresh, getErr := pods.Get(ctx, object.Name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(getErr) || getErr == nil && fresh.UID != object.UID:
+			return nil
+		case getErr != nil:
+			return getErr
+		}
+		fresh.Status = mergeStatus(fresh.Status, object.Status)
+		_, err = pods.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
+	}
+	if apierrors.IsNotFound(err) {
+		return nil // its deletion is on the way
+	}
+	if err != nil {
+		return err
+	}
+	p.change(func() { p.confirmed = max(p.confirmed, version) })
+	return nil
+}
+
+// mergeStatus is ours with the conditions of others as the API has them.
+func mergeStatus(theirs, ours corev1.PodStatus) corev1.PodStatus {
+	out := *ours.DeepCopy()
+	for _, c := range theirs.Conditions {
+		if !slices.ContainsFunc(out.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type }) {
+			out.Conditions = append(out.Conditions, c)
+		}
+	}
+	return out
+}

@@ -1,0 +1,277 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/sys/signal"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/runtime"
+)
+
+const (
+	// afterHook is what a container gets at least to end by itself after its
+	// preStop hook used up the grace period; Kubernetes' figure.
+	afterHook = 2 * time.Second
+	// maxMessage bounds termination messages, fallbackLines and fallbackBytes
+	// those taken from the log; Kubernetes' figures.
+	maxMessage    = 4096
+	fallbackLines = 80
+	fallbackBytes = 2048
+)
+
+// stop ends a container: preStop, the stop signal, SIGKILL after the grace period.
+func (p *pod) stop(ctx context.Context, step pods.Step) error {
+	p.mu.Lock()
+	inst := p.instances[step.ID]
+	if inst == nil || inst.State == pods.Exited {
+		p.mu.Unlock()
+		return nil
+	}
+	c, sig := containerOf(p.wanted.Pod, inst.Name), inst.StopSignal
+	p.mu.Unlock()
+	p.event(corev1.EventTypeNormal, "Killing", killing(step))
+	grace := step.Grace
+	if step.Hooks && c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+		began := time.Now()
+		hook, cancel := context.WithTimeout(ctx, grace)
+		if err := p.hook(hook, c, step.ID, c.Lifecycle.PreStop); err != nil {
+			p.event(corev1.EventTypeWarning, "FailedPreStopHook", fmt.Sprintf("PreStopHook failed: %v", err))
+		}
+		cancel()
+		grace = max(grace-time.Since(began), afterHook)
+	}
+	number := syscall.SIGTERM
+	if sig != "" {
+		if n, err := signal.ParseSignal(sig); err == nil {
+			number = n
+		}
+	}
+	if err := p.a.rt.Stop(ctx, step.ID, number, grace); err != nil {
+		return err
+	}
+	return p.settle(ctx, step.ID)
+}
+
+func killing(step pods.Step) string {
+	switch {
+	case step.Reason == "FailedPostStartHook":
+		return "FailedPostStartHook"
+	case len(step.Reason) > 10 && step.Reason[:10] == "Container ":
+		return step.Reason + ", will be restarted"
+	}
+	return "Stopping container " + step.Container
+}
+
+// settle learns how a container ended, records it and frees what containerd
+// and the log keeper hold for it. For one that runs it does nothing.
+func (p *pod) settle(ctx context.Context, id string) error {
+	c, err := p.a.rt.Get(ctx, id)
+	if errdefs.IsNotFound(err) {
+		c, err = runtime.Container{ID: id, State: runtime.Absent}, nil
+	}
+	if err != nil {
+		return err
+	}
+	return p.learn(ctx, c)
+}
+
+// learn takes in what containerd has of a container of this pod.
+func (p *pod) learn(ctx context.Context, c runtime.Container) error {
+	p.mu.Lock()
+	inst := p.instances[c.ID]
+	if inst == nil && c.State != runtime.Absent {
+		inst = &instance{Container: pods.Container{
+			ID: c.ID, Name: c.Name, Attempt: c.Attempt, Sandbox: c.Sandbox, Hash: c.Hash, Crashes: c.Crashes,
+			Image: c.Image, ImageID: c.ImageID, StartedAt: c.CreatedAt, Hooked: true,
+		}}
+		p.instances[c.ID] = inst
+	}
+	if inst == nil {
+		p.mu.Unlock()
+		return nil
+	}
+	known := inst.State == pods.Exited
+	p.mu.Unlock()
+	if known {
+		if c.State == runtime.Stopped {
+			return p.release(ctx, c.ID)
+		}
+		return nil
+	}
+	switch c.State {
+	case runtime.Created:
+		return nil
+	case runtime.Running:
+		p.change(func() {
+			if inst.State == pods.Created {
+				inst.State, inst.changed = pods.Running, time.Now()
+			}
+		})
+		return nil
+	}
+	return p.exited(ctx, inst, c)
+}
+
+// exited records an exit. Absent means that the container vanished, or that
+// the machine was started anew.
+func (p *pod) exited(ctx context.Context, inst *instance, c runtime.Container) error {
+	spec := containerOf(p.object(), inst.Name)
+	message := p.terminationMessage(spec, inst)
+	released := false
+	if message == "" && c.ExitCode != 0 && spec != nil && spec.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError {
+		// The log is complete only when the pipes are closed.
+		if err := p.release(ctx, c.ID); err != nil {
+			return err
+		}
+		released = true
+		message = p.lastLines(ctx, inst)
+	}
+	oom := p.a.oomKilled(p.uid, c.ID)
+	p.change(func() {
+		if inst.State == pods.Exited {
+			return
+		}
+		inst.State, inst.changed, inst.Message = pods.Exited, time.Now(), message
+		inst.ExitCode, inst.FinishedAt = int32(c.ExitCode), c.ExitedAt
+		switch {
+		case c.State == runtime.Absent:
+			inst.ExitCode, inst.Reason = 255, "Unknown"
+		case inst.ExitCode == 137 && (inst.oom || oom):
+			inst.Reason = "OOMKilled"
+		}
+		if inst.FinishedAt.IsZero() || inst.FinishedAt.Unix() <= 0 {
+			inst.FinishedAt = time.Now()
+		}
+		if inst.StartedAt.IsZero() {
+			inst.StartedAt = inst.FinishedAt
+		}
+	})
+	if err := p.a.records.save(p.uid, inst); err != nil {
+		return err
+	}
+	if released {
+		return nil
+	}
+	return p.release(ctx, c.ID)
+}
+
+// release frees the ended process and its log's pipes; the container's layer
+// and log stay.
+func (p *pod) release(ctx context.Context, id string) error {
+	err := errors.Join(p.a.rt.Reap(ctx, id), p.a.logs.Close(ctx, id))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := p.instances[id]; i != nil {
+		i.released = true
+	}
+	return err
+}
+
+func (p *pod) terminationMessage(c *corev1.Container, inst *instance) string {
+	if c == nil {
+		return ""
+	}
+	path, err := p.a.records.terminationLog(p.uid, inst.Name, inst.Attempt)
+	if err != nil {
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	buf := make([]byte, maxMessage)
+	n, _ := f.Read(buf)
+	return string(buf[:n])
+}
+
+// remove forgets an old instance: its container, its log and its record.
+func (p *pod) remove(ctx context.Context, step pods.Step) error {
+	if err := p.a.rt.Remove(ctx, step.ID, true); err != nil {
+		return err
+	}
+	if err := p.a.logs.Close(ctx, step.ID); err != nil {
+		return err
+	}
+	p.removeLog(step.Container, step.Attempt)
+	p.change(func() { delete(p.instances, step.ID) })
+	p.a.unclaim(step.ID)
+	return p.a.records.drop(p.uid, step.Container, step.Attempt)
+}
+
+// teardown removes sandbox, volumes and cgroup; containers stay for their logs.
+func (p *pod) teardown(ctx context.Context) error {
+	p.mu.Lock()
+	ids := []string{}
+	for _, pr := range p.prepared {
+		ids = append(ids, pr.id)
+	}
+	clear(p.prepared)
+	p.mu.Unlock()
+	for _, id := range ids {
+		if err := errors.Join(p.a.rt.DropLayer(ctx, id), p.a.logs.Close(ctx, id)); err != nil {
+			return err
+		}
+	}
+	if err := p.teardownSandbox(ctx); err != nil {
+		return err
+	}
+	if err := p.a.volumes.Teardown(ctx, p.uid); err != nil {
+		return err
+	}
+	if err := p.a.removePodCgroup(p.uid); err != nil {
+		return err
+	}
+	p.change(func() { p.sandbox, p.volumes, p.traces = sandbox{}, nil, false })
+	return nil
+}
+
+// purge removes all containers, records and logs of the pod.
+func (p *pod) purge(ctx context.Context) error {
+	p.mu.Lock()
+	ids := []string{}
+	for id := range p.instances {
+		ids = append(ids, id)
+	}
+	p.mu.Unlock()
+	for _, id := range ids {
+		if err := errors.Join(p.a.rt.Remove(ctx, id, true), p.a.logs.Close(ctx, id)); err != nil {
+			return err
+		}
+		p.a.unclaim(id)
+	}
+	if err := os.RemoveAll(p.logDir()); err != nil {
+		return fmt.Errorf("cannot remove logs of pod: %w", err)
+	}
+	p.change(func() { clear(p.instances) })
+	return nil
+}
+
+// delete removes the pod from the API, if it is still this pod.
+func (p *pod) delete(ctx context.Context) error {
+	api := p.a.api()
+	if api == nil {
+		return errors.New("cannot delete pod: not connected to the API")
+	}
+	o := p.object()
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	zero := int64(0)
+	err := api.CoreV1().Pods(o.Namespace).Delete(ctx, o.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &p.uid}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("cannot delete pod %s/%s: %w", o.Namespace, o.Name, err)
+	}
+	p.change(func() { p.deleted = true })
+	return nil
+}
