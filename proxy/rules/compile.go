@@ -18,6 +18,7 @@ const (
 	chainForward     = Prefix + "FORWARD"
 	chainOutput      = Prefix + "OUTPUT"
 	chainRefuse      = Prefix + "REFUSE"
+	chainRefusePorts = Prefix + "REFUSE-NODE"
 	chainServices    = Prefix + "SERVICES"
 	chainOffNetwork  = Prefix + "OFF-NETWORK"
 	chainNode        = Prefix + "NODE"
@@ -59,6 +60,7 @@ type memo struct {
 	svc    *corev1.Service
 	slices []*discoveryv1.EndpointSlice
 	out    *compiled
+	stale  bool // the scope changed since
 
 	// The next input's objects, between the collecting and the deciding half of Compile.
 	nextService *corev1.Service
@@ -87,7 +89,9 @@ func (c *Compiler) Compile(in Input) *Ruleset {
 	}
 	if !c.scope.equal(next) {
 		c.scope = next
-		clear(c.services)
+		for _, m := range c.services {
+			m.stale = true
+		}
 	}
 	if c.update(in) {
 		c.trees = c.growTrees()
@@ -126,7 +130,7 @@ func (c *Compiler) update(in Input) (regrow bool) {
 // decide takes the next objects and tells whether the service's dispatch changed.
 func (m *memo) decide(s scope) bool {
 	slices.SortFunc(m.nextSlices, func(a, b *discoveryv1.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
-	fresh := m.out != nil && sameRevision(m.svc, m.nextService) &&
+	fresh := m.out != nil && !m.stale && sameRevision(m.svc, m.nextService) &&
 		slices.EqualFunc(m.slices, m.nextSlices, sameRevision[*discoveryv1.EndpointSlice])
 	changed := false
 	if !fresh {
@@ -135,7 +139,7 @@ func (m *memo) decide(s scope) bool {
 		if m.out != nil {
 			out.keep(m.out)
 		}
-		m.out = out
+		m.out, m.stale = out, false
 	}
 	m.svc, m.nextService = m.nextService, nil
 	m.slices, m.nextSlices = m.nextSlices, m.slices
@@ -166,25 +170,38 @@ func sameRevision[T interface {
 }
 
 func (c *Compiler) growTrees() trees {
-	var t trees
 	var addresses []leaf
-	ports := map[corev1.Protocol][]leaf{}
+	var ports []dispatch
 	for _, m := range c.services {
 		for _, d := range m.out.dispatch {
 			if d.address.IsValid() {
 				addresses = append(addresses, leaf{addressKey(d.address), d.rules})
 			} else {
-				ports[d.protocol] = append(ports[d.protocol], leaf{portKey(d.nodePort), d.rules})
+				ports = append(ports, d)
 			}
 		}
 	}
-	t.addresses, t.chains = grow(addresses, addressForm())
-	for _, protocol := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
-		root, chains := grow(ports[protocol], portForm(strings.ToLower(string(protocol)), string(protocol)))
-		t.ports = append(t.ports, root...)
-		t.chains = append(t.chains, chains...)
-	}
+	var t trees
+	var addressChains, portChains []*Chain
+	t.addresses, addressChains = grow(addresses, destinations())
+	t.ports, portChains = growPorts(NAT, ports)
+	t.chains = slices.Concat(addressChains, portChains)
 	return t
+}
+
+// growPorts makes a tree of node ports for each protocol.
+func growPorts(table string, ports []dispatch) (root []string, chains []*Chain) {
+	for _, protocol := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
+		var leaves []leaf
+		for _, d := range ports {
+			if d.protocol == protocol {
+				leaves = append(leaves, leaf{portKey(d.nodePort), d.rules})
+			}
+		}
+		more, grown := grow(leaves, portForm(table, protocol))
+		root, chains = append(root, more...), append(chains, grown...)
+	}
+	return root, chains
 }
 
 // assemble puts the services' chains, the trees and the fixed chains together.
@@ -194,12 +211,14 @@ func (c *Compiler) assemble(in Input) *Ruleset {
 		UDP:    UDP{Addresses: map[netip.AddrPort][]netip.AddrPort{}, NodePorts: map[uint16][]netip.AddrPort{}},
 	}
 	var refused []string
+	var refusedPorts []dispatch
 	var local []netip.Addr
 	for _, m := range c.services {
 		for _, chain := range m.out.chains {
 			r.Chains[chain.ChainID] = chain
 		}
 		refused = append(refused, m.out.refuse...)
+		refusedPorts = append(refusedPorts, m.out.refusePorts...)
 		local = append(local, m.out.local...)
 		for _, u := range m.out.udp {
 			if u.address.IsValid() {
@@ -208,9 +227,6 @@ func (c *Compiler) assemble(in Input) *Ruleset {
 				r.UDP.NodePorts[u.nodePort] = u.endpoints
 			}
 		}
-	}
-	for _, chain := range c.trees.chains {
-		r.Chains[chain.ChainID] = chain
 	}
 	ports := c.hostPorts(in.HostPorts)
 	hostRules := make([]string, len(ports))
@@ -228,13 +244,19 @@ func (c *Compiler) assemble(in Input) *Ruleset {
 	}
 	// A process in the node's own network reaches itself over the loopback link, untranslated.
 	local = slices.DeleteFunc(local, func(a netip.Addr) bool { return slices.Contains(in.Node.Addresses, a) })
+	refusedRoot, refusedChains := growPorts(Filter, refusedPorts)
+	hairpinRoot, hairpinChains := grow(hairpins(local), sources())
+	for _, chain := range slices.Concat(c.trees.chains, refusedChains, hairpinChains) {
+		r.Chains[chain.ChainID] = chain
+	}
 	f := fixed{
 		scope:        c.scope,
 		services:     c.family.prefixes(in.ServiceNetworks),
 		pods:         c.family.prefixes(in.Node.PodCIDRs),
 		localhost:    in.LocalhostPorts && c.family == IPv4,
 		refused:      sortedUnique(refused, strings.Compare),
-		local:        sortedUnique(local, netip.Addr.Compare),
+		refusedPorts: refusedRoot,
+		hairpins:     hairpinRoot,
 		hostPorts:    hostRules,
 		addressRoots: c.trees.addresses,
 		portRoots:    c.trees.ports,

@@ -8,8 +8,9 @@ type fixed struct {
 	services     []netip.Prefix // networks of the cluster IPs
 	pods         []netip.Prefix // networks of this node's pods
 	localhost    bool
-	refused      []string
-	local        []netip.Addr // addresses of this node's pods that services or host ports lead to
+	refused      []string // rules of external addresses
+	refusedPorts []string // rules of node ports
+	hairpins     []string // rules of pods that reach themselves
 	hostPorts    []string
 	addressRoots []string
 	portRoots    []string
@@ -20,13 +21,14 @@ func (f fixed) chains() []*Chain {
 		{ChainID{Filter, chainInput}, f.input()},
 		{ChainID{Filter, chainForward}, f.forward()},
 		{ChainID{Filter, chainOutput}, f.output()},
-		{ChainID{Filter, chainRefuse}, f.refused},
+		{ChainID{Filter, chainRefuse}, append(f.refused, "-m addrtype --dst-type LOCAL -j "+chainRefusePorts)},
+		{ChainID{Filter, chainRefusePorts}, f.refusedPorts},
 		{ChainID{NAT, chainServices}, f.dispatch()},
 		{ChainID{NAT, chainOffNetwork}, f.offNetwork()},
 		{ChainID{NAT, chainNode}, f.node()},
 		{ChainID{NAT, chainPostrouting}, f.postrouting()},
 		{ChainID{NAT, chainMasquerade}, []string{clearMark, masquerade}},
-		{ChainID{NAT, chainHairpin}, f.hairpin()},
+		{ChainID{NAT, chainHairpin}, f.hairpins},
 		{ChainID{NAT, chainEgress}, f.egress()},
 	}
 }
@@ -117,12 +119,13 @@ func (f fixed) postrouting() []string {
 	return out
 }
 
-// hairpin masquerades what a pod sends to itself through a service: it would not take an answer
-// that bypasses the translation.
-func (f fixed) hairpin() []string {
-	var out []string
-	for _, a := range f.local {
-		out = append(out, "-s "+host(a)+" -d "+host(a)+" "+masquerade)
+// hairpins masquerade what a pod sends to itself through a service or a host port: it would not
+// take an answer that bypasses the translation. Given are this node's pods that something leads to.
+func hairpins(pods []netip.Addr) []leaf {
+	pods = sortedUnique(pods, netip.Addr.Compare)
+	out := make([]leaf, len(pods))
+	for i, a := range pods {
+		out[i] = leaf{addressKey(a), []string{"-s " + host(a) + " -d " + host(a) + " " + masquerade}}
 	}
 	return out
 }

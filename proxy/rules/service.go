@@ -29,9 +29,13 @@ type dispatch struct {
 type compiled struct {
 	chains   []*Chain
 	dispatch []dispatch
-	refuse   []string // filter rules for what has an address but nobody to answer
-	local    []netip.Addr
-	udp      []udpEntry
+	// What has an address from outside but nobody to answer: filter rules of external addresses,
+	// and of node ports.
+	refuse      []string
+	refusePorts []dispatch
+
+	local []netip.Addr
+	udp   []udpEntry
 }
 
 type udpEntry struct {
@@ -148,7 +152,7 @@ func (s scope) compilePort(out *compiled, svc *corev1.Service, p *corev1.Service
 		if rules := s.external(match, proto, port, all, local, externalLocal); len(rules) > 0 {
 			out.dispatch = append(out.dispatch, dispatch{address: ip, protocol: protocol, rules: rules})
 		}
-		out.refuse = append(out.refuse, s.refuse(match, proto, "", port, len(to.all), local, externalLocal)...)
+		out.refuse = append(out.refuse, s.refuse(match, proto, port, len(to.all), local, externalLocal)...)
 		if protocol == corev1.ProtocolUDP {
 			out.udp = append(out.udp, udpEntry{address: netip.AddrPortFrom(ip, port), endpoints: addrPorts(to.all)})
 		}
@@ -158,7 +162,9 @@ func (s scope) compilePort(out *compiled, svc *corev1.Service, p *corev1.Service
 		if rules := s.external("", proto, number, all, local, externalLocal); len(rules) > 0 {
 			out.dispatch = append(out.dispatch, dispatch{nodePort: number, protocol: protocol, rules: rules})
 		}
-		out.refuse = append(out.refuse, s.refuse("", proto, "-m addrtype --dst-type LOCAL ", number, len(to.all), local, externalLocal)...)
+		if rules := s.refuse("", proto, number, len(to.all), local, externalLocal); len(rules) > 0 {
+			out.refusePorts = append(out.refusePorts, dispatch{nodePort: number, protocol: protocol, rules: rules})
+		}
 		if protocol == corev1.ProtocolUDP {
 			out.udp = append(out.udp, udpEntry{nodePort: number, endpoints: addrPorts(to.all)})
 		}
@@ -194,7 +200,7 @@ func (s scope) external(match, proto string, port uint16, all, local string, onl
 // refuse are the filter rules of an address from outside that nobody answers: rejected if the
 // service has no endpoint, dropped if only this node has none, for a load balancer shall then try
 // another node (as Kubernetes does).
-func (s scope) refuse(match, proto, where string, port uint16, all int, local string, onlyLocal bool) []string {
+func (s scope) refuse(match, proto string, port uint16, all int, local string, onlyLocal bool) []string {
 	target := s.family.reject()
 	if all > 0 {
 		if !onlyLocal || local != "" {
@@ -202,7 +208,7 @@ func (s scope) refuse(match, proto, where string, port uint16, all int, local st
 		}
 		target = "-j DROP"
 	}
-	return []string{fmt.Sprintf("%s-p %s %s-m %s --dport %d %s", match, proto, where, proto, port, target)}
+	return []string{fmt.Sprintf("%s-p %s -m %s --dport %d %s", match, proto, proto, port, target)}
 }
 
 // balance is the chain that picks one of the endpoints, each with the same probability, and with

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // A packet is compared with a rule after the other, so the way to one of many keys (addresses, or
@@ -104,32 +107,38 @@ func digit(key string, bits int) int {
 	return d
 }
 
-// addressForm is the tree of service addresses.
-func addressForm() form {
+// destinations is the tree of service addresses.
+func destinations() form { return addressForm("IP", "-d ") }
+
+// sources is the tree of this node's pods that reach themselves.
+func sources() form { return addressForm("SELF", "-s ") }
+
+func addressForm(name, option string) form {
 	return form{
 		table: NAT,
 		chain: func(prefix string, bits int) string {
 			if len(prefix) > 4 { // 32 hexadecimal digits do not fit a chain's name
-				return Prefix + "IP-" + hash(fmt.Sprintf("%x/%d", prefix, bits))
+				return Prefix + name + "-" + hash(fmt.Sprintf("%x/%d", prefix, bits))
 			}
-			return fmt.Sprintf("%sIP-%X-%d", Prefix, prefix, bits)
+			return fmt.Sprintf("%s%s-%X-%d", Prefix, name, prefix, bits)
 		},
 		match: func(prefix string, bits int) string {
 			if bits == 0 {
 				return ""
 			}
 			a, _ := netip.AddrFromSlice([]byte(prefix))
-			return "-d " + netip.PrefixFrom(a, bits).String() + " "
+			return option + netip.PrefixFrom(a, bits).String() + " "
 		},
 	}
 }
 
 func addressKey(a netip.Addr) string { return string(a.AsSlice()) }
 
-// portForm is the tree of one protocol's node ports; protocol as iptables spells it.
-func portForm(protocol, name string) form {
+// portForm is the tree of one protocol's node ports.
+func portForm(table string, name corev1.Protocol) form {
+	protocol := strings.ToLower(string(name))
 	return form{
-		table: NAT,
+		table: table,
 		chain: func(prefix string, bits int) string {
 			return fmt.Sprintf("%sPORT-%s-%X-%d", Prefix, name, prefix, bits)
 		},
