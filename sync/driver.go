@@ -12,6 +12,7 @@ import (
 	"lockstep/sync/apply"
 	"lockstep/sync/forge"
 	"lockstep/sync/health"
+	"lockstep/sync/plan"
 	"lockstep/sync/source"
 )
 
@@ -53,6 +54,7 @@ type driver struct {
 	dirty   map[kinds.Key]bool // to converge
 	all     bool               // converge everything
 	outcome apply.Outcome
+	owned   []plan.Desired // what the inbox was told
 
 	failures int
 	lost     time.Time // since when an object of a once healthy revision is not
@@ -199,7 +201,7 @@ func (d *driver) decide(ctx context.Context, next *later) error {
 		return err
 	}
 	started := time.Now()
-	p, problems, err := d.sync.decide(d.applier, d.source, d.seen, d.read.objects)
+	p, problems, err := d.sync.decide(d.applier, d.source, d.seen, d.read.objects, false)
 	d.sync.metrics.took("plan", started)
 	switch {
 	case err != nil:
@@ -289,12 +291,13 @@ func (d *driver) report(ctx context.Context, outcome apply.Outcome) {
 	}
 }
 
-// own tells the inbox which objects are the source's now.
+// own tells the inbox which objects are the source's now, if they have changed.
 func (d *driver) own() error {
 	inventory, err := d.applier.Inventory(d.sync.opts.Store.View(), d.source.Name)
-	if err != nil {
+	if err != nil || len(inventory) == len(d.owned) && (len(inventory) == 0 || &inventory[0] == &d.owned[0]) {
 		return err
 	}
+	d.owned = inventory
 	keys := make(map[kinds.Key]bool, len(inventory))
 	for _, e := range inventory {
 		keys[e.Key] = true
@@ -317,7 +320,7 @@ func (d *driver) judge(ctx context.Context, next *later) error {
 	}
 	keys := make([]kinds.Key, 0, len(inventory))
 	for _, e := range inventory {
-		if e.State != "prune" {
+		if e.State != plan.Pruning {
 			keys = append(keys, e.Key)
 		}
 	}

@@ -242,7 +242,7 @@ func (s *Sync) preview(ctx context.Context, src v1alpha1.Source, w source.Watche
 	if len(read.errors) > 0 {
 		return nil, errors.New(lines(read.errors))
 	}
-	p, problems, err := s.decide(s.applier(nil), src, rev, read.objects)
+	p, problems, err := s.decide(s.applier(nil), src, rev, read.objects, true)
 	if err != nil {
 		return nil, err
 	}
@@ -252,8 +252,8 @@ func (s *Sync) preview(ctx context.Context, src v1alpha1.Source, w source.Watche
 	return p, nil
 }
 
-// decide plans a revision against the newest view.
-func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revision, objects []plan.Object) (*plan.Plan, plan.Problems, error) {
+// decide plans a revision against the newest view, with the repair of drift if asked for.
+func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revision, objects []plan.Object, drift bool) (*plan.Plan, plan.Problems, error) {
 	v := s.opts.Store.View()
 	inventory, err := a.Inventory(v, src.Name)
 	if err != nil {
@@ -269,7 +269,7 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 		Source: src.Name,
 		Revision: plan.Revision{ID: rev.ID, Author: rev.Author,
 			AllowPrune: src.Spec.Prune == "allow" || source.Trailer(rev.Message, "Lockstep-Prune", "allow")},
-		Objects: objects, Inventory: inventory, Others: others, View: v, Rules: rules(), Now: s.opts.Now(),
+		Objects: objects, Inventory: inventory, Others: others, View: v, Rules: rules(), Now: s.opts.Now(), Drift: drift,
 	})
 	return p, problems, nil
 }

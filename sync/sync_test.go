@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 	appsv1 "k8s.io/api/apps/v1"
@@ -27,6 +28,7 @@ import (
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/lab/githost"
+	"lockstep/sync/apply"
 	"lockstep/sync/forge"
 	"lockstep/sync/forge/forgetest"
 )
@@ -561,7 +563,8 @@ func TestKilledAtEveryWrite(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			c, _ := view.Get[*corev1.ConfigMap](w.store.View(), "default", "sez")
-			return killed || c.Data["color"] == "red" && w.status().State == "success" && w.status().Seen == w.status().Applied && w.status().Healthy == 130
+			state, err := apply.Load(w.store.View(), "shop")
+			return killed || err == nil && c.Data["color"] == "red" && !state.Staged && state.Healthy == state.Accepted && w.status().Seen == state.Healthy
 		})
 		stop()
 		mu.Lock()
@@ -571,13 +574,14 @@ func TestKilledAtEveryWrite(t *testing.T) {
 		_, stop = w.start()
 		w.until("finished", func() bool {
 			c, _ := view.Get[*corev1.ConfigMap](w.store.View(), "default", "sez")
-			return c != nil && c.Data["color"] == "red" && w.status().State == "success" && w.status().Seen == w.status().Applied
+			state, err := apply.Load(w.store.View(), "shop")
+			return err == nil && c != nil && c.Data["color"] == "red" && !state.Staged && state.Healthy == state.Accepted && w.status().Seen == state.Healthy
 		})
 		stop()
 		if got := w.end(); reference == "" {
 			reference = got
 		} else if got != reference {
-			t.Fatalf("killed after %d writes the end differs:\n%s\nwant\n%s", n, got, reference)
+			t.Fatalf("killed after %d writes the end differs:\n%s", n, cmp.Diff(reference, got))
 		}
 		if finished {
 			break

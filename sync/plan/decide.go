@@ -32,12 +32,16 @@ func Decide(in Input) (*Plan, Problems) {
 	}
 	prunes := d.prunes()
 	d.problems = append(d.problems, d.namespaces()...)
-	slices.SortFunc(d.inventory, func(a, b Desired) int { return a.Key.Compare(b.Key) })
-	slices.SortFunc(d.entries, func(a, b Desired) int { return a.Key.Compare(b.Key) })
+	slices.SortFunc(d.inventory, func(a, b Desired) int { return compare(a.Key, b.Key) })
+	slices.SortFunc(d.entries, func(a, b Desired) int { return compare(a.Key, b.Key) })
 
 	p := &Plan{Source: in.Source, Revision: in.Revision, Inventory: d.inventory, Entries: d.entries}
 	p.Held = held(len(in.Objects), prunes, d.live(), in.Revision.AllowPrune)
-	p.Steps = Reconcile(d.inventory, in.View, in.Rules, in.Now)
+	look := d.inventory
+	if !in.Drift {
+		look = slices.DeleteFunc(slices.Clone(look), func(e Desired) bool { return e.State == Applied })
+	}
+	p.Steps = Reconcile(look, in.View, in.Rules, in.Now)
 	for _, s := range p.Steps {
 		if s.Verb == Refuse {
 			d.problems = append(d.problems, Problem{File: s.Entry.File, Line: s.Entry.Line, Key: s.Key, Field: s.Field, Message: s.Reason})

@@ -2,6 +2,7 @@
 package plan
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -143,6 +144,8 @@ type Input struct {
 	View   *view.View
 	Rules  Rules
 	Now    time.Time
+	// Drift plans the repair of unchanged entries too; without it only what the revision changes is looked at.
+	Drift bool
 }
 
 // Problem is why a revision is refused, at the place that is to be changed.
@@ -184,6 +187,12 @@ func (ps Problems) sort() {
 		if a.Line != b.Line {
 			return a.Line - b.Line
 		}
-		return a.Key.Compare(b.Key)
+		return compare(a.Key, b.Key)
 	})
+}
+
+// compare orders keys by group, resource, namespace and name.
+func compare(a, b kinds.Key) int {
+	return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Resource, b.Resource),
+		strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }

@@ -34,7 +34,7 @@ func Reconcile(inventory []Desired, v *view.View, rules Rules, now time.Time) []
 		}
 		c := rank(a.Key) - rank(b.Key)
 		if c == 0 {
-			c = a.Key.Compare(b.Key)
+			c = compare(a.Key, b.Key)
 		}
 		if a.Verb == Prune {
 			return -c
