@@ -1,0 +1,118 @@
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func TestLimits(t *testing.T) {
+	object := func(name, data string) string {
+		return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + "}\ndata: {a: " + data + "}\n"
+	}
+	bomb := "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+	for i := 1; i < 10; i++ {
+		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d,", i-1), 10), ","))
+	}
+	cases := map[string]struct{ name, data, want string }{
+		"a large file":      {"a.yaml", strings.Repeat("#", MaxFile+1), "a.yaml: the file has 10485761 bytes, more than the limit of 10 MiB"},
+		"a large object":    {"a.yaml", object("a", strings.Repeat("x", MaxObject)), "a.yaml:1:1: ConfigMap default/a: the object has"},
+		"a NUL byte":        {"a.yaml", "a: b\nc: \x00", "a.yaml:2:4: the file has a NUL byte; manifests are text"},
+		"Latin-1":           {"a.yaml", "a: b\nc: caf\xe9", "a.yaml:2:7: the file is not UTF-8"},
+		"UTF-16":            {"a.yaml", "\xff\xfea\x00", "a.yaml:1:4: the file has a NUL byte; manifests are text"},
+		"an alias bomb":     {"a.yaml", bomb, "aliases of this document expand to more than 100000 values"},
+		"deep flow YAML":    {"a.yaml", strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "nested deeper than 100 levels"},
+		"deeper flow YAML":  {"a.yaml", strings.Repeat("[", 100000), "cannot parse YAML: "},
+		"deep JSON":         {"a.json", strings.Repeat(`{"a":`, 5000) + "1" + strings.Repeat("}", 5000), "nested deeper than 100 levels"},
+		"many errors":       {"a.yaml", strings.Repeat("kind: x\n---\n", 1000), "900 more errors in this file"},
+		"a large JSON file": {"a.json", "", ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			_, errs := Read([]File{fileOf(c.name, []byte(c.data))}, Options{})
+			if c.want == "" {
+				if len(errs) > 0 {
+					t.Errorf("got %v, want no error", errs)
+				}
+				return
+			}
+			if !strings.Contains(errs.Error(), c.want) {
+				t.Errorf("got %.300s, want %q", errs, c.want)
+			}
+			if len(errs) > MaxErrors+1 {
+				t.Errorf("%d errors", len(errs))
+			}
+		})
+	}
+}
+
+func TestTooManyObjects(t *testing.T) {
+	var b strings.Builder
+	for i := range MaxObjects + 1 {
+		fmt.Fprintf(&b, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a%d}}\n---\n", i)
+	}
+	_, errs := Read([]File{fileOf("a.yaml", []byte(b.String()))}, Options{})
+	if len(errs) != 1 || errs[0].Message != "the source has 20001 objects, more than the limit of 20000" || errs[0].Line != 40001 {
+		t.Errorf("got %v", errs)
+	}
+}
+
+func TestUnreadableFile(t *testing.T) {
+	f := File{Path: "a.yaml", Data: func() ([]byte, error) { return nil, errors.New("gone") }}
+	_, errs := Read([]File{f}, Options{})
+	if errs.Error() != "a.yaml: cannot read the file: gone" {
+		t.Errorf("got %v", errs)
+	}
+}
+
+// A value of a Secret shows in no error, whatever is wrong around it.
+func TestSecretCanary(t *testing.T) {
+	const canary = "c4n4ry"
+	values := []string{
+		canary, "*" + canary, "!" + canary + " x", "&" + canary + " x", `"` + canary, "'" + canary, "[" + canary, "{a: " + canary + "}",
+		"|\n    " + canary, "\t" + canary, "@" + canary, "%" + canary, canary + ": " + canary, "!!binary " + canary, "!!int " + canary,
+		"!!float " + canary, "!!bool " + canary, "\"\\" + canary + "\"", "? " + canary, "- " + canary, canary + "\n " + canary, "<<: " + canary,
+	}
+	places := []string{
+		"data:\n  password: %s\n", "stringData:\n  password: %s\n", "data: %s\n", "stringData: %s\n", "type: kubernetes.io/dockerconfigjson\nstringData:\n  .dockerconfigjson: %s\n",
+		"type: kubernetes.io/dockercfg\nstringData:\n  .dockercfg: %s\n", "type: kubernetes.io/ssh-auth\nstringData:\n  ssh: %s\n",
+		"stringData:\n  bad key: %s\n", "stringdata:\n  password: %s\n", "immutable: %s\n", "extra: {a: %s}\n", "stringData:\n  a: x\n  a: %s\n",
+		"immutable: true\nstringData: {a: %s}\nkind: Secret\n",
+	}
+	for _, place := range places {
+		for _, value := range values {
+			text := "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n" + fmt.Sprintf(place, value)
+			for _, name := range []string{"a.yaml", "a.json"} {
+				_, errs := Read([]File{fileOf(name, []byte(text))}, Options{})
+				if strings.Contains(errs.Error(), canary) {
+					t.Errorf("the value shows in:\n%s\nof:\n%s", errs, text)
+				}
+			}
+		}
+	}
+	for _, value := range []string{`"` + canary + `"`, `[ "` + canary + `" ]`, canary, `"\` + canary + `"`} {
+		text := `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "data": {"a": ` + value + `}}`
+		if _, errs := Read([]File{fileOf("a.json", []byte(text))}, Options{}); len(errs) == 0 || strings.Contains(errs.Error(), canary) {
+			t.Errorf("got %v of %s", errs, text)
+		}
+	}
+}
+
+func TestSetInvalidHidesSecrets(t *testing.T) {
+	set, errs := Read([]File{fileOf("a.yaml", []byte("apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\nstringData:\n  a: c4n4ry\n"))}, Options{})
+	if errs != nil {
+		t.Fatal(errs)
+	}
+	got := set.Invalid(set.Objects[0].Key, field.ErrorList{
+		field.Forbidden(field.NewPath("data"), "field is immutable when `immutable` is set"),
+		field.Invalid(field.NewPath("data").Key("a"), "c4n4ry", "c4n4ry is bad"),
+	})
+	want := "a.yaml:1:1: Secret default/a: data: Forbidden: field is immutable when `immutable` is set\n" +
+		"a.yaml:6:3: Secret default/a: data[a]: Invalid value: its content does not fit the secret's type"
+	if got.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", got, want)
+	}
+}
