@@ -1,0 +1,56 @@
+// Package validate checks manifests on disk without a cluster, for pre-commit hooks and CI.
+package validate
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+
+	"lockstep/sync/manifest"
+)
+
+// ErrInvalid says that the manifests have errors, which are printed: exit 1 without saying more.
+var ErrInvalid = errors.New("the manifests have errors")
+
+// Options are optional.
+type Options struct {
+	// IgnoreKinds are kinds to skip, as in a source's ignoreKinds.
+	IgnoreKinds []string
+}
+
+// Run reads the manifests that paths name, files and folders, as one source would, and prints to out every error, one a
+// line as file:line:column: …, or how many objects are valid. A folder is read as a source reads it; a file that is
+// named itself is read whatever its name is. Whether namespaces exist in a cluster is not asked. It returns nil,
+// ErrInvalid where it printed errors, or why it could not read or print.
+func Run(paths []string, opts Options, out io.Writer) error {
+	if len(paths) == 0 {
+		return errors.New("cannot validate nothing: name files or folders")
+	}
+	found := finder{seen: map[string]bool{}}
+	for _, path := range paths {
+		if err := found.add(filepath.Clean(path)); err != nil {
+			return fmt.Errorf("cannot validate %s: %w", path, err)
+		}
+	}
+	set, errs := manifest.Read(found.files, manifest.Options{IgnoreKinds: opts.IgnoreKinds})
+	errs = slices.Concat(found.errs, errs)
+	if len(errs) > 0 {
+		if _, err := fmt.Fprintln(out, errs); err != nil {
+			return fmt.Errorf("cannot print the errors: %w", err)
+		}
+		return ErrInvalid
+	}
+	if _, err := fmt.Fprintf(out, "%s in %s are valid\n", count(len(set.Objects), "object"), count(len(found.files), "file")); err != nil {
+		return fmt.Errorf("cannot print the result: %w", err)
+	}
+	return nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
