@@ -16,11 +16,12 @@ var generations = map[string]bool{
 	"poddisruptionbudgets": true, "networkpolicies": true, "sources": true,
 }
 
-// Stamped returns a copy of the object, sharing all but the outermost struct, as it is to be stored: without
-// resourceVersion, and where create is set with uid, creationTimestamp and generation where they are empty.
+// Stamped returns a copy of the object, sharing all but the outermost struct, as it is to be stored: with its
+// kind, without resourceVersion, and where create is set with uid, creationTimestamp and generation where they are empty.
 func Stamped(o kinds.Object, create bool, now time.Time) kinds.Object {
 	o = shallow(o)
 	o.SetResourceVersion("")
+	o.GetObjectKind().SetGroupVersionKind(kinds.Of(o).GroupVersionKind)
 	if !create {
 		return o
 	}

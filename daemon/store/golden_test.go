@@ -1,0 +1,140 @@
+package store_test
+
+import (
+	"encoding/json"
+	"flag"
+	"maps"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/daemon/etcd/etcdtest"
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+	"lockstep/kinds/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden holds what this release stores, by etcd key. Only a change of the data format may change it.
+const golden = "testdata/values-format1.json"
+
+// samples are objects of the kinds whose defaults Kubernetes has changed before.
+func samples() []kinds.Object {
+	meta := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{
+			Namespace: namespace, Name: name, UID: types.UID("uid-" + name), Generation: 1,
+			CreationTimestamp: metav1.NewTime(time.Unix(1700000000, 0)), Labels: map[string]string{"app": name, "tier": "x"},
+		}
+	}
+	spec := corev1.PodSpec{Containers: []corev1.Container{{
+		Name: "main", Image: "example/main:1", Ports: []corev1.ContainerPort{{ContainerPort: 80}},
+		ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/"}}},
+		Env:            []corev1.EnvVar{{Name: "NODE", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}}},
+	}}, Volumes: []corev1.Volume{{Name: "c", VolumeSource: corev1.VolumeSource{
+		ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "c"}},
+	}}}}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}}, Spec: spec}
+	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	return []kinds.Object{
+		&corev1.Namespace{ObjectMeta: meta("", "shop")},
+		&corev1.Node{ObjectMeta: meta("", "node-1")},
+		&corev1.Secret{ObjectMeta: meta("shop", "s"), Data: map[string][]byte{"k": []byte("v")}},
+		&corev1.ConfigMap{ObjectMeta: meta("shop", "c"), Data: map[string]string{"k": "v", "a": "b"}},
+		&corev1.Service{ObjectMeta: meta("shop", "web"), Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}},
+		&corev1.Pod{ObjectMeta: meta("shop", "web-1"), Spec: spec},
+		&appsv1.ReplicaSet{ObjectMeta: meta("shop", "web-rs"), Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: template}},
+		&appsv1.Deployment{ObjectMeta: meta("shop", "web"), Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}},
+		&discoveryv1.EndpointSlice{ObjectMeta: meta("shop", "web-x"), AddressType: discoveryv1.AddressTypeIPv4,
+			Ports: []discoveryv1.EndpointPort{{}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.2"}}}},
+		&v1alpha1.Source{ObjectMeta: meta("", "apps"), Spec: v1alpha1.SourceSpec{URL: "https://git.example/apps.git"}},
+	}
+}
+
+// TestGolden opens a store on the golden values: nothing is written, and writing each object back as it was read stores
+// the same bytes. So neither a new release nor a new version of Kubernetes' libraries rolls what runs.
+func TestGolden(t *testing.T) {
+	client := etcdtest.Client(t)
+	opts := store.Options{Default: strategy.Default, Version: "golden"}
+	if *update {
+		writeGolden(t, open(t, client, opts))
+	}
+	data, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string][]byte{}
+	if err := json.Unmarshal(data, &values); err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), client, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if _, err := client.Put(t.Context(), key, string(values[key])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := client.Get(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, client, opts)
+	v := wait(t, s, before.Header.Revision)
+	for _, want := range samples() {
+		if v.Get(kinds.KeyOf(want)) == nil {
+			t.Errorf("%v is not in the view", kinds.KeyOf(want))
+		}
+	}
+	if r, ok := v.Record("desired", "apps/core/pods/shop/web-1"); !ok || string(r.Data) != `{"source":"apps"}` {
+		t.Errorf("record %s, %v", r.Data, ok)
+	}
+	if after, err := client.Get(t.Context(), "x"); err != nil || after.Header.Revision != before.Header.Revision {
+		t.Errorf("opening wrote something: revision %d after %d, %v", after.Header.Revision, before.Header.Revision, err)
+	}
+	for _, want := range samples() {
+		o := v.Get(kinds.KeyOf(want))
+		commit(t, s, put(o, store.Revision(o)))
+		key := "/lockstep/objects/" + kinds.KeyOf(o).Path()
+		resp, err := client.Get(t.Context(), key)
+		if err != nil || len(resp.Kvs) != 1 {
+			t.Fatalf("%s: %v, %v", key, resp, err)
+		}
+		if string(resp.Kvs[0].Value) != string(values[key]) {
+			t.Errorf("%v is stored differently than it was:\n%q\n%q", kinds.KeyOf(o), resp.Kvs[0].Value, values[key])
+		}
+	}
+}
+
+// writeGolden stores the samples as declared objects are, with defaults, and keeps the bytes.
+func writeGolden(t *testing.T, s *store.Store) {
+	for _, o := range samples() {
+		strategy.Default(o)
+		commit(t, s, put(o, store.Anyway))
+	}
+	rev := commit(t, s, store.Group{{If: store.Anyway, Record: &view.Record{
+		Table: "desired", Name: "apps/core/pods/shop/web-1", Data: []byte(`{"source":"apps"}`),
+	}}})
+	wait(t, s, rev)
+	values := store.RawValues(t, s)
+	data, err := json.MarshalIndent(values, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll("testdata", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(golden, append(data, '\n'), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
