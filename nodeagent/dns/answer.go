@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -83,7 +84,6 @@ type response struct {
 	zone     *Zone
 	question dns.Question
 	seed     uint32
-	aliases  int
 	out      Answer
 }
 
@@ -115,7 +115,7 @@ func (r *response) resolveApex(owner string) {
 		r.add(r.zone.soa(owner))
 	}
 	if r.asks(dns.TypeNS) {
-		r.add(&dns.NS{Hdr: header(owner, dns.TypeNS), Ns: "ns.dns." + r.zone.domain + "."})
+		r.add(&dns.NS{Hdr: header(owner, dns.TypeNS), Ns: r.zone.server()})
 	}
 }
 
@@ -159,7 +159,7 @@ func (r *response) resolveService(owner string, labels []string) {
 	case len(below) == 0:
 		r.exists()
 		r.addService(owner, svc)
-		if r.asks(dns.TypeSRV) {
+		if r.question.Qtype == dns.TypeSRV {
 			r.addServices(owner, svc, func(port) bool { return true })
 		}
 	case len(below) == 1 && strings.HasPrefix(below[0], "_"):
@@ -199,9 +199,12 @@ func (e *service) has(match func(port) bool) bool {
 // follow answers with an alias, and what it leads to if that is a name of ours.
 func (r *response) follow(owner, target string) {
 	target += "."
-	r.add(&dns.CNAME{Hdr: header(owner, dns.TypeCNAME), Target: target})
-	r.aliases++
-	if r.question.Qtype == dns.TypeCNAME || r.aliases > aliasesMost {
+	alias := &dns.CNAME{Hdr: header(owner, dns.TypeCNAME), Target: target}
+	if slices.ContainsFunc(r.out.Records, func(rr dns.RR) bool { return dns.IsDuplicate(rr, alias) }) {
+		return // a circle
+	}
+	r.add(alias)
+	if r.question.Qtype == dns.TypeCNAME || len(r.out.Records) > aliasesMost {
 		return
 	}
 	path, ours := r.zone.cut(strings.TrimSuffix(target, "."))
@@ -243,7 +246,7 @@ func (r *response) addServices(owner string, svc *service, match func(port) bool
 	add := func(target string, p port, addresses ...netip.Addr) {
 		r.add(&dns.SRV{Hdr: header(owner, dns.TypeSRV), Priority: 0, Weight: 100, Port: p.number, Target: target})
 		for _, a := range addresses {
-			r.out.Extra = append(r.out.Extra, addressRecord(target, a))
+			r.addExtra(addressRecord(target, a))
 		}
 	}
 	if svc.headless {
@@ -277,6 +280,13 @@ func (r *response) addAddresses(owner string, addresses ...netip.Addr) {
 	}
 }
 
+// addExtra adds a record once: several ports have one target.
+func (r *response) addExtra(record dns.RR) {
+	if !slices.ContainsFunc(r.out.Extra, func(rr dns.RR) bool { return dns.IsDuplicate(rr, record) }) {
+		r.out.Extra = append(r.out.Extra, record)
+	}
+}
+
 func (r *response) exists() { r.out.Rcode = dns.RcodeSuccess }
 
 func (r *response) asks(kind uint16) bool {
@@ -297,10 +307,13 @@ func (r *response) finish() Answer {
 	return r.out
 }
 
+// server is the name of the zone's servers: the DNS service, whose address each node answers.
+func (z *Zone) server() string { return "kube-dns.kube-system.svc." + z.domain + "." }
+
 // soa has no serial that counts: nobody transfers the zone.
 func (z *Zone) soa(owner string) dns.RR {
 	return &dns.SOA{
-		Hdr: header(owner, dns.TypeSOA), Ns: "ns.dns." + z.domain + ".", Mbox: "hostmaster." + z.domain + ".",
+		Hdr: header(owner, dns.TypeSOA), Ns: z.server(), Mbox: "hostmaster." + z.domain + ".",
 		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl,
 	}
 }
