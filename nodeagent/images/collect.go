@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/platforms"
 	"golang.org/x/sys/unix"
 )
@@ -98,7 +97,7 @@ const collectTimeout = 10 * time.Minute
 // that pods of this node state; those that a container has are in use by themselves. It should be called every few
 // minutes, also because it notes which images are used.
 func (m *Manager) Collect(ctx context.Context, wanted []string, t Thresholds) ([]Candidate, error) {
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, m.namespace), collectTimeout)
+	ctx, cancel := context.WithTimeout(m.context(ctx), collectTimeout)
 	defer cancel()
 	candidates, err := m.candidates(ctx, wanted)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -12,8 +13,10 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
 )
@@ -153,6 +156,18 @@ func New(ctx context.Context, options Options) (*Manager, error) {
 	return m, nil
 }
 
+// quiet takes what containerd's client logs: what fails is returned, and is told by our caller.
+var quiet = func() *log.Entry {
+	logger := logrus.New()
+	logger.SetOutput(io.Discard)
+	return logrus.NewEntry(logger)
+}()
+
+// context is for calls of containerd.
+func (m *Manager) context(ctx context.Context) context.Context {
+	return log.WithLogger(namespaces.WithNamespace(ctx, m.namespace), quiet)
+}
+
 // chooseSnapshotter takes the first that containerd could initialise.
 func chooseSnapshotter(ctx context.Context, c *client.Client) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
@@ -261,7 +276,7 @@ func (m *Manager) Get(ctx context.Context, image string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, m.namespace), unpackTimeout)
+	ctx, cancel := context.WithTimeout(m.context(ctx), unpackTimeout)
 	defer cancel()
 	stored, err := m.client.GetImage(ctx, name)
 	if err != nil {

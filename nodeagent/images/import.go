@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/platforms"
 )
 
@@ -63,7 +62,7 @@ func (m *Manager) Import(ctx context.Context, dir string) ([]string, error) {
 
 // loaded lists the states of files whose images are all here.
 func (m *Manager) loaded(ctx context.Context) (map[string]bool, error) {
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, m.namespace), inspectTimeout)
+	ctx, cancel := context.WithTimeout(m.context(ctx), inspectTimeout)
 	defer cancel()
 	stored, err := m.client.ImageService().List(ctx)
 	if err != nil {
@@ -95,7 +94,7 @@ func isArchive(name string) bool {
 }
 
 func (m *Manager) importFile(ctx context.Context, path, state string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, m.namespace), importTimeout)
+	ctx, cancel := context.WithTimeout(m.context(ctx), importTimeout)
 	defer cancel()
 	f, err := os.Open(path)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
@@ -63,7 +62,7 @@ func (m *Manager) download(ctx context.Context, name string, credentials []crede
 		return landed{err: err}
 	}
 	defer m.pulls.Release(1)
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, m.namespace), pullTimeout)
+	ctx, cancel := context.WithTimeout(m.context(ctx), pullTimeout)
 	defer cancel()
 	began := m.now()
 	var errs []error
