@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"path"
 	"regexp"
-	"strconv"
+	"sort"
 	"strings"
 	"unicode/utf8"
+
+	"gopkg.in/yaml.v3"
 )
 
 // value is one document of a YAML file or one value of a JSON file: a root, or the reason why there is none.
@@ -132,24 +134,39 @@ func onlyDirectives(text []byte) bool {
 	return true
 }
 
-// yamlLine finds the line in the messages of yaml.v3, which counts within the chunk.
-var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+// yamlLine matches the line in a message of yaml.v3.
+var yamlLine = regexp.MustCompile(`^yaml: (?:line \d+: )?`)
 
-// yamlFault translates an error of the YAML parser. Names of anchors and tags are left out: where a password begins with
-// * or !, they are the password.
+// maxProbed bounds the text that failingLine parses again and again, to some tenths of a second.
+const maxProbed = 256 << 10
+
+// yamlFault translates an error of the YAML parser. Names of anchors are left out: where a password begins with *, they
+// are the password.
 func yamlFault(c chunk, err error) *fault {
-	message, line := err.Error(), 1
-	if m := yamlLine.FindStringSubmatch(message); m != nil {
-		message = message[len(m[0]):]
-		if n, err := strconv.Atoi(m[1]); err == nil {
-			line = n
-		}
-	}
-	column := 1
+	message := err.Error()[len(yamlLine.FindString(err.Error())):]
 	if name, found := strings.CutPrefix(message, "unknown anchor '"); found {
 		name, _, _ = strings.Cut(name, "'")
-		line, column = position(c.text, bytes.Index(c.text, []byte("*"+name)))
-		message = "an alias (a plain value that begins with *) has no anchor; quote the value if it is not meant as an alias"
+		line, column := position(c.text, bytes.Index(c.text, []byte("*"+name)))
+		return faultAt(c.line+line, column, "cannot parse YAML: an alias (a plain value that begins with *) has no anchor; "+
+			"quote the value if it is not meant as an alias")
 	}
-	return faultAt(c.line+line, column, "cannot parse YAML: %s", message)
+	return faultAt(c.line+failingLine(c.text, message), 1, "cannot parse YAML: %s", message)
+}
+
+// failingLine returns the first line, from 1, with which text fails as it does. The parser itself names the line that a
+// surrounding collection begins on, or one beside it.
+func failingLine(text []byte, message string) int {
+	if len(text) > maxProbed {
+		return 1
+	}
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	ends := make([]int, len(lines))
+	for i, end := 0, 0; i < len(lines); i++ {
+		end += len(lines[i])
+		ends[i] = end
+	}
+	return 1 + sort.Search(len(ends)-1, func(i int) bool {
+		err := decodeYAML(text[:ends[i]], &yaml.Node{})
+		return err != nil && strings.HasSuffix(err.Error(), message)
+	})
 }
