@@ -33,6 +33,19 @@ func Differences(old, new kinds.Object) []Change {
 	return d.changes
 }
 
+// stated lists the fields that an entry states: of a new object the defaults are of no interest.
+func stated(e Desired) []Change {
+	var o map[string]any
+	if json.Unmarshal(e.Object, &o) != nil {
+		return nil
+	}
+	d := differ{secret: o["kind"] == "Secret"}
+	delete(o, "apiVersion")
+	delete(o, "kind")
+	d.value("", nil, o)
+	return d.changes
+}
+
 func tree(o kinds.Object) any {
 	if o == nil {
 		return nil
@@ -191,7 +204,7 @@ func (p *Plan) WriteDiff(w io.Writer) (changes bool, err error) {
 		switch s.Verb {
 		case Create:
 			fmt.Fprintf(out, "+ %v (%s): %s\n", s.Key, place, s.Reason)
-			for _, c := range Differences(nil, s.Object) {
+			for _, c := range stated(s.Entry) {
 				fmt.Fprintf(out, "    + %s: %s\n", c.Path, c.New)
 			}
 		case Update:

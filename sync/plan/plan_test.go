@@ -1,0 +1,324 @@
+package plan
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+	"sigs.k8s.io/yaml"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apischema "k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+)
+
+var updateGolden = flag.Bool("update", false, "write what the planner says into the golden files")
+
+var testRules = Rules{Default: strategy.Default, PrepareCreate: strategy.PrepareCreate, PrepareUpdate: strategy.PrepareUpdate,
+	Delete: func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) }}
+
+var testTime = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// TestGolden: each file is a case. Sections: now (stated by the revision), before (the inventory, applied), pending (the
+// inventory, accepted and not yet applied, over before), live (objects that differ from before), gone (keys of before
+// that are not in the store), other (the inventory of another source), allow (the budget is lifted). want has the
+// problems, or the diff and the entries that change.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal(err, files)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			a, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, want := input(t, a)
+			got := outcome(in)
+			slices.Reverse(in.Objects)
+			slices.Reverse(in.Inventory)
+			if again := outcome(in); again != got {
+				t.Errorf("another order gives another plan:\n%s", cmp.Diff(got, again))
+			}
+			if *updateGolden {
+				setWant(a, got)
+				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if got != want {
+				t.Errorf("-want +got:\n%s", cmp.Diff(want, got))
+			}
+		})
+	}
+}
+
+func outcome(in Input) string {
+	p, problems := Decide(in)
+	if len(problems) > 0 {
+		return problems.Error() + "\n"
+	}
+	var b strings.Builder
+	changes, err := p.WriteDiff(&b)
+	if err != nil {
+		return err.Error()
+	}
+	fmt.Fprintf(&b, "changes: %v\n", changes)
+	for _, e := range p.Entries {
+		fmt.Fprintf(&b, "entry %s %q %s:%d %s by %s", e.Key.Path(), e.State, e.File, e.Line, e.Commit, e.Author)
+		if len(e.Before) > 0 {
+			b.WriteString(", clears what was stated before")
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func input(t *testing.T, a *txtar.Archive) (Input, string) {
+	t.Helper()
+	in := Input{Source: "shop", Revision: Revision{ID: "c2", Author: "Ada"}, Rules: testRules, Now: testTime, Drift: true}
+	live := map[kinds.Key]kinds.Object{}
+	var changes []view.Change
+	want := ""
+	for _, f := range a.Files {
+		objects := documents(t, f)
+		switch f.Name {
+		case "now":
+			in.Objects = objects
+		case "before", "other":
+			source := map[string]string{"before": "shop", "other": "elsewhere"}[f.Name]
+			for _, o := range objects {
+				d := Desired{Source: source, Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line, Commit: "c1", Author: "Bob"}
+				if source == "shop" {
+					in.Inventory = append(in.Inventory, d)
+				} else {
+					in.Others = []string{source}
+					changes = append(changes, recordOf(t, d))
+				}
+				live[o.Key] = stored(t, o)
+			}
+		case "pending":
+			for _, o := range objects {
+				for i, d := range in.Inventory {
+					if d.Key == o.Key {
+						in.Inventory[i].Before, in.Inventory[i].Object, in.Inventory[i].State = d.Object, o.Stated, Pending
+					}
+				}
+			}
+		case "live":
+			for _, o := range objects {
+				live[o.Key] = stored(t, o)
+			}
+		case "gone":
+			for path := range strings.FieldsSeq(string(f.Data)) {
+				k, err := kinds.ParsePath(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				delete(live, k)
+			}
+		case "allow":
+			in.Revision.AllowPrune = true
+		case "want":
+			want = string(f.Data)
+		}
+	}
+	for k, o := range live {
+		changes = append(changes, view.Change{Key: k, New: o})
+	}
+	db := view.NewDB()
+	db.Apply(1, changes)
+	in.View = db.View()
+	return in, want
+}
+
+// documents reads a section as one file, each document at a line of its own.
+func documents(t testing.TB, f txtar.File) []Object {
+	t.Helper()
+	var objects []Object
+	line := 1
+	for doc := range strings.SplitSeq(string(f.Data), "---\n") {
+		at := line
+		line += strings.Count(doc, "\n") + 1
+		raw, err := yaml.YAMLToJSON([]byte(doc))
+		if err != nil || string(raw) == "null" {
+			continue
+		}
+		k, ok := keyOf(raw)
+		if !ok {
+			continue
+		}
+		objects = append(objects, Object{Key: k, Stated: raw, File: f.Name + ".yaml", Line: at})
+	}
+	return objects
+}
+
+func keyOf(raw []byte) (kinds.Key, bool) {
+	var m metav1.PartialObjectMetadata
+	if json.Unmarshal(raw, &m) != nil || m.Name == "" {
+		return kinds.Key{}, false
+	}
+	gv, err := apischema.ParseGroupVersion(m.APIVersion)
+	if err != nil {
+		return kinds.Key{}, false
+	}
+	k := kinds.ForGVK(gv.WithKind(m.Kind))
+	if k == nil {
+		return kinds.Key{}, false
+	}
+	return k.Key(m.Namespace, m.Name), true
+}
+
+// stored is what the store has of an object after creating it.
+func stored(t *testing.T, o Object) kinds.Object {
+	t.Helper()
+	live, err := decode(o.Key, o.Stated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta := struct {
+		Metadata struct{ DeletionTimestamp *metav1.Time }
+	}{}
+	if err := json.Unmarshal(o.Stated, &meta); err != nil {
+		t.Fatal(err)
+	}
+	strategy.Default(live)
+	if errs := strategy.PrepareCreate(live); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	live.SetDeletionTimestamp(meta.Metadata.DeletionTimestamp)
+	live.SetUID(types.UID("uid-" + o.Key.Name))
+	live.SetResourceVersion("1")
+	return live
+}
+
+func recordOf(t *testing.T, d Desired) view.Change {
+	t.Helper()
+	data, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return view.Change{NewRecord: &view.Record{Table: Table, Name: d.RecordName(), Data: data, Revision: 1}}
+}
+
+func setWant(a *txtar.Archive, want string) {
+	for i, f := range a.Files {
+		if f.Name == "want" {
+			a.Files[i].Data = []byte(want)
+			return
+		}
+	}
+	a.Files = append(a.Files, txtar.File{Name: "want", Data: []byte(want)})
+}
+
+// FuzzDecide: whatever is stated before, now and live, a plan ends, does not panic, does not depend on order, and once
+// carried out leaves nothing to do.
+func FuzzDecide(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		a, err := txtar.ParseFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		seed := map[string]string{}
+		for _, s := range a.Files {
+			seed[s.Name] = string(s.Data)
+		}
+		f.Add(seed["before"], seed["now"], seed["live"])
+	}
+	f.Fuzz(func(t *testing.T, before, now, live string) {
+		db := view.NewDB()
+		var changes []view.Change
+		objects := map[kinds.Key]kinds.Object{}
+		for _, o := range unique(documents(t, txtar.File{Name: "live", Data: []byte(live)})) {
+			if l, err := decode(o.Key, o.Stated); err == nil {
+				strategy.Default(l)
+				if len(strategy.PrepareCreate(l)) == 0 {
+					l.SetResourceVersion("1")
+					objects[o.Key] = l
+				}
+			}
+		}
+		for k, o := range objects {
+			changes = append(changes, view.Change{Key: k, New: o})
+		}
+		db.Apply(1, changes)
+		in := Input{Source: "s", Revision: Revision{ID: "c2", AllowPrune: true}, View: db.View(), Rules: testRules, Now: testTime, Drift: true}
+		in.Objects = unique(documents(t, txtar.File{Name: "now", Data: []byte(now)}))
+		for _, o := range unique(documents(t, txtar.File{Name: "before", Data: []byte(before)})) {
+			in.Inventory = append(in.Inventory, Desired{Source: "s", Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line, Commit: "c1"})
+		}
+		p, problems := Decide(in)
+		if len(problems) > 0 {
+			return
+		}
+		var diff strings.Builder
+		if _, err := p.WriteDiff(&diff); err != nil {
+			t.Fatal(err)
+		}
+		// Carry the plan out, and plan what is left.
+		changes = nil
+		entries := map[kinds.Key]Desired{}
+		for _, e := range p.Inventory {
+			entries[e.Key] = e
+		}
+		for _, s := range p.Steps {
+			switch s.Verb {
+			case Create, Update:
+				changes = append(changes, view.Change{Key: s.Key, Old: s.Live, New: s.Object})
+			case Prune:
+				if s.Object == nil {
+					changes = append(changes, view.Change{Key: s.Key, Old: s.Live})
+				} else {
+					changes = append(changes, view.Change{Key: s.Key, Old: s.Live, New: s.Object})
+				}
+			}
+			e := s.Entry
+			if s.Verb == Wait {
+				continue
+			}
+			if e.State == Pruning {
+				delete(entries, e.Key)
+				continue
+			}
+			e.State, e.Before = Applied, nil
+			entries[e.Key] = e
+		}
+		db.Apply(2, changes)
+		var left []Desired
+		for _, e := range entries {
+			left = append(left, e)
+		}
+		for _, s := range Reconcile(left, db.View(), testRules, testTime) {
+			if s.Verb != Wait {
+				t.Fatalf("after carrying the plan out, %v is to %s: %s\n%s", s.Key, s.Verb, s.Reason, diff.String())
+			}
+		}
+	})
+}
+
+func unique(objects []Object) []Object {
+	seen := map[kinds.Key]bool{}
+	return slices.DeleteFunc(objects, func(o Object) bool {
+		was := seen[o.Key]
+		seen[o.Key] = true
+		return was
+	})
+}
