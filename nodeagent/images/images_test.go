@@ -110,6 +110,9 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
+// fixtures numbers them: each has a containerd namespace of its own.
+var fixtures atomic.Int64
+
 // clock is time that the test moves.
 type clock struct{ atomic.Int64 }
 
@@ -154,7 +157,7 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	m, err := New(testContext(t), Options{
-		Client: containerd, Namespace: "test-" + strings.ToLower(t.Name()), CertsDirs: []string{filepath.Join(certs, "none"), certs},
+		Client: containerd, Namespace: fmt.Sprintf("test-%d", fixtures.Add(1)), CertsDirs: []string{filepath.Join(certs, "none"), certs},
 		DiskPath: certs, Now: f.clock.now,
 	})
 	if err != nil {
@@ -381,7 +384,6 @@ func TestDamage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
-			f.namespace = "damage-" + strings.ReplaceAll(name, " ", "-")
 			image := f.push("library/app:1")
 			layers, err := image.Layers()
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -94,12 +95,30 @@ func (m *Manager) fetch(ctx context.Context, name string, c credential) (client.
 		if ctx.Err() != nil || !damaged(err) {
 			return nil, err
 		}
+		m.abort(ctx, err)
 	}
 	return nil, err
 }
 
-// damaged says whether content came, or was stored, other than its digest says. containerd drops it, so the next
-// attempt fetches it anew.
+var digests = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
+
+// abort drops what was downloaded so far of the content that the error is about: containerd would go on where the
+// damaged download ended.
+func (m *Manager) abort(ctx context.Context, cause error) {
+	statuses, err := m.client.ContentStore().ListStatuses(ctx)
+	if err != nil {
+		return
+	}
+	for _, digest := range digests.FindAllString(cause.Error(), -1) {
+		for _, status := range statuses {
+			if strings.HasSuffix(status.Ref, digest) {
+				_ = m.client.ContentStore().Abort(ctx, status.Ref) // gone already, at worst
+			}
+		}
+	}
+}
+
+// damaged says whether content came, or was stored, other than its digest says, or its download cannot be resumed.
 func damaged(err error) bool {
 	if errdefs.IsFailedPrecondition(err) || errdefs.IsOutOfRange(err) || errdefs.IsDataLoss(err) {
 		return true
@@ -107,7 +126,7 @@ func damaged(err error) bool {
 	text := err.Error()
 	for _, sign := range []string{
 		"unexpected commit digest", "unexpected commit size", "failed size validation", "failed validation",
-		"unexpected EOF", "short read", "failed to copy: httpReadSeeker",
+		"unexpected EOF", "short read", "416 Requested Range Not Satisfiable",
 	} {
 		if strings.Contains(text, sign) {
 			return true
