@@ -1,0 +1,265 @@
+package probes
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// harness runs a manager, and collects what it says.
+type harness struct {
+	*Manager
+	t       *testing.T
+	changed chan struct{}
+
+	mu       sync.Mutex
+	messages []string
+}
+
+func newHarness(t *testing.T, options Options) *harness {
+	t.Helper()
+	others := goleak.IgnoreCurrent() // the servers that are asked
+	h := &harness{t: t, changed: make(chan struct{}, 100)}
+	options.Changed = func(types.UID) { h.changed <- struct{}{} }
+	options.Unhealthy = func(_ types.UID, container, message string) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.messages = append(h.messages, container+": "+message)
+	}
+	h.Manager = New(options)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = h.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		goleak.VerifyNone(t, others)
+	})
+	return h
+}
+
+func (h *harness) await(what string, holds func(Result) bool) Result {
+	h.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		r := h.Results("uid")["c"]
+		if holds(r) {
+			return r
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatalf("timed out waiting until %s: %+v", what, r)
+		}
+	}
+}
+
+func (h *harness) said() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Join(h.messages, "\n")
+}
+
+func testPod(c corev1.Container) *corev1.Pod {
+	c.Name = "c"
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "uid"}, Spec: corev1.PodSpec{Containers: []corev1.Container{c}}}
+}
+
+func running(id string) []Running { return []Running{{Name: "c", ID: id, StartedAt: time.Now()}} }
+
+func probeOf(h corev1.ProbeHandler) *corev1.Probe {
+	return &corev1.Probe{ProbeHandler: h, PeriodSeconds: 1, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 1}
+}
+
+// TestReadyLongBeforeItsPeriod has a server that listens a little after its container started.
+func TestReadyLongBeforeItsPeriod(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().(*net.TCPAddr)
+	l.Close()
+	h := newHarness(t, Options{})
+	p := probeOf(corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromString("web")}})
+	p.PeriodSeconds, p.FailureThreshold = 3600, 3
+	h.Set(testPod(corev1.Container{ReadinessProbe: p, Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: int32(address.Port)}}}), running("1"), "127.0.0.1")
+	h.await("it was asked", func(Result) bool { return h.said() != "" })
+	if l, err = net.Listen("tcp", address.String()); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r := h.await("it is ready", func(r Result) bool { return r.Ready })
+	if !r.Started || r.ID != "1" || r.Failed != "" {
+		t.Errorf("got %+v", r)
+	}
+	<-h.changed
+	if got := h.said(); strings.Count(got, "\n") != 0 || !strings.HasPrefix(got, "c: Readiness probe failed: dial tcp "+address.String()+": connect: connection refused") {
+		t.Errorf("said %q", got)
+	}
+}
+
+// TestKinds asks over each protocol, with an answer that changes.
+func TestKinds(t *testing.T) {
+	var healthy atomic.Bool
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/away":
+			http.Redirect(w, r, "/healthz?x", http.StatusFound)
+		case r.Host != "shop.test" || r.Header.Get("X-Test") != "yes" || !strings.HasPrefix(r.UserAgent(), "kube-probe/"):
+			http.Error(w, "wrong request", http.StatusTeapot)
+		case !healthy.Load():
+			http.Error(w, "not yet", http.StatusServiceUnavailable)
+		}
+	})
+	plain, secure := httptest.NewServer(answer), httptest.NewTLSServer(answer)
+	defer plain.Close()
+	defer secure.Close()
+	server := grpc.NewServer()
+	service := health.NewServer()
+	healthpb.RegisterHealthServer(server, service)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(l) })
+	defer serving.Wait()
+	defer server.Stop()
+	port := func(a net.Addr) int32 { return int32(a.(*net.TCPAddr).Port) }
+	headers := []corev1.HTTPHeader{{Name: "Host", Value: "shop.test"}, {Name: "X-Test", Value: "yes"}}
+	for name, handler := range map[string]corev1.ProbeHandler{
+		"http":     {HTTPGet: &corev1.HTTPGetAction{Path: "/healthz?a=b", Port: intstr.FromInt32(port(plain.Listener.Addr())), HTTPHeaders: headers}},
+		"redirect": {HTTPGet: &corev1.HTTPGetAction{Path: "/away", Port: intstr.FromInt32(port(plain.Listener.Addr())), HTTPHeaders: headers}},
+		"https":    {HTTPGet: &corev1.HTTPGetAction{Scheme: corev1.URISchemeHTTPS, Path: "/", Port: intstr.FromInt32(port(secure.Listener.Addr())), HTTPHeaders: headers}},
+		"grpc":     {GRPC: &corev1.GRPCAction{Port: port(l.Addr()), Service: ptr("shop")}},
+		"exec":     {Exec: &corev1.ExecAction{Command: []string{"check", "$(LEVEL)"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			healthy.Store(false)
+			service.SetServingStatus("shop", healthpb.HealthCheckResponse_NOT_SERVING)
+			h := newHarness(t, Options{Exec: func(_ context.Context, id string, command []string, _ time.Duration) (int, string, error) {
+				if id != "1" || strings.Join(command, " ") != "check 7" {
+					return 99, "wrong command", nil
+				}
+				if !healthy.Load() {
+					return 1, "not yet", nil
+				}
+				return 0, "", nil
+			}})
+			h.Set(testPod(corev1.Container{ReadinessProbe: probeOf(handler), Env: []corev1.EnvVar{{Name: "LEVEL", Value: "7"}}}), running("1"), "127.0.0.1")
+			h.await("it failed", func(Result) bool { return h.said() != "" })
+			want := map[string]string{
+				"exec": "c: Readiness probe failed: not yet",
+				"grpc": `c: Readiness probe failed: service unhealthy (responded with "NOT_SERVING")`,
+			}[name]
+			if want == "" {
+				want = "c: Readiness probe failed: HTTP probe failed with statuscode: 503"
+			}
+			if got, _, _ := strings.Cut(h.said(), "\n"); got != want {
+				t.Errorf("said %q, want %q", got, want)
+			}
+			healthy.Store(true)
+			service.SetServingStatus("shop", healthpb.HealthCheckResponse_SERVING)
+			h.await("it is ready", func(r Result) bool { return r.Ready })
+		})
+	}
+}
+
+// TestLife follows a container from its start to its death, and its successor.
+func TestLife(t *testing.T) {
+	var started, alive atomic.Bool
+	alive.Store(true)
+	var asked sync.Map
+	h := newHarness(t, Options{Exec: func(_ context.Context, id string, command []string, timeout time.Duration) (int, string, error) {
+		asked.Store(command[0], true)
+		switch {
+		case command[0] == "start" && !started.Load():
+			return 0, "", errors.New("no such container") // neither a success nor a failure
+		case command[0] == "live" && !alive.Load():
+			return -1, "", context.DeadlineExceeded
+		}
+		return 0, "", nil
+	}})
+	command := func(name string) *corev1.Probe {
+		return probeOf(corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{name}}})
+	}
+	object := testPod(corev1.Container{StartupProbe: command("start"), ReadinessProbe: command("ready"), LivenessProbe: command("live")})
+	h.Set(object, running("1"), "127.0.0.1")
+	h.await("it was asked", func(Result) bool { return h.said() != "" })
+	if got := h.said(); got != "c: Startup probe errored: no such container" {
+		t.Errorf("said %q", got)
+	}
+	if r := h.Results("uid")["c"]; r.Started || r.Ready || r.Failed != "" {
+		t.Errorf("before it started: %+v", r)
+	}
+	if _, early := asked.Load("ready"); early {
+		t.Error("asked for readiness before it started")
+	}
+	started.Store(true)
+	h.await("it is ready", func(r Result) bool { return r.Started && r.Ready })
+	alive.Store(false)
+	r := h.await("it is dead", func(r Result) bool { return r.Failed != "" })
+	if r.Failed != Liveness || r.Message != `Liveness probe failed: command timed out: ["live"] timed out after 1s` {
+		t.Errorf("got %+v", r)
+	}
+	h.Set(object, running("2"), "127.0.0.1")
+	if r := h.Results("uid")["c"]; r.ID != "2" || r.Started || r.Ready || r.Failed != "" {
+		t.Errorf("its successor: %+v", r)
+	}
+	ending := object.DeepCopy()
+	ending.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	h.Set(ending, running("2"), "127.0.0.1")
+	if r := h.Results("uid")["c"]; r.Failed != "" || !r.Started {
+		t.Errorf("while it ends: %+v", r)
+	}
+	h.Remove("uid")
+	if h.Results("uid") != nil {
+		t.Error("it is still known")
+	}
+}
+
+// TestAgentRestarted finds a ready container: it stays so until a probe says otherwise.
+func TestAgentRestarted(t *testing.T) {
+	release := make(chan struct{})
+	h := newHarness(t, Options{Exec: func(ctx context.Context, _ string, command []string, _ time.Duration) (int, string, error) {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return 1, "no", nil
+	}})
+	command := probeOf(corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}})
+	h.Set(testPod(corev1.Container{StartupProbe: command, ReadinessProbe: command}),
+		[]Running{{Name: "c", ID: "1", StartedAt: time.Now().Add(-time.Hour), Started: true, Ready: true}}, "127.0.0.1")
+	if r := h.Results("uid")["c"]; !r.Started || !r.Ready {
+		t.Errorf("got %+v", r)
+	}
+	close(release)
+	h.await("it is not ready", func(r Result) bool { return r.Started && !r.Ready })
+}
+
+func TestNoProbes(t *testing.T) {
+	h := newHarness(t, Options{})
+	h.Set(testPod(corev1.Container{}), running("1"), "127.0.0.1")
+	if r := h.Results("uid")["c"]; !r.Started || !r.Ready {
+		t.Errorf("got %+v", r)
+	}
+	if len(h.Results("other")) != 0 {
+		t.Error("results of a pod that is not there")
+	}
+}
