@@ -111,6 +111,16 @@ func installed(ctx context.Context, family rules.Family) ([]*backend, error) {
 	return []*backend{{name, restoring, saving}}, nil
 }
 
+// Backend says which implementation of iptables a proxy uses here, "nft" or "legacy", and the path
+// of its restore command.
+func Backend(ctx context.Context) (name, restore string, err error) {
+	b, err := detect(ctx, rules.IPv4)
+	if err != nil {
+		return "", "", err
+	}
+	return b.name, b.restoring, nil
+}
+
 // use is what a backend is seen to be used for.
 type use struct {
 	ours  bool // has chains of ours

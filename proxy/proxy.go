@@ -2,6 +2,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,6 +140,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// Sync makes the kernel what State wants, once, for a caller that does not Run. What the last Sync
+// wrote is taken for what the kernel has.
+func (p *Proxy) Sync(ctx context.Context) error {
+	p.attempt(ctx, p.sync)
+	return cmp.Or(ctx.Err(), p.Health())
 }
 
 // Health is nil if the rules were right when last looked at, else why they may not be. It may be
