@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	// beatPeriod is half the agents' renewal period of 10 s, which Kubernetes' 40 s of grace tolerates with ease.
-	beatPeriod = 5 * time.Second
 	// beatsPerKey keeps a value near 200 kB at some 200 bytes a node.
 	beatsPerKey = 1000
 	// forgetAfter is when the heartbeat of a node that is no longer registered is dropped.
@@ -30,6 +28,7 @@ const (
 // beatsPerKey nodes, once a period.
 type heartbeats struct {
 	store *Store
+	every time.Duration
 	prod  chan struct{} // a node's first renewal does not wait for the period
 
 	mu    sync.Mutex
@@ -44,8 +43,8 @@ type beat struct {
 	received time.Time
 }
 
-func newHeartbeats(s *Store) *heartbeats {
-	return &heartbeats{store: s, prod: make(chan struct{}, 1), mine: map[string]beat{}}
+func newHeartbeats(s *Store, every time.Duration) *heartbeats {
+	return &heartbeats{store: s, every: every, prod: make(chan struct{}, 1), mine: map[string]beat{}}
 }
 
 // Renew takes a node's heartbeat; see Backend.
@@ -94,7 +93,7 @@ func (b *heartbeats) run(ctx context.Context) {
 		return
 	}
 	b.adopt()
-	tick := time.NewTicker(beatPeriod)
+	tick := time.NewTicker(b.every)
 	defer tick.Stop()
 	for {
 		select {

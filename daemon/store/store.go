@@ -31,6 +31,9 @@ type Options struct {
 	Prefix string
 	// Server names this process among those of the cluster; its heartbeats' key. Empty: the host's name.
 	Server string
+	// BeatEvery is how often heartbeats are written. Zero: 5 s, half the agents' period of renewal, which Kubernetes'
+	// 40 s of grace tolerate with ease.
+	BeatEvery time.Duration
 	// Version of this binary, written beside each value. Empty: "dev".
 	Version string
 	// Now is the clock of creationTimestamp and events. Nil: time.Now.
@@ -58,6 +61,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.BeatEvery == 0 {
+		o.BeatEvery = 5 * time.Second
 	}
 	if o.Server == "" {
 		host, err := os.Hostname()
@@ -123,7 +129,7 @@ func Open(ctx context.Context, client *clientv3.Client, opts Options) (*Store, e
 	leases := &eventLeases{client: client, now: opts.Now}
 	s.compiler = compiler{keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, lease: leases.get}
 	s.events = newRecorder(s, opts.Now)
-	s.beats = newHeartbeats(s)
+	s.beats = newHeartbeats(s, opts.BeatEvery)
 	s.state.set(stateLoading, nil)
 	return s, nil
 }

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"lockstep/daemon/etcd"
 	"lockstep/daemon/etcd/etcdtest"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/conformance"
@@ -45,10 +47,22 @@ func open(t testing.TB, client *clientv3.Client, opts store.Options) *store.Stor
 }
 
 func TestConformance(t *testing.T) {
-	client := etcdtest.Client(t)
+	t.Run("embedded", func(t *testing.T) { conform(t, etcdtest.Client(t)) })
+	t.Run("external", func(t *testing.T) {
+		endpoints, files := etcdtest.External(t)
+		e, err := etcd.Start(t.Context(), etcd.Options{Endpoints: endpoints, TLS: files, Log: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.Close() })
+		conform(t, e.Client)
+	})
+}
+
+func conform(t *testing.T, client *clientv3.Client) {
 	n := 0
 	conformance.Run(t, func(t *testing.T) store.Backend {
 		n++
-		return open(t, client, store.Options{Prefix: "/test/" + string(rune('a'+n)) + "/"})
+		return open(t, client, store.Options{Prefix: fmt.Sprintf("/test-%d/", n), BeatEvery: 50 * time.Millisecond})
 	})
 }
