@@ -70,6 +70,7 @@ type Agent struct {
 	changed    chan struct{}   // wakes the node's report
 	proxyWake  chan struct{}
 	dnsWake    chan struct{}
+	imported   chan struct{} // closed when ImagesDir has been imported
 
 	mu        sync.Mutex
 	pods      map[types.UID]*pod
@@ -98,7 +99,7 @@ func New(opts Options) (*Agent, error) {
 		records:    records{filepath.Join(opts.agentDir(), "pods")},
 		hookClient: &http.Client{Timeout: hookTimeout},
 		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
-		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), imported: make(chan struct{}),
 		pods: map[types.UID]*pod{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}

@@ -33,6 +33,11 @@ type image struct {
 
 // ensureImage has the container's image on the node and unpacked.
 func (a *Agent) ensureImage(ctx context.Context, p *pod, c *corev1.Container) (*image, error) {
+	select {
+	case <-a.imported:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	o := p.object()
 	var secrets []corev1.Secret
 	for _, ref := range o.Spec.ImagePullSecrets {

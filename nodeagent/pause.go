@@ -125,6 +125,7 @@ func (a *Agent) startPause(ctx context.Context, p *pod, dir string) (int, error)
 			},
 		},
 	}
+	a.claim(identity.ID(), p)
 	c, err := a.rt.Create(ctx, req)
 	if err != nil {
 		return 0, err
@@ -142,6 +143,8 @@ func (a *Agent) stopPause(ctx context.Context, p *pod) error {
 	if !sharesPID(p.object()) {
 		return nil
 	}
-	return a.rt.Remove(ctx, p.identity(pauseName, 0).ID(), false)
+	id := p.identity(pauseName, 0).ID()
+	a.unclaim(id)
+	return a.rt.Remove(ctx, id, false)
 }
 

@@ -43,6 +43,7 @@ type pod struct {
 	confirmed int              // version that the API has
 	probing   string           // which containers the prober was told of
 	steps     sync.WaitGroup
+	learning  sync.Mutex // taken before mu
 }
 
 // instance is one container that was made for the pod.

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,7 +147,10 @@ func (p *pod) logged(name string, previous bool) (pods.Container, bool) {
 			before = i
 		}
 	}
-	if previous {
+	// While it waits for its restart, both words mean the instance that ended last.
+	waits := slices.ContainsFunc(slices.Concat(p.status.InitContainerStatuses, p.status.ContainerStatuses),
+		func(s corev1.ContainerStatus) bool { return s.Name == name && s.State.Waiting != nil })
+	if previous && !waits {
 		last = before
 	}
 	if last == nil || last.State == pods.Created {

@@ -11,7 +11,6 @@ import (
 
 	"lockstep/nodeagent/dns"
 	"lockstep/nodeagent/images"
-	"lockstep/nodeagent/pods"
 	"lockstep/proxy"
 	"lockstep/proxy/rules"
 )
@@ -123,11 +122,9 @@ func (a *Agent) collectImages(ctx context.Context) error {
 		}
 		if len(names) > 0 {
 			a.log.Info("imported images", "count", len(names))
-			for _, p := range a.allPods() {
-				p.change(func() { clearPrepareFailures(p) })
-			}
 		}
 	}
+	close(a.imported)
 	t := time.NewTicker(collectPeriod)
 	defer t.Stop()
 	for {
@@ -151,16 +148,6 @@ func (a *Agent) collectImages(ctx context.Context) error {
 		}
 		for _, c := range removed {
 			a.log.Info("removed unused image", "names", c.Names, "bytes", c.Size)
-		}
-	}
-}
-
-// clearPrepareFailures lets containers that waited for an image try at once.
-// The pod's lock is held.
-func clearPrepareFailures(p *pod) {
-	for _, cs := range [][]corev1.Container{p.wanted.Pod.Spec.InitContainers, p.wanted.Pod.Spec.Containers} {
-		for i := range cs {
-			delete(p.failures, pods.Step{Kind: pods.Prepare, Container: cs[i].Name}.Key())
 		}
 	}
 }

@@ -85,8 +85,16 @@ func (p *pod) settle(ctx context.Context, id string) error {
 	return p.learn(ctx, c)
 }
 
-// learn takes in what containerd has of a container of this pod.
+// learn takes in what containerd has of a container of this pod. An exit is
+// noticed by its event, by who stopped it and by the relist: the first of them
+// records it, the others find it recorded.
 func (p *pod) learn(ctx context.Context, c runtime.Container) error {
+	p.learning.Lock()
+	defer p.learning.Unlock()
+	if c.Name == pauseName {
+		p.learnPause(c)
+		return nil
+	}
 	p.mu.Lock()
 	inst := p.instances[c.ID]
 	if inst == nil && c.State != runtime.Absent {
@@ -98,12 +106,16 @@ func (p *pod) learn(ctx context.Context, c runtime.Container) error {
 	}
 	if inst == nil {
 		p.mu.Unlock()
-		return nil
+		if c.Name == "" {
+			return nil
+		}
+		// It was recorded in containerd and never started.
+		return p.a.rt.Remove(ctx, c.ID, true)
 	}
 	known := inst.State == pods.Exited
 	p.mu.Unlock()
 	if known {
-		if c.State == runtime.Stopped {
+		if c.State == runtime.Stopped && !inst.released {
 			return p.release(ctx, c.ID)
 		}
 		return nil
@@ -120,6 +132,19 @@ func (p *pod) learn(ctx context.Context, c runtime.Container) error {
 		return nil
 	}
 	return p.exited(ctx, inst, c)
+}
+
+// learnPause notices that the process which holds the pod's PID namespace has
+// ended, and the sandbox with it.
+func (p *pod) learnPause(c runtime.Container) {
+	if c.State == runtime.Running || c.State == runtime.Created {
+		return
+	}
+	p.change(func() {
+		if p.inflight[string(pods.Setup)] == nil {
+			p.sandbox = sandbox{}
+		}
+	})
 }
 
 // exited records an exit. Absent means that the container vanished, or that

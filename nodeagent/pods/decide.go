@@ -232,16 +232,12 @@ func probeGrace(c *corev1.Container, i Container) *int64 {
 	return probe.TerminationGracePeriodSeconds
 }
 
-// decideGarbage removes all but the last exited instance of each container.
+// decideGarbage removes the instances before the last two of each container:
+// people ask for the log of the last and of the one before it.
 func decideGarbage(p *Plan, o Observed) {
 	for _, c := range o.Containers {
-		last, _ := latest(o, c.Name)
-		keep := last.Attempt
-		if last.State != Exited {
-			keep-- // its predecessor has the logs that --previous asks for
-		}
-		if c.State == Exited && c.Attempt < keep {
-			p.add(Step{Kind: Remove, Container: c.Name, ID: c.ID, Attempt: c.Attempt, Reason: "a newer instance has exited"})
+		if last, _ := latest(o, c.Name); c.State == Exited && c.Attempt < last.Attempt-1 {
+			p.add(Step{Kind: Remove, Container: c.Name, ID: c.ID, Attempt: c.Attempt, Reason: "two newer instances exist"})
 		}
 	}
 }
