@@ -228,6 +228,12 @@ func (c *clone) markDamaged() {
 	c.damaged()
 }
 
+func (c *clone) isDamaged() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.damage
+}
+
 func (c *clone) takeDamage() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -248,7 +254,8 @@ func (c *clone) discard() {
 	}
 }
 
-// commit returns the commit that a reference is at, through any number of tags.
+// commit returns the commit that a reference is at, through any number of tags. What was fetched and cannot be read is
+// damaged.
 func (c *clone) commit(ref reference) (plumbing.Hash, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -264,6 +271,8 @@ func (c *clone) commit(ref reference) (plumbing.Hash, error) {
 		hash = tag.Target
 	}
 	if _, err := object.GetCommit(c.store, hash); err != nil {
+		c.damage = true
+		c.damaged()
 		return plumbing.ZeroHash, fmt.Errorf("cannot read commit %s: %w", hash, err)
 	}
 	return hash, nil

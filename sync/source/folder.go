@@ -86,6 +86,10 @@ func (f *Folder) Run(ctx context.Context, yield func(Update)) error {
 	} else {
 		defer watcher.Close()
 	}
+	f.mu.Lock()
+	f.last = yielded{}
+	clear(f.watched)
+	f.mu.Unlock()
 	due := time.NewTimer(0)
 	defer due.Stop()
 	var since time.Time // of the first change not read yet; zero: none

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -96,6 +97,9 @@ func (r *Repository) Poke() {
 // Run implements Watcher.
 func (r *Repository) Run(ctx context.Context, yield func(Update)) error {
 	defer r.close()
+	r.mu.Lock()
+	clear(r.last)
+	r.mu.Unlock()
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := r.look(ctx, yield)
@@ -176,10 +180,7 @@ func (r *Repository) timeout() time.Duration {
 func (r *Repository) look(ctx context.Context, yield func(Update)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.clone.takeDamage() {
-		r.clone.discard()
-		clear(r.last)
-	}
+	r.repair()
 	commits, errs := r.newest(ctx)
 	if ctx.Err() != nil {
 		return nil
@@ -205,6 +206,14 @@ func (r *Repository) look(ctx context.Context, yield func(Update)) error {
 	return first
 }
 
+// repair throws away a clone that was found damaged, so that the next fetch makes it anew and everything is yielded again.
+func (r *Repository) repair() {
+	if r.clone.takeDamage() {
+		r.clone.discard()
+		clear(r.last)
+	}
+}
+
 func (r *Repository) report(name string, rev *Revision, err error, yield func(Update)) {
 	if err != nil {
 		err = r.explain(err)
@@ -218,25 +227,35 @@ func (r *Repository) report(name string, rev *Revision, err error, yield func(Up
 	yield(Update{Source: name, Revision: rev})
 }
 
-// Look implements Watcher.
+// Look implements Watcher. A clone that turns out damaged is made anew once.
 func (r *Repository) Look(ctx context.Context, name string) (*Revision, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, s := range r.sources {
-		if s.Name != name {
-			continue
-		}
-		commits, errs := r.newest(ctx)
-		if err := errs[name]; err != nil {
-			return nil, r.explain(err)
-		}
-		rev, err := r.clone.revision(commits[name], s)
-		if err != nil {
-			return nil, r.explain(err)
-		}
-		return rev, nil
+	i := slices.IndexFunc(r.sources, func(s v1alpha1.Source) bool { return s.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("cannot look at source %s: it is none of this repository", name)
 	}
-	return nil, fmt.Errorf("cannot look at source %s: it is none of this repository", name)
+	rev, err := r.one(ctx, r.sources[i])
+	if err != nil && r.clone.isDamaged() {
+		r.repair()
+		rev, err = r.one(ctx, r.sources[i])
+	}
+	if err != nil {
+		return nil, r.explain(err)
+	}
+	return rev, nil
+}
+
+func (r *Repository) one(ctx context.Context, s v1alpha1.Source) (*Revision, error) {
+	commits, errs := r.newest(ctx)
+	if err := errs[s.Name]; err != nil {
+		return nil, err
+	}
+	rev, err := r.clone.revision(commits[s.Name], s)
+	if err != nil {
+		r.clone.markDamaged()
+	}
+	return rev, err
 }
 
 // newest returns each source's commit, after fetching those that are not there; or why it has none.
