@@ -2,7 +2,6 @@ package engine
 
 import (
 	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
 )
@@ -20,7 +19,7 @@ func (e *Engine) wake(batch store.Batch) {
 				e.add(n, c.Key)
 			}
 			for _, read := range r.Reads {
-				if read.Kind != kind || (c.Old != nil && c.New != nil && read.Changed != nil && !read.Changed(c.Old, c.New)) {
+				if read.Kind != kind || read.Keys == nil || (c.Old != nil && c.New != nil && read.Changed != nil && !read.Changed(c.Old, c.New)) {
 					continue
 				}
 				for _, o := range []kinds.Object{c.Old, c.New} {
@@ -47,14 +46,13 @@ func (e *Engine) resync() {
 			}
 		}
 		for _, read := range r.Reads {
-			e.resyncRead(n, read, v)
+			if read.Keys == nil {
+				continue
+			}
+			for o := range v.List(read.Kind.GroupResource(), "") {
+				e.addAll(n, read.Keys(v, o))
+			}
 		}
-	}
-}
-
-func (e *Engine) resyncRead(n int, read loop.Read, v *view.View) {
-	for o := range v.List(read.Kind.GroupResource(), "") {
-		e.addAll(n, read.Keys(v, o))
 	}
 }
 

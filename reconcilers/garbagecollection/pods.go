@@ -90,6 +90,7 @@ func FinishedPods() loop.Reconciler {
 		Name:      "finishedpods",
 		Component: "pod-garbage-collector",
 		Single:    true,
+		Reads:     []loop.Read{{Kind: kinds.For[*corev1.Pod](), How: "counts the finished ones from time to time"}},
 		Writes:    []loop.Write{{Kind: kinds.For[*corev1.Pod](), Delete: true}},
 		Decide: func(v *view.View, _ kinds.Key, now time.Time) (loop.Decision, error) {
 			return decideFinished(v, now, finishedLimit), nil

@@ -35,7 +35,7 @@ type Read struct {
 	// How says in a few words how a change of such an object leads to a key, for the graph.
 	How string
 	// Keys yields the keys that a change of the object concerns; it is asked about the object before the change, and
-	// after it. The view is the one after the change.
+	// after it. The view is the one after the change. Nil: the kind is looked at, but a change of it wakes nothing.
 	Keys func(v *view.View, o kinds.Object) []kinds.Key
 	// Changed says whether an update matters; nil: every update does.
 	Changed func(old, new kinds.Object) bool

@@ -24,11 +24,14 @@ func New() loop.Reconciler {
 		Name:      "replicaset",
 		Component: "replicaset-controller",
 		Owner:     kinds.For[*appsv1.ReplicaSet](),
-		Reads: []loop.Read{{
-			Kind: kinds.For[*corev1.Pod](),
-			How:  "its controller; an orphan: those that select it",
-			Keys: loop.ClaimantKeys(func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector }),
-		}},
+		Reads: []loop.Read{
+			{
+				Kind: kinds.For[*corev1.Pod](),
+				How:  "its controller; an orphan: those that select it",
+				Keys: loop.ClaimantKeys(func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector }),
+			},
+			{Kind: kinds.For[*appsv1.ReplicaSet](), How: "siblings, for the order of deletion; wakes nothing"},
+		},
 		Writes: []loop.Write{
 			{Kind: kinds.For[*corev1.Pod](), Create: true, Delete: true, Fields: []string{"metadata.ownerReferences"}, Children: true},
 			{Kind: kinds.For[*appsv1.ReplicaSet](), Fields: []string{"status"}},

@@ -1,0 +1,194 @@
+package reconcilers
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// deciding are the files of the repository that decide and do not act, as patterns from its root; tests aside. A
+// decision is a pure function of its arguments, so that it can be repeated, tested by golden files, and explained.
+func deciding() []string {
+	return []string{
+		"reconcilers/pods/*.go",
+		"reconcilers/cluster/*.go",
+		"reconcilers/namespace/*.go",
+		"reconcilers/serviceaccount/*.go",
+		"reconcilers/nodecidr/*.go",
+		"reconcilers/nodelifecycle/*.go",
+		"reconcilers/serviceip/*.go",
+		"reconcilers/deployment/*.go",
+		"reconcilers/replicaset/*.go",
+		"reconcilers/endpointslice/*.go",
+		"reconcilers/garbagecollection/*.go",
+		"reconcilers/scheduler/decide.go",
+		"reconcilers/scheduler/predicates.go",
+		"reconcilers/scheduler/scores.go",
+		"sync/plan/*.go",
+		"sync/health/*.go",
+		"proxy/rules/*.go",
+		"nodeagent/pods/*.go",
+	}
+}
+
+// allowed are the packages that deciding code may import directly; a path that ends in a slash allows all below it. Each
+// of them computes and does nothing else; "io" is for errors and readers of bytes, klog for the logger that
+// component-helpers' functions want to be given.
+func allowed() []string {
+	return []string{
+		"bytes", "cmp", "container/heap", "crypto/sha256", "encoding/base32", "encoding/binary", "encoding/hex", "encoding/json",
+		"errors", "fmt", "hash/fnv", "io", "iter", "maps", "math", "math/big", "math/bits", "net/netip", "path", "reflect",
+		"regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
+		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
+		"lockstep/daemon/store/view", "lockstep/kinds", "lockstep/kinds/v1alpha1", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods",
+	}
+}
+
+// clocks are what package time may not be asked by deciding code.
+func clocks() []string {
+	return []string{"Now", "Since", "Until", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Sleep"}
+}
+
+func TestDecidingCodeIsPure(t *testing.T) {
+	for _, pattern := range deciding() {
+		files, err := filepath.Glob(filepath.Join("..", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "_test.go") })
+		if len(files) == 0 {
+			t.Errorf("%s: no such file: take it from the list, or name the one that it became", pattern)
+		}
+		for _, file := range files {
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, file, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, problem := range impurities(f) {
+				t.Errorf("%s: %s", fset.Position(problem.pos), problem.text)
+			}
+		}
+	}
+}
+
+// TestLintFindsImpurity tries the lint on code that has every fault.
+func TestLintFindsImpurity(t *testing.T) {
+	const source = `package p
+
+import (
+	"math/rand/v2"
+	clock "time"
+)
+
+var _ error = nil
+var ErrFine = errors.New("a sentinel")
+var cache = map[string]int{}
+
+func f() { go f(); clock.Sleep(1); _ = clock.Now() }
+`
+	f, err := parser.ParseFile(token.NewFileSet(), "p.go", source, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, problem := range impurities(f) {
+		got = append(got, problem.text)
+	}
+	want := []string{
+		"imports math/rand/v2, which is not on the list", "has the package variable cache", "starts a goroutine",
+		"asks the clock: time.Sleep", "asks the clock: time.Now",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+}
+
+type impurity struct {
+	pos  token.Pos
+	text string
+}
+
+func impurities(f *ast.File) (list []impurity) {
+	found := func(n ast.Node, format string, args ...any) {
+		list = append(list, impurity{n.Pos(), fmt.Sprintf(format, args...)})
+	}
+	timeName := ""
+	for _, spec := range f.Imports {
+		path, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			continue // the parser lets none through
+		}
+		if !slices.ContainsFunc(allowed(), func(a string) bool { return path == a || strings.HasSuffix(a, "/") && strings.HasPrefix(path, a) }) ||
+			strings.HasSuffix(path, "/util/rand") && !onlyEncodes(f) {
+			found(spec, "imports %s, which is not on the list", path)
+		}
+		if path == "time" {
+			timeName = "time"
+			if spec.Name != nil {
+				timeName = spec.Name.Name
+			}
+		}
+	}
+	for _, decl := range f.Decls {
+		if gen, ok := decl.(*ast.GenDecl); ok && gen.Tok == token.VAR {
+			for _, spec := range gen.Specs {
+				if v := spec.(*ast.ValueSpec); !harmless(v) {
+					found(v, "has the package variable %s", v.Names[0].Name)
+				}
+			}
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.GoStmt:
+			found(n, "starts a goroutine")
+		case *ast.SelectorExpr:
+			if x, ok := n.X.(*ast.Ident); ok && x.Name == timeName && slices.Contains(clocks(), n.Sel.Name) {
+				found(n, "asks the clock: time.%s", n.Sel.Name)
+			}
+		}
+		return true
+	})
+	return list
+}
+
+// harmless variables are assertions about types, and sentinel errors.
+func harmless(v *ast.ValueSpec) bool {
+	if v.Names[0].Name == "_" {
+		return true
+	}
+	if len(v.Values) != 1 {
+		return false
+	}
+	call, ok := v.Values[0].(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	fun, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	x, ok := fun.X.(*ast.Ident)
+	return ok && x.Name == "errors" && fun.Sel.Name == "New"
+}
+
+// onlyEncodes says that the file uses of apimachinery's package rand nothing but its alphabet.
+func onlyEncodes(f *ast.File) bool {
+	only := true
+	ast.Inspect(f, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := s.X.(*ast.Ident); ok && x.Name == "rand" && s.Sel.Name != "SafeEncodeString" {
+				only = false
+			}
+		}
+		return true
+	})
+	return only
+}

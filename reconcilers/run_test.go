@@ -1,0 +1,61 @@
+package reconcilers
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/memory"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+	"lockstep/reconcilers/engine"
+)
+
+// TestRun runs the engine as the daemon does, on the machine's clock, and measures how long a deployment's hundred pods
+// take it.
+func TestRun(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	s := memory.NewWith(memory.Options{Default: strategy.Default})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	e := engine.New(All(Options{}), engine.Options{Store: s, Commit: s, Events: s})
+	go func() { ended <- e.Run(ctx) }()
+
+	create := func(o kinds.Object) {
+		strategy.Default(o)
+		if errs := strategy.PrepareCreate(o); len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		if r := s.Commit(ctx, store.Group{{Key: kinds.KeyOf(o), Object: o, Reason: "test"}})[0]; r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	pods := func() int { return s.View().Len(kinds.For[*corev1.Pod]().GroupResource()) }
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !done(); {
+			if time.Now().After(deadline) {
+				t.Fatalf("not in time: %s", what)
+			}
+			time.Sleep(200 * time.Microsecond)
+		}
+	}
+	create(namespaceOf("shop"))
+	until("service account", func() bool { _, ok := view.Get[*corev1.ServiceAccount](s.View(), "shop", "default"); return ok })
+	for n := range 3 {
+		start := time.Now()
+		create(deploymentOf(fmt.Sprint("web-", n), 100, "one"))
+		until("100 pods", func() bool { return pods() == 100*(n+1) })
+		t.Logf("100 pods in %v", time.Since(start))
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("Run = %v, want nil", err)
+	}
+}
