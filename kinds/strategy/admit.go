@@ -73,3 +73,21 @@ func admit(o kinds.Object) field.ErrorList {
 	Admit(pod, nil)
 	return nil
 }
+
+// admitUpdate does what the same admission does to an update, so that a manifest that states some tolerations can be
+// applied again: the brief tolerations come back, and the priority stays.
+func admitUpdate(o, old kinds.Object) {
+	pod, ok := o.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	was := old.(*corev1.Pod)
+	tolerateBriefly(pod, corev1.TaintNodeNotReady)
+	tolerateBriefly(pod, corev1.TaintNodeUnreachable)
+	if pod.Spec.Priority == nil {
+		pod.Spec.Priority = was.Spec.Priority
+	}
+	if pod.Spec.PreemptionPolicy == nil {
+		pod.Spec.PreemptionPolicy = was.Spec.PreemptionPolicy
+	}
+}

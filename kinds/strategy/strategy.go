@@ -106,6 +106,7 @@ func PrepareCreate(o kinds.Object) field.ErrorList {
 // the update is allowed; old is not changed.
 func PrepareUpdate(new, old kinds.Object) field.ErrorList {
 	k := kinds.Of(new)
+	admitUpdate(new, old)
 	return update(registryOf(k).main, requestContext(k, new, "update", ""), new, old)
 }
 

@@ -223,6 +223,25 @@ tolerations:
 	}
 }
 
+func TestPodManifestCanBeAppliedAgain(t *testing.T) {
+	stated := []corev1.Toleration{{Key: "gpu", Operator: corev1.TolerationOpExists}}
+	live := &corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()}
+	live.UID, live.ResourceVersion = "1", "7"
+	live.Spec.Tolerations = stated
+	Default(live)
+	if errs := PrepareCreate(live); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	again := live.DeepCopy()
+	again.Spec.Tolerations, again.Spec.Priority, again.Spec.PreemptionPolicy = stated, nil, nil
+	if errs := PrepareUpdate(again, live); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	if diff := cmp.Diff(live, again); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestSecretKeepsItsStringDataAsData(t *testing.T) {
 	s := &corev1.Secret{ObjectMeta: named("cart"), StringData: map[string]string{"password": "s3cret"}}
 	Default(s)

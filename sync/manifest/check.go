@@ -204,11 +204,11 @@ func (c *checker) integer(n *node, t reflect.Type, at string) {
 	if _, err := strconv.ParseInt(n.text, 10, t.Bits()); err == nil {
 		return
 	}
-	if f, err := strconv.ParseFloat(n.text, 64); err == nil && f == math.Trunc(f) {
+	if f, err := strconv.ParseFloat(n.text, 64); err == nil && math.Abs(f) >= math.Ldexp(1, t.Bits()-1) {
 		c.unfit(n, at, "the number does not fit into %d bits", t.Bits())
 		return
 	}
-	c.unfit(n, at, "wrong type: want an integer, got a number with a fraction")
+	c.unfit(n, at, "wrong type: want an integer, got a number with a fraction or an exponent")
 }
 
 // decode lets a type with a JSON form of its own judge the value.

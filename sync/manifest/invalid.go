@@ -56,9 +56,6 @@ func message(e *field.Error, hidden bool) string {
 		}
 		return fmt.Sprintf("%s: its content does not fit the secret's type", e.Type)
 	}
-	if e.Type == field.ErrorTypeForbidden {
-		return fmt.Sprintf("%s: %s", e.Type, e.Detail)
-	}
 	return e.Type.String()
 }
 

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func TestLimits(t *testing.T) {
@@ -98,21 +96,5 @@ func TestSecretCanary(t *testing.T) {
 		if _, errs := Read([]File{fileOf("a.json", []byte(text))}, Options{}); len(errs) == 0 || strings.Contains(errs.Error(), canary) {
 			t.Errorf("got %v of %s", errs, text)
 		}
-	}
-}
-
-func TestSetInvalidHidesSecrets(t *testing.T) {
-	set, errs := Read([]File{fileOf("a.yaml", []byte("apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\nstringData:\n  a: c4n4ry\n"))}, Options{})
-	if errs != nil {
-		t.Fatal(errs)
-	}
-	got := set.Invalid(set.Objects[0].Key, field.ErrorList{
-		field.Forbidden(field.NewPath("data"), "field is immutable when `immutable` is set"),
-		field.Invalid(field.NewPath("data").Key("a"), "c4n4ry", "c4n4ry is bad"),
-	})
-	want := "a.yaml:1:1: Secret default/a: data: Forbidden: field is immutable when `immutable` is set\n" +
-		"a.yaml:6:3: Secret default/a: data[a]: Invalid value: its content does not fit the secret's type"
-	if got.Error() != want {
-		t.Errorf("got\n%v\nwant\n%s", got, want)
 	}
 }

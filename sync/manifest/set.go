@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"lockstep/kinds"
 )
@@ -28,41 +27,6 @@ func (s *Set) Get(k kinds.Key) *Object {
 	return nil
 }
 
-// Namespaces returns the names of the namespaces that objects of the set stand in, sorted, whether or not the set states
-// them too.
-func (s *Set) Namespaces() []string {
-	used := map[string]bool{}
-	for i := range s.Objects {
-		if ns := s.Objects[i].Key.Namespace; ns != "" {
-			used[ns] = true
-		}
-	}
-	names := make([]string, 0, len(used))
-	for name := range used {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// MissingNamespaces returns an error for every object that stands in a namespace which neither the set states nor exists
-// says the cluster has (and is not being deleted).
-func (s *Set) MissingNamespaces(exists func(name string) bool) Errors {
-	missing := map[string]bool{}
-	for _, name := range s.Namespaces() {
-		missing[name] = s.Get(kinds.For[*corev1.Namespace]().Key("", name)) == nil && !exists(name)
-	}
-	var errs Errors
-	for i := range s.Objects {
-		if ns := s.Objects[i].Key.Namespace; missing[ns] {
-			errs = append(errs, s.ErrorAt(s.Objects[i].Key, "metadata.namespace",
-				fmt.Sprintf("namespace %q is neither in the cluster nor in this source", ns)))
-		}
-	}
-	slices.SortStableFunc(errs, compareErrors)
-	return errs
-}
-
 // ErrorAt returns an error about a field of an object of the set, at the field's position in its file. It reads the file
 // again; where that fails, the position is the object's.
 func (s *Set) ErrorAt(k kinds.Key, field, message string) *Error {
@@ -76,18 +40,6 @@ func (s *Set) ErrorAt(k kinds.Key, field, message string) *Error {
 		e.Line, e.Column, _ = locate(n, field)
 	}
 	return e
-}
-
-// Invalid words what Kubernetes' validation found wrong with an object of the set, for example with changing what the
-// cluster has into it, as errors at the fields' positions. No value of a Secret is in them.
-func (s *Set) Invalid(k kinds.Key, list field.ErrorList) Errors {
-	hidden := k.GroupResource() == kinds.For[*corev1.Secret]().GroupResource()
-	var errs Errors
-	for _, e := range list {
-		errs = append(errs, s.ErrorAt(k, e.Field, message(e, hidden)))
-	}
-	slices.SortStableFunc(errs, compareErrors)
-	return errs
 }
 
 // tree parses an object's file again and returns the object in it, or nil.
@@ -160,11 +112,9 @@ func (s *Set) conflicts() Errors {
 	}
 	holder := map[string]*Object{}
 	for i := range s.Objects {
-		service, ok := s.Objects[i].Object.(*corev1.Service)
-		if !ok {
-			continue
+		if service, ok := s.Objects[i].Object.(*corev1.Service); ok && len(errs) < MaxErrors {
+			errs = append(errs, s.claims(holder, &s.Objects[i], service)...)
 		}
-		errs = append(errs, s.claims(holder, &s.Objects[i], service)...)
 	}
 	return errs
 }

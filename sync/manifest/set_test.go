@@ -7,44 +7,10 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"lockstep/kinds"
 )
-
-func TestMissingNamespaces(t *testing.T) {
-	set, errs := Read([]File{fileOf("a.yaml", []byte(`apiVersion: v1
-kind: ServiceAccount
-metadata: {name: a, namespace: gone}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata:
-  name: a
-  namespace: stated
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: a}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: stated}
-`))}, Options{})
-	if errs != nil {
-		t.Fatal(errs)
-	}
-	if diff := cmp.Diff([]string{"default", "gone", "stated"}, set.Namespaces()); diff != "" {
-		t.Error(diff)
-	}
-	got := set.MissingNamespaces(func(name string) bool { return name == "default" })
-	want := `a.yaml:3:21: ServiceAccount gone/a: metadata.namespace: namespace "gone" is neither in the cluster nor in this source`
-	if got.Error() != want {
-		t.Errorf("got %v, want %s", got, want)
-	}
-}
 
 func TestErrorAtFindsAnObjectAmongMany(t *testing.T) {
 	text := "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: a}},\n" +
@@ -54,13 +20,14 @@ func TestErrorAtFindsAnObjectAmongMany(t *testing.T) {
 		t.Fatal(errs)
 	}
 	service := kinds.For[*corev1.Service]().Key("default", "c")
-	got := set.Invalid(service, field.ErrorList{
-		field.Invalid(field.NewPath("spec", "ports").Index(0).Child("port"), 80, "taken"),
-		field.Required(field.NewPath("spec", "clusterIP"), ""),
-	})
-	want := "a.yaml:8:1: Service default/c: spec.clusterIP: Required value\na.yaml:10:5: Service default/c: spec.ports[0].port: Invalid value: 80: taken"
-	if got.Error() != want {
-		t.Errorf("got\n%v\nwant\n%s", got, want)
+	for field, want := range map[string]string{
+		"spec.ports[0].port": "a.yaml:10:5: Service default/c: spec.ports[0].port: taken",
+		"spec.clusterIP":     "a.yaml:8:1: Service default/c: spec.clusterIP: taken",
+		"":                   "a.yaml:5:1: Service default/c: taken",
+	} {
+		if e := set.ErrorAt(service, field, "taken"); e.Error() != want {
+			t.Errorf("got %v, want %s", e, want)
+		}
 	}
 	if e := set.ErrorAt(kinds.For[*corev1.Namespace]().Key("", "b"), "metadata.name", "taken"); e.Line != 2 || e.Column != 47 {
 		t.Errorf("got %v", e)
