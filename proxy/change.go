@@ -22,11 +22,6 @@ type jumpChange struct {
 
 func (c change) empty() bool { return len(c.write)+len(c.remove)+len(c.jumps) == 0 }
 
-// tables is the number of tables that the change touches: the number of transactions it is.
-func (c change) tables() int {
-	return strings.Count("\n"+c.text(), "\n*")
-}
-
 // between is the change from one rule set of ours to the next, the jumps being in place.
 func between(have, want map[rules.ChainID]*rules.Chain) change {
 	var c change
@@ -78,8 +73,9 @@ func (c *change) sort() {
 }
 
 // text is the change as `iptables-restore --noflush` reads it: there a chain that is declared is
-// created or emptied, and nothing else is touched. Each table is one transaction.
-func (c change) text() string {
+// created or emptied, and nothing else is touched. Each table is one transaction; their number is
+// the second result.
+func (c change) text() (text string, tables uint32) {
 	var b strings.Builder
 	for _, table := range rules.Tables() {
 		var t strings.Builder
@@ -111,9 +107,10 @@ func (c change) text() string {
 		}
 		if t.Len() > 0 {
 			b.WriteString("*" + table + "\n" + t.String() + "COMMIT\n")
+			tables++
 		}
 	}
-	return b.String()
+	return b.String(), tables
 }
 
 func count(list []string, item string) int {

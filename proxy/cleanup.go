@@ -53,5 +53,6 @@ func removal(have observed) string {
 			jumps.WriteString("*" + table + "\n" + t.String() + "COMMIT\n")
 		}
 	}
-	return jumps.String() + c.text()
+	chains, _ := c.text()
+	return jumps.String() + chains
 }

@@ -222,6 +222,10 @@ func (p *Proxy) link(in rules.Input) error {
 func (p *Proxy) write(ctx context.Context, want map[rules.ChainID]*rules.Chain) error {
 	var c change
 	if p.known {
+		// First what somebody else did, which would be lost as evidence, or fail the change.
+		if err := p.check(ctx); err != nil {
+			return err
+		}
 		c = between(p.applied, want)
 	} else {
 		have, err := p.observe(ctx)
@@ -243,7 +247,7 @@ func (p *Proxy) restore(ctx context.Context, c change) error {
 	if c.empty() {
 		return nil
 	}
-	text := c.text()
+	text, tables := c.text()
 	before, err := p.readGeneration()
 	if err != nil {
 		return err
@@ -258,7 +262,7 @@ func (p *Proxy) restore(ctx context.Context, c change) error {
 	if err != nil {
 		return err
 	}
-	if after != before && after-before != uint32(c.tables()) {
+	if after != before && after-before != tables {
 		p.suspect = true
 	}
 	p.generation = after
@@ -310,6 +314,10 @@ func (p *Proxy) same(want *rules.Chain, have []string) bool {
 // it is logged and tried again at the next change.
 func (p *Proxy) forgetFlows(next rules.UDP) {
 	if p.flowsDone && p.udp.Equal(next) {
+		return
+	}
+	if p.udp.Empty() && next.Empty() {
+		p.flowsDone = true
 		return
 	}
 	local, err := localAddresses()

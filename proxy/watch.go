@@ -16,11 +16,19 @@ func (p *Proxy) watch(ctx context.Context) error {
 			return err
 		}
 	}
+	if !p.backend.nft() {
+		p.suspect = true
+	}
+	return p.check(ctx)
+}
+
+// check reads and repairs the rules if somebody else may have written, but not too often.
+func (p *Proxy) check(ctx context.Context) error {
 	g, err := p.readGeneration()
 	if err != nil {
 		return err
 	}
-	if g != p.generation || !p.backend.nft() {
+	if g != p.generation {
 		p.suspect = true
 	}
 	if !p.suspect || time.Now().Before(p.nextRead) {

@@ -96,6 +96,9 @@ func (u UDP) Equal(other UDP) bool {
 		maps.EqualFunc(u.NodePorts, other.NodePorts, slices.Equal)
 }
 
+// Empty tells whether nothing is addressed by UDP.
+func (u UDP) Empty() bool { return len(u.Addresses)+len(u.NodePorts) == 0 }
+
 // Text is the whole rule set as iptables-restore reads it: the chains sorted, then the jumps. It
 // suits a namespace that has none of it yet, and golden files.
 func (r *Ruleset) Text() string {
