@@ -109,7 +109,6 @@ DownwardAPIProjection: items
 var allowedValues = map[string][]string{
 	"NamespaceSpec.finalizers":    {"kubernetes"},
 	"ServiceSpec.type":            {"ClusterIP", "NodePort", "ExternalName"},
-	"ServiceSpec.ipFamilies":      {"IPv4"},
 	"ServicePort.protocol":        {"TCP", "UDP"},
 	"EndpointSlice.addressType":   {"IPv4"},
 	"EndpointPort.protocol":       {"TCP", "UDP"},
