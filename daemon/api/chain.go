@@ -7,13 +7,14 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	auditinternal "k8s.io/apiserver/pkg/apis/audit"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
@@ -53,8 +54,18 @@ func (s *server) observe(next http.Handler) http.Handler {
 		}()
 		ctx := request.WithRequestInfo(r.Context(), info)
 		ctx = request.WithReceivedTimestamp(ctx, start)
+		ctx = unaudited(ctx)
 		next.ServeHTTP(out, r.WithContext(ctx))
 	})
+}
+
+// unaudited gives handlers the audit context that they want, set to record nothing.
+func unaudited(ctx context.Context) context.Context {
+	ctx = audit.WithAuditContext(ctx)
+	if err := audit.AuditContextFrom(ctx).Init(audit.RequestAuditConfig{Level: auditinternal.LevelNone}, nil); err != nil {
+		panic("api: a new audit context cannot be set already: " + err.Error())
+	}
+	return ctx
 }
 
 func (s *server) identified(next http.Handler) http.Handler {
@@ -225,6 +236,3 @@ func statusOf(err error) metav1.Status {
 	}
 	return apierrors.NewInternalError(err).ErrStatus
 }
-
-// has says whether a path is below another.
-func has(path, prefix string) bool { return path == prefix || strings.HasPrefix(path, prefix+"/") }

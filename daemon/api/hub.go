@@ -36,8 +36,8 @@ type hub struct {
 
 	mu      sync.Mutex
 	view    *view.View
-	windows map[schema.GroupResource]*window
-	moved   chan struct{} // closed and replaced whenever view is
+	windows map[schema.GroupResource]*window // nil until the first view is complete
+	moved   chan struct{}                    // closed and replaced whenever view is
 	kept    []snapshot
 }
 
@@ -47,22 +47,17 @@ type snapshot struct {
 }
 
 func newHub(r store.Backend, log *slog.Logger) *hub {
-	h := &hub{store: r, log: log, origins: provenance.New(), moved: make(chan struct{})}
-	h.reset(view.NewDB().View(), 0)
-	return h
+	return &hub{store: r, log: log, origins: provenance.New(), view: view.NewDB().View(), moved: make(chan struct{})}
 }
 
-// reset starts all windows anew: watches that resume before revision lost are told to list again.
-func (h *hub) reset(v *view.View, lost int64) {
+// begin replaces all windows: those before, if any, tell their watchers to list again.
+func (h *hub) begin(v *view.View, windows map[schema.GroupResource]*window) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, w := range h.windows {
 		w.expire()
 	}
-	h.windows = map[schema.GroupResource]*window{}
-	for _, k := range kinds.All {
-		h.windows[k.GroupResource()] = newWindow(k, h, lost)
-	}
+	h.windows = windows
 	h.move(v)
 }
 
@@ -120,19 +115,27 @@ func (h *hub) seed(ctx context.Context, first *view.View) {
 	}
 	// Somebody may have been cut among the events of revision since itself; but where nothing has happened after it, it
 	// is also what is listed now.
-	h.reset(first, min(since+1, rev))
-	h.fill(rev, changes)
+	windows := map[schema.GroupResource]*window{}
+	for _, k := range kinds.All {
+		windows[k.GroupResource()] = newWindow(k, h, min(since+1, rev))
+	}
+	fill(windows, rev, h.objects(changes))
+	h.begin(first, windows)
 }
 
+// apply adds a batch to the windows, then shows its view: what is listed is never ahead of what is watched.
 func (h *hub) apply(b store.Batch) {
-	h.fill(b.View.Revision(), b.Changes)
+	h.mu.Lock()
+	windows := h.windows
+	h.mu.Unlock()
+	fill(windows, b.View.Revision(), h.objects(b.Changes))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.move(b.View)
 }
 
-// fill adds a batch to every window, also to those it does not concern, which it moves to its revision.
-func (h *hub) fill(rev int64, changes []view.Change) {
+// objects sorts the changes of objects by kind; of the others the provenance of what is gone is forgotten.
+func (h *hub) objects(changes []view.Change) map[schema.GroupResource][]view.Change {
 	byKind := map[schema.GroupResource][]view.Change{}
 	for _, c := range changes {
 		if c.NewRecord == nil && c.OldRecord == nil {
@@ -142,12 +145,21 @@ func (h *hub) fill(rev int64, changes []view.Change) {
 			h.origins.Forget(c)
 		}
 	}
-	h.mu.Lock()
-	windows := h.windows
-	h.mu.Unlock()
+	return byKind
+}
+
+// fill adds changes up to revision rev to every window, also to those that none concerns, which it moves there.
+func fill(windows map[schema.GroupResource]*window, rev int64, byKind map[schema.GroupResource][]view.Change) {
 	for gr, w := range windows {
 		w.append(rev, byKind[gr])
 	}
+}
+
+// begun says whether there is anything to read yet.
+func (h *hub) begun() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.windows != nil
 }
 
 // View is the view that the windows lead to.
@@ -164,15 +176,15 @@ func (h *hub) at(gr schema.GroupResource) (*view.View, *window) {
 	return h.view, h.windows[gr]
 }
 
-// wait returns a view at revision rev or later, or Kubernetes' "Too large resource version" after freshWait.
+// wait returns a complete view at revision rev or later, or Kubernetes' "Too large resource version" after freshWait.
 func (h *hub) wait(ctx context.Context, rev int64) (*view.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, freshWait)
 	defer cancel()
 	for {
 		h.mu.Lock()
-		v, moved := h.view, h.moved
+		v, moved, begun := h.view, h.moved, h.windows != nil
 		h.mu.Unlock()
-		if v.Revision() >= rev {
+		if begun && v.Revision() >= rev {
 			return v, nil
 		}
 		select {

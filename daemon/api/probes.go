@@ -37,7 +37,7 @@ func (s *server) viewComplete() error {
 	default:
 		return errors.New("the store is still being read")
 	}
-	if s.hub.View().Revision() == 0 {
+	if !s.hub.begun() {
 		return errors.New("the windows are still being filled")
 	}
 	return nil

@@ -28,11 +28,13 @@ const (
 type watcher struct {
 	hub       *hub
 	window    *window
+	metrics   *metrics
 	filter    filter
 	place     int
 	initial   *view.View // its matching objects are sent first; nil for none
 	closing   bool       // the initial objects end with a marked bookmark
 	bookmarks bool
+	last      bool // the bookmark that is due next is the last one
 
 	out    chan watch.Event
 	woken  chan struct{}
@@ -45,6 +47,7 @@ func (w *watcher) start(ctx context.Context) {
 	w.woken = make(chan struct{}, 1)
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	w.window.enter(w)
+	w.metrics.watchers.WithLabelValues(w.window.kind.Resource).Inc()
 	go w.run()
 }
 
@@ -67,6 +70,9 @@ func (w *watcher) run() {
 	defer close(w.out)
 	defer w.window.leave(w)
 	defer w.cancel()
+	resource := w.window.kind.Resource
+	defer w.metrics.watchers.WithLabelValues(resource).Dec()
+	sent := w.metrics.events.WithLabelValues(resource)
 	if !w.sendInitial() {
 		return
 	}
@@ -76,13 +82,19 @@ func (w *watcher) run() {
 	for {
 		events, place, rev, err := w.window.since(w.place)
 		if err != nil {
+			w.metrics.expired.Inc()
 			w.send(failed(err))
 			return
 		}
 		for _, e := range events {
-			if out, ok := w.translate(e); ok && !w.send(out) {
+			out, ok := w.translate(e)
+			if !ok {
+				continue
+			}
+			if !w.send(out) {
 				return
 			}
+			sent.Inc()
 		}
 		w.place = place
 		// Here every event up to rev has been sent, and only here: a window moves by whole batches.
@@ -103,9 +115,9 @@ func (w *watcher) run() {
 
 func (w *watcher) untilBookmark() time.Duration {
 	wait := bookmarkEvery
-	if end, ok := w.ctx.Deadline(); ok {
+	if end, ok := w.ctx.Deadline(); ok && !w.last {
 		if last := time.Until(end) - bookmarkBeforeEnd; last > 0 && last < wait {
-			wait = last
+			wait, w.last = last, true
 		}
 	}
 	return wait
@@ -211,13 +223,14 @@ func (s *storage) watch(ctx context.Context, f filter, opts watchOptions) (watch
 		return nil, err
 	}
 	v, window := s.hub.at(s.kind.GroupResource())
-	w := &watcher{hub: s.hub, window: window, filter: f, bookmarks: opts.bookmarks}
+	w := &watcher{hub: s.hub, window: window, metrics: s.metrics, filter: f, bookmarks: opts.bookmarks}
 	from := rev
 	if list {
 		from = v.Revision()
 		w.initial, w.closing = v, opts.initial && opts.bookmarks
 	}
 	if w.place, err = window.seek(from, list); err != nil {
+		s.metrics.expired.Inc()
 		return newFailedWatch(err), nil
 	}
 	w.start(ctx)

@@ -1,0 +1,227 @@
+package api
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+func configMap(namespace, name string, labels map[string]string) *corev1.ConfigMap {
+	c := &corev1.ConfigMap{ObjectMeta: named(namespace, name)}
+	c.Labels = labels
+	return c
+}
+
+func put(o kinds.Object) store.Write {
+	return store.Write{Key: kinds.KeyOf(o), Object: o, If: store.Anyway, Reason: "test"}
+}
+
+// take reads n events as "TYPE name".
+func take(t *testing.T, w watch.Interface, n int) []string {
+	t.Helper()
+	var out []string
+	late := time.After(5 * time.Second)
+	for len(out) < n {
+		select {
+		case e, ok := <-w.ResultChan():
+			if !ok {
+				t.Fatalf("the watch ended after %v", out)
+			}
+			name := ""
+			switch o := e.Object.(type) {
+			case metav1.Object:
+				name = o.GetName()
+			case *metav1.Status:
+				name = string(o.Reason)
+			}
+			out = append(out, strings.TrimSpace(string(e.Type)+" "+name))
+		case <-late:
+			t.Fatalf("got only %v", out)
+		}
+	}
+	return out
+}
+
+func watchMaps(t *testing.T, c kubernetes.Interface, opts metav1.ListOptions) watch.Interface {
+	t.Helper()
+	w, err := c.CoreV1().ConfigMaps("a").Watch(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Stop)
+	return w
+}
+
+func expect(t *testing.T, what string, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+func TestWatchSelectors(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "one", map[string]string{"in": "no"}))
+	c := client(t, s.viewer())
+	list, err := c.CoreV1().ConfigMaps("a").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := watchMaps(t, c, metav1.ListOptions{LabelSelector: "in=yes", ResourceVersion: list.ResourceVersion})
+	in, out := map[string]string{"in": "yes"}, map[string]string{"in": "no"}
+	s.put(configMap("a", "one", in), configMap("a", "one", in), configMap("a", "one", out), configMap("a", "two", in), configMap("b", "other", in))
+	s.commit(store.Write{Key: kinds.KeyOf(configMap("a", "two", nil)), If: store.Anyway, Reason: "test"})
+	expect(t, "selected", take(t, w, 5), "ADDED one", "MODIFIED one", "DELETED one", "ADDED two", "DELETED two")
+}
+
+// TestWatchCutInsideRevision resumes at a revision of several objects: its events come again, all of them.
+func TestWatchCutInsideRevision(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "zero", nil))
+	c := client(t, s.viewer())
+	rev := s.commit(put(configMap("a", "one", nil)), put(configMap("a", "two", nil)), put(configMap("a", "three", nil)))
+	s.put(configMap("a", "last", nil))
+	w := watchMaps(t, c, metav1.ListOptions{ResourceVersion: fmt.Sprint(rev)})
+	got := take(t, w, 4)
+	slices.Sort(got[:3])
+	expect(t, "resumed inside a revision", got, "ADDED one", "ADDED three", "ADDED two", "ADDED last")
+
+	w = watchMaps(t, c, metav1.ListOptions{ResourceVersion: fmt.Sprint(rev + 1)})
+	s.put(configMap("a", "after", nil))
+	expect(t, "resumed at a revision of one object", take(t, w, 1), "ADDED after")
+}
+
+func TestWatchList(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "one", nil), configMap("a", "two", nil), configMap("b", "x", nil))
+	c := client(t, s.viewer())
+	yes := true
+	w := watchMaps(t, c, metav1.ListOptions{
+		SendInitialEvents: &yes, AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
+	})
+	expect(t, "initial events", take(t, w, 2), "ADDED one", "ADDED two")
+	mark := <-w.ResultChan()
+	o := mark.Object.(metav1.Object)
+	if mark.Type != watch.Bookmark || o.GetAnnotations()[metav1.InitialEventsAnnotationKey] != "true" || o.GetResourceVersion() == "" {
+		t.Errorf("the closing bookmark is %v", mark)
+	}
+	s.put(configMap("a", "three", nil))
+	expect(t, "after them", take(t, w, 1), "ADDED three")
+}
+
+func TestWatchTimeoutEndsWithBookmark(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "one", nil))
+	c := client(t, s.viewer())
+	seconds := int64(3)
+	w := watchMaps(t, c, metav1.ListOptions{AllowWatchBookmarks: true, TimeoutSeconds: &seconds, ResourceVersion: "0"})
+	expect(t, "a short watch", take(t, w, 3), "ADDED one", "BOOKMARK", "BOOKMARK") // the first closes the initial events
+	if e, ok := <-w.ResultChan(); ok {
+		t.Errorf("got %v after the last bookmark, want the end", e)
+	}
+}
+
+func TestWatchTooOld(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "one", nil))
+	_, window := s.server.hub.at(kinds.For[*corev1.ConfigMap]().GroupResource())
+	window.expire()
+	c := client(t, s.viewer())
+	w := watchMaps(t, c, metav1.ListOptions{ResourceVersion: "1"})
+	expect(t, "past the window", take(t, w, 1), "ERROR Expired")
+	code, body := s.ask(s.viewer(), "GET", "/api/v1/configmaps?resourceVersion=999999", "")
+	if code != 504 || !strings.Contains(body, "Too large resource version") {
+		t.Errorf("a list from the future: %d %s", code, body)
+	}
+}
+
+// TestSlowWatcher falls behind a window, on purpose a watcher whose events nobody reads.
+func TestSlowWatcher(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "one", nil))
+	st := &storage{kind: kinds.For[*corev1.ConfigMap](), server: s.server.server}
+	f, err := newFilter(st.kind, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := st.watch(t.Context(), f, watchOptions{resourceVersion: fmt.Sprint(s.store.View().Revision())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	_, window := s.server.hub.at(st.kind.GroupResource())
+	rev := s.store.View().Revision()
+	for i := range int64(2*windowEvents + 100) {
+		o := configMap("a", "m", nil)
+		window.append(rev+i, []view.Change{{Key: kinds.KeyOf(o), New: o, Revision: rev + i}})
+	}
+	last := watch.Event{}
+	for e := range w.ResultChan() {
+		last = e
+	}
+	if status, ok := last.Object.(*metav1.Status); !ok || status.Reason != metav1.StatusReasonExpired {
+		t.Errorf("the slow watch ends with %v", last)
+	}
+}
+
+func TestContinue(t *testing.T) {
+	s := newTestServer(t, nil)
+	for i := range 7 {
+		s.put(configMap("a", fmt.Sprint("m", i), nil))
+	}
+	c := client(t, s.viewer()).CoreV1().ConfigMaps("")
+	first, err := c.List(t.Context(), metav1.ListOptions{Limit: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *first.RemainingItemCount != 4 {
+		t.Errorf("remaining %d, want 4", *first.RemainingItemCount)
+	}
+	s.put(configMap("a", "m3a", nil)) // after the snapshot
+	var names []string
+	page := first
+	for {
+		for _, o := range page.Items {
+			names = append(names, o.Name)
+		}
+		if page.Continue == "" {
+			break
+		}
+		if page, err = c.List(t.Context(), metav1.ListOptions{Limit: 3, Continue: page.Continue}); err != nil {
+			t.Fatal(err)
+		}
+		if page.ResourceVersion != first.ResourceVersion {
+			t.Errorf("a part is of revision %s, want %s", page.ResourceVersion, first.ResourceVersion)
+		}
+	}
+	expect(t, "in parts", names, "m0", "m1", "m2", "m3", "m4", "m5", "m6")
+
+	s.server.hub.forgetSnapshots()
+	_, err = c.List(t.Context(), metav1.ListOptions{Limit: 3, Continue: first.Continue})
+	status, ok := err.(apierrors.APIStatus)
+	if !ok || status.Status().Code != 410 || status.Status().Reason != metav1.StatusReasonExpired || status.Status().Continue == "" {
+		t.Fatalf("a continue token without its snapshot: %v", err)
+	}
+	rest, err := c.List(t.Context(), metav1.ListOptions{Continue: status.Status().Continue})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rest.Items) != 5 || rest.Items[0].Name != "m3" || rest.Items[1].Name != "m3a" {
+		t.Errorf("the inconsistent rest is %d objects", len(rest.Items))
+	}
+	if _, err := c.List(t.Context(), metav1.ListOptions{Continue: "rubbish"}); !apierrors.IsBadRequest(err) {
+		t.Errorf("a bad token: %v", err)
+	}
+}
+
+func (h *hub) forgetSnapshots() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.kept = nil
+}
