@@ -3,18 +3,32 @@ package view
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/go-memdb"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
 )
 
+// The tables. An index is a table of its own, refs, of which a change of an object that leaves its index values alone,
+// as most do, touches nothing.
 const (
 	objects = "objects"
 	records = "records"
+	refs    = "refs"
+)
+
+// The indexes in refs.
+const (
+	byUID       = "uid"
+	byOwner     = "owner"
+	byOrphanage = "orphanage"
+	byNode      = "node"
+	byService   = "service"
 )
 
 // DB is the database behind the views: one writer applies batches of changes, any number of readers take views.
@@ -26,15 +40,17 @@ type DB struct {
 	moved   chan struct{} // closed and replaced at every Apply
 }
 
-// entry is an object with its index keys computed once.
+// entry is an object with its id.
 type entry struct {
-	id         string
-	object     kinds.Object
-	controller string
-	owners     []string
-	node       string
-	isPod      bool
-	service    string
+	id     string
+	object kinds.Object
+}
+
+// ref says that the object with an id has a value in an index. Its key is index, value and id, so that the refs of one
+// value are in order of the ids.
+type ref struct {
+	key string
+	id  string
 }
 
 // NewDB returns an empty database at revision 0.
@@ -107,55 +123,111 @@ func apply(txn *memdb.Txn, c Change) error {
 		_, err := txn.DeleteAll(records, "id", c.OldRecord.Table+"\x00"+c.OldRecord.Name)
 		return err
 	case c.New != nil:
-		return txn.Insert(objects, newEntry(c.Key, c.New))
+		return setObject(txn, idOf(c.Key), c.New)
 	default:
-		_, err := txn.DeleteAll(objects, "id", idOf(c.Key))
-		return err
+		return setObject(txn, idOf(c.Key), nil)
 	}
 }
 
-func newEntry(k kinds.Key, o kinds.Object) *entry {
-	e := &entry{id: idOf(k), object: o, controller: controllerOf(o)}
-	if e.controller == "" {
-		e.controller = orphanage(k.GroupResource(), k.Namespace)
+// setObject replaces the object with an id, nil for none, and its refs where they differ.
+func setObject(txn *memdb.Txn, id string, now kinds.Object) error {
+	raw, err := txn.First(objects, "id", id)
+	if err != nil {
+		return err
 	}
-	for _, ref := range o.GetOwnerReferences() {
-		e.owners = append(e.owners, string(ref.UID))
-	}
-	switch o := o.(type) {
-	case *corev1.Pod:
-		e.isPod, e.node = true, o.Spec.NodeName
-	case *discoveryv1.EndpointSlice:
-		if service := o.Labels[discoveryv1.LabelServiceName]; service != "" {
-			e.service = o.Namespace + "/" + service
+	old, _ := raw.(*entry)
+	switch {
+	case now != nil:
+		if err := txn.Insert(objects, &entry{id: id, object: now}); err != nil {
+			return err
+		}
+	case old == nil:
+		return nil
+	default:
+		if err := txn.Delete(objects, old); err != nil {
+			return err
 		}
 	}
-	return e
+	if old != nil && now != nil && sameValues(old.object, now) {
+		return nil
+	}
+	if old != nil {
+		for _, r := range refsOf(id, old.object) {
+			if err := txn.Delete(refs, r); err != nil {
+				return err
+			}
+		}
+	}
+	if now == nil {
+		return nil
+	}
+	for _, r := range refsOf(id, now) {
+		if err := txn.Insert(refs, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refsOf returns the index values of an object, each once.
+func refsOf(id string, o kinds.Object) []*ref {
+	var out []*ref
+	add := func(index, value string) {
+		key := index + "\x00" + value + "\x00" + id
+		if !slices.ContainsFunc(out, func(r *ref) bool { return r.key == key }) {
+			out = append(out, &ref{key: key, id: id})
+		}
+	}
+	if uid := o.GetUID(); uid != "" {
+		add(byUID, string(uid))
+	}
+	for _, owner := range o.GetOwnerReferences() {
+		add(byOwner, string(owner.UID))
+	}
+	if controllerOf(o) == "" {
+		if value := orphanage(kinds.Of(o).GroupResource(), o.GetNamespace()); value != "" {
+			add(byOrphanage, value)
+		}
+	}
+	if p, ok := o.(*corev1.Pod); ok {
+		add(byNode, p.Spec.NodeName)
+	}
+	if service := serviceOf(o); service != "" {
+		add(byService, service)
+	}
+	return out
+}
+
+// sameValues says that two states of an object have the same index values.
+func sameValues(a, b kinds.Object) bool {
+	sameOwner := func(x, y metav1.OwnerReference) bool { return x.UID == y.UID }
+	if a.GetUID() != b.GetUID() || controllerOf(a) != controllerOf(b) ||
+		!slices.EqualFunc(a.GetOwnerReferences(), b.GetOwnerReferences(), sameOwner) {
+		return false
+	}
+	if p, ok := a.(*corev1.Pod); ok {
+		q, ok := b.(*corev1.Pod)
+		return ok && p.Spec.NodeName == q.Spec.NodeName
+	}
+	return serviceOf(a) == serviceOf(b)
+}
+
+// serviceOf returns namespace/name of the service an endpoint slice belongs to, or nothing.
+func serviceOf(o kinds.Object) string {
+	s, ok := o.(*discoveryv1.EndpointSlice)
+	if !ok || s.Labels[discoveryv1.LabelServiceName] == "" {
+		return ""
+	}
+	return s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
 }
 
 func tables() *memdb.DBSchema {
-	object := func(name string, values func(*entry) []string) *memdb.IndexSchema {
-		return &memdb.IndexSchema{Name: name, AllowMissing: true, Indexer: entryIndex{values}}
-	}
-	one := func(s string) []string {
-		if s == "" {
-			return nil
-		}
-		return []string{s}
-	}
 	return &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		objects: {Name: objects, Indexes: map[string]*memdb.IndexSchema{
-			"id":         {Name: "id", Unique: true, Indexer: idIndex{func(o any) string { return o.(*entry).id }}},
-			"uid":        object("uid", func(e *entry) []string { return one(string(e.object.GetUID())) }),
-			"controller": object("controller", func(e *entry) []string { return one(e.controller) }),
-			"owner":      object("owner", func(e *entry) []string { return e.owners }),
-			"service":    object("service", func(e *entry) []string { return one(e.service) }),
-			"node": object("node", func(e *entry) []string {
-				if !e.isPod {
-					return nil
-				}
-				return []string{e.node}
-			}),
+			"id": {Name: "id", Unique: true, Indexer: idIndex{func(o any) string { return o.(*entry).id }}},
+		}},
+		refs: {Name: refs, Indexes: map[string]*memdb.IndexSchema{
+			"id": {Name: "id", Unique: true, Indexer: idIndex{func(o any) string { return o.(*ref).key }}},
 		}},
 		records: {Name: records, Indexes: map[string]*memdb.IndexSchema{
 			"id": {Name: "id", Unique: true, Indexer: idIndex{func(o any) string {
@@ -181,24 +253,6 @@ func (i idIndex) FromArgs(args ...any) ([]byte, error) {
 func (i idIndex) PrefixFromArgs(args ...any) ([]byte, error) {
 	s, err := oneString(args)
 	return []byte(s), err
-}
-
-// entryIndex is a non-unique index with any number of values an entry; memdb appends the id to its keys, which keeps
-// equal values in order of the id.
-type entryIndex struct{ values func(*entry) []string }
-
-func (i entryIndex) FromObject(o any) (bool, [][]byte, error) {
-	values := i.values(o.(*entry))
-	keys := make([][]byte, len(values))
-	for n, v := range values {
-		keys[n] = []byte(v + "\x00")
-	}
-	return len(keys) > 0, keys, nil
-}
-
-func (i entryIndex) FromArgs(args ...any) ([]byte, error) {
-	s, err := oneString(args)
-	return []byte(s + "\x00"), err
 }
 
 func oneString(args []any) (string, error) {

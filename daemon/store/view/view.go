@@ -68,7 +68,17 @@ func (v *View) List(gr schema.GroupResource, namespace string) iter.Seq[kinds.Ob
 	if namespace != "" {
 		prefix += namespace + "\x00"
 	}
-	return v.scan("id_prefix", prefix)
+	return func(yield func(kinds.Object) bool) {
+		it, err := v.txn.Get(objects, "id_prefix", prefix)
+		if err != nil {
+			return
+		}
+		for raw := it.Next(); raw != nil; raw = it.Next() {
+			if !yield(raw.(*entry).object) {
+				return
+			}
+		}
+	}
 }
 
 // List yields the objects of type T in a namespace, or in all of them for an empty namespace.
@@ -78,34 +88,41 @@ func List[T kinds.Object](v *View, namespace string) iter.Seq[T] {
 
 // PodsOnNode yields the pods whose spec.nodeName is node; the empty name yields the pods that are not bound.
 func (v *View) PodsOnNode(node string) iter.Seq[*corev1.Pod] {
-	return typed[*corev1.Pod](v.scan("node", node))
+	return typed[*corev1.Pod](v.having(byNode, node))
 }
 
 // Controlled yields the objects whose controller owner reference has that uid.
 func (v *View) Controlled(uid types.UID) iter.Seq[kinds.Object] {
-	return v.scan("controller", string(uid))
+	return func(yield func(kinds.Object) bool) {
+		for o := range v.having(byOwner, string(uid)) {
+			if controllerOf(o) == uid && !yield(o) {
+				return
+			}
+		}
+	}
 }
 
 // Orphans yields the pods or replica sets of a namespace that have no controller: what a claimant might adopt.
 func Orphans[T kinds.Object](v *View, namespace string) iter.Seq[T] {
-	return typed[T](v.scan("controller", orphanage(kinds.For[T]().GroupResource(), namespace)))
+	return typed[T](v.having(byOrphanage, orphanage(kinds.For[T]().GroupResource(), namespace)))
 }
 
 // Dependents yields the objects that have an owner reference, controlling or not, with that uid.
-func (v *View) Dependents(uid types.UID) iter.Seq[kinds.Object] { return v.scan("owner", string(uid)) }
+func (v *View) Dependents(uid types.UID) iter.Seq[kinds.Object] {
+	return v.having(byOwner, string(uid))
+}
 
 // SlicesOfService yields the endpoint slices labelled with that service's name, in its namespace.
 func (v *View) SlicesOfService(namespace, service string) iter.Seq[*discoveryv1.EndpointSlice] {
-	return typed[*discoveryv1.EndpointSlice](v.scan("service", namespace+"/"+service))
+	return typed[*discoveryv1.EndpointSlice](v.having(byService, namespace+"/"+service))
 }
 
 // ByUID returns the object with that uid, or nil.
 func (v *View) ByUID(uid types.UID) kinds.Object {
-	raw, err := v.txn.First(objects, "uid", string(uid))
-	if err != nil || raw == nil {
-		return nil
+	for o := range v.having(byUID, string(uid)) {
+		return o
 	}
-	return raw.(*entry).object
+	return nil
 }
 
 // Record returns the record, if there is one.
@@ -156,14 +173,16 @@ func (v *View) Len(gr schema.GroupResource) int {
 	return n
 }
 
-func (v *View) scan(index, value string) iter.Seq[kinds.Object] {
+// having yields the objects that have a value in an index.
+func (v *View) having(index, value string) iter.Seq[kinds.Object] {
 	return func(yield func(kinds.Object) bool) {
-		it, err := v.txn.Get(objects, index, value)
+		it, err := v.txn.Get(refs, "id_prefix", index+"\x00"+value+"\x00")
 		if err != nil {
 			return
 		}
 		for raw := it.Next(); raw != nil; raw = it.Next() {
-			if !yield(raw.(*entry).object) {
+			o, err := v.txn.First(objects, "id", raw.(*ref).id)
+			if err != nil || o == nil || !yield(o.(*entry).object) {
 				return
 			}
 		}
@@ -184,18 +203,17 @@ func idOf(k kinds.Key) string {
 	return strings.Join([]string{k.Group, k.Resource, k.Namespace, k.Name}, "\x00")
 }
 
-// orphanage is where the controller index keeps the objects without a controller; empty, so not kept, for the kinds that
-// nothing adopts. It can equal no uid.
+// orphanage is the index value of an object without a controller; empty, so not kept, for the kinds that nothing adopts.
 func orphanage(gr schema.GroupResource, namespace string) string {
 	if gr.Resource != "pods" && gr.Resource != "replicasets" {
 		return ""
 	}
-	return "\x01" + gr.Resource + "\x01" + namespace
+	return gr.Resource + "\x01" + namespace
 }
 
-func controllerOf(o metav1.Object) string {
+func controllerOf(o metav1.Object) types.UID {
 	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
-		return string(ref.UID)
+		return ref.UID
 	}
 	return ""
 }
