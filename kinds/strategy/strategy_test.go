@@ -373,3 +373,29 @@ func TestTableRowsCarryWhatIsAsked(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkPrepare(b *testing.B) {
+	p := &corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()}
+	p.UID, p.ResourceVersion = "1", "7"
+	Default(p)
+	b.Run("create", func(b *testing.B) {
+		for b.Loop() {
+			if errs := PrepareCreate(p.DeepCopy()); len(errs) > 0 {
+				b.Fatal(errs)
+			}
+		}
+	})
+	PrepareCreate(p)
+	b.Run("status", func(b *testing.B) {
+		for b.Loop() {
+			if errs := PrepareStatus(p.DeepCopy(), p); len(errs) > 0 {
+				b.Fatal(errs)
+			}
+		}
+	})
+	b.Run("fields", func(b *testing.B) {
+		for b.Loop() {
+			SelectableFields(p)
+		}
+	})
+}

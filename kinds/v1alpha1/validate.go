@@ -30,10 +30,11 @@ func validateSpec(s *SourceSpec, at *field.Path) field.ErrorList {
 		if !path.IsAbs(s.Folder) {
 			errs = append(errs, field.Invalid(at.Child("folder"), s.Folder, "must be an absolute path"))
 		}
-		for name, value := range map[string]string{"branch": s.Branch, "tag": s.Tag} {
-			if value != "" {
-				errs = append(errs, field.Invalid(at.Child(name), value, "only a Git repository has one"))
-			}
+		if s.Branch != "" {
+			errs = append(errs, field.Invalid(at.Child("branch"), s.Branch, "only a Git repository has one"))
+		}
+		if s.Tag != "" {
+			errs = append(errs, field.Invalid(at.Child("tag"), s.Tag, "only a Git repository has one"))
 		}
 	default:
 		if !gitURL(s.URL) {
