@@ -34,16 +34,16 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // Now is the time at which cases are decided unless they state another in a file named "now".
 var Now = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-// Golden decides every case testdata/*.txtar. A case has the files "given", objects as YAML documents, "key" as
+// Golden decides every case dir/*.txtar. A case has the files "given", objects as YAML documents, "key" as
 // Resource[.group]/namespace/name ("-" for no namespace; left out for a loop about the whole cluster), perhaps "now" (RFC
 // 3339), and "want", the decision as text. Objects get uid "<kind>-<name>" and the creation time an hour before, where
 // they state none, and Kubernetes' defaults. A decision that the engine would refuse, or that changed an object of the
 // view, fails the test.
-func Golden(t *testing.T, r loop.Reconciler) {
+func Golden(t *testing.T, dir string, r loop.Reconciler) {
 	t.Helper()
-	files, err := filepath.Glob("testdata/*.txtar")
+	files, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no cases in testdata: %v", err)
+		t.Fatalf("no cases in %s: %v", dir, err)
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {

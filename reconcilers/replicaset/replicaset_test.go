@@ -1,0 +1,9 @@
+package replicaset
+
+import (
+	"testing"
+
+	"lockstep/reconcilers/looptest"
+)
+
+func TestDecide(t *testing.T) { looptest.Golden(t, "testdata", New()) }
