@@ -107,7 +107,7 @@ func guess(raw string) (base, repository string) {
 		}
 		return "", ""
 	}
-	if before, path, ok := strings.Cut(raw, ":"); ok && !strings.HasPrefix(raw, "/") {
+	if before, path, ok := strings.Cut(raw, ":"); ok && !strings.HasPrefix(raw, "/") && !strings.Contains(raw, "://") {
 		_, host, found := strings.Cut(before, "@")
 		if !found {
 			host = before

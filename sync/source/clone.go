@@ -27,10 +27,11 @@ import (
 // objectCache bounds go-git's cache of decoded objects, in bytes; parsed files are kept elsewhere, by hash.
 const objectCache = 8 * cache.MiByte
 
-// clone is a bare clone on disk. It is fetched incrementally with its whole history, which a one-line push to 10,000
-// files costs about a twentieth of fetching the newest commit alone anew (BenchmarkFetch); a shallow clone cannot be
-// fetched incrementally after a force-push. Where the whole history cannot be had, the newest commits alone are fetched,
-// each time into a new clone. A damaged clone is made anew.
+// clone is a bare clone on disk. It is fetched incrementally with its whole history: following a one-line push to 10,000
+// files takes a quarter of the time of fetching the newest commit alone anew, already over loopback (BenchmarkFetch: 46 ms
+// to 204 ms), and a fraction of the bytes. A shallow clone cannot be fetched incrementally after a force-push; where the
+// whole history cannot be had, the newest commits alone are fetched, each time into a new clone. A damaged clone is made
+// anew.
 type clone struct {
 	dir     string
 	url     string

@@ -1,0 +1,142 @@
+package health
+
+import (
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+var now = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func ptr[T any](v T) *T { return &v }
+
+func deploy(change ...func(*appsv1.Deployment)) *appsv1.Deployment {
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop", UID: "d", Generation: 2}, Spec: appsv1.DeploymentSpec{Replicas: ptr(int32(3))}}
+	d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 3, UpdatedReplicas: 3, ReadyReplicas: 3, AvailableReplicas: 3}
+	for _, f := range change {
+		f(d)
+	}
+	return d
+}
+
+func set(name, revision string) *appsv1.ReplicaSet {
+	return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", UID: "rs-" + "x", Annotations: map[string]string{"deployment.kubernetes.io/revision": revision},
+		OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "cart", UID: "d", Controller: ptr(true)}}}}
+}
+
+func podOf(rs *appsv1.ReplicaSet, name string, change ...func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", Labels: map[string]string{"app": "cart"}}}
+	if rs != nil {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: rs.Name, UID: rs.UID, Controller: ptr(true)}}
+	}
+	for _, f := range change {
+		f(p)
+	}
+	return p
+}
+
+func waits(reason string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}})
+	}
+}
+
+func isReady(p *corev1.Pod) {
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+}
+
+func unschedulable(since time.Duration) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable",
+			Message: "0/2 nodes are available: 2 Insufficient cpu.", LastTransitionTime: metav1.NewTime(now.Add(-since))}}
+	}
+}
+
+func svc() *corev1.Service {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "cart"}}}
+}
+
+func TestOf(t *testing.T) {
+	rolling := func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 2, 2 }
+	old, current := set("cart-1", "1"), set("cart-2", "2")
+	old.UID, current.UID = "rs-1", "rs-2"
+	deployment := kinds.For[*appsv1.Deployment]().Key("shop", "cart")
+	service := kinds.For[*corev1.Service]().Key("shop", "cart")
+	single := kinds.For[*corev1.Pod]().Key("shop", "p")
+	for name, c := range map[string]struct {
+		key     kinds.Key
+		objects []kinds.Object
+		want    State
+		cause   string
+	}{
+		"missing":   {deployment, nil, Progressing, "not created yet"},
+		"available": {deployment, []kinds.Object{deploy()}, Healthy, ""},
+		"scaled to nothing": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) {
+			d.Spec.Replicas = ptr(int32(0))
+			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2}
+		})}, Healthy, ""},
+		"not observed":          {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })}, Progressing, "3/3 updated, 3/3 ready"},
+		"old replicas left":     {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.Replicas = 4 })}, Progressing, "3/3 ready"},
+		"updating":              {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 })}, Progressing, "1/3 updated, 3/3 ready"},
+		"rolling":               {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p")}, Progressing, "2/3 ready"},
+		"crash loop":            {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"))}, Failed, "CrashLoopBackOff, 2/3 ready"},
+		"container creating":    {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("ContainerCreating"))}, Progressing, "2/3 ready"},
+		"old pods do not count": {deployment, []kinds.Object{deploy(rolling), old, current, podOf(old, "p", waits("CrashLoopBackOff"))}, Progressing, "2/3 ready"},
+		"deadline": {deployment, []kinds.Object{deploy(rolling, func(d *appsv1.Deployment) {
+			d.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse, Reason: "ProgressDeadlineExceeded"}}
+		})}, Failed, "ProgressDeadlineExceeded, 2/3 ready"},
+		"init image": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", func(p *corev1.Pod) {
+			waits("ImagePullBackOff")(p)
+			p.Status.InitContainerStatuses, p.Status.ContainerStatuses = p.Status.ContainerStatuses, nil
+		})}, Failed, "ImagePullBackOff, 2/3 ready"},
+		"unschedulable":      {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Minute))}, Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
+		"just unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Second))}, Progressing, "2/3 ready"},
+		"quota": {deployment, []kinds.Object{deploy(rolling), func() kinds.Object {
+			rs := current.DeepCopy()
+			rs.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate"}}
+			return rs
+		}()}, Failed, "FailedCreate, 2/3 ready"},
+		"pod ready":               {single, []kinds.Object{podOf(nil, "p", isReady)}, Healthy, ""},
+		"pod succeeded":           {single, []kinds.Object{podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
+		"pod failed":              {single, []kinds.Object{podOf(nil, "p", isReady, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Status.Reason = "Evicted" })}, Failed, "Evicted"},
+		"pod config":              {single, []kinds.Object{podOf(nil, "p", waits("CreateContainerConfigError"))}, Failed, "CreateContainerConfigError"},
+		"service nobody behind":   {service, []kinds.Object{svc()}, Healthy, ""},
+		"service none ready":      {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q")}, Progressing, "0/2 ready"},
+		"service one ready":       {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q", isReady)}, Healthy, ""},
+		"service all failing":     {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, Failed, "ErrImagePull, 0/1 ready"},
+		"service finished pods":   {service, []kinds.Object{svc(), podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
+		"anything that is there":  {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}}}, Healthy, ""},
+		"anything on its way out": {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}}}}, Progressing, "is being deleted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Of(c.key, view.Of(c.objects...), now)
+			if got.State != c.want || got.Cause != c.cause {
+				t.Errorf("%v %q, want %v %q", got.State, got.Cause, c.want, c.cause)
+			}
+		})
+	}
+}
+
+func TestAgainTellsWhenTimeDecides(t *testing.T) {
+	rs := set("cart-1", "1")
+	v := view.Of(deploy(func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0 }), rs, podOf(rs, "p", unschedulable(time.Second)))
+	roll := Sum([]kinds.Key{kinds.For[*appsv1.Deployment]().Key("shop", "cart")}, v, now)
+	if want := now.Add(unschedulableAfter - time.Second); !roll.Again.Equal(want) || roll.Failed {
+		t.Errorf("again %v, want %v", roll.Again, want)
+	}
+}
+
+func TestSumNamesTheCauseBeforeItsEffect(t *testing.T) {
+	rs := set("cart-1", "1")
+	v := view.Of(svc(), deploy(func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0 }), rs, podOf(rs, "p", waits("CrashLoopBackOff")))
+	roll := Sum([]kinds.Key{kinds.KeyOf(svc()), kinds.KeyOf(deploy())}, v, now)
+	if want := "Deployment shop/cart: CrashLoopBackOff, 0/3 ready"; roll.First != want || !roll.Failed || roll.Healthy != 0 || roll.Total != 2 {
+		t.Errorf("%+v, want %q", roll, want)
+	}
+}
