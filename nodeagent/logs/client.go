@@ -274,9 +274,19 @@ func (c *Client) start(ctx context.Context) error {
 	line, err := bufio.NewReader(ready).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "ready" {
 		_ = cmd.Process.Kill()
-		return fmt.Errorf("cannot start the log keeper: it did not become ready, see %s", complaints.Name())
+		return fmt.Errorf("cannot start the log keeper: it did not become ready: %s", lastComplaint(complaints.Name()))
 	}
 	return nil
+}
+
+// lastComplaint is the last line in the file.
+func lastComplaint(name string) string {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return lines[len(lines)-1]
 }
 
 // openComplaints opens the file that keepers' standard error goes to: never ours, which may be a pipe whose end is

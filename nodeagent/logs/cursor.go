@@ -25,6 +25,9 @@ type cursor struct {
 	in   *bufio.Reader
 	part []byte // of a line whose end has not been written yet
 	over bool   // the open file has been rotated away, and gets no more lines
+	// again says that the open file may be one that was read already, under another name: records up to last are
+	// known. The keeper gives each piece that it writes a later time than the one before, so none is lost by this.
+	again bool
 }
 
 // files lists the log's files, oldest first.
@@ -124,6 +127,7 @@ func countLines(name string) (int64, error) {
 func (c *cursor) next() ([]byte, error) {
 	for {
 		if c.f == nil {
+			c.again = !c.last.IsZero()
 			if err := c.seek(nil, c.last); err != nil {
 				if errors.Is(err, os.ErrNotExist) {
 					err = io.EOF
@@ -143,10 +147,11 @@ func (c *cursor) next() ([]byte, error) {
 			c.over = true
 			continue
 		}
-		following := c.following()
+		following, again := c.following()
 		if following == "" {
 			return nil, io.EOF
 		}
+		c.again = again
 		if err := c.open(following); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
@@ -154,27 +159,28 @@ func (c *cursor) next() ([]byte, error) {
 }
 
 // following finds the file after the open one, which has been rotated away; empty when it is not there yet.
-func (c *cursor) following() string {
+// It may be the open one itself, compressed, when again is true.
+func (c *cursor) following() (name string, again bool) {
 	files := c.files()
 	for i, name := range files {
 		if info, err := os.Stat(name); err == nil && os.SameFile(info, c.info) {
 			c.name = name
 			files = files[i+1:]
 			if len(files) == 0 {
-				return ""
+				return "", false
 			}
-			return files[0]
+			return files[0], c.again
 		}
 	}
-	// It was compressed or removed meanwhile: go by the times in the names.
+	// It was compressed or removed meanwhile: go by the times in the names. The first may be the file itself.
 	own, known := rotatedAt(c.path, c.name)
 	for _, name := range files {
 		stamp, rotated := rotatedAt(c.path, name)
 		if !rotated || known && stamp.After(own) || !known && stamp.After(c.last) {
-			return name
+			return name, true
 		}
 	}
-	return ""
+	return "", false
 }
 
 // rotatedAt reads the time in a rotated file's name.

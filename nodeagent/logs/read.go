@@ -41,7 +41,10 @@ func Read(ctx context.Context, path string, opts *corev1.PodLogOptions, w io.Wri
 			if !ok {
 				continue
 			}
-			c.last = r.time
+			if c.again && !r.time.After(c.last) {
+				continue
+			}
+			c.last, c.again = r.time, false
 			var more bool
 			out, more = sel.render(out, &r)
 			if len(out) >= 32<<10 || !more {

@@ -31,6 +31,8 @@ type handedOver struct {
 	Stdout []byte      `json:"stdout,omitempty"`
 	Stderr []byte      `json:"stderr,omitempty"`
 	Stats  StreamStats `json:"stats"`
+	// Last is the time of the newest lines, and no earlier than that of the newest rotated file.
+	Last time.Time `json:"last"`
 }
 
 // offer is a handover that has begun: the streams stand still, their descriptors are ready to go.
@@ -61,7 +63,7 @@ func (k *keeper) offer() (*offer, Answer) {
 	for _, id := range ids {
 		s := k.streams[id]
 		s.stop()
-		handed := handedOver{Stream: s.spec, Stats: s.statistics()}
+		handed := handedOver{Stream: s.spec, Stats: s.statistics(), Last: s.last}
 		for i, rest := range []*[]byte{&handed.Stdout, &handed.Stderr} {
 			if f := s.fifos[i]; f != nil {
 				*rest = f.framer.rest
@@ -79,9 +81,7 @@ func (k *keeper) resume() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.handing = false
-	for _, s := range k.streams {
-		s.start()
-	}
+	k.start()
 }
 
 // send sends the descriptors from the given one on, as many as one message takes.
@@ -138,7 +138,7 @@ func (k *keeper) takeOver(socket string) (bool, error) {
 	files = files[1:]
 	for _, handed := range answer.Handed.Streams {
 		s := plainStream(handed.Stream)
-		s.stats = handed.Stats
+		s.stats, s.last, s.file.rotated = handed.Stats, handed.Last, handed.Last
 		for i, path := range []string{handed.Stream.Stdout, handed.Stream.Stderr} {
 			if path == "" {
 				continue

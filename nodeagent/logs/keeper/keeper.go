@@ -25,6 +25,7 @@ import (
 type keeper struct {
 	dir   string
 	build string
+	lock  *os.File // never closed: whoever gets it knows that this process accepts no connection any more
 
 	mu       sync.Mutex
 	streams  map[string]*stream
@@ -67,12 +68,9 @@ func (k *keeper) run(runDir string) error {
 	if err != nil {
 		return fmt.Errorf("cannot open the keeper's lock: %w", err)
 	}
-	defer lock.Close()
-	if err := k.inherit(runDir, lock); err != nil {
+	k.lock = lock
+	if err := k.inherit(runDir); err != nil {
 		return err
-	}
-	for _, s := range k.streams {
-		s.start()
 	}
 	shrink()
 	os.Stdout.WriteString("ready\n")
@@ -88,18 +86,20 @@ const shrinkAfter = 10 * time.Second
 
 // inherit makes this process the only keeper of the directory: it takes the running keeper's streams and socket
 // over, or, when there is none, those that a killed one left.
-func (k *keeper) inherit(runDir string, lock *os.File) error {
+func (k *keeper) inherit(runDir string) error {
 	taken, err := k.takeOver(Socket(runDir))
 	if err != nil {
 		return err
 	}
-	if err := acquire(lock, 10*time.Second); err != nil {
+	if taken {
+		k.start() // now: the end of the other process may take a while, and the FIFOs fill
+		return acquire(k.lock, 10*time.Second)
+	}
+	if err := acquire(k.lock, 10*time.Second); err != nil {
 		return err
 	}
-	if taken {
-		return nil
-	}
 	k.restore()
+	k.start()
 	os.Remove(Socket(runDir))
 	addr := &net.UnixAddr{Name: Socket(runDir), Net: "unix"}
 	mask := syscall.Umask(0o177)
@@ -110,6 +110,12 @@ func (k *keeper) inherit(runDir string, lock *os.File) error {
 	}
 	k.listener.SetUnlinkOnClose(false)
 	return nil
+}
+
+func (k *keeper) start() {
+	for _, s := range k.streams {
+		s.start()
+	}
 }
 
 // acquire waits for the lock, which the last keeper holds until its process is gone.
@@ -193,6 +199,7 @@ func (k *keeper) converse(conn *net.UnixConn) {
 			}
 		case req.Op == "release" && offered != nil:
 			offered = nil
+			k.listener.Close() // our descriptor of it; the successor has its own
 			close(k.done)
 			return
 		default:

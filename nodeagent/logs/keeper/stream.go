@@ -37,7 +37,7 @@ type stream struct {
 	mu    sync.Mutex // held for one write: both outputs go to one file
 	file  file
 	stats StreamStats
-	last  time.Time // of the newest line; lines never go back in time, also when the clock does
+	last  time.Time // of the newest lines; each piece is later than the one before, also when the clock goes back
 
 	readers sync.WaitGroup
 }
@@ -187,9 +187,11 @@ func (s *stream) take(f *fifo, p []byte) {
 	defer lineBuffers.Put(buf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); now.After(s.last) {
-		s.last = now
+	now := time.Now()
+	if !now.After(s.last) {
+		now = s.last.Add(1)
 	}
+	s.last = now
 	var out []byte
 	var lines int
 	if len(p) > 0 {
