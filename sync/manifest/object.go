@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	sigsjson "sigs.k8s.io/json"
 
 	"lockstep/kinds"
@@ -45,7 +47,12 @@ func read(name string, data []byte) []reading {
 		if v.root == nil {
 			continue
 		}
-		for _, n := range flatten(v.root) {
+		objects := flatten(v.root, func(list *node) {
+			if r := readList(list); len(r.errs) > 0 {
+				readings = append(readings, r)
+			}
+		})
+		for _, n := range objects {
 			r := readObject(name, n)
 			if r.object != nil {
 				r.object.ordinal = ordinal
@@ -57,14 +64,15 @@ func read(name string, data []byte) []reading {
 	return readings
 }
 
-// flatten returns a value's objects: the value itself, or a List's items. The items of a list of one kind (PodList) may
-// leave out their apiVersion and kind, as in Kubernetes' API.
-func flatten(n *node) []*node {
+// flatten returns a value's objects: the value itself, or a List's items; it shows each List to visit. The items of a
+// list of one kind (PodList) may leave out their apiVersion and kind, as in Kubernetes' API.
+func flatten(n *node, visit func(*node)) []*node {
 	kind := n.get("kind").string()
 	items := n.get("items")
 	if !strings.HasSuffix(kind, "List") || items == nil || items.shape != list {
 		return []*node{n}
 	}
+	visit(n)
 	var out []*node
 	for _, item := range items.items {
 		if item.shape == mapping && kind != "List" && item.get("kind") == nil {
@@ -76,9 +84,22 @@ func flatten(n *node) []*node {
 				item.fields = append(item.fields, at)
 			}
 		}
-		out = append(out, flatten(item)...)
+		out = append(out, flatten(item, visit)...)
 	}
 	return out
+}
+
+// readList checks what a List has beside its items.
+func readList(n *node) (r reading) {
+	for _, e := range n.fields {
+		switch {
+		case e.again > 0:
+			r.fail(e.line, e.column, e.name, "duplicate key %q, first on line %d", e.name, e.again)
+		case !slices.Contains([]string{"apiVersion", "kind", "metadata", "items"}, e.name):
+			r.fail(e.line, e.column, e.name, "unknown field %q", e.name)
+		}
+	}
+	return r
 }
 
 // readObject reads one object.
@@ -91,7 +112,7 @@ func readObject(name string, n *node) (r reading) {
 	if k == nil {
 		return r
 	}
-	dropServerSet(n)
+	dropServerSet(k, n)
 	key, who := identify(k, n)
 
 	c := &checker{hidden: k.Kind == "Secret"}
@@ -156,6 +177,8 @@ func (r *reading) envelope(name string, n *node) *kinds.Kind {
 func whyNot(gvk schema.GroupVersionKind, k *kinds.Kind) string {
 	skip := fmt.Sprintf("to skip it, list %s under the source's ignoreKinds", gvk.Kind)
 	switch {
+	case gvk.Kind == "List" && gvk.Group == "":
+		return "a List needs items, a list of objects"
 	case k != nil:
 		return gvk.Kind + " objects are made by the cluster itself, not by manifests; " + skip
 	case gvk.Group == "kustomize.config.k8s.io":
@@ -242,7 +265,7 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		return nil
 	}
 	c.refuseUnlisted(k, n, o)
-	for _, e := range strategy.PrepareCreate(o) {
+	for _, e := range prepare(o) {
 		c.invalid(n, e)
 	}
 	if len(c.problems) > 0 {
@@ -254,6 +277,16 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		return nil
 	}
 	return &Object{Object: o, Stated: stated}
+}
+
+// prepare turns a panic of Kubernetes' validation, which is reached by whatever somebody pushes, into an error.
+func prepare(o kinds.Object) (errs field.ErrorList) {
+	defer func() {
+		if r := recover(); r != nil {
+			errs = field.ErrorList{field.InternalError(field.NewPath("spec"), errors.New("Kubernetes' validation gave up on the object"))}
+		}
+	}()
+	return strategy.PrepareCreate(o)
 }
 
 // decode returns the defaulted object that JSON states, in the namespace default where it needs one and names none.
@@ -307,7 +340,7 @@ func (c *checker) withoutUnlisted(k *kinds.Kind, n *node) map[string]any {
 	if err != nil {
 		return nil
 	}
-	strategy.PrepareCreate(o)
+	prepare(o)
 	defaults, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
 	if err != nil {
 		return nil

@@ -65,7 +65,7 @@ func (s *Set) tree(o *Object) *node {
 		if v.root == nil {
 			continue
 		}
-		for _, n := range flatten(v.root) {
+		for _, n := range flatten(v.root, func(*node) {}) {
 			if ordinal == o.ordinal {
 				return n
 			}

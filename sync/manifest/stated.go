@@ -24,8 +24,10 @@ var serverAnnotations = []string{
 }
 
 // dropServerSet removes what a manifest does not state even where it stands in it.
-func dropServerSet(n *node) {
-	n.drop("status")
+func dropServerSet(k *kinds.Kind, n *node) {
+	if k.Status {
+		n.drop("status")
+	}
 	metadata := n.get("metadata")
 	metadata.drop(serverMetadata...)
 	metadata.get("annotations").drop(serverAnnotations...)
