@@ -464,3 +464,24 @@ func TestCleanup(t *testing.T) {
 		}
 	})
 }
+
+// TestDetect: a proxy that starts again finds its rules, whatever else there is.
+func TestDetect(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		newLAN(t)
+		for _, other := range backends(t) {
+			if other.name != b.name {
+				tool := strings.TrimSuffix(other.restoring, "-restore")
+				for range 3 {
+					command(t, tool, "-t", "filter", "-A", "OUTPUT", "-j", "ACCEPT")
+				}
+			}
+		}
+		w := newWorld(t, b)
+		must(t, w.proxy.Sync(t.Context()))
+		name, restore, err := Backend(t.Context())
+		if err != nil || name != b.name || restore != b.restoring {
+			t.Errorf("got %s, %s, %v", name, restore, err)
+		}
+	})
+}

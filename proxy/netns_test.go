@@ -17,6 +17,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go.uber.org/goleak"
 )
 
 // inside is set in the environment of the test binary that runs in a network namespace of its own.
@@ -25,7 +26,7 @@ const inside = "LOCKSTEP_TEST_NETNS"
 // TestMain runs the tests in a new network namespace: they change its rules.
 func TestMain(m *testing.M) {
 	if os.Getenv(inside) != "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
 	if os.Getuid() != 0 {
 		fmt.Fprintln(os.Stderr, "SKIPPED: the proxy's kernel tests need root")

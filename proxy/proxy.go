@@ -47,8 +47,12 @@ const (
 	// readShare bounds reading all rules to a part of the time: after a read that took d, the
 	// next waits readShare times d. Reading 10,000 services takes about 1.4 s.
 	readShare = 3
-	// legacyReadInterval is how often rules are read where there is no generation to ask for.
+	// legacyReadInterval is how often rules are read where there is no generation to ask for; more
+	// seldom, down to legacyReadMost, where a read takes more than a part in legacyReadShare of
+	// the time. The most leaves time for the repair within ten seconds.
 	legacyReadInterval = 2 * time.Second
+	legacyReadMost     = 7 * time.Second
+	legacyReadShare    = 30
 	// retryFirst and retryMost bound the wait after a failed synchronisation.
 	retryFirst = time.Second
 	retryMost  = 30 * time.Second
@@ -286,7 +290,7 @@ func (p *Proxy) observe(ctx context.Context) (observed, error) {
 	took := time.Since(start)
 	wait := readShare * took
 	if !p.backend.nft() {
-		wait = max(wait, p.legacyReadEvery)
+		wait = min(max(legacyReadShare*took, p.legacyReadEvery), legacyReadMost)
 	}
 	p.nextRead = time.Now().Add(wait)
 	p.metrics.reads.Observe(took.Seconds())
