@@ -194,7 +194,8 @@ func (c *Client) try(ctx context.Context, req *keeper.Request) (*keeper.Answer, 
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = c.conn.SetDeadline(deadline)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
+	conn := c.conn // c.conn may be gone by the time this runs
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	data, err := json.Marshal(req)
 	if err != nil {
