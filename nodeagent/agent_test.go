@@ -108,9 +108,12 @@ func TestPodWithEverything(t *testing.T) {
 	if data, err := os.ReadFile(limit); !cgroupV2() && (err != nil || strings.TrimSpace(string(data)) != "67108864") {
 		t.Errorf("memory limit %q, %v", data, err)
 	}
-	if shims := shimsOf(t, l); shims != 1 {
-		t.Errorf("%d shims for one pod's containers, want 1", shims)
-	}
+	l.eventually("one shim for both containers", 5*time.Second, func() error {
+		if shims := shimsOf(t, l); shims != 1 {
+			return fmt.Errorf("%d shims", shims)
+		}
+		return nil
+	})
 	began := time.Now()
 	l.remove("full")
 	l.gone("full")

@@ -44,6 +44,7 @@ type pod struct {
 	probing   string           // which containers the prober was told of
 	steps     sync.WaitGroup
 	learning  sync.Mutex // taken before mu
+	sharing   sync.Mutex // of a shim
 }
 
 // instance is one container that was made for the pod.

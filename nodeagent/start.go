@@ -132,14 +132,14 @@ func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 	// the containerd calls that clean up.
 	ctx = context.WithoutCancel(ctx)
 	p.a.claim(inst.ID, p)
-	made, err := p.a.rt.Create(ctx, req)
+	p.mu.Lock()
+	p.instances[inst.ID] = inst // before it exists, so that its end is noticed however early
+	delete(p.prepared, inst.Name)
+	p.mu.Unlock()
+	made, err := p.create(ctx, req)
 	if err != nil {
 		return &stepError{"CreateContainerError", err}
 	}
-	p.mu.Lock()
-	p.instances[inst.ID] = inst
-	delete(p.prepared, inst.Name)
-	p.mu.Unlock()
 	if made.State == runtime.Created {
 		if err := p.a.rt.Start(ctx, inst.ID); err != nil {
 			return &stepError{"RunContainerError", errors.Join(err, p.a.rt.Remove(ctx, inst.ID, false))}
@@ -155,6 +155,16 @@ func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 		}
 	})
 	return p.a.records.save(p.uid, inst)
+}
+
+// create makes the container. Those that share a shim are created one after
+// the other: together, each would start one.
+func (p *pod) create(ctx context.Context, req runtime.Request) (runtime.Container, error) {
+	if req.Spec.Annotations[runtime.GroupAnnotation] != "" {
+		p.sharing.Lock()
+		defer p.sharing.Unlock()
+	}
+	return p.a.rt.Create(ctx, req)
 }
 
 // postStart runs the hook; its failure ends the container.

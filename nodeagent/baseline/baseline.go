@@ -69,13 +69,14 @@ func Start(ctx context.Context, o Options, n int) (took time.Duration, end func(
 	took = time.Since(began)
 	return took, func() error {
 		ctx := namespaces.WithNamespace(context.Background(), o.Namespace)
-		var errs []error
+		var g errgroup.Group
+		g.SetLimit(parallel(o.Parallel))
 		for _, s := range started {
 			if s != nil {
-				errs = append(errs, s.end(ctx, net))
+				g.Go(func() error { return s.end(ctx, net) })
 			}
 		}
-		return errors.Join(errs...)
+		return g.Wait()
 	}, err
 }
 
