@@ -63,11 +63,12 @@ func (s *Store) term(ctx context.Context, id string, f func(ctx context.Context,
 	} else if _, err := s.Wait(campaign, rev); err != nil {
 		return false, err
 	}
-	leader := &leaderCommitter{store: s, term: campaign, guard: &guard{
+	term, lose := context.WithCancel(campaign)
+	defer lose()
+	err = f(term, &leaderCommitter{store: s, term: term, lose: lose, guard: &guard{
 		cmp: clientv3.Compare(clientv3.CreateRevision(election.Key()), "=", election.Rev()),
-	}}
-	err = f(campaign, leader)
-	if campaign.Err() == nil {
+	}})
+	if term.Err() == nil {
 		return true, err
 	}
 	if ctx.Err() != nil || err == nil || errors.Is(err, context.Canceled) {
@@ -106,6 +107,7 @@ func endWith(ctx context.Context, done <-chan struct{}) (_ context.Context, stop
 type leaderCommitter struct {
 	store *Store
 	term  context.Context
+	lose  func() // ends the term: a write has shown that the leader's key is not ours
 	guard *guard
 }
 
@@ -118,5 +120,11 @@ func (l *leaderCommitter) Commit(ctx context.Context, groups ...Group) []Result 
 		}
 		return out
 	}
-	return l.store.commit(ctx, l.guard, groups)
+	out := l.store.commit(ctx, l.guard, groups)
+	for _, r := range out {
+		if errors.Is(r.Err, ErrDeposed) {
+			l.lose()
+		}
+	}
+	return out
 }

@@ -220,3 +220,22 @@ func TestEtcdFull(t *testing.T) {
 		t.Errorf("the socket's directory is %v, %v", info.Mode(), err)
 	}
 }
+
+// TestHistoryAfterCompaction wants to be told how far back history goes.
+func TestHistoryAfterCompaction(t *testing.T) {
+	client := etcdtest.Client(t)
+	s := open(t, client, store.Options{})
+	from := commit(t, s, put(configMap("a", "1"), 0))
+	compacted := commit(t, s, put(configMap("b", "1"), 0))
+	to := commit(t, s, put(configMap("c", "1"), 0))
+	if _, err := client.Compact(t.Context(), compacted); err != nil {
+		t.Fatal(err)
+	}
+	since, changes, err := s.History(t.Context(), from-1, to)
+	if err != nil || since < from || since > compacted {
+		t.Fatalf("history since %d, want from %d to %d: %v", since, from, compacted, err)
+	}
+	if n := len(changes); n == 0 || changes[n-1].Key.Name != "c" || changes[0].Revision <= since {
+		t.Errorf("changes %+v", changes)
+	}
+}

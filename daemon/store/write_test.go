@@ -45,7 +45,7 @@ func wait(t testing.TB, s *store.Store, rev int64) *view.View {
 	return v
 }
 
-// TestDeposedLeader takes the lease away behind a leader's back: its very next write must fail, though it does not know.
+// TestDeposedLeader takes the key away behind a leader's back: its very next write must fail, though it does not know.
 func TestDeposedLeader(t *testing.T) {
 	client := etcdtest.Client(t)
 	s := open(t, client, store.Options{})
@@ -71,10 +71,7 @@ func TestDeposedLeader(t *testing.T) {
 				t.Errorf("a deposed leader's commit = %+v", r)
 			}
 		}
-		if _, err := client.Revoke(ctx, clientv3.LeaseID(resp.Kvs[0].Lease)); err != nil {
-			t.Fatal(err)
-		}
-		<-term.Done()
+		<-term.Done() // by what the writes have shown, though the lease is alive
 		return term.Err()
 	})
 	if err == nil || terms != 2 {
