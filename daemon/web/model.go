@@ -93,7 +93,7 @@ type containerRow struct {
 	Name, Image string
 	State       string // running, waiting, terminated
 	Reason      string
-	Ready       bool
+	Class       string // healthy, progressing, failed
 	Restarts    int32
 }
 
@@ -281,19 +281,28 @@ func (s *Server) pod(v *view.View, now time.Time, p *corev1.Pod) podRow {
 }
 
 func containerOf(c corev1.Container, statuses []corev1.ContainerStatus) containerRow {
-	row := containerRow{Name: c.Name, Image: c.Image, State: "waiting"}
+	row := containerRow{Name: c.Name, Image: c.Image, State: "waiting", Class: "progressing"}
 	for _, st := range statuses {
 		if st.Name != c.Name {
 			continue
 		}
-		row.Ready, row.Restarts = st.Ready, st.RestartCount
-		switch {
-		case st.State.Running != nil:
+		row.Restarts = st.RestartCount
+		switch state := st.State; {
+		case state.Running != nil:
 			row.State = "running"
-		case st.State.Terminated != nil:
-			row.State, row.Reason = "terminated", st.State.Terminated.Reason
-		case st.State.Waiting != nil:
-			row.Reason = st.State.Waiting.Reason
+			if st.Ready {
+				row.Class = "healthy"
+			}
+		case state.Terminated != nil:
+			row.State, row.Reason, row.Class = "terminated", state.Terminated.Reason, "failed"
+			if state.Terminated.ExitCode == 0 {
+				row.Class = "healthy"
+			}
+		case state.Waiting != nil:
+			row.Reason = state.Waiting.Reason
+			if row.Reason != "" && row.Reason != "ContainerCreating" && row.Reason != "PodInitializing" {
+				row.Class = "failed"
+			}
 		}
 	}
 	return row

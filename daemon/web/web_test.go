@@ -1,0 +1,196 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/daemon/provenance"
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/memory"
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/kinds/v1alpha1"
+)
+
+var now = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+
+func named(namespace, name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: namespace, Name: name, UID: types.UID(namespace + name),
+		CreationTimestamp: metav1.NewTime(now.Add(-3 * time.Hour)),
+	}
+}
+
+func owned(m metav1.ObjectMeta, kind string, owner metav1.Object) metav1.ObjectMeta {
+	yes := true
+	m.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: owner.GetName(), UID: owner.GetUID(), Controller: &yes}}
+	return m
+}
+
+// shop is a cluster with a healthy and a failing source.
+func shop(t *testing.T) *memory.Store {
+	t.Helper()
+	deployment := &appsv1.Deployment{ObjectMeta: named("shop", "cart")}
+	set := &appsv1.ReplicaSet{ObjectMeta: owned(named("shop", "cart-6d4b"), "Deployment", deployment)}
+	pod := &corev1.Pod{ObjectMeta: owned(named("shop", "cart-6d4b-x7k2p"), "ReplicaSet", set)}
+	pod.Spec.NodeName = "node-a"
+	pod.Spec.Containers = []corev1.Container{
+		{Name: "web", Image: "registry.example/cart:7", Env: []corev1.EnvVar{{Name: "PASSWORD", Value: "canary-7f3a"}}}, {Name: "cache", Image: "registry.example/cache:2"},
+	}
+	pod.Status.Phase = corev1.PodRunning
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{
+		{Name: "web", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}},
+		{Name: "cache", RestartCount: 4, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}},
+	}
+	pending := &corev1.Pod{ObjectMeta: named("shop", "big")}
+	pending.Spec.Containers = []corev1.Container{{Name: "main", Image: "x"}}
+	pending.Status.Phase = corev1.PodPending
+	node := &corev1.Node{ObjectMeta: named("", "node-a")}
+	node.Status.NodeInfo.KubeletVersion = "v1.36.3"
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.10"}}
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	down := &corev1.Node{ObjectMeta: named("", "node-b")}
+	down.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Message: "Kubelet stopped posting node status."}}
+	good := &v1alpha1.Source{ObjectMeta: named("", "main")}
+	good.Spec = v1alpha1.SourceSpec{URL: "https://bot:hunter2@git.example/shop.git", Branch: "main"}
+	good.Status = v1alpha1.SourceStatus{
+		Seen: "9f2c1e7a44d0", Accepted: "9f2c1e7a44d0", Applied: "9f2c1e7a44d0", State: "failure",
+		Message: "Deployment shop/cart: CrashLoopBackOff, 0/1 ready", Objects: 2, Healthy: 1, Since: metav1.NewTime(now.Add(-5 * time.Minute)),
+	}
+	bad := &v1alpha1.Source{ObjectMeta: named("", "infra")}
+	bad.Spec.Folder = "/srv/infra"
+	bad.Status = v1alpha1.SourceStatus{
+		Seen: "bbbb2222", Accepted: "aaaa1111", State: "error", Message: `cart.yaml:14: unknown field "replcias"`,
+		Errors: []string{`cart.yaml:14:3: Deployment shop/cart: spec.replcias: unknown field "<script>alert(1)</script>"`},
+	}
+	event := &corev1.Event{ObjectMeta: named("shop", "e1"), Type: corev1.EventTypeWarning, Reason: "BackOff", Count: 12,
+		Message: "Back-off restarting failed container cache", LastTimestamp: metav1.NewTime(now.Add(-30 * time.Second)),
+		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: pod.Name}}
+	secret := &corev1.Secret{ObjectMeta: named("shop", "cart"), Data: map[string][]byte{"password": []byte("canary-7f3a")}}
+	s := memory.New(good, bad, node, down, secret, deployment, set, pod, pending, event)
+	record := func(table, name string, data any) {
+		raw, err := json.Marshal(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := s.Commit(t.Context(), store.Group{{Record: &view.Record{Table: table, Name: name, Data: raw}, Reason: "test"}})[0]
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	for line, o := range map[int]kinds.Object{14: deployment, 3: secret} {
+		record(provenance.Table, "main/"+kinds.KeyOf(o).Path(), map[string]any{
+			"source": "main", "file": "shop/cart.yaml", "line": line, "commit": "9f2c1e7a44d0", "author": "Ada Lovelace <ada@example.com>",
+			"object": map[string]any{"data": "canary-7f3a"},
+		})
+	}
+	record("posted", "main/0123456789abcdef/verdict", map[string]any{"status": map[string]any{"state": "success", "description": "2 objects in sync and healthy"}})
+	return s
+}
+
+func newServer(t *testing.T) *Server {
+	return New(Options{Store: shop(t), Cluster: "shop-cluster", Version: "v0.1.0", Now: func() time.Time { return now }})
+}
+
+func get(t *testing.T, s *Server, host, path string) (int, http.Header, string) {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	r.Host = host
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	body, err := io.ReadAll(w.Result().Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(body), "canary") || strings.Contains(string(body), "hunter2") {
+		t.Errorf("%s shows a secret", path)
+	}
+	return w.Code, w.Header(), string(body)
+}
+
+func TestPages(t *testing.T) {
+	s := newServer(t)
+	for _, c := range []struct {
+		path string
+		code int
+		want []string
+	}{
+		{"/", 200, []string{
+			"shop-cluster", "https://git.example/shop.git, branch main", "Deployment shop/cart: CrashLoopBackOff", "shop/cart.yaml:14",
+			`href="/sources/main/9f2c1e7a44d0"`, "Ada Lovelace", "ReplicaSet cart-6d4b", "Deployment cart", "4 restarts",
+			"Kubelet stopped posting node status.", "not bound to a node", "Back-off restarting", "&lt;script&gt;alert(1)", "Secret shop/cart",
+		}},
+		{"/sources/main", 200, []string{"shop/cart.yaml:14"}},
+		{"/sources/main/9f2c1e7a44d0", 200, []string{"9f2c1e7a44d0", "failure", "those of this revision"}},
+		{"/sources/main/0123456789abcdef", 200, []string{"success", "2 objects in sync and healthy", "does not hold"}},
+		{"/sources/main/ffff", 200, []string{"Nothing is known of this revision"}},
+		{"/sources/infra/bbbb2222", 200, []string{"error", "cart.yaml:14:3"}},
+		{"/sources/nobody", 404, []string{"There is no source nobody."}},
+		{"/style.css", 200, []string{"prefers-color-scheme"}},
+		{"/refresh.js", 200, []string{"setInterval"}},
+		{"/nothing", 404, nil},
+	} {
+		code, header, body := get(t, s, "127.0.0.1:7070", c.path)
+		if code != c.code {
+			t.Errorf("%s: %d, want %d", c.path, code, c.code)
+		}
+		if header.Get("Content-Security-Policy") != policy {
+			t.Errorf("%s has no policy", c.path)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s lacks %q", c.path, want)
+			}
+		}
+		if strings.Contains(body, "<script>alert") {
+			t.Errorf("%s does not escape what a manifest says", c.path)
+		}
+	}
+}
+
+func TestForeignNames(t *testing.T) {
+	s := newServer(t)
+	s.opts.Hosts = []string{"status.example"}
+	for host, want := range map[string]int{
+		"127.0.0.1:7070": 200, "[::1]:7070": 200, "localhost": 200, "status.example:7070": 200, "rebound.example:7070": 421, "": 421,
+	} {
+		if code, _, _ := get(t, s, host, "/"); code != want {
+			t.Errorf("host %q: %d, want %d", host, code, want)
+		}
+	}
+}
+
+func TestServe(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	s := newServer(t)
+	go func() { done <- s.Serve(ctx, listener) }()
+	response, err := http.Get("http://" + listener.Addr().String() + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusOK {
+		t.Errorf("GET / = %d, %v", response.StatusCode, err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+}
