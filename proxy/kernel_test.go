@@ -354,6 +354,19 @@ func TestRepair(t *testing.T) {
 			{"the DNS address deleted", func() { command(t, "ip", "addr", "del", "10.43.0.10/32", "dev", LinkName) }, SettingAbsent},
 			{"the route deleted", func() { command(t, "ip", "route", "del", "10.43.0.0/16") }, SettingAbsent},
 		}
+		if b.nft() {
+			faults = append(faults, []struct {
+				what string
+				do   func()
+				want What
+			}{
+				{"everything flushed", func() { command(t, "nft", "flush", "ruleset") }, ChainMissing},
+				{"a rule put by nft inside our chain", func() { command(t, "nft", "add", "rule", "ip", "nat", "LOCKSTEP-SERVICES", "counter", "drop") }, RuleForeign},
+				{"a rule that only nft can print", func() {
+					command(t, "nft", "add", "rule", "ip", "nat", "LOCKSTEP-EGRESS", "numgen", "random", "mod", "2", "0", "drop")
+				}, RuleForeign},
+			}...)
+		}
 		for _, fault := range faults {
 			t.Run(fault.what, func(t *testing.T) {
 				start := time.Now()
@@ -378,6 +391,9 @@ func TestRepair(t *testing.T) {
 		t.Run("foreign rules alone are no drift", func(t *testing.T) {
 			for len(w.drift) > 0 {
 				<-w.drift
+			}
+			if b.nft() { // one fault took it
+				command(t, "nft", "add", "chain", "ip", "nat", "OTHERS")
 			}
 			run("-t nat -A OTHERS -p tcp -j ACCEPT")
 			time.Sleep(5 * w.proxy.watchEvery)

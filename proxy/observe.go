@@ -2,6 +2,9 @@ package proxy
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 
@@ -24,9 +27,26 @@ func (b *backend) observe(ctx context.Context) (observed, error) {
 		if err != nil {
 			return observed{}, err
 		}
+		if strings.Contains(text, unreadable) {
+			return observed{}, fmt.Errorf("%w: table %s", errUnreadable, table)
+		}
 		o.parse(text)
 	}
 	return o, nil
+}
+
+// unreadable is all that iptables-nft-save prints of a table, with success, if one of its rules was
+// written by nft and has no spelling in iptables.
+const unreadable = "is incompatible, use 'nft' tool"
+
+var errUnreadable = errors.New("cannot read rules that only nft can print")
+
+// has tells whether a jump exists, also in a table that cannot be read.
+func (b *backend) has(ctx context.Context, j rules.Jump) bool {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	tool := strings.TrimSuffix(b.restoring, "-restore")
+	return run(ctx, exec.CommandContext(ctx, tool, "-w", lockSeconds, "-t", j.From.Table, "-C", j.From.Name, "-j", j.To)) == nil
 }
 
 // parse adds what iptables-save printed. Chains that are neither ours nor carry a jump are passed

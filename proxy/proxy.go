@@ -232,7 +232,7 @@ func (p *Proxy) write(ctx context.Context, want map[rules.ChainID]*rules.Chain) 
 		}
 		c = between(p.applied, want)
 	} else {
-		have, err := p.observe(ctx)
+		have, _, err := p.observeOver(ctx, want)
 		if err != nil {
 			return err
 		}

@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
+
+	"lockstep/proxy/rules"
 )
 
 // watch looks whether somebody else changed what the proxy made, and repairs it.
@@ -58,13 +61,16 @@ func (p *Proxy) repairLink() error {
 // repair reads the rules and writes again what differs.
 func (p *Proxy) repair(ctx context.Context) error {
 	noticed := time.Now()
-	have, err := p.observe(ctx)
+	have, blind, err := p.observeOver(ctx, p.applied)
 	if err != nil {
 		return err
 	}
 	findings := compare(have, p.applied, p.same)
+	if blind {
+		findings = append(findings, Finding{Table: rules.NAT, Chain: rules.Prefix + "*", What: RuleForeign, Rule: "one that only nft can print"})
+	}
 	c := toward(have, p.applied, p.same)
-	if findings, c = p.yield(findings, c, noticed); c.empty() {
+	if findings, c = p.yield(findings, c, noticed); c.empty() && !blind {
 		return nil
 	}
 	if err := p.restore(ctx, c); err != nil {
@@ -72,6 +78,28 @@ func (p *Proxy) repair(ctx context.Context) error {
 	}
 	p.report(Drift{Findings: findings[:min(len(findings), maxFindings)], Total: len(findings), Noticed: noticed, Took: time.Since(noticed)})
 	return p.verify(ctx)
+}
+
+// observeOver reads the kernel. If a table cannot be read, all of our chains are first written again
+// without looking, which removes the reason if it lies in one of them.
+func (p *Proxy) observeOver(ctx context.Context, want map[rules.ChainID]*rules.Chain) (have observed, blind bool, err error) {
+	have, err = p.observe(ctx)
+	if !errors.Is(err, errUnreadable) {
+		return have, false, err
+	}
+	c := between(nil, want)
+	for _, j := range rules.Jumps() {
+		copies := 0
+		if p.backend.has(ctx, j) {
+			copies = 1
+		}
+		c.jumps = append(c.jumps, jumpChange{j, copies})
+	}
+	if err := p.restore(ctx, c); err != nil {
+		return observed{}, true, err
+	}
+	have, err = p.observe(ctx)
+	return have, true, err
 }
 
 // yield leaves jumps where others keep putting their rule before them, for a while.
