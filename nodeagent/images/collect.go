@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"time"
@@ -133,6 +134,9 @@ func (m *Manager) remove(ctx context.Context, c Candidate) error {
 		if err := m.client.ImageService().Delete(ctx, name, opts...); err != nil {
 			return fmt.Errorf("cannot remove image %s: %w", name, err)
 		}
+		m.mu.Lock()
+		delete(m.known, name)
+		m.mu.Unlock()
 	}
 	return nil
 }
@@ -173,9 +177,14 @@ func (m *Manager) candidates(ctx context.Context, wanted []string) ([]Candidate,
 		c.InUse = c.InUse || inUse[image.Name]
 		c.Pinned = c.Pinned || imported
 	}
+	names := map[string]bool{}
+	for _, image := range stored {
+		names[image.Name] = true
+	}
 	now := m.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	maps.DeleteFunc(m.known, func(name string, _ known) bool { return !names[name] })
 	list := make([]Candidate, 0, len(byDigest))
 	for digest, c := range byDigest {
 		if m.seen[digest].IsZero() {
@@ -191,12 +200,8 @@ func (m *Manager) candidates(ctx context.Context, wanted []string) ([]Candidate,
 		sort.Strings(c.Names)
 		list = append(list, *c)
 	}
-	for _, known := range []map[string]time.Time{m.seen, m.used} {
-		for digest := range known {
-			if byDigest[digest] == nil {
-				delete(known, digest)
-			}
-		}
+	for _, times := range []map[string]time.Time{m.seen, m.used} {
+		maps.DeleteFunc(times, func(digest string, _ time.Time) bool { return byDigest[digest] == nil })
 	}
 	return list, nil
 }

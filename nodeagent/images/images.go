@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/semaphore"
@@ -69,6 +70,13 @@ type Manager struct {
 	flying map[string]*flight   // pulls under way, by image and credentials
 	used   map[string]time.Time // when an image, by its digest, was last asked for or seen in use
 	seen   map[string]time.Time // when it was first seen
+	known  map[string]known     // what was described, by name
+}
+
+// known is an image that was described: what it is does not change while its digest is the same.
+type known struct {
+	image *Image
+	chain string // names the unpacked layers in the snapshotter
 }
 
 // Image is one that is on the node and unpacked.
@@ -86,6 +94,8 @@ type Image struct {
 	Snapshotter string
 	// Containerd is containerd's object, for client.WithNewSnapshot.
 	Containerd client.Image
+
+	imported bool // from a file
 }
 
 // Error says why an image cannot be used.
@@ -125,7 +135,7 @@ func New(ctx context.Context, options Options) (*Manager, error) {
 		client: options.Client, namespace: options.Namespace, snapshotter: options.Snapshotter,
 		certsDirs: options.CertsDirs, diskPath: options.DiskPath, now: options.Now,
 		backoff: backoff{failures: map[string]failure{}},
-		flying:  map[string]*flight{}, used: map[string]time.Time{}, seen: map[string]time.Time{},
+		flying:  map[string]*flight{}, used: map[string]time.Time{}, seen: map[string]time.Time{}, known: map[string]known{},
 	}
 	if m.client == nil {
 		return nil, errors.New("cannot manage images: no containerd client")
@@ -282,10 +292,34 @@ func (m *Manager) Get(ctx context.Context, image string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if image := m.recall(ctx, stored); image != nil {
+		return image, nil
+	}
 	if err := m.unpack(ctx, stored); err != nil {
 		return nil, err
 	}
 	return m.describe(ctx, stored)
+}
+
+// recall returns an image as it was described before, if it is still the same and its layers are there. Describing
+// reads several blobs, and every start of a container asks.
+func (m *Manager) recall(ctx context.Context, stored client.Image) *Image {
+	m.mu.Lock()
+	k, ok := m.known[stored.Name()]
+	m.mu.Unlock()
+	_, imported := stored.Labels()[importLabel]
+	if !ok || k.image.Containerd.Target().Digest != stored.Target().Digest || imported != k.image.imported {
+		return nil
+	}
+	if _, err := m.client.SnapshotService(m.snapshotter).Stat(ctx, k.chain); err != nil {
+		return nil
+	}
+	image := *k.image
+	image.Containerd = stored
+	m.mu.Lock()
+	m.used[stored.Target().Digest.String()] = m.now()
+	m.mu.Unlock()
+	return &image
 }
 
 // unpack makes sure that the image's layers are in the snapshotter. Content that is missing is NotFound.
@@ -321,19 +355,27 @@ func (m *Manager) describe(ctx context.Context, image client.Image) (*Image, err
 	if err != nil {
 		return nil, err
 	}
+	layers, err := image.RootFS(ctx)
+	if err != nil {
+		return nil, err
+	}
 	id := repository(image.Name()) + "@" + image.Target().Digest.String()
-	if _, imported := image.Labels()[importLabel]; imported {
+	_, imported := image.Labels()[importLabel]
+	if imported {
 		config, err := image.Config(ctx)
 		if err != nil {
 			return nil, err
 		}
 		id = config.Digest.String()
 	}
-	m.mu.Lock()
-	m.used[image.Target().Digest.String()] = m.now()
-	m.mu.Unlock()
-	return &Image{
+	described := Image{
 		Name: image.Name(), ID: id, Config: spec.Config, Size: size,
-		Snapshotter: m.snapshotter, Containerd: image,
-	}, nil
+		Snapshotter: m.snapshotter, Containerd: image, imported: imported,
+	}
+	remembered := described
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.used[image.Target().Digest.String()] = m.now()
+	m.known[image.Name()] = known{&remembered, identity.ChainID(layers).String()}
+	return &described, nil
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -104,7 +105,7 @@ address = %q
 	return run(), nil
 }
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	t.Cleanup(cancel)
 	return ctx
@@ -121,7 +122,7 @@ func (c *clock) now() time.Time { return time.Unix(1_800_000_000, c.Load()) }
 // fixture is a manager whose every registry is one on this machine.
 type fixture struct {
 	*Manager
-	t        *testing.T
+	t        testing.TB
 	clock    *clock
 	registry *httptest.Server
 	handle   atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool] // true: answered
@@ -130,7 +131,7 @@ type fixture struct {
 	gets map[string]int // by path
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{t: t, clock: &clock{}, gets: map[string]int{}}
 	real := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
@@ -446,6 +447,31 @@ func TestMissingContent(t *testing.T) {
 	}
 	if _, _, err := f.ensure(Request{Image: "app:1"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRemovedLayers removes what was unpacked: it is unpacked again, without asking the registry.
+func TestRemovedLayers(t *testing.T) {
+	f := newFixture(t)
+	f.push("library/app:1")
+	image, _, err := f.ensure(Request{Image: "app:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := f.context(testContext(t))
+	layers, err := image.Containerd.RootFS(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.client.SnapshotService(f.snapshotter).Remove(ctx, identity.ChainID(layers).String()); err != nil {
+		t.Fatal(err)
+	}
+	before := f.got("/")
+	if _, _, err := f.ensure(Request{Image: "app:1"}); err != nil {
+		t.Fatal(err)
+	}
+	if unpacked, err := image.Containerd.IsUnpacked(ctx, f.snapshotter); err != nil || !unpacked || f.got("/") != before {
+		t.Errorf("unpacked: %v, %v; asked %d times", unpacked, err, f.got("/")-before)
 	}
 }
 
