@@ -9,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/daemon/etcd/etcdtest"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/memory"
 	"lockstep/daemon/store/view"
@@ -20,8 +21,27 @@ import (
 // TestRun runs the engine as the daemon does, on the machine's clock, and measures how long a deployment's hundred pods
 // take it.
 func TestRun(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	s := memory.NewWith(memory.Options{Default: strategy.Default})
+	t.Run("memory", func(t *testing.T) {
+		defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+		runEngine(t, memory.NewWith(memory.Options{Default: strategy.Default}))
+	})
+	t.Run("etcd", func(t *testing.T) {
+		s, err := store.Open(t.Context(), etcdtest.Client(t), store.Options{Default: strategy.Default})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		runEngine(t, s)
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("the store ended with %v", err)
+		}
+	})
+}
+
+func runEngine(t *testing.T, s store.Backend) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	e := engine.New(All(Options{}), engine.Options{Store: s, Commit: s, Events: s})

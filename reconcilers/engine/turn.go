@@ -109,33 +109,35 @@ func (e *Engine) act(ctx context.Context, r *Reconciler, key kinds.Key, owner ki
 	if !out.retry {
 		result = "written"
 	}
-	results := e.commit(ctx, p.steps)
-	for n, res := range results {
+	var failures []error
+	for n, res := range e.commit(ctx, p.steps) {
 		s := p.steps[n]
-		if res.Err == nil {
+		switch {
+		case res.Err == nil:
 			out.revision = max(out.revision, res.Revision)
 			e.metrics.writes.WithLabelValues(r.Name, s.operation).Inc()
 			e.Log.Debug("wrote", "reconciler", r.Name, "key", key.String(), "object", s.Key.String(), "operation", s.operation, "reason", s.Reason)
 			e.tell(r, owner, s.done, s.Key.Name, nil)
 			continue
+		case errors.Is(res.Err, store.ErrConflict):
+			e.settle(ctx, s)
+			result = "conflict"
+		case errors.Is(res.Err, store.ErrDeposed) || ctx.Err() != nil:
+			// Somebody else goes on with it.
+			result = "error"
+		default:
+			failures = append(failures, fmt.Errorf("cannot write %v: %w", s.Key, res.Err))
+			if errors.Is(res.Err, store.ErrTooLarge) {
+				e.tell(r, owner, s.failed, s.Key.Name, res.Err)
+			}
 		}
 		out.retry = true
-		if errors.Is(res.Err, store.ErrConflict) {
-			e.settle(ctx, s)
-			if result == "written" {
-				result = "conflict"
-			}
-			continue
-		}
+	}
+	if len(failures) > 0 {
+		// Mostly all for the same cause: one is enough for the log.
 		result = "error"
-		if ctx.Err() != nil {
-			continue
-		}
 		e.metrics.errors.WithLabelValues(r.Name, "transient").Inc()
-		e.Log.Error("cannot write", "reconciler", r.Name, "key", key.String(), "object", s.Key.String(), "error", res.Err)
-		if errors.Is(res.Err, store.ErrTooLarge) {
-			e.tell(r, owner, s.failed, s.Key.Name, res.Err)
-		}
+		e.Log.Error("cannot carry out a decision", "reconciler", r.Name, "key", key.String(), "failed", len(failures), "of", len(p.steps), "error", failures[0])
 	}
 	return out, result
 }
