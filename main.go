@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"lockstep/daemon/command"
+	_ "lockstep/nodeagent/logs/keeper/early" // runs the log keeper before the large packages initialise
 )
 
 func main() {

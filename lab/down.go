@@ -73,6 +73,10 @@ func removeCgroups(node string) error {
 		if err := removeCgroup(groups[i]); err != nil {
 			return err
 		}
+		// Lockstep's own groups above the node's go with the last node; others keep them.
+		if parent := filepath.Dir(groups[i]); strings.HasPrefix(filepath.Base(parent), "lockstep") {
+			_ = unix.Rmdir(parent)
+		}
 	}
 	return nil
 }

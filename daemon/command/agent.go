@@ -3,8 +3,10 @@ package command
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -45,7 +47,7 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 		return o, err
 	}
 	if o.Containerd == "" {
-		o.Containerd = nodeagent.FindContainerd()
+		o.Containerd = findContainerd()
 	}
 	for _, text := range f.labels {
 		key, value, ok := strings.Cut(text, "=")
@@ -120,4 +122,14 @@ Stopping the agent leaves all pods running.`,
 	c.Flags().StringVar(&token, "token", "", "join token, from lockstep token create")
 	c.Flags().StringVar(&tokenFile, "token-file", "", "file with the join token")
 	return c
+}
+
+// findContainerd returns the system's containerd where it answers, else the agent's own.
+func findContainerd() string {
+	conn, err := net.DialTimeout("unix", nodeagent.DefaultContainerd, time.Second)
+	if err != nil {
+		return nodeagent.Managed
+	}
+	_ = conn.Close()
+	return nodeagent.DefaultContainerd
 }
