@@ -1,0 +1,94 @@
+package etcd_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"lockstep/daemon/etcd"
+	"lockstep/daemon/etcd/etcdtest"
+)
+
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+func TestExternal(t *testing.T) {
+	endpoints, files := etcdtest.External(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	e, err := etcd.Start(ctx, etcd.Options{Endpoints: endpoints, TLS: files, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if _, err := e.Client.Put(ctx, "a", "b"); err != nil || e.Embedded() {
+		t.Errorf("put: %v, embedded %v", err, e.Embedded())
+	}
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if e, err := etcd.Start(short, etcd.Options{Endpoints: endpoints, TLS: etcd.TLS{CAFile: files.CAFile}, Log: quiet}); err == nil {
+		e.Close()
+		t.Error("connected without a client certificate")
+	} else if !strings.Contains(err.Error(), "cannot reach etcd at "+"["+endpoints[0]) {
+		t.Errorf("the error does not name the endpoint: %v", err)
+	}
+	if _, err := etcd.Start(ctx, etcd.Options{Endpoints: endpoints, TLS: etcd.TLS{CertFile: files.CertFile}}); err == nil {
+		t.Error("a certificate without a key was taken")
+	}
+}
+
+func TestOneProcessOnly(t *testing.T) {
+	var opts etcd.Options
+	etcdtest.Start(t, func(o *etcd.Options) { opts = *o })
+	if e, err := etcd.Start(t.Context(), opts); err == nil {
+		e.Close()
+		t.Fatal("two servers opened one directory")
+	} else if !strings.Contains(err.Error(), "another process uses it") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestSocketPath(t *testing.T) {
+	opts := etcd.Options{DataDir: t.TempDir(), SocketDir: "/tmp/" + strings.Repeat("x", 120), Log: quiet}
+	if _, err := etcd.Start(t.Context(), opts); err == nil || !strings.Contains(err.Error(), "107 is the most") {
+		t.Errorf("the error is %v", err)
+	}
+	if _, err := os.Stat(opts.SocketDir); err == nil {
+		t.Error("the directory was made")
+	}
+}
+
+// TestCompaction wants history gone after two rounds, and what the last round saw kept.
+func TestCompaction(t *testing.T) {
+	e := etcdtest.Start(t, func(o *etcd.Options) { o.CompactEvery = 200 * time.Millisecond })
+	first, err := e.Client.Put(t.Context(), "a", "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Client.Put(t.Context(), "a", "2"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := e.Client.Get(t.Context(), "a", clientv3.WithRev(first.Header.Revision)); err != nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("history is still there")
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if resp, err := e.Client.Get(t.Context(), "a"); err != nil || string(resp.Kvs[0].Value) != "2" {
+		t.Errorf("the value is %v, %v", resp, err)
+	}
+}
