@@ -193,6 +193,11 @@ func (p *Proxy) sync(ctx context.Context) error {
 		p.backend = b
 		p.log.Info("iptables backend chosen", "backend", b.name, "restore", b.restoring)
 	}
+	if p.applied != nil {
+		if err := p.repairLink(); err != nil { // what is missing now, somebody took away
+			return err
+		}
+	}
 	in := p.opts.State()
 	if err := p.link(in); err != nil {
 		return err
@@ -206,7 +211,7 @@ func (p *Proxy) sync(ctx context.Context) error {
 	return nil
 }
 
-// link makes the link; what has to be made again was taken away by somebody.
+// link makes the link as the input wants it.
 func (p *Proxy) link(in rules.Input) error {
 	start := time.Now()
 	made, err := ensureLink(in)
@@ -315,7 +320,7 @@ func (p *Proxy) same(want *rules.Chain, have []string) bool {
 }
 
 // forgetFlows deletes stale UDP flows if the endpoints changed. A failure is not one of the rules:
-// it is logged and tried again at the next change.
+// it is logged, and tried again after the next wake-up.
 func (p *Proxy) forgetFlows(next rules.UDP) {
 	if p.flowsDone && p.udp.Equal(next) {
 		return

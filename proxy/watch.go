@@ -14,11 +14,6 @@ func (p *Proxy) watch(ctx context.Context) error {
 	if err := p.repairLink(); err != nil {
 		return err
 	}
-	if !p.flowsDone {
-		if err := p.sync(ctx); err != nil {
-			return err
-		}
-	}
 	if !p.backend.nft() {
 		p.suspect = true
 	}

@@ -2,7 +2,6 @@ package dns
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -349,12 +348,21 @@ func TestOptions(t *testing.T) {
 	}
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	defer taken.Close()
 	s, err := New(Options{Listen: []netip.AddrPort{netip.MustParseAddrPort(taken.Addr().String())}, Domain: "x", State: func() State { return State{} }})
 	must(t, err)
-	if err := s.Run(t.Context()); err == nil || errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	for s.Health() == nil {
+		time.Sleep(time.Millisecond)
 	}
+	taken.Close()
+	<-s.Listening()
+	if err := s.Health(); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	must(t, <-done)
 }
 
 func TestResolvConf(t *testing.T) {

@@ -61,6 +61,9 @@ func (o Options) validate() error {
 const (
 	// refreshInterval is how old the names may be without a wake-up.
 	refreshInterval = time.Second
+	// listenRetry is the wait after an address was found in use: whoever has it is being stopped,
+	// or stays.
+	listenRetry = time.Second
 	// settle is the least time between two indexings: one takes 20 ms for 10,000 services, and
 	// endpoints change in bursts.
 	settle = 50 * time.Millisecond
@@ -78,6 +81,7 @@ type Server struct {
 	metrics   *metrics
 	forward   *forwarder
 	zone      atomic.Pointer[Zone]
+	health    atomic.Pointer[error]
 	listening chan struct{}
 	addresses []netip.AddrPort // set before listening is closed
 }
@@ -102,6 +106,14 @@ func New(opts Options) (*Server, error) {
 	return s, nil
 }
 
+// Health is nil unless the server cannot listen.
+func (s *Server) Health() error {
+	if err := s.health.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 // Listening is closed when the server answers.
 func (s *Server) Listening() <-chan struct{} { return s.listening }
 
@@ -109,13 +121,20 @@ func (s *Server) Listening() <-chan struct{} { return s.listening }
 // closed.
 func (s *Server) Addresses() []netip.AddrPort { return s.addresses }
 
-// Run answers until ctx ends, and then returns nil. It returns an error if it cannot listen. It may
-// be called once.
+// Run answers until ctx ends, and then returns nil. While an address is in use by another program
+// it is tried again, and Health says so. It may be called once.
 func (s *Server) Run(ctx context.Context) error {
 	servers, err := s.listen(ctx)
-	if err != nil {
-		return err
+	for ; err != nil; servers, err = s.listen(ctx) {
+		s.health.Store(&err)
+		s.log.Error("cannot serve names", "error", err, "retry", listenRetry)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(listenRetry):
+		}
 	}
+	s.health.Store(nil)
 	s.zone.Store(NewZone(s.opts.Domain, s.opts.State()))
 	var started sync.WaitGroup
 	group, ctx := errgroup.WithContext(ctx)
@@ -182,6 +201,7 @@ func (s *Server) listen(ctx context.Context) (servers []*dns.Server, err error) 
 			for _, server := range servers {
 				closeSockets(server)
 			}
+			s.addresses = nil
 		}
 	}()
 	config := net.ListenConfig{Control: freebind}
