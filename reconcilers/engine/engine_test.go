@@ -164,6 +164,29 @@ func TestCreates(t *testing.T) {
 	}
 }
 
+// TestOnlyAffectedKeysAreDecided: a child that is lost wakes its owner, not the other ones.
+func TestOnlyAffectedKeysAreDecided(t *testing.T) {
+	var decided []string
+	b := newBench(t, loop.Reconciler{Reads: secretReads(), Writes: secretWrites(), Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+		decided = append(decided, key.Name)
+		return children(2)(v, key, now)
+	}})
+	for n := range 10 {
+		b.put(t, configMap(fmt.Sprint("other-", n), nil), 0)
+	}
+	b.drain(t)
+	decided = nil
+	owner, _ := view.Get[*corev1.ConfigMap](b.View(), "shop", "other-3")
+	for o := range b.View().Controlled(owner.UID) {
+		b.Store.Commit(t.Context(), store.Group{{Key: kinds.KeyOf(o), If: store.Anyway, Reason: "test"}})
+		break
+	}
+	b.drain(t)
+	if len(decided) == 0 || len(decided) > 3 || slices.ContainsFunc(decided, func(name string) bool { return name != "other-3" }) {
+		t.Errorf("decided about %v, want other-3 only", decided)
+	}
+}
+
 // TestUnknownOutcome: a write that etcd did not answer is made again under the same name, so nothing is there twice.
 func TestUnknownOutcome(t *testing.T) {
 	b := newBench(t, loop.Reconciler{Reads: secretReads(), Writes: secretWrites(), Decide: children(3)})

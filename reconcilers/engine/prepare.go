@@ -35,8 +35,6 @@ type refused struct {
 type prepared struct {
 	steps   []step
 	refused []refused
-	// ending says that nothing was created because the namespace is going away: no failure worth telling.
-	ending bool
 }
 
 // prepare passes a decision that check has approved through Kubernetes' rules. After a first refused creation no other
@@ -76,8 +74,7 @@ func (e *Engine) prepareCreate(v *view.View, w loop.Want, p *prepared) {
 	if ns := o.GetNamespace(); ns != "" {
 		namespace, ok := view.Get[*corev1.Namespace](v, "", ns)
 		if !ok || namespace.DeletionTimestamp != nil {
-			p.ending = true
-			return
+			return // nothing is created in a namespace that is going away, and nobody needs to be told
 		}
 	}
 	if o.GetName() == "" {
