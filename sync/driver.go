@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -219,6 +220,10 @@ func (d *driver) decide(ctx context.Context, next *later) error {
 		d.conclude("held", nil, p.Held, false)
 		return nil
 	}
+	if d.hesitate(p) {
+		next.at(d.believe)
+		return nil
+	}
 	started = time.Now()
 	if err := d.applier.Accept(ctx, p); err != nil {
 		return err
@@ -227,6 +232,17 @@ func (d *driver) decide(ctx context.Context, next *later) error {
 	d.lost = time.Time{}
 	d.conclude("accepted", nil, "", false)
 	return nil
+}
+
+// hesitate says, once a revision, that it is to be looked at again later: a folder that has lost objects may have a file
+// of which only the beginning is written.
+func (d *driver) hesitate(p *plan.Plan) bool {
+	loses := slices.ContainsFunc(p.Entries, func(e plan.Desired) bool { return e.State == plan.Pruning })
+	if d.source.Spec.Folder == "" || !loses || !d.believe.IsZero() {
+		return false
+	}
+	d.believe = d.sync.opts.Now().Add(source.Settle)
+	return true
 }
 
 func (d *driver) conclude(result string, errs []string, held string, planned bool) {
@@ -250,7 +266,7 @@ func (d *driver) converge(ctx context.Context, next *later) error {
 	if keys == nil {
 		keys = map[kinds.Key]bool{}
 	}
-	for _, s := range append(d.outcome.Waiting, d.outcome.Refused...) {
+	for _, s := range slices.Concat(d.outcome.Waiting, d.outcome.Refused) {
 		keys[s.Key] = true
 	}
 	if d.all {
@@ -367,6 +383,14 @@ func (d *driver) post(ctx context.Context, state apply.State, accepted forge.Sta
 			return err
 		}
 	}
+	for _, old := range d.outbox.Open(d.source.Name) {
+		if old == state.Accepted || d.seen == nil || old == d.seen.ID || !d.decided {
+			continue
+		}
+		if err := want(forge.Verdict, old, forge.Error, "superseded by "+short(state.Accepted)+" before it was healthy"); err != nil {
+			return err
+		}
+	}
 	switch {
 	case state.Accepted == "" || d.seen != nil && d.seen.ID != state.Accepted && !refused:
 		return nil
@@ -406,6 +430,9 @@ func (d *driver) entry(kind forge.Kind, revision string, s forge.State, text str
 	return forge.Entry{Source: d.source.Name, Revision: revision, Kind: kind, Status: forge.Status{
 		State: s, Context: name, Description: forge.Cut(text), TargetURL: d.sync.opts.StatusURL(d.source.Name, revision)}}
 }
+
+// short is a commit as people write it.
+func short(revision string) string { return revision[:min(len(revision), 10)] }
 
 // commitID says whether a revision is a commit; a folder's has no forge to be told to.
 func commitID(revision string) bool { return revision != "" && !strings.Contains(revision, ":") }

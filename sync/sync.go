@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -114,6 +115,11 @@ func (s *Sync) Lead(ctx context.Context, c store.Committer) error {
 	applier := s.applier(c)
 	if err := s.release(ctx, applier, outbox, c); err != nil && ctx.Err() == nil {
 		s.opts.Log.Error("cannot release sources that are no longer configured", "error", err)
+	}
+	if s.opts.DataDir != "" {
+		if err := source.Tidy(s.opts.DataDir, s.watchers); err != nil {
+			s.opts.Log.Error("cannot tidy the clones", "error", err)
+		}
 	}
 	subscription := s.opts.Store.Subscribe("sync")
 	drivers := map[string]*driver{}
@@ -223,7 +229,12 @@ func (s *Sync) Plan(ctx context.Context, name string) (*plan.Plan, error) {
 // PlanAs plans as if the source that is configured under spec's name read from where spec says: what a working copy
 // would change, before it is pushed. A name that is not configured plans a new source.
 func (s *Sync) PlanAs(ctx context.Context, spec v1alpha1.Source) (*plan.Plan, error) {
-	watchers, err := source.Watchers([]v1alpha1.Source{spec}, source.Options{DataDir: s.opts.DataDir, Seed: s.opts.Seed, Log: s.opts.Log})
+	dir, err := os.MkdirTemp("", "lockstep-plan-") // a clone has one user at a time
+	if err != nil {
+		return nil, fmt.Errorf("cannot plan source %s: %w", spec.Name, err)
+	}
+	defer os.RemoveAll(dir)
+	watchers, err := source.Watchers([]v1alpha1.Source{spec}, source.Options{DataDir: dir, Seed: s.opts.Seed, Log: s.opts.Log})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	gosync "sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 	"lockstep/sync/apply"
 	"lockstep/sync/forge"
 	"lockstep/sync/forge/forgetest"
+	"lockstep/sync/source"
 )
 
 // patience bounds what is waited for; a machine under load needs seconds where an idle one needs milliseconds.
@@ -408,6 +410,77 @@ func (w *world) crash(reason string) {
 	}
 }
 
+func TestANewerRevisionEndsTheWaiting(t *testing.T) {
+	w := newWorld(t)
+	first := w.push("first", map[string]string{"cart.yaml": cart})
+	s, _ := w.start()
+	w.receives(first, "pending: rolling out 1 of 2")
+	second := w.push("second", map[string]string{"cart.yaml": strings.Replace(cart, "cart:1", "cart:2", 1)})
+	s.watchers[0].Poke()
+	w.receives(first, "error: superseded by "+second[:10])
+	w.receives(second, "pending: rolling out 1 of 2")
+	w.rollOut()
+	w.receives(second, "success: 2 objects in sync and healthy")
+	time.Sleep(50 * time.Millisecond)
+	if got := w.texts(first, verdict); len(got) != 2 {
+		t.Errorf("the older revision received %q", got)
+	}
+}
+
+func TestLeadingAgainFinishesWithoutGit(t *testing.T) {
+	w := newWorld(t)
+	sha := w.push("first", map[string]string{"settings.yaml": strings.ReplaceAll(settings, "shop", "default")})
+	_, stop := w.start()
+	w.receives(sha, "success")
+	stop()
+	key := kinds.For[*corev1.ConfigMap]().Key("default", "settings")
+	if r := w.store.Commit(t.Context(), store.Group{{Key: key, If: store.Anyway}})[0]; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	w.spec.Spec.URL = "http://127.0.0.1:1/team/shop.git"
+	w.start()
+	w.until("repaired from the inventory alone", func() bool { return w.store.View().Get(key) != nil })
+	w.until("the fetch error is told", func() bool { return strings.Contains(w.status().FetchError, "refused") && w.status().Accepted == sha })
+}
+
+func TestFolderThatLosesObjectsIsReadTwice(t *testing.T) {
+	w := newWorld(t)
+	w.spec.Spec = v1alpha1.SourceSpec{Folder: w.work}
+	path := filepath.Join(w.work, "all.yaml")
+	one := strings.ReplaceAll(settings, "shop", "default")
+	both := one + "---\n" + strings.Replace(one, "settings", "more", 1)
+	if err := os.WriteFile(path, []byte(both), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var clock atomic.Int64 // stands still unless moved
+	w.start(func(o *Options) { o.Now = func() time.Time { return time.Unix(1_900_000_000, clock.Load()) } })
+	w.until("both", func() bool { return w.status().Objects == 2 && w.status().State == "success" })
+	// A slow writer: for longer than the debounce the file ends after the first object, and is valid.
+	if err := os.WriteFile(path, []byte(one), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(150 * time.Millisecond)
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(both, "blue", "red")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	key := kinds.For[*corev1.ConfigMap]().Key("default", "more")
+	uid := w.store.View().Get(key).GetUID()
+	w.until("red", func() bool {
+		c, _ := w.store.View().Get(key).(*corev1.ConfigMap)
+		return c != nil && c.Data["color"] == "red"
+	})
+	if got := w.store.View().Get(key).GetUID(); got != uid {
+		t.Error("the object was deleted meanwhile")
+	}
+	if err := os.WriteFile(path, []byte(one), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.until("pruned", func() bool {
+		clock.Add(int64(source.Settle))
+		return w.store.View().Get(key) == nil
+	})
+}
+
 func TestForgeOutageLosesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.forge.Outage(forgetest.Fault{Code: http.StatusServiceUnavailable})
@@ -517,8 +590,8 @@ func TestSSH(t *testing.T) {
 	}
 }
 
-// TestKilledAtEveryWrite fails every write from the nth on, for every n, then lets another leader finish; the end is
-// always the same.
+// TestKilledAtEveryWrite fails all writes from the nth on, then lets another leader finish; the end is always the same.
+// (Package apply does it for every n.)
 func TestKilledAtEveryWrite(t *testing.T) {
 	w := newWorld(t)
 	w.spec.Spec.Forge = nil
@@ -536,7 +609,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 	}
 	second := strings.Replace(strings.ReplaceAll(many.String(), "blue", "red"), "color: red", "shade: dark", 1)
 	reference := ""
-	for n := 1; ; n += 1 + n/8 {
+	for n := 1; ; n += 1 + n/2 {
 		writes, killed := 0, false
 		limit := 0 // no limit
 		var mu gosync.Mutex

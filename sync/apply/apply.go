@@ -127,6 +127,7 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 	if err := a.Finish(ctx, source); err != nil {
 		return out, err
 	}
+	stuck := map[kinds.Key]plan.Step{}
 	look := func(d plan.Desired) bool { return keys == nil || keys[d.Key] || d.State != plan.Applied }
 	for range rounds {
 		inventory, err := a.Inventory(a.opts.Store.View(), source)
@@ -143,6 +144,9 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 		out.Waiting, out.Refused = nil, nil
 		var todo []plan.Step
 		for _, s := range steps {
+			if failed, ok := stuck[s.Key]; ok {
+				s = failed
+			}
 			switch s.Verb {
 			case plan.Wait:
 				out.Waiting = append(out.Waiting, s)
@@ -155,7 +159,7 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 		if len(todo) == 0 {
 			return out, a.applied(ctx, source, out)
 		}
-		again, err := a.carryOut(ctx, source, todo, &out)
+		again, err := a.carryOut(ctx, source, todo, stuck, &out)
 		if err != nil {
 			return out, err
 		}
@@ -173,8 +177,8 @@ func (a *Applier) applied(ctx context.Context, source string, out Outcome) error
 }
 
 // carryOut writes steps in order, each object together with its inventory entry, and returns the keys that are to be
-// decided anew because they had changed.
-func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step, out *Outcome) (map[kinds.Key]bool, error) {
+// decided anew because they had changed. Those that etcd can never take become refused, in stuck.
+func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step, stuck map[kinds.Key]plan.Step, out *Outcome) (map[kinds.Key]bool, error) {
 	again := map[kinds.Key]bool{}
 	for len(steps) > 0 {
 		n := min(batch, len(steps))
@@ -191,6 +195,9 @@ func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step
 				a.did(source, step, out)
 			case errors.Is(r.Err, store.ErrConflict):
 				again[step.Key] = true
+			case errors.Is(r.Err, store.ErrTooLarge):
+				step.Verb, step.Reason, step.Object = plan.Refuse, r.Err.Error(), nil
+				stuck[step.Key], again[step.Key] = step, true
 			default:
 				return nil, fmt.Errorf("cannot %s %v: %w", step.Verb, step.Key, r.Err)
 			}
@@ -256,7 +263,11 @@ func (a *Applier) did(source string, s plan.Step, out *Outcome) {
 	out.Drifted = append(out.Drifted, s)
 	a.opts.Log.Warn("drift repaired", "source", source, "object", s.Key.String(), "verb", s.Verb, "reason", s.Reason, "file", s.Entry.File, "line", s.Entry.Line)
 	if a.opts.Events != nil {
-		a.opts.Events.Event("lockstep-sync", s.Object, corev1.EventTypeWarning, "DriftRepaired", s.Reason)
+		about := s.Object
+		if s.Live != nil {
+			about = s.Live
+		}
+		a.opts.Events.Event("lockstep-sync", about, corev1.EventTypeWarning, "DriftRepaired", s.Reason)
 	}
 }
 

@@ -73,7 +73,7 @@ func end(s *memory.Store) string {
 }
 
 // TestKilledAfterEveryWrite fails all writes from the nth on, for every n (of a staged revision's hundreds of writes of
-// one kind, every seventh after the first forty). Then the next leader, with Git or without it,
+// one kind, every 23rd after the first forty). Then the next leader, with Git or without it,
 // finishes; the end is one of two: the old revision whole, or the new one whole, and with Git always the new one.
 func TestKilledAfterEveryWrite(t *testing.T) {
 	for _, size := range []int{6, 120} { // one transaction; staged
@@ -142,7 +142,7 @@ func step(n int) int {
 	if n < 40 {
 		return 1
 	}
-	return 7
+	return 23
 }
 
 func TestConvergeDecidesAnewAfterAConflict(t *testing.T) {

@@ -205,6 +205,28 @@ func (o *Outbox) Last(source, revision string, kind Kind) (Status, bool) {
 	return Status{}, false
 }
 
+// Open returns the revisions of a source whose last status, posted or on the way, says that they are waited for.
+func (o *Outbox) Open(source string) []string {
+	v := o.opts.Store.View()
+	state := map[string]State{}
+	for _, table := range []string{postedTable, outboxTable} {
+		for r := range v.Records(table, source+"/") {
+			var e Entry
+			if err := json.Unmarshal(r.Data, &e); err == nil && e.Kind == Verdict {
+				state[e.Revision] = e.Status.State
+			}
+		}
+	}
+	var open []string
+	for revision, s := range state {
+		if s == Pending {
+			open = append(open, revision)
+		}
+	}
+	slices.Sort(open)
+	return open
+}
+
 // Forget drops everything about a source.
 func (o *Outbox) Forget(ctx context.Context, source string) error {
 	var g store.Group

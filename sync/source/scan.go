@@ -148,7 +148,7 @@ func (s *scan) revision(log *slog.Logger) *Revision {
 		io.WriteString(id, name+"\x00"+k.hash+"\n")
 		path := filepath.Join(s.top, filepath.FromSlash(name))
 		rev.Files = append(rev.Files, File{Path: name, Hash: k.hash, Size: k.size, Read: func() ([]byte, error) {
-			return readFile(path, name, k.hash, log)
+			return readFile(path, name, k, log)
 		}})
 	}
 	for _, p := range s.problems {
@@ -161,7 +161,8 @@ func (s *scan) revision(log *slog.Logger) *Revision {
 // ErrChanged: a file is no longer what it was when its revision was yielded; a newer revision follows.
 var ErrChanged = errors.New("it changed while it was read")
 
-func readFile(path, name, hash string, log *slog.Logger) ([]byte, error) {
+// readFile reads at most what tells that a file is too large; one that is not must be what was hashed.
+func readFile(path, name string, k known, log *slog.Logger) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -170,11 +171,11 @@ func readFile(path, name, hash string, log *slog.Logger) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read %s: %w", name, err)
 	}
 	defer file.Close()
-	data, err := io.ReadAll(file)
+	data, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", name, err)
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != hash {
+	if sum := sha256.Sum256(data); k.size <= MaxFile && hex.EncodeToString(sum[:]) != k.hash {
 		return nil, fmt.Errorf("cannot read %s: %w", name, ErrChanged)
 	}
 	if pointer(data) {

@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -134,6 +137,32 @@ func check(s v1alpha1.Source) error {
 	}
 	if p := path.Clean("/" + s.Spec.Path); s.Spec.Path != "" && strings.Contains("/"+s.Spec.Path+"/", "/../") {
 		return refuse("path " + p + " leads out of the tree")
+	}
+	return nil
+}
+
+// Tidy removes the clones of repositories that none of the watchers reads. It is for the time while none of them runs.
+func Tidy(dataDir string, watchers []Watcher) error {
+	used := map[string]bool{}
+	for _, w := range watchers {
+		if r, ok := w.(*Repository); ok {
+			used[filepath.Base(r.clone.dir)] = true
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(dataDir, "git"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot list clones: %w", err)
+	}
+	for _, e := range entries {
+		if used[e.Name()] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dataDir, "git", e.Name())); err != nil {
+			return fmt.Errorf("cannot remove a clone that nobody reads: %w", err)
+		}
 	}
 	return nil
 }
