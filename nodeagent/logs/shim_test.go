@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,6 +34,8 @@ func startContainerd(t *testing.T) *client.Client {
 	cmd := exec.Command("containerd", "--config", dir+"/config.toml")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // the signal comes when the thread ends, not the process
+	t.Cleanup(runtime.UnlockOSThread)
 	cmd.WaitDelay = time.Second // shims keep its standard error
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

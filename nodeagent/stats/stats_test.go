@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -82,6 +83,8 @@ func busy(t *testing.T, path string) int {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", "read go; x=$(head -c 4000000 /dev/zero | tr '\\0' a); while :; do :; done")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWNET}
+	runtime.LockOSThread() // the signal comes when the thread ends, not the process
+	t.Cleanup(runtime.UnlockOSThread)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
