@@ -30,7 +30,7 @@ const (
 
 // chain is what happens to every request, from the outside in.
 func (s *server) chain() http.Handler {
-	return s.observe(s.identified(s.bounded(s.permitted(s.routes()))))
+	return s.observe(s.loaded(s.identified(s.bounded(s.permitted(s.routes())))))
 }
 
 // observe counts and times a request and turns a panic into a 500.
@@ -66,6 +66,19 @@ func unaudited(ctx context.Context) context.Context {
 		panic("api: a new audit context cannot be set already: " + err.Error())
 	}
 	return ctx
+}
+
+// loaded refuses everything but probes until the first view is complete: before, every token would be unknown and every
+// right missing.
+func (s *server) loaded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if verdict, _ := decidePath(anonymousIdentity(), access{verb: "get", path: r.URL.Path}); !s.hub.begun() &&
+			(verdict != allowed || r.URL.Path == joinPath) {
+			s.fail(w, r, unavailable(errors.New("the server is starting")))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (s *server) identified(next http.Handler) http.Handler {
@@ -192,7 +205,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	responsewriters.ErrorNegotiated(err, codecs, gv, w, r)
 }
 
-// writer notes the status and moves the deadline with every write, so that a client that reads slowly may, and one that
+// writer notes the status and gives every write a deadline of its own, so that a client that reads slowly may, and one that
 // does not read at all is cut off.
 type writer struct {
 	http.ResponseWriter
@@ -213,17 +226,21 @@ func (w *writer) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	w.extend()
+	defer w.limit()()
 	return w.ResponseWriter.Write(p)
 }
 
 // Flush implements http.Flusher.
 func (w *writer) Flush() {
-	w.extend()
+	defer w.limit()()
 	_ = w.control.Flush()
 }
 
-func (w *writer) extend() { _ = w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }
+// limit sets a deadline for one write and returns what lifts it: HTTP/2 ends also a stream that is idle at its deadline.
+func (w *writer) limit() func() {
+	_ = w.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return func() { _ = w.control.SetWriteDeadline(time.Time{}) }
+}
 
 // Unwrap lets an http.ResponseController reach what is below, to take a connection over.
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
