@@ -1,6 +1,9 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"runtime"
@@ -13,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
 	"lockstep/kinds"
@@ -86,38 +90,62 @@ func (s *server) groupVersions() []schema.GroupVersion {
 
 // discover mounts what tells clients what there is, in the legacy and the aggregated form.
 func (s *server) discover(mux *http.ServeMux) {
-	core, named := aggregated.NewResourceManager("api"), aggregated.NewResourceManager("apis")
+	var core, named apidiscoveryv2.APIGroupDiscoveryList
 	groups := discovery.NewRootAPIsHandler(noAddresses{}, codecs)
-	for i, gv := range s.groupVersions() {
+	for _, gv := range s.groupVersions() {
 		list := s.resourcesOf(gv)
 		lister := discovery.APIResourceListerFunc(func() []metav1.APIResource { return list })
-		versions := apidiscoveryv2.APIVersionDiscovery{
+		whole := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: gv.Group}, Versions: []apidiscoveryv2.APIVersionDiscovery{{
 			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: aggregate(gv, list),
-		}
-		manager, path := named, "/apis/"+gv.String()
+		}}}
 		if gv.Group == "" {
-			manager, path = core, "/api/"+gv.Version
+			core.Items = append(core.Items, whole)
+			mux.Handle("GET /api/"+gv.Version, discovery.NewAPIVersionHandler(codecs, gv, lister))
+			continue
 		}
-		manager.AddGroupVersion(gv.Group, versions)
-		manager.SetGroupVersionPriority(metav1.GroupVersion(gv), 1000-i, 1)
-		mux.Handle("GET "+path, discovery.NewAPIVersionHandler(codecs, gv, lister))
-		if gv.Group != "" {
-			named := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
-			group := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{named}, PreferredVersion: named}
-			groups.AddGroup(group)
-			mux.Handle("GET /apis/"+gv.Group, discovery.NewAPIGroupHandler(codecs, group))
-		}
+		named.Items = append(named.Items, whole)
+		mux.Handle("GET /apis/"+gv.String(), discovery.NewAPIVersionHandler(codecs, gv, lister))
+		version := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+		group := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{version}, PreferredVersion: version}
+		groups.AddGroup(group)
+		mux.Handle("GET /apis/"+gv.Group, discovery.NewAPIGroupHandler(codecs, group))
 	}
 	legacy := discovery.NewLegacyRootAPIHandler(noAddresses{}, codecs, "/api")
 	for path, h := range map[string]http.Handler{
-		"/api":  aggregated.WrapAggregatedDiscoveryToHandler(legacy, core, nil),
-		"/apis": aggregated.WrapAggregatedDiscoveryToHandler(groups, named, nil),
+		"/api": aggregatedOr(core, legacy), "/apis": aggregatedOr(named, groups),
 	} {
 		mux.Handle("GET "+path, h)
 		mux.Handle("GET "+path+"/{$}", h)
 	}
 	mux.HandleFunc("GET /version", s.version)
 	mux.HandleFunc("GET /version/{$}", s.version)
+}
+
+// aggregatedType is how clients since Kubernetes 1.30 ask for everything at once; older ones get the legacy form.
+const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+func aggregatedOr(list apidiscoveryv2.APIGroupDiscoveryList, legacy http.Handler) http.Handler {
+	list.TypeMeta = metav1.TypeMeta{APIVersion: "apidiscovery.k8s.io/v2", Kind: "APIGroupDiscoveryList"}
+	body, err := json.Marshal(list)
+	if err != nil {
+		panic("api: discovery is plain data and must be encodable: " + err.Error())
+	}
+	etag := fmt.Sprintf("%q", fmt.Sprintf("%X", sha256.Sum256(body)))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Accept")
+		accepted, ok := negotiation.NegotiateMediaTypeOptions(r.Header.Get("Accept"), codecs.SupportedMediaTypes(), aggregated.DiscoveryEndpointRestrictions)
+		if !ok || accepted.Convert == nil || accepted.Convert.Version != "v2" || accepted.Accepted.MediaType != "application/json" {
+			legacy.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("ETag", etag)
+		if r.Header.Get("If-None-Match") == etag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		w.Header().Set("Content-Type", aggregatedType)
+		_, _ = w.Write(body)
+	})
 }
 
 func aggregate(gv schema.GroupVersion, list []metav1.APIResource) []apidiscoveryv2.APIResourceDiscovery {

@@ -1,10 +1,15 @@
 package api
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
+
+	"lockstep/kinds"
 )
 
 func TestGetAndList(t *testing.T) {
@@ -31,5 +36,35 @@ func TestGetAndList(t *testing.T) {
 		if _, err := c.CoreV1().Secrets("shop").List(t.Context(), metav1.ListOptions{}); err == nil || !strings.Contains(err.Error(), "cannot list") {
 			t.Errorf("listing secrets as a viewer: %v", err)
 		}
+	}
+}
+
+func TestDiscovery(t *testing.T) {
+	s := newTestServer(t, nil)
+	c := client(t, s.viewer()).Discovery()
+	aggregated, err := discovery.ServerPreferredResources(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	legacy, err := discovery.ServerPreferredResources(c.WithLegacy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(lists []*metav1.APIResourceList) []string {
+		var out []string
+		for _, l := range lists {
+			for _, r := range l.APIResources {
+				out = append(out, l.GroupVersion+" "+r.Kind+" "+r.Name+" "+strings.Join(r.ShortNames, ",")+" "+strings.Join(r.Verbs, ","))
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	if diff := cmp.Diff(names(legacy), names(aggregated)); diff != "" || len(names(legacy)) < len(kinds.All) {
+		t.Errorf("the two forms of discovery differ (-legacy +aggregated):\n%s", diff)
+	}
+	version, err := c.ServerVersion()
+	if err != nil || !strings.HasPrefix(version.GitVersion, "v1.36.") || !strings.Contains(version.GitVersion, "+lockstep") {
+		t.Errorf("version %v, %v", version, err)
 	}
 }
