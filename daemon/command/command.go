@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"lockstep/daemon/version"
 )
@@ -76,14 +77,34 @@ func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 		return nil, fmt.Errorf("cannot use --log-level %q: want debug, info, warn or error", f.level)
 	}
 	options := &slog.HandlerOptions{Level: level}
+	var log *slog.Logger
 	switch f.format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
+		log = slog.New(slog.NewTextHandler(w, options))
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
+		log = slog.New(slog.NewJSONHandler(w, options))
+	default:
+		return nil, fmt.Errorf("cannot use --log-format %q: want text or json", f.format)
 	}
-	return nil, fmt.Errorf("cannot use --log-format %q: want text or json", f.format)
+	// What Kubernetes' libraries log is about their own working; what matters of it is in our own log.
+	klog.SetSlogLogger(slog.New(asDebug{log.Handler()}))
+	return log, nil
 }
+
+// asDebug writes everything as debug lines.
+type asDebug struct{ slog.Handler }
+
+func (h asDebug) Enabled(ctx context.Context, l slog.Level) bool {
+	return h.Handler.Enabled(ctx, min(l, slog.LevelDebug))
+}
+
+func (h asDebug) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = min(r.Level, slog.LevelDebug)
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h asDebug) WithAttrs(attrs []slog.Attr) slog.Handler { return asDebug{h.Handler.WithAttrs(attrs)} }
+func (h asDebug) WithGroup(name string) slog.Handler       { return asDebug{h.Handler.WithGroup(name)} }
 
 // dirFlags say where things lie.
 type dirFlags struct{ data, run string }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,7 +108,7 @@ func farewell(ctx context.Context, out io.Writer, door *control.Client, d daemon
 			say("open     %s", address)
 		}
 	}
-	say("status   %s", d.StatusURL)
+	say("status   %s", cmp.Or(d.StatusURL, "http://"+d.StatusListen.String()))
 	path := filepath.Join(d.DataDir, "viewer.kubeconfig")
 	raw, err := door.Kubeconfig(ctx, "")
 	if err == nil {

@@ -72,6 +72,7 @@ func (e *Etcd) config() (*embed.Config, error) {
 	c.Name, c.Dir = e.opts.Name, filepath.Join(e.opts.DataDir, "member-data")
 	c.QuotaBackendBytes = e.opts.QuotaBytes
 	c.EnableGRPCGateway = false
+	c.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration // embed leaves it at 0: every request is slow
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(e.opts.Log))
 	// Compaction is ours: it follows what readers may still ask for.
 	c.AutoCompactionRetention = "0"
