@@ -1,0 +1,125 @@
+package spec
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/rogpeppe/go-internal/txtar"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/yaml"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// TestGolden builds the first container of pod.yaml, one case a file: the
+// specification, or the mistake it has, is the golden part.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			ar, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := example()
+			want := ""
+			for _, f := range ar.Files {
+				switch f.Name {
+				case "pod.yaml":
+					err = yaml.UnmarshalStrict(f.Data, in.Pod)
+				case "image.yaml":
+					err = yaml.UnmarshalStrict(f.Data, &in.Image)
+				case "services.yaml":
+					err = yaml.UnmarshalStrict(f.Data, &in.Sources.Services)
+				case "v2":
+					in.Node.CgroupV2 = true
+				case "spec":
+					want = string(f.Data)
+				}
+				if err != nil {
+					t.Fatalf("%s: %v", f.Name, err)
+				}
+			}
+			in.Container = &in.Pod.Spec.Containers[0]
+			for _, m := range in.Container.VolumeMounts {
+				in.Mounts = append(in.Mounts, "/volumes/"+m.Name)
+			}
+			got := build(t, in)
+			if *update {
+				kept := ar.Files[:0]
+				for _, f := range ar.Files {
+					if f.Name != "spec" {
+						kept = append(kept, f)
+					}
+				}
+				ar.Files = append(kept, txtar.File{Name: "spec", Data: []byte(got)})
+				if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func build(t *testing.T, in Input) string {
+	t.Helper()
+	s, err := Build(in)
+	if err != nil {
+		var c *ConfigError
+		if !errors.As(err, &c) {
+			t.Errorf("%v is no ConfigError", err)
+		}
+		return "error: " + err.Error() + "\n"
+	}
+	if s.Linux.Seccomp != nil && len(s.Linux.Seccomp.Syscalls) > 3 {
+		s.Linux.Seccomp.Syscalls = s.Linux.Seccomp.Syscalls[:1] // containerd's list is not ours to fix
+		s.Linux.Seccomp.Syscalls[0].Names = s.Linux.Seccomp.Syscalls[0].Names[:2]
+	}
+	data, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data) + "\n"
+}
+
+// example is a node, its sandbox and what pods may refer to.
+func example() Input {
+	return Input{
+		Pod:   &corev1.Pod{},
+		Image: imagespec.ImageConfig{Cmd: []string{"/app"}, Env: []string{"PATH=/bin", "LANG=C"}},
+		Users: Users{Passwd: "root:x:0:0::/:/bin/sh\nweb:x:1000:1001::/:/bin/sh\n", Group: "root:x:0:\nweb:x:1001:\nextra:x:1002:web\n"},
+		Node: Node{Name: "n1", MemoryCapacity: 8 << 30, OOMFloor: 0, Capabilities: []string{"CAP_CHOWN", "CAP_SYS_ADMIN"},
+			Allocatable: corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("7Gi")}},
+		Sandbox: Sandbox{Network: "/ns/net", IPC: "/ns/ipc", UTS: "/ns/uts", Shm: "/pod/shm", Hosts: "/pod/hosts", Resolv: "/pod/resolv.conf", Hostname: "/pod/hostname", Name: "cart"},
+		Sources: Sources{
+			ConfigMaps: map[string]*corev1.ConfigMap{"settings": {Data: map[string]string{"color": "green", "size": "9"}}},
+			Secrets:    map[string]*corev1.Secret{"pass": {Data: map[string][]byte{"word": []byte("xyzzy")}}},
+		},
+		PodIPs: []string{"10.42.1.5"}, HostIPs: []string{"192.168.1.1"},
+		TerminationLog: "/pod/message", CgroupPath: "/lockstep/n1/podu1/c1",
+		SeccompProfiles: map[string][]byte{"p.json": []byte(`{"defaultAction":"SCMP_ACT_ERRNO"}`)},
+	}
+}
+
+func TestShares(t *testing.T) {
+	for milli, want := range map[int64]uint64{0: 2, 1: 2, 100: 102, 1000: 1024, 1_000_000: 262144} {
+		if got := Shares(milli); got != want {
+			t.Errorf("Shares(%d) = %d, want %d", milli, got, want)
+		}
+	}
+}
