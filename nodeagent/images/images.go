@@ -1,4 +1,4 @@
-// Package images brings container images to the node and removes those that are no longer used.
+// Package images manages the container images on the node.
 package images
 
 import (

@@ -1,4 +1,4 @@
-// Package logs is the agent's side of containers' logs: it starts and asks the log keeper, and reads what that wrote.
+// Package logs is the agent's side of containers' logs.
 package logs
 
 import (

@@ -1,4 +1,4 @@
-// Package probes asks containers whether they have started, are ready, and are alive.
+// Package probes asks containers how they are.
 package probes
 
 import (

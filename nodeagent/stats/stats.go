@@ -1,4 +1,4 @@
-// Package stats measures what the node and its pods use, in the shape of the kubelet's summary.
+// Package stats measures a node's use of resources in the shape of the kubelet's summary.
 package stats
 
 import (

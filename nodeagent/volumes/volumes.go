@@ -1,4 +1,4 @@
-// Package volumes makes the directories and files that pods mount.
+// Package volumes makes what pods mount.
 package volumes
 
 import (

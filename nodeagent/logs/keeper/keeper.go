@@ -1,7 +1,4 @@
-// Package keeper is the log keeper: the small process that reads containers' output and writes it to log files.
-//
-// It outlives the agent that starts it, in a session and cgroup of its own, so that no container ever waits for an
-// agent. It imports little, so that it may run before the rest of the program initialises (package early).
+// Package keeper is the log keeper: the small process that writes containers' output to log files.
 package keeper
 
 import (
@@ -21,7 +18,9 @@ import (
 	"time"
 )
 
-// keeper is the process: its streams and the connections that ask for them.
+// keeper is the process: its streams and the connections that ask for them. It outlives the agent that starts it, in a
+// session and cgroup of its own, so that no container ever waits for an agent. This package imports little, so that it
+// may run before the rest of the program initialises (package early).
 type keeper struct {
 	dir   string
 	build string
