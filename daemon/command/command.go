@@ -103,8 +103,10 @@ func (h asDebug) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-func (h asDebug) WithAttrs(attrs []slog.Attr) slog.Handler { return asDebug{h.Handler.WithAttrs(attrs)} }
-func (h asDebug) WithGroup(name string) slog.Handler       { return asDebug{h.Handler.WithGroup(name)} }
+func (h asDebug) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return asDebug{h.Handler.WithAttrs(attrs)}
+}
+func (h asDebug) WithGroup(name string) slog.Handler { return asDebug{h.Handler.WithGroup(name)} }
 
 // dirFlags say where things lie.
 type dirFlags struct{ data, run string }
