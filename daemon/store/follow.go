@@ -21,7 +21,9 @@ const (
 	pageTimeout = 30 * time.Second
 	// applyMost is how many changes one step of the view takes when the watch is behind: a step has a fixed cost, and
 	// readers wait for the whole of it.
-	applyMost = 1000
+	applyMost = 4000
+	// stepsAhead is how many responses are decoded while the view takes those before them: a few transactions' worth.
+	stepsAhead = 32
 	// progressDelay is how long a reader waits for a revision before the watch is asked whether it has passed.
 	progressDelay = 30 * time.Millisecond
 	// retryLeast and retryMost are the pauses after a failed load or a cut watch.
@@ -137,61 +139,82 @@ func (s *Store) watch(ctx context.Context) error {
 		clientv3.WithFragment(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
 	s.watching.Store(&ctx)
 	defer s.watching.Store(nil)
-	for resp := range responses {
-		start := time.Now()
-		rev, events, err := gather(resp, responses)
-		if applyErr := s.apply(rev, events); applyErr != nil {
-			return applyErr
+	steps := make(chan step, stepsAhead)
+	go func() { // ends with steps closed; cancel and the drain below see to it that watch does not return before
+		defer close(steps)
+		for resp := range responses {
+			steps <- s.decodeStep(resp)
 		}
-		if err != nil {
+	}()
+	defer func() {
+		cancel()
+		for range steps {
+		}
+	}()
+	for first := range steps {
+		start := time.Now()
+		next := gather(first, steps)
+		if err := s.apply(next); err != nil {
 			return err
+		}
+		if next.err != nil {
+			return next.err
 		}
 		s.metrics.applySecs.Observe(time.Since(start).Seconds())
 	}
 	return errors.New("the watch has ended")
 }
 
-// gather joins a response with those that already wait behind it. Events before an error are still good.
-func gather(resp clientv3.WatchResponse, more clientv3.WatchChan) (rev int64, events []*clientv3.Event, err error) {
-	for {
-		if err := resp.Err(); err != nil {
-			return rev, events, err
-		}
-		events = append(events, resp.Events...)
-		if n := len(resp.Events); n > 0 {
-			rev = resp.Events[n-1].Kv.ModRevision
-		} else if resp.IsProgressNotify() {
-			rev = resp.Header.Revision // everything up to it has been sent
-		}
-		if len(events) >= applyMost {
-			return rev, events, nil
-		}
-		var ok bool
-		select {
-		case resp, ok = <-more:
-			if !ok {
-				return rev, events, nil
-			}
-		default:
-			return rev, events, nil
-		}
-	}
+// step is one response of the watch, decoded, or several joined.
+type step struct {
+	rev   int64 // up to which everything is in; zero for a response that says nothing
+	items []item
+	err   error // ends the watch, after the items
 }
 
-// apply makes the next view of the events.
-func (s *Store) apply(rev int64, events []*clientv3.Event) error {
+func (s *Store) decodeStep(resp clientv3.WatchResponse) step {
+	if err := resp.Err(); err != nil {
+		return step{err: err}
+	}
+	next := step{items: decodeAll(len(resp.Events), func(i int) item {
+		return s.fold.decode(resp.Events[i].Kv, resp.Events[i].Type == clientv3.EventTypeDelete)
+	})}
+	if n := len(resp.Events); n > 0 {
+		next.rev = resp.Events[n-1].Kv.ModRevision
+	} else if resp.IsProgressNotify() {
+		next.rev = resp.Header.Revision // everything up to it has been sent
+	}
+	return next
+}
+
+// gather joins a step with those that already wait behind it.
+func gather(all step, more <-chan step) step {
+	for all.err == nil && len(all.items) < applyMost {
+		select {
+		case next, ok := <-more:
+			if !ok {
+				return all
+			}
+			all.items, all.err = append(all.items, next.items...), next.err
+			all.rev = max(all.rev, next.rev)
+		default:
+			return all
+		}
+	}
+	return all
+}
+
+// apply makes the next view of a step.
+func (s *Store) apply(next step) error {
 	v := s.View()
-	if rev <= v.Revision() {
+	if next.rev <= v.Revision() {
 		return nil
 	}
-	items := decodeAll(len(events), func(i int) item {
-		return s.fold.decode(events[i].Kv, events[i].Type == clientv3.EventTypeDelete)
-	})
-	changes, errs := s.fold.changes(v, items)
+	changes, errs := s.fold.changes(v, next.items)
 	if err := s.report(errs); err != nil {
 		return err
 	}
-	s.publish(rev, changes)
+	s.publish(next.rev, changes)
 	return nil
 }
 

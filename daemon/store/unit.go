@@ -127,20 +127,34 @@ const (
 	maxTxnBytes = 1<<20 + 64<<10 // one largest value with its key always fits
 )
 
-// txnOf merges units of one guard into one transaction. Each unit is a nested transaction of its own, so that a
-// condition that fails spoils only its unit.
-func txnOf(units []*unit) (cmps []clientv3.Cmp, ops []clientv3.Op) {
-	if g := units[0].guard; g != nil {
-		cmps = []clientv3.Cmp{g.cmp}
-	}
-	ops = make([]clientv3.Op, len(units))
-	for i, u := range units {
-		ops[i] = clientv3.OpTxn(u.cmps, u.ops, nil)
+// flatTxn merges units of one guard into one transaction that happens only if no unit has a conflict. It costs etcd half
+// of what nested transactions do, and conflicts are rare.
+func flatTxn(units []*unit) (cmps []clientv3.Cmp, ops []clientv3.Op) {
+	cmps = guardOf(units)
+	for _, u := range units {
+		cmps, ops = append(cmps, u.cmps...), append(ops, u.ops...)
 	}
 	return cmps, ops
 }
 
-// results reads etcd's answer to txnOf(units).
+// nestedTxn merges units of one guard into one transaction. Each unit is a nested transaction of its own, so that a
+// condition that fails spoils only its unit.
+func nestedTxn(units []*unit) (cmps []clientv3.Cmp, ops []clientv3.Op) {
+	ops = make([]clientv3.Op, len(units))
+	for i, u := range units {
+		ops[i] = clientv3.OpTxn(u.cmps, u.ops, nil)
+	}
+	return guardOf(units), ops
+}
+
+func guardOf(units []*unit) []clientv3.Cmp {
+	if g := units[0].guard; g != nil {
+		return []clientv3.Cmp{g.cmp}
+	}
+	return nil
+}
+
+// results reads etcd's answer to nestedTxn(units).
 func results(units []*unit, resp *clientv3.TxnResponse) []Result {
 	out := make([]Result, len(units))
 	for i := range units {

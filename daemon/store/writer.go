@@ -235,16 +235,15 @@ func pick(pending []*unit, busy map[string]struct{}) (batch, rest []*unit) {
 
 // send carries out one transaction and answers its units.
 func (w *writer) send(ctx context.Context, units []*unit) {
-	cmps, ops := txnOf(units)
 	// The writer's own end does not cut a transaction short: its outcome would be unknown for nothing.
 	tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), txnTimeout)
 	start := time.Now()
-	resp, err := w.kv.Txn(tctx).If(cmps...).Then(ops...).Commit()
+	outcome, err := w.txn(tctx, units)
 	cancel()
 	w.metrics.txn(time.Since(start), len(units), err)
 	if err == nil {
 		w.release(units)
-		for i, r := range results(units, resp) {
+		for i, r := range outcome {
 			w.answer(units[i], r)
 		}
 		w.onAnswer(nil)
@@ -266,6 +265,31 @@ func (w *writer) send(ctx context.Context, units []*unit) {
 		w.settle(ctx)
 	}
 	w.release(units)
+}
+
+// txn writes the units all at once, or where one has a conflict each for itself. The first attempt has then written
+// nothing.
+func (w *writer) txn(ctx context.Context, units []*unit) ([]Result, error) {
+	if len(units) > 1 {
+		cmps, ops := flatTxn(units)
+		resp, err := w.kv.Txn(ctx).If(cmps...).Then(ops...).Commit()
+		if err != nil {
+			return nil, err
+		}
+		if resp.Succeeded {
+			all := make([]Result, len(units))
+			for i := range all {
+				all[i].Revision = resp.Header.Revision
+			}
+			return all, nil
+		}
+	}
+	cmps, ops := nestedTxn(units)
+	resp, err := w.kv.Txn(ctx).If(cmps...).Then(ops...).Commit()
+	if err != nil {
+		return nil, err
+	}
+	return results(units, resp), nil
 }
 
 // settle waits until a linearizable read succeeds, or ctx ends.
