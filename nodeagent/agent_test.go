@@ -85,9 +85,9 @@ func TestPodWithEverything(t *testing.T) {
 	side.LivenessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "ls /data"}}}}
 	l.bind("full", corev1.PodSpec{
 		TerminationGracePeriodSeconds: ptr(int64(2)),
-		InitContainers:  []corev1.Container{init},
-		Containers:      []corev1.Container{web, side},
-		SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr(int64(2000)), SupplementalGroups: []int64{3000}},
+		InitContainers:                []corev1.Container{init},
+		Containers:                    []corev1.Container{web, side},
+		SecurityContext:               &corev1.PodSecurityContext{FSGroup: ptr(int64(2000)), SupplementalGroups: []int64{3000}},
 		Volumes: []corev1.Volume{{Name: "shared", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}}},

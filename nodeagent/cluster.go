@@ -138,7 +138,9 @@ func (a *Agent) renewCertificate(ctx context.Context, id register.Identity) erro
 func (a *Agent) follow(ctx context.Context, client kubernetes.Interface) error {
 	all := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(lean))
 	mine := cache.NewFilteredListWatchFromClient(client.CoreV1().RESTClient(), "pods", corev1.NamespaceAll,
-		func(o *metav1.ListOptions) { o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", a.opts.NodeName).String() })
+		func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", a.opts.NodeName).String()
+		})
 	podCache := cache.NewSharedInformer(mine, &corev1.Pod{}, 0)
 	if err := podCache.SetTransform(lean); err != nil {
 		return err
@@ -364,9 +366,10 @@ func (a *Agent) restoreNetwork() {
 
 // nodeState is what the node reports about itself.
 func (a *Agent) nodeState(context.Context) register.State {
+	memory, disk := register.Pressure(a.opts.DataDir)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := register.State{Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork}
+	s := register.State{MemoryPressure: memory, DiskPressure: disk, Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork}
 	if a.down != "" {
 		s.NotReady = []string{a.down}
 	}

@@ -147,4 +147,3 @@ func (a *Agent) stopPause(ctx context.Context, p *pod) error {
 	a.unclaim(id)
 	return a.rt.Remove(ctx, id, false)
 }
-

@@ -153,4 +153,3 @@ func replaceFile(path string, data []byte) error {
 	}
 	return os.Rename(tmp, path)
 }
-

@@ -129,7 +129,7 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 		return fmt.Errorf("not connected to the API")
 	}
 	p.mu.Lock()
-	object, version, gone := p.wanted.Pod.DeepCopy(), p.version, p.wanted.Gone
+	object, version, gone := p.wanted.Pod.DeepCopy(), p.version, p.wanted.Gone || p.deleted
 	object.Status = *p.status.DeepCopy()
 	p.mu.Unlock()
 	if gone {
@@ -150,10 +150,13 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 		fresh.Status = mergeStatus(fresh.Status, object.Status)
 		_, err = pods.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
 	}
-	if apierrors.IsNotFound(err) {
-		return nil // its deletion is on the way
-	}
 	if err != nil {
+		p.mu.Lock()
+		gone = p.wanted.Gone || p.deleted
+		p.mu.Unlock()
+		if gone || apierrors.IsNotFound(err) {
+			return nil // deleted meanwhile, or its deletion is on the way
+		}
 		return err
 	}
 	p.change(func() { p.confirmed = max(p.confirmed, version) })

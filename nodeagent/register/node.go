@@ -189,7 +189,16 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 	}
 	node = node.DeepCopy()
 	node.Status = status
-	if _, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+	if _, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{}); apierrors.IsConflict(err) {
+		// Others write the node's spec; with what they wrote it is tried once more.
+		if node, err = nodes.Get(ctx, r.Name, metav1.GetOptions{}); err != nil {
+			return false, fmt.Errorf("cannot read node %s: %w", r.Name, err)
+		}
+		node.Status = status
+		if _, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+			return false, fmt.Errorf("cannot report status of node %s: %w", r.Name, err)
+		}
+	} else if err != nil {
 		return false, fmt.Errorf("cannot report status of node %s: %w", r.Name, err)
 	}
 	return true, nil

@@ -117,9 +117,6 @@ func Build(in Input) (*specs.Spec, error) {
 	if len(s.Process.Args) == 0 {
 		return nil, configErrorf("container %q has no command and its image has none", in.Container.Name)
 	}
-	if in.Pod.Spec.HostNetwork {
-		s.Hostname = ""
-	}
 	s.Mounts, err = mounts(in)
 	if err != nil {
 		return nil, err

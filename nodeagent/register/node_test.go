@@ -1,0 +1,91 @@
+package register
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+func TestReporterRegistersAndRenews(t *testing.T) {
+	client := fake.NewClientset()
+	changed := make(chan struct{}, 1)
+	state := State{Addresses: []netip.Addr{netip.MustParseAddr("192.168.1.1")}, NoNetwork: "no addresses"}
+	r := &Reporter{Client: client, Name: "n1", Labels: map[string]string{"zone": "a"}, Changed: changed, Log: slog.New(slog.DiscardHandler),
+		State: func(context.Context) State { return state }}
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	if _, err := r.report(t.Context(), now, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.renew(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	n, err := client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.Labels["zone"] != "a" || n.Labels[corev1.LabelHostname] != "n1" {
+		t.Errorf("labels %v", n.Labels)
+	}
+	if c := condition(n, corev1.NodeReady); c.Status != corev1.ConditionFalse || c.Reason != "KubeletNotReady" || !strings.Contains(c.Message, "no addresses") {
+		t.Errorf("condition %+v", c)
+	}
+	if wrote, err := r.report(t.Context(), now.Add(time.Second), false); wrote || err != nil {
+		t.Errorf("an unchanged status was written: %t, %v", wrote, err)
+	}
+	state.NoNetwork = ""
+	if wrote, err := r.report(t.Context(), now.Add(time.Minute), false); !wrote || err != nil {
+		t.Errorf("a changed status was not written: %v", err)
+	}
+	n, _ = client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+	if c := condition(n, corev1.NodeReady); c.Status != corev1.ConditionTrue || !c.LastTransitionTime.Time.Equal(now.Add(time.Minute)) {
+		t.Errorf("condition %+v", c)
+	}
+	if c := condition(n, corev1.NodeDiskPressure); !c.LastTransitionTime.Time.Equal(now) {
+		t.Errorf("a condition that did not change has a new transition time: %+v", c)
+	}
+	lease, err := client.CoordinationV1().Leases(leaseSpace).Get(t.Context(), "n1", metav1.GetOptions{})
+	if err != nil || !lease.Spec.RenewTime.Time.Equal(now) {
+		t.Errorf("lease %+v, %v", lease, err)
+	}
+}
+
+func condition(n *corev1.Node, t corev1.NodeConditionType) corev1.NodeCondition {
+	for _, c := range n.Status.Conditions {
+		if c.Type == t {
+			return c
+		}
+	}
+	return corev1.NodeCondition{}
+}
+
+func TestSecretGoesOnlyToThePinnedCA(t *testing.T) {
+	asked := false
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	s.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	s.StartTLS()
+	defer s.Close()
+	id := Identity{Server: s.URL, Node: "n1", Dir: t.TempDir()}
+	err := id.Join(t.Context(), strings.Repeat("0", 64)+".id.secret")
+	if err == nil || !strings.Contains(err.Error(), "does not have the CA") {
+		t.Errorf("Join = %v", err)
+	}
+	if err != nil && strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error tells the secret: %v", err)
+	}
+	if asked {
+		t.Error("the server was asked")
+	}
+	if err := id.Join(t.Context(), "nonsense"); err == nil || strings.Contains(err.Error(), "nonsense") {
+		t.Errorf("Join = %v", err)
+	}
+}
