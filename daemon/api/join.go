@@ -7,7 +7,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
 	"lockstep/daemon/pki"
@@ -97,10 +96,11 @@ func (s *server) tunnel(w http.ResponseWriter, r *http.Request) {
 	s.opts.Tunnels.Accept(w, r, identityOf(r.Context()).node)
 }
 
-// noTunnel is the answer where a node's agent cannot be reached.
+// noTunnel is the answer where a node's agent cannot be reached; trying again at once would not help.
 func noTunnel(name string) error {
-	err := apierrors.NewGenericServerResponse(http.StatusBadGateway, "get", schema.GroupResource{Resource: "nodes"}, name,
-		"the agent of node "+name+" has no connection to this server", retryAfter, true)
-	err.ErrStatus.Message = "the agent of node " + name + " has no connection to this server"
-	return err
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusBadGateway, Reason: metav1.StatusReasonServiceUnavailable,
+		Message: "the agent of node " + name + " has no connection to this server",
+		Details: &metav1.StatusDetails{Kind: "nodes", Name: name},
+	}}
 }
