@@ -45,6 +45,7 @@ type pod struct {
 	steps     sync.WaitGroup
 	learning  sync.Mutex // taken before mu
 	sharing   sync.Mutex // of a shim
+	saving    sync.Mutex // taken before mu
 }
 
 // instance is one container that was made for the pod.
@@ -196,6 +197,16 @@ func (p *pod) do(ctx context.Context, step pods.Step) error {
 		return p.delete(ctx)
 	}
 	return errors.New("cannot do step: unknown kind")
+}
+
+// save keeps an instance as it stands; of two saves the later has the newer state.
+func (p *pod) save(i *instance) error {
+	p.saving.Lock()
+	defer p.saving.Unlock()
+	p.mu.Lock()
+	kept := *i
+	p.mu.Unlock()
+	return p.a.records.save(p.uid, &kept)
 }
 
 // observe collects what is known. p.mu is held.

@@ -154,7 +154,7 @@ func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 			inst.StartedAt = inst.FinishedAt
 		}
 	})
-	return p.a.records.save(p.uid, inst)
+	return p.save(inst)
 }
 
 // create makes the container. Those that share a shim are created one after
@@ -179,7 +179,7 @@ func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance
 	if err != nil {
 		p.event(corev1.EventTypeWarning, "FailedPostStartHook", fmt.Sprintf("PostStartHook failed: %v", err))
 	}
-	return p.a.records.save(p.uid, inst)
+	return p.save(inst)
 }
 
 // shimGroup is what containers of the pod share a shim by; empty for init

@@ -112,10 +112,10 @@ func (p *pod) learn(ctx context.Context, c runtime.Container) error {
 		// It was recorded in containerd and never started.
 		return p.a.rt.Remove(ctx, c.ID, true)
 	}
-	known := inst.State == pods.Exited
+	known, released := inst.State == pods.Exited, inst.released
 	p.mu.Unlock()
 	if known {
-		if c.State == runtime.Stopped && !inst.released {
+		if c.State == runtime.Stopped && !released {
 			return p.release(ctx, c.ID)
 		}
 		return nil
@@ -181,7 +181,7 @@ func (p *pod) exited(ctx context.Context, inst *instance, c runtime.Container) e
 			inst.StartedAt = inst.FinishedAt
 		}
 	})
-	if err := p.a.records.save(p.uid, inst); err != nil {
+	if err := p.save(inst); err != nil {
 		return err
 	}
 	if released {
