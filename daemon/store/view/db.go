@@ -123,19 +123,24 @@ func apply(txn *memdb.Txn, c Change) error {
 		_, err := txn.DeleteAll(records, "id", c.OldRecord.Table+"\x00"+c.OldRecord.Name)
 		return err
 	case c.New != nil:
-		return setObject(txn, idOf(c.Key), c.New)
+		return setObject(txn, idOf(c.Key), c.Old, c.New)
 	default:
-		return setObject(txn, idOf(c.Key), nil)
+		return setObject(txn, idOf(c.Key), c.Old, nil)
 	}
 }
 
-// setObject replaces the object with an id, nil for none, and its refs where they differ.
-func setObject(txn *memdb.Txn, id string, now kinds.Object) error {
-	raw, err := txn.First(objects, "id", id)
-	if err != nil {
-		return err
+// setObject replaces the object with an id, nil for none, and its refs where they differ. Old is what is there; where it
+// is nil, it is looked up.
+func setObject(txn *memdb.Txn, id string, old, now kinds.Object) error {
+	if old == nil {
+		raw, err := txn.First(objects, "id", id)
+		if err != nil {
+			return err
+		}
+		if there, ok := raw.(*entry); ok {
+			old = there.object
+		}
 	}
-	old, _ := raw.(*entry)
 	switch {
 	case now != nil:
 		if err := txn.Insert(objects, &entry{id: id, object: now}); err != nil {
@@ -144,16 +149,16 @@ func setObject(txn *memdb.Txn, id string, now kinds.Object) error {
 	case old == nil:
 		return nil
 	default:
-		if err := txn.Delete(objects, old); err != nil {
+		if _, err := txn.DeleteAll(objects, "id", id); err != nil {
 			return err
 		}
 	}
-	if old != nil && now != nil && sameValues(old.object, now) {
+	if old != nil && now != nil && sameValues(old, now) {
 		return nil
 	}
 	if old != nil {
-		for _, r := range refsOf(id, old.object) {
-			if err := txn.Delete(refs, r); err != nil {
+		for _, r := range refsOf(id, old) {
+			if _, err := txn.DeleteAll(refs, "id", r.key); err != nil {
 				return err
 			}
 		}

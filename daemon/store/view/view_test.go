@@ -84,3 +84,35 @@ func TestOrphans(t *testing.T) {
 		t.Errorf("Orphans(a) = %v, want %v", got, want)
 	}
 }
+
+// TestMoves changes index values, with and without telling what was there before.
+func TestMoves(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		db := NewDB()
+		before, after := pod("a", "one", "", "x"), pod("a", "one", "n1", "")
+		key := kinds.KeyOf(before)
+		db.Apply(1, []Change{{Key: key, New: before}})
+		change := Change{Key: key, New: after}
+		if told {
+			change.Old = before
+		}
+		db.Apply(2, []Change{change})
+		v := db.View()
+		if got := names(v.PodsOnNode("")); got != nil {
+			t.Errorf("told %v: unbound pods = %v", told, got)
+		}
+		if got, want := names(v.PodsOnNode("n1")), []string{"a/one"}; !slices.Equal(got, want) {
+			t.Errorf("told %v: PodsOnNode(n1) = %v, want %v", told, got, want)
+		}
+		if got, want := names(Orphans[*corev1.Pod](v, "a")), []string{"a/one"}; !slices.Equal(got, want) {
+			t.Errorf("told %v: Orphans = %v, want %v", told, got, want)
+		}
+		for o := range v.Dependents("u-x") {
+			t.Errorf("told %v: %s is still a dependent", told, o.GetName())
+		}
+		db.Apply(3, []Change{{Key: key}})
+		if got := names(db.View().PodsOnNode("n1")); got != nil {
+			t.Errorf("told %v: deleted and still on its node: %v", told, got)
+		}
+	}
+}
