@@ -1,0 +1,85 @@
+package network
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestDefaultConfig(t *testing.T) {
+	data, err := defaultConfig(Options{Node: "n1", StateDir: "/run/x/cni"}, []string{"10.42.1.0/24", "fd00:42:1::/64"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"name":"lockstep-n1"`, `"type":"ptp"`, `"ipMasq":false`, `"dataDir":"/run/x/cni/addresses"`, `"subnet":"10.42.1.0/24"`, `"subnet":"fd00:42:1::/64"`, `"dst":"0.0.0.0/0"`, `"dst":"::/0"`} {
+		if !strings.Contains(string(data), want) {
+			t.Errorf("%s is not in %s", want, data)
+		}
+	}
+}
+
+func TestConfigureNeedsAddresses(t *testing.T) {
+	n := Open(Options{Node: "n1", StateDir: t.TempDir()})
+	if err := n.Configure(nil); !errors.Is(err, ErrNotReady) {
+		t.Errorf("Configure = %v", err)
+	}
+	if err := n.Ready(); !errors.Is(err, ErrNotReady) {
+		t.Errorf("Ready = %v", err)
+	}
+	if err := n.Configure([]string{"10.42.1.0/24"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Ready(); err != nil {
+		t.Errorf("Ready = %v", err)
+	}
+}
+
+func TestUserConfigurationWins(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "10-own.conflist"), []byte(`{"cniVersion":"1.0.0","name":"own","plugins":[{"type":"bridge"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := Open(Options{Node: "n1", StateDir: t.TempDir(), ConfDir: dir})
+	if err := n.Configure(nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.current().Name; got != "own" {
+		t.Errorf("network %q", got)
+	}
+}
+
+// TestPin makes IPC and UTS namespaces, which no other process sees.
+func TestPin(t *testing.T) {
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("needs root")
+		}
+		t.Skip("SKIPPED: needs root")
+	}
+	dir := filepath.Join(t.TempDir(), "ns")
+	n := Namespaces{IPC: true, UTS: true, Hostname: "cart"}
+	for range 2 {
+		if err := Pin(dir, n); err != nil {
+			t.Fatal(err)
+		}
+		if !Pinned(dir, n) {
+			t.Fatal("not pinned")
+		}
+	}
+	if Pinned(dir, Namespaces{Net: true}) {
+		t.Error("a network namespace is pinned")
+	}
+	for range 2 {
+		if err := Unpin(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if Pinned(dir, n) {
+		t.Error("still pinned")
+	}
+	if h, _ := os.Hostname(); h == "cart" {
+		t.Error("the machine's own name was changed")
+	}
+}
