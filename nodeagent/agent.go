@@ -70,19 +70,25 @@ type Agent struct {
 	changed    chan struct{}   // wakes the node's report
 	proxyWake  chan struct{}
 	dnsWake    chan struct{}
+	keepWake   chan struct{}
 	imported   chan struct{} // closed when ImagesDir has been imported
+	complete   chan struct{} // closed when the caches are the API's
+	netOnce    sync.Once
+	routing    sync.Mutex // of the kernel's routes
 
 	mu        sync.Mutex
 	pods      map[types.UID]*pod
 	claims    map[string]*pod // by containerd ID
 	imageInfo map[string]*image
 	client    kubernetes.Interface // nil while not connected
-	caches    *caches              // nil until synced
-	ips       []netip.Addr
-	node      spec.Node
-	facts     register.Facts
-	noNetwork string
-	down      string // why containerd does not answer; empty if it does
+	caches    *caches              // nil until synced, or taken from the disk
+	// synchronised says that the caches and the pods are complete as of the API.
+	synchronised bool
+	ips          []netip.Addr
+	node         spec.Node
+	facts        register.Facts
+	noNetwork    string
+	down         string // why containerd does not answer; empty if it does
 }
 
 // New checks the options; it starts nothing.
@@ -99,7 +105,8 @@ func New(opts Options) (*Agent, error) {
 		records:    records{filepath.Join(opts.agentDir(), "pods")},
 		hookClient: &http.Client{Timeout: hookTimeout},
 		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
-		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), imported: make(chan struct{}),
+		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1),
+		complete: make(chan struct{}), imported: make(chan struct{}),
 		pods: map[types.UID]*pod{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
@@ -309,6 +316,8 @@ func (a *Agent) runAll() {
 		"statuses":   a.statuses.run,
 		"images":     a.collectImages,
 		"cluster":    a.joinCluster,
+		"replica":    a.useReplica,
+		"keep":       a.keepReplica,
 	} {
 		a.group.Go(func() error {
 			if err := task(a.ctx); err != nil && a.ctx.Err() == nil {
@@ -387,18 +396,16 @@ func (a *Agent) forget(p *pod) {
 
 // wakeNet has proxy and DNS look again.
 func (a *Agent) wakeNet() {
-	for _, c := range []chan struct{}{a.proxyWake, a.dnsWake} {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
+	poke(a.proxyWake)
+	poke(a.dnsWake)
+}
+
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // a wake-up is pending
 	}
 }
 
 // reportNode has the node's status written soon.
-func (a *Agent) reportNode() {
-	select {
-	case a.changed <- struct{}{}:
-	default:
-	}
-}
+func (a *Agent) reportNode() { poke(a.changed) }

@@ -147,12 +147,20 @@ func (a *Agent) follow(ctx context.Context, client kubernetes.Interface) error {
 	}
 	c := &caches{services: all.Core().V1().Services().Lister(), slices: all.Discovery().V1().EndpointSlices().Lister(),
 		nodes: all.Core().V1().Nodes().Lister(), namespaces: all.Core().V1().Namespaces().Lister()}
+	changed := func() {
+		a.wakeNet()
+		poke(a.keepWake)
+	}
 	wake := cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { a.wakeNet() }, UpdateFunc: func(_, _ any) { a.wakeNet() }, DeleteFunc: func(any) { a.wakeNet() },
+		AddFunc: func(any) { changed() }, UpdateFunc: func(_, _ any) { changed() }, DeleteFunc: func(any) { changed() },
 	}
 	nodes := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { a.nodeChanged(o, c.nodes) },
-		UpdateFunc: func(_, o any) { a.nodeChanged(o, c.nodes) },
+		AddFunc: func(o any) { a.nodeChanged(o, c.nodes) },
+		UpdateFunc: func(old, o any) {
+			if n := o.(*corev1.Node); n.Name == a.opts.NodeName || !sameRoutes(old.(*corev1.Node), n) {
+				a.nodeChanged(o, c.nodes)
+			}
+		},
 		DeleteFunc: func(o any) { a.nodeChanged(o, c.nodes) },
 	}
 	var synced []cache.InformerSynced
@@ -186,8 +194,11 @@ func (a *Agent) follow(ctx context.Context, client kubernetes.Interface) error {
 // not have end, and what needs a complete picture starts.
 func (a *Agent) synced(ctx context.Context, c *caches, store cache.Store) {
 	a.mu.Lock()
-	a.caches = c
+	a.caches, a.synchronised = c, true
 	a.mu.Unlock()
+	close(a.complete)
+	a.setRoutes(c.nodes)
+	a.wakeNet()
 	have := map[types.UID]bool{}
 	for _, o := range store.List() {
 		have[o.(*corev1.Pod).UID] = true
@@ -296,14 +307,22 @@ func (a *Agent) nodeChanged(o any, nodes corelisters.NodeLister) {
 	if n, ok := o.(*corev1.Node); ok && n.Name == a.opts.NodeName && len(n.Spec.PodCIDRs) > 0 {
 		a.configureNetwork(n.Spec.PodCIDRs, true)
 	}
-	list, err := nodes.List(labels.Everything())
-	if err != nil {
-		return
+	select {
+	case <-a.complete:
+		a.setRoutes(nodes)
+	default: // an incomplete list would remove routes that an earlier run set
 	}
+	a.wakeNet()
+	poke(a.keepWake)
+}
+
+func (a *Agent) setRoutes(nodes corelisters.NodeLister) {
+	list, _ := nodes.List(labels.Everything()) // a lister does not fail
+	a.routing.Lock()
+	defer a.routing.Unlock()
 	if err := network.SetRoutes(routesTo(list, a.opts.NodeName)); err != nil {
 		a.log.Warn("cannot set all routes", "error", err)
 	}
-	a.wakeNet()
 }
 
 // routesTo are the routes to the pods of all nodes but self.

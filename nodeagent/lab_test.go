@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -477,4 +479,28 @@ func (l *lab) drop(name string) {
 	if r.Err != nil {
 		l.t.Fatal(r.Err)
 	}
+}
+
+// delete removes any object from the store at once.
+func (l *lab) delete(o kinds.Object) {
+	l.t.Helper()
+	r := l.store.Commit(context.Background(), store.Group{{Key: kinds.KeyOf(o), If: store.Anyway, Reason: "test"}})[0]
+	if r.Err != nil {
+		l.t.Fatal(r.Err)
+	}
+}
+
+// fetch gets a URL once and compares the body.
+func fetch(url, want string) error {
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err == nil && string(body) != want {
+		err = fmt.Errorf("answered %q", body)
+	}
+	return err
 }

@@ -137,7 +137,7 @@ func (a *Agent) relist(ctx context.Context) error {
 		}
 		a.mu.Lock()
 		p := a.pods[types.UID(c.PodUID)]
-		synced := a.caches != nil
+		synced := a.synchronised
 		if p != nil {
 			a.claims[c.ID] = p
 		}

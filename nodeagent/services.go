@@ -18,6 +18,10 @@ import (
 // startNet starts proxy and DNS, which need complete caches: an incomplete
 // picture would remove rules that are in use.
 func (a *Agent) startNet(ctx context.Context) {
+	a.netOnce.Do(func() { a.runNet(ctx) })
+}
+
+func (a *Agent) runNet(ctx context.Context) {
 	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.proxyWake, Drift: a.proxyDrift, Log: a.log, Registerer: a.opts.Registerer})
 	if err != nil {
 		a.log.Error("cannot start proxy", "error", err)
