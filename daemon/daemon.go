@@ -120,7 +120,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		StatusURL:  func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
 		Seed:       uint64(time.Now().UnixNano()),
 		Log:        o.Log,
-		Registerer: registry,
+		Registerer: termRegistry(registry),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)

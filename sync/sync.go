@@ -47,7 +47,8 @@ type Options struct {
 	// Now is the clock of decisions. Nil: time.Now.
 	Now func() time.Time
 	Log *slog.Logger
-	// Registerer may be nil: metrics are kept and not exported.
+	// Registerer may be nil: metrics are kept and not exported. Each Lead registers its outbox's metrics anew, so it must
+	// bear a later collector replacing an equal earlier one.
 	Registerer prometheus.Registerer
 }
 

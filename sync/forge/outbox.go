@@ -61,8 +61,10 @@ type Options struct {
 	Forges map[string]Forge
 	Log    *slog.Logger
 	// Now is the clock. Nil: time.Now.
-	Now        func() time.Time
-	Seed       uint64
+	Now  func() time.Time
+	Seed uint64
+	// Registerer may be nil: metrics are kept and not exported. It must bear the metrics of a later outbox replacing
+	// those of an earlier one.
 	Registerer prometheus.Registerer
 }
 
@@ -72,7 +74,6 @@ type Outbox struct {
 	opts  Options
 	wake  chan struct{}
 	posts *prometheus.CounterVec
-	depth prometheus.GaugeFunc
 
 	mu   sync.Mutex
 	mine map[string]bool // entries this process wrote and has not tried: no doubt about them
@@ -87,30 +88,20 @@ func NewOutbox(opts Options) *Outbox {
 		opts.Now = time.Now
 	}
 	o := &Outbox{opts: opts, wake: make(chan struct{}, 1), mine: map[string]bool{}}
-	o.posts = register(opts.Registerer, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_forge_posts_total",
-		Help: "Commit statuses, by result: posted, same (found there already), error."}, []string{"source", "result"}))
-	o.depth = register(opts.Registerer, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstep_forge_outbox",
+	o.posts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_forge_posts_total",
+		Help: "Commit statuses, by result: posted, same (found there already), error."}, []string{"source", "result"})
+	depth := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstep_forge_outbox",
 		Help: "Commit statuses waiting for their forge."}, func() float64 {
 		n := 0.0
 		for range opts.Store.View().Records(outboxTable, "") {
 			n++
 		}
 		return n
-	}))
+	})
+	if opts.Registerer != nil {
+		opts.Registerer.MustRegister(o.posts, depth)
+	}
 	return o
-}
-
-func register[C prometheus.Collector](r prometheus.Registerer, c C) C {
-	if r == nil {
-		return c
-	}
-	var already prometheus.AlreadyRegisteredError
-	if err := r.Register(c); errors.As(err, &already) {
-		if existing, ok := already.ExistingCollector.(C); ok {
-			return existing
-		}
-	}
-	return c
 }
 
 // Want puts a status into the outbox, unless it is there or was the last posted. A pending status that follows another
