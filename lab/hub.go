@@ -41,6 +41,10 @@ func RunHub(args []string) error {
 		return fmt.Errorf("cannot run the hub: want DIR, got %d arguments", len(args))
 	}
 	dir := args[0]
+	blobs := filepath.Join(dir, "blobs")
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
+		return fmt.Errorf("cannot run the hub: %w", err)
+	}
 	failed := make(chan error, 3)
 	serve := func(port int, h http.Handler) {
 		listener, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
@@ -52,7 +56,7 @@ func RunHub(args []string) error {
 		go func() { failed <- server.Serve(listener) }()
 	}
 	serve(RegistryPort, registry.New(
-		registry.WithBlobHandler(registry.NewDiskBlobHandler(filepath.Join(dir, "blobs"))),
+		registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
 		registry.Logger(log.New(io.Discard, "", 0))))
 	git := githost.New(reposDir(dir), githost.Options{})
 	forge := forgetest.New()
