@@ -220,6 +220,10 @@ func (c *change) Delete(ctx context.Context, name string, validate rest.Validate
 	if old == nil {
 		return nil, false, c.notFound(name)
 	}
+	if nodeOf(old) != identityOf(ctx).node { // it came after the request was judged
+		a := access{verb: "delete", resource: c.kind.Resource, namespace: key.Namespace, name: name}
+		return nil, false, c.refusal(v, a, "the pod is not bound to this node")
+	}
 	p := opts.Preconditions
 	if opts.GracePeriodSeconds == nil || *opts.GracePeriodSeconds != 0 || p == nil || p.UID == nil {
 		a := access{verb: "delete", resource: c.kind.Resource, namespace: key.Namespace, name: name}

@@ -166,9 +166,9 @@ func nodeWrites(self string, a access, v *view.View) (verdict, string) {
 	case "nodes/status":
 		ok = change && a.name == self
 	case "pods/status":
-		ok = change && boundTo(self, a, v)
+		ok = change && (boundTo(self, a, v) || absent(a, v))
 	case "pods":
-		ok = a.verb == "delete" && boundTo(self, a, v)
+		ok = a.verb == "delete" && (boundTo(self, a, v) || absent(a, v))
 	case "events":
 		ok = a.verb == "create" || change
 	case "leases.coordination.k8s.io":
@@ -184,6 +184,13 @@ func nodeWrites(self string, a access, v *view.View) (verdict, string) {
 func boundTo(node string, a access, v *view.View) bool {
 	p, ok := view.Get[*corev1.Pod](v, a.namespace, a.name)
 	return ok && p.Spec.NodeName == node
+}
+
+// absent says that there is no such pod: who may write it is then told that, and not that it may not. A pod that comes
+// meanwhile is judged again when it is written.
+func absent(a access, v *view.View) bool {
+	_, ok := view.Get[*corev1.Pod](v, a.namespace, a.name)
+	return !ok
 }
 
 func selects(a access, field, value string) bool {

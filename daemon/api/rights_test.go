@@ -86,6 +86,8 @@ func TestRights(t *testing.T) {
 		{"DELETE", "/api/v1/nodes/n1", ""},
 		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-a/status", status},
 		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-b/status", status},
+		{"PATCH", "/api/v1/namespaces/shop/pods/gone/status", status},
+		{"DELETE", "/api/v1/namespaces/shop/pods/gone", `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"other"}}`},
 		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-a", `{"metadata":{"labels":{"a":"b"}}}`},
 		{"POST", "/api/v1/namespaces/shop/events", event("Pod", "cart-1-a")},
 		{"POST", "/api/v1/namespaces/shop/events", event("Pod", "cart-1-b")},

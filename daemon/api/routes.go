@@ -178,7 +178,7 @@ type untracked struct{}
 
 // ObjectToTyped implements managedfields.TypeConverter.
 func (untracked) ObjectToTyped(runtime.Object, ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	return typed.DeducedParseableType.FromStructured(map[string]any{})
+	return typed.DeducedParseableType.FromUnstructured(map[string]any{})
 }
 
 // TypedToObject implements managedfields.TypeConverter; only server-side apply calls it, which is not served.
