@@ -25,6 +25,8 @@ const (
 	perTxn   = 127
 	inFlight = 4
 	pageSize = 2000
+	// Nodes is how many nodes the pods are on, 100 of 100,000 each: Kubernetes allows 110 a node.
+	Nodes = 1000
 	// raw is where the bound's bytes go, outside of the store's prefix.
 	raw = "/storebench/"
 )
@@ -45,7 +47,7 @@ func Pod(i int) *corev1.Pod {
 	}}
 	grace := int64(30)
 	p.Spec = corev1.PodSpec{
-		NodeName: fmt.Sprintf("node-%04d", i%5000), RestartPolicy: corev1.RestartPolicyAlways, DNSPolicy: corev1.DNSClusterFirst,
+		NodeName: NodeName(i % Nodes), RestartPolicy: corev1.RestartPolicyAlways, DNSPolicy: corev1.DNSClusterFirst,
 		TerminationGracePeriodSeconds: &grace, ServiceAccountName: "default", SchedulerName: "default-scheduler",
 		SecurityContext: &corev1.PodSecurityContext{},
 		Containers: []corev1.Container{{
@@ -68,6 +70,9 @@ func Pod(i int) *corev1.Pod {
 		State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(1700000000, 0))}}}}
 	return p
 }
+
+// NodeName is the name of the i-th node.
+func NodeName(i int) string { return fmt.Sprintf("node-%04d", i) }
 
 // Fill commits n pods and waits for the view to have them.
 func Fill(ctx context.Context, s *store.Store, n int) error {
@@ -115,17 +120,27 @@ func Updates(ctx context.Context, s *store.Store, client *clientv3.Client, n, ro
 		}
 		ours = append(ours, float64(n)/time.Since(start).Seconds())
 
-		values, err := readValues(ctx, client, n)
+		rate, err := PutRate(ctx, client, n)
 		if err != nil {
 			return Ratio{}, err
 		}
-		start = time.Now()
-		if err := putAll(ctx, client, values); err != nil {
-			return Ratio{}, err
-		}
-		bound = append(bound, float64(n)/time.Since(start).Seconds())
+		bound = append(bound, rate)
 	}
 	return Ratio{Store: median(ours), Bound: median(bound)}, nil
+}
+
+// PutRate measures how many plain puts a second etcd itself takes, grouped as the store groups, of the bytes that the
+// first n pods have.
+func PutRate(ctx context.Context, client *clientv3.Client, n int) (float64, error) {
+	values, err := readValues(ctx, client, n)
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	if err := putAll(ctx, client, values); err != nil {
+		return 0, err
+	}
+	return float64(n) / time.Since(start).Seconds(), nil
 }
 
 func updates(v *view.View, n, round int) ([]store.Group, error) {

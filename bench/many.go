@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// startMany measures from the save of a Deployment's replicas until all its pods are Ready in the API, against the
+// same containers and networks by the libraries alone, as many at a time as suits them best.
+func startMany(ctx context.Context, n *node) (_ []Row, err error) {
+	w, err := n.workbench(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, w.down()) }()
+	if err := w.write(fmt.Sprintf(deploymentManifest, 1)); err != nil {
+		return nil, err
+	}
+	if err := w.settled(ctx); err != nil {
+		return nil, err
+	}
+	var rows []Row
+	for _, c := range []struct {
+		pods, rounds int
+		row          func(name, unit string, value, bound float64) Row
+	}{
+		{n.size(50, 4), n.times(10), func(name, unit string, value, bound float64) Row { return within(name, unit, value, bound, 1.5) }},
+		{n.size(100, 6), n.times(3), beside},
+	} {
+		best, err := n.bestParallel(ctx, c.pods)
+		if err != nil {
+			return nil, err
+		}
+		ours, bound, err := alternate(ctx, c.rounds,
+			func(ctx context.Context) (float64, error) { return w.scale(ctx, c.pods) },
+			func(ctx context.Context) (float64, error) { return n.bound(ctx, c.pods, best) })
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, c.row(fmt.Sprintf("%d pods, file save to all Ready in the API", c.pods), "s", ours, bound))
+	}
+	return rows, nil
+}
+
+// bestParallel tries how many at a time suit the libraries.
+func (n *node) bestParallel(ctx context.Context, containers int) (int, error) {
+	best, least := 0, 0.0
+	for _, parallel := range []int{2, 4, 8} {
+		took, err := n.bound(ctx, containers, parallel)
+		if err != nil {
+			return 0, err
+		}
+		if best == 0 || took < least {
+			best, least = parallel, took
+		}
+	}
+	return best, nil
+}
+
+// scale measures from none to so many pods, and takes them down again.
+func (w *workbench) scale(ctx context.Context, pods int) (float64, error) {
+	if _, err := w.replicas(ctx, 0); err != nil {
+		return 0, err
+	}
+	took, err := w.replicas(ctx, pods)
+	if err != nil {
+		return 0, err
+	}
+	_, err = w.replicas(ctx, 0)
+	return took, err
+}
+
+// replicas saves the Deployment and measures until exactly so many pods exist and all are Ready.
+func (w *workbench) replicas(ctx context.Context, want int) (float64, error) {
+	list, err := w.kube.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("cannot list pods: %w", err)
+	}
+	ready := map[string]bool{}
+	for _, p := range list.Items {
+		ready[p.Name] = isReady(watch.Event{Object: &p})
+	}
+	changes, err := w.kube.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		return 0, fmt.Errorf("cannot watch pods: %w", err)
+	}
+	defer changes.Stop()
+	time.Sleep(pause)
+	began := time.Now()
+	if err := w.write(fmt.Sprintf(deploymentManifest, want)); err != nil {
+		return 0, err
+	}
+	if len(ready) == want {
+		return 0, nil
+	}
+	end, err := see(ctx, changes, func(e watch.Event) bool {
+		p, ok := e.Object.(*corev1.Pod)
+		if !ok {
+			return false
+		}
+		if e.Type == watch.Deleted {
+			delete(ready, p.Name)
+		} else {
+			ready[p.Name] = isReady(e)
+		}
+		up := 0
+		for _, r := range ready {
+			if r {
+				up++
+			}
+		}
+		return up == want && len(ready) == want
+	})
+	return end.Sub(began).Seconds(), err
+}

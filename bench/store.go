@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"lockstep/daemon/api"
+	"lockstep/daemon/pki"
+	"lockstep/daemon/store"
+	"lockstep/daemon/store/storebench"
+	"lockstep/kinds/strategy"
+)
+
+// bigStore measures a store of many pods: updates, opening, and what an agent reads at its start.
+func bigStore(ctx context.Context, n *node) (_ []Row, err error) {
+	database, end, err := n.database(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	pods := n.size(100_000, 2000)
+	updates, read, err := n.writeAndRead(ctx, database.Client, pods)
+	if err != nil {
+		return nil, err
+	}
+	open, err := storebench.Open(ctx, database.Client, storeOptions(), n.times(10))
+	if err != nil {
+		return nil, err
+	}
+	return []Row{
+		reaching(fmt.Sprintf("store of %d pods, grouped updates seen in the view", pods), "/s", updates.Store, updates.Bound, 0.5),
+		within(fmt.Sprintf("store of %d pods, open", pods), "s", open.Store, open.Bound, 2),
+		below(fmt.Sprintf("one node's %d pods of %d through the TLS API", pods/storebench.Nodes, pods), "ms", 1000*read, 5),
+	}, nil
+}
+
+func storeOptions() store.Options {
+	return store.Options{Default: strategy.Default, Log: slog.New(slog.DiscardHandler)}
+}
+
+// withStore runs f while a store runs.
+func withStore(ctx context.Context, client *clientv3.Client, f func(context.Context, *store.Store) error) error {
+	s, err := store.Open(ctx, client, storeOptions())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	select {
+	case <-s.Ready():
+		err = f(ctx, s)
+	case <-ctx.Done():
+	}
+	cancel()
+	return errors.Join(err, <-done)
+}
+
+func (n *node) writeAndRead(ctx context.Context, client *clientv3.Client, pods int) (updates storebench.Ratio, read float64, err error) {
+	err = withStore(ctx, client, func(ctx context.Context, s *store.Store) error {
+		if err := storebench.Fill(ctx, s, pods); err != nil {
+			return err
+		}
+		if updates, err = storebench.Updates(ctx, s, client, n.size(10_000, 200), n.times(10)); err != nil {
+			return err
+		}
+		read, err = n.readNode(ctx, s, pods/storebench.Nodes)
+		return err
+	})
+	return updates, read, err
+}
+
+// readNode measures listing one node's pods through the API over TLS.
+func (n *node) readNode(ctx context.Context, s *store.Store, want int) (took float64, err error) {
+	dir, err := n.folder()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	authority, err := pki.Open(pki.Dir(filepath.Join(dir, "pki")), pki.Options{})
+	if err != nil {
+		return 0, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	server := api.New(api.Options{Store: s, Authority: authority, Hosts: []string{"127.0.0.1"}, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ctx, listener) }()
+	defer func() {
+		cancel()
+		err = errors.Join(err, <-done)
+	}()
+	cert, key, err := authority.Viewer("bench")
+	if err != nil {
+		return 0, err
+	}
+	kube, err := kubernetes.NewForConfig(&rest.Config{
+		Host: "https://" + listener.Addr().String(), QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf"},
+		TLSClientConfig: rest.TLSClientConfig{CAData: authority.PEM(), CertData: cert, KeyData: key},
+	})
+	if err != nil {
+		return 0, err
+	}
+	list := func(ctx context.Context, node int) error {
+		pods, err := kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + storebench.NodeName(node)})
+		if err == nil && len(pods.Items) != want {
+			err = fmt.Errorf("cannot read a node's pods: got %d, want %d", len(pods.Items), want)
+		}
+		return err
+	}
+	for end := time.Now().Add(time.Minute); list(ctx, 0) != nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond) // the server reads the store first
+	}
+	node := 0
+	return repeat(ctx, n.size(100, 3), timed(func(ctx context.Context) error {
+		node++
+		return list(ctx, node)
+	}))
+}
