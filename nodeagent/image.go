@@ -26,9 +26,9 @@ type image struct {
 	name, id, chainID string
 	config            imagespec.ImageConfig
 
-	once  sync.Once
-	users spec.Users
-	err   error
+	mu    sync.Mutex // held while users are read
+	read  bool
+	users spec.Users // final once read
 }
 
 // ensureImage has the container's image on the node and unpacked.
@@ -86,26 +86,30 @@ func (a *Agent) ensureImage(ctx context.Context, p *pod, c *corev1.Container) (*
 // maxImageInfo bounds the cache of images' configurations; nodes have tens.
 const maxImageInfo = 1000
 
-// loadUsers reads the image's users, once, through a layer of it that is
-// mounted nowhere yet.
-func (i *image) loadUsers(layer []mount.Mount) error {
-	i.once.Do(func() {
-		i.err = mount.WithReadonlyTempMount(context.Background(), layer, func(root string) error {
-			r, err := os.OpenRoot(root)
-			if err != nil {
-				return err
-			}
-			defer r.Close()
-			if i.users.Passwd, err = readBounded(r, "etc/passwd"); err != nil {
-				return err
-			}
-			i.users.Group, err = readBounded(r, "etc/group")
-			return err
-		})
-	})
-	if i.err != nil {
-		return fmt.Errorf("cannot read users of image %s: %w", i.name, i.err)
+// loadUsers reads the image's users through a layer of it that is mounted nowhere yet. After a success it does nothing;
+// a failure may pass, and is tried again with the next container.
+func (i *image) loadUsers(ctx context.Context, layer []mount.Mount) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.read {
+		return nil
 	}
+	err := mount.WithReadonlyTempMount(ctx, layer, func(root string) error {
+		r, err := os.OpenRoot(root)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		if i.users.Passwd, err = readBounded(r, "etc/passwd"); err != nil {
+			return err
+		}
+		i.users.Group, err = readBounded(r, "etc/group")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot read users of image %s: %w", i.name, err)
+	}
+	i.read = true
 	return nil
 }
 

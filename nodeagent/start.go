@@ -53,7 +53,7 @@ func (p *pod) prepare(ctx context.Context, step pods.Step) error {
 	if err != nil {
 		return &stepError{"CreateContainerError", err}
 	}
-	if err := img.loadUsers(layer); err != nil {
+	if err := img.loadUsers(ctx, layer); err != nil {
 		return &stepError{"CreateContainerError", err}
 	}
 	stdout, stderr := logs.FIFOs(p.a.opts.RunDir, id)

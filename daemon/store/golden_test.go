@@ -76,8 +76,7 @@ func TestGolden(t *testing.T) {
 	if err := json.Unmarshal(data, &values); err != nil {
 		t.Fatal(err)
 	}
-	s, err := store.Open(t.Context(), client, opts)
-	if err != nil {
+	if _, err := store.Open(t.Context(), client, opts); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
@@ -89,7 +88,7 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = open(t, client, opts)
+	s := open(t, client, opts)
 	v := wait(t, s, before.Header.Revision)
 	for _, want := range samples() {
 		if v.Get(kinds.KeyOf(want)) == nil {

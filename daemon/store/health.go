@@ -63,15 +63,15 @@ func (h *health) set(state healthState, cause error) (changed bool) {
 	return changed
 }
 
-func (h *health) get() (healthState, error, time.Time) {
+func (h *health) get() (state healthState, since time.Time, cause error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.state, h.cause, h.since
+	return h.state, h.since, h.cause
 }
 
 // err writes the state as Health does.
 func (h *health) err() error {
-	state, cause, since := h.get()
+	state, since, cause := h.get()
 	lasted := time.Since(since).Truncate(time.Second)
 	switch state {
 	case stateServing:

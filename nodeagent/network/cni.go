@@ -112,15 +112,27 @@ func (n *Network) userConfig() ([]byte, error) {
 	if strings.HasSuffix(files[0], ".conflist") {
 		return os.ReadFile(files[0])
 	}
-	conf, err := libcni.ConfFromFile(files[0])
+	list, err := listOfOne(files[0])
 	if err != nil {
 		return nil, fmt.Errorf("cannot read network configuration %s: %w", files[0], err)
 	}
-	list, err := libcni.ConfListFromConf(conf)
+	return list, nil
+}
+
+// listOfOne reads a file with the configuration of one plugin as the list that has only that plugin.
+func listOfOne(file string) ([]byte, error) {
+	plugin, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read network configuration %s: %w", files[0], err)
+		return nil, err
 	}
-	return list.Bytes, nil
+	var head struct {
+		Name       string `json:"name"`
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(plugin, &head); err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]any{"name": head.Name, "cniVersion": head.CNIVersion, "plugins": []json.RawMessage{plugin}})
 }
 
 // defaultConfig is a point-to-point link for each pod with an address of the

@@ -37,16 +37,21 @@ func TestConfigureNeedsAddresses(t *testing.T) {
 }
 
 func TestUserConfigurationWins(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "10-own.conflist"), []byte(`{"cniVersion":"1.0.0","name":"own","plugins":[{"type":"bridge"}]}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	n := Open(Options{Node: "n1", StateDir: t.TempDir(), ConfDir: dir})
-	if err := n.Configure(nil); err != nil {
-		t.Fatal(err)
-	}
-	if got := n.current().Name; got != "own" {
-		t.Errorf("network %q", got)
+	for file, text := range map[string]string{
+		"10-own.conflist": `{"cniVersion":"1.0.0","name":"own","plugins":[{"type":"bridge"}]}`,
+		"10-own.conf":     `{"cniVersion":"1.0.0","name":"own","type":"bridge"}`,
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n := Open(Options{Node: "n1", StateDir: t.TempDir(), ConfDir: dir})
+		if err := n.Configure(nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.current(); got.Name != "own" || len(got.Plugins) != 1 || got.Plugins[0].Network.Type != "bridge" {
+			t.Errorf("%s: network %+v", file, got)
+		}
 	}
 }
 

@@ -68,8 +68,8 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 		MachineID: s.Facts.MachineID, SystemUUID: s.Facts.SystemUUID, BootID: s.Facts.BootID,
 		KernelVersion: s.Facts.Kernel, OSImage: s.Facts.OSImage,
 		ContainerRuntimeVersion: "containerd://" + s.Facts.ContainerRuntime,
-		KubeletVersion:          s.Version, KubeProxyVersion: "",
-		OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+		KubeletVersion:          s.Version,
+		OperatingSystem:         runtime.GOOS, Architecture: runtime.GOARCH,
 	}
 	st.Images = s.Images
 	set := func(t corev1.NodeConditionType, status bool, reason, message string) {
@@ -125,7 +125,9 @@ type Reporter struct {
 	State func(context.Context) State
 	// Changed, when it receives, asks for a report at once.
 	Changed <-chan struct{}
-	Log     *slog.Logger
+	// Reported, if not nil, is told of each write: "node status" or "lease", when it began, and its error.
+	Reported func(what string, began time.Time, err error)
+	Log      *slog.Logger
 }
 
 // Run reports until ctx ends.
@@ -136,6 +138,9 @@ func (r *Reporter) Run(ctx context.Context) error {
 	for {
 		now := time.Now()
 		wrote, err := r.report(ctx, now, now.Sub(last) >= statusPeriod)
+		if wrote || err != nil {
+			r.tell("node status", now, err)
+		}
 		if err != nil && ctx.Err() == nil {
 			r.Log.Warn("cannot report node", "error", err)
 		}
@@ -146,7 +151,10 @@ func (r *Reporter) Run(ctx context.Context) error {
 		if err != nil {
 			retry = time.Second
 		}
-		if err := r.renew(ctx, now); err != nil && ctx.Err() == nil {
+		began := time.Now()
+		err = r.renew(ctx, now)
+		r.tell("lease", began, err)
+		if err != nil && ctx.Err() == nil {
 			r.Log.Warn("cannot renew node lease", "error", err)
 			retry = time.Second
 		}
@@ -161,6 +169,12 @@ func (r *Reporter) Run(ctx context.Context) error {
 		case <-r.Changed:
 		case <-again:
 		}
+	}
+}
+
+func (r *Reporter) tell(what string, began time.Time, err error) {
+	if r.Reported != nil {
+		r.Reported(what, began, err)
 	}
 }
 

@@ -28,9 +28,7 @@ func Graph(loops []Reconciler) string {
 			if w.Delete {
 				may = append(may, "delete")
 			}
-			for _, f := range w.Fields {
-				may = append(may, f)
-			}
+			may = append(may, w.Fields...)
 			if w.Children {
 				may = append(may, "(children)")
 			}

@@ -283,7 +283,7 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 func prepare(o kinds.Object) (errs field.ErrorList) {
 	defer func() {
 		if r := recover(); r != nil {
-			errs = field.ErrorList{field.InternalError(field.NewPath("spec"), errors.New("Kubernetes' validation gave up on the object"))}
+			errs = field.ErrorList{field.InternalError(field.NewPath("spec"), errors.New("the validation gave up on the object"))}
 		}
 	}()
 	return strategy.PrepareCreate(o)

@@ -189,11 +189,6 @@ func manifest(name string) bool {
 	return false
 }
 
-// below says whether a slash-separated path is root or lies under it; the empty root is the whole tree.
-func below(root, name string) bool {
-	return root == "" || name == root || strings.HasPrefix(name, root+"/")
-}
-
 func rootOf(s v1alpha1.Source) string {
 	return strings.Trim(path.Clean("/"+s.Spec.Path), "/")
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -258,6 +259,7 @@ func readAndDecode(ctx context.Context, client *clientv3.Client) error {
 			kept = append(kept, p)
 		}
 		if !resp.More {
+			runtime.KeepAlive(kept)
 			return nil
 		}
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
