@@ -3,10 +3,11 @@ package view
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
-	"github.com/hashicorp/go-memdb"
+	"github.com/google/btree"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,52 +15,92 @@ import (
 	"lockstep/kinds"
 )
 
-// The tables. An index is a table of its own, refs, of which a change of an object that leaves its index values alone,
-// as most do, touches nothing.
-const (
-	objects = "objects"
-	records = "records"
-	refs    = "refs"
-)
+// degree of the trees: a step copies the nodes on the way to what it changes, of at most twice as many items.
+const degree = 16
 
-// The indexes in refs.
+// index names what refs are kept by.
+type index int
+
 const (
-	byUID       = "uid"
-	byOwner     = "owner"
-	byOrphanage = "orphanage"
-	byNode      = "node"
-	byService   = "service"
+	byUID index = iota
+	byOwner
+	byOrphanage
+	byNode
+	byService
+	indexes
 )
 
 // DB is the database behind the views: one writer applies batches of changes, any number of readers take views.
 type DB struct {
-	mem *memdb.MemDB
+	work picture // the writer's own: pictures share its nodes until it changes them
 
 	mu      sync.Mutex
 	current *View
 	moved   chan struct{} // closed and replaced at every Apply
 }
 
-// entry is an object with its id.
-type entry struct {
-	id     string
-	object kinds.Object
+// picture is the trees. A nil tree is empty.
+type picture struct {
+	objects map[*kinds.Kind]*btree.BTreeG[object]
+	// refs is a tree for each index, of which a change of an object that leaves its index values alone, as most do,
+	// touches nothing.
+	refs    [indexes]*btree.BTreeG[ref]
+	records *btree.BTreeG[*Record]
 }
 
-// ref says that the object with an id has a value in an index. Its key is index, value and id, so that the refs of one
-// value are in order of the ids.
+// object is an object with its namespace and name, whose strings it shares.
+type object struct {
+	namespace, name string
+	kinds.Object
+}
+
+func lessObject(a, b object) bool {
+	if a.namespace != b.namespace {
+		return a.namespace < b.namespace
+	}
+	return a.name < b.name
+}
+
+// ref says that an object has a value in an index.
 type ref struct {
-	key string
-	id  string
+	value           string
+	kind            *kinds.Kind
+	namespace, name string
+}
+
+func lessRef(a, b ref) bool {
+	switch {
+	case a.value != b.value:
+		return a.value < b.value
+	case a.kind != b.kind:
+		return before(a.kind, b.kind)
+	case a.namespace != b.namespace:
+		return a.namespace < b.namespace
+	}
+	return a.name < b.name
+}
+
+// before orders kinds by group, then resource; no kind is before all.
+func before(a, b *kinds.Kind) bool {
+	if a == nil || b == nil {
+		return a == nil && b != nil
+	}
+	if a.Group != b.Group {
+		return a.Group < b.Group
+	}
+	return a.Resource < b.Resource
+}
+
+func lessRecord(a, b *Record) bool {
+	if a.Table != b.Table {
+		return a.Table < b.Table
+	}
+	return a.Name < b.Name
 }
 
 // NewDB returns an empty database at revision 0.
 func NewDB() *DB {
-	mem, err := memdb.NewMemDB(tables())
-	if err != nil {
-		panic(fmt.Sprintf("view: the schema is a constant and must be valid: %v", err))
-	}
-	return &DB{mem: mem, current: &View{txn: mem.Txn(false)}, moved: make(chan struct{})}
+	return &DB{work: picture{objects: map[*kinds.Kind]*btree.BTreeG[object]{}}, current: &View{}, moved: make(chan struct{})}
 }
 
 // Of returns a view of just these objects at revision 1: for tests and for planning without a store.
@@ -83,17 +124,15 @@ func (db *DB) View() *View {
 // Apply makes one picture of all the changes, at revision rev, the newest. Only one goroutine may call it.
 // A nil slice just moves the revision.
 func (db *DB) Apply(rev int64, changes []Change) {
-	txn := db.mem.Txn(true)
+	step := step{work: &db.work, kinds: map[*kinds.Kind]bool{}}
 	for _, c := range changes {
-		if err := apply(txn, c); err != nil {
-			panic(fmt.Sprintf("view: cannot apply %v at revision %d: %v", c.Key, rev, err))
-		}
+		step.apply(c)
 	}
-	txn.Commit()
+	next := step.picture(db.current.picture)
 
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	db.current = &View{txn: db.mem.Txn(false), rev: rev}
+	db.current = &View{picture: next, rev: rev}
 	close(db.moved)
 	db.moved = make(chan struct{})
 }
@@ -115,73 +154,102 @@ func (db *DB) Wait(ctx context.Context, rev int64) (*View, error) {
 	}
 }
 
-func apply(txn *memdb.Txn, c Change) error {
+// step is one Apply: it changes the working trees, then clones those it changed into the next picture.
+type step struct {
+	work    *picture
+	kinds   map[*kinds.Kind]bool // whose trees it changed
+	refs    [indexes]bool
+	records bool
+}
+
+func (s *step) apply(c Change) {
 	switch {
 	case c.NewRecord != nil:
-		return txn.Insert(records, c.NewRecord)
+		s.recordTree().ReplaceOrInsert(c.NewRecord)
 	case c.OldRecord != nil:
-		_, err := txn.DeleteAll(records, "id", c.OldRecord.Table+"\x00"+c.OldRecord.Name)
-		return err
-	case c.New != nil:
-		return setObject(txn, idOf(c.Key), c.Old, c.New)
+		s.recordTree().Delete(c.OldRecord)
 	default:
-		return setObject(txn, idOf(c.Key), c.Old, nil)
+		s.setObject(c)
 	}
 }
 
-// setObject replaces the object with an id, nil for none, and its refs where they differ. Old is what is there; where it
-// is nil, it is looked up.
-func setObject(txn *memdb.Txn, id string, old, now kinds.Object) error {
-	if old == nil {
-		raw, err := txn.First(objects, "id", id)
-		if err != nil {
-			return err
-		}
-		if there, ok := raw.(*entry); ok {
-			old = there.object
-		}
+func (s *step) recordTree() *btree.BTreeG[*Record] {
+	s.records = true
+	if s.work.records == nil {
+		s.work.records = btree.NewG(degree, lessRecord)
 	}
-	switch {
-	case now != nil:
-		if err := txn.Insert(objects, &entry{id: id, object: now}); err != nil {
-			return err
-		}
-	case old == nil:
-		return nil
-	default:
-		if _, err := txn.DeleteAll(objects, "id", id); err != nil {
-			return err
-		}
-	}
-	if old != nil && now != nil && sameValues(old, now) {
-		return nil
-	}
-	if old != nil {
-		for _, r := range refsOf(id, old) {
-			if _, err := txn.DeleteAll(refs, "id", r.key); err != nil {
-				return err
-			}
-		}
-	}
-	if now == nil {
-		return nil
-	}
-	for _, r := range refsOf(id, now) {
-		if err := txn.Insert(refs, r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.work.records
 }
 
-// refsOf returns the index values of an object, each once.
-func refsOf(id string, o kinds.Object) []*ref {
-	var out []*ref
-	add := func(index, value string) {
-		key := index + "\x00" + value + "\x00" + id
-		if !slices.ContainsFunc(out, func(r *ref) bool { return r.key == key }) {
-			out = append(out, &ref{key: key, id: id})
+func (s *step) objectTree(kind *kinds.Kind) *btree.BTreeG[object] {
+	s.kinds[kind] = true
+	t := s.work.objects[kind]
+	if t == nil {
+		t = btree.NewG(degree, lessObject)
+		s.work.objects[kind] = t
+	}
+	return t
+}
+
+func (s *step) refTree(i index) *btree.BTreeG[ref] {
+	s.refs[i] = true
+	if s.work.refs[i] == nil {
+		s.work.refs[i] = btree.NewG(degree, lessRef)
+	}
+	return s.work.refs[i]
+}
+
+// setObject replaces the object at a key, or removes it, and its refs where they differ. What was there is what the
+// tree says, whatever the change says.
+func (s *step) setObject(c Change) {
+	kind := kinds.ForResource(c.Key.GroupResource())
+	if kind == nil {
+		return // nothing of it can be there, and nothing of it can come
+	}
+	tree := s.objectTree(kind)
+	var was object
+	if c.New == nil {
+		was, _ = tree.Delete(object{namespace: c.Key.Namespace, name: c.Key.Name})
+	} else {
+		was, _ = tree.ReplaceOrInsert(object{c.New.GetNamespace(), c.New.GetName(), c.New})
+	}
+	if was.Object != nil && c.New != nil && sameValues(was.Object, c.New) {
+		return
+	}
+	if was.Object != nil {
+		eachRef(kind, was.Object, func(i index, r ref) { s.refTree(i).Delete(r) })
+	}
+	if c.New != nil {
+		eachRef(kind, c.New, func(i index, r ref) { s.refTree(i).ReplaceOrInsert(r) })
+	}
+}
+
+// picture returns the last picture with what the step changed. Cloning a tree takes no time: either side copies the
+// nodes it changes from then on. A picture's own trees are never written, and not cloned again.
+func (s *step) picture(last picture) picture {
+	if len(s.kinds) > 0 {
+		objects := make(map[*kinds.Kind]*btree.BTreeG[object], len(s.work.objects))
+		maps.Copy(objects, last.objects)
+		for kind := range s.kinds {
+			objects[kind] = s.work.objects[kind].Clone()
 		}
+		last.objects = objects
+	}
+	for i, changed := range s.refs {
+		if changed {
+			last.refs[i] = s.work.refs[i].Clone()
+		}
+	}
+	if s.records {
+		last.records = s.work.records.Clone()
+	}
+	return last
+}
+
+// eachRef calls f with the index values of an object.
+func eachRef(kind *kinds.Kind, o kinds.Object, f func(index, ref)) {
+	add := func(i index, value string) {
+		f(i, ref{value: value, kind: kind, namespace: o.GetNamespace(), name: o.GetName()})
 	}
 	if uid := o.GetUID(); uid != "" {
 		add(byUID, string(uid))
@@ -190,7 +258,7 @@ func refsOf(id string, o kinds.Object) []*ref {
 		add(byOwner, string(owner.UID))
 	}
 	if controllerOf(o) == "" {
-		if value := orphanage(kinds.Of(o).GroupResource(), o.GetNamespace()); value != "" {
+		if value := orphanage(kind.GroupResource(), o.GetNamespace()); value != "" {
 			add(byOrphanage, value)
 		}
 	}
@@ -200,7 +268,6 @@ func refsOf(id string, o kinds.Object) []*ref {
 	if service := serviceOf(o); service != "" {
 		add(byService, service)
 	}
-	return out
 }
 
 // sameValues says that two states of an object have the same index values.
@@ -224,49 +291,4 @@ func serviceOf(o kinds.Object) string {
 		return ""
 	}
 	return s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
-}
-
-func tables() *memdb.DBSchema {
-	return &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
-		objects: {Name: objects, Indexes: map[string]*memdb.IndexSchema{
-			"id": {Name: "id", Unique: true, Indexer: idIndex{func(o any) string { return o.(*entry).id }}},
-		}},
-		refs: {Name: refs, Indexes: map[string]*memdb.IndexSchema{
-			"id": {Name: "id", Unique: true, Indexer: idIndex{func(o any) string { return o.(*ref).key }}},
-		}},
-		records: {Name: records, Indexes: map[string]*memdb.IndexSchema{
-			"id": {Name: "id", Unique: true, Indexer: idIndex{func(o any) string {
-				r := o.(*Record)
-				return r.Table + "\x00" + r.Name
-			}}},
-		}},
-	}}
-}
-
-// idIndex is a unique string index. Its keys end with a NUL NUL so that no key is a prefix of another.
-type idIndex struct{ value func(any) string }
-
-func (i idIndex) FromObject(o any) (bool, []byte, error) {
-	return true, []byte(i.value(o) + "\x00\x00"), nil
-}
-
-func (i idIndex) FromArgs(args ...any) ([]byte, error) {
-	s, err := oneString(args)
-	return []byte(s + "\x00\x00"), err
-}
-
-func (i idIndex) PrefixFromArgs(args ...any) ([]byte, error) {
-	s, err := oneString(args)
-	return []byte(s), err
-}
-
-func oneString(args []any) (string, error) {
-	if len(args) != 1 {
-		return "", fmt.Errorf("want one argument, got %d", len(args))
-	}
-	s, ok := args[0].(string)
-	if !ok {
-		return "", fmt.Errorf("want a string, got %T", args[0])
-	}
-	return s, nil
 }

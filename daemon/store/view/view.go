@@ -6,7 +6,6 @@ import (
 	"iter"
 	"strings"
 
-	"github.com/hashicorp/go-memdb"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,7 +19,7 @@ import (
 // and must not be changed. Every sequence is in ascending order of namespace and name. Any number of goroutines may use
 // one View.
 type View struct {
-	txn *memdb.Txn
+	picture
 	rev int64
 }
 
@@ -49,35 +48,34 @@ func (v *View) Revision() int64 { return v.rev }
 
 // Get returns the object, or nil if there is none.
 func (v *View) Get(k kinds.Key) kinds.Object {
-	raw, err := v.txn.First(objects, "id", idOf(k))
-	if err != nil || raw == nil {
+	return v.get(kinds.ForResource(k.GroupResource()), k.Namespace, k.Name)
+}
+
+func (v *View) get(kind *kinds.Kind, namespace, name string) kinds.Object {
+	tree := v.objects[kind]
+	if tree == nil {
 		return nil
 	}
-	return raw.(*entry).object
+	o, _ := tree.Get(object{namespace: namespace, name: name})
+	return o.Object
 }
 
 // Get returns the object of type T with that namespace (empty for cluster-scoped kinds) and name.
 func Get[T kinds.Object](v *View, namespace, name string) (T, bool) {
-	o, ok := v.Get(kinds.For[T]().Key(namespace, name)).(T)
+	o, ok := v.get(kinds.For[T](), namespace, name).(T)
 	return o, ok
 }
 
 // List yields the objects of a kind in a namespace, or in all of them for an empty namespace.
 func (v *View) List(gr schema.GroupResource, namespace string) iter.Seq[kinds.Object] {
-	prefix := gr.Group + "\x00" + gr.Resource + "\x00"
-	if namespace != "" {
-		prefix += namespace + "\x00"
-	}
+	tree := v.objects[kinds.ForResource(gr)]
 	return func(yield func(kinds.Object) bool) {
-		it, err := v.txn.Get(objects, "id_prefix", prefix)
-		if err != nil {
+		if tree == nil {
 			return
 		}
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			if !yield(raw.(*entry).object) {
-				return
-			}
-		}
+		tree.AscendGreaterOrEqual(object{namespace: namespace}, func(o object) bool {
+			return (namespace == "" || o.namespace == namespace) && yield(o.Object)
+		})
 	}
 }
 
@@ -127,65 +125,56 @@ func (v *View) ByUID(uid types.UID) kinds.Object {
 
 // Record returns the record, if there is one.
 func (v *View) Record(table, name string) (Record, bool) {
-	raw, err := v.txn.First(records, "id", table+"\x00"+name)
-	if err != nil || raw == nil {
+	if v.records == nil {
 		return Record{}, false
 	}
-	return *raw.(*Record), true
+	r, ok := v.records.Get(&Record{Table: table, Name: name})
+	if !ok {
+		return Record{}, false
+	}
+	return *r, true
 }
 
 // Records yields the records of a table whose name starts with prefix, in order of their names.
 func (v *View) Records(table, prefix string) iter.Seq[Record] {
 	return func(yield func(Record) bool) {
-		it, err := v.txn.Get(records, "id_prefix", table+"\x00"+prefix)
-		if err != nil {
+		if v.records == nil {
 			return
 		}
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			if !yield(*raw.(*Record)) {
-				return
-			}
-		}
+		v.records.AscendGreaterOrEqual(&Record{Table: table, Name: prefix}, func(r *Record) bool {
+			return r.Table == table && strings.HasPrefix(r.Name, prefix) && yield(*r)
+		})
 	}
 }
 
 // AllRecords yields the records of all tables, in order of table and name.
 func (v *View) AllRecords() iter.Seq[Record] {
 	return func(yield func(Record) bool) {
-		it, err := v.txn.Get(records, "id_prefix", "")
-		if err != nil {
+		if v.records == nil {
 			return
 		}
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			if !yield(*raw.(*Record)) {
-				return
-			}
-		}
+		v.records.Ascend(func(r *Record) bool { return yield(*r) })
 	}
 }
 
 // Len counts the objects of a kind.
 func (v *View) Len(gr schema.GroupResource) int {
-	n := 0
-	for range v.List(gr, "") {
-		n++
+	tree := v.objects[kinds.ForResource(gr)]
+	if tree == nil {
+		return 0
 	}
-	return n
+	return tree.Len()
 }
 
 // having yields the objects that have a value in an index.
-func (v *View) having(index, value string) iter.Seq[kinds.Object] {
+func (v *View) having(i index, value string) iter.Seq[kinds.Object] {
 	return func(yield func(kinds.Object) bool) {
-		it, err := v.txn.Get(refs, "id_prefix", index+"\x00"+value+"\x00")
-		if err != nil {
+		if v.refs[i] == nil {
 			return
 		}
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			o, err := v.txn.First(objects, "id", raw.(*ref).id)
-			if err != nil || o == nil || !yield(o.(*entry).object) {
-				return
-			}
-		}
+		v.refs[i].AscendGreaterOrEqual(ref{value: value}, func(r ref) bool {
+			return r.value == value && yield(v.get(r.kind, r.namespace, r.name))
+		})
 	}
 }
 
@@ -197,10 +186,6 @@ func typed[T kinds.Object](seq iter.Seq[kinds.Object]) iter.Seq[T] {
 			}
 		}
 	}
-}
-
-func idOf(k kinds.Key) string {
-	return strings.Join([]string{k.Group, k.Resource, k.Namespace, k.Name}, "\x00")
 }
 
 // orphanage is the index value of an object without a controller; empty, so not kept, for the kinds that nothing adopts.

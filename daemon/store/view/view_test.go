@@ -2,12 +2,18 @@ package view
 
 import (
 	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
 )
@@ -115,4 +121,69 @@ func TestMoves(t *testing.T) {
 			t.Errorf("told %v: deleted and still on its node: %v", told, got)
 		}
 	}
+}
+
+// TestRandomChanges applies random changes in batches: each view is what a database built from its objects alone would
+// show, and stays so while later ones are made.
+func TestRandomChanges(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	db := NewDB()
+	model := map[kinds.Key]kinds.Object{}
+	type taken struct {
+		view *View
+		want string
+	}
+	var views []taken
+	for rev := int64(1); rev <= 60; rev++ {
+		var changes []Change
+		for range 1 + rng.IntN(80) {
+			p := pod(fmt.Sprintf("ns%d", rng.IntN(3)), fmt.Sprintf("p%d", rng.IntN(400)), fmt.Sprintf("n%d", rng.IntN(5)), "")
+			p.UID = types.UID(fmt.Sprintf("uid-%s-%d", p.Name, rng.IntN(3)))
+			for range rng.IntN(3) {
+				p.OwnerReferences = append(p.OwnerReferences, metav1.OwnerReference{UID: types.UID(fmt.Sprintf("o%d", rng.IntN(4)))})
+			}
+			key := kinds.KeyOf(p)
+			if rng.IntN(3) == 0 {
+				changes = append(changes, Change{Key: key, Old: model[key]})
+				delete(model, key)
+			} else {
+				changes = append(changes, Change{Key: key, Old: model[key], New: p})
+				model[key] = p
+			}
+		}
+		db.Apply(rev, changes)
+		views = append(views, taken{db.View(), describe(Of(slices.Collect(maps.Values(model))...))})
+	}
+	for _, v := range views {
+		if got := describe(v.view); got != v.want {
+			t.Fatalf("the view at revision %d shows\n%s\nwant\n%s", v.view.Revision(), got, v.want)
+		}
+	}
+}
+
+// describe writes all that a view of pods can be asked.
+func describe(v *View) string {
+	var b strings.Builder
+	line := func(what string, seq iter.Seq[kinds.Object]) {
+		fmt.Fprintf(&b, "%s:", what)
+		for o := range seq {
+			fmt.Fprintf(&b, " %s/%s/%s", o.GetNamespace(), o.GetName(), o.GetUID())
+		}
+		b.WriteString("\n")
+	}
+	pods := kinds.For[*corev1.Pod]().GroupResource()
+	fmt.Fprintf(&b, "%d pods\n", v.Len(pods))
+	line("all", v.List(pods, ""))
+	line("ns1", v.List(pods, "ns1"))
+	for i := range 5 {
+		line("node", v.having(byNode, fmt.Sprintf("n%d", i)))
+		line("dependents", v.Dependents(types.UID(fmt.Sprintf("o%d", i))))
+		line("orphans", v.having(byOrphanage, orphanage(pods, fmt.Sprintf("ns%d", i))))
+	}
+	for o := range v.List(pods, "") {
+		if v.ByUID(o.GetUID()) == nil || v.Get(kinds.KeyOf(o)) != o {
+			fmt.Fprintf(&b, "%s is not found by uid and key\n", o.GetName())
+		}
+	}
+	return b.String()
 }
