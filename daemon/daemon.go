@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -108,6 +109,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	var err error
 	p.store, err = store.Open(ctx, database.Client, store.Options{
 		Default: strategy.Default, Log: o.Log, Registerer: registry, Server: o.Name, Version: version.Version,
+		Alone: database.Embedded(), // without peers: see etcdOptions
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
@@ -129,8 +131,17 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		Store: p.store, Authority: p.authority, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
 		Gatherer: registry, Registerer: registry, Log: o.Log, Version: version.Version,
 	})
-	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.store.Health, Log: o.Log})
+	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.store.Health, Hosts: pageHosts(o.StatusURL), Log: o.Log})
 	return p, nil
+}
+
+// pageHosts is the name under which people reach the status page.
+func pageHosts(statusURL string) []string {
+	u, err := url.Parse(statusURL)
+	if err != nil || u.Hostname() == "" {
+		return nil
+	}
+	return []string{u.Hostname()}
 }
 
 // hosts are the names and addresses that the API's certificate is for.

@@ -59,6 +59,24 @@ func TestTasksByRole(t *testing.T) {
 	}
 }
 
+func TestStatusURLNamesThePage(t *testing.T) {
+	o := options(t)
+	o.StatusURL = "https://status.example:8443/shop/"
+	o, err := o.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.StatusURL != "https://status.example:8443/shop" || !slices.Equal(pageHosts(o.StatusURL), []string{"status.example"}) {
+		t.Errorf("the page is at %s, asked for as %v", o.StatusURL, pageHosts(o.StatusURL))
+	}
+	for _, bad := range []string{"status.example", "ftp://status.example", "https://", "http://a b"} {
+		o.StatusURL = bad
+		if _, err := o.withDefaults(); err == nil || !strings.Contains(err.Error(), "want http://HOST") {
+			t.Errorf("%q is taken for a URL: %v", bad, err)
+		}
+	}
+}
+
 func TestRunTasksEndsAllWhenOneFails(t *testing.T) {
 	ended := make(chan struct{})
 	err := runTasks(t.Context(), []task{

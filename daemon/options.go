@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"net/url"
+	"strings"
 
 	"lockstep/daemon/config"
 	"lockstep/kinds/v1alpha1"
@@ -66,6 +68,10 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.StatusURL == "" {
 		o.StatusURL = "http://" + o.StatusListen.String()
+	}
+	o.StatusURL = strings.TrimRight(o.StatusURL, "/")
+	if u, err := url.Parse(o.StatusURL); err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return o, fmt.Errorf("cannot run the daemon: the status page's URL is %q, want http://HOST or https://HOST", o.StatusURL)
 	}
 	if len(o.PodCIDRs) == 0 {
 		o.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}

@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -31,12 +32,16 @@ const (
 type page struct {
 	Cluster, Title, Version, At string
 	Problem                     string
+	Facts                       []fact
 	Revision                    *revisionRow
 	Sources                     []sourceRow
 	Objects                     *objectTable
 	Nodes                       []nodeRow
 	Events                      []eventRow
 }
+
+// fact is one sentence of what is the matter, for those who only glance.
+type fact struct{ Text, Class string }
 
 type sourceRow struct {
 	Name, Place        string
@@ -60,8 +65,9 @@ type revisionRow struct {
 }
 
 type objectTable struct {
-	Rows []objectRow
-	More int // rows left out
+	Rows    []objectRow
+	More    int // rows left out
+	Healthy int // of all, also of those left out
 }
 
 type objectRow struct {
@@ -195,6 +201,9 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 			continue
 		}
 		judged := health.Of(key, v, now)
+		if judged.State == health.Healthy {
+			table.Healthy++
+		}
 		table.Rows = append(table.Rows, objectRow{
 			Name: key.String(), State: stateText(judged.State), Cause: judged.Cause, Source: name,
 			Place: origin.Place(), Commit: origin.Commit, Author: origin.Author,
@@ -339,6 +348,80 @@ func events(v *view.View, now time.Time) []eventRow {
 		})
 	}
 	return out
+}
+
+// facts sum a page up: what the sources say, how many objects are healthy, and what the nodes run.
+func facts(p *page) []fact {
+	var out []fact
+	states := map[string]int{}
+	for _, s := range p.Sources {
+		states[s.State]++
+	}
+	for _, s := range []struct{ state, class string }{
+		{"error", "failed"}, {"failure", "failed"}, {"pending", "progressing"}, {"unknown", "progressing"}, {"success", "healthy"},
+	} {
+		if n := states[s.state]; n > 0 {
+			out = append(out, fact{fmt.Sprintf("%s: %s", plural(n, "source"), s.state), s.class})
+		}
+	}
+	if p.Objects != nil {
+		all := len(p.Objects.Rows) + p.Objects.More
+		failed := all > 0 && p.Objects.Rows[0].State == "failed" // those come first
+		out = append(out, ratio(p.Objects.Healthy, all, failed, "objects healthy"))
+	}
+	ready, all, pods, running, failed := 0, 0, 0, 0, false
+	for _, n := range p.Nodes {
+		if n.Name != "" {
+			all++
+		}
+		if n.Ready {
+			ready++
+		}
+		pods += len(n.Pods) + n.More
+		running += n.More // not looked at; the node says whether it is well
+		for _, pod := range n.Pods {
+			if pod.every("healthy") && pod.Phase != string(corev1.PodPending) {
+				running++
+			}
+			failed = failed || pod.any("failed")
+		}
+	}
+	return append(out, ratio(ready, all, true, "nodes ready"), ratio(running, pods, failed, "pods well"))
+}
+
+func (p *podRow) any(class string) bool {
+	return slices.ContainsFunc(p.Containers, func(c containerRow) bool { return c.Class == class })
+}
+
+func (p *podRow) every(class string) bool {
+	return !slices.ContainsFunc(p.Containers, func(c containerRow) bool { return c.Class != class })
+}
+
+// ratio is good where nothing is missing, and bad where something is that has failed.
+func ratio(n, of int, failed bool, what string) fact {
+	class := "healthy"
+	switch {
+	case n < of && failed:
+		class = "failed"
+	case n < of:
+		class = "progressing"
+	}
+	return fact{fmt.Sprintf("%d of %d %s", n, of, what), class}
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// person is the name of a commit's author, without the address.
+func person(author string) string {
+	if name, _, ok := strings.Cut(author, " <"); ok && name != "" {
+		return name
+	}
+	return author
 }
 
 // age writes how long ago something was, as kubectl does.

@@ -25,7 +25,7 @@ import (
 //go:embed page.html style.css refresh.js
 var files embed.FS
 
-var templates = template.Must(template.New("page.html").Funcs(template.FuncMap{"short": short}).ParseFS(files, "page.html"))
+var templates = template.Must(template.New("page.html").Funcs(template.FuncMap{"short": short, "person": person}).ParseFS(files, "page.html"))
 
 const (
 	readTimeout  = 10 * time.Second
@@ -159,6 +159,7 @@ func (s *Server) cluster(w http.ResponseWriter, _ *http.Request) {
 	p.Objects = s.objects(v, now, "", "")
 	p.Nodes = s.nodes(v, now)
 	p.Events = events(v, now)
+	p.Facts = facts(p)
 	s.render(w, http.StatusOK, p)
 }
 

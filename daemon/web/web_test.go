@@ -130,7 +130,7 @@ func TestPages(t *testing.T) {
 		{"/", 200, []string{
 			"shop-cluster", "https://git.example/shop.git, branch main", "Deployment shop/cart: CrashLoopBackOff", "shop/cart.yaml:14",
 			`href="/sources/main/9f2c1e7a44d0"`, "Ada Lovelace", "ReplicaSet cart-6d4b", "Deployment cart", "4 restarts",
-			"Kubelet stopped posting node status.", "not bound to a node", "Back-off restarting", "&lt;script&gt;alert(1)", "Secret shop/cart",
+			"Kubelet stopped posting node status.", "not bound to a node", "1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`, `title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting", "&lt;script&gt;alert(1)", "Secret shop/cart",
 		}},
 		{"/sources/main", 200, []string{"shop/cart.yaml:14"}},
 		{"/sources/main/9f2c1e7a44d0", 200, []string{"9f2c1e7a44d0", "failure", "those of this revision"}},
