@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,21 +19,33 @@ import (
 // calling it again changes nothing.
 func (l *Lab) Down(ctx context.Context) error { return Remove(ctx, l.dir) }
 
-// Remove ends and removes the lab in a folder, whatever is left of it: it finds the holders by their command line, so
-// that it does not need the state file.
+// Remove ends and removes the lab in a folder, whatever is left of it: it needs no state file, and not even the holders.
 func Remove(ctx context.Context, dir string) error {
-	var names []string
-	if entries, err := os.ReadDir(filepath.Join(dir, "hosts")); err == nil {
-		for _, e := range entries {
-			names = append(names, e.Name())
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("cannot remove a lab: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		entries = nil
+	} else if err != nil {
+		return fmt.Errorf("cannot remove a lab: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "hosts")); err != nil && len(entries) > 0 && !onlyOurs(entries) {
+		return fmt.Errorf("cannot remove a lab: %s holds something else", dir)
+	}
+	var nodes []string
+	if hosts, err := os.ReadDir(filepath.Join(dir, "hosts")); err == nil {
+		for _, h := range hosts {
+			nodes = append(nodes, h.Name())
 		}
 	}
-	if err := killAll(ctx, func() []process { return labProcesses(dir) }); err != nil {
+	if err := killAll(ctx, func() []process { return labProcesses(dir, nodes) }); err != nil {
 		return fmt.Errorf("cannot end the lab in %s: %w", dir, err)
 	}
 	var errs []error
-	for _, name := range names {
-		errs = append(errs, removeCgroups(name))
+	for _, node := range nodes {
+		errs = append(errs, removeCgroups(node))
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		errs = append(errs, fmt.Errorf("cannot remove the lab's folder: %w", err))
@@ -39,44 +53,95 @@ func Remove(ctx context.Context, dir string) error {
 	return errors.Join(errs...)
 }
 
-// labProcesses are the lab's holders, everything in their mount namespaces, and all descendants of those.
-func labProcesses(dir string) []process {
-	holders := descendants(func(pid int) bool {
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		args := strings.Split(string(raw), "\x00")
-		return err == nil && len(args) > 3 && args[1] == holderArg && args[2] == dir
-	})
-	return descendants(func(pid int) bool {
-		for _, h := range holders {
-			if pid == h.PID || sameNamespace(pid, h.PID, "mnt") {
-				return true
-			}
+// onlyOurs says that a folder holds nothing but what the first steps of Up make in one.
+func onlyOurs(entries []fs.DirEntry) bool {
+	for _, e := range entries {
+		switch e.Name() {
+		case "repos", "ssh", "hosts", "lock", "holders.log", webhookSecretFile, stateFile, stateFile + ".new":
+		default:
+			return false
 		}
-		return false
-	})
+	}
+	return true
 }
 
-// removeCgroups removes the control groups whose path has the node's name as an element, deepest first. The processes
-// in them must be gone; the kernel may need a moment to notice.
-func removeCgroups(node string) error {
+// labProcesses are the processes that carry the lab's mark, everything in the mount namespaces of those that are not the
+// machine's own, what is in the control groups of the nodes' pods, and all descendants.
+func labProcesses(dir string, nodes []string) []process {
+	marked := map[int]bool{}
+	spaces := map[string]bool{}
+	here := mountNamespace(os.Getpid())
+	for _, p := range descendants(func(pid int) bool { return isMarked(pid, dir) }) {
+		marked[p.PID] = true
+		if space := mountNamespace(p.PID); space != "" && space != here {
+			spaces[space] = true
+		}
+	}
+	for _, node := range nodes {
+		for _, pid := range cgroupProcesses(node) {
+			marked[pid] = true
+		}
+	}
+	return descendants(func(pid int) bool { return marked[pid] || spaces[mountNamespace(pid)] })
+}
+
+func isMarked(pid int, dir string) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return err == nil && slices.Contains(strings.Split(string(raw), "\x00"), mark+"="+dir)
+}
+
+// cgroupsOf returns the control groups whose path has the node's name as an element below one of Lockstep's, parents
+// first.
+func cgroupsOf(node string) []string {
 	var groups []string
-	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path+"/", "/"+node+"/") {
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil //nolint:nilerr // a group that went away meanwhile is none
+		}
+		if _, below, ok := strings.Cut(path+"/", "/lockstep"); ok && strings.Contains("/"+below, "/"+node+"/") {
 			groups = append(groups, path)
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("cannot look for control groups of %s: %w", node, err)
+	return groups
+}
+
+// cgroupProcesses returns the ids of the processes in the node's control groups, as this process sees them.
+func cgroupProcesses(node string) []int {
+	var out []int
+	for _, group := range cgroupsOf(node) {
+		raw, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+		if err != nil {
+			continue
+		}
+		for _, line := range strings.Fields(string(raw)) {
+			if pid, err := strconv.Atoi(line); err == nil && pid != 0 && !slices.Contains(out, pid) {
+				out = append(out, pid)
+			}
+		}
 	}
+	return out
+}
+
+// removeCgroups removes the node's control groups, deepest first, and those of Lockstep's above them that are empty then.
+// The processes in them must be gone; the kernel may need a moment to notice.
+func removeCgroups(node string) error {
+	groups := cgroupsOf(node)
 	for i := len(groups) - 1; i >= 0; i-- {
 		if err := removeCgroup(groups[i]); err != nil {
 			return err
 		}
-		// Lockstep's own groups above the node's go with the last node; others keep them.
-		if parent := filepath.Dir(groups[i]); strings.HasPrefix(filepath.Base(parent), "lockstep") {
-			_ = unix.Rmdir(parent)
-		}
+	}
+	empty, err := filepath.Glob("/sys/fs/cgroup/*/lockstep*")
+	if err != nil {
+		return fmt.Errorf("cannot look for control groups: %w", err)
+	}
+	unified, err := filepath.Glob("/sys/fs/cgroup/lockstep*")
+	if err != nil {
+		return fmt.Errorf("cannot look for control groups: %w", err)
+	}
+	for _, group := range append(empty, unified...) {
+		_ = unix.Rmdir(group) // one that still has groups of other nodes stays
 	}
 	return nil
 }

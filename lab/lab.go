@@ -2,19 +2,21 @@
 //
 // A host is a holder process in a network, mount and UTS namespace of its own, with a private /run and a folder on the
 // machine's disk. The hosts' links meet at a bridge inside one more namespace, which has no other link: no packet of a
-// lab can leave the machine. Everything a lab makes is either a process, which Down finds by its holder and ends, or
-// lies under the lab's folder.
+// lab can leave the machine. Everything a lab makes is a process, which Down finds by its environment, its mount namespace
+// or its control group and ends, such a control group, or lies under the lab's folder.
 package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
+
+	"lockstep/lab/githost"
 )
 
 // DefaultDir is where a lab keeps its hosts' disks and its state.
@@ -37,7 +39,7 @@ const (
 
 // Options says what lab to make. The zero value of a field that is not named as required is a working default.
 type Options struct {
-	// Dir is the lab's folder; required. It must not hold a lab already.
+	// Dir is the lab's folder; required. It must not hold a lab already, and is removed with the lab.
 	Dir string
 	// Lockstep is the path of the lockstep program; required.
 	Lockstep string
@@ -47,7 +49,8 @@ type Options struct {
 	Servers int
 	// Agents run pods. Zero: 2. Negative: none.
 	Agents int
-	// Sources of the cluster, each [NAME=]URL|FOLDER[#branch[:path]] as lockstep daemon's --source takes them.
+	// Sources of the cluster, each [NAME=]URL|FOLDER[#branch[:path]] as lockstep daemon's --source takes them. A repository
+	// that a URL names on the hub is made.
 	Sources []string
 	// Config is a configuration file for the daemon, beside Sources. Empty: none.
 	Config string
@@ -62,9 +65,17 @@ func (o *Options) validate() error {
 	if o.Agents == 0 {
 		o.Agents = 2
 	}
-	switch {
-	case o.Dir == "", o.Lockstep == "", o.Self == "":
+	if o.Dir == "" || o.Lockstep == "" || o.Self == "" {
 		return errors.New("cannot make a lab: Dir, Lockstep and Self are required")
+	}
+	for _, path := range []*string{&o.Dir, &o.Lockstep, &o.Self} {
+		whole, err := filepath.Abs(*path)
+		if err != nil {
+			return fmt.Errorf("cannot make a lab: %w", err)
+		}
+		*path = whole
+	}
+	switch {
 	case o.Servers != 1:
 		return fmt.Errorf("cannot make a lab with %d servers: this release runs one control plane", o.Servers)
 	case o.Agents > 200:
@@ -73,19 +84,12 @@ func (o *Options) validate() error {
 	return nil
 }
 
-// Lab is a running lab. Its methods may be called from several processes; each reads and writes the state on disk.
+// Lab is a running lab. Its methods may be called from several goroutines, and processes: what changes the lab holds a
+// lock on its folder meanwhile, and begins with the state that is on disk.
 type Lab struct {
 	dir   string
+	mu    sync.Mutex
 	state state
-}
-
-// state is what lab.json holds.
-type state struct {
-	Options  Options           `json:"options"`
-	Switch   process           `json:"switch"`
-	Hosts    []*Host           `json:"hosts"`
-	Forward  map[string]string `json:"forward,omitempty"` // what → address on the machine's loopback
-	Forwards []process         `json:"forwards,omitempty"`
 }
 
 // Up makes a lab and returns once every daemon answers /readyz and every agent's node is Ready. On an error it takes
@@ -94,11 +98,8 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(o.Dir, "lab.json")); err == nil {
-		return nil, fmt.Errorf("cannot make a lab in %s: there is one already (lockstep-lab down ends it)", o.Dir)
-	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("cannot make a lab: %w", err)
+	if err := makeDir(o); err != nil {
+		return nil, err
 	}
 	l := &Lab{dir: o.Dir, state: state{Options: o, Forward: map[string]string{}}}
 	defer func() {
@@ -115,6 +116,9 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := l.makeKeys(); err != nil {
 		return nil, err
 	}
+	if err := l.makeSources(ctx); err != nil {
+		return nil, err
+	}
 	if err := l.startSwitch(ctx); err != nil {
 		return nil, err
 	}
@@ -127,7 +131,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 		}
 	}
 	for i := range max(o.Agents, 0) {
-		if _, err := l.addHost(ctx, fmt.Sprintf("%sagent%d", o.Prefix, i+1), roleAgent, 31+i); err != nil {
+		if _, err := l.addHost(ctx, agentName(o, i), roleAgent, 31+i); err != nil {
 			return nil, err
 		}
 	}
@@ -142,20 +146,61 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	return l, l.waitReady(ctx)
 }
 
+// makeDir makes the lab's folder. It refuses one that holds a lab, or anything else, since Down removes all of it; and
+// hosts of names that another lab uses, since the control groups of their pods have their names.
+func makeDir(o Options) error {
+	if _, err := os.Stat(filepath.Join(o.Dir, stateFile)); err == nil {
+		return fmt.Errorf("cannot make a lab in %s: there is one already (lockstep-lab down ends it)", o.Dir)
+	}
+	if entries, err := os.ReadDir(o.Dir); err == nil && len(entries) > 0 {
+		return fmt.Errorf("cannot make a lab in %s: the folder is not empty (lockstep-lab down empties it if it was a lab)", o.Dir)
+	}
+	for i := range max(o.Agents, 0) {
+		name := agentName(o, i)
+		if pids := cgroupProcesses(name); len(pids) > 0 {
+			return fmt.Errorf("cannot make a lab: there is a node %s on this machine, with %d processes (--prefix gives other names)", name, len(pids))
+		}
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return fmt.Errorf("cannot make a lab: %w", err)
+	}
+	return nil
+}
+
+func agentName(o Options, i int) string { return fmt.Sprintf("%sagent%d", o.Prefix, i+1) }
+
+// makeSources makes the repositories that sources on the hub name.
+func (l *Lab) makeSources(ctx context.Context) error {
+	sources, err := l.sources()
+	if err != nil {
+		return err
+	}
+	for _, s := range sources {
+		if repository := l.hubRepository(s.Spec.URL); repository != "" {
+			if _, err := l.createRepo(ctx, repository); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *Lab) createRepo(ctx context.Context, repository string) (folder string, err error) {
+	folder, err = githost.New(reposDir(l.dir), githost.Options{}).Create(ctx, repository)
+	if err != nil {
+		return "", err
+	}
+	return folder, l.installHook(folder, repository)
+}
+
 // Open returns the lab in a folder.
 func Open(dir string) (*Lab, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, "lab.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("cannot open a lab in %s: there is none (lockstep-lab up makes one)", dir)
-	}
+	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open a lab: %w", err)
 	}
 	l := &Lab{dir: dir}
-	if err := json.Unmarshal(raw, &l.state); err != nil {
-		return nil, fmt.Errorf("cannot open the lab in %s: %w", dir, err)
-	}
-	return l, nil
+	return l, l.load()
 }
 
 // Dir is the lab's folder.
@@ -197,16 +242,3 @@ func (l *Lab) Agents() []*Host {
 
 // Forwarded returns the address on the machine's loopback that leads to the first server's "api" or "status" page.
 func (l *Lab) Forwarded(what string) string { return l.state.Forward[what] }
-
-// save writes lab.json whole or not at all.
-func (l *Lab) save() error {
-	raw, err := json.MarshalIndent(l.state, "", "  ")
-	if err != nil {
-		return fmt.Errorf("cannot save the lab's state: %w", err)
-	}
-	path := filepath.Join(l.dir, "lab.json")
-	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {
-		return fmt.Errorf("cannot save the lab's state: %w", err)
-	}
-	return os.Rename(path+".new", path)
-}
