@@ -52,7 +52,8 @@ func pass(from net.Conn, addr string) {
 	_, _ = io.Copy(from, to)
 }
 
-// forwardAPI makes the first server's API and status page reachable on the machine's loopback.
+// forwardAPI makes the first server's API and status page reachable on the machine's loopback, at the same addresses as
+// before where it was already.
 func (l *Lab) forwardAPI() error {
 	for what, addr := range map[string]string{"api": "127.0.0.1:6443", "status": "127.0.0.1:7070"} {
 		if err := l.forward(l.Server(), what, addr); err != nil {
@@ -63,7 +64,11 @@ func (l *Lab) forwardAPI() error {
 }
 
 func (l *Lab) forward(h *Host, what, addr string) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	at := l.state.Forward[what]
+	if at == "" {
+		at = "127.0.0.1:0"
+	}
+	listener, err := net.Listen("tcp", at)
 	if err != nil {
 		return fmt.Errorf("cannot forward to %s on %s: %w", what, h.Name, err)
 	}
@@ -80,7 +85,6 @@ func (l *Lab) forward(h *Host, what, addr string) error {
 		return fmt.Errorf("cannot forward to %s on %s: %w", what, h.Name, err)
 	}
 	go func() { _ = cmd.Wait() }()
-	l.state.Forwards = append(l.state.Forwards, newProcess(cmd.Process.Pid))
 	l.state.Forward[what] = listener.Addr().String()
 	return nil
 }

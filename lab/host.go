@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,7 +38,16 @@ type Host struct {
 	Holder process `json:"holder"`
 	// Services are the programs that run on it, by name: hub, daemon, containerd, agent.
 	Services map[string]process `json:"services"`
+	// Lab is the lab's folder.
+	Lab string `json:"lab"`
 }
+
+// mark is the variable in the environment of every process that a lab starts. It names the lab's folder.
+const mark = "LOCKSTEP_LAB"
+
+func environ(dir string) []string { return append(os.Environ(), mark+"="+dir) }
+
+func (l *Lab) environ() []string { return environ(l.dir) }
 
 // process is a process that may be gone, told apart from a later one with the same id by its start time.
 type process struct {
@@ -134,8 +144,13 @@ func (l *Lab) startHolder(ctx context.Context, name string) (process, error) {
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS,
 		Setsid:     true,
 	}
-	var stderr strings.Builder
-	cmd.Stderr = nil
+	cmd.Env = l.environ()
+	complaints, err := os.OpenFile(filepath.Join(l.dir, "holders.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return process{}, fmt.Errorf("cannot start host %s: %w", name, err)
+	}
+	defer func() { _ = complaints.Close() }()
+	cmd.Stderr = complaints
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return process{}, fmt.Errorf("cannot start host %s: %w", name, err)
@@ -154,7 +169,7 @@ func (l *Lab) startHolder(ctx context.Context, name string) (process, error) {
 	select {
 	case err := <-ready:
 		if err != nil {
-			return p, fmt.Errorf("cannot start host %s: its holder ended early: %s", name, stderr.String())
+			return p, fmt.Errorf("cannot start host %s: its holder ended early: %s", name, tail(complaints.Name()))
 		}
 	case <-ctx.Done():
 		return p, fmt.Errorf("cannot start host %s: %w", name, ctx.Err())
@@ -167,7 +182,7 @@ func (l *Lab) addHost(ctx context.Context, name string, r role, number int) (*Ho
 	base[3] = byte(number)
 	h := &Host{
 		Name: name, Role: r, Addr: fmt.Sprintf("%d.%d.%d.%d", base[0], base[1], base[2], base[3]),
-		Dir: filepath.Join(l.dir, "hosts", name), Services: map[string]process{},
+		Dir: filepath.Join(l.dir, "hosts", name), Services: map[string]process{}, Lab: l.dir,
 	}
 	for _, d := range []string{"log", "data", "containerd", "certs.d/_default"} {
 		if err := os.MkdirAll(filepath.Join(h.Dir, d), 0o755); err != nil {
@@ -191,10 +206,18 @@ func (l *Lab) boot(ctx context.Context, h *Host) error {
 	return l.plug(h)
 }
 
-// Command returns a command that runs on the host, in all its namespaces, with the machine's environment.
+// Command returns a command that runs on the host, in all its namespaces, with the machine's environment, in the root
+// folder; see CommandIn.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	enter := []string{"-t", strconv.Itoa(h.Holder.PID), "-m", "-n", "-u", "--wdns=/", "--", name}
-	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+	return h.CommandIn(ctx, "/", name, args...)
+}
+
+// CommandIn returns a command that runs on the host in a folder, which is the machine's except below /run.
+func (h *Host) CommandIn(ctx context.Context, folder, name string, args ...string) *exec.Cmd {
+	enter := []string{"-t", strconv.Itoa(h.Holder.PID), "-m", "-n", "-u", "--wdns=" + folder, "--", name}
+	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+	cmd.Env = environ(h.Lab)
+	return cmd
 }
 
 // Run runs a command on the host and returns what it printed on both outputs.
@@ -227,15 +250,23 @@ func (h *Host) Do(f func() error) error {
 	return <-done
 }
 
-// processes returns every process of the host: those in its mount namespace and all their descendants.
+// processes returns every process of the host: those in its mount namespace, all their descendants, and what is in its
+// pods' control groups.
 func (h *Host) processes() []process {
-	return descendants(func(pid int) bool { return sameNamespace(pid, h.Holder.PID, "mnt") })
+	space := mountNamespace(h.Holder.PID)
+	pods := cgroupProcesses(h.Name)
+	return descendants(func(pid int) bool {
+		return space != "" && mountNamespace(pid) == space || slices.Contains(pods, pid)
+	})
 }
 
-func sameNamespace(a, b int, kind string) bool {
-	x, err1 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", a, kind))
-	y, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", b, kind))
-	return err1 == nil && err2 == nil && x == y
+// mountNamespace names the mount namespace of a process; empty: it is gone.
+func mountNamespace(pid int) string {
+	name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // descendants returns the processes that root accepts, and every descendant of one.

@@ -21,7 +21,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"lockstep/lab/githost"
-	"lockstep/sync/forge/forgetest"
 )
 
 // hubArg is the hidden argument with which lockstep-lab runs again as the hub: _hub DIR.
@@ -35,6 +34,11 @@ func imagesDir(dir string) string { return filepath.Join(dir, "images") }
 // reposDir holds the bare repositories, OWNER/NAME.git.
 func reposDir(dir string) string { return filepath.Join(dir, "repos") }
 
+// hubReadyURL answers on the hub once it serves everything and has its images.
+const hubReadyURL = "http://127.0.0.1:3001/"
+
+const hubReadyPort = 3001
+
 // RunHub serves images, Git and a forge's API until it is killed.
 func RunHub(args []string) error {
 	if len(args) != 1 {
@@ -45,7 +49,7 @@ func RunHub(args []string) error {
 	if err := os.MkdirAll(blobs, 0o755); err != nil {
 		return fmt.Errorf("cannot run the hub: %w", err)
 	}
-	failed := make(chan error, 3)
+	failed := make(chan error, 4) // one for each server
 	serve := func(port int, h http.Handler) {
 		listener, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
@@ -59,7 +63,10 @@ func RunHub(args []string) error {
 		registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
 		registry.Logger(log.New(io.Discard, "", 0))))
 	git := githost.New(reposDir(dir), githost.Options{})
-	forge := forgetest.New()
+	forge, err := newKeptForge(filepath.Join(dir, "hosts", Hub, "data", "statuses.json"))
+	if err != nil {
+		return err
+	}
 	forge.Known = func(repository, commit string) bool { return hasCommit(git.Dir(repository), commit) }
 	serve(GitPort, gitAndForge(git.Handler(), forge))
 	go func() { failed <- serveSSH(dir, git) }()
@@ -73,13 +80,14 @@ func RunHub(args []string) error {
 			return err
 		}
 	}
+	serve(hubReadyPort, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	return <-failed
 }
 
 // gitAndForge serves both on one port, as forges do.
 func gitAndForge(git, forge http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/api/") {
+		if strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == outagePath {
 			forge.ServeHTTP(w, r)
 			return
 		}
@@ -90,7 +98,7 @@ func gitAndForge(git, forge http.Handler) http.Handler {
 func hasCommit(repository, commit string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return exec.CommandContext(ctx, "git", "-C", repository, "cat-file", "-e", commit+"^{commit}").Run() == nil
+	return exec.CommandContext(ctx, "git", "-c", "safe.directory=*", "-C", repository, "cat-file", "-e", commit+"^{commit}").Run() == nil
 }
 
 // Files below the lab's folder with which its daemon reaches the hub over SSH.
@@ -106,8 +114,11 @@ func (l *Lab) SSHKey() string { return filepath.Join(l.dir, clientKeyFile) }
 // KnownHosts is the file with the hub's host key.
 func (l *Lab) KnownHosts() string { return filepath.Join(l.dir, knownHostsFile) }
 
-// makeKeys makes the hub's host key and the lab's client key.
+// makeKeys makes the hub's host key, the lab's client key, and what webhooks are signed with.
 func (l *Lab) makeKeys() error {
+	if err := l.makeWebhookSecret(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Join(l.dir, "ssh"), 0o700); err != nil {
 		return fmt.Errorf("cannot keep SSH keys: %w", err)
 	}
@@ -227,12 +238,13 @@ func (l *Lab) Repo(ctx context.Context, repo string, overSSH bool) (url, folder 
 	if !repoName.MatchString(repo) || strings.HasSuffix(repo, ".git") {
 		return "", "", fmt.Errorf("cannot make repository %q: want lower-case letters, digits, dots and dashes", repo)
 	}
-	folder, err = githost.New(reposDir(l.dir), githost.Options{}).Create(ctx, "lab/"+repo)
+	folder, err = l.createRepo(ctx, "lab/"+repo)
 	if err != nil {
 		return "", "", err
 	}
+	base := hubHTTP
 	if overSSH {
-		return fmt.Sprintf("ssh://git@%s:%d/lab/%s.git", HubAddr, SSHPort, repo), folder, nil
+		base = hubSSH
 	}
-	return fmt.Sprintf("http://%s:%d/lab/%s.git", HubAddr, GitPort, repo), folder, nil
+	return base + "/lab/" + repo + ".git", folder, nil
 }

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -70,11 +71,25 @@ func (l *Lab) plug(host *Host) error {
 	})
 }
 
-// Cut takes the host off the network: its link loses its carrier. Healing a host that was not cut changes nothing.
+// Cut takes the host off the network: its link loses its carrier. Cutting it again changes nothing, nor does healing a
+// host that was not cut.
 func (l *Lab) Cut(host *Host) error { return l.setPort(host, false) }
 
 // Heal puts the host back on the network.
 func (l *Lab) Heal(host *Host) error { return l.setPort(host, true) }
+
+// IsCut says whether the host is off the network.
+func (l *Lab) IsCut(host *Host) (cut bool, err error) {
+	err = l.atSwitch(func(h *netlink.Handle) error {
+		port, err := h.LinkByName(portName(host))
+		if err != nil {
+			return fmt.Errorf("cannot find the port of host %s: %w", host.Name, err)
+		}
+		cut = port.Attrs().Flags&net.FlagUp == 0
+		return nil
+	})
+	return cut, err
+}
 
 func (l *Lab) setPort(host *Host, up bool) error {
 	return l.atSwitch(func(h *netlink.Handle) error {

@@ -2,10 +2,15 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,13 +21,13 @@ const (
 	Containerd = "containerd"
 	Agent      = "agent"
 	Daemon     = "daemon"
-	hubService = "hub"
+	HubService = "hub"
 )
 
 func (h *Host) serviceNames() []string {
 	switch h.Role {
 	case roleHub:
-		return []string{hubService}
+		return []string{HubService}
 	case roleServer:
 		return []string{Daemon}
 	default:
@@ -32,7 +37,7 @@ func (h *Host) serviceNames() []string {
 
 func (l *Lab) startServices(ctx context.Context, h *Host) error {
 	for _, name := range h.serviceNames() {
-		if err := l.Start(ctx, h, name); err != nil {
+		if err := l.start(ctx, h, name); err != nil {
 			return err
 		}
 	}
@@ -40,8 +45,12 @@ func (l *Lab) startServices(ctx context.Context, h *Host) error {
 }
 
 // Start starts a service of the host; one that runs already is left alone. It returns once the service can be talked to:
-// containerd answers, the daemon has its token ready for agents, the hub listens.
+// containerd answers, the daemon says that it is ready, the hub has its images.
 func (l *Lab) Start(ctx context.Context, h *Host, service string) error {
+	return l.change(func() error { return l.start(ctx, h, service) })
+}
+
+func (l *Lab) start(ctx context.Context, h *Host, service string) error {
 	if h.Services[service].alive() {
 		return nil
 	}
@@ -62,6 +71,7 @@ func (l *Lab) Start(ctx context.Context, h *Host, service string) error {
 	}
 	go func() { _ = cmd.Wait() }()
 	h.Services[service] = newProcess(cmd.Process.Pid)
+	// At once: down must find the process even if this one ends before it is ready.
 	if err := l.save(); err != nil {
 		return err
 	}
@@ -77,7 +87,7 @@ func (h *Host) DataDir() string { return filepath.Join(h.Dir, "data") }
 func (l *Lab) commandLine(ctx context.Context, h *Host, service string) (string, []string, error) {
 	o := l.state.Options
 	switch service {
-	case hubService:
+	case HubService:
 		return o.Self, []string{hubArg, l.dir}, nil
 	case Daemon:
 		args := []string{
@@ -144,20 +154,15 @@ func (l *Lab) joinToken(ctx context.Context) (string, error) {
 
 // await returns once the service can be talked to.
 func (l *Lab) await(ctx context.Context, h *Host, service string) error {
-	var probe []string
-	switch service {
-	case Containerd:
-		probe = []string{"ctr", "--address", "/run/containerd/containerd.sock", "version"}
-	case Daemon:
-		probe = []string{l.state.Options.Lockstep, "token", "create", "--data-dir", h.DataDir()}
-	default:
+	probe := l.probe(h, service)
+	if probe == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	for {
 		attempt, done := context.WithTimeout(ctx, 5*time.Second)
-		out, err := h.Command(attempt, probe[0], probe[1:]...).CombinedOutput()
+		err := probe(attempt)
 		done()
 		if err == nil {
 			return nil
@@ -166,44 +171,104 @@ func (l *Lab) await(ctx context.Context, h *Host, service string) error {
 			return fmt.Errorf("cannot start %s on %s: it ended; its log %s ends with: %s", service, h.Name, h.LogFile(service), tail(h.LogFile(service)))
 		}
 		select {
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("cannot reach %s on %s: %w: %s", service, h.Name, err, strings.TrimSpace(string(out)))
+			return fmt.Errorf("cannot reach %s on %s: %w", service, h.Name, err)
 		}
 	}
+}
+
+// probe returns what tells whether a service can be talked to; nil: nobody talks to it.
+func (l *Lab) probe(h *Host, service string) func(context.Context) error {
+	switch service {
+	case Containerd:
+		return func(ctx context.Context) error {
+			_, err := h.Run(ctx, "ctr", "--address", "/run/containerd/containerd.sock", "version")
+			return err
+		}
+	case Daemon:
+		return func(ctx context.Context) error { return answers(ctx, h, "https://127.0.0.1:6443/readyz") }
+	case HubService:
+		return func(ctx context.Context) error { return answers(ctx, h, hubReadyURL) }
+	}
+	return nil
+}
+
+// answers says whether a GET on the host is answered with 200.
+func answers(ctx context.Context, h *Host, url string) error {
+	client := h.HTTP()
+	defer client.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 500))
+		return fmt.Errorf("%s answers %s: %s", url, response.Status, strings.TrimSpace(string(text)))
+	}
+	return nil
+}
+
+// HTTP returns a client that connects from the host. It does not check certificates: who asks it wants to know whether a
+// server inside the lab answers, and nothing but the lab's own hosts can be reached from there.
+func (h *Host) HTTP() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext:     h.Dial,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
+	}}
+}
+
+// Dial connects from the host.
+func (h *Host) Dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	err = h.Do(func() error {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, network, addr)
+		return err
+	})
+	return conn, err
 }
 
 // Kill sends SIGKILL to a service of the host and returns once it is gone. Killing one that does not run changes nothing.
 func (l *Lab) Kill(ctx context.Context, h *Host, service string) error {
-	p, ok := h.Services[service]
-	if !ok {
-		return fmt.Errorf("cannot kill %q on %s: it has %s", service, h.Name, strings.Join(h.serviceNames(), ", "))
-	}
-	if err := killAll(ctx, func() []process { return []process{p} }); err != nil {
-		return err
-	}
-	delete(h.Services, service)
-	return l.save()
+	return l.end(h, "kill", service, func(p process) error {
+		return killAll(ctx, func() []process { return []process{p} })
+	})
 }
 
-// Stop sends SIGTERM to a service of the host and returns once it is gone, or with ctx's error.
+// Stop sends SIGTERM to a service of the host and returns once it is gone, or with ctx's error. Stopping one that does
+// not run changes nothing.
 func (l *Lab) Stop(ctx context.Context, h *Host, service string) error {
-	p, ok := h.Services[service]
-	if !ok {
-		return nil
-	}
-	if err := p.signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	for p.alive() {
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("cannot stop %s on %s: %w", service, h.Name, ctx.Err())
+	return l.end(h, "stop", service, func(p process) error {
+		if err := p.signal(syscall.SIGTERM); err != nil {
+			return err
 		}
-	}
-	delete(h.Services, service)
-	return l.save()
+		for p.alive() {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("cannot stop %s on %s: %w", service, h.Name, ctx.Err())
+			}
+		}
+		return nil
+	})
+}
+
+func (l *Lab) end(h *Host, verb, service string, end func(process) error) error {
+	return l.change(func() error {
+		if !slices.Contains(h.serviceNames(), service) {
+			return fmt.Errorf("cannot %s %q on %s: it has %s", verb, service, h.Name, strings.Join(h.serviceNames(), ", "))
+		}
+		if err := end(h.Services[service]); err != nil {
+			return err
+		}
+		delete(h.Services, service)
+		return nil
+	})
 }
 
 // PID is the process id of a service of the host, or 0 where it does not run.
@@ -214,23 +279,26 @@ func (h *Host) PID(service string) int {
 	return 0
 }
 
-// Reboot ends everything on the host but its disk and starts it again.
+// Reboot ends everything on the host but its disk and starts it again. A host that was cut is on the network again.
 func (l *Lab) Reboot(ctx context.Context, h *Host) error {
-	if err := l.halt(ctx, h); err != nil {
-		return err
-	}
-	if err := l.boot(ctx, h); err != nil {
-		return err
-	}
-	return l.startServices(ctx, h)
+	return l.change(func() error {
+		if err := l.halt(ctx, h); err != nil {
+			return err
+		}
+		if err := l.boot(ctx, h); err != nil {
+			return err
+		}
+		if err := l.startServices(ctx, h); err != nil || h != l.Server() {
+			return err
+		}
+		return l.forwardAPI()
+	})
 }
 
-// halt ends every process of the host, its holder last, and removes its control groups.
+// halt ends every process of the host and removes its control groups.
 func (l *Lab) halt(ctx context.Context, h *Host) error {
-	if h.Holder.alive() {
-		if err := killAll(ctx, h.processes); err != nil {
-			return fmt.Errorf("cannot halt host %s: %w", h.Name, err)
-		}
+	if err := killAll(ctx, h.processes); err != nil {
+		return fmt.Errorf("cannot halt host %s: %w", h.Name, err)
 	}
 	h.Services = map[string]process{}
 	h.Holder = process{}

@@ -5,17 +5,18 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"lockstep/daemon/config"
 	"lockstep/kinds/v1alpha1"
 )
 
-// lookEvery is how often a lab looks at its own repositories: people wait for it, and the hub is next door.
-const lookEvery = 2 * time.Second
+// URLs of the hub's repositories begin with these.
+var (
+	hubHTTP = fmt.Sprintf("http://%s:%d", HubAddr, GitPort)
+	hubSSH  = fmt.Sprintf("ssh://git@%s:%d", HubAddr, SSHPort)
+)
 
 // writeConfig writes the configuration of the lab's daemon: its sources, those on the hub with the hub's keys and forge.
 func (l *Lab) writeConfig() (string, error) {
@@ -27,12 +28,11 @@ func (l *Lab) writeConfig() (string, error) {
 		}
 		documents = append(documents, string(raw))
 	}
-	for _, text := range l.state.Options.Sources {
-		source, err := config.ParseFlag(text)
-		if err != nil {
-			return "", err
-		}
-		l.atHub(&source)
+	sources, err := l.sources()
+	if err != nil {
+		return "", err
+	}
+	for _, source := range sources {
 		raw, err := yaml.Marshal(source)
 		if err != nil {
 			return "", fmt.Errorf("cannot configure the lab's daemon: %w", err)
@@ -46,17 +46,39 @@ func (l *Lab) writeConfig() (string, error) {
 	return path, nil
 }
 
-// atHub fills in how a source on the hub is reached and where its statuses go; it leaves every other one alone.
-func (l *Lab) atHub(s *v1alpha1.Source) {
-	web := fmt.Sprintf("http://%s:%d", HubAddr, GitPort)
-	overSSH := fmt.Sprintf("ssh://git@%s:%d/", HubAddr, SSHPort)
-	path, ok := strings.CutPrefix(s.Spec.URL, web+"/")
-	if !ok {
-		if path, ok = strings.CutPrefix(s.Spec.URL, overSSH); !ok {
-			return
+// sources returns the lab's sources, those on the hub complete.
+func (l *Lab) sources() ([]v1alpha1.Source, error) {
+	var out []v1alpha1.Source
+	for _, text := range l.state.Options.Sources {
+		source, err := config.ParseFlag(text)
+		if err != nil {
+			return nil, err
 		}
+		l.atHub(&source)
+		out = append(out, source)
+	}
+	return out, nil
+}
+
+// hubRepository returns the repository, owner/name, that a URL names on the hub; empty for a URL elsewhere.
+func (l *Lab) hubRepository(url string) string {
+	for _, base := range []string{hubHTTP, hubSSH} {
+		if path, ok := strings.CutPrefix(url, base+"/"); ok {
+			return strings.TrimSuffix(strings.TrimRight(path, "/"), ".git")
+		}
+	}
+	return ""
+}
+
+// atHub fills in how a source on the hub is reached, where its statuses go, and what signs its webhooks; it leaves every
+// other one alone.
+func (l *Lab) atHub(s *v1alpha1.Source) {
+	repository := l.hubRepository(s.Spec.URL)
+	if repository == "" {
+		return
+	}
+	if strings.HasPrefix(s.Spec.URL, hubSSH) {
 		s.Spec.Credentials = &v1alpha1.Credentials{SSHKeyFile: l.SSHKey(), KnownHostsFile: l.KnownHosts()}
 	}
-	s.Spec.Interval = metav1.Duration{Duration: lookEvery}
-	s.Spec.Forge = &v1alpha1.Forge{Type: "gitea", URL: web, Repository: strings.TrimSuffix(path, ".git")}
+	s.Spec.Forge = &v1alpha1.Forge{Type: "gitea", URL: hubHTTP, Repository: repository, WebhookSecretFile: l.webhookSecret()}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,7 @@ func Run(ctx context.Context, args []string) error {
 	root.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "folder of the lab")
 	open := func() (*lab.Lab, error) { return lab.Open(dir) }
 	root.AddCommand(
-		up(&dir), down(&dir), status(open), kubeconfig(open), execute(open), repo(open), images(open),
+		up(&dir), down(&dir), status(open), kubeconfig(open), execute(open), repo(open), images(open), forge(open),
 		onService(open, "kill", "End a service at once (SIGKILL)", (*lab.Lab).Kill),
 		onService(open, "start", "Start a service that was killed", (*lab.Lab).Start),
 		onHost(open, "cut", "Take a host off the network", func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.Cut(h) }),
@@ -75,6 +76,7 @@ func up(dir *string) *cobra.Command {
 	c.Flags().StringArrayVar(&o.Sources, "source", nil, "[NAME=]URL|FOLDER[#branch[:path]] to run; may be given several times")
 	c.Flags().StringVar(&o.Config, "config", "", "configuration file of the daemon")
 	c.Flags().StringVar(&o.Lockstep, "lockstep", "", "the lockstep program (default: beside this one)")
+	c.Flags().StringVar(&o.Prefix, "prefix", "", "goes before the hosts' names, so that several labs can run at a time")
 	return c
 }
 
@@ -96,9 +98,15 @@ func status(open func() (*lab.Lab, error)) *cobra.Command {
 
 func printStatus(out io.Writer, l *lab.Lab) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	_, _ = fmt.Fprintln(w, "HOST\tROLE\tADDRESS\tSERVICES")
+	_, _ = fmt.Fprintln(w, "HOST\tROLE\tADDRESS\tNETWORK\tSERVICES")
 	for _, h := range l.Hosts() {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", h.Name, h.Role, h.Addr, h.ServiceSummary())
+		network := "up"
+		if cut, err := l.IsCut(h); err != nil {
+			network = "gone"
+		} else if cut {
+			network = "cut"
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Name, h.Role, h.Addr, network, h.ServiceSummary())
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -127,17 +135,54 @@ func kubeconfig(open func() (*lab.Lab, error)) *cobra.Command {
 }
 
 func execute(open func() (*lab.Lab, error)) *cobra.Command {
-	return &cobra.Command{Use: "exec HOST -- CMD…", Short: "Run a command on a host", Args: cobra.MinimumNArgs(2),
+	return &cobra.Command{Use: "exec HOST -- CMD…", Short: "Run a command on a host, in the current folder", Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, h, err := openHost(open, args[0])
-			_ = l
+			_, h, err := openHost(open, args[0])
 			if err != nil {
 				return err
 			}
-			run := h.Command(cmd.Context(), args[1], args[2:]...)
+			run := h.CommandIn(cmd.Context(), folder(), args[1], args[2:]...)
 			run.Stdin, run.Stdout, run.Stderr = os.Stdin, cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return run.Run()
 		}}
+}
+
+// folder is the current folder where hosts have it too: they have the machine's files, but a /run of their own.
+func folder() string {
+	dir, err := os.Getwd()
+	if err != nil || strings.HasPrefix(dir+"/", "/run/") {
+		return "/"
+	}
+	return dir
+}
+
+func forge(open func() (*lab.Lab, error)) *cobra.Command {
+	c := &cobra.Command{Use: "forge", Short: "Look at the commit statuses of the lab's forge, or make it fail"}
+	change := func(use, short string, f func(*lab.Lab, context.Context) error) *cobra.Command {
+		return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			return f(l, cmd.Context())
+		}}
+	}
+	c.AddCommand(
+		change("fail", "Answer every request with 503", (*lab.Lab).FailForge),
+		change("heal", "Answer again", (*lab.Lab).HealForge),
+		&cobra.Command{Use: "statuses REPOSITORY COMMIT", Short: "Print the statuses of a commit, the oldest first", Args: cobra.ExactArgs(2),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				l, err := open()
+				if err != nil {
+					return err
+				}
+				statuses, err := l.Statuses(cmd.Context(), "lab/"+args[0], args[1])
+				for _, s := range statuses {
+					_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s  %-7s  %s  %s\n", s.Created.Format("15:04:05"), s.State, s.Context, s.Description)
+				}
+				return err
+			}})
+	return c
 }
 
 func repo(open func() (*lab.Lab, error)) *cobra.Command {

@@ -81,6 +81,30 @@ func (s *Server) Statuses(repository, commit string) []Status {
 	return append([]Status(nil), s.statuses[repository+"@"+commit]...)
 }
 
+// MarshalJSON writes all statuses.
+func (s *Server) MarshalJSON() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return json.Marshal(s.statuses)
+}
+
+// UnmarshalJSON takes over the statuses that MarshalJSON wrote.
+func (s *Server) UnmarshalJSON(raw []byte) error {
+	statuses := map[string][]Status{}
+	if err := json.Unmarshal(raw, &statuses); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.statuses = statuses
+	for _, list := range statuses {
+		for _, st := range list {
+			s.next = max(s.next, st.ID)
+		}
+	}
+	return nil
+}
+
 // Requests counts all requests, those that went wrong too.
 func (s *Server) Requests() int {
 	s.mu.Lock()

@@ -1,0 +1,91 @@
+// Command standin stands in for the programs of public images in tests: it serves, asks, or waits.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+const usage = `standin serve NAME PORT…   answer every GET on the ports with NAME and the host's name
+standin ask URL…           print what each URL answers; exit 1 if one does not
+standin wait               do nothing until terminated`
+
+// linger is how long a server that is to end goes on answering: the other nodes need a moment to stop sending to it.
+const linger = 2 * time.Second
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "standin:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	switch {
+	case len(args) >= 3 && args[0] == "serve":
+		return serve(ctx, args[1], args[2:])
+	case len(args) >= 2 && args[0] == "ask":
+		return ask(ctx, args[1:])
+	case len(args) == 1 && args[0] == "wait":
+		<-ctx.Done()
+		return nil
+	}
+	return errors.New(usage)
+}
+
+func serve(ctx context.Context, name string, ports []string) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close") // every request is a new connection for the service to place
+		_, _ = fmt.Fprintf(w, "%s %s\n", name, host)
+	})}
+	ended := make(chan error, len(ports))
+	for _, port := range ports {
+		listener, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			return err
+		}
+		go func() { ended <- server.Serve(listener) }()
+	}
+	fmt.Println(name, "serves")
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		time.Sleep(linger)
+		return server.Shutdown(context.Background())
+	}
+}
+
+func ask(ctx context.Context, urls []string) error {
+	client := &http.Client{Timeout: 5 * time.Second}
+	for _, url := range urls {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(os.Stdout, io.LimitReader(response.Body, 1<<16))
+		_ = response.Body.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
