@@ -101,7 +101,7 @@ func New(opts Options) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{
-		opts: opts, log: opts.Log.With("node", opts.NodeName), metrics: newMetrics(opts.Registerer),
+		opts: opts, log: opts.Log.With("node", opts.NodeName), metrics: newMetrics(opts.Metrics),
 		records:    records{filepath.Join(opts.agentDir(), "pods")},
 		hookClient: &http.Client{Timeout: hookTimeout},
 		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
@@ -154,6 +154,9 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.opts.Containerd == Managed {
 		if err := startContainerd(ctx, a.opts); err != nil {
 			return err
+	if err := network.EnsureIsolated(a.opts.NodeIPs); err != nil {
+		return err
+	}
 		}
 	}
 	var err error
@@ -183,6 +186,7 @@ func (a *Agent) open(ctx context.Context) error {
 	return a.enableForwarding()
 }
 
+	a.opts.Metrics.MustRegister(gauges{a})
 func keeperCgroup(node string) string { return filepath.Join("/lockstep-keeper", node) }
 
 func (a *Agent) waitForContainerd(ctx context.Context) (string, error) {

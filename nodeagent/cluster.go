@@ -64,7 +64,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	}
 	a.broadcast.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	reporter := &register.Reporter{Client: client, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
-		State: a.nodeState, Changed: a.changed, Log: a.log}
+		State: a.nodeState, Changed: a.changed, Reported: a.metrics.report, Log: a.log}
 	conf, err := id.TLS()
 	if err != nil {
 		return err

@@ -1,24 +1,120 @@
 package nodeagent
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lockstep/nodeagent/pods"
+)
 
 // metrics are the agent's own; proxy and DNS have theirs.
 type metrics struct {
-	steps, stepErrors *prometheus.CounterVec
-	stepSeconds       *prometheus.HistogramVec
-	drift             prometheus.Counter
+	steps, stepErrors          *prometheus.CounterVec
+	stepSeconds, reportSeconds *prometheus.HistogramVec
+	reportErrors               *prometheus.CounterVec
+	refreshes, refreshErrors   prometheus.Counter
+	drift                      prometheus.Counter
+	tunnels                    prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
+	counters := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_agent_" + name, Help: help}, []string{label})
+	}
+	seconds := func(name, help, label string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lockstep_agent_" + name, Help: help,
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}, []string{label})
+	}
 	m := &metrics{
-		steps:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_agent_steps_total", Help: "Steps begun for pods."}, []string{"step"}),
-		stepErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_agent_step_errors_total", Help: "Steps that failed."}, []string{"step"}),
-		stepSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lockstep_agent_step_seconds", Help: "How long steps took.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}, []string{"step"}),
-		drift: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_drift_total", Help: "Containers removed that nobody asked for."}),
+		steps:         counters("steps_total", "Steps begun for pods.", "step"),
+		stepErrors:    counters("step_errors_total", "Steps that failed.", "step"),
+		stepSeconds:   seconds("step_seconds", "How long steps took.", "step"),
+		reportErrors:  counters("report_errors_total", "Writes to the API that failed.", "what"),
+		reportSeconds: seconds("report_seconds", "How long writes to the API took.", "what"),
+		refreshes:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_updates_total", Help: "Volumes of running pods that were given newer contents."}),
+		refreshErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_update_errors_total", Help: "Volumes of running pods that could not be given newer contents."}),
+		drift:         prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_drift_total", Help: "Containers removed that nobody asked for."}),
+		tunnels:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "lockstep_agent_tunnel_requests", Help: "Requests under way from API servers."}),
 	}
-	if r != nil {
-		r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.drift)
-	}
+	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.reportErrors, m.reportSeconds, m.refreshes, m.refreshErrors, m.drift, m.tunnels)
 	return m
+}
+
+// report counts one write to the API.
+func (m *metrics) report(what string, began time.Time, err error) {
+	m.reportSeconds.WithLabelValues(what).Observe(time.Since(began).Seconds())
+	if err != nil {
+		m.reportErrors.WithLabelValues(what).Inc()
+	}
+}
+
+var (
+	descPods       = prometheus.NewDesc("lockstep_agent_pods", "Pods of this node, by phase.", []string{"phase"}, nil)
+	descContainers = prometheus.NewDesc("lockstep_agent_containers_running", "Running containers.", nil, nil)
+	descFailing    = prometheus.NewDesc("lockstep_agent_pods_failing", "Pods with a step that waits to be tried again.", nil, nil)
+	descStatuses   = prometheus.NewDesc("lockstep_agent_status_queue_depth", "Pod statuses that wait to be written.", nil, nil)
+	descContainerd = prometheus.NewDesc("lockstep_agent_containerd_up", "1 while containerd answers.", nil, nil)
+	descLogBytes   = prometheus.NewDesc("lockstep_agent_log_bytes", "Bytes that the log keeper read of the open streams.", nil, nil)
+	descLogDropped = prometheus.NewDesc("lockstep_agent_log_dropped_lines", "Lines of the open streams that the log keeper could not write.", nil, nil)
+)
+
+// gauges is a prometheus.Collector of the state of an agent that is open.
+type gauges struct{ a *Agent }
+
+// Describe implements prometheus.Collector.
+func (g gauges) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descPods, descContainers, descFailing, descStatuses, descContainerd, descLogBytes, descLogDropped} {
+		out <- d
+	}
+}
+
+// keeperPatience bounds asking the log keeper, which answers in well under a millisecond.
+const keeperPatience = time.Second
+
+// Collect implements prometheus.Collector.
+func (g gauges) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	phases, running, failing := map[string]float64{}, 0.0, 0.0
+	for _, p := range g.a.allPods() {
+		p.mu.Lock()
+		phases[string(p.status.Phase)]++
+		for _, i := range p.instances {
+			if i.State == pods.Running {
+				running++
+			}
+		}
+		if len(p.failures) > 0 {
+			failing++
+		}
+		p.mu.Unlock()
+	}
+	for phase, n := range phases {
+		gauge(descPods, n, phase)
+	}
+	gauge(descContainers, running)
+	gauge(descFailing, failing)
+	g.a.statuses.mu.Lock()
+	gauge(descStatuses, float64(len(g.a.statuses.due)))
+	g.a.statuses.mu.Unlock()
+	g.a.mu.Lock()
+	up := 1.0
+	if g.a.down != "" {
+		up = 0
+	}
+	g.a.mu.Unlock()
+	gauge(descContainerd, up)
+	ctx, cancel := context.WithTimeout(context.Background(), keeperPatience)
+	defer cancel()
+	if stats, err := g.a.logs.Stats(ctx); err == nil { // without an answer there is no value
+		var bytes, dropped float64
+		for _, s := range stats.Streams {
+			bytes, dropped = bytes+float64(s.Bytes), dropped+float64(s.DroppedLines)
+		}
+		gauge(descLogBytes, bytes)
+		gauge(descLogDropped, dropped)
+	}
 }

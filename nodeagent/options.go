@@ -65,9 +65,10 @@ type Options struct {
 	ClusterCIDRs []netip.Prefix
 	// Version is reported in the node's status; "v0.0.0" if empty.
 	Version string
-	// Log is discarded if nil; Registerer gets no metrics if nil.
-	Log        *slog.Logger
-	Registerer prometheus.Registerer
+	// Log is discarded if nil.
+	Log *slog.Logger
+	// Metrics takes the agent's metrics, which /metrics of its tunnel shows; a registry of the agent's own if nil.
+	Metrics *prometheus.Registry
 }
 
 // withDefaults fills in what is not stated and refuses what cannot be.
@@ -124,6 +125,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
 	}
 	return o, nil
 }

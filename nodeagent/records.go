@@ -145,11 +145,19 @@ func (r records) terminationLog(uid types.UID, name string, attempt int) (string
 	return path, nil
 }
 
-// replaceFile writes a private file whole or not at all.
+// replaceFile writes a private file whole or not at all. Of several writers at once, one is the last.
 func replaceFile(path string, data []byte) error {
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp") // with mode 0600
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }

@@ -38,6 +38,7 @@ func Reset(ctx context.Context, opts Options) error {
 	note(stopKeeper(ctx, opts))
 	note(proxy.Cleanup(ctx))
 	note(network.SetRoutes(nil))
+	note(network.RemoveIsolated())
 	note(resetForwarding(opts))
 	note(removeCgroup(nodeCgroup(opts.NodeName)))
 	note(removeCgroup(keeperCgroup(opts.NodeName)))

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -24,15 +25,16 @@ import (
 )
 
 // handler answers what API servers ask over the tunnel: container logs,
-// statistics and health.
+// statistics, metrics and health.
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
 	collector := stats.New(stats.Options{NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir})
 	a.group.Go(func() error { return collector.Run(a.ctx) })
 	mux.Handle("GET /stats/summary", collector)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.opts.Metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
-	return mux
+	return promhttp.InstrumentHandlerInFlight(a.metrics.tunnels, mux)
 }
 
 func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {

@@ -22,7 +22,7 @@ func (a *Agent) startNet(ctx context.Context) {
 }
 
 func (a *Agent) runNet(ctx context.Context) {
-	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.proxyWake, Drift: a.proxyDrift, Log: a.log, Registerer: a.opts.Registerer})
+	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.proxyWake, Drift: a.proxyDrift, Log: a.log, Registerer: a.opts.Metrics})
 	if err != nil {
 		a.log.Error("cannot start proxy", "error", err)
 	} else {
@@ -32,7 +32,7 @@ func (a *Agent) runNet(ctx context.Context) {
 	for _, ip := range a.opts.ClusterDNS {
 		listen = append(listen, netip.AddrPortFrom(ip, 53))
 	}
-	d, err := dns.New(dns.Options{Listen: listen, Domain: a.opts.ClusterDomain, State: a.dnsState, Wake: a.dnsWake, Log: a.log, Registerer: a.opts.Registerer})
+	d, err := dns.New(dns.Options{Listen: listen, Domain: a.opts.ClusterDomain, State: a.dnsState, Wake: a.dnsWake, Log: a.log, Registerer: a.opts.Metrics})
 	if err != nil {
 		a.log.Error("cannot start DNS", "error", err)
 		return

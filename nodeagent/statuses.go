@@ -90,7 +90,10 @@ func (s *statuses) run(ctx context.Context) error {
 		g.SetLimit(statusWriters)
 		for _, p := range ready {
 			g.Go(func() error {
-				if err := s.write(ctx, p); err != nil && ctx.Err() == nil {
+				began := time.Now()
+				err := s.write(ctx, p)
+				s.a.metrics.report("pod status", began, err)
+				if err != nil && ctx.Err() == nil {
 					p.log.Warn("cannot report status", "error", err)
 					s.mu.Lock()
 					if _, ok := s.due[p.uid]; !ok {

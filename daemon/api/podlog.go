@@ -137,9 +137,9 @@ func (s *server) transport(name string) http.RoundTripper {
 }
 
 // nodeReadable are the paths of an agent that a reader may see through /api/v1/nodes/<name>/proxy/.
-var nodeReadable = map[string]bool{"stats/summary": true, "healthz": true}
+var nodeReadable = map[string]bool{"stats/summary": true, "healthz": true, "metrics": true}
 
-// nodeProxy answers GET /api/v1/nodes/<name>/proxy/stats/summary from the node's agent.
+// nodeProxy answers GET /api/v1/nodes/<name>/proxy/<path> for the readable paths from the node's agent.
 func (s *server) nodeProxy(w http.ResponseWriter, r *http.Request) {
 	info, _ := request.RequestInfoFrom(r.Context())
 	path := ""

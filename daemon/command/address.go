@@ -7,14 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+
+	"lockstep/nodeagent/network"
 )
 
-// isolated is the node's address on a machine that has none but loopback: pods cannot reach a loopback address of their
-// node, so the agent puts this one on its own link. RFC 6598 keeps the range off the Internet.
-var isolated = netip.MustParseAddr("100.64.0.1")
-
 // nodeAddress returns the address named by flag, or the machine's first global IPv4 address on a link that is up, or
-// the isolated address where it has none.
+// the isolated one where it has none, which the agent then puts on loopback.
 func nodeAddress(flag string) (netip.Addr, error) {
 	if flag != "" {
 		addr, err := netip.ParseAddr(flag)
@@ -42,7 +40,7 @@ func nodeAddress(flag string) (netip.Addr, error) {
 			}
 		}
 	}
-	return isolated, nil
+	return network.Isolated, nil
 }
 
 // ours tells the links that Lockstep and its pod network make.

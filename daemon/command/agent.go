@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -40,7 +41,7 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 	o := nodeagent.Options{
 		DataDir: dirs.data, RunDir: dirs.run, NodeIPs: []netip.Addr{address}, Containerd: f.containerd, Snapshotter: f.snapshotter,
 		ImagesDir: f.images, CertsDir: f.registries, CNIConfDir: f.cniConf, Version: version.Version,
-		Labels: map[string]string{}, Registerer: prometheus.DefaultRegisterer,
+		Labels: map[string]string{}, Metrics: processRegistry(),
 	}
 	var err error
 	if o.NodeName, err = nodeName(f.nodeName); err != nil {
@@ -122,6 +123,13 @@ Stopping the agent leaves all pods running.`,
 	c.Flags().StringVar(&token, "token", "", "join token, from lockstep token create")
 	c.Flags().StringVar(&tokenFile, "token-file", "", "file with the join token")
 	return c
+}
+
+// processRegistry is a registry that has the metrics of Go and of the process already.
+func processRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
 }
 
 // findContainerd returns the system's containerd where it answers, else the agent's own.

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
@@ -100,6 +98,9 @@ func (h asDebug) Enabled(ctx context.Context, l slog.Level) bool {
 
 func (h asDebug) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = min(r.Level, slog.LevelDebug)
+	if !h.Handler.Enabled(ctx, r.Level) { // logr hands errors over without asking
+		return nil
+	}
 	return h.Handler.Handle(ctx, r)
 }
 
@@ -114,13 +115,4 @@ type dirFlags struct{ data, run string }
 func (f *dirFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.data, "data-dir", "/var/lib/lockstep", "folder for what must survive a reboot")
 	cmd.Flags().StringVar(&f.run, "run-dir", "/run/lockstep", "folder for what must not: sockets, namespaces, mounts")
-}
-
-// readSecret returns the trimmed contents of a file that holds a secret.
-func readSecret(path string) (string, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("cannot read the token: %w", err)
-	}
-	return strings.TrimSpace(string(raw)), nil
 }

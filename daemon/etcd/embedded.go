@@ -73,11 +73,16 @@ func (e *Etcd) config() (*embed.Config, error) {
 	c.QuotaBackendBytes = e.opts.QuotaBytes
 	c.EnableGRPCGateway = false
 	c.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration // embed leaves it at 0: every request is slow
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(e.opts.Log))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(e.opts.Log, &e.closing))
+	c.AuthToken = "" // no users: who opens the socket is root, who comes by TLS has a certificate
 	// Compaction is ours: it follows what readers may still ask for.
 	c.AutoCompactionRetention = "0"
 	local, err := parseURLs(e.socketURL())
 	if err != nil {
+		return nil, err
+	}
+	// What etcd serves by plain HTTP has a socket of its own, so that gRPC is not behind a guess of the protocol.
+	if c.ListenClientHttpUrls, err = parseURLs("unix://" + filepath.Join(e.opts.SocketDir, "http.sock")); err != nil {
 		return nil, err
 	}
 	if e.opts.Peers == nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,6 +76,7 @@ type Etcd struct {
 	server  *embed.Etcd // nil for an external etcd
 	lock    *os.File
 	metrics *metrics
+	closing atomic.Bool // the server is being stopped
 }
 
 const (
@@ -192,6 +194,7 @@ func (e *Etcd) Close() error {
 		e.Client = nil
 	}
 	if e.server != nil {
+		e.closing.Store(true)
 		e.server.Close()
 		e.server = nil
 	}

@@ -3,29 +3,32 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// zapTo returns a zap logger that writes warnings and worse to slog; etcd is talkative below that.
-func zapTo(log *slog.Logger) *zap.Logger {
-	return zap.New(&core{log: log.With("component", "etcd")})
+// zapTo returns a zap logger that writes warnings and worse to slog; etcd is talkative below that. While closing is set
+// nothing is written: etcd then warns of each listener that it was asked to close.
+func zapTo(log *slog.Logger, closing *atomic.Bool) *zap.Logger {
+	return zap.New(&core{log: log.With("component", "etcd"), closing: closing})
 }
 
 // core is a zapcore.Core over slog.
 type core struct {
-	log *slog.Logger
+	log     *slog.Logger
+	closing *atomic.Bool
 }
 
 // Enabled implements zapcore.LevelEnabler.
 func (c *core) Enabled(l zapcore.Level) bool {
-	return l >= zapcore.WarnLevel && c.log.Enabled(context.Background(), level(l))
+	return l >= zapcore.WarnLevel && !c.closing.Load() && c.log.Enabled(context.Background(), level(l))
 }
 
 // With implements zapcore.Core.
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
-	return &core{log: c.log.With(attributes(fields)...)}
+	return &core{log: c.log.With(attributes(fields)...), closing: c.closing}
 }
 
 // Check implements zapcore.Core.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 )
@@ -36,6 +37,11 @@ func (s *Store) Lead(ctx context.Context, id string, f func(ctx context.Context,
 
 // term campaigns once and leads until the lease is lost, ctx ends or f ends by itself, which is told by ended.
 func (s *Store) term(ctx context.Context, id string, f func(ctx context.Context, c Committer) error) (ended bool, err error) {
+	if s.alone {
+		if err := s.bury(ctx); err != nil {
+			return false, fmt.Errorf("cannot take over from a dead leader: %w", err)
+		}
+	}
 	session, err := s.session(ctx)
 	if err != nil {
 		return false, fmt.Errorf("cannot get a lease to lead: %w", err)
@@ -75,6 +81,27 @@ func (s *Store) term(ctx context.Context, id string, f func(ctx context.Context,
 		return false, nil
 	}
 	return false, err
+}
+
+// bury removes what earlier leaders left when they could not resign. It is for a store that is alone: between terms it
+// has no lease of its own.
+func (s *Store) bury(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	left, err := s.client.Get(ctx, s.keys.leader()+"/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		return err
+	}
+	for _, kv := range left.Kvs {
+		_, err := s.client.Revoke(ctx, clientv3.LeaseID(kv.Lease)) // the key goes with it
+		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return err
+		}
+	}
+	if len(left.Kvs) > 0 { // also those that somebody wrote without a lease
+		_, err = s.client.Delete(ctx, s.keys.leader()+"/", clientv3.WithPrefix())
+	}
+	return err
 }
 
 // session makes a lease that is kept alive until the session is orphaned or etcd is away for longer than it lasts.

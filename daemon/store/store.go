@@ -34,6 +34,9 @@ type Options struct {
 	// BeatEvery is how often heartbeats are written. Zero: 5 s, half the agents' period of renewal, which Kubernetes'
 	// 40 s of grace tolerate with ease.
 	BeatEvery time.Duration
+	// Alone says that no other process can reach this etcd while this one lives, as is so for an embedded one without
+	// peers: whoever led before is dead, and Lead does not wait for its lease to run out.
+	Alone bool
 	// Version of this binary, written beside each value. Empty: "dev".
 	Version string
 	// Now is the clock of creationTimestamp and events. Nil: time.Now.
@@ -84,6 +87,7 @@ type Store struct {
 	metrics *metrics
 	cluster Cluster
 	server  string
+	alone   bool
 	now     func() time.Time
 
 	db       *view.DB
@@ -119,7 +123,7 @@ func Open(ctx context.Context, client *clientv3.Client, opts Options) (*Store, e
 	}
 	s := &Store{
 		client: client, keys: keys, log: opts.Log, metrics: newMetrics(opts.Registerer), cluster: cluster,
-		server: opts.Server, now: opts.Now, db: view.NewDB(),
+		server: opts.Server, alone: opts.Alone, now: opts.Now, db: view.NewDB(),
 		codec: codec{version: opts.Version, transformer: opts.Transformer, defaults: opts.Default},
 		ready: make(chan struct{}), subs: map[*Subscription]struct{}{},
 	}
