@@ -47,6 +47,7 @@ func Reset(ctx context.Context, opts Options) error {
 		note(stopContainerd(ctx, opts))
 		note(os.RemoveAll(filepath.Join(opts.DataDir, "containerd")))
 	}
+	note(removeRuntimeDirs(opts))
 	note(unmountBelow(opts.RunDir))
 	note(unmountBelow(opts.volumesDir()))
 	for _, dir := range []string{opts.agentDir(), opts.volumesDir(), opts.RunDir} {
@@ -158,6 +159,19 @@ func removeEmptyParents(paths ...string) error {
 		}
 	}
 	return nil
+}
+
+// removeRuntimeDirs removes what shims and runc made for us in directories that
+// no configuration moves. The system's containerd keeps those that are its own.
+func removeRuntimeDirs(o Options) error {
+	const state = "/run/containerd"
+	errs := []error{removeDirIfEmpty(filepath.Join(state, "runc", runtime.Namespace))}
+	if o.Containerd == Managed {
+		for _, dir := range []string{"runc", "s", ""} {
+			errs = append(errs, removeDirIfEmpty(filepath.Join(state, dir)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func removeDirIfEmpty(dir string) error {
