@@ -75,6 +75,6 @@ const (
 
 // weightOf returns the requests as scoring sees them: each container at least what is presumed where it says nothing.
 func weightOf(p *corev1.Pod) (cpu, memory int64) {
-	a, _ := amountsOf(resource.PodRequests(p, resource.PodResourcesOptions{NonMissingContainerRequests: presumed}))
+	a, _ := amountsOf(resource.PodRequests(p, resource.PodResourcesOptions{NonMissingContainerRequests: presumed()}))
 	return a.cpu, a.memory
 }

@@ -14,9 +14,11 @@ import (
 	"lockstep/kinds"
 )
 
-var presumed = corev1.ResourceList{
-	corev1.ResourceCPU:    *resource.NewMilliQuantity(presumedCPU, resource.DecimalSI),
-	corev1.ResourceMemory: *resource.NewQuantity(presumedMemory, resource.BinarySI),
+func presumed() corev1.ResourceList {
+	return corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewMilliQuantity(presumedCPU, resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(presumedMemory, resource.BinarySI),
+	}
 }
 
 // hostPort is a port of a node; an empty ip is any address.
