@@ -101,11 +101,10 @@ type plane struct {
 	tunnels   *tunnel.Pool
 	api       *api.Server
 	web       *web.Server
-	since     time.Time // when this process began to take heartbeats
 }
 
 func assemble(ctx context.Context, o Options, registry *prometheus.Registry, database *etcd.Etcd) (*plane, error) {
-	p := &plane{opts: o, registry: registry, etcd: database, tunnels: &tunnel.Pool{}, since: time.Now()}
+	p := &plane{opts: o, registry: registry, etcd: database, tunnels: &tunnel.Pool{}}
 	var err error
 	p.store, err = store.Open(ctx, database.Client, store.Options{
 		Default: strategy.Default, Log: o.Log, Registerer: registry, Server: o.Name, Version: version.Version,
@@ -178,7 +177,7 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 	loops := reconcilers.All(reconcilers.Options{
 		PodCIDRs: p.opts.PodCIDRs, ServiceCIDRs: p.opts.ServiceCIDRs,
 		APIServers: func() []netip.AddrPort { return []netip.AddrPort{p.opts.Advertise} },
-		Since:      p.since,
+		Since:      p.store.ServingSince,
 	})
 	return []task{
 		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, c) }},

@@ -32,8 +32,9 @@ type Options struct {
 	// APIServers returns the addresses of the API servers that are running; nil: there are none to list. It is called
 	// from several goroutines and must not block.
 	APIServers func() []netip.AddrPort
-	// Since is when this process began to take heartbeats; no silence before it is held against a node. Zero: forever.
-	Since time.Time
+	// Since returns since when this process has taken heartbeats; no silence before it is held against a node. Nil:
+	// forever. It is called from several goroutines and must not block.
+	Since func() time.Time
 }
 
 func (o Options) withDefaults() Options {
@@ -45,6 +46,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.NodePorts == [2]int{} {
 		o.NodePorts = [2]int{30000, 32767}
+	}
+	if o.Since == nil {
+		o.Since = func() time.Time { return time.Time{} }
 	}
 	if len(o.DNS) == 0 {
 		for _, network := range o.ServiceCIDRs {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/grpclog"
 	"k8s.io/klog/v2"
 
 	"lockstep/daemon/version"
@@ -86,6 +87,7 @@ func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	}
 	// What Kubernetes' libraries log is about their own working; what matters of it is in our own log.
 	klog.SetSlogLogger(slog.New(asDebug{log.Handler()}))
+	grpclog.SetLoggerV2(grpcLog{log})
 	return log, nil
 }
 

@@ -20,6 +20,9 @@ const (
 	defragEvery = time.Hour
 	// urgentShare of the quota used up is when free space is given back without waiting for more.
 	urgentShare = 0.8
+	// squeezeEvery is the least time between two rewrites of a full file that has nothing to give back: each stops the
+	// server for as long as it takes.
+	squeezeEvery = 5 * time.Minute
 	// disarmShare of the quota is how far a file must have shrunk before its alarm is lifted, so that it is not raised
 	// again by the next writes.
 	disarmShare = 0.95
@@ -60,6 +63,9 @@ func decide(members []member, now time.Time, done remedy) plan {
 	case full && done == compacted:
 		p := plan{reason: "etcd is full"}
 		for _, m := range members {
+			if m.quota > 0 && float64(m.used) > disarmShare*float64(m.quota) && now.Sub(m.defragAt) < squeezeEvery {
+				return plan{} // the live data fills it
+			}
 			p.defrag = append(p.defrag, m.endpoint)
 		}
 		return p

@@ -12,6 +12,9 @@ func TestDecide(t *testing.T) {
 	long := now.Add(-2 * time.Hour)
 	small := member{endpoint: "a", size: 20 * mib, used: 19 * mib, quota: 100 * mib, defragAt: long}
 	full := member{endpoint: "a", size: 100 * mib, used: 99 * mib, quota: 100 * mib, noSpace: true, defragAt: now}
+	room := member{endpoint: "a", size: 100 * mib, used: 60 * mib, quota: 100 * mib, noSpace: true, defragAt: now}
+	stuffed := full
+	stuffed.defragAt = now.Add(-6 * time.Minute)
 	shrunk := member{endpoint: "a", size: 50 * mib, used: 50 * mib, quota: 100 * mib, noSpace: true, defragAt: now}
 	loose := member{endpoint: "b", size: 400 * mib, used: 100 * mib, quota: 2048 * mib, defragAt: long}
 	tight := member{endpoint: "b", size: 85 * mib, used: 55 * mib, quota: 100 * mib, defragAt: long}
@@ -26,7 +29,9 @@ func TestDecide(t *testing.T) {
 		{"nothing to do", []member{small}, untreated, plan{}},
 		{"no members", nil, untreated, plan{}},
 		{"full: compact first", []member{full}, untreated, plan{compactNow: true, reason: "etcd is full"}},
-		{"full: then defragment all", []member{full, small}, compacted, plan{defrag: []string{"a", "a"}, reason: "etcd is full"}},
+		{"full: then defragment all", []member{room, small}, compacted, plan{defrag: []string{"a", "a"}, reason: "etcd is full"}},
+		{"full of live data: rewrite it now and then", []member{stuffed}, compacted, plan{defrag: []string{"a"}, reason: "etcd is full"}},
+		{"full of live data: not again so soon", []member{full, room}, compacted, plan{}},
 		{"full of live data: wait", []member{full}, defragmented, plan{}},
 		{"shrunk: lift the alarm", []member{shrunk}, defragmented, plan{disarm: true, reason: "there is space again"}},
 		{"one still large: wait", []member{shrunk, full}, defragmented, plan{}},

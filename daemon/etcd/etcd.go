@@ -82,6 +82,8 @@ type Etcd struct {
 const (
 	// startTimeout bounds opening the data and electing: reading 2 GiB from a slow disk, with room.
 	startTimeout = 2 * time.Minute
+	// tellEvery is how often the log says that etcd is waited for.
+	tellEvery = time.Minute
 	// dialKeepAlive and its timeout find a dead connection that nothing closes.
 	dialKeepAlive        = 10 * time.Second
 	dialKeepAliveTimeout = 5 * time.Second
@@ -162,12 +164,19 @@ func (t TLS) config() (*tls.Config, error) {
 
 // await reads until etcd answers or ctx ends.
 func (e *Etcd) await(ctx context.Context) error {
+	var told time.Time
 	for {
 		err := e.ping(ctx)
+		if err == nil && !told.IsZero() {
+			e.opts.Log.Info("etcd answers")
+		}
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		e.opts.Log.Warn("etcd does not answer yet", "endpoints", e.opts.Endpoints, "error", err)
+		if time.Since(told) > tellEvery {
+			told = time.Now()
+			e.opts.Log.Warn("etcd does not answer yet, waiting for it", "endpoints", e.opts.Endpoints, "error", err)
+		}
 		sleep(ctx, time.Second)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // readTimeout bounds a linearizable read; etcd itself gives up after some 5 s without a leader.
 const readTimeout = 6 * time.Second
 
-// currentReads shares linearizable reads among callers: a caller joins a read only while it has not been sent yet.
+// currentReads shares linearizable requests among callers: a caller joins one only while it has not been sent yet.
 type currentReads struct {
 	read func(context.Context) (int64, error)
 	wake chan struct{} // one token: there is a next
@@ -66,6 +66,19 @@ func (c *currentReads) run(ctx context.Context) {
 
 // Current returns the store's revision by a linearizable read, shared with other callers of the moment.
 func (s *Store) Current(ctx context.Context) (int64, error) { return s.reads.get(ctx) }
+
+// Step makes a revision in which nothing changes, shared with other callers of the moment.
+func (s *Store) Step(ctx context.Context) (int64, error) { return s.steps.get(ctx) }
+
+func (s *Store) step(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	resp, err := s.client.Put(ctx, s.keys.step(), "")
+	if err != nil {
+		return 0, err
+	}
+	return resp.Header.Revision, nil
+}
 
 func (s *Store) readRevision(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)

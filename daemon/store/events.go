@@ -154,7 +154,7 @@ func (r *recorder) write(ctx context.Context, events []*corev1.Event) {
 		r.store.metrics.events.WithLabelValues(outcome).Inc()
 	}
 	if failed != nil && ctx.Err() == nil {
-		r.store.log.Warn("cannot write events", "error", failed)
+		r.store.warn(ctx, "cannot write events", "error", failed)
 	}
 }
 

@@ -54,7 +54,7 @@ func (s *Store) follow(ctx context.Context) error {
 			s.metrics.restarts.WithLabelValues("compacted").Inc()
 			loaded = false
 		default:
-			s.log.Warn("watching etcd was interrupted", "error", err)
+			s.warn(ctx, "watching etcd was interrupted", "error", err)
 			s.metrics.restarts.WithLabelValues("interrupted").Inc()
 		}
 		sleep(ctx, pause)

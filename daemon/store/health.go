@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -111,6 +112,25 @@ func (s *Store) moveTo(state healthState, cause error) {
 	}
 	s.metrics.healthy.Set(0)
 	s.log.Error("the store is not healthy", "error", s.state.err())
+}
+
+// warn logs what went wrong in the background; quietly while the store is not healthy, which is the cause then and has
+// been told.
+func (s *Store) warn(ctx context.Context, message string, args ...any) {
+	level := slog.LevelWarn
+	if s.Health() != nil {
+		level = slog.LevelDebug
+	}
+	s.log.Log(ctx, level, message, args...)
+}
+
+// ServingSince is since when reads and writes have worked; now while they do not.
+func (s *Store) ServingSince() time.Time {
+	state, since, _ := s.state.get()
+	if state != stateServing {
+		return time.Now()
+	}
+	return since
 }
 
 // watchHealth asks etcd from time to time, until ctx ends.

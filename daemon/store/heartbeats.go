@@ -103,7 +103,7 @@ func (b *heartbeats) run(ctx context.Context) {
 			return
 		}
 		if err := b.flush(ctx); err != nil && ctx.Err() == nil {
-			b.store.log.Warn("cannot write heartbeats", "error", err)
+			b.store.warn(ctx, "cannot write heartbeats", "error", err)
 		}
 	}
 }

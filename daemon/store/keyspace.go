@@ -26,7 +26,7 @@ type place struct {
 type part int
 
 const (
-	elsewhere part = iota // the leader's keys, the compactor's, those of kinds this binary does not know
+	elsewhere part = iota // the leader's keys, the step's, the compactor's, those of kinds this binary does not know
 	objectPart
 	eventPart
 	recordPart
@@ -36,6 +36,7 @@ const (
 
 func (s keyspace) cluster() string    { return string(s) + "cluster" }
 func (s keyspace) leader() string     { return string(s) + "leader" }
+func (s keyspace) step() string       { return string(s) + "step" }
 func (s keyspace) heartbeats() string { return string(s) + "heartbeats/" }
 
 func (s keyspace) record(table, name string) string {

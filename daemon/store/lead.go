@@ -28,7 +28,7 @@ func (s *Store) Lead(ctx context.Context, id string, f func(ctx context.Context,
 			return err
 		}
 		if err != nil && ctx.Err() == nil {
-			s.log.Warn("leading was interrupted", "id", id, "error", err)
+			s.warn(ctx, "leading was interrupted", "id", id, "error", err)
 			sleep(ctx, campaignPause)
 		}
 	}

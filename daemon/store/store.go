@@ -95,6 +95,7 @@ type Store struct {
 	writer   *writer
 	compiler compiler
 	reads    *currentReads
+	steps    *currentReads
 	events   *recorder
 	beats    *heartbeats
 	state    health
@@ -129,6 +130,7 @@ func Open(ctx context.Context, client *clientv3.Client, opts Options) (*Store, e
 	}
 	s.fold = newFolder(s.keys, s.codec)
 	s.reads = newCurrentReads(s.readRevision)
+	s.steps = newCurrentReads(s.step)
 	s.writer = newWriter(client, s.metrics, s.probe, s.answered)
 	leases := &eventLeases{client: client, now: opts.Now}
 	s.compiler = compiler{keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, lease: leases.get}
@@ -148,6 +150,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { return s.follow(ctx) })
 	g.Go(func() error { s.writer.run(ctx); return nil })
 	g.Go(func() error { s.reads.run(ctx); return nil })
+	g.Go(func() error { s.steps.run(ctx); return nil })
 	g.Go(func() error { s.events.run(ctx); return nil })
 	g.Go(func() error { s.beats.run(ctx); return nil })
 	g.Go(func() error { return s.watchHealth(ctx) })

@@ -79,6 +79,8 @@ type Backend interface {
 	// Current returns the store's revision, not older than the call: a view that has reached it has every write that
 	// had been answered before the call.
 	Current(ctx context.Context) (int64, error)
+	// Step makes a revision of its own in which nothing changes, later than the call began, and returns it.
+	Step(ctx context.Context) (int64, error)
 	// History returns every change of objects with from < Revision <= to, in order. Since is from, or a later revision
 	// where the store remembers no further back. Heartbeats and records are not part of it.
 	History(ctx context.Context, from, to int64) (since int64, changes []view.Change, err error)

@@ -26,8 +26,8 @@ const (
 )
 
 // New returns the reconciler of nodes' lives. Nothing that a node failed to do before since is held against it: while
-// the control plane was away nobody could take heartbeats.
-func New(since time.Time) loop.Reconciler {
+// the control plane or etcd was away nobody could take heartbeats.
+func New(since func() time.Time) loop.Reconciler {
 	node := kinds.For[*corev1.Node]()
 	return loop.Reconciler{
 		Name:      "nodelifecycle",
@@ -65,7 +65,7 @@ func New(since time.Time) loop.Reconciler {
 			{Kind: kinds.For[*corev1.Pod](), Fields: []string{"status.conditions"}},
 		},
 		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
-			return decide(v, key, since, now), nil
+			return decide(v, key, since(), now), nil
 		},
 	}
 }

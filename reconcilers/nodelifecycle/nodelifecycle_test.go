@@ -7,8 +7,10 @@ import (
 	"lockstep/reconcilers/looptest"
 )
 
-func TestDecide(t *testing.T) { looptest.Golden(t, "testdata", New(time.Time{})) }
+func TestDecide(t *testing.T) {
+	looptest.Golden(t, "testdata", New(func() time.Time { return time.Time{} }))
+}
 
 func TestDecideAfterStart(t *testing.T) {
-	looptest.Golden(t, "testdata/started", New(looptest.Now.Add(-5*time.Second)))
+	looptest.Golden(t, "testdata/started", New(func() time.Time { return looptest.Now.Add(-5 * time.Second) }))
 }

@@ -290,6 +290,16 @@ func history(t *testing.T, s *suite) {
 	if _, err := s.s.Wait(s.ctx, rev); err != nil {
 		t.Error(err)
 	}
+	step, err := s.s.Step(s.ctx)
+	if err != nil || step <= rev {
+		t.Errorf("step = %d, %v, want more than %d", step, err, rev)
+	}
+	if _, err := s.s.Wait(s.ctx, step); err != nil {
+		t.Error(err)
+	}
+	if _, changes, err := s.s.History(s.ctx, step-1, step); err != nil || len(changes) != 0 {
+		t.Errorf("a step changes %v, %v", changes, err)
+	}
 }
 
 func limits(t *testing.T, s *suite) {

@@ -117,6 +117,14 @@ func (s *Store) Subscribe(name string) *store.Subscription {
 // Current returns the revision of the newest view.
 func (s *Store) Current(context.Context) (int64, error) { return s.View().Revision(), nil }
 
+// Step makes a revision in which nothing changes.
+func (s *Store) Step(context.Context) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.publish(s.rev+1, nil)
+	return s.rev, nil
+}
+
 // History returns the changes of objects with from < revision <= to; nothing is ever forgotten.
 func (s *Store) History(_ context.Context, from, to int64) (int64, []view.Change, error) {
 	s.mu.Lock()
