@@ -54,6 +54,8 @@ type Options struct {
 	Sources []string
 	// Config is a configuration file for the daemon, beside Sources. Empty: none.
 	Config string
+	// LogLevel of daemons and agents, as their --log-level takes it. Empty: info.
+	LogLevel string
 	// Prefix goes before the hosts' names, so that nodes of labs that run side by side differ. Empty: none.
 	Prefix string
 }
@@ -64,6 +66,9 @@ func (o *Options) validate() error {
 	}
 	if o.Agents == 0 {
 		o.Agents = 2
+	}
+	if o.LogLevel == "" {
+		o.LogLevel = "info"
 	}
 	if o.Dir == "" || o.Lockstep == "" || o.Self == "" {
 		return errors.New("cannot make a lab: Dir, Lockstep and Self are required")

@@ -92,7 +92,7 @@ func (l *Lab) commandLine(ctx context.Context, h *Host, service string) (string,
 	case Daemon:
 		args := []string{
 			"daemon", "--data-dir", h.DataDir(), "--name", h.Name, "--cluster", "lab",
-			"--listen", "0.0.0.0:6443", "--advertise", h.Addr, "--status-listen", "127.0.0.1:7070",
+			"--listen", "0.0.0.0:6443", "--advertise", h.Addr, "--status-listen", "127.0.0.1:7070", "--log-level", o.LogLevel,
 		}
 		path, err := l.writeConfig()
 		return o.Lockstep, append(args, "--config", path), err
@@ -132,6 +132,7 @@ func (l *Lab) agentCommandLine(ctx context.Context, h *Host) (string, []string, 
 	return l.state.Options.Lockstep, []string{
 		"agent", "--server", "https://" + l.Server().Addr + ":6443", "--token", token, "--node-name", h.Name,
 		"--node-ip", h.Addr, "--data-dir", h.DataDir(), "--registry-config", certs,
+		"--log-level", l.state.Options.LogLevel,
 	}, nil
 }
 
