@@ -50,6 +50,7 @@ type Agent struct {
 	opts    Options
 	log     *slog.Logger
 	metrics *metrics
+	held    *os.File // locks the agent's directory
 	records records
 
 	rt         *runtime.Runtime
@@ -138,6 +139,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
 	}
+	if a.held != nil {
+		err = errors.Join(err, a.held.Close())
+	}
 	return err
 }
 
@@ -151,9 +155,13 @@ func (a *Agent) open(ctx context.Context) error {
 	if err := os.Chmod(a.opts.agentDir(), 0o711); err != nil {
 		return fmt.Errorf("cannot make directory private: %w", err)
 	}
-	if a.opts.Containerd == Managed {
-		if err := startContainerd(ctx, a.opts); err != nil {
-			return err
+	var err error
+	if a.held, err = a.opts.hold(); err != nil {
+		return err
+	}
+	if err := a.opts.keepWhereabouts(); err != nil {
+		return err
+	}
 	if err := network.EnsureIsolated(a.opts.NodeIPs); err != nil {
 		return err
 	}

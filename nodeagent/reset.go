@@ -23,13 +23,24 @@ import (
 
 // Reset removes every trace of this node from the machine: containers, layers
 // and images of our containerd namespace, the network of its pods, mounts,
-// cgroups, the log keeper, service rules, links, routes and files. No agent
-// may run. What is absent is fine, so it may be called twice; it goes on past
+// cgroups, the log keeper, service rules, links, routes and files. Options that
+// are not stated are those the node was last run with; it is an error if it
+// runs. What is absent is fine, so it may be called twice; it goes on past
 // errors and returns them joined.
 func Reset(ctx context.Context, opts Options) error {
-	opts, err := opts.withDefaults()
+	opts, err := opts.recall()
 	if err != nil {
 		return err
+	}
+	if opts, err = opts.withDefaults(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(opts.agentDir()); err == nil {
+		held, err := opts.hold()
+		if err != nil {
+			return err
+		}
+		defer held.Close()
 	}
 	var errs []error
 	note := func(err error) { errs = append(errs, err) }

@@ -134,7 +134,7 @@ func farewell(ctx context.Context, out io.Writer, door *control.Client, d daemon
 
 func newReset() *cobra.Command {
 	var dirs dirFlags
-	var node agentFlags
+	var name, containerd string
 	c := &cobra.Command{Use: "reset", Short: "Remove every trace of Lockstep from this machine", Args: cobra.NoArgs,
 		Long: `Remove everything Lockstep made on this machine: pods, rules, links, mounts, control groups,
 namespaces, logs and all data, the cluster's certificates and history included. The daemon and
@@ -145,26 +145,23 @@ the agent must be stopped. What Git holds can be run again; nothing else comes b
 			if _, err := control.Dial(dirs.run).Report(attempt); err == nil {
 				return errors.New("cannot reset: the daemon is still running; stop it first")
 			}
-			address, err := nodeAddress(node.nodeIP)
-			if err != nil {
-				return err
-			}
-			o, err := node.options(dirs, address)
-			if err != nil {
-				return err
+			o := nodeagent.Options{DataDir: dirs.data, NodeName: name, Containerd: containerd}
+			if cmd.Flags().Changed("run-dir") {
+				o.RunDir = dirs.run
 			}
 			if err := nodeagent.Reset(cmd.Context(), o); err != nil {
-				return err
+				return fmt.Errorf("cannot reset: %w", err)
 			}
 			for _, dir := range []string{dirs.run, dirs.data} {
 				if err := os.RemoveAll(dir); err != nil {
 					return fmt.Errorf("cannot reset: %w", err)
 				}
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing of Lockstep is left on this machine")
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing of Lockstep is left on this machine")
 			return err
 		}}
 	dirs.add(c)
-	node.add(c)
+	c.Flags().StringVar(&name, "node-name", "", "name of the node (default: as it was last run)")
+	c.Flags().StringVar(&containerd, "containerd", "", `socket of containerd, or "managed" (default: as it was last run)`)
 	return c
 }
