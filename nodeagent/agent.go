@@ -136,11 +136,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.rt != nil {
 		err = errors.Join(err, a.rt.Close())
 	}
-	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
-		return nil
-	}
 	if a.held != nil {
 		err = errors.Join(err, a.held.Close())
+	}
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
 	}
 	return err
 }
@@ -165,9 +165,11 @@ func (a *Agent) open(ctx context.Context) error {
 	if err := network.EnsureIsolated(a.opts.NodeIPs); err != nil {
 		return err
 	}
+	if a.opts.Containerd == Managed {
+		if err := startContainerd(ctx, a.opts); err != nil {
+			return err
 		}
 	}
-	var err error
 	if a.rt, err = runtime.Open(runtime.Options{Address: a.opts.containerdSocket(), Node: a.opts.NodeName,
 		Snapshotter: a.opts.Snapshotter, RunDir: a.opts.RunDir, Log: a.log}); err != nil {
 		return err
@@ -191,10 +193,10 @@ func (a *Agent) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.opts.Metrics.MustRegister(gauges{a})
 	return a.enableForwarding()
 }
 
-	a.opts.Metrics.MustRegister(gauges{a})
 func keeperCgroup(node string) string { return filepath.Join("/lockstep-keeper", node) }
 
 func (a *Agent) waitForContainerd(ctx context.Context) (string, error) {
