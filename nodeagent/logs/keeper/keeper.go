@@ -254,10 +254,12 @@ func (k *keeper) open(spec Stream) error {
 		if s.spec.Path != spec.Path || s.spec.Stdout != spec.Stdout || s.spec.Stderr != spec.Stderr {
 			return fmt.Errorf("cannot open log stream %q: it is open with other paths", spec.ID)
 		}
+		s.writes.Lock()
 		s.mu.Lock()
 		s.spec, s.stats.Stream = spec, spec
 		s.file.maxSize, s.file.maxFiles, s.file.compress = spec.MaxSize, spec.MaxFiles, spec.Compress
 		s.mu.Unlock()
+		s.writes.Unlock()
 		return k.remember(spec)
 	}
 	s, err := newStream(spec)
@@ -270,11 +272,9 @@ func (k *keeper) open(spec Stream) error {
 	}
 	// The file is made at once: a log that is empty is not a log that is missing. A disk that refuses it is a reason
 	// to drop output, not one to keep the container from running.
-	s.mu.Lock()
 	if err := s.file.open(time.Now()); err != nil {
 		s.stats.Error = "cannot open " + spec.Path + ": " + err.Error()
 	}
-	s.mu.Unlock()
 	k.streams[spec.ID] = s
 	s.start()
 	return nil

@@ -6,13 +6,15 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 const (
 	// fifoSize is how much a container may print while nobody reads: 400 ms at 10 MB/s, which is longer than a
-	// keeper that was killed needs to come back. The kernel takes the memory only while it is filled.
+	// keeper that was killed needs to come back. The kernel takes the memory only while it is filled. Without
+	// CAP_SYS_RESOURCE it allows 1 MiB.
 	fifoSize = 4 << 20
 	// readSize is how much is read at once, what a pipe has by default: one write to the log file each.
 	readSize = 64 << 10
@@ -26,20 +28,43 @@ var (
 	lineBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 2*readSize); return &b }}
 )
 
-// maxKept is the largest buffer of lines that is kept: a read full of empty lines grows fortyfold, and is rare.
-const maxKept = 4 * readSize
+const (
+	// maxKept is the largest buffer of lines that is kept: a read full of empty lines grows fortyfold, and is rare.
+	maxKept = 4 * readSize
+	// queueSize is how many bytes of lines one stream may hold while the disk takes none, as when somebody else's
+	// fsync(2) holds its journal: half a second at 10 MB/s, beside what fits into the FIFO.
+	queueSize = 8 << 20
+	// queuesSize bounds what all streams hold together; a stream that holds more than a read then waits.
+	queuesSize = 64 << 20
+)
+
+// queuedBytes is what all streams hold.
+var queuedBytes atomic.Int64
 
 // stream is one container's output on its way from its FIFOs to its log file.
 type stream struct {
 	spec  Stream
 	fifos [2]*fifo // stdout, stderr; nil when the stream has none
 
-	mu    sync.Mutex // held for one write: both outputs go to one file
-	file  file
-	stats StreamStats
-	last  time.Time // of the newest lines; each piece is later than the one before, also when the clock goes back
+	mu      sync.Mutex
+	stats   StreamStats
+	last    time.Time  // of the newest lines; each piece is later than the one before, also when the clock goes back
+	queue   []lines    // both outputs go to one file, in this order
+	queued  int        // bytes, what is being written included
+	writing bool       // somebody empties the queue
+	moved   *sync.Cond // of mu: some of the queue was written
+
+	writes sync.Mutex // held for one write; taken before mu
+	file   file
 
 	readers sync.WaitGroup
+}
+
+// lines are log lines on their way to the file.
+type lines struct {
+	buf   *[]byte
+	count int
+	at    time.Time
 }
 
 // fifo is one of the two outputs, read by one goroutine at a time.
@@ -72,11 +97,13 @@ func newStream(spec Stream) (*stream, error) {
 var outputs = [2]string{"stdout", "stderr"}
 
 func plainStream(spec Stream) *stream {
-	return &stream{
+	s := &stream{
 		spec:  spec,
 		file:  file{path: spec.Path, maxSize: spec.MaxSize, maxFiles: spec.MaxFiles, compress: spec.Compress},
 		stats: StreamStats{Stream: spec},
 	}
+	s.moved = sync.NewCond(&s.mu)
+	return s
 }
 
 func openFIFO(path string) (*os.File, error) {
@@ -137,6 +164,16 @@ func (s *stream) stop() {
 		}
 	}
 	s.readers.Wait()
+	s.flush()
+}
+
+// flush waits until all lines that were read are written, or counted as lost.
+func (s *stream) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.writing {
+		s.moved.Wait()
+	}
 }
 
 // drain takes over, after stop, what is in the FIFOs, including a last line without an end.
@@ -150,9 +187,10 @@ func (s *stream) drain() {
 		}
 		s.take(f, nil)
 	}
-	s.mu.Lock()
+	s.flush()
+	s.writes.Lock()
 	s.file.close()
-	s.mu.Unlock()
+	s.writes.Unlock()
 }
 
 // copy moves one read's worth of output to the file, waiting for some if asked to. It returns false when there is
@@ -180,11 +218,9 @@ func (s *stream) copy(f *fifo, wait bool) bool {
 	return err == nil && more
 }
 
-// take turns what was read into log lines and writes them, or counts them as lost. Nothing read means that the
-// output has ended.
+// take turns what was read into log lines and queues them for the file, so that reading goes on while the disk does
+// not take them. Nothing read means that the output has ended.
 func (s *stream) take(f *fifo, p []byte) {
-	buf := lineBuffers.Get().(*[]byte)
-	defer lineBuffers.Put(buf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -192,34 +228,75 @@ func (s *stream) take(f *fifo, p []byte) {
 		now = s.last.Add(1)
 	}
 	s.last = now
-	var out []byte
-	var lines int
+	buf := lineBuffers.Get().(*[]byte)
+	count := 0
 	if len(p) > 0 {
-		out, lines = f.framer.frame((*buf)[:0], s.last, p)
+		*buf, count = f.framer.frame((*buf)[:0], now, p)
 	} else {
-		out, lines = f.framer.flush((*buf)[:0], s.last)
+		*buf, count = f.framer.flush((*buf)[:0], now)
 	}
 	s.stats.Bytes += int64(len(p))
-	if lines == 0 {
+	if count == 0 {
+		lineBuffers.Put(buf)
 		return
 	}
-	if err := s.file.write(out, s.last); err != nil {
-		s.stats.Error = "cannot write " + s.spec.Path + ": " + err.Error()
-		s.stats.DroppedLines += int64(lines)
-		s.stats.DroppedBytes += int64(len(out))
-	} else {
-		s.stats.Error = ""
-		s.stats.Lines += int64(lines)
+	s.queue = append(s.queue, lines{buf, count, now})
+	s.hold(len(*buf))
+	if !s.writing {
+		s.writing = true
+		go s.write()
 	}
-	if cap(out) <= maxKept {
-		*buf = out
+	for s.queued > queueSize || s.queued > maxKept && queuedBytes.Load() > queuesSize {
+		s.moved.Wait()
 	}
+}
+
+// hold counts bytes that the queue holds from now on, or no longer. s.mu is held.
+func (s *stream) hold(bytes int) {
+	s.queued += bytes
+	queuedBytes.Add(int64(bytes))
+}
+
+// write writes what is queued, or counts it as lost, until nothing is.
+func (s *stream) write() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.queue) > 0 {
+		l := s.queue[0]
+		s.queue[0] = lines{}
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+
+		s.writes.Lock()
+		err := s.file.write(*l.buf, l.at)
+		s.writes.Unlock()
+
+		s.mu.Lock()
+		size := len(*l.buf)
+		if err != nil {
+			s.stats.Error = "cannot write " + s.spec.Path + ": " + err.Error()
+			s.stats.DroppedLines += int64(l.count)
+			s.stats.DroppedBytes += int64(size)
+		} else {
+			s.stats.Error = ""
+			s.stats.Lines += int64(l.count)
+		}
+		if cap(*l.buf) <= maxKept {
+			lineBuffers.Put(l.buf)
+		}
+		s.hold(-size)
+		s.moved.Broadcast()
+	}
+	s.queue = nil
+	s.writing = false
+	s.moved.Broadcast()
 }
 
 // reopen begins a new file at the path, for whoever moved the old one away.
 func (s *stream) reopen() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.flush() // into the file that was moved
+	s.writes.Lock()
+	defer s.writes.Unlock()
 	s.file.close()
 	s.file.openErr = nil
 }
