@@ -89,7 +89,11 @@ func deployment(d *appsv1.Deployment, v *view.View, now time.Time) Result {
 		}
 	}
 	cause := count
-	if !current || s.UpdatedReplicas < want {
+	switch {
+	case !current && s.ObservedGeneration > 0:
+		// The counts are of what was stated before.
+		cause = "change not observed yet, " + count
+	case s.UpdatedReplicas < want:
 		cause = fmt.Sprintf("%d/%d updated, %s", min(s.UpdatedReplicas, want), want, count)
 	}
 	return Result{Cause: cause, Again: r.Again}

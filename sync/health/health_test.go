@@ -81,7 +81,7 @@ func TestOf(t *testing.T) {
 			d.Spec.Replicas = ptr(int32(0))
 			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2}
 		})}, Healthy, ""},
-		"not observed":          {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })}, Progressing, "3/3 updated, 3/3 ready"},
+		"not observed":          {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })}, Progressing, "change not observed yet, 3/3 ready"},
 		"old replicas left":     {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.Replicas = 4 })}, Progressing, "3/3 ready"},
 		"updating":              {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 })}, Progressing, "1/3 updated, 3/3 ready"},
 		"rolling":               {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p")}, Progressing, "2/3 ready"},

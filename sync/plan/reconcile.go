@@ -160,8 +160,8 @@ func decode(k kinds.Key, stated json.RawMessage) (kinds.Object, error) {
 	return o, nil
 }
 
-// remedy says how to make a change that Kubernetes' rules refuse.
-const remedy = "give the object a new name, or delete it in one commit and state it again in the next"
+// remedy says how to make a change that Kubernetes' rules refuse; short, since a commit status has 140 characters.
+const remedy = "rename it, or delete it in one commit and add it in the next"
 
 // explain writes validation errors without the values they are about: a value may be a secret.
 func explain(errs field.ErrorList) string {
