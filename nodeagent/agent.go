@@ -31,6 +31,7 @@ import (
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/stats"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -77,6 +78,11 @@ type Agent struct {
 	netOnce    sync.Once
 	routing    sync.Mutex // of the kernel's routes
 
+	contentWake chan struct{} // wakes refresh
+	imagesWake  chan struct{} // wakes listImages
+	imageDir    string        // containerd's, on the file system of images and layers
+	summary     *stats.Collector
+
 	mu        sync.Mutex
 	pods      map[types.UID]*pod
 	claims    map[string]*pod // by containerd ID
@@ -90,6 +96,10 @@ type Agent struct {
 	facts        register.Facts
 	noNetwork    string
 	down         string // why containerd does not answer; empty if it does
+
+	contents   map[types.UID]bool // pods whose volumes are to be looked at
+	pressure   register.Held
+	nodeImages []corev1.ContainerImage
 }
 
 // New checks the options; it starts nothing.
@@ -106,12 +116,13 @@ func New(opts Options) (*Agent, error) {
 		records:    records{filepath.Join(opts.agentDir(), "pods")},
 		hookClient: &http.Client{Timeout: hookTimeout},
 		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
-		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
 		complete: make(chan struct{}), imported: make(chan struct{}),
-		pods: map[types.UID]*pod{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
+		pods: map[types.UID]*pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
-	a.objects = &objects{dir: filepath.Join(opts.agentDir(), "objects"), api: a.api, known: map[reference]fetched{}}
+	a.objects = &objects{dir: filepath.Join(opts.agentDir(), "objects"), api: a.api, log: a.log, changed: a.objectChanged,
+		known: map[reference]fetched{}, watched: map[reference]context.CancelFunc{}}
 	a.statuses = newStatuses(a)
 	a.broadcast = record.NewBroadcaster()
 	a.events = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: opts.NodeName})
@@ -181,13 +192,17 @@ func (a *Agent) open(ctx context.Context) error {
 	if err := a.readMachine(version); err != nil {
 		return err
 	}
+	if a.imageDir = a.rt.Dir(ctx); a.imageDir == "" {
+		a.imageDir = a.opts.DataDir
+	}
 	if a.images, err = images.New(ctx, images.Options{Client: a.rt.Client(), Namespace: runtime.Namespace, Snapshotter: a.rt.Snapshotter(),
-		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.opts.DataDir}); err != nil {
+		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.imageDir}); err != nil {
 		return err
 	}
 	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir()}); err != nil {
 		return err
 	}
+	a.summary = stats.New(stats.Options{NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir, ImageDir: a.imageDir, RootFS: a.rt.Usage})
 	a.probes = probes.New(probes.Options{Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed})
 	a.logs, err = logs.Ensure(ctx, logs.Options{RunDir: a.opts.RunDir, Cgroup: keeperCgroup(a.opts.NodeName), Build: a.opts.Version})
 	if err != nil {
@@ -332,6 +347,9 @@ func (a *Agent) runAll() {
 		"cluster":    a.joinCluster,
 		"replica":    a.useReplica,
 		"keep":       a.keepReplica,
+		"list":       a.listImages,
+		"storage":    a.limitStorage,
+		"stats":      a.summary.Run,
 	} {
 		a.group.Go(func() error {
 			if err := task(a.ctx); err != nil && a.ctx.Err() == nil {

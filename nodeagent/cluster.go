@@ -62,6 +62,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	for _, p := range a.allPods() {
 		p.poke()
 	}
+	poke(a.contentWake)
 	a.broadcast.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	reporter := &register.Reporter{Client: client, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
 		State: a.nodeState, Changed: a.changed, Reported: a.metrics.report, Log: a.log}
@@ -250,6 +251,7 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 		a.pods[o.UID] = p
 		a.mu.Unlock()
 		a.runPod(p)
+		poke(a.contentWake) // what it refers to is watched
 		return
 	}
 	var old *corev1.Pod
@@ -257,6 +259,9 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 		old = p.wanted.Pod
 		p.wanted.Pod, p.wanted.Gone = o, false
 	})
+	if !equality.Semantic.DeepEqual(old.Labels, o.Labels) || !equality.Semantic.DeepEqual(old.Annotations, o.Annotations) {
+		a.contentDue(o.UID)
+	}
 	if keepAgain(old, o) {
 		if err := a.records.savePod(o); err != nil {
 			p.log.Warn("cannot keep pod", "error", err)
@@ -385,10 +390,18 @@ func (a *Agent) restoreNetwork() {
 
 // nodeState is what the node reports about itself.
 func (a *Agent) nodeState(context.Context) register.State {
-	memory, disk := register.Pressure(a.opts.DataDir)
+	left, err := register.ReadLeft(a.facts.Memory, a.opts.DataDir, a.imageDir)
+	if err != nil {
+		a.log.Warn("cannot measure the node", "error", err)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := register.State{MemoryPressure: memory, DiskPressure: disk, Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork}
+	var now register.Pressures
+	if err == nil {
+		now = a.pressure.Note(left.Crossed(), time.Now())
+	}
+	s := register.State{MemoryPressure: now.Memory, DiskPressure: now.Disk, PIDPressure: now.PID, Images: a.nodeImages,
+		Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork}
 	if a.down != "" {
 		s.NotReady = []string{a.down}
 	}

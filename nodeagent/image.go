@@ -54,7 +54,7 @@ func (a *Agent) ensureImage(ctx context.Context, p *pod, c *corev1.Container) (*
 	}
 	got, err := a.images.Ensure(ctx, images.Request{
 		Image: c.Image, Policy: c.ImagePullPolicy, Secrets: secrets,
-		Event: func(e images.Event) { p.event(e.Type, e.Reason, e.Message) },
+		Event: func(e images.Event) { p.containerEvent(c.Name, e.Type, e.Reason, e.Message) },
 	})
 	if err != nil {
 		return nil, err
@@ -80,6 +80,7 @@ func (a *Agent) ensureImage(ctx context.Context, p *pod, c *corev1.Container) (*
 		clear(a.imageInfo)
 	}
 	a.imageInfo[key] = img
+	poke(a.imagesWake)
 	return img, nil
 }
 

@@ -35,6 +35,7 @@ import (
 	"lockstep/daemon/pki"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/memory"
+	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	_ "lockstep/nodeagent/logs/keeper/early"
@@ -110,6 +111,7 @@ type lab struct {
 	opts       Options
 	store      *memory.Store
 	containerd *exec.Cmd
+	agent      *Agent
 	stopAgent  func()
 	stopAPI    func()
 	address    string
@@ -252,6 +254,7 @@ func (l *lab) start() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -503,4 +506,15 @@ func fetch(url, want string) error {
 		err = fmt.Errorf("answered %q", body)
 	}
 	return err
+}
+
+// events are those posted about a pod.
+func (l *lab) events(name string) []*corev1.Event {
+	var out []*corev1.Event
+	for e := range view.List[*corev1.Event](l.store.View(), "default") {
+		if e.InvolvedObject.Name == name {
+			out = append(out, e)
+		}
+	}
+	return out
 }

@@ -17,6 +17,7 @@ type metrics struct {
 	refreshes, refreshErrors   prometheus.Counter
 	drift                      prometheus.Counter
 	tunnels                    prometheus.Gauge
+	evictions                  prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -36,9 +37,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		refreshes:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_updates_total", Help: "Volumes of running pods that were given newer contents."}),
 		refreshErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_update_errors_total", Help: "Volumes of running pods that could not be given newer contents."}),
 		drift:         prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_drift_total", Help: "Containers removed that nobody asked for."}),
+		evictions:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_evictions_total", Help: "Pods ended for taking more of the disk than they may."}),
 		tunnels:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "lockstep_agent_tunnel_requests", Help: "Requests under way from API servers."}),
 	}
-	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.reportErrors, m.reportSeconds, m.refreshes, m.refreshErrors, m.drift, m.tunnels)
+	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.reportErrors, m.reportSeconds, m.refreshes, m.refreshErrors, m.drift, m.tunnels, m.evictions)
 	return m
 }
 

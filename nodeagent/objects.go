@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-helpers/resource"
 
@@ -25,8 +27,8 @@ const (
 	// fresh is how long a fetched object serves other containers that start
 	// at the same time.
 	fresh = time.Second
-	// refreshPeriod is how often objects that pods show in volumes are looked
-	// at; Kubernetes promises about a minute.
+	// refreshPeriod is how often objects that are not watched are read, and
+	// volumes compared with what they should show.
 	refreshPeriod = 20 * time.Second
 	apiTimeout    = 10 * time.Second
 )
@@ -51,14 +53,20 @@ func (r reference) file() string {
 type objects struct {
 	dir string
 	api func() kubernetes.Interface // nil while not connected
+	log *slog.Logger
+	// changed is told of each change that a watch brings.
+	changed func(reference)
+	watches sync.WaitGroup
 
-	mu    sync.Mutex
-	known map[reference]fetched
+	mu      sync.Mutex
+	known   map[reference]fetched
+	watched map[reference]context.CancelFunc
 }
 
 type fetched struct {
 	object metav1.Object // nil: the API says there is none
 	at     time.Time
+	live   bool // a watch keeps it up to date
 }
 
 func (o *objects) configMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
@@ -90,7 +98,7 @@ func (o *objects) get(ctx context.Context, ref reference) (metav1.Object, error)
 	switch {
 	case err == nil:
 		o.mu.Lock()
-		o.known[ref] = fetched{object, time.Now()}
+		o.known[ref] = fetched{object, time.Now(), o.known[ref].live}
 		o.mu.Unlock()
 		if last.object == nil || last.object.GetResourceVersion() != object.GetResourceVersion() {
 			if err := o.keep(ref, object); err != nil {
@@ -100,7 +108,7 @@ func (o *objects) get(ctx context.Context, ref reference) (metav1.Object, error)
 		return object, nil
 	case apierrors.IsNotFound(err):
 		o.mu.Lock()
-		o.known[ref] = fetched{nil, time.Now()}
+		o.known[ref] = fetched{nil, time.Now(), o.known[ref].live}
 		o.mu.Unlock()
 		return nil, err
 	case apierrors.IsForbidden(err):
@@ -258,32 +266,75 @@ func (a *Agent) volumeSources(ctx context.Context) volumes.Sources {
 	}
 }
 
+// latestSources are as new as the watches' last word, without a question to
+// the API for each volume.
+func (a *Agent) latestSources(ctx context.Context) volumes.Sources {
+	return volumes.Sources{
+		ConfigMap: func(ns, name string) (*corev1.ConfigMap, error) {
+			got, err := a.objects.latest(ctx, reference{false, ns, name})
+			if err != nil {
+				return nil, err
+			}
+			return got.(*corev1.ConfigMap), nil
+		},
+		Secret: func(ns, name string) (*corev1.Secret, error) {
+			got, err := a.objects.latest(ctx, reference{true, ns, name})
+			if err != nil {
+				return nil, err
+			}
+			return got.(*corev1.Secret), nil
+		},
+		Allocatable: a.nodeFacts().Allocatable,
+	}
+}
+
 // refresh keeps the content of volumes up to date until ctx ends.
 func (a *Agent) refresh(ctx context.Context) error {
+	defer a.objects.watches.Wait()
 	t := time.NewTicker(refreshPeriod)
 	defer t.Stop()
 	for {
+		all := false
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-a.contentWake:
 		case <-t.C:
+			all = true
 		}
-		used := map[reference]bool{}
+		a.mu.Lock()
+		due := a.contents
+		a.contents = map[types.UID]bool{}
+		a.mu.Unlock()
+		used, watched := map[reference]bool{}, map[reference]bool{}
 		for _, p := range a.allPods() {
 			p.mu.Lock()
-			object, up := p.wanted.Pod, p.volumes != nil && !p.wanted.Gone
+			object, up, gone := p.wanted.Pod, p.volumes != nil && !p.wanted.Gone, p.wanted.Gone
 			p.mu.Unlock()
+			ended := gone || object.Status.Phase == corev1.PodSucceeded || object.Status.Phase == corev1.PodFailed
 			for ref := range references(object) {
 				used[ref] = true
+				if !ended {
+					watched[ref] = true
+				}
 			}
-			if !up || !changes(object) {
+			if !up || !changes(object) || !all && !due[p.uid] {
 				continue
 			}
-			if _, err := a.volumes.Update(ctx, object, a.volumeSources(ctx)); err != nil && ctx.Err() == nil {
+			switch wrote, err := a.volumes.Update(ctx, object, a.latestSources(ctx)); {
+			case err != nil && ctx.Err() == nil:
+				a.metrics.refreshErrors.Inc()
 				p.log.Warn("cannot update volumes", "error", err)
+			case wrote:
+				a.metrics.refreshes.Inc()
 			}
 		}
-		a.objects.forget(used)
+		if a.api() != nil {
+			a.objects.watchAll(ctx, watched)
+		}
+		if all {
+			a.objects.forget(used)
+		}
 	}
 }
 

@@ -269,6 +269,6 @@ func (a *Agent) probeFailed(uid types.UID, container, message string) {
 	p := a.pods[uid]
 	a.mu.Unlock()
 	if p != nil {
-		p.event(corev1.EventTypeWarning, "Unhealthy", message)
+		p.containerEvent(container, corev1.EventTypeWarning, "Unhealthy", message)
 	}
 }

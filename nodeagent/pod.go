@@ -3,6 +3,7 @@ package nodeagent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -292,6 +293,7 @@ func (p *pod) report(s corev1.PodStatus, o pods.Observed) {
 	if equality.Semantic.DeepEqual(s, p.status) {
 		return
 	}
+	p.eventBackoff(p.status, s)
 	p.status = s
 	p.version++
 	if equality.Semantic.DeepEqual(s, p.wanted.Pod.Status) {
@@ -365,10 +367,11 @@ func (p *pod) eventFailure(step pods.Step, err error) {
 	case pods.Setup:
 		p.event(corev1.EventTypeWarning, "FailedCreatePodSandBox", err.Error())
 	case pods.Prepare, pods.Start:
+		text := err.Error()
 		if i := (*images.Error)(nil); errors.As(err, &i) {
-			return // the image manager has told
+			text = i.Reason // the image manager has told more
 		}
-		p.event(corev1.EventTypeWarning, "Failed", err.Error())
+		p.containerEvent(step.Container, corev1.EventTypeWarning, "Failed", "Error: "+text)
 	case pods.Teardown, pods.Stop:
 		p.event(corev1.EventTypeWarning, "FailedKillPod", err.Error())
 	}
@@ -376,4 +379,38 @@ func (p *pod) eventFailure(step pods.Step, err error) {
 
 func (p *pod) event(kind, reason, message string) {
 	p.a.events.Event(p.object(), kind, reason, message)
+}
+
+// containerEvent tells what happened to a container, which the event names by
+// its place in the pod's spec.
+func (p *pod) containerEvent(name, kind, reason, message string) {
+	p.a.events.Event(containerReference(p.object(), name), kind, reason, message)
+}
+
+func containerReference(o *corev1.Pod, name string) *corev1.ObjectReference {
+	place := "containers"
+	if slices.ContainsFunc(o.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name }) {
+		place = "initContainers"
+	}
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: o.Namespace, Name: o.Name, UID: o.UID,
+		ResourceVersion: o.ResourceVersion, FieldPath: "spec." + place + "{" + name + "}"}
+}
+
+// eventBackoff tells of each container that has begun to wait for its restart.
+// p.mu is held.
+func (p *pod) eventBackoff(old, s corev1.PodStatus) {
+	waits := func(s corev1.PodStatus) map[string]bool {
+		out := map[string]bool{}
+		for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses) {
+			out[c.Name] = c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff"
+		}
+		return out
+	}
+	o, before := p.wanted.Pod, waits(old)
+	for name, now := range waits(s) {
+		if now && !before[name] {
+			p.a.events.Event(containerReference(o, name), corev1.EventTypeWarning, "BackOff", fmt.Sprintf(
+				"Back-off restarting failed container %s in pod %s_%s(%s)", name, o.Name, o.Namespace, o.UID))
+		}
+	}
 }

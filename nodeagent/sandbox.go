@@ -57,6 +57,9 @@ func (p *pod) setupVolumes(ctx context.Context) error {
 		mounted = map[string]volumes.Mounted{}
 	}
 	p.change(func() { p.volumes = mounted })
+	if changes(object) {
+		p.a.contentDue(p.uid) // what changed since it was read has not been told to these volumes
+	}
 	return nil
 }
 

@@ -28,9 +28,7 @@ import (
 // statistics, metrics and health.
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
-	collector := stats.New(stats.Options{NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir})
-	a.group.Go(func() error { return collector.Run(a.ctx) })
-	mux.Handle("GET /stats/summary", collector)
+	mux.Handle("GET /stats/summary", a.summary)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.opts.Metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.serveLogs)

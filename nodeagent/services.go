@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"lockstep/nodeagent/dns"
@@ -151,7 +152,43 @@ func (a *Agent) collectImages(ctx context.Context) error {
 			a.log.Warn("cannot remove unused images", "error", err)
 		}
 		for _, c := range removed {
+			poke(a.imagesWake)
 			a.log.Info("removed unused image", "names", c.Names, "bytes", c.Size)
+		}
+	}
+}
+
+// listPeriod is how often the images are looked at without a reason.
+const listPeriod = time.Minute
+
+// listImages keeps what the node reports of its images up to date.
+func (a *Agent) listImages(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.imported:
+	}
+	t := time.NewTicker(listPeriod)
+	defer t.Stop()
+	for {
+		list, err := a.images.List(ctx)
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("cannot list images", "error", err)
+		}
+		if err == nil {
+			a.mu.Lock()
+			changed := !equality.Semantic.DeepEqual(a.nodeImages, list)
+			a.nodeImages = list
+			a.mu.Unlock()
+			if changed {
+				a.reportNode()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.imagesWake:
+		case <-t.C:
 		}
 	}
 }

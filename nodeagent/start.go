@@ -119,7 +119,8 @@ func (p *pod) start(ctx context.Context, step pods.Step) error {
 		p.a.unclaim(pr.id)
 		return err
 	}
-	p.event(corev1.EventTypeNormal, "Started", "Started container "+c.Name)
+	p.containerEvent(c.Name, corev1.EventTypeNormal, "Created", "Container created")
+	p.containerEvent(c.Name, corev1.EventTypeNormal, "Started", "Container started")
 	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
 		return p.postStart(ctx, c, inst)
 	}
@@ -177,7 +178,8 @@ func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance
 		}
 	})
 	if err != nil {
-		p.event(corev1.EventTypeWarning, "FailedPostStartHook", fmt.Sprintf("PostStartHook failed: %v", err))
+		p.containerEvent(c.Name, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+		p.log.Warn("hook failed", "hook", "postStart", "container", c.Name, "error", err)
 	}
 	return p.save(inst)
 }

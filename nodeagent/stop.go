@@ -39,13 +39,14 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 	}
 	c, sig := containerOf(p.wanted.Pod, inst.Name), inst.StopSignal
 	p.mu.Unlock()
-	p.event(corev1.EventTypeNormal, "Killing", killing(step))
+	p.containerEvent(step.Container, corev1.EventTypeNormal, "Killing", killing(step))
 	grace := step.Grace
 	if step.Hooks && c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 		began := time.Now()
 		hook, cancel := context.WithTimeout(ctx, grace)
 		if err := p.hook(hook, c, step.ID, c.Lifecycle.PreStop); err != nil {
-			p.event(corev1.EventTypeWarning, "FailedPreStopHook", fmt.Sprintf("PreStopHook failed: %v", err))
+			p.containerEvent(c.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+			p.log.Warn("hook failed", "hook", "preStop", "container", c.Name, "error", err)
 		}
 		cancel()
 		grace = max(grace-time.Since(began), afterHook)

@@ -15,6 +15,9 @@ import (
 // defaultGrace is Kubernetes' default of terminationGracePeriodSeconds.
 const defaultGrace = 30 * time.Second
 
+// evictionGrace is what a pod gets that takes more than it may; Kubernetes' figure.
+const evictionGrace = time.Second
+
 // Decide returns the next steps of a pod. It is called again after anything
 // changed and at Plan.Again; steps in flight are not named a second time.
 func Decide(w Wanted, o Observed, now time.Time) Plan {
@@ -50,6 +53,8 @@ func ending(w Wanted, o Observed, now time.Time) string {
 		return w.RejectedMessage
 	case pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded:
 		return "the pod has finished"
+	case w.Evicted != "":
+		return "the pod is evicted"
 	case overdue(pod, now):
 		return "the pod was active longer than its deadline"
 	}
@@ -74,6 +79,9 @@ func decideEnd(p *Plan, w Wanted, o Observed, why string, now time.Time) {
 	}
 	slices.Sort(p.Cancel)
 	grace := graceOf(w.Pod, now)
+	if w.Evicted != "" {
+		grace = evictionGrace
+	}
 	sidecars := sidecarNames(w.Pod)
 	alive := liveOf(o)
 	mains := slices.ContainsFunc(alive, func(c Container) bool { return !slices.Contains(sidecars, c.Name) })

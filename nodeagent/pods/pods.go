@@ -18,6 +18,9 @@ type Wanted struct {
 	// Rejected, when not empty, is why this node refuses to run the pod (for
 	// example OutOfcpu); the pod fails without starting anything.
 	Rejected, RejectedMessage string
+	// Evicted, when not empty, is why this node ends the pod early; the pod
+	// fails for good.
+	Evicted string
 }
 
 // Observed is what exists of one pod on this node at one moment.

@@ -16,6 +16,7 @@ const (
 	reasonInitializing = "PodInitializing"
 	reasonCrash        = "CrashLoopBackOff"
 	reasonDeadline     = "DeadlineExceeded"
+	reasonEvicted      = "Evicted"
 	reasonLost         = "ContainerStatusUnknown"
 )
 
@@ -60,13 +61,28 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 	s.ContainerStatuses = containerStatuses(pod, o, pod.Spec.Containers, pod.Status.ContainerStatuses, false, inited, end, now)
 	if !done {
 		s.Phase = phase(pod, o)
-		if overdue(pod, now) {
+		// A pod has not failed while it still runs: its successor may need what it holds.
+		switch ended := len(liveOf(o)) == 0; {
+		case !ended:
+		case w.Evicted != "":
+			s.Phase, s.Reason, s.Message = corev1.PodFailed, reasonEvicted, w.Evicted
+		case overdue(pod, now) && (s.Phase != corev1.PodSucceeded || !inTime(pod, o)):
 			s.Phase, s.Reason = corev1.PodFailed, reasonDeadline
 			s.Message = "Pod was active on the node longer than the specified deadline"
 		}
 	}
 	conditions(pod, o, &s, inited, now)
 	return s
+}
+
+// inTime says that no container ran beyond the pod's deadline.
+func inTime(pod *corev1.Pod, o Observed) bool {
+	d := pod.Spec.ActiveDeadlineSeconds
+	if d == nil || pod.Status.StartTime == nil {
+		return true
+	}
+	deadline := pod.Status.StartTime.Add(time.Duration(*d) * time.Second)
+	return !slices.ContainsFunc(o.Containers, func(c Container) bool { return !c.FinishedAt.Before(deadline) })
 }
 
 // phase follows Kubernetes: Pending until every container has been started

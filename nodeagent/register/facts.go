@@ -73,19 +73,6 @@ func line(path string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// Pressure says whether too little memory or disk is left, by Kubernetes'
-// thresholds: 100 MiB of memory, 10 % of the disk or 5 % of its inodes.
-func Pressure(dataDir string) (memory, disk bool) {
-	if left, err := meminfo("MemAvailable"); err == nil {
-		memory = left < 100<<20
-	}
-	var fs unix.Statfs_t
-	if unix.Statfs(dataDir, &fs) == nil && fs.Blocks > 0 {
-		disk = fs.Bavail*10 < fs.Blocks || fs.Files > 0 && fs.Ffree*20 < fs.Files
-	}
-	return memory, disk
-}
-
 func meminfo(name string) (int64, error) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
@@ -95,8 +82,10 @@ func meminfo(name string) (int64, error) {
 	s := bufio.NewScanner(f)
 	for s.Scan() {
 		var kb int64
-		if n, _ := fmt.Sscanf(s.Text(), name+": %d kB", &kb); n == 1 {
-			return kb << 10, nil
+		if value, ok := strings.CutPrefix(s.Text(), name+":"); ok {
+			if _, err := fmt.Sscanf(value, "%d kB", &kb); err == nil {
+				return kb << 10, nil
+			}
 		}
 	}
 	return 0, fmt.Errorf("cannot read memory size: no %s", name)

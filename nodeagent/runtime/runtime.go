@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -92,6 +93,36 @@ func (r *Runtime) Client() *client.Client { return r.client }
 
 // Snapshotter names the snapshotter that root file systems are made with.
 func (r *Runtime) Snapshotter() string { return r.opts.Snapshotter }
+
+// Dir is where containerd's snapshotter keeps layers; empty if containerd
+// does not say, or says it of another mount namespace.
+func (r *Runtime) Dir(ctx context.Context) string {
+	ctx, cancel := call(ctx, callTimeout)
+	defer cancel()
+	res, err := r.client.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1")
+	if err != nil {
+		return ""
+	}
+	for _, p := range res.Plugins {
+		if dir := p.Exports["root"]; p.ID == r.opts.Snapshotter && dir != "" {
+			if _, err := os.Stat(dir); err == nil {
+				return dir
+			}
+		}
+	}
+	return ""
+}
+
+// Usage measures what a container has written to its own layer.
+func (r *Runtime) Usage(ctx context.Context, id string) (bytes, inodes uint64, err error) {
+	ctx, cancel := call(ctx, callTimeout)
+	defer cancel()
+	u, err := r.client.SnapshotService(r.opts.Snapshotter).Usage(ctx, id)
+	if err != nil {
+		return 0, 0, fmt.Errorf("cannot measure layer of container %s: %w", short(id), err)
+	}
+	return uint64(u.Size), uint64(u.Inodes), nil
+}
 
 // Close ends the connection; containers are not touched.
 func (r *Runtime) Close() error { return r.client.Close() }

@@ -1,0 +1,60 @@
+package pods
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	helpers "k8s.io/component-helpers/resource"
+)
+
+// Storage is what a pod takes of the node's disk, in bytes.
+type Storage struct {
+	// Volumes are the emptyDir volumes on disk, by name.
+	Volumes map[string]int64
+	// Containers are the containers' own writes and logs, by name.
+	Containers map[string]int64
+}
+
+// LimitsStorage says whether the pod limits what it takes of the disk.
+func LimitsStorage(pod *corev1.Pod) bool {
+	if _, ok := helpers.PodLimits(pod, helpers.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]; ok {
+		return true
+	}
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return onDisk(&v) && v.EmptyDir.SizeLimit != nil }) ||
+		slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return !c.Resources.Limits.StorageEphemeral().IsZero() })
+}
+
+func onDisk(v *corev1.Volume) bool {
+	return v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault
+}
+
+// Overuse says why a pod is evicted for what it takes of the disk, in the
+// kubelet's words and order; empty if it stays within its limits.
+func Overuse(pod *corev1.Pod, s Storage) string {
+	total := int64(0)
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if !onDisk(v) {
+			continue
+		}
+		used := s.Volumes[v.Name]
+		total += used
+		if limit := v.EmptyDir.SizeLimit; limit != nil && limit.Sign() > 0 && used > limit.Value() {
+			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, limit)
+		}
+	}
+	for _, used := range s.Containers {
+		total += used
+	}
+	if limit, ok := helpers.PodLimits(pod, helpers.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]; ok && total > limit.Value() {
+		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", &limit)
+	}
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		if limit := c.Resources.Limits.StorageEphemeral(); !limit.IsZero() && s.Containers[c.Name] > limit.Value() {
+			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit)
+		}
+	}
+	return ""
+}
