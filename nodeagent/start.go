@@ -73,7 +73,7 @@ func (p *pod) logDir() string {
 }
 
 // start creates the container and lets it run, its postStart hook included.
-func (p *pod) start(ctx context.Context, step pods.Step) error {
+func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 	p.mu.Lock()
 	object, pr, sb, vols := p.wanted.Pod, p.prepared[step.Container], p.sandbox, p.volumes
 	p.mu.Unlock()
@@ -82,6 +82,7 @@ func (p *pod) start(ctx context.Context, step pods.Step) error {
 		return fmt.Errorf("cannot start container %s: it is not prepared", step.Container)
 	}
 	in, err := p.input(ctx, object, c, pr, sb)
+	defer func() { err = redact(err, in.Sources.Secrets) }()
 	if err != nil {
 		return configError(err)
 	}
