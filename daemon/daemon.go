@@ -128,7 +128,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	}
 	p.api = api.New(api.Options{
 		Store: p.store, Authority: p.authority, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
-		Gatherer: registry, Registerer: registry, Log: o.Log, Version: version.Version,
+		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version,
 	})
 	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.store.Health, Hosts: pageHosts(o.StatusURL), Log: o.Log})
 	return p, nil
@@ -196,31 +196,6 @@ func listen(ctx context.Context, at netip.AddrPort, serve func(context.Context, 
 		return fmt.Errorf("cannot listen: %w", err)
 	}
 	return serve(ctx, listener)
-}
-
-// term is a registerer of what lives for one leader's term: a later term's metrics replace those of the one before.
-type term struct{ *prometheus.Registry }
-
-func termRegistry(r *prometheus.Registry) prometheus.Registerer { return term{r} }
-
-// Register implements prometheus.Registerer.
-func (t term) Register(c prometheus.Collector) error {
-	err := t.Registry.Register(c)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		t.Unregister(already.ExistingCollector)
-		err = t.Registry.Register(c)
-	}
-	return err
-}
-
-// MustRegister implements prometheus.Registerer.
-func (t term) MustRegister(collectors ...prometheus.Collector) {
-	for _, c := range collectors {
-		if err := t.Register(c); err != nil {
-			panic(err)
-		}
-	}
 }
 
 // where tells a source's place in a few words.

@@ -196,14 +196,14 @@ func (a *Agent) open(ctx context.Context) error {
 		a.imageDir = a.opts.DataDir
 	}
 	if a.images, err = images.New(ctx, images.Options{Client: a.rt.Client(), Namespace: runtime.Namespace, Snapshotter: a.rt.Snapshotter(),
-		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.imageDir}); err != nil {
+		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.imageDir, Pulled: a.metrics.pulled}); err != nil {
 		return err
 	}
 	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir()}); err != nil {
 		return err
 	}
 	a.summary = stats.New(stats.Options{NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir, ImageDir: a.imageDir, RootFS: a.rt.Usage})
-	a.probes = probes.New(probes.Options{Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed})
+	a.probes = probes.New(probes.Options{Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed, Probed: a.metrics.probed})
 	a.logs, err = logs.Ensure(ctx, logs.Options{RunDir: a.opts.RunDir, Cgroup: keeperCgroup(a.opts.NodeName), Build: a.opts.Version})
 	if err != nil {
 		return err

@@ -59,6 +59,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	a.mu.Lock()
 	a.client = client
 	a.mu.Unlock()
+	a.statuses.nudge()
 	for _, p := range a.allPods() {
 		p.poke()
 	}

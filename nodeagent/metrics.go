@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/probes"
 )
 
 // metrics are the agent's own; proxy and DNS have theirs.
@@ -14,6 +15,7 @@ type metrics struct {
 	steps, stepErrors          *prometheus.CounterVec
 	stepSeconds, reportSeconds *prometheus.HistogramVec
 	reportErrors               *prometheus.CounterVec
+	pullSeconds, probeSeconds  *prometheus.HistogramVec
 	refreshes, refreshErrors   prometheus.Counter
 	drift                      prometheus.Counter
 	tunnels                    prometheus.Gauge
@@ -24,9 +26,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	counters := func(name, help, label string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_agent_" + name, Help: help}, []string{label})
 	}
-	seconds := func(name, help, label string) *prometheus.HistogramVec {
+	seconds := func(name, help string, labels ...string) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lockstep_agent_" + name, Help: help,
-			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}, []string{label})
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}, labels)
 	}
 	m := &metrics{
 		steps:         counters("steps_total", "Steps begun for pods.", "step"),
@@ -34,13 +36,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		stepSeconds:   seconds("step_seconds", "How long steps took.", "step"),
 		reportErrors:  counters("report_errors_total", "Writes to the API that failed.", "what"),
 		reportSeconds: seconds("report_seconds", "How long writes to the API took.", "what"),
+		pullSeconds:   seconds("pull_seconds", "How long pulls of images took.", "result"),
+		probeSeconds:  seconds("probe_seconds", "How long probes took.", "probe", "result"),
 		refreshes:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_updates_total", Help: "Volumes of running pods that were given newer contents."}),
 		refreshErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_update_errors_total", Help: "Volumes of running pods that could not be given newer contents."}),
 		drift:         prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_drift_total", Help: "Containers removed that nobody asked for."}),
 		evictions:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_evictions_total", Help: "Pods ended for taking more of the disk than they may."}),
 		tunnels:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "lockstep_agent_tunnel_requests", Help: "Requests under way from API servers."}),
 	}
-	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.reportErrors, m.reportSeconds, m.refreshes, m.refreshErrors, m.drift, m.tunnels, m.evictions)
+	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.reportErrors, m.reportSeconds, m.pullSeconds, m.probeSeconds, m.refreshes, m.refreshErrors, m.drift, m.tunnels, m.evictions)
 	return m
 }
 
@@ -61,6 +65,18 @@ var (
 	descLogBytes   = prometheus.NewDesc("lockstep_agent_log_bytes", "Bytes that the log keeper read of the open streams.", nil, nil)
 	descLogDropped = prometheus.NewDesc("lockstep_agent_log_dropped_lines", "Lines of the open streams that the log keeper could not write.", nil, nil)
 )
+
+func (m *metrics) pulled(took time.Duration, err error) {
+	result := "success"
+	if err != nil {
+		result = "error"
+	}
+	m.pullSeconds.WithLabelValues(result).Observe(took.Seconds())
+}
+
+func (m *metrics) probed(kind probes.Kind, result string, took time.Duration) {
+	m.probeSeconds.WithLabelValues(string(kind), result).Observe(took.Seconds())
+}
 
 // gauges is a prometheus.Collector of the state of an agent that is open.
 type gauges struct{ a *Agent }

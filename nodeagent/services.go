@@ -122,7 +122,7 @@ func (a *Agent) dnsState() dns.State {
 func (a *Agent) collectImages(ctx context.Context) error {
 	if a.opts.ImagesDir != "" {
 		names, err := a.images.Import(ctx, a.opts.ImagesDir)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			a.log.Warn("cannot import all images", "error", err)
 		}
 		if len(names) > 0 {

@@ -55,6 +55,11 @@ func (s *statuses) add(p *pod, urgent bool) {
 		s.due[p.uid] = dueStatus{p, at}
 	}
 	s.mu.Unlock()
+	s.nudge()
+}
+
+// nudge has the loop look again.
+func (s *statuses) nudge() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -85,6 +90,14 @@ func (s *statuses) take(now time.Time) (ready []*pod, next time.Time) {
 // run writes until ctx ends.
 func (s *statuses) run(ctx context.Context) error {
 	for {
+		if s.a.api() == nil { // statuses wait until the node has joined, which wakes this loop
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-s.wake:
+			}
+			continue
+		}
 		ready, next := s.take(time.Now())
 		g := errgroup.Group{}
 		g.SetLimit(statusWriters)

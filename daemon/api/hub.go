@@ -110,7 +110,9 @@ func (h *hub) seed(ctx context.Context, first *view.View) {
 	rev := first.Revision()
 	since, changes, err := h.store.History(ctx, max(0, rev-historyRevisions), rev)
 	if err != nil {
-		h.log.Warn("cannot read the store's history: clients list again", "error", err)
+		if ctx.Err() == nil {
+			h.log.Warn("cannot read the store's history: clients list again", "error", err)
+		}
 		since, changes = rev, nil
 	}
 	// Somebody may have been cut among the events of revision since itself; but where nothing has happened after it, it

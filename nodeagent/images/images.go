@@ -50,6 +50,8 @@ type Options struct {
 	Parallel int
 	// DiskPath is on the file system whose fullness makes Collect remove images; empty means /var/lib/containerd.
 	DiskPath string
+	// Pulled, if not nil, is told of each pull that ended.
+	Pulled func(took time.Duration, err error)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -61,6 +63,7 @@ type Manager struct {
 	snapshotter string
 	certsDirs   []string
 	diskPath    string
+	pulled      func(took time.Duration, err error)
 	now         func() time.Time
 
 	backoff backoff
@@ -133,7 +136,7 @@ type Request struct {
 func New(ctx context.Context, options Options) (*Manager, error) {
 	m := &Manager{
 		client: options.Client, namespace: options.Namespace, snapshotter: options.Snapshotter,
-		certsDirs: options.CertsDirs, diskPath: options.DiskPath, now: options.Now,
+		certsDirs: options.CertsDirs, diskPath: options.DiskPath, pulled: options.Pulled, now: options.Now,
 		backoff: backoff{failures: map[string]failure{}},
 		flying:  map[string]*flight{}, used: map[string]time.Time{}, seen: map[string]time.Time{}, known: map[string]known{},
 	}
@@ -256,7 +259,11 @@ func (m *Manager) pull(ctx context.Context, stated, name string, credentials []c
 	event(Event{corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", stated)})
 	asked := m.now()
 	result := m.fly(ctx, key, func(ctx context.Context) landed {
+		began := m.now()
 		result := m.download(ctx, name, credentials)
+		if m.pulled != nil {
+			m.pulled(m.now().Sub(began), result.err)
+		}
 		if result.err != nil { // counted once, for all who wait
 			m.backoff.fail(key, m.now(), ReasonErrImagePull+": "+result.err.Error())
 		} else {

@@ -27,6 +27,9 @@ type Options struct {
 	// Unhealthy is called with the message of each failure, for a Warning event with the reason Unhealthy about the
 	// container (nil drops them). It must not block.
 	Unhealthy func(pod types.UID, container, message string)
+	// Probed, if not nil, is told of each probe: "success", "failure", or "error" where it could not be made. It must
+	// not block.
+	Probed func(kind Kind, result string, took time.Duration)
 }
 
 // Running is a container that runs.
@@ -292,16 +295,20 @@ func (m *Manager) due() ([]dueProbe, time.Duration) {
 
 // attempt runs a probe and notes its result, unless the container was replaced meanwhile.
 func (m *Manager) attempt(ctx context.Context, d dueProbe) {
+	began := m.now()
 	success, output, err := m.run(ctx, d.target)
 	if ctx.Err() != nil {
 		return
 	}
-	message := ""
+	message, result := "", "success"
 	switch {
 	case err != nil:
-		message = fmt.Sprintf("%s probe errored: %v", d.probe.kind, err)
+		message, result = fmt.Sprintf("%s probe errored: %v", d.probe.kind, err), "error"
 	case !success:
-		message = fmt.Sprintf("%s probe failed: %s", d.probe.kind, output)
+		message, result = fmt.Sprintf("%s probe failed: %s", d.probe.kind, output), "failure"
+	}
+	if m.options.Probed != nil {
+		m.options.Probed(d.probe.kind, result, m.now().Sub(began))
 	}
 	m.mu.Lock()
 	d.probe.busy = false

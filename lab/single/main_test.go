@@ -1,0 +1,72 @@
+package single
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	kubectl "k8s.io/kubectl/pkg/cmd"
+)
+
+// asKubectl makes this test binary kubectl itself.
+const asKubectl = "LOCKSTEP_TEST_AS_KUBECTL"
+
+// bin has lockstep, and in images the example's images.
+var bin string
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asKubectl) != "" {
+		if err := kubectl.NewDefaultKubectlCommand().Execute(); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if os.Getuid() != 0 {
+		fmt.Println("SKIPPED: a node needs root")
+		if os.Getenv("CI") == "true" {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	dir, err := os.MkdirTemp("", "single-")
+	if err == nil {
+		err = programs(dir)
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Println(err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// programs takes what `make build images` made from $LOCKSTEP_BIN, or makes it.
+func programs(dir string) error {
+	if bin = os.Getenv("LOCKSTEP_BIN"); bin != "" {
+		return nil
+	}
+	bin = dir
+	example := "lockstep/manifests-example/images/"
+	for name, path := range map[string]string{"lockstep": "lockstep", "web": example + "web", "api": example + "api", "build": example + "build"} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), path)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
+		}
+	}
+	images := filepath.Join(dir, "images")
+	if err := os.Mkdir(images, 0o755); err != nil {
+		return err
+	}
+	out, err := exec.Command(filepath.Join(dir, "build"), images, "harbour-web="+filepath.Join(dir, "web"), "harbour-api="+filepath.Join(dir, "api")).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cannot build the example's images: %w: %s", err, out)
+	}
+	return nil
+}
