@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apistorage "k8s.io/apiserver/pkg/storage"
 
@@ -121,6 +122,8 @@ func (h *hub) seed(ctx context.Context, first *view.View) {
 	for _, k := range kinds.All {
 		windows[k.GroupResource()] = newWindow(k, h, min(since+1, rev))
 	}
+	// Heartbeats are not part of the history: what was seen of them may not even be all of rev.
+	windows[kinds.For[*coordinationv1.Lease]().GroupResource()].lost = rev + 1
 	fill(windows, rev, h.objects(changes))
 	h.begin(first, windows)
 }

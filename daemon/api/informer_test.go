@@ -20,7 +20,7 @@ import (
 	"lockstep/kinds"
 )
 
-// requestLog counts requests that read everything anew, by path.
+// requestLog counts requests that read everything anew of anything but heartbeats, whose history is not kept.
 type requestLog struct {
 	http.RoundTripper
 	fresh atomic.Int64
@@ -30,7 +30,7 @@ type requestLog struct {
 // RoundTrip implements http.RoundTripper.
 func (l *requestLog) RoundTrip(r *http.Request) (*http.Response, error) {
 	q := r.URL.Query()
-	if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/v1") && (q.Get("watch") == "" || q.Get("sendInitialEvents") == "true") {
+	if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/v1") && !strings.HasSuffix(r.URL.Path, "/leases") && (q.Get("watch") == "" || q.Get("sendInitialEvents") == "true") {
 		l.fresh.Add(1)
 		l.last.Store(r.URL.String())
 	}

@@ -121,6 +121,9 @@ func TestRights(t *testing.T) {
 		fmt.Fprintf(&out, "%s\n   ", line)
 		for _, c := range callers {
 			code, body := s.ask(c.config, r.method, r.path, r.body)
+			if _, err := s.server.hub.wait(t.Context(), s.store.View().Revision()); err != nil {
+				t.Fatal(err)
+			}
 			fmt.Fprintf(&out, " %s=%d", c.name, code)
 			if strings.Contains(body, "canary") && !strings.HasPrefix(c.name, "node-") {
 				t.Errorf("%s as %s shows a secret", line, c.name)

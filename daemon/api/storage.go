@@ -107,6 +107,9 @@ func (s *storage) listView(ctx context.Context, opts *metainternalversion.ListOp
 			return s.exact(ctx, opts.ResourceVersion)
 		}
 		v, err := s.viewFor(ctx, opts.ResourceVersion)
+		if err == nil && opts.ResourceVersion == "" {
+			v = s.whole(ctx, v)
+		}
 		return v, "", err
 	}
 	after, rev, err := apistorage.DecodeContinue(opts.Continue, "")
@@ -123,6 +126,25 @@ func (s *storage) listView(ctx context.Context, opts *metainternalversion.ListOp
 		return nil, "", expiredContinue(after)
 	}
 	return v, after, nil
+}
+
+// whole returns a view from whose revision a watch resumes without a repetition. Where several objects of the kind changed
+// in the view's revision, a watch from it must begin with all of them, since its client may have been cut among them; one
+// that has just listed them would see them twice. So the list is of a later revision, made for it where there is none.
+// Where none can be made, the events come twice.
+func (s *storage) whole(ctx context.Context, v *view.View) *view.View {
+	_, window := s.hub.at(s.kind.GroupResource())
+	if window.exact(v.Revision()) {
+		return v
+	}
+	rev, err := s.store.Step(ctx)
+	if err != nil {
+		return v
+	}
+	if later, err := s.hub.wait(ctx, rev); err == nil {
+		return later
+	}
+	return v
 }
 
 func (s *storage) exact(ctx context.Context, resourceVersion string) (*view.View, string, error) {

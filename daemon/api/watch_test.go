@@ -101,6 +101,33 @@ func TestWatchCutInsideRevision(t *testing.T) {
 	expect(t, "resumed at a revision of one object", take(t, w, 1), "ADDED after")
 }
 
+// TestWatchAfterListRepeatsNothing lists right after a transaction of several objects and watches on: nothing listed comes
+// again, and what comes after does.
+func TestWatchAfterListRepeatsNothing(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "zero", nil))
+	c := client(t, s.viewer())
+	s.commit(put(configMap("a", "one", nil)), put(configMap("a", "two", nil)))
+	list, err := c.CoreV1().ConfigMaps("a").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != 3 {
+		t.Fatalf("listed %d objects, want 3", len(list.Items))
+	}
+	before := s.store.View().Revision()
+	if _, err := c.CoreV1().ConfigMaps("a").List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if now := s.store.View().Revision(); now != before {
+		t.Errorf("a second list made revision %d after %d", now, before)
+	}
+	w := watchMaps(t, c, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	s.commit(put(configMap("a", "three", nil)), put(configMap("a", "four", nil)))
+	got := take(t, w, 2)
+	slices.Sort(got)
+	expect(t, "after the list", got, "ADDED four", "ADDED three")
+}
+
 func TestWatchList(t *testing.T) {
 	s := newTestServer(t, nil, configMap("a", "one", nil), configMap("a", "two", nil), configMap("b", "x", nil))
 	c := client(t, s.viewer())

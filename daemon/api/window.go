@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -57,6 +58,7 @@ type window struct {
 	base   int   // number of events that were dropped before events[0]
 	lost   int64 // the oldest revision that a watch can resume from
 	rev    int64 // every change up to it is in
+	gone   bool  // another window has taken its place
 	woken  int   // base+len(events) when all watchers were woken last
 
 	sleepers map[*watcher]struct{}
@@ -149,14 +151,27 @@ func (w *window) wake(nodes map[string]struct{}, changed bool) {
 func (w *window) seek(rev int64, complete bool) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if rev < w.lost {
+	if w.gone || rev < w.lost && !(complete && rev == w.lost-1) {
 		return 0, tooOld(rev, w.lost)
 	}
-	n, _ := slices.BinarySearchFunc(w.events, rev, func(e *event, rev int64) int { return int(e.rev - rev) })
+	n, _ := w.find(rev)
 	for n < len(w.events) && w.events[n].rev == rev && (complete || w.events[n].solo) {
 		n++
 	}
 	return w.base + n, nil
+}
+
+// exact says whether a watch from revision rev begins with what came after it, neither refused nor with events of rev.
+func (w *window) exact(rev int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, found := w.find(rev)
+	return rev >= w.lost && (!found || w.events[n].solo)
+}
+
+// find returns where the first event of revision rev is, or would be.
+func (w *window) find(rev int64) (int, bool) {
+	return slices.BinarySearchFunc(w.events, rev, func(e *event, rev int64) int { return cmp.Compare(e.rev, rev) })
 }
 
 // since returns the events from a place on, the place after them, and the revision they complete. It fails with 410
@@ -175,7 +190,7 @@ func (w *window) expire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.base += len(w.events) + 1
-	w.events, w.lost = nil, w.rev+1
+	w.events, w.lost, w.gone = nil, w.rev+1, true
 	for s := range w.sleepers {
 		s.poke()
 	}

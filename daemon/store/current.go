@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -64,8 +65,14 @@ func (c *currentReads) run(ctx context.Context) {
 	}
 }
 
-// Current returns the store's revision by a linearizable read, shared with other callers of the moment.
-func (s *Store) Current(ctx context.Context) (int64, error) { return s.reads.get(ctx) }
+// Current returns the store's revision by a linearizable read, shared with other callers of the moment. While etcd is
+// known not to answer it fails at once: callers would only pile up.
+func (s *Store) Current(ctx context.Context) (int64, error) {
+	if err := s.Health(); errors.Is(err, ErrGone) {
+		return 0, err
+	}
+	return s.reads.get(ctx)
+}
 
 // Step makes a revision in which nothing changes, shared with other callers of the moment.
 func (s *Store) Step(ctx context.Context) (int64, error) { return s.steps.get(ctx) }

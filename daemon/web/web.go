@@ -7,13 +7,16 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"html/template"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +28,7 @@ import (
 //go:embed page.html style.css refresh.js
 var files embed.FS
 
-var templates = template.Must(template.New("page.html").Funcs(template.FuncMap{"short": short, "person": person}).ParseFS(files, "page.html"))
+var templates = template.Must(template.New("page.html").Funcs(template.FuncMap{"short": short, "person": person, "assets": assets}).ParseFS(files, "page.html"))
 
 const (
 	readTimeout  = 10 * time.Second
@@ -33,6 +36,19 @@ const (
 	idleTimeout  = 2 * time.Minute
 	drainTimeout = time.Second // a page takes milliseconds
 )
+
+// assets tells this release's files from those that a browser has kept of another.
+var assets = sync.OnceValue(func() string {
+	sum := fnv.New64a()
+	for _, name := range []string{"style.css", "refresh.js"} {
+		data, err := files.ReadFile(name)
+		if err != nil {
+			panic("web: a file that is part of the program is not there: " + err.Error())
+		}
+		_, _ = sum.Write(data)
+	}
+	return strconv.FormatUint(sum.Sum64(), 36)
+})
 
 // policy: nothing but the page's own files, no frames, no forms. Everything shown is text that a template escaped.
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
@@ -95,7 +111,7 @@ func (s *Server) Handler() http.Handler {
 				return
 			}
 			w.Header().Set("Content-Type", kind)
-			w.Header().Set("Cache-Control", "max-age=300")
+			w.Header().Set("Cache-Control", "max-age=86400")
 			_, _ = w.Write(data)
 		})
 	}
