@@ -121,7 +121,11 @@ func (d *driver) pass(ctx context.Context) time.Duration {
 		d.sync.metrics.errors.WithLabelValues(d.source.Name).Inc()
 		wait := min(retryMax, retryBase<<min(d.failures, 10))
 		d.failures++
-		d.log.Warn("cannot follow the source", "error", err, "again", wait)
+		level := slog.LevelWarn
+		if store.Outage(err) {
+			level = slog.LevelDebug
+		}
+		d.log.Log(ctx, level, "cannot follow the source", "error", err, "again", wait)
 		return wait
 	}
 	d.failures = 0

@@ -64,7 +64,7 @@ func (s *Store) term(ctx context.Context, id string, f func(ctx context.Context,
 	s.metrics.leading.Set(1)
 	defer s.metrics.leading.Set(0)
 	// A new leader decides from what its predecessor wrote.
-	if rev, err := s.Current(campaign); err != nil {
+	if rev, err := s.reads.get(campaign); err != nil {
 		return false, fmt.Errorf("cannot learn the revision to lead from: %w", err)
 	} else if _, err := s.Wait(campaign, rev); err != nil {
 		return false, err

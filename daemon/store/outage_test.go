@@ -176,9 +176,19 @@ func TestEtcdGone(t *testing.T) {
 		t.Error("the view is gone with etcd")
 	}
 
+	if _, err := s.Current(t.Context()); !errors.Is(err, store.ErrGone) {
+		t.Errorf("Current without etcd: %v", err)
+	}
+	if since := time.Since(s.ServingSince()); since > time.Second {
+		t.Errorf("it counts as serving for %v", since)
+	}
+	away := time.Now()
 	second := start()
 	defer second.Close()
 	until(t, s, nil)
+	if !s.ServingSince().After(away) {
+		t.Error("silence in the outage is held against nodes")
+	}
 	v := wait(t, s, commit(t, s, put(configMap("after", "1"), 0)))
 	if _, ok := view.Get[*corev1.ConfigMap](v, "shop", "before"); !ok {
 		t.Error("the object from before is gone")

@@ -52,7 +52,15 @@ var (
 	ErrUnknown = errors.New("the outcome of the write is not known")
 	// ErrUnavailable: etcd refuses writes for now (full, or without a quorum); nothing was written.
 	ErrUnavailable = errors.New("etcd does not take writes")
+	// errRefused, beside ErrUnavailable: etcd is well and refuses this client or this request.
+	errRefused = errors.New("it refuses this one")
 )
+
+// Outage says that a write failed because etcd is full or away: the store has told the log of it, once, and Health
+// tells it. What fails in its course need not be told again.
+func Outage(err error) bool {
+	return (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknown)) && !errors.Is(err, errRefused)
+}
 
 // Committer takes writes. The store's own is for nodes' writes through the API; a leader's refuses with ErrDeposed once
 // another process leads.

@@ -351,7 +351,7 @@ func classify(err error) error {
 	}
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: %w: %w", ErrUnavailable, errRefused, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -137,7 +138,11 @@ func (e *Engine) act(ctx context.Context, r *Reconciler, key kinds.Key, owner ki
 		// Mostly all for the same cause: one is enough for the log.
 		result = "error"
 		e.metrics.errors.WithLabelValues(r.Name, "transient").Inc()
-		e.Log.Error("cannot carry out a decision", "reconciler", r.Name, "key", key.String(), "failed", len(failures), "of", len(p.steps), "error", failures[0])
+		level := slog.LevelError
+		if store.Outage(failures[0]) {
+			level = slog.LevelDebug
+		}
+		e.Log.Log(ctx, level, "cannot carry out a decision", "reconciler", r.Name, "key", key.String(), "failed", len(failures), "of", len(p.steps), "error", failures[0])
 	}
 	return out, result
 }

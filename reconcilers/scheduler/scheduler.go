@@ -95,7 +95,11 @@ func (s *Scheduler) follow(ctx context.Context) {
 	for {
 		if (s.all || len(s.fresh) > 0) && s.seen > 0 {
 			if err := s.schedule(ctx); err != nil && ctx.Err() == nil {
-				s.opts.Log.Warn("cannot write the schedule, deciding again soon", "error", err)
+				level := slog.LevelWarn
+				if store.Outage(err) {
+					level = slog.LevelDebug
+				}
+				s.opts.Log.Log(ctx, level, "cannot write the schedule, deciding again soon", "error", err)
 				s.all = true
 				sleep(ctx, retryAfter)
 				if !s.catchUp(sub) {
