@@ -163,7 +163,7 @@ func (p *plane) tasks() []task {
 		{"status page", func(ctx context.Context) error {
 			return listen(ctx, p.opts.StatusListen, p.web.Serve)
 		}},
-		{"control", func(ctx context.Context) error { return control.Serve(ctx, p.opts.RunDir, &door{p}) }},
+		{"control", func(ctx context.Context) error { return control.Serve(ctx, p.opts.RunDir, &door{plane: p}) }},
 		{"leader", func(ctx context.Context) error {
 			return p.store.Lead(ctx, p.opts.Name, func(ctx context.Context, c store.Committer) error {
 				return runTasks(ctx, p.leaderTasks(c))

@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -21,7 +20,10 @@ import (
 )
 
 // door answers what root asks on the daemon's own machine.
-type door struct{ *plane }
+type door struct {
+	*plane
+	listing listing
+}
 
 var _ control.Backend = (*door)(nil)
 
@@ -102,17 +104,12 @@ func (d *door) reportSource(v *view.View, s *v1alpha1.Source) control.SourceRepo
 		out.Status = live.Status
 	}
 	now := time.Now()
-	for record := range v.Records(plan.Table, s.Name+"/") {
-		var desired plan.Desired
-		if err := json.Unmarshal(record.Data, &desired); err != nil {
-			continue // the next apply writes it anew; status must not fail over it
-		}
-		result := health.Of(desired.Key, v, now)
+	for _, item := range d.listing.of(v, s.Name) {
+		result := health.Of(item.key, v, now)
 		out.Objects = append(out.Objects, control.ObjectReport{
-			Object: desired.Key.String(), File: fmt.Sprintf("%s:%d", desired.File, desired.Line),
-			State: stateNames[result.State], Cause: result.Cause,
+			Object: item.text, File: item.file, State: stateNames[result.State], Cause: result.Cause,
 		})
-		out.Addresses = append(out.Addresses, d.addresses(v, desired.Key)...)
+		out.Addresses = append(out.Addresses, d.addresses(v, item.key)...)
 	}
 	return out
 }

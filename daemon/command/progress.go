@@ -10,8 +10,13 @@ import (
 	"lockstep/daemon/control"
 )
 
-// progressPeriod is how often progress looks: often enough to feel live, and nothing beside a rollout's own work.
-const progressPeriod = 200 * time.Millisecond
+const (
+	// progressPeriod is how often progress looks: often enough to feel live.
+	progressPeriod = 200 * time.Millisecond
+	// progressShare keeps looking to a small part of the time: after a report that took d, the next one waits for
+	// progressShare times d. A report of 10,000 objects takes some 30 ms.
+	progressShare = 20
+)
 
 // progress prints what changed from one report to the next.
 type progress struct {
@@ -28,10 +33,9 @@ func newProgress(out io.Writer, terminal bool) *progress {
 // follow prints progress until ctx ends; settled is called once, when every source's newest revision has its verdict
 // and at least one node is Ready.
 func (p *progress) follow(ctx context.Context, b control.Backend, settled func(control.Report)) {
-	tick := time.NewTicker(progressPeriod)
-	defer tick.Stop()
 	done := false
 	for {
+		began := time.Now()
 		if report, err := b.Report(ctx); err == nil {
 			p.show(report)
 			if !done && isSettled(report) {
@@ -43,7 +47,7 @@ func (p *progress) follow(ctx context.Context, b control.Backend, settled func(c
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(max(progressPeriod, progressShare*time.Since(began))):
 		}
 	}
 }
