@@ -71,7 +71,7 @@ func (c *cluster) down() error {
 	case <-time.After(30 * time.Second):
 		return errors.Join(errors.New("cannot stop lockstep up: it does not end"), c.process.Process.Kill())
 	}
-	reset := exec.Command(c.node.lockstep, append([]string{"reset", "--node-name", name, "--node-ip", address}, c.dirs()...)...)
+	reset := exec.Command(c.node.lockstep, append([]string{"reset"}, c.dirs()...)...)
 	if out, err := reset.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot reset: %w: %s", err, out)
 	}
