@@ -83,6 +83,8 @@ type Agent struct {
 	imageDir    string        // containerd's, on the file system of images and layers
 	summary     *stats.Collector
 
+	storageEvery time.Duration // storagePeriod but in tests
+
 	mu        sync.Mutex
 	pods      map[types.UID]*pod
 	claims    map[string]*pod // by containerd ID
@@ -123,7 +125,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	a.objects = &objects{dir: filepath.Join(opts.agentDir(), "objects"), api: a.api, log: a.log, changed: a.objectChanged,
 		known: map[reference]fetched{}, watched: map[reference]context.CancelFunc{}}
-	a.statuses = newStatuses(a)
+	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
 	a.broadcast = record.NewBroadcaster()
 	a.events = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: opts.NodeName})
 	a.net = network.Open(network.Options{Node: opts.NodeName, StateDir: filepath.Join(opts.RunDir, "cni"), BinDirs: opts.CNIBinDirs, ConfDir: opts.CNIConfDir})

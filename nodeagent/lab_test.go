@@ -32,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"lockstep/daemon/api"
+	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/pki"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/memory"
@@ -201,7 +202,7 @@ func (l *lab) startAPI() {
 	l.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", UID: uuid.NewUUID()}})
 	l.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-node-lease", UID: uuid.NewUUID()}})
 	registry := prometheus.NewRegistry()
-	l.api = api.Options{Store: l.store, Authority: authority, Hosts: []string{"127.0.0.1"}, Gatherer: registry, Version: "test",
+	l.api = api.Options{Store: l.store, Authority: authority, Hosts: []string{"127.0.0.1"}, Gatherer: registry, Version: "test", Tunnels: &tunnel.Pool{},
 		Log: slog.New(slog.NewTextHandler(testWriter{l.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	l.serve("127.0.0.1:0")
 }
@@ -254,6 +255,7 @@ func (l *lab) start() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	a.storageEvery = time.Second
 	l.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -21,7 +21,7 @@ const storagePeriod = 10 * time.Second
 // limitStorage evicts pods that take more of the disk than they may, until ctx
 // ends.
 func (a *Agent) limitStorage(ctx context.Context) error {
-	t := time.NewTicker(storagePeriod)
+	t := time.NewTicker(a.storageEvery)
 	defer t.Stop()
 	for {
 		select {

@@ -16,8 +16,8 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
-// TestStorageLimits lets pods write more than they may.
-func TestStorageLimits(t *testing.T) {
+// TestStorage lets pods write more than they may.
+func TestStorage(t *testing.T) {
 	l := newLab(t)
 	l.start()
 	l.ready()
@@ -39,7 +39,7 @@ func TestStorageLimits(t *testing.T) {
 		"volume": `Usage of EmptyDir volume "data" exceeds the limit "1Mi". `,
 		"layer":  "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ",
 	} {
-		l.eventually(name+" evicted", 2*storagePeriod+10*time.Second, func() error {
+		l.eventually(name+" evicted", 20*time.Second, func() error {
 			s := l.pod(name).Status
 			if s.Phase != corev1.PodFailed || s.Reason != "Evicted" || s.Message != message {
 				return fmt.Errorf("phase %s, reason %q, message %q", s.Phase, s.Reason, s.Message)
@@ -56,13 +56,12 @@ func TestStorageLimits(t *testing.T) {
 	if p := l.running("fits"); p.Status.Phase != corev1.PodRunning {
 		t.Errorf("the pod within its limit is %s", p.Status.Phase)
 	}
+	l.reportsDisk(t)
 }
 
-// TestNodeReportsImagesAndUse looks at what the node says of its disk.
-func TestNodeReportsImagesAndUse(t *testing.T) {
-	l := newLab(t)
-	l.start()
-	l.ready()
+// reportsDisk looks at what the node says of its disk.
+func (l *lab) reportsDisk(t *testing.T) {
+	t.Helper()
 	l.eventually("image listed", 10*time.Second, func() error {
 		for _, i := range l.node().Status.Images {
 			if slices.Contains(i.Names, busybox) && i.SizeBytes > 100<<10 {
