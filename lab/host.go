@@ -70,18 +70,33 @@ func (p process) signal(s syscall.Signal) error {
 	return nil
 }
 
-// startTime returns 0 for a process that is gone or a zombie.
+// startTime returns 0 for a process that is gone or a zombie. One that is a zombie although some of its threads have not
+// ended yet is neither: it still has its files, and its locks on them.
 func startTime(pid int) uint64 {
+	state, start := stat(pid)
+	if state == "X" || state == "Z" && threads(pid) <= 1 {
+		return 0
+	}
+	return start
+}
+
+// stat returns a process' state and start time; empty and 0: there is none.
+func stat(pid int) (state string, start uint64) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0
+		return "", 0
 	}
 	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
-		return 0
+	if len(fields) < 20 {
+		return "", 0
 	}
-	start, _ := strconv.ParseUint(fields[19], 10, 64)
-	return start
+	start, _ = strconv.ParseUint(fields[19], 10, 64)
+	return fields[0], start
+}
+
+func threads(pid int) int {
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)) // gone: none
+	return len(tasks)
 }
 
 // holderArg is the hidden argument with which lockstep-lab runs again as a holder: HOLDER DIR NAME.
@@ -315,23 +330,41 @@ func parent(pid int) int {
 	return ppid
 }
 
-// killAll kills the processes and returns once none is alive.
+// killAll kills the processes and returns once none is alive, and no trace of one in /proc if their parents reap them.
 func killAll(ctx context.Context, find func() []process) error {
+	killed := map[process]bool{}
 	for {
 		left := 0
 		for _, p := range find() {
 			if p.PID != os.Getpid() && p.alive() {
 				left++
+				killed[p] = true
 				_ = p.signal(syscall.SIGKILL)
 			}
 		}
 		if left == 0 {
+			awaitReaped(ctx, killed)
 			return nil
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
 			return fmt.Errorf("cannot end %d processes: %w", left, ctx.Err())
+		}
+	}
+}
+
+// awaitReaped waits until the killed processes are no zombies either, or a second: a parent outside the lab may be slow.
+func awaitReaped(ctx context.Context, killed map[process]bool) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for p := range killed {
+		for _, start := stat(p.PID); start == p.Start; _, start = stat(p.PID) {
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 }

@@ -1,0 +1,141 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+
+	"lockstep/lab"
+	"lockstep/lab/image"
+)
+
+// asKubectl makes this test binary kubectl itself.
+const asKubectl = "LOCKSTEP_TEST_AS_KUBECTL"
+
+// cluster is the lab that all tests of the package share: one server and two agents, with the repository shop over
+// HTTP and the repository poll over SSH as its sources.
+var cluster struct {
+	*lab.Lab
+	client   *kubernetes.Clientset
+	lockstep string
+	config   string // kubeconfig
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asKubectl) != "" {
+		if err := kubectl.NewDefaultKubectlCommand().Execute(); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if os.Getuid() != 0 {
+		fmt.Println("SKIPPED: a lab needs root")
+		if os.Getenv("CI") == "true" {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	dir, err := os.MkdirTemp("", "scenario-")
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	code := 1
+	if err := up(dir); err != nil {
+		fmt.Println(err)
+	} else {
+		code = m.Run()
+	}
+	down, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := lab.Remove(down, filepath.Join(dir, "lab")); err != nil {
+		fmt.Println(err)
+		code = 1
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Println(err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func up(dir string) error {
+	bin := os.Getenv("LOCKSTEP_BIN")
+	build := map[string]string{"standin": "lockstep/lab/standin"}
+	if bin == "" {
+		bin = dir
+		build["lockstep"], build["lockstep-lab"] = "lockstep", "lockstep/lab/lockstep-lab"
+	}
+	for name, path := range build {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), path)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cluster.lockstep = filepath.Join(bin, "lockstep")
+	l, err := lab.Up(ctx, lab.Options{
+		Dir: filepath.Join(dir, "lab"), Lockstep: cluster.lockstep, Self: filepath.Join(bin, "lockstep-lab"), Prefix: "push-",
+		Sources: []string{
+			fmt.Sprintf("http://%s:%d/lab/shop.git", lab.HubAddr, lab.GitPort),
+			fmt.Sprintf("ssh://git@%s:%d/lab/poll.git", lab.HubAddr, lab.SSHPort),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	cluster.Lab = l
+	if cluster.client, err = l.Client(ctx); err != nil {
+		return err
+	}
+	raw, err := l.Kubeconfig(ctx, true)
+	if err != nil {
+		return err
+	}
+	cluster.config = filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(cluster.config, raw, 0o600); err != nil {
+		return err
+	}
+	tars, err := pack(dir)
+	if err != nil {
+		return err
+	}
+	return l.Images(ctx, tars...)
+}
+
+// images are what the manifests of the tests run, each with the arguments of the stand-in that takes its place.
+var images = map[string][]string{
+	"registry.example.org/shop/web:v1":   {"serve", "web-v1", "8080"},
+	"registry.example.org/shop/web:v2":   {"serve", "web-v2", "8080"},
+	"registry.example.org/shop/cache:v1": {"serve", "cache", "6379"},
+	"poll-db:15":                         {"serve", "db", "5432"},
+	"examples/poll-vote":                 {"serve", "vote", "80"},
+	"examples/poll-worker":               {"wait"},
+}
+
+// pack makes the images and returns their tars.
+func pack(dir string) ([]string, error) {
+	program, err := image.Program(filepath.Join(dir, "standin"), "/standin")
+	if err != nil {
+		return nil, err
+	}
+	var tars []string
+	for name, args := range images {
+		tar := filepath.Join(dir, fmt.Sprintf("image%d.tar", len(tars)))
+		i := image.Image{Files: []image.File{program}, Entrypoint: append([]string{"/standin"}, args...)}
+		if err := i.Save(tar, name); err != nil {
+			return nil, err
+		}
+		tars = append(tars, tar)
+	}
+	return tars, nil
+}
