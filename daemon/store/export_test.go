@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -21,3 +22,9 @@ func RawValues(t *testing.T, s *Store) map[string][]byte {
 	}
 	return out
 }
+
+// MaxEvents is how many events are kept.
+const MaxEvents = maxEvents
+
+// TrimEvents does what the store does from time to time.
+func TrimEvents(ctx context.Context, s *Store) { s.events.trim(ctx) }
