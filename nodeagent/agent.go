@@ -74,6 +74,7 @@ type Agent struct {
 	dnsWake    chan struct{}
 	keepWake   chan struct{}
 	imported   chan struct{} // closed when ImagesDir has been imported
+	connected  chan struct{} // closed when there is a client
 	complete   chan struct{} // closed when the caches are the API's
 	netOnce    sync.Once
 	routing    sync.Mutex // of the kernel's routes
@@ -119,7 +120,7 @@ func New(opts Options) (*Agent, error) {
 		hookClient: &http.Client{Timeout: hookTimeout},
 		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
 		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
-		complete: make(chan struct{}), imported: make(chan struct{}),
+		connected: make(chan struct{}), complete: make(chan struct{}), imported: make(chan struct{}),
 		pods: map[types.UID]*pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
@@ -136,7 +137,10 @@ func New(opts Options) (*Agent, error) {
 // returns an error only for what will not mend by itself: a refused token, or
 // directories that cannot be written.
 func (a *Agent) Run(ctx context.Context) error {
-	a.group, a.ctx = errgroup.WithContext(ctx)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	a.group, a.ctx = errgroup.WithContext(running)
+	a.broadcast.StartRecordingToSink(&lateSink{ctx: running, connected: a.connected, api: a.api})
 	err := a.open(a.ctx)
 	if err == nil {
 		err = a.restore(a.ctx)

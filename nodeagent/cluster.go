@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
@@ -64,7 +63,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 		p.poke()
 	}
 	poke(a.contentWake)
-	a.broadcast.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	close(a.connected)
 	reporter := &register.Reporter{Client: client, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
 		State: a.nodeState, Changed: a.changed, Reported: a.metrics.report, Log: a.log}
 	conf, err := id.TLS()
