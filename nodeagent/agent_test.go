@@ -230,6 +230,15 @@ func TestNothingRestarts(t *testing.T) {
 	l.start()
 	l.running("keep")
 	same("agent started again")
+	// What the cluster says of a node that was silent is corrected when it is back.
+	silent := l.pod("keep").DeepCopy()
+	for i := range silent.Status.Conditions {
+		if silent.Status.Conditions[i].Type == corev1.PodReady {
+			silent.Status.Conditions[i].Status = corev1.ConditionFalse
+		}
+	}
+	l.put(silent)
+	l.running("keep")
 	l.killContainerd(syscall.SIGKILL)
 	l.startContainerd()
 	time.Sleep(500 * time.Millisecond) // what would go wrong would go wrong by now

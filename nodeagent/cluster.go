@@ -33,6 +33,7 @@ import (
 const (
 	joinRetry    = time.Second
 	renewCheck   = time.Hour // certificates last for months
+	renewRetry   = time.Second
 	podCIDRsFile = "pod-cidrs"
 )
 
@@ -120,19 +121,34 @@ func (a *Agent) join(ctx context.Context, id register.Identity) error {
 	return nil
 }
 
+// renewCertificate replaces the node's certificate long before it expires. One
+// that expired while no server answered is bought anew, if there is a token.
 func (a *Agent) renewCertificate(ctx context.Context, id register.Identity) error {
-	for {
-		if c, err := id.Certificate(); err == nil && time.Now().After(register.RenewAt(c)) {
-			if err := id.Renew(ctx); err != nil && ctx.Err() == nil {
-				a.log.Warn("cannot renew certificate", "error", err, "expires", c.NotAfter)
-			}
+	for ctx.Err() == nil {
+		c, err := id.Certificate()
+		if err != nil {
+			a.log.Warn("cannot read own certificate", "error", err)
+			pause(ctx, renewRetry)
+			continue
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(renewCheck):
+		if due := time.Until(register.RenewAt(c)); due > 0 {
+			pause(ctx, min(due, renewCheck)) // the clock may be set meanwhile
+			continue
+		}
+		if id.Joined(time.Now()) {
+			err = id.Renew(ctx)
+		} else {
+			err = a.join(ctx, id)
+		}
+		a.metrics.report("certificate", time.Now(), err)
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("cannot renew certificate", "error", err, "expires", c.NotAfter)
+		}
+		if c, err = id.Certificate(); err == nil {
+			pause(ctx, min(max(time.Until(c.NotAfter)/3, renewRetry), renewCheck))
 		}
 	}
+	return nil
 }
 
 // follow keeps the caches and the pods of this node up to date until ctx ends.

@@ -119,7 +119,9 @@ type lab struct {
 	api        api.Options
 }
 
-func newLab(t testing.TB) *lab {
+func newLab(t testing.TB) *lab { return newLabWith(t, pki.Options{}) }
+
+func newLabWith(t testing.TB, authority pki.Options) *lab {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "agent-") // unix sockets need a short path
 	if err != nil {
@@ -129,7 +131,7 @@ func newLab(t testing.TB) *lab {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l.startContainerd()
 	t.Cleanup(func() { l.killContainerd(syscall.SIGTERM) })
-	l.startAPI()
+	l.startAPI(authority)
 	t.Cleanup(func() { l.stopAPI() })
 	images := filepath.Join(dir, "images")
 	if err := os.MkdirAll(images, 0o755); err != nil {
@@ -192,9 +194,9 @@ func (l *lab) killContainerd(sig syscall.Signal) {
 	_ = l.containerd.Wait()
 }
 
-func (l *lab) startAPI() {
+func (l *lab) startAPI(opts pki.Options) {
 	l.t.Helper()
-	authority, err := pki.Open(pki.Dir(filepath.Join(l.dir, "pki")), pki.Options{})
+	authority, err := pki.Open(pki.Dir(filepath.Join(l.dir, "pki")), opts)
 	if err != nil {
 		l.t.Fatal(err)
 	}

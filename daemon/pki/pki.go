@@ -52,6 +52,8 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 	pem  []byte
 	now  func() time.Time
+
+	nodeLifetime time.Duration
 }
 
 // Options of an authority.
@@ -60,6 +62,8 @@ type Options struct {
 	Cluster string
 	// Now tells the time. Nil: time.Now.
 	Now func() time.Time
+	// NodeLifetime is how long nodes' certificates hold. Zero: 90 days.
+	NodeLifetime time.Duration
 }
 
 // Open reads the authority from the vault, or makes it there: an ECDSA P-256 key and a certificate of ten years.
@@ -79,7 +83,14 @@ func Open(vault Vault, opts Options) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the cluster's authority: %w", err)
 	}
-	return parse(bundle, opts.Now)
+	a, err := parse(bundle, opts.Now)
+	if err != nil {
+		return nil, err
+	}
+	if a.nodeLifetime = opts.NodeLifetime; a.nodeLifetime == 0 {
+		a.nodeLifetime = nodeLifetime
+	}
+	return a, nil
 }
 
 // create stores key and certificate as one document, so that no crash leaves one without the other; the certificate
@@ -230,7 +241,7 @@ func (a *Authority) ServerConfig(hosts []string) (*tls.Config, error) {
 
 // SignNode signs a node's request, whatever subject it asks for, as system:node:<node>.
 func (a *Authority) SignNode(csr *x509.CertificateRequest, node string) ([]byte, error) {
-	template := a.template(pkix.Name{CommonName: NodeUserPrefix + node, Organization: []string{NodeGroup}}, nodeLifetime)
+	template := a.template(pkix.Name{CommonName: NodeUserPrefix + node, Organization: []string{NodeGroup}}, a.nodeLifetime)
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	certPEM, err := sign(template, a.cert, csr.PublicKey, a.key)
 	if err != nil {
