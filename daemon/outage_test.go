@@ -77,6 +77,22 @@ func TestEtcdOutages(t *testing.T) {
 	s.untilApplied(value, "1")
 	client := s.client()
 
+	t.Run("slow", func(t *testing.T) {
+		mark := s.log.mark()
+		stop := sync.OnceFunc(stutter(etcd))
+		defer stop()
+		for i := range 3 {
+			s.push(fmt.Sprint("slow ", i))
+			s.untilApplied(value, fmt.Sprint("slow ", i))
+		}
+		stop()
+		s.push("1")
+		s.untilApplied(value, "1")
+		s.untilReady()
+		if lines := s.log.since(mark); len(lines) > 0 {
+			t.Errorf("a slow etcd is no reason for %q", lines)
+		}
+	})
 	t.Run("stopped", func(t *testing.T) {
 		mark := s.log.mark()
 		etcd.Stop()
@@ -144,6 +160,25 @@ func TestEtcdOutages(t *testing.T) {
 	if err != nil || report.Ready != "" || len(report.Sources) != 1 || report.Sources[0].Objects[0].File != "shop.yaml:1" {
 		t.Errorf("the report is %+v, %v", report, err)
 	}
+}
+
+// stutter makes etcd slow: it works a tenth of the time.
+func stutter(etcd *etcdtest.Process) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			etcd.Stop()
+			time.Sleep(180 * time.Millisecond)
+			etcd.Continue()
+			select {
+			case <-end:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(end); <-ended }
 }
 
 // readsOf reads what may be as old as the view, which has a value of prices, while etcd has a problem.

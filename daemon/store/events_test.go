@@ -112,7 +112,7 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Errorf("%d events are kept, want %d", n, store.MaxEvents)
 	}
 	for e := range view.List[*corev1.Event](v, "") {
-		if e.LastTimestamp.Time.Before(start.Add(over*time.Second)) {
+		if e.LastTimestamp.Time.Before(start.Add(over * time.Second)) {
 			t.Fatalf("event %s of %v is kept, and newer ones are not", e.Name, e.LastTimestamp)
 		}
 	}
