@@ -38,8 +38,8 @@ run: deps build images ## run the example on this machine: control plane, node a
 test: deps ## the whole suite; as root, for real
 	@./test.sh
 
-test-corpus: ## read public manifests ($LOCKSTEP_CORPUS, a folder)
-	@go test -count=1 -tags corpus -run Corpus ./sync/...
+test-corpus: lab ## read public manifests ($LOCKSTEP_CORPUS, a folder), and run two applications of them in the lab
+	@LOCKSTEP_BIN=$(CURDIR)/bin go test -count=1 -tags corpus -run Corpus ./sync/... ./lab/scenario
 
 fuzz: ## run every fuzz target for a minute
 	@./fuzz.sh

@@ -124,7 +124,11 @@ func printReport(out io.Writer, r control.Report) error {
 	for _, s := range r.Sources {
 		line("")
 		line("source %s (%s)", s.Name, s.Where)
-		line("  revision %s: %s: %s", short(s.Status.Seen), orNone(s.Status.State), s.Status.Message)
+		if s.Status.Seen == "" {
+			line("  no revision yet")
+		} else {
+			line("  revision %s: %s: %s", short(s.Status.Seen), orNone(s.Status.State), s.Status.Message)
+		}
 		if s.Status.Accepted != s.Status.Seen && s.Status.Accepted != "" {
 			line("  running  %s", short(s.Status.Accepted))
 		}

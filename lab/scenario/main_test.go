@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ var cluster struct {
 	*lab.Lab
 	client   *kubernetes.Clientset
 	lockstep string
+	standin  string // the program that containers run
 	config   string // kubeconfig
 }
 
@@ -82,7 +84,7 @@ func up(dir string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	cluster.lockstep = filepath.Join(bin, "lockstep")
+	cluster.lockstep, cluster.standin = filepath.Join(bin, "lockstep"), filepath.Join(dir, "standin")
 	l, err := lab.Up(ctx, lab.Options{
 		Dir: filepath.Join(dir, "lab"), Lockstep: cluster.lockstep, Self: filepath.Join(bin, "lockstep-lab"), Prefix: "push-",
 		Sources: []string{
@@ -105,7 +107,11 @@ func up(dir string) error {
 	if err := os.WriteFile(cluster.config, raw, 0o600); err != nil {
 		return err
 	}
-	tars, err := pack(dir)
+	program, err := image.Program(cluster.standin, "/standin")
+	if err != nil {
+		return err
+	}
+	tars, err := pack(dir, program, images)
 	if err != nil {
 		return err
 	}
@@ -122,15 +128,11 @@ var images = map[string][]string{
 	"examples/poll-worker":               {"wait"},
 }
 
-// pack makes the images and returns their tars.
-func pack(dir string) ([]string, error) {
-	program, err := image.Program(filepath.Join(dir, "standin"), "/standin")
-	if err != nil {
-		return nil, err
-	}
+// pack makes images in a folder and returns their tars.
+func pack(dir string, program image.File, images map[string][]string) ([]string, error) {
 	var tars []string
 	for name, args := range images {
-		tar := filepath.Join(dir, fmt.Sprintf("image%d.tar", len(tars)))
+		tar := filepath.Join(dir, strings.NewReplacer("/", "_", ":", "_").Replace(name)+".tar")
 		i := image.Image{Files: []image.File{program}, Entrypoint: append([]string{"/standin"}, args...)}
 		if err := i.Save(tar, name); err != nil {
 			return nil, err
