@@ -26,12 +26,10 @@ func Remove(ctx context.Context, dir string) error {
 		return fmt.Errorf("cannot remove a lab: %w", err)
 	}
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		entries = nil
-	} else if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot remove a lab: %w", err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "hosts")); err != nil && len(entries) > 0 && !onlyOurs(entries) {
+	if !isLab(entries) {
 		return fmt.Errorf("cannot remove a lab: %s holds something else", dir)
 	}
 	var nodes []string
@@ -47,22 +45,28 @@ func Remove(ctx context.Context, dir string) error {
 	for _, node := range nodes {
 		errs = append(errs, removeCgroups(node))
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		errs = append(errs, fmt.Errorf("cannot remove the lab's folder: %w", err))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, removeDir(dir, entries))...)
 }
 
-// onlyOurs says that a folder holds nothing but what the first steps of Up make in one.
-func onlyOurs(entries []fs.DirEntry) bool {
+// isLab says whether a folder was made by Up; a lab whose making or removal was cut short is one too.
+func isLab(entries []fs.DirEntry) bool {
+	return len(entries) == 0 || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == markerFile })
+}
+
+// removeDir removes the lab's folder, what tells that it is one last.
+func removeDir(dir string, entries []fs.DirEntry) error {
 	for _, e := range entries {
-		switch e.Name() {
-		case "repos", "ssh", "hosts", "lock", "holders.log", webhookSecretFile, stateFile, stateFile + ".new":
-		default:
-			return false
+		if e.Name() == markerFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("cannot remove the lab's folder: %w", err)
 		}
 	}
-	return true
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("cannot remove the lab's folder: %w", err)
+	}
+	return nil
 }
 
 // labProcesses are the processes that carry the lab's mark, everything in the mount namespaces of those that are not the

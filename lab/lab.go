@@ -124,6 +124,9 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := l.makeSources(ctx); err != nil {
 		return nil, err
 	}
+	if err := l.writeConfig(); err != nil {
+		return nil, err
+	}
 	if err := l.startSwitch(ctx); err != nil {
 		return nil, err
 	}
@@ -169,8 +172,14 @@ func makeDir(o Options) error {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return fmt.Errorf("cannot make a lab: %w", err)
 	}
+	if err := os.WriteFile(filepath.Join(o.Dir, markerFile), []byte("lockstep-lab down removes this folder.\n"), 0o644); err != nil {
+		return fmt.Errorf("cannot make a lab: %w", err)
+	}
 	return nil
 }
+
+// markerFile is the first file in a lab's folder, and the last that goes: Down removes no folder without it.
+const markerFile = "LAB"
 
 func agentName(o Options, i int) string { return fmt.Sprintf("%sagent%d", o.Prefix, i+1) }
 

@@ -91,11 +91,10 @@ func (l *Lab) commandLine(ctx context.Context, h *Host, service string) (string,
 		return o.Self, []string{hubArg, l.dir}, nil
 	case Daemon:
 		args := []string{
-			"daemon", "--data-dir", h.DataDir(), "--name", h.Name, "--cluster", "lab",
+			"daemon", "--config", l.configFile(), "--data-dir", h.DataDir(), "--name", h.Name, "--cluster", "lab",
 			"--listen", "0.0.0.0:6443", "--advertise", h.Addr, "--status-listen", "127.0.0.1:7070", "--log-level", o.LogLevel,
 		}
-		path, err := l.writeConfig()
-		return o.Lockstep, append(args, "--config", path), err
+		return o.Lockstep, args, nil
 	case Containerd:
 		config := filepath.Join(h.Dir, "containerd", "config.toml")
 		text := fmt.Sprintf(containerdConfig, filepath.Join(h.Dir, "containerd", "root"))

@@ -18,46 +18,51 @@ var (
 	hubSSH  = fmt.Sprintf("ssh://git@%s:%d", HubAddr, SSHPort)
 )
 
-// writeConfig writes the configuration of the lab's daemon: its sources, those on the hub with the hub's keys and forge.
-func (l *Lab) writeConfig() (string, error) {
-	var documents []string
-	if l.state.Options.Config != "" {
-		raw, err := os.ReadFile(l.state.Options.Config)
-		if err != nil {
-			return "", fmt.Errorf("cannot configure the lab's daemon: %w", err)
-		}
-		documents = append(documents, string(raw))
-	}
+// configFile is the configuration of the lab's daemon. It is written once, so that what somebody adds to it is there when
+// the daemon is started again.
+func (l *Lab) configFile() string { return filepath.Join(l.dir, "daemon.yaml") }
+
+// writeConfig writes the sources of the lab's daemon, those on the hub with the hub's keys and forge.
+func (l *Lab) writeConfig() error {
 	sources, err := l.sources()
 	if err != nil {
-		return "", err
+		return err
 	}
+	var documents []string
 	for _, source := range sources {
 		raw, err := yaml.Marshal(source)
 		if err != nil {
-			return "", fmt.Errorf("cannot configure the lab's daemon: %w", err)
+			return fmt.Errorf("cannot configure the lab's daemon: %w", err)
 		}
 		documents = append(documents, string(raw))
 	}
-	path := filepath.Join(l.dir, "daemon.yaml")
-	if err := os.WriteFile(path, []byte(strings.Join(documents, "\n---\n")), 0o600); err != nil {
-		return "", fmt.Errorf("cannot configure the lab's daemon: %w", err)
+	if err := os.WriteFile(l.configFile(), []byte(strings.Join(documents, "\n---\n")), 0o600); err != nil {
+		return fmt.Errorf("cannot configure the lab's daemon: %w", err)
 	}
-	return path, nil
+	return nil
 }
 
 // sources returns the lab's sources, those on the hub complete.
 func (l *Lab) sources() ([]v1alpha1.Source, error) {
 	var out []v1alpha1.Source
+	if path := l.state.Options.Config; path != "" {
+		read, err := config.Read(path)
+		if err != nil {
+			return nil, err
+		}
+		out = read
+	}
 	for _, text := range l.state.Options.Sources {
 		source, err := config.ParseFlag(text)
 		if err != nil {
 			return nil, err
 		}
-		l.atHub(&source)
 		out = append(out, source)
 	}
-	return out, nil
+	for i := range out {
+		l.atHub(&out[i])
+	}
+	return out, config.Unique(out)
 }
 
 // hubRepository returns the repository, owner/name, that a URL names on the hub; empty for a URL elsewhere.
@@ -70,15 +75,18 @@ func (l *Lab) hubRepository(url string) string {
 	return ""
 }
 
-// atHub fills in how a source on the hub is reached, where its statuses go, and what signs its webhooks; it leaves every
-// other one alone.
+// atHub fills in how a source on the hub is reached, where its statuses go, and what signs its webhooks, unless the source
+// says so itself; it leaves every other one alone.
 func (l *Lab) atHub(s *v1alpha1.Source) {
 	repository := l.hubRepository(s.Spec.URL)
 	if repository == "" {
 		return
 	}
-	if strings.HasPrefix(s.Spec.URL, hubSSH) {
+	if s.Spec.Credentials == nil && strings.HasPrefix(s.Spec.URL, hubSSH) {
 		s.Spec.Credentials = &v1alpha1.Credentials{SSHKeyFile: l.SSHKey(), KnownHostsFile: l.KnownHosts()}
+	}
+	if s.Spec.Forge != nil {
+		return
 	}
 	s.Spec.Forge = &v1alpha1.Forge{Type: "gitea", URL: hubHTTP, Repository: repository, WebhookSecretFile: l.webhookSecret()}
 }

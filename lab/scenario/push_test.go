@@ -77,6 +77,12 @@ func firstPush(t *testing.T, shop, poll *repo) {
 	everywhere(t, "default", "db", "db")
 	everywhere(t, "default", "vote", "vote")
 
+	for _, h := range cluster.Agents() {
+		if answer, err := get(t.Context(), h, "https://10.43.0.1/healthz"); err != nil || answer != "ok" {
+			t.Errorf("the API answers %q, %v at its service address on %s", answer, err, h.Name)
+		}
+	}
+
 	statuses, err := cluster.Statuses(t.Context(), "lab/shop", a)
 	if err != nil {
 		t.Fatal(err)
