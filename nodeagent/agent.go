@@ -117,7 +117,7 @@ func New(opts Options) (*Agent, error) {
 	a := &Agent{
 		opts: opts, log: opts.Log.With("node", opts.NodeName), metrics: newMetrics(opts.Metrics),
 		records:    records{filepath.Join(opts.agentDir(), "pods")},
-		hookClient: &http.Client{Timeout: hookTimeout},
+		hookClient: newHookClient(),
 		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
 		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
 		connected: make(chan struct{}), complete: make(chan struct{}), imported: make(chan struct{}),

@@ -2,16 +2,16 @@ package nodeagent
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"strconv"
+	nethttp "net/http"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/kubernetes/pkg/probe/http"
 )
 
 // hook runs a lifecycle handler of a container; nil means it succeeded.
@@ -39,46 +39,60 @@ func (p *pod) hook(ctx context.Context, c *corev1.Container, id string, h *corev
 	return fmt.Errorf("cannot run hook of container %s: it has no handler that is known here", c.Name)
 }
 
+// httpHook asks as the kubelet does: any answer will do, from whoever answers.
 func (p *pod) httpHook(ctx context.Context, c *corev1.Container, g *corev1.HTTPGetAction) error {
-	host := g.Host
-	if host == "" {
-		p.mu.Lock()
-		if ips := p.addresses(); len(ips) > 0 {
-			host = ips[0]
+	p.mu.Lock()
+	ips := p.addresses()
+	p.mu.Unlock()
+	ip := g.Host
+	if ip == "" {
+		if len(ips) == 0 {
+			return errors.New("the pod has no address")
 		}
-		p.mu.Unlock()
+		ip = ips[0]
 	}
-	port := g.Port.IntValue()
-	if g.Port.Type == intstr.String {
-		for _, cp := range c.Ports {
-			if cp.Name == g.Port.StrVal {
-				port = int(cp.ContainerPort)
-			}
-		}
-	}
-	scheme := strings.ToLower(string(g.Scheme))
-	if scheme == "" {
-		scheme = "http"
-	}
-	path := g.Path
-	if !strings.HasPrefix(path, "/") {
-		path = "/" + path
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, strconv.Itoa(port))+path, nil)
+	req, err := http.NewRequestForHTTPGetAction(g, c, ip, "lifecycle")
 	if err != nil {
 		return err
 	}
-	for _, h := range g.HTTPHeaders {
-		req.Header.Add(h.Name, h.Value)
+	req = req.WithContext(ctx)
+	err = p.get(req)
+	if err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		req = req.Clone(ctx)
+		req.URL.Scheme = "http"
+		req.Header.Del("Authorization")
+		if err = p.get(req); err == nil {
+			p.event(corev1.EventTypeWarning, "LifecycleHTTPFallback", fmt.Sprintf(
+				"request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", req.URL.Host))
+		}
 	}
+	return err
+}
+
+func (p *pod) get(req *nethttp.Request) error {
 	res, err := p.a.hookClient.Do(req)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
 	_, _ = io.CopyN(io.Discard, res.Body, 10<<10) // enough to let the connection end
-	if res.StatusCode >= 400 {
-		return fmt.Errorf("%s answered %s", req.URL, res.Status)
-	}
 	return nil
+}
+
+// newHookClient has nothing to verify a container's certificate by, and hence
+// no credentials.
+func newHookClient() *nethttp.Client {
+	return &nethttp.Client{
+		Timeout:   hookTimeout,
+		Transport: &nethttp.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true},
+		CheckRedirect: func(req *nethttp.Request, via []*nethttp.Request) error {
+			switch {
+			case req.URL.Hostname() != via[0].URL.Hostname():
+				return nethttp.ErrUseLastResponse
+			case len(via) >= 10:
+				return errors.New("stopped after 10 redirects")
+			}
+			return nil
+		},
+	}
 }

@@ -61,8 +61,9 @@ func TestLifecycle(t *testing.T) {
 
 	web := shell("main", "httpd -f -vv -p 8080 -h /tmp")
 	web.LivenessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1, InitialDelaySeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9)}}}
+	// The server does not speak TLS and has no such page: any answer will do.
 	web.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}}
-	web.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/bye", Port: intstr.FromString("web")}}}
+	web.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/bye", Scheme: corev1.URISchemeHTTPS, Port: intstr.FromString("web")}}}
 	l.bind("httphook", always(web))
 
 	unhooked := shell("main", forever)
@@ -74,6 +75,14 @@ func TestLifecycle(t *testing.T) {
 	spec := always(sleepy)
 	spec.TerminationGracePeriodSeconds = ptr(int64(20))
 	l.bind("sleepy", spec)
+
+	// It ends by itself while its hook sleeps; nobody needs the rest of the sleep.
+	restless := shell("main", "touch /tmp/up; while test -e /tmp/up; do sleep 0.1; done; exit 0")
+	restless.LivenessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1, ProbeHandler: execHandler("(sleep 1; rm /tmp/up) & exit 1")}
+	restless.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 300}}}
+	spec = always(restless)
+	spec.TerminationGracePeriodSeconds = ptr(int64(400))
+	l.bind("restless", spec)
 
 	words := shell("main", "echo first; echo last words; exit 3")
 	words.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
@@ -143,6 +152,15 @@ func TestLifecycle(t *testing.T) {
 	}
 	last("httphook")
 	l.prints(l.pod("httphook"), "main", "url:/bye")
+	l.event("httphook", "LifecycleHTTPFallback", "got HTTP response, retry with HTTP succeeded")
+	for _, e := range l.events("httphook") {
+		if e.Reason == "FailedPreStopHook" {
+			t.Errorf("event %s: %s", e.Reason, e.Message)
+		}
+	}
+	if end := last("restless"); end.ExitCode != 0 {
+		t.Errorf("restless ended with %+v", end)
+	}
 	last("unhooked")
 	l.event("unhooked", "FailedPostStartHook", "PostStartHook failed")
 	l.event("unhooked", "Killing", "FailedPostStartHook")

@@ -22,6 +22,8 @@ const (
 	// afterHook is what a container gets at least to end by itself after its
 	// preStop hook used up the grace period; Kubernetes' figure.
 	afterHook = 2 * time.Second
+	// hookCheck is how soon a hook ends after its container did.
+	hookCheck = 100 * time.Millisecond
 	// maxMessage bounds termination messages, fallbackLines and fallbackBytes
 	// those taken from the log; Kubernetes' figures.
 	maxMessage    = 4096
@@ -44,6 +46,7 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 	if step.Hooks && c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 		began := time.Now()
 		hook, cancel := context.WithTimeout(ctx, grace)
+		p.steps.Go(func() { p.cancelAfter(hook, step.ID, cancel) })
 		if err := p.hook(hook, c, step.ID, c.Lifecycle.PreStop); err != nil {
 			p.containerEvent(c.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
 			p.log.Warn("hook failed", "hook", "preStop", "container", c.Name, "error", err)
@@ -61,6 +64,27 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 		return err
 	}
 	return p.settle(ctx, step.ID)
+}
+
+// cancelAfter ends a hook whose container has ended before it.
+func (p *pod) cancelAfter(ctx context.Context, id string, cancel context.CancelFunc) {
+	t := time.NewTicker(hookCheck)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		p.mu.Lock()
+		i := p.instances[id]
+		over := i == nil || i.State == pods.Exited
+		p.mu.Unlock()
+		if over {
+			cancel()
+			return
+		}
+	}
 }
 
 func killing(step pods.Step) string {
