@@ -47,16 +47,6 @@ func (t Token) Bearer() string { return t.ID + "." + t.Secret }
 // Text is what people copy to a new node: "<ca sha256 hex>.<id>.<secret>".
 func (t Token) Text(pin string) string { return pin + "." + t.Bearer() }
 
-// ParseText reads a token's text. The error never holds any part of the secret.
-func ParseText(text string) (pin string, t Token, err error) {
-	pin, bearer, found := strings.Cut(strings.TrimSpace(text), ".")
-	if raw, hexErr := hex.DecodeString(pin); !found || hexErr != nil || len(raw) != sha256.Size {
-		return "", Token{}, errors.New("cannot read the token: want <sha256 of the cluster's CA>.<id>.<secret>")
-	}
-	t, err = ParseBearer(bearer)
-	return pin, t, err
-}
-
 // ParseBearer reads "<id>.<secret>".
 func ParseBearer(bearer string) (Token, error) {
 	id, secret, found := strings.Cut(bearer, ".")

@@ -35,19 +35,6 @@ func Delete(o kinds.Object, now time.Time, grace *int64) (changed kinds.Object, 
 	return deleteNow(o, now)
 }
 
-// Finished says that an update leaves nothing to wait for: o is being deleted, its grace is zero and no finalizer
-// remains, so it must be removed instead of stored.
-func Finished(o kinds.Object) bool {
-	if o.GetDeletionTimestamp() == nil || len(o.GetFinalizers()) > 0 {
-		return false
-	}
-	if ns, ok := o.(*corev1.Namespace); ok && len(ns.Spec.Finalizers) > 0 {
-		return false
-	}
-	grace := o.GetDeletionGracePeriodSeconds()
-	return grace == nil || *grace == 0
-}
-
 func deletePod(p *corev1.Pod, now time.Time, grace *int64) (kinds.Object, bool) {
 	if p.DeletionTimestamp != nil {
 		return hasten(p, now, grace)

@@ -86,32 +86,3 @@ func TestDelete(t *testing.T) {
 		})
 	}
 }
-
-func TestFinished(t *testing.T) {
-	live, held, done := aService("live"), aService("held"), aService("done")
-	held.DeletionTimestamp, done.DeletionTimestamp = &metav1.Time{Time: noon}, &metav1.Time{Time: noon}
-	held.Finalizers = []string{"a/b"}
-	waiting := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", DeletionTimestamp: &metav1.Time{Time: noon}}}
-	waiting.Spec.Finalizers = []corev1.FinalizerName{corev1.FinalizerKubernetes}
-	running := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{Time: noon}, DeletionGracePeriodSeconds: new(int64(30))}}
-	for o, want := range map[kinds.Object]bool{live: false, held: false, done: true, waiting: false, running: false} {
-		if Finished(o) != want {
-			t.Errorf("Finished(%s) is %v", o.GetName(), !want)
-		}
-	}
-}
-
-func TestPrepareFinalize(t *testing.T) {
-	old := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", UID: "1", ResourceVersion: "7"}}
-	if errs := PrepareCreate(old); len(errs) > 0 {
-		t.Fatal(errs)
-	}
-	emptied := old.DeepCopy()
-	emptied.Spec.Finalizers = nil
-	if errs := PrepareFinalize(emptied, old); len(errs) > 0 || len(emptied.Spec.Finalizers) != 0 {
-		t.Errorf("finalizers %v, errors %v", emptied.Spec.Finalizers, errs)
-	}
-	if errs := PrepareUpdate(emptied, old); len(errs) > 0 || len(emptied.Spec.Finalizers) != 1 {
-		t.Errorf("an ordinary update took finalizers away: %v, errors %v", emptied.Spec.Finalizers, errs)
-	}
-}

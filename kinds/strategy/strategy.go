@@ -122,13 +122,6 @@ func PrepareStatus(new, old kinds.Object) field.ErrorList {
 	return update(s, requestContext(k, new, "update", "status"), new, old)
 }
 
-// PrepareFinalize makes new what Kubernetes' API server would store for an update of a namespace's finalize
-// subresource: only spec.finalizers may differ from old.
-func PrepareFinalize(new, old kinds.Object) field.ErrorList {
-	k := kinds.Of(new)
-	return update(namespace.FinalizeStrategy, requestContext(k, new, "update", "finalize"), new, old)
-}
-
 // update does what rest.BeforeUpdate does, with field errors instead of an API status.
 func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Object) field.ErrorList {
 	if new.GetResourceVersion() == "" {

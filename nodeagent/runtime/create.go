@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"syscall"
 	"time"
 
@@ -247,16 +246,6 @@ func (r *Runtime) Remove(ctx context.Context, id string, layer bool) error {
 	}
 	if layer {
 		return r.DropLayer(ctx, id)
-	}
-	return nil
-}
-
-// MakeFIFOs makes the named pipes; those that exist are kept.
-func MakeFIFOs(paths ...string) error {
-	for _, p := range paths {
-		if err := syscall.Mkfifo(p, 0o600); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("cannot make pipe %s: %w", p, err)
-		}
 	}
 	return nil
 }

@@ -169,14 +169,6 @@ func fieldValue(in Input, path string) (string, error) {
 	return v, nil
 }
 
-// NeedsPodIP says whether a container's variables name the pod's address,
-// which exists only after the network has been set up.
-func NeedsPodIP(c *corev1.Container) bool {
-	return slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool {
-		return e.ValueFrom != nil && e.ValueFrom.FieldRef != nil && strings.HasPrefix(e.ValueFrom.FieldRef.FieldPath, "status.podIP")
-	})
-}
-
 // ResourceValue is the value of a resource field of c, or of the container that
 // the reference names; where no limit is stated it is what the node can allocate.
 func ResourceValue(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFieldSelector, allocatable corev1.ResourceList) (string, error) {
