@@ -43,8 +43,8 @@ func TestRights(t *testing.T) {
 		{"join-token", bearer(joinOnly.Bearer())},
 		{"viewer", s.viewer()},
 		{"view-token", bearer(token.Bearer())},
-		{"node-n1", s.node("n1")},
 		{"node-n2", s.node("n2")},
+		{"node-n1", s.node("n1")},
 	}
 	const status = `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`
 	event := func(kind, name string) string {
@@ -112,12 +112,7 @@ func TestRights(t *testing.T) {
 	var out strings.Builder
 	messages := map[string]string{}
 	for _, r := range requests {
-		line := r.method + " " + r.path
-		if r.body != "" && len(r.body) < 170 {
-			line += " " + r.body
-		} else if r.body != "" {
-			line += " " + r.body[len(r.body)-70:]
-		}
+		line := strings.TrimSpace(r.method + " " + r.path + " " + r.body)
 		fmt.Fprintf(&out, "%s\n   ", line)
 		for _, c := range callers {
 			code, body := s.ask(c.config, r.method, r.path, r.body)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -52,6 +53,7 @@ func (s *server) routes() http.Handler {
 	if s.opts.Hooks != nil {
 		mux.Handle("POST "+hookPath, s.opts.Hooks)
 	}
+	mux.HandleFunc("GET /openapi/", s.noSchema)
 	resources := s.resources()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
@@ -62,6 +64,15 @@ func (s *server) routes() http.Handler {
 		s.fail(w, r, noSuchPath())
 	})
 	return mux
+}
+
+// noSchema answers what kubectl asks before it changes or explains anything. Of this status, kubectl prints the text.
+func (s *server) noSchema(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(http.StatusNotAcceptable)
+	_, _ = io.WriteString(w, "this cluster publishes no schema (OpenAPI) to explain or check objects by; it is changed by pushing to Git, "+
+		"not through its API: "+s.where(s.hub.View(), access{}))
 }
 
 func noSuchPath() error {

@@ -1,0 +1,96 @@
+package reading
+
+import "fmt"
+
+// objects are the source's files: cart as the table of rights has it, with replicas of its Deployment, and pods that talk.
+func objects(replicas int) map[string]string {
+	files := map[string]string{"cart.yaml": fmt.Sprintf(cart, replicas), "talk.yaml": talk}
+	files["pods.yaml"] = fmt.Sprintf(pod, "cart-1-a", one) + fmt.Sprintf(pod, "cart-1-b", other)
+	return files
+}
+
+const cart = `apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: cart, namespace: shop, labels: {tier: back}}
+spec:
+  replicas: %d
+  selector: {matchLabels: {app: cart}}
+  template:
+    metadata: {labels: {app: cart}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: main
+          image: lab.example/talker:1
+          args: [-name, cart, -lines, "5", -listen, ":8080"]
+          ports: [{name: http, containerPort: 8080}]
+          readinessProbe: {tcpSocket: {port: http}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec:
+  selector: {app: cart}
+  ports: [{name: http, port: 80, targetPort: http}]
+`
+
+const pod = `---
+apiVersion: v1
+kind: Secret
+metadata: {name: %[1]s, namespace: shop}
+stringData: {password: canary-7f3a}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: %[1]s, namespace: shop}
+data: {k: v}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[1]s, namespace: shop, labels: {app: bare}}
+spec:
+  nodeName: %[2]s
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: main
+      image: lab.example/talker:1
+      envFrom: [{secretRef: {name: %[1]s}}]
+      volumeMounts: [{name: config, mountPath: /config}]
+  volumes: [{name: config, configMap: {name: %[1]s}}]
+`
+
+const talk = `apiVersion: v1
+kind: Namespace
+metadata: {name: talk}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pair, namespace: talk, labels: {app: pair}}
+spec:
+  terminationGracePeriodSeconds: 1
+  initContainers:
+    - name: first
+      image: lab.example/talker:1
+      args: [-name, first, -lines, "1", -every, 1ms, -exit, "0"]
+  containers:
+    - name: one
+      image: lab.example/talker:1
+      args: [-name, one, -every, 100ms]
+    - name: two
+      image: lab.example/talker:1
+      args: [-name, two, -lines, "4", -every, 1ms]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: crash, namespace: talk, labels: {app: crash}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: main
+      image: lab.example/talker:1
+      args: [-name, crash, -lines, "3", -every, 1ms, -exit, "3"]
+`
