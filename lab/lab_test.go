@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"lockstep/lab/image"
+	"lockstep/lab/programs"
 )
 
 // bin has the programs lockstep and lockstep-lab, and standin, which is what pods run.
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 	}
 	dir, err := os.MkdirTemp("", "lab-test-")
 	if err == nil {
-		err = programs(dir)
+		err = find(dir)
 	}
 	code := 1
 	if err != nil {
@@ -47,19 +48,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func programs(dir string) error {
-	from := os.Getenv("LOCKSTEP_BIN")
-	build := map[string]string{"standin": "lockstep/lab/standin"}
-	if from == "" {
-		from = dir
-		build["lockstep"], build["lockstep-lab"] = "lockstep", "lockstep/lab/lockstep-lab"
-	}
-	for name, path := range build {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), path)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
-		}
+func find(dir string) error {
+	from, err := programs.Find(dir, map[string]string{"standin": "lockstep/lab/standin"})
+	if err != nil {
+		return err
 	}
 	bin.lockstep, bin.self, bin.standin = filepath.Join(from, "lockstep"), filepath.Join(from, "lockstep-lab"), filepath.Join(dir, "standin")
 	return nil

@@ -3,11 +3,12 @@ package canary
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	kubectl "k8s.io/kubectl/pkg/cmd"
+
+	"lockstep/lab/programs"
 )
 
 // asKubectl makes this test binary kubectl itself.
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 	}
 	dir, err := os.MkdirTemp("", "canary-")
 	if err == nil {
-		err = programs(dir)
+		err = find(dir)
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -46,20 +47,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// programs finds lockstep and lockstep-lab in $LOCKSTEP_BIN, or builds them; what runs in containers it always builds.
-func programs(dir string) error {
-	bin := os.Getenv("LOCKSTEP_BIN")
-	build := map[string]string{"standin": "lockstep/lab/standin"}
-	if bin == "" {
-		bin = dir
-		build["lockstep"], build["lockstep-lab"] = "lockstep", "lockstep/lab/lockstep-lab"
-	}
-	for name, path := range build {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), path)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
-		}
+// find finds lockstep and lockstep-lab in $LOCKSTEP_BIN, or builds them; what runs in containers it always builds.
+func find(dir string) error {
+	bin, err := programs.Find(dir, map[string]string{"standin": "lockstep/lab/standin"})
+	if err != nil {
+		return err
 	}
 	lockstep, lockstepLab, standin = filepath.Join(bin, "lockstep"), filepath.Join(bin, "lockstep-lab"), filepath.Join(dir, "standin")
 	return nil

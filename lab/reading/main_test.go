@@ -18,8 +18,8 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 
 	"lockstep/lab"
-	"lockstep/lab/programs"
 	"lockstep/lab/image"
+	"lockstep/lab/programs"
 )
 
 const (

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 
 	"lockstep/lab"
 	"lockstep/lab/image"
+	"lockstep/lab/programs"
 )
 
 // asKubectl makes this test binary kubectl itself.
@@ -69,18 +69,9 @@ func TestMain(m *testing.M) {
 }
 
 func up(dir string) error {
-	bin := os.Getenv("LOCKSTEP_BIN")
-	build := map[string]string{"standin": "lockstep/lab/standin"}
-	if bin == "" {
-		bin = dir
-		build["lockstep"], build["lockstep-lab"] = "lockstep", "lockstep/lab/lockstep-lab"
-	}
-	for name, path := range build {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), path)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
-		}
+	bin, err := programs.Find(dir, map[string]string{"standin": "lockstep/lab/standin"})
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()

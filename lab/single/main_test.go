@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	kubectl "k8s.io/kubectl/pkg/cmd"
+
+	"lockstep/lab/programs"
 )
 
 // asKubectl makes this test binary kubectl itself.
@@ -32,7 +34,7 @@ func TestMain(m *testing.M) {
 	}
 	dir, err := os.MkdirTemp("", "single-")
 	if err == nil {
-		err = programs(dir)
+		err = prepare(dir)
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -46,19 +48,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// programs takes what `make build images` made from $LOCKSTEP_BIN, or makes it.
-func programs(dir string) error {
+// prepare takes what `make build images` made from $LOCKSTEP_BIN, or makes it.
+func prepare(dir string) error {
 	if bin = os.Getenv("LOCKSTEP_BIN"); bin != "" {
 		return nil
 	}
 	bin = dir
 	example := "lockstep/manifests-example/images/"
-	for name, path := range map[string]string{"lockstep": "lockstep", "web": example + "web", "api": example + "api", "build": example + "build"} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), path)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
-		}
+	if err := programs.Build(dir, map[string]string{"lockstep": "lockstep", "web": example + "web", "api": example + "api", "build": example + "build"}); err != nil {
+		return err
 	}
 	images := filepath.Join(dir, "images")
 	if err := os.Mkdir(images, 0o755); err != nil {
