@@ -62,6 +62,7 @@ var activities = []struct {
 // result is what one fault came to.
 type result struct {
 	repaired time.Duration
+	settled  time.Duration // until nothing was left to do, what went on meanwhile included
 	changed  []string
 	lost     int64
 	longest  time.Duration // the longest that the printer waited for its output to be taken
@@ -116,8 +117,8 @@ func (w *world) seeded(n int) {
 				h = w.agents[1]
 			}
 			r := w.strike(f, during.name, during.begin, h)
-			w.t.Logf("%-26s during %-8s on %s: repaired in %4d ms, %d processes changed, %d lines lost, longest wait %s (%s without a processor)", f.name, during.name,
-				strings.TrimPrefix(h.Name, "faults-"), r.repaired.Milliseconds(), len(r.changed), r.lost, r.longest.Round(time.Millisecond), r.starved.Round(time.Millisecond))
+			w.t.Logf("%-26s during %-8s on %s: repaired in %4d ms, all settled in %5d ms, %d processes changed, %d lines lost, longest wait %s (%s without a processor)", f.name, during.name,
+				strings.TrimPrefix(h.Name, "faults-"), r.repaired.Milliseconds(), r.settled.Milliseconds(), len(r.changed), r.lost, r.longest.Round(time.Millisecond), r.starved.Round(time.Millisecond))
 			results[f.name] = append(results[f.name], r)
 			w.judge(f, r)
 		}
@@ -187,6 +188,7 @@ func (w *world) strike(f fault, during string, begin func(*world, *lab.Host), h 
 		w.t.Errorf("%s: others' rules changed from\n%s\nto\n%s", f.name, foreign, now)
 	}
 	w.settle("the end of " + during + " after: " + f.name)
+	r.settled = time.Since(began)
 	now := w.processes()
 	for name := range before {
 		if w.used[strings.SplitN(name, "/", 2)[0]] {
