@@ -202,7 +202,7 @@ func (a *Agent) open(ctx context.Context) error {
 		a.imageDir = a.opts.DataDir
 	}
 	if a.images, err = images.New(ctx, images.Options{Client: a.rt.Client(), Namespace: runtime.Namespace, Snapshotter: a.rt.Snapshotter(),
-		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.imageDir, Pulled: a.metrics.pulled}); err != nil {
+		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.imageDir, Pulled: a.metrics.pulled, Interruption: a.rt.Interruption}); err != nil {
 		return err
 	}
 	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir()}); err != nil {

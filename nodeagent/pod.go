@@ -152,21 +152,29 @@ func (p *pod) begin(ctx context.Context, step pods.Step) {
 	p.log.Debug("step", "step", key, "reason", step.Reason)
 	p.steps.Go(func() {
 		defer cancel()
-		began := time.Now()
+		began, interrupted := time.Now(), p.a.rt.Interruption()
 		err := p.do(ctx, step)
 		p.a.metrics.stepSeconds.WithLabelValues(string(step.Kind)).Observe(time.Since(began).Seconds())
 		cancelled := ctx.Err() != nil
+		again := err != nil && !cancelled && interrupted(ctx)
 		p.change(func() {
 			delete(p.inflight, key)
 			switch {
 			case err == nil:
 				delete(p.failures, key)
+			case again: // not the pod's doing, so neither its failure nor a reason to back off
+				p.failures[key] = pods.Failure{Reason: "ContainerCreating", Message: err.Error(),
+					Count: p.failures[key].Count, Until: time.Now().Add(interruptedRetry)}
 			case !cancelled:
 				f := failureOf(step, err)
 				f.Count, f.At = p.failures[key].Count+1, time.Now()
 				p.failures[key] = f
 			}
 		})
+		if again {
+			p.log.Debug("step interrupted", "step", key, "error", err)
+			return
+		}
 		if err != nil && !cancelled {
 			p.a.metrics.stepErrors.WithLabelValues(string(step.Kind)).Inc()
 			p.log.Warn("step failed", "step", key, "error", err)
@@ -320,6 +328,10 @@ func ready(s corev1.PodStatus) bool {
 	}
 	return false
 }
+
+// interruptedRetry is the pause after a step that failed because containerd
+// went away: it is back within a second of a restart.
+const interruptedRetry = 500 * time.Millisecond
 
 // neverRetry is how long to wait where only a new image on the node helps.
 const neverRetry = time.Minute

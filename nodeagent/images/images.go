@@ -52,6 +52,9 @@ type Options struct {
 	DiskPath string
 	// Pulled, if not nil, is told of each pull that ended.
 	Pulled func(took time.Duration, err error)
+	// Interruption begins to watch the connection to containerd; what it returns tells whether it was lost since. Nil
+	// means that it never is. What failed for that alone is not held against the image.
+	Interruption func() (happened func(context.Context) bool)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -64,6 +67,7 @@ type Manager struct {
 	certsDirs   []string
 	diskPath    string
 	pulled      func(took time.Duration, err error)
+	interrupted func() func(context.Context) bool
 	now         func() time.Time
 
 	backoff backoff
@@ -136,12 +140,15 @@ type Request struct {
 func New(ctx context.Context, options Options) (*Manager, error) {
 	m := &Manager{
 		client: options.Client, namespace: options.Namespace, snapshotter: options.Snapshotter,
-		certsDirs: options.CertsDirs, diskPath: options.DiskPath, pulled: options.Pulled, now: options.Now,
+		certsDirs: options.CertsDirs, diskPath: options.DiskPath, pulled: options.Pulled, interrupted: options.Interruption, now: options.Now,
 		backoff: backoff{failures: map[string]failure{}},
 		flying:  map[string]*flight{}, used: map[string]time.Time{}, seen: map[string]time.Time{}, known: map[string]known{},
 	}
 	if m.client == nil {
 		return nil, errors.New("cannot manage images: no containerd client")
+	}
+	if m.interrupted == nil {
+		m.interrupted = func() func(context.Context) bool { return func(context.Context) bool { return false } }
 	}
 	if m.namespace == "" {
 		m.namespace = "lockstep"
@@ -220,6 +227,7 @@ func (m *Manager) Ensure(ctx context.Context, req Request) (*Image, error) {
 	}
 	policy := Policy(req.Image, req.Policy)
 	if policy != corev1.PullAlways {
+		interrupted := m.interrupted()
 		image, err := m.Get(ctx, name)
 		switch {
 		case err == nil:
@@ -228,6 +236,8 @@ func (m *Manager) Ensure(ctx context.Context, req Request) (*Image, error) {
 			return image, nil
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case !errdefs.IsNotFound(err) && interrupted(ctx):
+			return nil, fmt.Errorf("cannot inspect image %q: %w", req.Image, err)
 		case !errdefs.IsNotFound(err):
 			message := fmt.Sprintf("Failed to inspect image %q: %v", req.Image, err)
 			event(Event{corev1.EventTypeWarning, "InspectFailed", message})
@@ -259,20 +269,26 @@ func (m *Manager) pull(ctx context.Context, stated, name string, credentials []c
 	event(Event{corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", stated)})
 	asked := m.now()
 	result := m.fly(ctx, key, func(ctx context.Context) landed {
-		began := m.now()
+		began, interrupted := m.now(), m.interrupted()
 		result := m.download(ctx, name, credentials)
 		if m.pulled != nil {
 			m.pulled(m.now().Sub(began), result.err)
 		}
-		if result.err != nil { // counted once, for all who wait
-			m.backoff.fail(key, m.now(), ReasonErrImagePull+": "+result.err.Error())
-		} else {
+		switch {
+		case result.err == nil:
 			m.backoff.succeed(key)
+		case interrupted(ctx):
+			result.interrupted = true
+		default: // counted once, for all who wait
+			m.backoff.fail(key, m.now(), ReasonErrImagePull+": "+result.err.Error())
 		}
 		return result
 	})
 	if err := ctx.Err(); err != nil && result.image == nil {
 		return nil, err
+	}
+	if result.interrupted {
+		return nil, fmt.Errorf("cannot pull image %q: %w", stated, result.err)
 	}
 	if result.err != nil {
 		message := result.err.Error()

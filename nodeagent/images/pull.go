@@ -186,6 +186,8 @@ type landed struct {
 	image *Image
 	err   error
 	took  time.Duration
+
+	interrupted bool // err says only that containerd went away
 }
 
 // fly runs work once for all who ask for the key while it runs. It does not end with the ctx of any of them: what is

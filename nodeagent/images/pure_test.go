@@ -1,10 +1,17 @@
 package images
 
 import (
+	"context"
+	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/client"
+	"google.golang.org/grpc"
+	backoffs "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -153,5 +160,36 @@ func TestCredentials(t *testing.T) {
 	}
 	if _, err := credentialsFor("docker.io/library/x:1", []corev1.Secret{config(`{"auths": "hunter2"`)}); err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("a bad secret: %v", err)
+	}
+}
+
+// What failed because containerd went away is no failure of the image: no event, no backoff, another try at once.
+func TestInterruptedIsNotHeldAgainstTheImage(t *testing.T) {
+	c, err := client.New(filepath.Join(t.TempDir(), "nobody.sock"), client.WithTimeout(0), client.WithExtraDialOpts([]grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoffs.DefaultConfig, MinConnectTimeout: 10 * time.Millisecond}),
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	m, err := New(t.Context(), Options{Client: c, Snapshotter: "native", Interruption: func() func(context.Context) bool {
+		return func(context.Context) bool { return true }
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, policy := range []corev1.PullPolicy{corev1.PullIfNotPresent, corev1.PullAlways} {
+		for range 2 {
+			var warnings []Event
+			_, err := m.Ensure(t.Context(), Request{Image: "127.0.0.1:1/x:1", Policy: policy, Event: func(e Event) {
+				if e.Type == corev1.EventTypeWarning || e.Reason == "BackOff" {
+					warnings = append(warnings, e)
+				}
+			}})
+			if refused := (*Error)(nil); err == nil || errors.As(err, &refused) || len(warnings) > 0 {
+				t.Errorf("%s: error %v, events %v", policy, err, warnings)
+			}
+		}
 	}
 }

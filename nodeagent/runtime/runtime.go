@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/stats"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
@@ -48,6 +50,8 @@ const (
 	// callTimeout bounds one call that only reads or writes metadata: they
 	// take milliseconds, and a containerd under load may need seconds.
 	callTimeout = 30 * time.Second
+	// answerTimeout is how long a containerd that is there may take to say so.
+	answerTimeout = 5 * time.Second
 	// createTimeout bounds what starts processes and mounts.
 	createTimeout = 2 * time.Minute
 )
@@ -65,6 +69,34 @@ type Options struct {
 type Runtime struct {
 	opts   Options
 	client *client.Client
+	losses *losses
+}
+
+// losses counts how often the connection has ended.
+type losses struct{ atomic.Int64 }
+
+func (*losses) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (*losses) HandleRPC(context.Context, stats.RPCStats)                         {}
+func (*losses) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+func (l *losses) HandleConn(_ context.Context, s stats.ConnStats) {
+	if _, ended := s.(*stats.ConnEnd); ended {
+		l.Add(1)
+	}
+}
+
+// Interruption begins to watch the connection. What it returns tells whether
+// containerd has gone away since, for good or for a while: what failed
+// meanwhile may have failed for that alone.
+func (r *Runtime) Interruption() (happened func(context.Context) bool) {
+	before := r.losses.Load()
+	return func(ctx context.Context) bool {
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
+		// An answer comes over a connection that was made after the loss was counted.
+		_, err := r.Version(ctx)
+		return err != nil || r.losses.Load() != before
+	}
 }
 
 // Open connects; it does not wait for containerd to answer.
@@ -78,14 +110,16 @@ func Open(opts Options) (*Runtime, error) {
 	// containerd comes back within a second of a restart: a short maximum keeps
 	// the agent from noticing late.
 	reconnect := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
+	l := &losses{}
 	c, err := client.New(opts.Address, client.WithDefaultNamespace(Namespace), client.WithTimeout(0), client.WithExtraDialOpts([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStatsHandler(l),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: time.Second}),
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("cannot open containerd at %s: %w", opts.Address, err)
 	}
-	return &Runtime{opts: opts, client: c}, nil
+	return &Runtime{opts: opts, client: c, losses: l}, nil
 }
 
 // Client is the connection, for others that talk to the same containerd.

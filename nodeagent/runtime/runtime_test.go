@@ -1,0 +1,76 @@
+package runtime
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	versionapi "github.com/containerd/containerd/api/services/version/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+type versionServer struct {
+	versionapi.UnimplementedVersionServer
+}
+
+func (versionServer) Version(context.Context, *emptypb.Empty) (*versionapi.VersionResponse, error) {
+	return &versionapi.VersionResponse{Version: "v2"}, nil
+}
+
+func serve(t *testing.T, socket string) *grpc.Server {
+	t.Helper()
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	versionapi.RegisterVersionServer(s, versionServer{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(listener)
+	}()
+	t.Cleanup(func() {
+		s.Stop()
+		<-done
+	})
+	return s
+}
+
+// A containerd that goes away is noticed while it is away and after it is back, by whoever worked with it then.
+func TestInterruption(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "c.sock")
+	first := serve(t, socket)
+	r, err := Open(Options{Address: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx := t.Context()
+	before := r.Interruption()
+	if before(ctx) {
+		t.Fatal("interrupted, says a connection that was not")
+	}
+	first.Stop()
+	if !before(ctx) {
+		t.Error("not interrupted while containerd is away")
+	}
+	serve(t, socket)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := r.Version(ctx); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come back")
+		}
+	}
+	if !before(ctx) {
+		t.Error("not interrupted once containerd is back")
+	}
+	if r.Interruption()(ctx) {
+		t.Error("a new look counts what was before it")
+	}
+}
