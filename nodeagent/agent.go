@@ -80,6 +80,8 @@ type Agent struct {
 	routing    sync.Mutex // of the kernel's routes
 
 	contentWake chan struct{} // wakes refresh
+	known       chan struct{} // closed when there are caches
+	knownOnce   sync.Once
 	imagesWake  chan struct{} // wakes listImages
 	imageDir    string        // containerd's, on the file system of images and layers
 	summary     *stats.Collector
@@ -119,7 +121,7 @@ func New(opts Options) (*Agent, error) {
 		records:    records{filepath.Join(opts.agentDir(), "pods")},
 		hookClient: newHookClient(),
 		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
-		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), known: make(chan struct{}), imagesWake: make(chan struct{}, 1),
 		connected: make(chan struct{}), complete: make(chan struct{}), imported: make(chan struct{}),
 		pods: map[types.UID]*pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),

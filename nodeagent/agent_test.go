@@ -166,10 +166,8 @@ func TestCrashBackoffAndPreviousLog(t *testing.T) {
 	l.clean()
 }
 
-func TestJobLikePods(t *testing.T) {
-	l := newLab(t)
-	l.start()
-	l.ready()
+func (l *lab) endsForGood(t *testing.T) {
+	t.Helper()
 	l.bind("good", corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{shell("main", "exit 0")}})
 	l.bind("bad", corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{shell("main", "exit 2")}})
 	l.bind("nosuch", corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "example.com/nosuch:1", ImagePullPolicy: corev1.PullNever}}})
@@ -198,17 +196,14 @@ func TestJobLikePods(t *testing.T) {
 	reason("noconfig", "CreateContainerConfigError")
 }
 
-func TestSharedProcessNamespace(t *testing.T) {
-	l := newLab(t)
-	l.start()
-	l.ready()
+func (l *lab) sharesProcesses(t *testing.T) {
+	t.Helper()
 	l.bind("shared", corev1.PodSpec{ShareProcessNamespace: ptr(true), Containers: []corev1.Container{
 		shell("one", "trap 'exit 0' TERM; while :; do sleep 4711 & wait; done"), shell("two", "while ! ps | grep -v grep | grep 4711; do sleep 1; done; "+forever)}})
 	p := l.running("shared")
 	l.prints(p, "two", "sleep 4711")
 	l.remove("shared")
 	l.gone("shared")
-	l.clean()
 }
 
 // TestNothingRestarts kills agent and containerd; containers must not notice.

@@ -213,6 +213,7 @@ func (a *Agent) synced(ctx context.Context, c *caches, store cache.Store) {
 	a.mu.Lock()
 	a.caches, a.synchronised = c, true
 	a.mu.Unlock()
+	a.knownOnce.Do(func() { close(a.known) })
 	close(a.complete)
 	a.setRoutes(c.nodes)
 	a.wakeNet()
@@ -306,6 +307,19 @@ func (p *pod) rejected() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.wanted.Rejected != "" || p.wanted.Gone
+}
+
+// servicesWait bounds how long a container waits for the services that its
+// environment names: with neither the API nor a kept state it starts without.
+const servicesWait = 10 * time.Second
+
+// waitForServices waits until services are known, from the API or the disk.
+func (a *Agent) waitForServices(ctx context.Context) {
+	select {
+	case <-a.known:
+	case <-ctx.Done():
+	case <-time.After(servicesWait):
+	}
 }
 
 // services are those whose variables pods of a namespace see.

@@ -98,6 +98,7 @@ func TestLifecycle(t *testing.T) {
 	for _, name := range []string{"startup", "sleepy"} {
 		l.running(name)
 	}
+	l.endsForGood(t)
 	removed := time.Now()
 	l.remove("sleepy")
 
@@ -259,6 +260,7 @@ func TestSurroundings(t *testing.T) {
 	root.SecurityContext = &corev1.SecurityContext{RunAsNonRoot: ptr(true)}
 	l.bind("root", pod(root))
 
+	l.sharesProcesses(t)
 	if p := l.running("hostnet"); p.Status.PodIP != nodeIP {
 		t.Errorf("the address on the host's network is %s", p.Status.PodIP)
 	}

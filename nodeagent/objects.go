@@ -238,6 +238,7 @@ func references(p *corev1.Pod) map[reference]bool {
 
 // envSources fetches what a container's environment refers to.
 func (a *Agent) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Container) (spec.Sources, error) {
+	a.waitForServices(ctx)
 	s := spec.Sources{ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{}, Services: a.services(o.Namespace)}
 	only := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace}, Spec: corev1.PodSpec{Containers: []corev1.Container{*c}}}
 	for ref := range references(only) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +24,14 @@ func TestNamesAndServicesWithoutTheAPI(t *testing.T) {
 	l := newLab(t)
 	l.start()
 	l.ready()
-	c := shell("main", "echo hello > /tmp/index.html; httpd -f -p 8080 -h /tmp")
+	l.service("web", "10.43.0.77", "10.42.7.250")
+	l.eventually("service known", 10*time.Second, func() error {
+		if len(l.agent.services("default")) == 0 {
+			return errors.New("no service")
+		}
+		return nil
+	})
+	c := shell("main", "echo service $WEB_SERVICE_HOST; echo hello > /tmp/index.html; httpd -f -p 8080 -h /tmp")
 	l.bind("web", corev1.PodSpec{Containers: []corev1.Container{c}})
 	p := l.running("web")
 	l.service("web", "10.43.0.77", p.Status.PodIP)
@@ -49,6 +57,9 @@ func TestNamesAndServicesWithoutTheAPI(t *testing.T) {
 	})
 	l.halt()
 	l.stopAPI()
+	if err := syscall.Kill(int(l.pids()["web/main"]), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	// What a reboot takes: rules, the service network and routes.
 	for _, args := range [][]string{{"iptables-restore"}, {"ip", "route", "del", "10.42.99.0/24"}} {
 		cmd := exec.Command(args[0], args[1:]...)
@@ -61,7 +72,13 @@ func TestNamesAndServicesWithoutTheAPI(t *testing.T) {
 		t.Fatal("the service works without an agent and without rules")
 	}
 	l.start()
-	l.eventually("service, name and route work without the API", 10*time.Second, works)
+	l.eventually("service, name and route work without the API", 20*time.Second, works)
+	l.eventually("the new container's variables name the service", 10*time.Second, func() error {
+		if text := l.log(p, "main", 1); !strings.Contains(text, "service 10.43.0.77") {
+			return fmt.Errorf("log %q", text)
+		}
+		return nil
+	})
 	l.serve(l.address)
 	l.delete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "far"}})
 	l.eventually("what the API says counts again", 20*time.Second, func() error {

@@ -53,6 +53,7 @@ func (a *Agent) useReplica(ctx context.Context) error {
 	}
 	a.caches = c
 	a.mu.Unlock()
+	a.knownOnce.Do(func() { close(a.known) })
 	a.log.Info("using kept cluster state until the API answers", "services", len(s.Services), "nodes", len(s.Nodes))
 	a.setRoutes(c.nodes)
 	a.startNet(ctx)
