@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,9 +15,11 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -28,6 +31,84 @@ import (
 
 // fewLines is how much an outage may write into the log: its beginning, its consequences, its end.
 const fewLines = 4
+
+// outage is how much longer than it takes to notice etcd stands still. LOCKSTEP_TEST_OUTAGE=60s is longer than nodes may
+// be silent.
+var outage, _ = time.ParseDuration(os.Getenv("LOCKSTEP_TEST_OUTAGE"))
+
+// agent is what a node's agent does all the time: it renews its lease.
+type agent struct {
+	t       *testing.T
+	end     chan struct{}
+	ended   chan struct{}
+	unready atomic.Int64 // times that the node was seen not ready
+}
+
+func newAgent(t *testing.T, s *server, name string) *agent {
+	t.Helper()
+	a := &agent{t: t, end: make(chan struct{}), ended: make(chan struct{})}
+	client := s.join(name)
+	node := &corev1.Node{}
+	node.Name = name
+	if _, err := client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	condition := `{"status":{"conditions":[{"type":"Ready","status":"True","reason":"Test","message":"as a test"}]}}`
+	if _, err := client.CoreV1().Nodes().Patch(t.Context(), name, types.StrategicMergePatchType, []byte(condition), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	lease := &coordinationv1.Lease{}
+	lease.Name = name
+	lease.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
+	if _, err := leases.Create(t.Context(), lease, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(a.ended)
+		for {
+			select {
+			case <-a.end:
+				return
+			case <-time.After(time.Second):
+			}
+			lease.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
+			if _, err := leases.Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
+				t.Errorf("a heartbeat was refused: %v", err)
+			}
+		}
+	}()
+	factory := informers.NewSharedInformerFactory(s.client(), 0)
+	see := func(o any) {
+		for _, c := range o.(*corev1.Node).Status.Conditions {
+			if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+				a.unready.Add(1)
+			}
+		}
+	}
+	if _, err := factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: see, UpdateFunc: func(_, o any) { see(o) },
+	}); err != nil {
+		t.Fatal(err)
+	}
+	factory.Start(a.end)
+	t.Cleanup(func() { a.stop(); factory.Shutdown() })
+	return a
+}
+
+// stop ends the agent. Everything before was to be fine.
+func (a *agent) stop() {
+	select {
+	case <-a.end:
+		return
+	default:
+	}
+	close(a.end)
+	<-a.ended
+	if n := a.unready.Load(); n > 0 {
+		a.t.Errorf("the node was shown as not ready %d times", n)
+	}
+}
 
 // prices starts an informer and returns the value that it has of the ConfigMap prices, and whether it ever had one.
 func prices(t *testing.T, s *server) (value func() string, had func(string) bool) {
@@ -76,6 +157,7 @@ func TestEtcdOutages(t *testing.T) {
 	value, _ := prices(t, s)
 	s.untilApplied(value, "1")
 	client := s.client()
+	agent := newAgent(t, s, "n1")
 
 	t.Run("slow", func(t *testing.T) {
 		mark := s.log.mark()
@@ -97,6 +179,7 @@ func TestEtcdOutages(t *testing.T) {
 		mark := s.log.mark()
 		etcd.Stop()
 		s.untilReadyz(http.StatusServiceUnavailable, "[-]etcd failed: etcd does not answer (for ")
+		time.Sleep(outage)
 		s.push("2")
 		begun := time.Now()
 		body, err := client.CoreV1().RESTClient().Get().AbsPath("/api/v1/namespaces/default/configmaps").MaxRetries(0).DoRaw(t.Context())
@@ -138,6 +221,7 @@ func TestEtcdOutages(t *testing.T) {
 		few(t, s, mark)
 	})
 	t.Run("compacted while the daemon is away", func(t *testing.T) {
+		agent.stop()
 		s.stop()
 		other := etcd.Connect(t.Context())
 		put, err := other.Put(t.Context(), "/other/key", "value")

@@ -309,7 +309,7 @@ func TestPushBecomesVerdict(t *testing.T) {
 		sha := w.push("selector", map[string]string{"cart.yaml": changed, "settings.yaml": settings})
 		s.watchers[0].Poke()
 		w.receives(sha, "error: cart.yaml:10")
-		if got := w.status(); len(got.Errors) != 1 || !strings.Contains(got.Errors[0], "immutable") || !strings.Contains(got.Errors[0], "new name") {
+		if got := w.status(); len(got.Errors) != 1 || !strings.Contains(got.Errors[0], "immutable") || !strings.Contains(got.Errors[0], "rename it") {
 			t.Errorf("errors %q", got.Errors)
 		}
 	})
