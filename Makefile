@@ -9,7 +9,7 @@ GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: help deps build run test test-corpus verify bench lab images fuzz FORCE
+.PHONY: help deps build run test test-corpus verify bench lab images faults fuzz FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
@@ -40,6 +40,9 @@ test: deps ## the whole suite; as root, for real
 
 test-corpus: lab ## read public manifests ($LOCKSTEP_CORPUS, a folder), and run two applications of them in the lab
 	@LOCKSTEP_BIN=$(CURDIR)/bin go test -count=1 -tags corpus -run Corpus ./sync/... ./lab/scenario
+
+faults: deps lab ## break a lab in 160 seeded ways, and print how soon each is repaired and what it cost
+	@LOCKSTEP_BIN=$(CURDIR)/bin LOCKSTEP_FAULTS=$${LOCKSTEP_FAULTS:-20} go test -count=1 -v -timeout 60m ./lab/faults
 
 fuzz: ## run every fuzz target for a minute
 	@./fuzz.sh
