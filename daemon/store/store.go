@@ -216,19 +216,21 @@ func (s *Store) commit(ctx context.Context, by *guard, groups []Group) []Result 
 		return nil
 	}
 	c := &call{results: make([]Result, len(groups)), missing: len(groups), done: make(chan struct{})}
-	units := make([]*unit, len(groups))
-	for i, g := range groups {
-		if g = s.beats.divert(g); len(g) == 0 {
-			c.set(i, Result{Revision: max(s.db.View().Revision(), 1)})
-			continue
+	return s.writer.commit(ctx, func(yield func(*unit) bool) {
+		for i, g := range groups {
+			if g = s.beats.divert(g); len(g) == 0 {
+				c.set(i, Result{Revision: max(s.db.View().Revision(), 1)})
+				continue
+			}
+			u, err := s.compiler.compile(ctx, g)
+			if err != nil {
+				c.set(i, Result{Err: err})
+				continue
+			}
+			u.guard, u.call, u.index = by, c, i
+			if !yield(u) {
+				return
+			}
 		}
-		u, err := s.compiler.compile(ctx, g)
-		if err != nil {
-			c.set(i, Result{Err: err})
-			continue
-		}
-		u.guard, u.call, u.index = by, c, i
-		units[i] = u
-	}
-	return s.writer.commit(ctx, units, c)
+	}, c)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -110,7 +111,9 @@ func (c compiler) op(ctx context.Context, w Write) (key string, op clientv3.Op, 
 		}
 		opts = append(opts, clientv3.WithLease(lease))
 	}
-	return key, clientv3.OpPut(key, string(value), opts...), len(key) + len(value), nil
+	op = clientv3.OpPut(key, "", opts...)
+	op.WithValueBytes(value) // as a string it would be copied twice
+	return key, op, len(key) + len(value), nil
 }
 
 func describe(w Write) string {
@@ -197,7 +200,7 @@ func (s *Store) writeRaw(ctx context.Context, values map[string][]byte) error {
 			keys: []string{key}, ops: []clientv3.Op{op}, size: len(key) + len(value), call: c, index: len(units),
 		})
 	}
-	for _, r := range s.writer.commit(ctx, units, c) {
+	for _, r := range s.writer.commit(ctx, slices.Values(units), c) {
 		if r.Err != nil {
 			return r.Err
 		}

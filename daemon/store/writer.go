@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -90,14 +91,12 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
-// commit queues the units and waits for their results. Units that are nil have their result already.
-func (w *writer) commit(ctx context.Context, units []*unit, c *call) []Result {
+// commit queues the units as they come and waits for their results: the first are on their way while later ones are
+// still being compiled. A group that yields no unit has its result already.
+func (w *writer) commit(ctx context.Context, units iter.Seq[*unit], c *call) []Result {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience+txnTimeout, ErrUnavailable)
 	defer cancel()
-	for _, u := range units {
-		if u == nil {
-			continue
-		}
+	for u := range units {
 		if err := w.room.Acquire(ctx, 1); err != nil {
 			c.set(u.index, Result{Err: whyNotSent(ctx)})
 			continue
