@@ -20,6 +20,8 @@ type metrics struct {
 	drift                      prometheus.Counter
 	tunnels                    prometheus.Gauge
 	evictions                  prometheus.Counter
+	keepSeconds                prometheus.Histogram
+	keepErrors                 prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -41,10 +43,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		refreshes:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_updates_total", Help: "Volumes of running pods that were given newer contents."}),
 		refreshErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_update_errors_total", Help: "Volumes of running pods that could not be given newer contents."}),
 		drift:         prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_drift_total", Help: "Containers removed that nobody asked for."}),
-		evictions:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_evictions_total", Help: "Pods ended for taking more of the disk than they may."}),
-		tunnels:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "lockstep_agent_tunnel_requests", Help: "Requests under way from API servers."}),
+		keepSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "lockstep_agent_state_keep_seconds", Help: "How long it took to keep the cluster's state on disk.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}),
+		keepErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_state_keep_errors_total", Help: "Failures to keep the cluster's state on disk."}),
+		evictions:  prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_evictions_total", Help: "Pods ended for taking more of the disk than they may."}),
+		tunnels:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "lockstep_agent_tunnel_requests", Help: "Requests under way from API servers."}),
 	}
-	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.reportErrors, m.reportSeconds, m.pullSeconds, m.probeSeconds, m.refreshes, m.refreshErrors, m.drift, m.tunnels, m.evictions)
+	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.reportErrors, m.reportSeconds, m.pullSeconds, m.probeSeconds, m.refreshes, m.refreshErrors, m.drift, m.tunnels, m.evictions, m.keepSeconds, m.keepErrors)
 	return m
 }
 
@@ -60,6 +65,7 @@ var (
 	descPods       = prometheus.NewDesc("lockstep_agent_pods", "Pods of this node, by phase.", []string{"phase"}, nil)
 	descContainers = prometheus.NewDesc("lockstep_agent_containers_running", "Running containers.", nil, nil)
 	descFailing    = prometheus.NewDesc("lockstep_agent_pods_failing", "Pods with a step that waits to be tried again.", nil, nil)
+	descWatched    = prometheus.NewDesc("lockstep_agent_objects_watched", "ConfigMaps and Secrets that are watched for pods.", nil, nil)
 	descStatuses   = prometheus.NewDesc("lockstep_agent_status_queue_depth", "Pod statuses that wait to be written.", nil, nil)
 	descContainerd = prometheus.NewDesc("lockstep_agent_containerd_up", "1 while containerd answers.", nil, nil)
 	descLogBytes   = prometheus.NewDesc("lockstep_agent_log_bytes", "Bytes that the log keeper read of the open streams.", nil, nil)
@@ -83,7 +89,7 @@ type gauges struct{ a *Agent }
 
 // Describe implements prometheus.Collector.
 func (g gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descPods, descContainers, descFailing, descStatuses, descContainerd, descLogBytes, descLogDropped} {
+	for _, d := range []*prometheus.Desc{descPods, descContainers, descFailing, descWatched, descStatuses, descContainerd, descLogBytes, descLogDropped} {
 		out <- d
 	}
 }
@@ -115,6 +121,9 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(descContainers, running)
 	gauge(descFailing, failing)
+	g.a.objects.mu.Lock()
+	gauge(descWatched, float64(len(g.a.objects.watched)))
+	g.a.objects.mu.Unlock()
 	g.a.statuses.mu.Lock()
 	gauge(descStatuses, float64(len(g.a.statuses.due)))
 	g.a.statuses.mu.Unlock()

@@ -109,7 +109,11 @@ func (a *Agent) keepReplica(ctx context.Context) error {
 }
 
 func (a *Agent) saveReplica() {
-	if err := replica.Save(a.opts.replicaFile(), a.state()); err != nil {
+	began := time.Now()
+	err := replica.Save(a.opts.replicaFile(), a.state())
+	a.metrics.keepSeconds.Observe(time.Since(began).Seconds())
+	if err != nil {
+		a.metrics.keepErrors.Inc()
 		a.log.Warn("cannot keep cluster state", "error", err)
 	}
 }
