@@ -131,6 +131,11 @@ func (w *world) judge(f fault, r result) {
 	if len(r.changed) > 0 {
 		w.t.Errorf("%s: these containers were restarted: %s", f.name, strings.Join(r.changed, ", "))
 	}
+	for _, pid := range w.starved.pids {
+		if startTime(uint32(pid)) == "" {
+			w.t.Errorf("%s: the printer's shim or the log keeper, process %d, has ended", f.name, pid)
+		}
+	}
 	if r.lost > 0 {
 		w.t.Errorf("%s: %d lines are lost", f.name, r.lost)
 	}

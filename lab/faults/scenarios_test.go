@@ -24,6 +24,7 @@ type scenario struct {
 // scenarios follow the seeded faults in the same lab. The long ones come only with many faults.
 func scenarios(n int) []scenario {
 	out := []scenario{
+		{"stalled shim", (*world).stalledShim},
 		{"stray container", (*world).strayContainer},
 		{"container killed again and again", (*world).crashLoop},
 		{"server away", (*world).serverAway},
@@ -34,6 +35,29 @@ func scenarios(n int) []scenario {
 		out = append(out, scenario{"cut for 45 s", (*world).cut})
 	}
 	return out
+}
+
+// stalledShim shows that the measure measures: a shim that stands still lets its container wait, for no lack of a
+// processor, and loses nothing.
+func (w *world) stalledShim() {
+	const stall = time.Second
+	shim := w.starved.pids[0]
+	lost := w.mark()
+	if err := syscall.Kill(shim, syscall.SIGSTOP); err != nil {
+		w.t.Fatal(err)
+	}
+	pause(w.ctx, stall)
+	if err := syscall.Kill(shim, syscall.SIGCONT); err != nil {
+		w.t.Fatal(err)
+	}
+	lines, longest, starved := int64(0), time.Duration(0), time.Duration(0)
+	w.await("the end of the printer's wait", func() (bool, string) {
+		lines, longest, starved = w.since(lost)
+		return longest >= stall/2, longest.String()
+	})
+	if longest-starved < waitLimit || lines > 0 {
+		w.t.Errorf("the printer waited %s, of it %s for lack of a processor, and %d lines are lost", longest, starved, lines)
+	}
 }
 
 // strayContainer: what nobody asked for is removed and reported, however alive it is.
