@@ -3,6 +3,8 @@ package faults
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -86,9 +88,14 @@ func (w *world) foreign(h *lab.Host) string {
 	return out.String() + text
 }
 
-// ours are our rules, jumps included, but for those that a rollout changes.
+// ours are our rules, jumps included, but for those that a rollout changes: the service's that is rolled out, and those
+// for addresses of pods that may go.
 func (w *world) ours(h *lab.Host) []rule {
 	w.t.Helper()
+	var stay []netip.Addr
+	for _, p := range w.pods("web") {
+		stay = append(stay, netip.MustParseAddr(p.Status.PodIP))
+	}
 	found := w.rules(h)
 	changing := []string{namespace + "/roll:"}
 	for _, r := range found {
@@ -98,8 +105,25 @@ func (w *world) ours(h *lab.Host) []rule {
 		}
 	}
 	return slices.DeleteFunc(found, func(r rule) bool {
-		return !strings.Contains(r.line, "LOCKSTEP-") || slices.ContainsFunc(changing, func(c string) bool { return strings.Contains(r.line, c) })
+		return !strings.Contains(r.line, "LOCKSTEP-") || slices.ContainsFunc(changing, func(c string) bool { return strings.Contains(r.line, c) }) ||
+			slices.ContainsFunc(podNetworks(r.line), func(p netip.Prefix) bool { return !slices.ContainsFunc(stay, p.Contains) })
 	})
+}
+
+var podAddress = regexp.MustCompile(`\b10\.42\.\d+\.\d+(/\d+)?`)
+
+// podNetworks are the addresses of pods, and the parts of nodes' ranges, that a rule is about.
+func podNetworks(line string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, text := range podAddress.FindAllString(line, -1) {
+		if !strings.Contains(text, "/") {
+			text += "/32"
+		}
+		if p := netip.MustParsePrefix(text); p.Bits() > 24 {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // back says whether the rules are there, each as often as before.
