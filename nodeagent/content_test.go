@@ -2,12 +2,16 @@ package nodeagent
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
 )
 
 // prompt is how soon a change must be seen, less than refreshPeriod; it takes
@@ -133,4 +137,34 @@ func (l *lab) event(name, reason, message string) {
 		}
 		return fmt.Errorf("events %q", seen)
 	})
+}
+
+// TestWatchIsNotOverwritten lets an answer arrive after newer news.
+func TestWatchIsNotOverwritten(t *testing.T) {
+	ref := reference{false, "default", "settings"}
+	old, newer := configMap("settings", nil), configMap("settings", nil)
+	old.ResourceVersion, newer.ResourceVersion = "5", "7"
+	client := fake.NewClientset(old)
+	o := &objects{dir: t.TempDir(), api: func() kubernetes.Interface { return client }, log: slog.New(slog.DiscardHandler),
+		changed: func(reference) {}, known: map[reference]fetched{}}
+	if got, err := o.get(t.Context(), ref); err != nil || got.GetResourceVersion() != "5" {
+		t.Fatalf("get = %v, %v", got, err)
+	}
+	o.learn(ref, newer)
+	last := o.known[ref]
+	last.at = time.Time{} // long ago
+	o.known[ref] = last
+	if _, err := o.get(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := o.latest(t.Context(), ref); err != nil || got.GetResourceVersion() != "7" {
+		t.Errorf("latest = %v, %v", got, err)
+	}
+	o.learn(ref, nil)
+	if _, err := o.get(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := o.latest(t.Context(), ref); !apierrors.IsNotFound(err) {
+		t.Errorf("latest of what is deleted = %v, %v", got, err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -98,7 +99,12 @@ func (o *objects) get(ctx context.Context, ref reference) (metav1.Object, error)
 	switch {
 	case err == nil:
 		o.mu.Lock()
-		o.known[ref] = fetched{object, time.Now(), o.known[ref].live}
+		switch now := o.known[ref]; {
+		case !now.live:
+			o.known[ref] = fetched{object: object, at: time.Now()}
+		case now.object != nil && !older(object, now.object):
+			o.known[ref] = fetched{object: object, at: time.Now(), live: true}
+		} // else the watch has brought news since
 		o.mu.Unlock()
 		if last.object == nil || last.object.GetResourceVersion() != object.GetResourceVersion() {
 			if err := o.keep(ref, object); err != nil {
@@ -108,7 +114,9 @@ func (o *objects) get(ctx context.Context, ref reference) (metav1.Object, error)
 		return object, nil
 	case apierrors.IsNotFound(err):
 		o.mu.Lock()
-		o.known[ref] = fetched{nil, time.Now(), o.known[ref].live}
+		if !o.known[ref].live {
+			o.known[ref] = fetched{at: time.Now()}
+		}
 		o.mu.Unlock()
 		return nil, err
 	case apierrors.IsForbidden(err):
@@ -121,6 +129,14 @@ func (o *objects) get(ctx context.Context, ref reference) (metav1.Object, error)
 		return kept, nil
 	}
 	return nil, err
+}
+
+// older compares two states of one object. Resource versions are numbers that
+// grow; one that is no number is not older.
+func older(a, b metav1.Object) bool {
+	x, errX := strconv.ParseUint(a.GetResourceVersion(), 10, 64)
+	y, errY := strconv.ParseUint(b.GetResourceVersion(), 10, 64)
+	return errX == nil && errY == nil && x < y
 }
 
 func (o *objects) fetch(ctx context.Context, ref reference) (metav1.Object, error) {
