@@ -35,6 +35,7 @@ func TestPush(t *testing.T) {
 		{"broken field", brokenField},
 		{"empty", empty},
 		{"force-push", forcePush},
+		{"failure", failure},
 		{"webhook", webhook},
 		{"forge away", forgeAway},
 		{"daemon killed", daemonKilled},
@@ -280,6 +281,29 @@ func forcePush(t *testing.T, shop, _ *repo) {
 		}
 		return nil
 	})
+}
+
+// failure pushes an image that nobody has and a program that ends at once; what ran before goes on.
+func failure(t *testing.T, shop, poll *repo) {
+	before := containers(pods(t, "shop", "app=web"))
+	shop.replace("apps/front.yaml", "shop/web:v2\n", "shop/web:v2\n        args: [nonsense]\n")
+	poll.replace("vote-deployment.yaml", "examples/poll-vote", "examples/poll-vote:missing")
+	a, b := shop.push("nonsense"), poll.push("an image that nobody has")
+	shop.fails(a, `^failure: Deployment shop/web: (CrashLoopBackOff|Error), 3/3 ready$`)
+	poll.fails(b, `^failure: Deployment default/vote: (ErrImagePull|ImagePullBackOff), 2/2 ready$`)
+	after := containers(pods(t, "shop", "app=web"))
+	for name, id := range before {
+		if after[name] != id {
+			t.Errorf("%s was replaced although what replaces it does not run", name)
+		}
+	}
+	everywhere(t, "shop", "web", "web-v2")
+	everywhere(t, "default", "vote", "vote")
+	shop.git("revert", "--no-edit", "HEAD")
+	poll.git("revert", "--no-edit", "HEAD")
+	a, b = shop.push("no nonsense"), poll.push("an image that is there")
+	shop.expect(a, "success: 6 objects in sync and healthy")
+	poll.expect(b, "success: 4 objects in sync and healthy")
 }
 
 // webhook measures from a push to a running container; the source is looked at every 15 s without one.

@@ -143,6 +143,19 @@ func (r *repo) expect(commit, want string) []string {
 	return got
 }
 
+// fails waits until the newest verdict of a commit has a form.
+func (r *repo) fails(commit, form string) {
+	r.t.Helper()
+	eventually(r.t, func() error {
+		got := r.verdicts(commit)
+		if len(got) == 0 || !regexp.MustCompile(form).MatchString(got[len(got)-1]) {
+			return fmt.Errorf("commit %s has %q, want at last %s", commit, got, form)
+		}
+		r.t.Logf("%s %s: %s", r.source, r.git("log", "-1", "--format=%s", commit), strings.Join(got, " | "))
+		return nil
+	})
+}
+
 // rolledOut waits until a commit is healthy, and checks that it was pending before.
 func (r *repo) rolledOut(commit string, objects int) {
 	r.t.Helper()
