@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,11 +19,13 @@ import (
 
 const (
 	stageEnv = "LOCKSTEP_BENCH_STAGE"
-	// name is of the node and of the bound's containerd namespace: what is below it in the cgroups is ours.
-	name = "lockstep-bench"
+	nameEnv  = "LOCKSTEP_BENCH_NAME"
 	// address is the node's, on a bridge that leads nowhere.
 	address = "192.168.77.1"
 )
+
+// name is of the node and of the bound's containerd namespace: what is below it in the cgroups is this run's.
+var name = cmp.Or(os.Getenv(nameEnv), fmt.Sprintf("bench-%d", os.Getpid()))
 
 // isolate returns in a process whose network, mounts, host name and processes are nobody else's. The caller's own
 // process does not return: it waits for that one and exits as it did. The first process inside takes in the orphans;
@@ -51,7 +54,7 @@ func again(stage string, namespaces uintptr) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), stageEnv+"="+stage)
+	cmd.Env = append(os.Environ(), stageEnv+"="+stage, nameEnv+"="+name)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Setpgid: true}
 	if err := cmd.Start(); err != nil {

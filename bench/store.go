@@ -72,7 +72,8 @@ func (n *node) writeAndRead(ctx context.Context, client *clientv3.Client, pods i
 		if err := storebench.Fill(ctx, s, pods); err != nil {
 			return err
 		}
-		if updates, err = storebench.Updates(ctx, s, client, n.size(10_000, 200), n.times(10)); err != nil {
+		// Enough in a round that each side's rounds pay for collecting its own garbage.
+		if updates, err = storebench.Updates(ctx, s, client, n.size(30_000, 200), n.times(10)); err != nil {
 			return err
 		}
 		read, err = n.readNode(ctx, s, pods/storebench.Nodes)
