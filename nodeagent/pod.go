@@ -194,6 +194,8 @@ func (p *pod) do(ctx context.Context, step pods.Step) error {
 		return p.prepare(ctx, step)
 	case pods.Start:
 		return p.start(ctx, step)
+	case pods.Hook:
+		return p.hookAgain(ctx, step)
 	case pods.Stop:
 		return p.stop(ctx, step)
 	case pods.Remove:

@@ -171,7 +171,11 @@ func (p *pod) create(ctx context.Context, req runtime.Request) (runtime.Containe
 
 // postStart runs the hook; its failure ends the container.
 func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance) error {
+	interrupted := p.a.rt.Interruption()
 	err := p.hook(ctx, c, inst.ID, c.Lifecycle.PostStart)
+	if err != nil && (ctx.Err() != nil || interrupted(ctx)) {
+		return err // nobody knows how it ended: it runs again
+	}
 	p.change(func() {
 		inst.Hooked = err == nil
 		if err != nil {
@@ -183,6 +187,19 @@ func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance
 		p.log.Warn("hook failed", "hook", "postStart", "container", c.Name, "error", err)
 	}
 	return p.save(inst)
+}
+
+// hookAgain runs a postStart hook whose end was not learned, because the agent
+// or containerd was killed while it ran: a hook may run more than once.
+func (p *pod) hookAgain(ctx context.Context, step pods.Step) error {
+	p.mu.Lock()
+	object, inst := p.wanted.Pod, p.instances[step.ID]
+	p.mu.Unlock()
+	c := containerOf(object, step.Container)
+	if inst == nil || c == nil || c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
+		return nil
+	}
+	return p.postStart(ctx, c, inst)
 }
 
 // shimGroup is what containers of the pod share a shim by; empty for init

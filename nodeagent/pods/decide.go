@@ -73,7 +73,7 @@ func overdue(pod *corev1.Pod, now time.Time) bool {
 // decideEnd stops containers, mains before sidecars, then removes what is left.
 func decideEnd(p *Plan, w Wanted, o Observed, why string, now time.Time) {
 	for key := range o.InFlight {
-		if k := kindOf(key); k == Prepare || k == Start || k == Volumes || k == Setup {
+		if k := kindOf(key); k == Prepare || k == Start || k == Hook || k == Volumes || k == Setup {
 			p.Cancel = append(p.Cancel, key)
 		}
 	}
@@ -180,6 +180,9 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 			return
 		}
 		if last.State == Running {
+			if !last.Hooked && !o.InFlight[Step{Kind: Start, Container: c.Name}.Key()] {
+				p.add(Step{Kind: Hook, Container: c.Name, ID: last.ID, Reason: "the container's postStart hook was interrupted"})
+			}
 			return
 		}
 	}

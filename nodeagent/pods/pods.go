@@ -123,6 +123,7 @@ const (
 	Setup    Kind = "Sandbox"  // make namespaces, cgroup and network
 	Prepare  Kind = "Prepare"  // get the image and a writable layer of Container
 	Start    Kind = "Start"    // create and start Container as Attempt
+	Hook     Kind = "Hook"     // run the postStart hook of ID
 	Stop     Kind = "Stop"     // end ID within Grace
 	Remove   Kind = "Remove"   // remove the exited ID, keep its exit record
 	Teardown Kind = "Teardown" // remove sandbox and volumes
