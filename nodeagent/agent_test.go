@@ -286,8 +286,13 @@ func TestReboot(t *testing.T) {
 	l.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"}, Data: map[string][]byte{"word": []byte("xyzzy")}})
 	c := shell("main", "echo word=$word; "+forever)
 	c.EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "pass"}}}}
+	// The survivor's address is not the first that is free.
+	l.bind("before", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
+	l.running("before")
 	l.bind("survivor", corev1.PodSpec{Containers: []corev1.Container{c}})
 	p := l.running("survivor")
+	l.remove("before")
+	l.gone("before")
 	l.halt()
 	l.stopAPI()
 	for _, pid := range l.pids() {
@@ -318,6 +323,15 @@ func TestReboot(t *testing.T) {
 	l.eventually("its environment is the old one", 5*time.Second, func() error {
 		if text := l.log(p, "main", 1); !strings.Contains(text, "word=xyzzy") {
 			return fmt.Errorf("log %q", text)
+		}
+		return nil
+	})
+	survivor := l.agent.podNamed("default", "survivor")
+	l.eventually("its address is the old one", 5*time.Second, func() error {
+		survivor.mu.Lock()
+		defer survivor.mu.Unlock()
+		if ips := survivor.sandbox.IPs; len(ips) != 1 || ips[0] != p.Status.PodIP {
+			return fmt.Errorf("addresses %v, before %s", ips, p.Status.PodIP)
 		}
 		return nil
 	})

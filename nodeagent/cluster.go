@@ -288,7 +288,7 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 
 // keepAgain says whether a kept pod is outdated for an agent that starts without the API.
 func keepAgain(old, o *corev1.Pod) bool {
-	return old.Status.Phase != o.Status.Phase || !old.DeletionTimestamp.Equal(o.DeletionTimestamp) ||
+	return old.Status.Phase != o.Status.Phase || old.Status.PodIP != o.Status.PodIP || !old.DeletionTimestamp.Equal(o.DeletionTimestamp) ||
 		!equality.Semantic.DeepEqual(old.Labels, o.Labels) || !equality.Semantic.DeepEqual(old.Annotations, o.Annotations) ||
 		!equality.Semantic.DeepEqual(old.Spec, o.Spec)
 }

@@ -106,7 +106,8 @@ func (p *pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 		return err
 	}
 	if n.Net {
-		ips, err := p.a.net.Add(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}, network.NetPath(filepath.Join(dir, "ns")))
+		// After a reboot without the API, other pods and nodes know it by its old address.
+		ips, err := p.a.net.Add(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name, Address: object.Status.PodIP}, network.NetPath(filepath.Join(dir, "ns")))
 		if err != nil {
 			return err
 		}

@@ -42,6 +42,9 @@ type Options struct {
 	MTU int
 }
 
+// name is the default network's.
+func (o Options) name() string { return "lockstep-" + o.Node }
+
 // Network calls the CNI plugins for pods. It uses libcni without go-cni
 // around it, since the latter keeps its results in /var/lib/cni, wherever the
 // node's own directories are.
@@ -160,7 +163,7 @@ func defaultConfig(o Options, podCIDRs []string) ([]byte, error) {
 	if o.MTU > 0 {
 		ptp["mtu"] = o.MTU
 	}
-	return json.Marshal(kv{"cniVersion": "1.0.0", "name": "lockstep-" + o.Node, "plugins": []kv{ptp}})
+	return json.Marshal(kv{"cniVersion": "1.0.0", "name": o.name(), "plugins": []kv{ptp}})
 }
 
 // Ready returns ErrNotReady until Configure has succeeded.
@@ -178,14 +181,23 @@ func (n *Network) current() *libcni.NetworkConfigList {
 }
 
 // Pod names a pod for plugins.
-type Pod struct{ UID, Namespace, Name string }
+type Pod struct {
+	UID, Namespace, Name string
+	// Address is what it had before, if anything; it gets it again where that
+	// is free and the network is our own.
+	Address string
+}
 
 func runtimeConf(p Pod, netns string) *libcni.RuntimeConf {
-	return &libcni.RuntimeConf{
+	conf := &libcni.RuntimeConf{
 		ContainerID: p.UID, NetNS: netns, IfName: "eth0",
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.Namespace}, {"K8S_POD_NAME", p.Name},
 			{"K8S_POD_INFRA_CONTAINER_ID", p.UID}, {"K8S_POD_UID", p.UID}},
 	}
+	if p.Address != "" {
+		conf.Args = append(conf.Args, [2]string{"IP", p.Address}) // host-local's argument
+	}
+	return conf
 }
 
 // Add joins the pod's network namespace to the network and returns its
@@ -195,6 +207,18 @@ func (n *Network) Add(ctx context.Context, p Pod, netns string) ([]string, error
 	if list == nil {
 		return nil, ErrNotReady
 	}
+	if p.Address != "" {
+		if list.Name == n.opts.name() {
+			if ips, err := n.add(ctx, list, p, netns); err == nil || ctx.Err() != nil {
+				return ips, err
+			}
+		}
+		p.Address = "" // it is taken, or of another range
+	}
+	return n.add(ctx, list, p, netns)
+}
+
+func (n *Network) add(ctx context.Context, list *libcni.NetworkConfigList, p Pod, netns string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, pluginTimeout)
 	defer cancel()
 	res, err := n.cni.AddNetworkList(ctx, list, runtimeConf(p, netns))
