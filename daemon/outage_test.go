@@ -32,8 +32,8 @@ import (
 // fewLines is how much an outage may write into the log: its beginning, its consequences, its end.
 const fewLines = 4
 
-// outage is how much longer than it takes to notice etcd stands still. LOCKSTEP_TEST_OUTAGE=60s is longer than nodes may
-// be silent.
+// outage is how much longer than it takes to notice etcd stands still, and later is full. LOCKSTEP_TEST_OUTAGE=60s is
+// longer than nodes may be silent.
 var outage, _ = time.ParseDuration(os.Getenv("LOCKSTEP_TEST_OUTAGE"))
 
 // agent is what a node's agent does all the time: it renews its lease.
@@ -209,6 +209,7 @@ func TestEtcdOutages(t *testing.T) {
 		fill(t, other)
 		s.push("4")
 		s.untilReadyz(http.StatusServiceUnavailable, "[-]etcd failed: etcd is full (NOSPACE)")
+		time.Sleep(outage)
 		readsOf(t, s, client, "3", "etcd is full")
 		if list, err := client.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 1 {
 			t.Errorf("a list while etcd is full: %v", err)
