@@ -101,9 +101,9 @@ func bench(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("cannot measure %s: %w", b.name, err)
 		}
 		rows = append(rows, more...)
-	}
-	if err := save(o.results, rows); err != nil {
-		return err
+		if err := save(o.results, rows); err != nil {
+			return err
+		}
 	}
 	return table(os.Stdout, rows)
 }
