@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// requestTimeout ends what is not a watch or a followed log; Kubernetes gives as long.
+	// requestTimeout ends what is not a watch or a followed log, and the reading of every request; Kubernetes gives as long.
 	requestTimeout = 60 * time.Second
 	// writeTimeout cuts off a client that reads nothing of an answer for so long.
 	writeTimeout = 30 * time.Second
@@ -43,6 +43,8 @@ func (s *server) observe(next http.Handler) http.Handler {
 			return
 		}
 		out := &writer{ResponseWriter: w, control: http.NewResponseController(w)}
+		// Also of a request that is refused unread: net/http reads on for the connection's next one.
+		_ = out.control.SetReadDeadline(time.Now().Add(s.opts.RequestTimeout))
 		defer func() {
 			if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // a sentinel that panics bear as it is
 				s.log.Error("a request failed by a defect", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
@@ -99,6 +101,7 @@ func (s *server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
 		if longRunning(r, info) {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 			s.metrics.longRunning.Inc()
 			defer s.metrics.longRunning.Dec()
 			next.ServeHTTP(w, r)
@@ -118,7 +121,7 @@ func (s *server) bounded(next http.Handler) http.Handler {
 				return
 			}
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})

@@ -1,12 +1,20 @@
 package api
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/daemon/store/memory"
 )
@@ -22,6 +30,35 @@ func TestTooManyRequests(t *testing.T) {
 	if code, _ := s.ask(s.viewer(), "GET", "/readyz", ""); code != http.StatusOK {
 		t.Errorf("a probe over the bound: %d", code)
 	}
+}
+
+// TestSlowBody sends the head of requests and no body: the connection is not kept for it, also where nobody wants the body.
+// A watch outlives the time that requests have.
+func TestSlowBody(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "one", nil))
+	s.stop()
+	s.opts.Registerer, s.opts.RequestTimeout = nil, 300*time.Millisecond
+	s.start(s.address)
+	w := watchMaps(t, client(t, s.viewer()), metav1.ListOptions{})
+	expect(t, "the first", take(t, w, 1), "ADDED one")
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(s.authority.PEM())
+	for _, path := range []string{joinPath, "/api/v1/pods", "/api/v1/pods?watch=true", "/nowhere"} {
+		c, err := tls.Dial("tcp", s.address, &tls.Config{RootCAs: roots})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", path); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection is kept", path)
+		}
+		_ = c.Close()
+	}
+	s.put(configMap("a", "two", nil))
+	expect(t, "after the slow ones", take(t, w, 1), "ADDED two")
 }
 
 func TestReadiness(t *testing.T) {

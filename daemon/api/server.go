@@ -51,6 +51,8 @@ type Options struct {
 	// MaxReads and MaxWrites bound the requests under way, watches and followed logs apart. Zero: 400 and 200, as in
 	// Kubernetes.
 	MaxReads, MaxWrites int
+	// RequestTimeout ends requests other than watches, followed logs and tunnels. Zero: a minute.
+	RequestTimeout time.Duration
 	// Now tells the time. Nil: time.Now.
 	Now func() time.Time
 }
@@ -89,6 +91,9 @@ func New(opts Options) *Server {
 	}
 	if opts.Version == "" {
 		opts.Version = "dev"
+	}
+	if opts.RequestTimeout == 0 {
+		opts.RequestTimeout = requestTimeout
 	}
 	if opts.MaxReads == 0 {
 		opts.MaxReads = 400
