@@ -178,9 +178,6 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.held, err = a.opts.hold(); err != nil {
 		return err
 	}
-	if err := a.opts.keepWhereabouts(); err != nil {
-		return err
-	}
 	if err := network.EnsureIsolated(a.opts.NodeIPs); err != nil {
 		return err
 	}
@@ -195,6 +192,9 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	version, err := a.waitForContainerd(ctx)
 	if err != nil {
+		return err
+	}
+	if err := a.opts.keepWhereabouts(); err != nil {
 		return err
 	}
 	if err := a.readMachine(version); err != nil {

@@ -23,6 +23,13 @@ func (o Options) hold() (*os.File, error) {
 	return f, nil
 }
 
+// LastContainerd is what Options.Containerd was when the agent of a data directory last ran; empty if it never did. Its
+// containers are there and nowhere else.
+func LastContainerd(dataDir string) (string, error) {
+	o, err := Options{DataDir: dataDir}.recall()
+	return o.Containerd, err
+}
+
 // whereabouts are the options that say where a node leaves what Reset removes.
 type whereabouts struct {
 	NodeName, RunDir, LogDir, Containerd, Snapshotter, CNIConfDir string

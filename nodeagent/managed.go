@@ -29,7 +29,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
   address = %q
 [ttrpc]
   address = %q
-`, filepath.Join(o.DataDir, "containerd"), dir, filepath.Join(dir, "containerd.sock"), filepath.Join(dir, "containerd.sock.ttrpc"))
+`, o.managedDir(), dir, filepath.Join(dir, "containerd.sock"), filepath.Join(dir, "containerd.sock.ttrpc"))
 }
 
 // startContainerd starts a containerd of our own unless it runs. It is in a

@@ -144,6 +144,9 @@ func (o Options) agentDir() string { return filepath.Join(o.DataDir, "agent") }
 
 func (o Options) volumesDir() string { return filepath.Join(o.DataDir, "volumes") }
 
+// managedDir has the data of a containerd of our own.
+func (o Options) managedDir() string { return filepath.Join(o.DataDir, "containerd") }
+
 func (o Options) containerdSocket() string {
 	if o.Containerd == Managed {
 		return filepath.Join(o.RunDir, "containerd", "containerd.sock")

@@ -44,7 +44,10 @@ func Reset(ctx context.Context, opts Options) error {
 	}
 	var errs []error
 	note := func(err error) { errs = append(errs, err) }
-	note(resetContainers(ctx, opts))
+	// Without containerd nothing is touched: what is left then is a node that can be run, or reset, again.
+	if err := resetContainers(ctx, opts); err != nil {
+		return err
+	}
 	note(resetPods(ctx, opts))
 	note(stopKeeper(ctx, opts))
 	note(proxy.Cleanup(ctx))
@@ -54,10 +57,8 @@ func Reset(ctx context.Context, opts Options) error {
 	note(removeCgroup(nodeCgroup(opts.NodeName)))
 	note(removeCgroup(keeperCgroup(opts.NodeName)))
 	note(removeEmptyParents(filepath.Dir(nodeCgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName))))
-	if opts.Containerd == Managed {
-		note(stopContainerd(ctx, opts))
-		note(os.RemoveAll(filepath.Join(opts.DataDir, "containerd")))
-	}
+	note(stopContainerd(ctx, opts))
+	note(os.RemoveAll(opts.managedDir()))
 	note(removeRuntimeDirs(opts))
 	note(unmountBelow(opts.RunDir))
 	note(unmountBelow(opts.volumesDir()))
@@ -73,13 +74,23 @@ func Reset(ctx context.Context, opts Options) error {
 	return errors.Join(errs...)
 }
 
-// resetContainers empties our containerd namespace of what is this node's.
+// resetContainers empties our containerd namespace of what is this node's. A
+// containerd of our own is started for that if it does not run.
 func resetContainers(ctx context.Context, o Options) error {
-	if !answers(o.containerdSocket()) {
-		if _, err := os.Stat(o.agentDir()); errors.Is(err, os.ErrNotExist) {
-			return nil // there was no agent
+	needed := filepath.Join(o.agentDir(), whereaboutsFile) // absent: the agent never reached containerd
+	if o.Containerd == Managed {
+		needed = o.managedDir()
+	}
+	if _, err := os.Stat(needed); errors.Is(err, os.ErrNotExist) && !answers(o.containerdSocket()) {
+		return nil
+	}
+	if o.Containerd == Managed {
+		if err := startContainerd(ctx, o); err != nil {
+			return err
 		}
-		return fmt.Errorf("cannot remove containers: containerd does not answer at %s", o.containerdSocket())
+	}
+	if !answers(o.containerdSocket()) {
+		return fmt.Errorf("cannot remove containers: containerd does not answer at %s; start it first, for this once", o.containerdSocket())
 	}
 	rt, err := runtime.Open(runtime.Options{Address: o.containerdSocket(), Node: o.NodeName, Snapshotter: o.Snapshotter, RunDir: o.RunDir, Log: o.Log})
 	if err != nil {

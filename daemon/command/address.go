@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"lockstep/nodeagent/network"
 )
 
@@ -50,6 +52,9 @@ func ours(link string) bool {
 
 func nodeName(flag string) (string, error) {
 	if flag != "" {
+		if problems := validation.IsDNS1123Subdomain(flag); len(problems) > 0 {
+			return "", fmt.Errorf("cannot use --node-name %q: %s", flag, strings.Join(problems, "; "))
+		}
 		return flag, nil
 	}
 	name, err := os.Hostname()
@@ -60,5 +65,16 @@ func nodeName(flag string) (string, error) {
 	if name == "" || name == "localhost" || name == "(none)" {
 		return "", errors.New("this machine has no name of its own; give one with --node-name")
 	}
+	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
+		return "", fmt.Errorf("a node cannot be called %q as this machine is (--node-name gives another name): %s", name, strings.Join(problems, "; "))
+	}
 	return name, nil
+}
+
+// needRoot refuses early what would fail half way.
+func needRoot(what string) error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("cannot %s: only root can", what)
+	}
+	return nil
 }

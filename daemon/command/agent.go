@@ -28,7 +28,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.nodeName, "node-name", "", "name of the node (default: the machine's)")
 	flags.StringVar(&f.nodeIP, "node-ip", "", "address of the node (default: the machine's first)")
-	flags.StringVar(&f.containerd, "containerd", "", `socket of containerd, or "managed": one of the agent's own, which outlives it (default: the system's where it answers, else managed)`)
+	flags.StringVar(&f.containerd, "containerd", "", `socket of containerd, or "managed": one of the agent's own, which outlives it (default: as it was last run, else the system's where it answers, else managed)`)
 	flags.StringVar(&f.snapshotter, "snapshotter", "", "containerd's snapshotter (default: overlayfs)")
 	flags.StringVar(&f.images, "images", "", "folder of image archives to import at start")
 	flags.StringVar(&f.registries, "registry-config", "", "folder with containerd's registry configuration (default: /etc/containerd/certs.d)")
@@ -48,11 +48,20 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 		return o, err
 	}
 	if o.Containerd == "" {
+		if o.Containerd, err = nodeagent.LastContainerd(dirs.data); err != nil {
+			return o, err
+		}
+	}
+	if o.Containerd == "" {
 		o.Containerd = findContainerd()
 	}
 	for _, text := range f.labels {
 		key, value, ok := strings.Cut(text, "=")
-		if problems := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...); !ok || len(problems) > 0 {
+		problems := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...)
+		if !ok {
+			problems = append(problems, "it has no =")
+		}
+		if len(problems) > 0 {
 			return o, fmt.Errorf("cannot use --label %q: want KEY=VALUE: %s", text, strings.Join(problems, "; "))
 		}
 		o.Labels[key] = value
@@ -112,6 +121,9 @@ Stopping the agent leaves all pods running.`,
 			o.Server, o.Token, o.TokenFile, o.Log = server, token, tokenFile, log
 			agent, err := nodeagent.New(o)
 			if err != nil {
+				return err
+			}
+			if err := needRoot("run a node"); err != nil {
 				return err
 			}
 			return agent.Run(cmd.Context())

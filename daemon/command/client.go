@@ -14,7 +14,8 @@ import (
 )
 
 func newToken() *cobra.Command {
-	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join"}
+	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	var dirs dirFlags
 	var ttl time.Duration
 	create := &cobra.Command{Use: "create", Short: "Print a new join token, for lockstep agent --token", Args: cobra.NoArgs,

@@ -50,6 +50,9 @@ cluster, push: there is no other way. To read it, use kubectl, the status page o
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w (see %s --help)", err, c.CommandPath())
+	})
 	root.AddCommand(newUp(), newDaemon(), newAgent(), newValidate(), newPlan(), newStatus(), newKubeconfig(), newToken(), newReset(), newVersion())
 	return root
 }

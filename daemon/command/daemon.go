@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"lockstep/daemon"
 	"lockstep/daemon/config"
@@ -46,6 +47,13 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 		}
 		o.Name = name
 	}
+	problems := validation.IsValidLabelValue(f.cluster)
+	if f.cluster == "" {
+		problems = append(problems, "it is empty")
+	}
+	if len(problems) > 0 {
+		return o, fmt.Errorf("cannot use --cluster %q: %s", f.cluster, strings.Join(problems, "; "))
+	}
 	var err error
 	if o.Listen, err = netip.ParseAddrPort(f.listen); err != nil {
 		return o, fmt.Errorf("cannot use --listen %q: want ADDRESS:PORT", f.listen)
@@ -61,6 +69,9 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 		}
 		if o.Advertise, err = netip.ParseAddrPort(text); err != nil {
 			return o, fmt.Errorf("cannot use --advertise %q: want ADDRESS or ADDRESS:PORT", f.advertise)
+		}
+		if !o.Advertise.Addr().IsGlobalUnicast() {
+			return o, fmt.Errorf("cannot use --advertise %q: pods and other nodes cannot reach this address", f.advertise)
 		}
 	}
 	o.Sources, err = f.allSources()

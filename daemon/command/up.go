@@ -48,6 +48,9 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 			if err != nil {
 				return err
 			}
+			if err := needRoot("run a node"); err != nil {
+				return err
+			}
 			a.Server = "https://" + netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.Listen.Port()).String()
 			d.Log, a.Log = log, log
 			return up(cmd.Context(), cmd.OutOrStdout(), d, a)
@@ -140,6 +143,9 @@ func newReset() *cobra.Command {
 namespaces, logs and all data, the cluster's certificates and history included. The daemon and
 the agent must be stopped. What Git holds can be run again; nothing else comes back.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot("reset"); err != nil {
+				return err
+			}
 			attempt, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 			defer cancel()
 			if _, err := control.Dial(dirs.run).Report(attempt); err == nil {

@@ -121,6 +121,9 @@ func ParseFlag(text string) (v1alpha1.Source, error) {
 	where, reference, _ := strings.Cut(where, "#")
 	s.Spec.Branch, s.Spec.Path, _ = strings.Cut(reference, ":")
 
+	if where == "" {
+		return s, fmt.Errorf("cannot read source %q: it names no URL or folder", text)
+	}
 	if strings.Contains(where, "://") || scpURL.MatchString(where) {
 		s.Spec.URL = where
 	} else {

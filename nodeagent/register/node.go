@@ -135,15 +135,20 @@ func (r *Reporter) Run(ctx context.Context) error {
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
 	var last time.Time
+	failing := map[string]bool{} // logged once until it works again
+	warn := func(message string, err error) {
+		if err != nil && ctx.Err() == nil && !failing[message] {
+			r.Log.Warn(message, "error", err)
+		}
+		failing[message] = err != nil
+	}
 	for {
 		now := time.Now()
 		wrote, err := r.report(ctx, now, now.Sub(last) >= statusPeriod)
 		if wrote || err != nil {
 			r.tell("node status", now, err)
 		}
-		if err != nil && ctx.Err() == nil {
-			r.Log.Warn("cannot report node", "error", err)
-		}
+		warn("cannot report node", err)
 		if wrote {
 			last = now
 		}
@@ -154,8 +159,8 @@ func (r *Reporter) Run(ctx context.Context) error {
 		began := time.Now()
 		err = r.renew(ctx, now)
 		r.tell("lease", began, err)
-		if err != nil && ctx.Err() == nil {
-			r.Log.Warn("cannot renew node lease", "error", err)
+		warn("cannot renew node lease", err)
+		if err != nil {
 			retry = time.Second
 		}
 		var again <-chan time.Time

@@ -42,7 +42,7 @@ func Run(paths []string, opts Options, out io.Writer) error {
 		}
 		return ErrInvalid
 	}
-	if _, err := fmt.Fprintf(out, "%s in %s are valid\n", count(len(set.Objects), "object"), count(len(found.files), "file")); err != nil {
+	if _, err := fmt.Fprintf(out, "%s in %s %s valid\n", count(len(set.Objects), "object"), count(len(found.files), "file"), verb(len(set.Objects))); err != nil {
 		return fmt.Errorf("cannot print the result: %w", err)
 	}
 	return nil
@@ -53,4 +53,11 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func verb(n int) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
 }
