@@ -73,7 +73,7 @@ func (n *node) writeAndRead(ctx context.Context, client *clientv3.Client, pods i
 			return err
 		}
 		// Enough in a round that each side's rounds pay for collecting its own garbage.
-		if updates, err = storebench.Updates(ctx, s, client, n.size(30_000, 200), n.times(10)); err != nil {
+		if updates, err = storebench.Updates(ctx, s, client, n.size(20_000, 200), n.times(10)); err != nil {
 			return err
 		}
 		read, err = n.readNode(ctx, s, pods/storebench.Nodes)
