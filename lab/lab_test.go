@@ -295,7 +295,8 @@ func TestLab(t *testing.T) {
 		}
 		eventually(t, func() error { return echoReady(t.Context(), client) })
 		if after := echoContainers(t, client); !slices.Equal(before, after) {
-			t.Errorf("containers were %v and are %v", before, after)
+			agent := l.Agents()[0]
+			t.Errorf("containers were %v and are %v; agent: %s; containerd: %s", before, after, tail(agent.LogFile(Agent)), tail(agent.LogFile(Containerd)))
 		}
 	})
 	t.Run("reboot", func(t *testing.T) {
