@@ -116,6 +116,9 @@ func (p *pod) settle(ctx context.Context, id string) error {
 func (p *pod) learn(ctx context.Context, c runtime.Container) error {
 	p.learning.Lock()
 	defer p.learning.Unlock()
+	if c.State == runtime.Unknown {
+		return nil // a busy machine: the next look tells
+	}
 	if c.Name == pauseName {
 		p.learnPause(c)
 		return nil

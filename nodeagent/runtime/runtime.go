@@ -185,6 +185,9 @@ const (
 	Created
 	Running
 	Stopped
+	// Unknown: its shim did not answer in time. Of one whose shim is gone
+	// containerd says that it has ended.
+	Unknown
 )
 
 // Identity says which instance of which pod's container something is.
@@ -305,8 +308,7 @@ func (c *Container) observe(t *task.Process) {
 	case task.Status_STOPPED:
 		c.State, c.ExitCode, c.ExitedAt = Stopped, t.ExitStatus, t.ExitedAt.AsTime()
 	case task.Status_UNKNOWN:
-		c.State = Stopped // its shim is gone, and nobody knows how it ended
-		c.ExitCode = 255
+		c.State = Unknown
 	default:
 		c.State = Running
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
+	"github.com/containerd/containerd/api/types/task"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
@@ -72,5 +73,18 @@ func TestInterruption(t *testing.T) {
 	}
 	if r.Interruption()(ctx) {
 		t.Error("a new look counts what was before it")
+	}
+}
+
+// A shim that is too busy to answer says nothing about its container, least of all that it has ended.
+func TestNoAnswerIsNoExit(t *testing.T) {
+	for status, want := range map[task.Status]State{
+		task.Status_UNKNOWN: Unknown, task.Status_CREATED: Created, task.Status_RUNNING: Running, task.Status_STOPPED: Stopped,
+	} {
+		var c Container
+		c.observe(&task.Process{Status: status})
+		if c.State != want || c.ExitCode != 0 {
+			t.Errorf("%s: state %d, exit code %d", status, c.State, c.ExitCode)
+		}
 	}
 }
