@@ -40,6 +40,8 @@ func newKubeconfig() *cobra.Command {
 	var dirs dirFlags
 	var out, server string
 	c := &cobra.Command{Use: "kubeconfig", Short: "Write a viewer's kubeconfig", Args: cobra.NoArgs,
+		Long: "Write a kubeconfig with a new client certificate that reads everything but Secrets.\n\n" +
+			"The certificate holds for a year and cannot be taken back before: keep the file like a password.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			raw, err := control.Dial(dirs.run).Kubeconfig(cmd.Context(), server)
 			if err != nil {
