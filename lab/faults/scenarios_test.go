@@ -25,6 +25,7 @@ type scenario struct {
 func scenarios(n int) []scenario {
 	out := []scenario{
 		{"stalled shim", (*world).stalledShim},
+		{"postStart hook interrupted", (*world).hookInterrupted},
 		{"stray container", (*world).strayContainer},
 		{"container killed again and again", (*world).crashLoop},
 		{"server away", (*world).serverAway},
@@ -57,6 +58,36 @@ func (w *world) stalledShim() {
 	})
 	if longest-starved < waitLimit || lines > 0 {
 		w.t.Errorf("the printer waited %s, of it %s for lack of a processor, and %d lines are lost", longest, starved, lines)
+	}
+}
+
+// hookInterrupted: a postStart hook during which the agent or containerd is killed runs again, and its container is not
+// restarted for it.
+func (w *world) hookInterrupted() {
+	h := w.agents[1]
+	w.apps["hook"] = &app{replicas: 1, node: h.Name}
+	w.fill(w.apps["hook"])
+	for _, service := range []string{lab.Agent, lab.Containerd} {
+		w.apps["hook"].round = w.nextRound()
+		w.state("hook")
+		var pod corev1.Pod
+		w.await("a new pod with a hook", func() (bool, string) {
+			pods := w.pods("hook")
+			i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return p.Annotations["round"] == w.apps["hook"].round })
+			if i >= 0 {
+				pod = pods[i]
+			}
+			return i >= 0, describe(pods, "hook")
+		})
+		c := w.running(h, pod.Name)
+		if err := w.lab.Kill(w.ctx, h, service); err != nil {
+			w.t.Fatal(err)
+		}
+		w.startService(h, service)
+		w.settle("a pod whose hook was interrupted by the end of " + service)
+		if now := w.running(h, pod.Name); now.PID != c.PID {
+			w.t.Errorf("its container was restarted when %s was killed", service)
+		}
 	}
 }
 

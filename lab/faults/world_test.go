@@ -92,6 +92,9 @@ var containers = map[string]string{
 	"roll":   serving("serve, -start=200ms"),
 	"pull":   serving("serve"),
 	"victim": serving("serve"),
+	"hook": serving("serve") + `        lifecycle:
+          postStart: {exec: {command: [/load, sleep, 1s]}}
+`,
 	"slow": serving("serve, -start=1s, -stop=1s") + `        lifecycle:
           postStart: {exec: {command: [/load, sleep, 300ms]}}
           preStop: {exec: {command: [/load, sleep, 300ms]}}
