@@ -184,10 +184,21 @@ func TestSlowWatcher(t *testing.T) {
 	defer w.Stop()
 	_, window := s.server.hub.at(st.kind.GroupResource())
 	rev := s.store.View().Revision()
-	for i := range int64(2*windowEvents + 100) {
-		o := configMap("a", "m", nil)
-		window.append(rev+i, []view.Change{{Key: kinds.KeyOf(o), New: o, Revision: rev + i}})
+	write := func(n int) {
+		for range n {
+			rev++
+			o := configMap("a", "m", nil)
+			window.append(rev, []view.Change{{Key: kinds.KeyOf(o), New: o, Revision: rev}})
+		}
 	}
+	write(watchBuffer + 2)
+	eventually(t, "the watcher waits for its client", func() string {
+		if n := len(w.ResultChan()); n < watchBuffer {
+			return fmt.Sprint(n)
+		}
+		return ""
+	})
+	write(2*windowEvents + 100)
 	last := watch.Event{}
 	for e := range w.ResultChan() {
 		last = e
