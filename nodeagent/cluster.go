@@ -31,7 +31,10 @@ import (
 )
 
 const (
-	joinRetry    = time.Second
+	// joinRetry is the longest pause between attempts to join; the first is a tenth, for a server that is just starting.
+	joinRetry = time.Second
+	// joinPatience is how long a failure to join is not worth a warning: a server that starts is ready within it.
+	joinPatience = 3 * time.Second
 	renewCheck   = time.Hour // certificates last for months
 	renewRetry   = time.Second
 	podCIDRsFile = "pod-cidrs"
@@ -88,7 +91,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 
 // join gets a certificate unless there is one.
 func (a *Agent) join(ctx context.Context, id register.Identity) error {
-	told := false
+	begun, told, pause := time.Now(), false, joinRetry/10
 	for !id.Joined(time.Now()) {
 		token := a.opts.Token
 		if token == "" && a.opts.TokenFile != "" {
@@ -108,14 +111,15 @@ func (a *Agent) join(ctx context.Context, id register.Identity) error {
 			return nil
 		case errors.Is(err, register.ErrRefused):
 			return err
-		case !told && ctx.Err() == nil:
+		case !told && ctx.Err() == nil && time.Since(begun) > joinPatience:
 			a.log.Warn("cannot join yet", "error", err)
 			told = true
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(joinRetry):
+		case <-time.After(pause):
+			pause = min(2*pause, joinRetry)
 		}
 	}
 	return nil
