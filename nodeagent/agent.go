@@ -434,6 +434,18 @@ func (a *Agent) forget(p *pod) {
 	a.wakeNet()
 }
 
+// dropForgotten removes what was kept of a pod that was forgotten while it was being kept. It comes after the keeping, as
+// in forget the records go after the pod does: whichever is later finds what is left.
+func (a *Agent) dropForgotten(uid types.UID) error {
+	a.mu.Lock()
+	_, known := a.pods[uid]
+	a.mu.Unlock()
+	if known {
+		return nil
+	}
+	return a.records.dropPod(uid)
+}
+
 // wakeNet has proxy and DNS look again.
 func (a *Agent) wakeNet() {
 	poke(a.proxyWake)

@@ -284,7 +284,7 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 		a.contentDue(o.UID)
 	}
 	if keepAgain(old, o) {
-		if err := a.records.savePod(o); err != nil {
+		if err := errors.Join(a.records.savePod(o), a.dropForgotten(o.UID)); err != nil {
 			p.log.Warn("cannot keep pod", "error", err)
 		}
 	}

@@ -217,7 +217,7 @@ func (p *pod) save(i *instance) error {
 	p.mu.Lock()
 	kept := *i
 	p.mu.Unlock()
-	return p.a.records.save(p.uid, &kept)
+	return errors.Join(p.a.records.save(p.uid, &kept), p.a.dropForgotten(p.uid))
 }
 
 // observe collects what is known. p.mu is held.
