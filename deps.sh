@@ -21,6 +21,7 @@ if [ "${1:-}" = test ]; then
 	[ -x /bin/busybox ] || [ -x /usr/bin/busybox ] || missing+=(busybox-static)
 	command -v curl >/dev/null 2>&1 || missing+=(curl)
 	command -v ip >/dev/null 2>&1 || missing+=(iproute2)
+	command -v nft >/dev/null 2>&1 || missing+=(nftables)
 fi
 
 if [ ${#missing[@]} -eq 0 ]; then
