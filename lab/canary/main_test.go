@@ -1,7 +1,6 @@
 package canary
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -24,27 +23,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if os.Getuid() != 0 {
-		fmt.Println("SKIPPED: a lab needs root")
-		if os.Getenv("CI") == "true" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	dir, err := os.MkdirTemp("", "canary-")
-	if err == nil {
-		err = find(dir)
-	}
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Println(err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
+	programs.Main(m, "a lab needs root", find)
 }
 
 // find finds lockstep and lockstep-lab in $LOCKSTEP_BIN, or builds them; what runs in containers it always builds.

@@ -25,27 +25,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if os.Getuid() != 0 {
-		fmt.Println("SKIPPED: a node needs root")
-		if os.Getenv("CI") == "true" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	dir, err := os.MkdirTemp("", "single-")
-	if err == nil {
-		err = prepare(dir)
-	}
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Println(err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
+	programs.Main(m, "a node needs root", prepare)
 }
 
 // prepare takes what `make build images` made from $LOCKSTEP_BIN, or makes it.
