@@ -16,6 +16,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -73,7 +75,8 @@ type Etcd struct {
 	Client *clientv3.Client
 
 	opts    Options
-	server  *embed.Etcd // nil for an external etcd
+	dialled *clientv3.Client // Client itself, but for an embedded etcd that is alone
+	server  *embed.Etcd      // nil for an external etcd
 	lock    *os.File
 	metrics *metrics
 	closing atomic.Bool // the server is being stopped
@@ -125,19 +128,33 @@ func (e *Etcd) start(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("cannot connect to etcd: %w", err)
 		}
-		if e.Client, err = connect(e.opts.Endpoints, config); err != nil {
+		if e.dialled, err = connect(e.opts.Endpoints, config); err != nil {
 			return fmt.Errorf("cannot connect to etcd: %w", err)
 		}
+		e.Client = e.dialled
 		return e.await(ctx)
 	}
 	if err := e.startEmbedded(ctx); err != nil {
 		return fmt.Errorf("cannot start etcd in %s: %w", e.opts.DataDir, err)
 	}
 	var err error
-	if e.Client, err = connect([]string{e.socketURL()}, nil); err != nil {
+	if e.dialled, err = connect([]string{e.socketURL()}, nil); err != nil {
 		return fmt.Errorf("cannot connect to the embedded etcd: %w", err)
 	}
+	e.Client = e.dialled
+	if e.opts.Peers == nil {
+		e.Client = direct(e.server.Server, e.dialled)
+	}
 	return nil
+}
+
+// direct returns a client that calls the server in this process without a socket, encoding or copies. Maintenance stays
+// the dialled one's: a server that is rewriting its file tells its listeners so. Where a server has peers, only a
+// listener ends the watches of a member that lost its leader.
+func direct(server *etcdserver.EtcdServer, dialled *clientv3.Client) *clientv3.Client {
+	c := v3client.New(server)
+	c.Maintenance = dialled.Maintenance
+	return c
 }
 
 func connect(endpoints []string, tlsConfig *tls.Config) (*clientv3.Client, error) {
@@ -190,18 +207,28 @@ func (e *Etcd) ping(ctx context.Context) error {
 	return nil
 }
 
+// Dialled is a client that reaches the server over its socket or network, as those of other processes do. Close closes
+// it too.
+func (e *Etcd) Dialled() *clientv3.Client { return e.dialled }
+
 // Embedded says whether the server is in this process.
 func (e *Etcd) Embedded() bool { return e.server != nil }
 
 // Close closes the client and stops the embedded server. Calling it again does nothing.
 func (e *Etcd) Close() error {
 	var err error
-	if e.Client != nil {
-		if closeErr := e.Client.Close(); closeErr != nil && !errors.Is(closeErr, context.Canceled) {
-			err = fmt.Errorf("cannot close the etcd client: %w", closeErr)
+	shut := func(c *clientv3.Client) {
+		if closeErr := c.Close(); closeErr != nil && !errors.Is(closeErr, context.Canceled) {
+			err = errors.Join(err, fmt.Errorf("cannot close the etcd client: %w", closeErr))
 		}
-		e.Client = nil
 	}
+	if e.Client != e.dialled {
+		shut(e.Client)
+	}
+	if e.dialled != nil {
+		shut(e.dialled)
+	}
+	e.Client, e.dialled = nil, nil
 	if e.server != nil {
 		e.closing.Store(true)
 		e.server.Close()

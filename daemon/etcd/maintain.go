@@ -119,7 +119,7 @@ func (k *keeper) look(ctx context.Context) ([]member, error) {
 	defer cancel()
 	var members []member
 	full := false
-	for _, endpoint := range k.etcd.Client.Endpoints() {
+	for _, endpoint := range k.etcd.dialled.Endpoints() {
 		s, err := k.etcd.Client.Status(ctx, endpoint)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the state of %s: %w", endpoint, err)
