@@ -19,6 +19,7 @@ import (
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/control"
 	"lockstep/daemon/etcd"
+	"lockstep/daemon/heap"
 	"lockstep/daemon/pki"
 	"lockstep/daemon/store"
 	"lockstep/daemon/version"
@@ -157,6 +158,7 @@ func (p *plane) tasks() []task {
 	return []task{
 		{"etcd", p.etcd.Run},
 		{"store", p.store.Run},
+		{"heap", heap.Pace},
 		{"api", func(ctx context.Context) error {
 			return listen(ctx, p.opts.Listen, p.api.Serve)
 		}},
