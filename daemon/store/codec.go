@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"strconv"
 
 	"lockstep/daemon/store/view"
@@ -114,16 +113,16 @@ func (c codec) open(key string, value []byte) (encoding byte, payload []byte, er
 	return encoding, payload, err
 }
 
-// decode returns the object of a value, defaulted, with its kind and resourceVersion set. It panics for nothing a value
-// can hold.
-func (c codec) decode(key string, k kinds.Key, value []byte, revision int64) (kinds.Object, error) {
+// decode returns the object of an opened value, defaulted, with its kind and resourceVersion set. It panics for nothing a
+// value can hold.
+func (c codec) decode(k kinds.Key, encoding byte, payload []byte, revision int64) (kinds.Object, error) {
 	kind := kinds.ForResource(k.GroupResource())
 	o := kind.New()
-	if err := c.decodeInto(key, value, o); err != nil {
-		return nil, fmt.Errorf("cannot decode %v at revision %d: %w", k, revision, err)
+	if err := unmarshal(encoding, payload, o); err != nil {
+		return nil, undecodable(k, revision, err)
 	}
 	if o.GetNamespace() != k.Namespace || o.GetName() != k.Name {
-		return nil, fmt.Errorf("cannot decode %v at revision %d: the value names itself %s/%s", k, revision, o.GetNamespace(), o.GetName())
+		return nil, undecodable(k, revision, fmt.Errorf("the value names itself %s/%s", o.GetNamespace(), o.GetName()))
 	}
 	if c.defaults != nil {
 		c.defaults(o)
@@ -133,11 +132,19 @@ func (c codec) decode(key string, k kinds.Key, value []byte, revision int64) (ki
 	return o, nil
 }
 
+func undecodable(k kinds.Key, revision int64, err error) error {
+	return fmt.Errorf("cannot decode %v at revision %d: %w", k, revision, err)
+}
+
 func (c codec) decodeInto(key string, value []byte, into any) error {
 	encoding, payload, err := c.open(key, value)
 	if err != nil {
 		return err
 	}
+	return unmarshal(encoding, payload, into)
+}
+
+func unmarshal(encoding byte, payload []byte, into any) error {
 	switch encoding {
 	case encodingJSON:
 		return json.Unmarshal(payload, into)
@@ -164,12 +171,4 @@ func (c codec) decodeRecord(key string, p place, value []byte, revision int64) (
 		return nil, fmt.Errorf("cannot decode record %s/%s at revision %d: %w", p.table, p.name, revision, err)
 	}
 	return &view.Record{Table: p.table, Name: p.name, Data: append([]byte(nil), payload...), Revision: revision}, nil
-}
-
-// shallow returns a copy of the object's struct: its metadata's own fields can be set without changing the original.
-func shallow(o kinds.Object) kinds.Object {
-	from := reflect.ValueOf(o).Elem()
-	to := reflect.New(from.Type())
-	to.Elem().Set(from)
-	return to.Interface().(kinds.Object)
 }

@@ -22,6 +22,7 @@ type item struct {
 	rev     int64
 	deleted bool
 	object  kinds.Object
+	sum     sum // of the object's metadata and spec
 	record  *view.Record
 	beats   *coordinationv1.LeaseList
 	err     error // the key or value cannot be decoded; or the cluster key says to stop
@@ -49,10 +50,12 @@ func decodeAll(n int, decode func(int) item) []item {
 	return out
 }
 
-// folder turns what etcd says into changes of the view. Only brokenAt and beatsOf may be called beside the one goroutine that folds.
+// folder turns what etcd says into changes of the view. Only decode, brokenAt and beatsOf may be called beside the one
+// goroutine that folds.
 type folder struct {
 	keys  keyspace
 	codec codec
+	sums  *sums
 
 	mu sync.Mutex // for the readers; only the folding goroutine writes
 	// beats holds the heartbeats by the etcd key they came in, then by node.
@@ -61,7 +64,7 @@ type folder struct {
 }
 
 func newFolder(keys keyspace, c codec) *folder {
-	return &folder{keys: keys, codec: c, beats: map[string]map[string]*coordinationv1.Lease{}, broken: map[string]int64{}}
+	return &folder{keys: keys, codec: c, sums: newSums(), beats: map[string]map[string]*coordinationv1.Lease{}, broken: map[string]int64{}}
 }
 
 func (f *folder) brokenAt(key string) int64 {
@@ -76,8 +79,8 @@ func (f *folder) brokenCount() int {
 	return len(f.broken)
 }
 
-// decode reads one key; kv.Value is not kept.
-func (f *folder) decode(kv *mvccpb.KeyValue, deleted bool) item {
+// decode reads one key, beside a view of which the object there may have parts already; kv.Value is not kept.
+func (f *folder) decode(v *view.View, kv *mvccpb.KeyValue, deleted bool) item {
 	it := item{etcdKey: string(kv.Key), rev: kv.ModRevision, deleted: deleted}
 	it.place, it.err = f.keys.parse(it.etcdKey)
 	if it.err != nil || deleted {
@@ -85,7 +88,7 @@ func (f *folder) decode(kv *mvccpb.KeyValue, deleted bool) item {
 	}
 	switch it.place.part {
 	case objectPart, eventPart:
-		it.object, it.err = f.codec.decode(it.etcdKey, it.place.key, kv.Value, it.rev)
+		it.object, it.sum, it.err = f.decodeObject(v, it, kv.Value)
 	case recordPart:
 		it.record, it.err = f.codec.decodeRecord(it.etcdKey, it.place, kv.Value, it.rev)
 	case heartbeatPart:
@@ -99,24 +102,36 @@ func (f *folder) decode(kv *mvccpb.KeyValue, deleted bool) item {
 	return it
 }
 
-// changes folds items, in etcd's order, over the view they follow. A value that cannot be decoded counts as absent.
-// Errs are those of the items; one that matches ErrNewerFormat means stop.
+func (f *folder) decodeObject(v *view.View, it item, value []byte) (kinds.Object, sum, error) {
+	k := it.place.key
+	encoding, payload, err := f.codec.open(it.etcdKey, value)
+	if err != nil {
+		return nil, sum{}, undecodable(k, it.rev, err)
+	}
+	head := 0
+	if encoding == encodingProtobuf {
+		head = headOf(payload)
+	}
+	if head == 0 {
+		o, err := f.codec.decode(k, encoding, payload, it.rev)
+		return o, sum{}, err
+	}
+	now := f.sums.make(it.rev, payload[:head])
+	if old := v.Get(k); old != nil && f.sums.same(it.etcdKey, Revision(old), now) {
+		if o := followed(old, payload[head:], it.rev); o != nil {
+			return o, now, nil
+		}
+	}
+	o, err := f.codec.decode(k, encoding, payload, it.rev)
+	return o, now, err
+}
+
+// changes folds items, in etcd's order, over the view they follow; what was there before is for the view to say. A value
+// that cannot be decoded counts as absent. Errs are those of the items; one that matches ErrNewerFormat means stop.
 func (f *folder) changes(v *view.View, items []item) (out []view.Change, errs []error) {
+	f.sums.keep(items)
 	out = make([]view.Change, 0, len(items))
-	objects := map[kinds.Key]kinds.Object{} // as changed by earlier items
-	records := map[string]*view.Record{}
-	live := func(k kinds.Key) kinds.Object {
-		if o, ok := objects[k]; ok {
-			return o
-		}
-		return v.Get(k)
-	}
-	setObject := func(k kinds.Key, o kinds.Object, rev int64) {
-		if old := live(k); old != nil || o != nil {
-			out = append(out, view.Change{Key: k, Old: old, New: o, Revision: rev})
-			objects[k] = o
-		}
-	}
+	leases := map[string]*coordinationv1.Lease{} // by node, as changed by earlier items
 	for _, it := range items {
 		f.markBroken(it)
 		if it.err != nil {
@@ -124,27 +139,31 @@ func (f *folder) changes(v *view.View, items []item) (out []view.Change, errs []
 		}
 		switch it.place.part {
 		case objectPart, eventPart:
-			setObject(it.place.key, it.object, it.rev)
+			out = append(out, view.Change{Key: it.place.key, New: it.object, Revision: it.rev})
 		case recordPart:
-			id := it.place.table + "/" + it.place.name
-			old, ok := records[id]
-			if !ok {
-				if r, ok := v.Record(it.place.table, it.place.name); ok {
-					old = &r
-				}
+			c := view.Change{NewRecord: it.record, Revision: it.rev}
+			if it.record == nil {
+				c.OldRecord = &view.Record{Table: it.place.table, Name: it.place.name}
 			}
-			if old != nil || it.record != nil {
-				out = append(out, view.Change{OldRecord: old, NewRecord: it.record, Revision: it.rev})
-				records[id] = it.record
-			}
+			out = append(out, c)
 		case heartbeatPart:
 			for _, node := range f.replaceBeats(it) {
 				k := leaseKey(node)
-				if l := f.newest(node); l == nil {
-					setObject(k, nil, it.rev)
-				} else if old, ok := live(k).(*coordinationv1.Lease); !ok || !sameBeat(old, l) {
-					setObject(k, withRevision(l, it.rev), it.rev)
+				old, ok := leases[node]
+				if !ok {
+					old, _ = v.Get(k).(*coordinationv1.Lease)
 				}
+				l := f.newest(node)
+				if l != nil && old != nil && sameBeat(old, l) {
+					continue
+				}
+				c := view.Change{Key: k, Revision: it.rev}
+				if l != nil {
+					l = withRevision(l, it.rev)
+					c.New = l
+				}
+				leases[node] = l
+				out = append(out, c)
 			}
 		}
 	}
@@ -204,6 +223,7 @@ func (f *folder) reload(v *view.View, items []item, rev int64) ([]view.Change, [
 	f.broken = map[string]int64{}
 	f.beats = map[string]map[string]*coordinationv1.Lease{}
 	f.mu.Unlock()
+	f.sums.forget()
 	if v.Revision() == 0 {
 		return f.changes(v, items)
 	}
@@ -214,22 +234,22 @@ func (f *folder) reload(v *view.View, items []item, rev int64) ([]view.Change, [
 		if r := c.NewRecord; r != nil {
 			records[r.Table+"/"+r.Name] = true
 			if old, ok := v.Record(r.Table, r.Name); !ok || old.Revision != r.Revision {
-				if ok {
-					c.OldRecord = &old
-				}
 				out = append(out, c)
 			}
 			continue
 		}
+		if c.New == nil {
+			continue // it cannot be decoded: absent
+		}
 		objects[c.Key] = true
-		if c.Old = v.Get(c.Key); c.Old == nil || c.Old.GetResourceVersion() != c.New.GetResourceVersion() {
+		if old := v.Get(c.Key); old == nil || old.GetResourceVersion() != c.New.GetResourceVersion() {
 			out = append(out, c)
 		}
 	}
 	for _, kind := range kinds.All {
 		for o := range v.List(kind.GroupResource(), "") {
 			if k := kinds.KeyOf(o); !objects[k] {
-				out = append(out, view.Change{Key: k, Old: o, Revision: rev})
+				out = append(out, view.Change{Key: k, Revision: rev})
 			}
 		}
 	}

@@ -93,8 +93,9 @@ func (s *Store) readAll(ctx context.Context) (items []item, rev int64, err error
 		defer close(pages)
 		rev, readErr = s.readPages(ctx, pages)
 	}()
+	v := s.View()
 	for page := range pages {
-		items = append(items, decodeAll(len(page), func(i int) item { return s.fold.decode(page[i], false) })...)
+		items = append(items, decodeAll(len(page), func(i int) item { return s.fold.decode(v, page[i], false) })...)
 	}
 	return items, rev, readErr
 }
@@ -176,8 +177,9 @@ func (s *Store) decodeStep(resp clientv3.WatchResponse) step {
 	if err := resp.Err(); err != nil {
 		return step{err: err}
 	}
+	v := s.View()
 	next := step{items: decodeAll(len(resp.Events), func(i int) item {
-		return s.fold.decode(resp.Events[i].Kv, resp.Events[i].Type == clientv3.EventTypeDelete)
+		return s.fold.decode(v, resp.Events[i].Kv, resp.Events[i].Type == clientv3.EventTypeDelete)
 	})}
 	if n := len(resp.Events); n > 0 {
 		next.rev = resp.Events[n-1].Kv.ModRevision
@@ -313,10 +315,10 @@ func (s *Store) past(e *clientv3.Event) (view.Change, bool) {
 	}
 	c := view.Change{Key: p.key, Revision: e.Kv.ModRevision}
 	if e.PrevKv != nil {
-		c.Old = s.fold.decode(e.PrevKv, false).object
+		c.Old = s.fold.decode(&view.View{}, e.PrevKv, false).object
 	}
 	if e.Type != clientv3.EventTypeDelete {
-		c.New = s.fold.decode(e.Kv, false).object
+		c.New = s.fold.decode(&view.View{}, e.Kv, false).object
 	}
 	return c, c.Old != nil || c.New != nil
 }

@@ -5,19 +5,25 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // unitOf returns a unit of the keys, each of size bytes.
 func unitOf(size int, g *guard, keys ...string) *unit {
-	return &unit{keys: keys, ops: make([]clientv3.Op, len(keys)), size: size * len(keys), guard: g}
+	u := &unit{size: size * len(keys), guard: g}
+	for _, k := range keys {
+		u.changes = append(u.changes, change{key: k})
+	}
+	return u
 }
 
 func names(units []*unit) string {
 	var out []string
 	for _, u := range units {
-		out = append(out, strings.Join(u.keys, "+"))
+		var keys []string
+		for _, c := range u.changes {
+			keys = append(keys, c.key)
+		}
+		out = append(out, strings.Join(keys, "+"))
 	}
 	return strings.Join(out, " ")
 }

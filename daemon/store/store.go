@@ -133,7 +133,7 @@ func Open(ctx context.Context, client *clientv3.Client, opts Options) (*Store, e
 	s.steps = newCurrentReads(s.step)
 	s.writer = newWriter(client, s.metrics, s.probe, s.answered)
 	leases := &eventLeases{client: client, now: opts.Now}
-	s.compiler = compiler{keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, lease: leases.get}
+	s.compiler = compiler{keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, lease: leases.get, scratch: newScratch()}
 	s.events = newRecorder(s, opts.Now)
 	s.beats = newHeartbeats(s, opts.BeatEvery)
 	s.state.set(stateLoading, nil)
@@ -196,7 +196,7 @@ func (s *Store) Subscribe(name string) *Subscription {
 func (s *Store) publish(rev int64, changes []view.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.db.Apply(rev, changes)
+	changes = s.db.Apply(rev, changes)
 	s.metrics.revision.Set(float64(rev))
 	s.metrics.applied.Add(float64(len(changes)))
 	// Also a batch without changes: it tells subscribers how far the store is.

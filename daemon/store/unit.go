@@ -15,13 +15,22 @@ import (
 
 // unit is one group, compiled: what it requires, what it writes.
 type unit struct {
-	keys  []string // each once
-	cmps  []clientv3.Cmp
-	ops   []clientv3.Op
-	size  int    // bytes of its keys and values
-	guard *guard // nil: anyone may write
-	call  *call
-	index int // of its result in the call
+	changes []change // each key once
+	size    int      // bytes of its keys and values
+	guard   *guard   // nil: anyone may write
+	call    *call
+	index   int // of its result in the call
+
+	one [1]change // the changes of most: one allocation less
+}
+
+// change is what a unit does at one key.
+type change struct {
+	key   string
+	value []byte // nil: the key is deleted
+	lease clientv3.LeaseID
+	// want is the mod revision the key must have; Anyway: any.
+	want int64
 }
 
 // guard is the condition under which a leader's writes happen. Units are merged only with those of the same guard.
@@ -36,6 +45,8 @@ type compiler struct {
 	broken func(key string) int64
 	// lease returns the etcd lease that new events are attached to.
 	lease func(context.Context) (clientv3.LeaseID, error)
+	// scratch holds the copies of objects that are made to be encoded.
+	scratch scratch
 }
 
 // compile returns the unit of a group, or why it can never be written.
@@ -43,7 +54,10 @@ func (c compiler) compile(ctx context.Context, g Group) (*unit, error) {
 	if len(g) > MaxGroup {
 		return nil, fmt.Errorf("cannot write %d changes at once, %d is the most: %w", len(g), MaxGroup, ErrTooLarge)
 	}
-	u := &unit{keys: make([]string, 0, len(g)), ops: make([]clientv3.Op, 0, len(g))}
+	u := &unit{}
+	if u.changes = u.one[:0]; len(g) > len(u.one) {
+		u.changes = make([]change, 0, len(g))
+	}
 	for _, w := range g {
 		if err := c.add(ctx, u, w); err != nil {
 			return nil, fmt.Errorf("cannot write %s: %w", describe(w), err)
@@ -56,64 +70,53 @@ func (c compiler) compile(ctx context.Context, g Group) (*unit, error) {
 }
 
 func (c compiler) add(ctx context.Context, u *unit, w Write) error {
-	key, op, size, err := c.op(ctx, w)
+	next, err := c.change(ctx, w)
 	if err != nil {
 		return err
 	}
-	for _, k := range u.keys {
-		if k == key {
+	for i := range u.changes {
+		if u.changes[i].key == next.key {
 			return errors.New("the group has it twice")
 		}
 	}
-	if w.If != Anyway {
-		want := w.If
-		if want == 0 {
-			want = c.broken(key)
-		}
-		u.cmps = append(u.cmps, clientv3.Compare(clientv3.ModRevision(key), "=", want))
-	}
-	u.keys = append(u.keys, key)
-	u.ops = append(u.ops, op)
-	u.size += size
+	u.changes = append(u.changes, next)
+	u.size += len(next.key) + len(next.value)
 	return nil
 }
 
-func (c compiler) op(ctx context.Context, w Write) (key string, op clientv3.Op, size int, err error) {
-	var value []byte
+func (c compiler) change(ctx context.Context, w Write) (next change, err error) {
 	switch {
 	case w.Record != nil:
-		key = c.keys.record(w.Record.Table, w.Record.Name)
-		if w.Record.Data == nil {
-			return key, clientv3.OpDelete(key), len(key), nil
+		next.key = c.keys.record(w.Record.Table, w.Record.Name)
+		if w.Record.Data != nil {
+			next.value, err = c.codec.encodeRecord(next.key, w.Record)
 		}
-		value, err = c.codec.encodeRecord(key, w.Record)
 	case w.Object == nil:
-		key = c.keys.object(w.Key)
-		return key, clientv3.OpDelete(key), len(key), nil
+		next.key = c.keys.object(w.Key)
 	default:
 		if k := kinds.KeyOf(w.Object); w.Key != k {
-			return "", clientv3.Op{}, 0, fmt.Errorf("the object is %v", k)
+			return change{}, fmt.Errorf("the object is %v", k)
 		}
-		key = c.keys.object(w.Key)
-		value, err = c.codec.encode(key, Stamped(w.Object, w.If == 0 || w.If == Anyway, c.now()))
-	}
-	if err == nil && len(value) > maxValue {
-		err = fmt.Errorf("it has %d bytes, %d is the most: %w", len(value), maxValue, ErrTooLarge)
-	}
-	if err != nil {
-		return "", clientv3.Op{}, 0, err
-	}
-	var opts []clientv3.OpOption
-	if w.Record == nil && isEvent(w.Key) {
-		lease, err := c.lease(ctx)
-		if err != nil {
-			return "", clientv3.Op{}, 0, err
+		next.key = c.keys.object(w.Key)
+		next.value, err = c.encode(next.key, w)
+		if err == nil && isEvent(w.Key) {
+			next.lease, err = c.lease(ctx)
 		}
-		opts = append(opts, clientv3.WithLease(lease))
 	}
-	op = clientv3.OpPut(key, "", opts...)
-	op.WithValueBytes(value) // as a string it would be copied twice
-	return key, op, len(key) + len(value), nil
+	if err == nil && len(next.value) > maxValue {
+		err = fmt.Errorf("it has %d bytes, %d is the most: %w", len(next.value), maxValue, ErrTooLarge)
+	}
+	if next.want = w.If; w.If == 0 {
+		next.want = c.broken(next.key)
+	}
+	return next, err
+}
+
+func (c compiler) encode(key string, w Write) ([]byte, error) {
+	stamped := c.scratch.take(w.Object)
+	defer c.scratch.give(stamped)
+	stamp(stamped, w.If == 0 || w.If == Anyway, c.now())
+	return c.codec.encode(key, stamped)
 }
 
 func describe(w Write) string {
@@ -133,9 +136,10 @@ const (
 // flatTxn merges units of one guard into one transaction that happens only if no unit has a conflict. It costs etcd half
 // of what nested transactions do, and conflicts are rare.
 func flatTxn(units []*unit) (cmps []clientv3.Cmp, ops []clientv3.Op) {
-	cmps = guardOf(units)
+	cmps = append(make([]clientv3.Cmp, 0, maxTxnOps+1), guardOf(units)...)
+	ops = make([]clientv3.Op, 0, maxTxnOps)
 	for _, u := range units {
-		cmps, ops = append(cmps, u.cmps...), append(ops, u.ops...)
+		cmps, ops = u.compares(cmps), u.puts(ops)
 	}
 	return cmps, ops
 }
@@ -145,9 +149,42 @@ func flatTxn(units []*unit) (cmps []clientv3.Cmp, ops []clientv3.Op) {
 func nestedTxn(units []*unit) (cmps []clientv3.Cmp, ops []clientv3.Op) {
 	ops = make([]clientv3.Op, len(units))
 	for i, u := range units {
-		ops[i] = clientv3.OpTxn(u.cmps, u.ops, nil)
+		ops[i] = clientv3.OpTxn(u.compares(nil), u.puts(nil), nil)
 	}
 	return guardOf(units), ops
+}
+
+// compares appends what a unit requires.
+func (u *unit) compares(to []clientv3.Cmp) []clientv3.Cmp {
+	for i := range u.changes {
+		if c := &u.changes[i]; c.want != Anyway {
+			to = append(to, clientv3.Compare(clientv3.ModRevision(c.key), "=", c.want))
+		}
+	}
+	return to
+}
+
+// blankPut is copied: making an Op anew costs half a kilobyte of garbage.
+var blankPut = clientv3.OpPut("", "")
+
+// puts appends what a unit writes.
+func (u *unit) puts(to []clientv3.Op) []clientv3.Op {
+	for i := range u.changes {
+		c := &u.changes[i]
+		switch {
+		case c.value == nil:
+			to = append(to, clientv3.OpDelete(c.key))
+			continue
+		case c.lease != 0:
+			to = append(to, clientv3.OpPut("", "", clientv3.WithLease(c.lease)))
+		default:
+			to = append(to, blankPut)
+		}
+		op := &to[len(to)-1]
+		op.WithKeyBytes([]byte(c.key))
+		op.WithValueBytes(c.value) // as a string it would be copied twice
+	}
+	return to
 }
 
 func guardOf(units []*unit) []clientv3.Cmp {
@@ -192,13 +229,9 @@ func (s *Store) writeRaw(ctx context.Context, values map[string][]byte) error {
 	c := &call{results: make([]Result, len(values)), missing: len(values), done: make(chan struct{})}
 	var units []*unit
 	for key, value := range values {
-		op := clientv3.OpDelete(key)
-		if value != nil {
-			op = clientv3.OpPut(key, string(value))
-		}
-		units = append(units, &unit{
-			keys: []string{key}, ops: []clientv3.Op{op}, size: len(key) + len(value), call: c, index: len(units),
-		})
+		u := &unit{one: [1]change{{key: key, value: value, want: Anyway}}, size: len(key) + len(value), call: c, index: len(units)}
+		u.changes = u.one[:]
+		units = append(units, u)
 	}
 	for _, r := range s.writer.commit(ctx, slices.Values(units), c) {
 		if r.Err != nil {

@@ -18,7 +18,7 @@ import (
 const (
 	// txnsInFlight is how many transactions are with etcd at once. Etcd applies them one after the other; a few keep it
 	// busy while answers travel, and more only make each smaller.
-	txnsInFlight = 4
+	txnsInFlight = 8
 	// maxPending bounds the groups that wait for a transaction; callers over it wait. About a second's worth of writes.
 	maxPending = 16384
 	// maxScan bounds how many waiting groups are looked at for one transaction, when many wait for busy keys.
@@ -172,8 +172,8 @@ func (w *writer) take() []*unit {
 		batch, w.pending = pick(w.pending, w.busy)
 		if len(batch) > 0 {
 			for _, u := range batch {
-				for _, k := range u.keys {
-					w.busy[k] = struct{}{}
+				for i := range u.changes {
+					w.busy[u.changes[i].key] = struct{}{}
 				}
 			}
 			w.metrics.pending.Set(float64(len(w.pending)))
@@ -192,11 +192,11 @@ func pick(pending []*unit, busy map[string]struct{}) (batch, rest []*unit) {
 	ops, deepest, size := 0, 0, 0
 	var held map[string]struct{} // keys of this batch and of units passed over
 	blocked := func(u *unit) bool {
-		for _, k := range u.keys {
-			if _, ok := busy[k]; ok {
+		for i := range u.changes {
+			if _, ok := busy[u.changes[i].key]; ok {
 				return true
 			}
-			if _, ok := held[k]; ok {
+			if _, ok := held[u.changes[i].key]; ok {
 				return true
 			}
 		}
@@ -212,15 +212,15 @@ func pick(pending []*unit, busy map[string]struct{}) (batch, rest []*unit) {
 		if (len(batch) > 0 && u.guard != batch[0].guard) || blocked(u) {
 			passed = append(passed, u)
 		} else {
-			deep := max(deepest, len(u.ops))
-			if len(batch) > 0 && (ops+len(u.ops) > maxTxnOps || len(batch)+1+deep > maxTxnOps+1 || size+u.size > maxTxnBytes) {
+			deep := max(deepest, len(u.changes))
+			if len(batch) > 0 && (ops+len(u.changes) > maxTxnOps || len(batch)+1+deep > maxTxnOps+1 || size+u.size > maxTxnBytes) {
 				break
 			}
 			batch = append(batch, u)
-			ops, deepest, size = ops+len(u.ops), deep, size+u.size
+			ops, deepest, size = ops+len(u.changes), deep, size+u.size
 		}
-		for _, k := range u.keys {
-			held[k] = struct{}{}
+		for i := range u.changes {
+			held[u.changes[i].key] = struct{}{}
 		}
 	}
 	if len(passed) == 0 {
@@ -302,8 +302,8 @@ func (w *writer) release(units []*unit) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, u := range units {
-		for _, k := range u.keys {
-			delete(w.busy, k)
+		for i := range u.changes {
+			delete(w.busy, u.changes[i].key)
 		}
 	}
 	w.wake.Broadcast()

@@ -195,7 +195,7 @@ func (s *Store) commit(g store.Group) store.Result {
 
 func (s *Store) publish(rev int64, changes []view.Change) {
 	s.rev = rev
-	s.db.Apply(rev, changes)
+	changes = s.db.Apply(rev, changes)
 	s.history = append(s.history, changes...)
 	batch := store.Batch{View: s.db.View(), Changes: changes}
 	for sub := range s.subs {

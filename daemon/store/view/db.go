@@ -121,13 +121,18 @@ func (db *DB) View() *View {
 	return db.current
 }
 
-// Apply makes one picture of all the changes, at revision rev, the newest. Only one goroutine may call it.
-// A nil slice just moves the revision.
-func (db *DB) Apply(rev int64, changes []Change) {
+// Apply makes one picture of all the changes, at revision rev, the newest, and returns those that change something, with
+// what was there before as their Old or OldRecord. It reuses the slice. Of a deleted record OldRecord need only say table
+// and name. Only one goroutine may call it. A nil slice just moves the revision.
+func (db *DB) Apply(rev int64, changes []Change) []Change {
 	step := step{work: &db.work, kinds: map[*kinds.Kind]bool{}}
+	kept := changes[:0]
 	for _, c := range changes {
-		step.apply(c)
+		if step.apply(&c) {
+			kept = append(kept, c)
+		}
 	}
+	clear(changes[len(kept):])
 	next := step.picture(db.current.picture)
 
 	db.mu.Lock()
@@ -135,6 +140,7 @@ func (db *DB) Apply(rev int64, changes []Change) {
 	db.current = &View{picture: next, rev: rev}
 	close(db.moved)
 	db.moved = make(chan struct{})
+	return kept
 }
 
 // Wait returns once the newest picture is at revision rev or later, or with ctx's error.
@@ -162,15 +168,19 @@ type step struct {
 	records bool
 }
 
-func (s *step) apply(c Change) {
+// apply says whether the change changed anything.
+func (s *step) apply(c *Change) bool {
+	var old *Record
 	switch {
 	case c.NewRecord != nil:
-		s.recordTree().ReplaceOrInsert(c.NewRecord)
+		old, _ = s.recordTree().ReplaceOrInsert(c.NewRecord)
 	case c.OldRecord != nil:
-		s.recordTree().Delete(c.OldRecord)
+		old, _ = s.recordTree().Delete(c.OldRecord)
 	default:
-		s.setObject(c)
+		return s.setObject(c)
 	}
+	c.OldRecord = old
+	return c.NewRecord != nil || old != nil
 }
 
 func (s *step) recordTree() *btree.BTreeG[*Record] {
@@ -199,12 +209,11 @@ func (s *step) refTree(i index) *btree.BTreeG[ref] {
 	return s.work.refs[i]
 }
 
-// setObject replaces the object at a key, or removes it, and its refs where they differ. What was there is what the
-// tree says, whatever the change says.
-func (s *step) setObject(c Change) {
+// setObject replaces the object at a key, or removes it, and its refs where they differ.
+func (s *step) setObject(c *Change) bool {
 	kind := kinds.ForResource(c.Key.GroupResource())
 	if kind == nil {
-		return // nothing of it can be there, and nothing of it can come
+		return false // nothing of it can be there, and nothing of it can come
 	}
 	tree := s.objectTree(kind)
 	var was object
@@ -213,15 +222,17 @@ func (s *step) setObject(c Change) {
 	} else {
 		was, _ = tree.ReplaceOrInsert(object{c.New.GetNamespace(), c.New.GetName(), c.New})
 	}
-	if was.Object != nil && c.New != nil && sameValues(was.Object, c.New) {
-		return
+	c.Old = was.Object
+	if c.Old != nil && c.New != nil && sameValues(c.Old, c.New) {
+		return true
 	}
-	if was.Object != nil {
-		eachRef(kind, was.Object, func(i index, r ref) { s.refTree(i).Delete(r) })
+	if c.Old != nil {
+		eachRef(kind, c.Old, func(i index, r ref) { s.refTree(i).Delete(r) })
 	}
 	if c.New != nil {
 		eachRef(kind, c.New, func(i index, r ref) { s.refTree(i).ReplaceOrInsert(r) })
 	}
+	return c.Old != nil || c.New != nil
 }
 
 // picture returns the last picture with what the step changed. Cloning a tree takes no time: either side copies the
