@@ -37,7 +37,7 @@ func schedule(ctx context.Context, n *node) (_ []Row, err error) {
 				}
 				return bindAll(ctx, s, pods)
 			},
-			func(ctx context.Context) (float64, error) { return storebench.PutRate(ctx, database.Client, pods) })
+			func(ctx context.Context) (float64, error) { return storebench.PutRate(ctx, database.Dialled(), pods) })
 		return err
 	})
 	if err != nil {

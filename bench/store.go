@@ -16,6 +16,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"lockstep/daemon/api"
+	"lockstep/daemon/etcd"
+	"lockstep/daemon/heap"
 	"lockstep/daemon/pki"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/storebench"
@@ -30,7 +32,7 @@ func bigStore(ctx context.Context, n *node) (_ []Row, err error) {
 	}
 	defer func() { err = errors.Join(err, end()) }()
 	pods := n.size(100_000, 2000)
-	updates, read, err := n.writeAndRead(ctx, database.Client, pods)
+	updates, read, err := n.writeAndRead(ctx, database, pods)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +41,8 @@ func bigStore(ctx context.Context, n *node) (_ []Row, err error) {
 		return nil, err
 	}
 	return []Row{
-		reaching(fmt.Sprintf("store of %d pods, grouped updates seen in the view", pods), "/s", updates.Store, updates.Bound, 0.5),
+		reaching(fmt.Sprintf("store of %d pods, grouped updates seen in the view", pods), "/s", updates.Store, updates.Etcd, 0.5),
+		beside(fmt.Sprintf("store of %d pods, the same beside puts without a socket", pods), "/s", updates.Store, updates.Direct),
 		within(fmt.Sprintf("store of %d pods, open", pods), "s", open.Store, open.Bound, 2),
 		below(fmt.Sprintf("one node's %d pods of %d through the TLS API", pods/storebench.Nodes, pods), "ms", 1000*read, 5),
 	}, nil
@@ -56,24 +59,25 @@ func withStore(ctx context.Context, client *clientv3.Client, f func(context.Cont
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
+	done := make(chan error, 2)
 	go func() { done <- s.Run(ctx) }()
+	go func() { done <- heap.Pace(ctx) }() // as in the daemon
 	select {
 	case <-s.Ready():
 		err = f(ctx, s)
 	case <-ctx.Done():
 	}
 	cancel()
-	return errors.Join(err, <-done)
+	return errors.Join(err, <-done, <-done)
 }
 
-func (n *node) writeAndRead(ctx context.Context, client *clientv3.Client, pods int) (updates storebench.Ratio, read float64, err error) {
-	err = withStore(ctx, client, func(ctx context.Context, s *store.Store) error {
+func (n *node) writeAndRead(ctx context.Context, database *etcd.Etcd, pods int) (updates storebench.Rates, read float64, err error) {
+	err = withStore(ctx, database.Client, func(ctx context.Context, s *store.Store) error {
 		if err := storebench.Fill(ctx, s, pods); err != nil {
 			return err
 		}
 		// Enough in a round that each side's rounds pay for collecting its own garbage.
-		if updates, err = storebench.Updates(ctx, s, client, n.size(20_000, 200), n.times(10)); err != nil {
+		if updates, err = storebench.Updates(ctx, s, database, n.size(30_000, 200), n.times(10)); err != nil {
 			return err
 		}
 		read, err = n.readNode(ctx, s, pods/storebench.Nodes)

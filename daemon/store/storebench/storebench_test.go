@@ -2,6 +2,7 @@ package storebench_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"lockstep/daemon/etcd/etcdtest"
+	"lockstep/daemon/heap"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/storebench"
 	"lockstep/kinds/strategy"
@@ -33,36 +35,38 @@ func options() store.Options {
 
 // BenchmarkStore wants updates at half of etcd's own rate or better, and opening in twice the time of reading alone.
 func BenchmarkStore(b *testing.B) {
-	client := etcdtest.Client(b)
-	s, err := store.Open(b.Context(), client, options())
+	e := etcdtest.Start(b, nil)
+	s, err := store.Open(b.Context(), e.Client, options())
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done := make(chan error, 2)
 	go func() { done <- s.Run(ctx) }()
+	go func() { done <- heap.Pace(ctx) }() // as in the daemon
 	<-s.Ready()
 	if err := storebench.Fill(ctx, s, pods(b)); err != nil {
 		b.Fatal(err)
 	}
 	b.Run("updates", func(b *testing.B) {
 		for b.Loop() {
-			r, err := storebench.Updates(ctx, s, client, 10_000, 5)
+			r, err := storebench.Updates(ctx, s, e, 30_000, 10)
 			if err != nil {
 				b.Fatal(err)
 			}
 			b.ReportMetric(r.Store, "updates/s")
-			b.ReportMetric(r.Bound, "etcd-puts/s")
-			b.ReportMetric(r.Store/r.Bound, "ratio")
+			b.ReportMetric(r.Etcd, "etcd-puts/s")
+			b.ReportMetric(r.Store/r.Etcd, "ratio")
+			b.ReportMetric(r.Store/r.Direct, "direct-ratio")
 		}
 	})
 	cancel()
-	if err := <-done; err != nil {
+	if err := errors.Join(<-done, <-done); err != nil {
 		b.Fatal(err)
 	}
 	b.Run("open", func(b *testing.B) {
 		for b.Loop() {
-			r, err := storebench.Open(context.Background(), client, options(), 3)
+			r, err := storebench.Open(context.Background(), e.Client, options(), 3)
 			if err != nil {
 				b.Fatal(err)
 			}
