@@ -24,28 +24,7 @@ import (
 var bin struct{ lockstep, self, standin string }
 
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 {
-		fmt.Println("SKIPPED: a lab needs root")
-		if os.Getenv("CI") == "true" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	dir, err := os.MkdirTemp("", "lab-test-")
-	if err == nil {
-		err = find(dir)
-	}
-	code := 1
-	if err != nil {
-		fmt.Println(err)
-	} else {
-		code = m.Run()
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Println(err)
-		code = 1
-	}
-	os.Exit(code)
+	programs.Main(m, "a lab needs root", find)
 }
 
 func find(dir string) error {

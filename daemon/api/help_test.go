@@ -108,7 +108,7 @@ func (s *testServer) commit(writes ...store.Write) int64 {
 // viewer is a client configuration of somebody who reads.
 func (s *testServer) viewer() *rest.Config {
 	s.t.Helper()
-	cert, key, err := s.authority.Viewer("alice")
+	cert, key, err := s.authority.Viewer("alice", 0)
 	if err != nil {
 		s.t.Fatal(err)
 	}

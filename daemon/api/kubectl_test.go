@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -14,23 +13,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/client-go/tools/clientcmd"
-	kubectl "k8s.io/kubectl/pkg/cmd"
 
 	"lockstep/daemon/pki"
+	"lockstep/internal/kubectl"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// asKubectl makes this test binary kubectl itself.
-const asKubectl = "LOCKSTEP_TEST_AS_KUBECTL"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(asKubectl) != "" {
-		if err := kubectl.NewDefaultKubectlCommand().Execute(); err != nil {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	kubectl.Main()
 	os.Exit(m.Run())
 }
 
@@ -39,7 +30,7 @@ func (s *testServer) kubectl(ctx context.Context, args ...string) (string, bool)
 	s.t.Helper()
 	dir := s.t.TempDir()
 	config := filepath.Join(dir, "kubeconfig")
-	cert, key, err := s.authority.Viewer("alice")
+	cert, key, err := s.authority.Viewer("alice", 0)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -53,8 +44,7 @@ func (s *testServer) kubectl(ctx context.Context, args ...string) (string, bool)
 	if _, err := clientcmd.LoadFromFile(config); err != nil {
 		s.t.Fatal(err)
 	}
-	c := exec.CommandContext(ctx, os.Args[0], args...)
-	c.Env = append(os.Environ(), asKubectl+"=1", "KUBECONFIG="+config, "HOME="+dir)
+	c := kubectl.Command(ctx, config, dir, args...)
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
 	err = c.Run()

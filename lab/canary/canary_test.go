@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"lockstep/internal/kubectl"
 	"lockstep/lab"
 	"lockstep/lab/image"
 )
@@ -446,9 +447,7 @@ func (w *world) look(commit string) {
 }
 
 func (w *world) kubectl(args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(w.Context(), "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), asKubectl+"=1", "KUBECONFIG="+w.config)
-	return cmd
+	return kubectl.Command(w.Context(), w.config, os.Getenv("HOME"), args...)
 }
 
 var link = regexp.MustCompile(`(?:href|src)="(/[^"]*)"`)

@@ -1,28 +1,18 @@
 package canary
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 
-	kubectl "k8s.io/kubectl/pkg/cmd"
-
+	"lockstep/internal/kubectl"
 	"lockstep/lab/programs"
 )
-
-// asKubectl makes this test binary kubectl itself.
-const asKubectl = "LOCKSTEP_TEST_AS_KUBECTL"
 
 // Programs that the test needs, by path.
 var lockstep, lockstepLab, standin string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asKubectl) != "" {
-		if err := kubectl.NewDefaultKubectlCommand().Execute(); err != nil {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	kubectl.Main()
 	programs.Main(m, "a lab needs root", find)
 }
 

@@ -15,16 +15,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	kubectl "k8s.io/kubectl/pkg/cmd"
 
+	"lockstep/internal/kubectl"
 	"lockstep/lab"
 	"lockstep/lab/image"
 	"lockstep/lab/programs"
 )
 
 const (
-	// asKubectl makes this test binary kubectl itself.
-	asKubectl = "LOCKSTEP_TEST_AS_KUBECTL"
 	// patience is how long anything may take on a busy machine.
 	patience = 60 * time.Second
 	// one and other are the names of the nodes; n1 and n2 in the table of rights.
@@ -44,43 +42,19 @@ type world struct {
 var cluster *world
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asKubectl) != "" {
-		if err := kubectl.NewDefaultKubectlCommand().Execute(); err != nil {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(run(m))
+	kubectl.Main()
+	programs.Main(m, "a lab needs root", func(dir string) (err error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+		defer cancel()
+		cluster, err = begin(ctx, dir)
+		return err
+	}, end)
 }
 
-func run(m *testing.M) (code int) {
-	if os.Getuid() != 0 {
-		fmt.Println("SKIPPED: a lab needs root")
-		if os.Getenv("CI") == "true" {
-			return 1
-		}
-		return 0
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+func end(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "reading-")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		cluster, err = begin(ctx, dir)
-	}
-	defer func() {
-		down, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := lab.Remove(down, filepath.Join(dir, "lab")); err != nil {
-			fmt.Println(err)
-			code = 1
-		}
-	}()
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	return m.Run()
+	return lab.Remove(ctx, filepath.Join(dir, "lab"))
 }
 
 // begin makes a lab with a source whose objects are those of the table of rights, and some that talk.
@@ -161,8 +135,8 @@ func (w *world) push(ctx context.Context, files map[string]string) error {
 
 // command is kubectl as the viewer.
 func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
-	c := exec.CommandContext(ctx, os.Args[0], args...)
-	c.Env = append(os.Environ(), asKubectl+"=1", "KUBECONFIG="+filepath.Join(w.home, "config"), "HOME="+w.home, "KUBE_EDITOR=sed -i s/replicas:/replicas:\\ 7#/")
+	c := kubectl.Command(ctx, filepath.Join(w.home, "config"), w.home, args...)
+	c.Env = append(c.Env, "KUBE_EDITOR=sed -i s/replicas:/replicas:\\ 7#/")
 	return c
 }
 

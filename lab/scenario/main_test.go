@@ -10,15 +10,12 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
-	kubectl "k8s.io/kubectl/pkg/cmd"
 
+	"lockstep/internal/kubectl"
 	"lockstep/lab"
 	"lockstep/lab/image"
 	"lockstep/lab/programs"
 )
-
-// asKubectl makes this test binary kubectl itself.
-const asKubectl = "LOCKSTEP_TEST_AS_KUBECTL"
 
 // cluster is the lab that all tests of the package share: one server and two agents, with the repository shop over
 // HTTP and the repository poll over SSH as its sources.
@@ -31,41 +28,14 @@ var cluster struct {
 }
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asKubectl) != "" {
-		if err := kubectl.NewDefaultKubectlCommand().Execute(); err != nil {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	if os.Getuid() != 0 {
-		fmt.Println("SKIPPED: a lab needs root")
-		if os.Getenv("CI") == "true" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	dir, err := os.MkdirTemp("", "scenario-")
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	code := 1
-	if err := up(dir); err != nil {
-		fmt.Println(err)
-	} else {
-		code = m.Run()
-	}
-	down, cancel := context.WithTimeout(context.Background(), time.Minute)
+	kubectl.Main()
+	programs.Main(m, "a lab needs root", up, down)
+}
+
+func down(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := lab.Remove(down, filepath.Join(dir, "lab")); err != nil {
-		fmt.Println(err)
-		code = 1
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Println(err)
-		code = 1
-	}
-	os.Exit(code)
+	return lab.Remove(ctx, filepath.Join(dir, "lab"))
 }
 
 func up(dir string) error {

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/kubectl"
 	"lockstep/lab"
 	"lockstep/sync/forge/forgetest"
 )
@@ -195,8 +196,7 @@ func lockstep(ctx context.Context, args ...string) (string, error) {
 // kubectlOn runs kubectl as a viewer.
 func kubectlOn(t *testing.T, args ...string) string {
 	t.Helper()
-	c := exec.CommandContext(t.Context(), os.Args[0], args...)
-	c.Env = append(os.Environ(), asKubectl+"=1", "KUBECONFIG="+cluster.config, "HOME="+t.TempDir())
+	c := kubectl.Command(t.Context(), cluster.config, t.TempDir(), args...)
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
 	if err := c.Run(); err != nil {

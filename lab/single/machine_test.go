@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lockstep/internal/kubectl"
 )
 
 // patience bounds what takes a second or two on an idle machine.
@@ -98,7 +100,7 @@ func (m *machine) kubectl(args ...string) (string, error) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return m.try("env", append([]string{asKubectl + "=1", self, "--cache-dir", m.cache, "--kubeconfig", "/var/lib/lockstep/viewer.kubeconfig"}, args...)...)
+	return m.try("env", append([]string{kubectl.Variable + "=1", self, "--cache-dir", m.cache, "--kubeconfig", "/var/lib/lockstep/viewer.kubeconfig"}, args...)...)
 }
 
 // eventually waits until check returns nil.

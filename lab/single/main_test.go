@@ -7,24 +7,15 @@ import (
 	"path/filepath"
 	"testing"
 
-	kubectl "k8s.io/kubectl/pkg/cmd"
-
+	"lockstep/internal/kubectl"
 	"lockstep/lab/programs"
 )
-
-// asKubectl makes this test binary kubectl itself.
-const asKubectl = "LOCKSTEP_TEST_AS_KUBECTL"
 
 // bin has lockstep, and in images the example's images.
 var bin string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asKubectl) != "" {
-		if err := kubectl.NewDefaultKubectlCommand().Execute(); err != nil {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	kubectl.Main()
 	programs.Main(m, "a node needs root", prepare)
 }
 
