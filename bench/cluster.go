@@ -107,7 +107,7 @@ func (c *cluster) printed() string {
 func (c *cluster) connect(ctx context.Context) error {
 	var raw []byte
 	err := c.until(ctx, "a kubeconfig", func(ctx context.Context) (err error) {
-		raw, err = c.door.Kubeconfig(ctx, "https://"+address+":6443")
+		raw, err = c.door.Kubeconfig(ctx, control.KubeconfigOptions{Server: "https://" + address + ":6443"})
 		return err
 	})
 	if err != nil {

@@ -109,7 +109,7 @@ func (n *node) readNode(ctx context.Context, s *store.Store, want int) (took flo
 		cancel()
 		err = errors.Join(err, <-done)
 	}()
-	cert, key, err := authority.Viewer("bench")
+	cert, key, err := authority.Viewer("bench", 0)
 	if err != nil {
 		return 0, err
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -50,15 +51,30 @@ func (d *door) Token(ctx context.Context, ttl time.Duration) (string, error) {
 }
 
 // Kubeconfig implements control.Backend.
-func (d *door) Kubeconfig(_ context.Context, server string) ([]byte, error) {
-	if server == "" {
-		server = "https://" + d.opts.Advertise.String()
-	}
-	cert, key, err := d.authority.Viewer("viewer")
+func (d *door) Kubeconfig(ctx context.Context, opts control.KubeconfigOptions) ([]byte, error) {
+	credential, err := d.credential(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
-	return pki.Kubeconfig(d.opts.Cluster, server, d.authority.PEM(), "viewer", pki.Credential{CertPEM: cert, KeyPEM: key})
+	server := cmp.Or(opts.Server, "https://"+d.opts.Advertise.String())
+	return pki.Kubeconfig(d.opts.Cluster, server, d.authority.PEM(), viewerName, credential)
+}
+
+// viewerName is the user of every kubeconfig: what it may do is its group's.
+const viewerName = "viewer"
+
+func (d *door) credential(ctx context.Context, opts control.KubeconfigOptions) (pki.Credential, error) {
+	if !opts.Bearer {
+		cert, key, err := d.authority.Viewer(viewerName, opts.TTL)
+		return pki.Credential{CertPEM: cert, KeyPEM: key}, err
+	}
+	if err := d.ready(); err != nil {
+		return pki.Credential{}, fmt.Errorf("cannot make a token: %w", err)
+	}
+	token, err := pki.Tokens{Store: d.store, Commit: d.store}.Create(ctx, pki.TokenOptions{
+		Usages: []string{pki.UsageView}, User: viewerName, TTL: cmp.Or(opts.TTL, pki.ViewerLifetime),
+	})
+	return pki.Credential{Token: token.Bearer()}, err
 }
 
 // Plan implements control.Backend.

@@ -209,7 +209,7 @@ func (s *server) door() *control.Client { return control.Dial(filepath.Join(s.di
 // viewer is the configuration of a client that may read.
 func (s *server) viewer() *rest.Config {
 	s.t.Helper()
-	text, err := s.door().Kubeconfig(s.t.Context(), "https://"+s.api)
+	text, err := s.door().Kubeconfig(s.t.Context(), control.KubeconfigOptions{Server: "https://" + s.api})
 	if err != nil {
 		s.t.Fatal(err)
 	}

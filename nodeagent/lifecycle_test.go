@@ -293,7 +293,7 @@ func TestSurroundings(t *testing.T) {
 // viewer is a client with a viewer's certificate.
 func (l *lab) viewer() kubernetes.Interface {
 	l.t.Helper()
-	cert, key, err := l.api.Authority.Viewer("test")
+	cert, key, err := l.api.Authority.Viewer("test", 0)
 	if err != nil {
 		l.t.Fatal(err)
 	}

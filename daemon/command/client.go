@@ -11,6 +11,7 @@ import (
 
 	"lockstep/daemon/config"
 	"lockstep/daemon/control"
+	"lockstep/daemon/pki"
 )
 
 func newToken() *cobra.Command {
@@ -38,12 +39,18 @@ func newToken() *cobra.Command {
 
 func newKubeconfig() *cobra.Command {
 	var dirs dirFlags
-	var out, server string
+	var out string
+	var opts control.KubeconfigOptions
 	c := &cobra.Command{Use: "kubeconfig", Short: "Write a viewer's kubeconfig", Args: cobra.NoArgs,
-		Long: "Write a kubeconfig with a new client certificate that reads everything but Secrets.\n\n" +
-			"The certificate holds for a year and cannot be taken back before: keep the file like a password.",
+		Long: `Write a kubeconfig that reads everything but Secrets, with a new client certificate, or with a
+new bearer token (--bearer) for programs and proxies that take no certificate.
+
+Neither can be taken back before it expires: keep the file like a password.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			raw, err := control.Dial(dirs.run).Kubeconfig(cmd.Context(), server)
+			if opts.TTL <= 0 {
+				return fmt.Errorf("cannot make a kubeconfig that is good for %s", opts.TTL)
+			}
+			raw, err := control.Dial(dirs.run).Kubeconfig(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}
@@ -58,7 +65,9 @@ func newKubeconfig() *cobra.Command {
 		}}
 	dirs.add(c)
 	c.Flags().StringVarP(&out, "output", "o", "", "file to write; standard output where none is given")
-	c.Flags().StringVar(&server, "server", "", "URL of the API (default: the address the daemon advertises)")
+	c.Flags().StringVar(&opts.Server, "server", "", "URL of the API (default: the address the daemon advertises)")
+	c.Flags().BoolVar(&opts.Bearer, "bearer", false, "a bearer token instead of a client certificate")
+	c.Flags().DurationVar(&opts.TTL, "ttl", pki.ViewerLifetime, "how long it can be read with")
 	return c
 }
 

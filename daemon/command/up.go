@@ -113,7 +113,7 @@ func farewell(ctx context.Context, out io.Writer, door *control.Client, d daemon
 	}
 	say("status   %s", cmp.Or(d.StatusURL, "http://"+d.StatusListen.String()))
 	path := filepath.Join(d.DataDir, "viewer.kubeconfig")
-	raw, err := door.Kubeconfig(ctx, "")
+	raw, err := door.Kubeconfig(ctx, control.KubeconfigOptions{})
 	if err == nil {
 		err = os.WriteFile(path, raw, 0o600)
 	}

@@ -61,12 +61,22 @@ type PlanResult struct {
 	Changes bool   `json:"changes"`
 }
 
+// KubeconfigOptions say what a viewer's kubeconfig holds.
+type KubeconfigOptions struct {
+	// Server is the URL of the API. Empty: the address the daemon advertises.
+	Server string `json:"server,omitempty"`
+	// Bearer asks for a bearer token instead of a client certificate.
+	Bearer bool `json:"bearer,omitempty"`
+	// TTL is how long the credential holds. Zero: a year.
+	TTL time.Duration `json:"ttl,omitempty"`
+}
+
 // Backend answers what the door is asked. Its methods may be called at the same time.
 type Backend interface {
 	// Token makes a join token that is good for ttl.
 	Token(ctx context.Context, ttl time.Duration) (string, error)
-	// Kubeconfig makes a viewer's kubeconfig for the server's address; empty: the address the daemon advertises.
-	Kubeconfig(ctx context.Context, server string) ([]byte, error)
+	// Kubeconfig makes a viewer's kubeconfig.
+	Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error)
 	// Report tells the state of the cluster.
 	Report(ctx context.Context) (Report, error)
 	// Plan tells what applying a source would change; it changes nothing.
@@ -126,7 +136,12 @@ func handler(b Backend) http.Handler {
 		answer(w, token, err)
 	})
 	mux.HandleFunc("POST /kubeconfig", func(w http.ResponseWriter, r *http.Request) {
-		raw, err := b.Kubeconfig(r.Context(), r.URL.Query().Get("server"))
+		var opts KubeconfigOptions
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&opts); err != nil {
+			http.Error(w, "cannot make a kubeconfig: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		raw, err := b.Kubeconfig(r.Context(), opts)
 		answer(w, string(raw), err)
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
@@ -176,8 +191,8 @@ func (c *Client) Token(ctx context.Context, ttl time.Duration) (string, error) {
 }
 
 // Kubeconfig implements Backend.
-func (c *Client) Kubeconfig(ctx context.Context, server string) ([]byte, error) {
-	text, err := call[string](ctx, c, http.MethodPost, "/kubeconfig?server="+server, nil)
+func (c *Client) Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error) {
+	text, err := call[string](ctx, c, http.MethodPost, "/kubeconfig", opts)
 	return []byte(text), err
 }
 

@@ -2,6 +2,7 @@
 package pki
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -27,11 +28,13 @@ const (
 	serverLifetime = 90 * 24 * time.Hour
 	// nodeLifetime: an agent renews when a third is left, so a node may be cut off for a month without joining anew.
 	nodeLifetime = 90 * 24 * time.Hour
-	// viewerLifetime bounds what a lost kubeconfig is worth, since one certificate alone cannot be revoked.
-	viewerLifetime = 365 * 24 * time.Hour
 	// skew is how far ahead of ours another machine's clock may be for it to accept a certificate at once.
 	skew = 5 * time.Minute
 )
+
+// ViewerLifetime is how long a viewer's credential holds unless told otherwise. It bounds what a lost kubeconfig is
+// worth, since one certificate alone cannot be revoked.
+const ViewerLifetime = 365 * 24 * time.Hour
 
 // Names of users and groups, as certificates and tokens state them.
 const (
@@ -250,9 +253,10 @@ func (a *Authority) SignNode(csr *x509.CertificateRequest, node string) ([]byte,
 	return certPEM, nil
 }
 
-// Viewer makes a client certificate that may read everything but Secrets; certificate and key are PEM.
-func (a *Authority) Viewer(name string) (certPEM, keyPEM []byte, err error) {
-	template := a.template(pkix.Name{CommonName: name, Organization: []string{ViewerGroup}}, viewerLifetime)
+// Viewer makes a client certificate that may read everything but Secrets; certificate and key are PEM. It holds for ttl,
+// but no longer than the authority; zero: ViewerLifetime.
+func (a *Authority) Viewer(name string, ttl time.Duration) (certPEM, keyPEM []byte, err error) {
+	template := a.template(pkix.Name{CommonName: name, Organization: []string{ViewerGroup}}, cmp.Or(ttl, ViewerLifetime))
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if certPEM, keyPEM, err = a.issue(template); err != nil {
 		return nil, nil, fmt.Errorf("cannot make a certificate for viewer %s: %w", name, err)

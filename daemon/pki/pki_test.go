@@ -92,9 +92,21 @@ func TestCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	viewerPEM, _, err := a.Viewer("alice")
+	viewerPEM, _, err := a.Viewer("alice", 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	guestPEM, _, err := a.Viewer("guest", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		cert []byte
+		want time.Duration
+	}{{viewerPEM, ViewerLifetime}, {guestPEM, time.Hour}} {
+		if got := leaf(t, c.cert).NotAfter.Sub(start); got != c.want {
+			t.Errorf("a viewer's certificate holds for %s, want %s", got, c.want)
+		}
 	}
 	key := newKey(t)
 	csr, err := parseRequest(newRequest(t, key))
@@ -253,7 +265,7 @@ func TestJoinAndRenew(t *testing.T) {
 
 func TestKubeconfig(t *testing.T) {
 	a := open(t, t.TempDir(), time.Now)
-	cert, key, err := a.Viewer("alice")
+	cert, key, err := a.Viewer("alice", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

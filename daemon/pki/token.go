@@ -116,7 +116,8 @@ type Tokens struct {
 	Now func() time.Time
 }
 
-// Create stores a new token's record and returns the token, whose secret exists nowhere else.
+// Create stores a new token's record and returns the token, whose secret exists nowhere else. This server accepts it from
+// then on, another one as soon as its view has it.
 func (s Tokens) Create(ctx context.Context, opts TokenOptions) (Token, error) {
 	t, r := NewToken(opts, s.now())
 	data, err := json.Marshal(r)
@@ -124,8 +125,12 @@ func (s Tokens) Create(ctx context.Context, opts TokenOptions) (Token, error) {
 		return Token{}, fmt.Errorf("cannot encode token %s: %w", t.ID, err)
 	}
 	write := store.Write{Record: &view.Record{Table: tokenTable, Name: t.ID, Data: data}, Reason: "token created"}
-	if err := s.Commit.Commit(ctx, store.Group{write})[0].Err; err != nil {
-		return Token{}, fmt.Errorf("cannot store token %s: %w", t.ID, err)
+	result := s.Commit.Commit(ctx, store.Group{write})[0]
+	if result.Err != nil {
+		return Token{}, fmt.Errorf("cannot store token %s: %w", t.ID, result.Err)
+	}
+	if _, err := s.Store.Wait(ctx, result.Revision); err != nil {
+		return Token{}, fmt.Errorf("cannot read token %s back: %w", t.ID, err)
 	}
 	return t, nil
 }

@@ -1,0 +1,56 @@
+package daemon_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"lockstep/daemon/control"
+)
+
+// TestViewersRead has a viewer of each kind read, be refused Secrets, and a token end when its time is over.
+func TestViewersRead(t *testing.T) {
+	s := newServer(t, "one")
+	s.start()
+	s.untilReady()
+	client := func(opts control.KubeconfigOptions) *kubernetes.Clientset {
+		t.Helper()
+		opts.Server = "https://" + s.api
+		text, err := s.door().Kubeconfig(t.Context(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := clientcmd.RESTConfigFromKubeConfig(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (config.BearerToken != "") != opts.Bearer || (len(config.CertData) == 0) != opts.Bearer {
+			t.Errorf("%+v has the wrong credential", opts)
+		}
+		c, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, opts := range []control.KubeconfigOptions{{}, {Bearer: true}, {Bearer: true, TTL: time.Hour}} {
+		c := client(opts)
+		if _, err := c.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); err != nil {
+			t.Errorf("%+v cannot read: %v", opts, err)
+		}
+		if _, err := c.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+			t.Errorf("%+v reads Secrets: %v", opts, err)
+		}
+	}
+	short := client(control.KubeconfigOptions{Bearer: true, TTL: time.Second})
+	s.until("a token expires", func() (string, bool) {
+		_, err := short.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
+		return fmt.Sprint(err), apierrors.IsUnauthorized(err)
+	})
+	s.stop()
+}
