@@ -62,7 +62,7 @@ func TestUnchangedHead(t *testing.T) {
 	}
 
 	// A pod that is made again under the name has nothing of the first.
-	v = wait(t, s, commit(t, s, store.Group{{Key: podKey, If: store.Revision(want)}}))
+	wait(t, s, commit(t, s, store.Group{{Key: podKey, If: store.Revision(want)}}))
 	p.Spec.Containers[0].Image = "web:new"
 	v = wait(t, s, commit(t, s, put(p, 0)))
 	if got, _ := view.Get[*corev1.Pod](v, "shop", "web"); got.Spec.Containers[0].Image != "web:new" || got.Status.Message != "" {
