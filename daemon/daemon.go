@@ -29,6 +29,7 @@ import (
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/scheduler"
 	"lockstep/sync"
+	"lockstep/sync/plan"
 )
 
 // Run runs the control plane until ctx ends, then returns nil once everything it started has ended. Pods are not
@@ -117,9 +118,11 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	if p.authority, err = pki.Open(pki.Dir(filepath.Join(o.DataDir, "pki")), pki.Options{Cluster: o.Cluster}); err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
+	networks := reconcilers.Options{ServiceCIDRs: o.ServiceCIDRs}
 	p.sync, err = sync.New(sync.Options{
 		Sources: o.Sources, Store: p.store, Events: p.store, DataDir: o.DataDir, Cluster: o.Cluster,
 		StatusURL:  func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
+		Services:   plan.Networks{CIDRs: o.ServiceCIDRs, Reserved: networks.Reserved()},
 		Seed:       uint64(time.Now().UnixNano()),
 		Log:        o.Log,
 		Registerer: termRegistry(registry),

@@ -83,19 +83,26 @@ func (o Options) Validate() error {
 	return nil
 }
 
+// Reserved are the addresses that only one service of the cluster's own may have, by its namespace/name.
+func (o Options) Reserved() map[netip.Addr]string {
+	o = o.withDefaults()
+	reserved := map[netip.Addr]string{}
+	for _, network := range o.ServiceCIDRs {
+		reserved[nth(network, 1)] = "default/kubernetes"
+	}
+	for _, addr := range o.DNS {
+		reserved[addr] = "kube-system/kube-dns"
+	}
+	return reserved
+}
+
 // All returns every control loop that engine.New runs. The scheduler is not among them: it decides about all pods
 // together and keeps state.
 func All(o Options) []engine.Reconciler {
 	o = o.withDefaults()
 	var api []netip.Addr
-	reserved := map[netip.Addr]string{}
 	for _, network := range o.ServiceCIDRs {
-		addr := nth(network, 1)
-		api = append(api, addr)
-		reserved[addr] = "default/kubernetes"
-	}
-	for _, addr := range o.DNS {
-		reserved[addr] = "kube-system/kube-dns"
+		api = append(api, nth(network, 1))
 	}
 	return []engine.Reconciler{
 		cluster.New(cluster.Options{API: api, DNS: o.DNS, APIServers: o.APIServers}),
@@ -103,7 +110,7 @@ func All(o Options) []engine.Reconciler {
 		serviceaccount.New(),
 		nodecidr.New(o.PodCIDRs),
 		nodelifecycle.New(o.Since),
-		serviceip.New(serviceip.Options{CIDRs: o.ServiceCIDRs, NodePorts: o.NodePorts, Reserved: reserved}),
+		serviceip.New(serviceip.Options{CIDRs: o.ServiceCIDRs, NodePorts: o.NodePorts, Reserved: o.Reserved()}),
 		deployment.New(),
 		replicaset.New(),
 		endpointslice.New(),

@@ -42,6 +42,8 @@ type Options struct {
 	StatusURL func(source, revision string) string
 	// Forges replaces the forges that the sources name, by source. Nil: none is replaced.
 	Forges map[string]forge.Forge
+	// Services are what services' addresses are allocated from; the zero value refuses no address for where it is.
+	Services plan.Networks
 	// Seed of all jitter.
 	Seed uint64
 	// Now is the clock of decisions. Nil: time.Now.
@@ -281,7 +283,7 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 		Source: src.Name,
 		Revision: plan.Revision{ID: rev.ID, Author: rev.Author,
 			AllowPrune: src.Spec.Prune == "allow" || source.Trailer(rev.Message, "Lockstep-Prune", "allow")},
-		Objects: objects, Inventory: inventory, Others: others, View: v, Rules: rules(), Now: s.opts.Now(), Drift: drift,
+		Objects: objects, Inventory: inventory, Others: others, Services: s.opts.Services, View: v, Rules: rules(), Now: s.opts.Now(), Drift: drift,
 	})
 	return p, problems, nil
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,7 @@ import (
 	"lockstep/sync/apply"
 	"lockstep/sync/forge"
 	"lockstep/sync/forge/forgetest"
+	"lockstep/sync/plan"
 	"lockstep/sync/source"
 )
 
@@ -425,6 +427,42 @@ func TestANewerRevisionEndsTheWaiting(t *testing.T) {
 	if got := w.texts(first, verdict); len(got) != 2 {
 		t.Errorf("the older revision received %q", got)
 	}
+}
+
+// TestAllocatedValueRefusesTheWholeRevision: what only the cluster knows is found before anything is applied, at its place.
+func TestAllocatedValueRefusesTheWholeRevision(t *testing.T) {
+	w := newWorld(t)
+	taken := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "till", Namespace: "default"},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Ports: []corev1.ServicePort{{Port: 80, NodePort: 30080}}}}
+	key := kinds.KeyOf(taken)
+	if r := w.store.Commit(t.Context(), store.Group{{Key: key, Object: taken}})[0]; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	const service = `apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: default}
+spec:
+  type: NodePort
+  clusterIP: 10.99.0.1
+  ports:
+  - {port: 80, nodePort: 30080}
+`
+	files := map[string]string{"settings.yaml": strings.ReplaceAll(settings, "shop", "default"), "service.yaml": service}
+	sha := w.push("taken", files)
+	s, _ := w.start(func(o *Options) {
+		o.Services = plan.Networks{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}}
+	})
+	w.receives(sha, "error: service.yaml:6:3: Service default/cart: spec.clusterIP: failed to allocate IP 10.99.0.1: the provided IP (10.99.0.1)")
+	if got := w.status().Errors; len(got) != 2 || got[1] != "service.yaml:8:16: Service default/cart: spec.ports[0].nodePort: provided port is already allocated to Service default/till" {
+		t.Errorf("errors %q", got)
+	}
+	if c, ok := view.Get[*corev1.ConfigMap](w.store.View(), "default", "settings"); ok {
+		t.Errorf("half of a refused revision was applied: %v", c)
+	}
+	files["service.yaml"] = strings.NewReplacer("10.99", "10.43", "30080", "30081").Replace(service)
+	sha = w.push("free", files)
+	s.watchers[0].Poke()
+	w.receives(sha, "success: 2 objects")
 }
 
 func TestLeadingAgainFinishesWithoutGit(t *testing.T) {

@@ -101,7 +101,8 @@ func (s *Set) add(file string, readings []reading, ignored map[string]bool) Erro
 	return errs
 }
 
-// conflicts finds objects that cannot all be in one cluster: the same object twice, an address or node port twice.
+// conflicts finds objects that cannot all be in one cluster: the same object twice, an address or node port twice (in
+// Kubernetes' words; what services in a cluster have is the plan's to know).
 func (s *Set) conflicts() Errors {
 	var errs Errors
 	for i := 1; i < len(s.Objects); i++ {
@@ -122,11 +123,11 @@ func (s *Set) conflicts() Errors {
 // claims notes which service states an address or a node port, and refuses what another one has.
 func (s *Set) claims(holder map[string]*Object, o *Object, service *corev1.Service) Errors {
 	var errs Errors
-	claim := func(what, field string) {
-		if other := holder[what]; other == nil {
-			holder[what] = o
+	claim := func(what, value, field string) {
+		if other := holder[what+value]; other == nil {
+			holder[what+value] = o
 		} else if other.Key != o.Key {
-			errs = append(errs, s.ErrorAt(o.Key, field, fmt.Sprintf("%s is stated by %v too, at %s", what, other.Key, other.Place())))
+			errs = append(errs, s.ErrorAt(o.Key, field, fmt.Sprintf("provided %s is already allocated: %v states %s too, at %s", what, other.Key, value, other.Place())))
 		}
 	}
 	for i, ip := range service.Spec.ClusterIPs {
@@ -137,11 +138,11 @@ func (s *Set) claims(holder map[string]*Object, o *Object, service *corev1.Servi
 		if i > 0 {
 			field = fmt.Sprintf("spec.clusterIPs[%d]", i)
 		}
-		claim("address "+ip, field)
+		claim("IP", ip, field)
 	}
 	for i, p := range service.Spec.Ports {
 		if p.NodePort != 0 {
-			claim(fmt.Sprintf("node port %d", p.NodePort), fmt.Sprintf("spec.ports[%d].nodePort", i))
+			claim("port", fmt.Sprint(p.NodePort), fmt.Sprintf("spec.ports[%d].nodePort", i))
 		}
 	}
 	return errs

@@ -47,6 +47,7 @@ func Decide(in Input) (*Plan, Problems) {
 			d.problems = append(d.problems, Problem{File: s.Entry.File, Line: s.Entry.Line, Key: s.Key, Field: s.Field, Message: s.Reason})
 		}
 	}
+	d.problems = append(d.problems, d.services(p.Steps)...)
 	if len(d.problems) > 0 {
 		d.problems.sort()
 		return nil, d.problems

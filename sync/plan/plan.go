@@ -141,9 +141,11 @@ type Input struct {
 	Inventory []Desired // the source's entries now, in any order
 	// Others are the names of all sources but this one.
 	Others []string
-	View   *view.View
-	Rules  Rules
-	Now    time.Time
+	// Services are what services may have; the zero value refuses no address for where it is.
+	Services Networks
+	View     *view.View
+	Rules    Rules
+	Now      time.Time
 	// Drift plans the repair of unchanged entries too; without it only what the revision changes is looked at.
 	Drift bool
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,11 +30,15 @@ var updateGolden = flag.Bool("update", false, "write what the planner says into 
 var testRules = Rules{Default: strategy.Default, PrepareCreate: strategy.PrepareCreate, PrepareUpdate: strategy.PrepareUpdate,
 	Delete: func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) }}
 
+var testNetworks = Networks{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
+	Reserved: map[netip.Addr]string{netip.MustParseAddr("10.43.0.10"): "kube-system/kube-dns"}}
+
 var testTime = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // TestGolden: each file is a case. Sections: now (stated by the revision), before (the inventory, applied), pending (the
 // inventory, accepted and not yet applied, over before), live (objects that differ from before), gone (keys of before
-// that are not in the store), other (the inventory of another source), allow (the budget is lifted). want has the
+// that are not in the store), other (the inventory of another source), promised (another source's, accepted and not yet
+// applied), allow (the budget is lifted). want has the
 // problems, or the diff and the entries that change.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -90,7 +95,7 @@ func outcome(in Input) string {
 
 func input(t *testing.T, a *txtar.Archive) (Input, string) {
 	t.Helper()
-	in := Input{Source: "shop", Revision: Revision{ID: "c2", Author: "Ada"}, Rules: testRules, Now: testTime, Drift: true}
+	in := Input{Source: "shop", Revision: Revision{ID: "c2", Author: "Ada"}, Services: testNetworks, Rules: testRules, Now: testTime, Drift: true}
 	live := map[kinds.Key]kinds.Object{}
 	var changes []view.Change
 	want := ""
@@ -99,6 +104,11 @@ func input(t *testing.T, a *txtar.Archive) (Input, string) {
 		switch f.Name {
 		case "now":
 			in.Objects = objects
+		case "promised":
+			in.Others = []string{"elsewhere"}
+			for _, o := range objects {
+				changes = append(changes, recordOf(t, Desired{Source: "elsewhere", Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line, State: Pending}))
+			}
 		case "before", "other":
 			source := map[string]string{"before": "shop", "other": "elsewhere"}[f.Name]
 			for _, o := range objects {
@@ -260,7 +270,7 @@ func FuzzDecide(f *testing.F) {
 			changes = append(changes, view.Change{Key: k, New: o})
 		}
 		db.Apply(1, changes)
-		in := Input{Source: "s", Revision: Revision{ID: "c2", AllowPrune: true}, View: db.View(), Rules: testRules, Now: testTime, Drift: true}
+		in := Input{Source: "s", Revision: Revision{ID: "c2", AllowPrune: true}, View: db.View(), Services: testNetworks, Rules: testRules, Now: testTime, Drift: true}
 		in.Objects = unique(documents(t, txtar.File{Name: "now", Data: []byte(now)}))
 		for _, o := range unique(documents(t, txtar.File{Name: "before", Data: []byte(before)})) {
 			in.Inventory = append(in.Inventory, Desired{Source: "s", Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line, Commit: "c1"})
