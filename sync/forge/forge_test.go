@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -133,6 +134,20 @@ func TestDue(t *testing.T) {
 		if take != c.take || !again.Equal(c.again) {
 			t.Errorf("%s: %v %v, want %v %v", name, take, again, c.take, c.again)
 		}
+	}
+}
+
+// TestBackoff: however long the forge was away, posting goes on within a minute; what the forge itself asks for is kept.
+func TestBackoff(t *testing.T) {
+	p := &poster{random: rand.New(rand.NewPCG(1, 1))}
+	for n := range 100 {
+		longest := min(time.Minute, time.Second<<min(n, 10))
+		if got := p.backoff(errors.New("no answer")); got < longest/2 || got > longest {
+			t.Errorf("after %d failures: %v, want up to %v", n, got, longest)
+		}
+	}
+	if got := p.backoff(&Refusal{Code: 429, After: time.Hour}); got != time.Hour {
+		t.Errorf("told to wait an hour: %v", got)
 	}
 }
 

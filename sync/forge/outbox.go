@@ -30,8 +30,10 @@ const (
 	// oldest go first.
 	maxEntries = 64
 
+	// backoffBase doubles to backoffMax: posting goes on soon after the forge is back, and until then costs it a request a
+	// minute and source.
 	backoffBase = time.Second
-	backoffMax  = 5 * time.Minute
+	backoffMax  = time.Minute
 )
 
 // Kind tells a revision's statuses apart.
@@ -442,11 +444,9 @@ func (p *poster) done(ctx context.Context, e Entry) error {
 	return err
 }
 
+// backoff returns how long to wait after one more failure; never less than the forge asked for.
 func (p *poster) backoff(err error) time.Duration {
-	d := backoffMax
-	if p.failures < 9 {
-		d = min(d, backoffBase<<p.failures)
-	}
+	d := min(backoffMax, backoffBase<<min(p.failures, 6))
 	p.failures++
 	d = d/2 + time.Duration(p.random.Int64N(int64(d/2)+1))
 	var refusal *Refusal
