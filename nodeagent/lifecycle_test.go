@@ -95,6 +95,31 @@ func TestLifecycle(t *testing.T) {
 	spec.ActiveDeadlineSeconds, spec.TerminationGracePeriodSeconds = ptr(int64(3)), ptr(int64(1))
 	l.bind("deadline", spec)
 
+	l.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"}, Data: map[string][]byte{"word": []byte("xyzzy-program")}})
+	absent := shell("main", "")
+	absent.Command = []string{"$(WORD)"}
+	absent.Env = []corev1.EnvVar{{Name: "WORD", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+		LocalObjectReference: corev1.LocalObjectReference{Name: "pass"}, Key: "word"}}}}
+	l.bind("absent", always(absent))
+	l.waits("absent", "RunContainerError", `exec: "[secret]": executable file not found in $PATH`)
+	// Those that share a shim are made in another way.
+	partner := shell("partner", forever)
+	forbidden := shell("main", "")
+	forbidden.Command = []string{"/etc/passwd"}
+	l.bind("forbidden", always(forbidden))
+	spec = never(forbidden)
+	spec.Containers = append(spec.Containers, shell("partner", "exit 0"))
+	l.bind("forbiddenonce", spec)
+	first := always(shell("main", forever))
+	forbidden.Name = "first"
+	first.InitContainers = []corev1.Container{forbidden}
+	l.bind("forbiddenfirst", first)
+	absent.Command = []string{"nosuch"}
+	spec = always(absent)
+	spec.Containers = append(spec.Containers, partner)
+	l.bind("absentpartner", spec)
+	l.cannotStart(t)
+
 	for _, name := range []string{"startup", "sleepy"} {
 		l.running(name)
 	}
@@ -175,6 +200,56 @@ func TestLifecycle(t *testing.T) {
 	l.event("startup", "Unhealthy", "Startup probe failed: ")
 	l.event("startup", "Created", "Container created")
 	l.event("startup", "Started", "Container started")
+}
+
+// cannotStart waits for the pods whose containers cannot be started.
+func (l *lab) cannotStart(t *testing.T) {
+	t.Helper()
+	const prefix = "failed to create containerd task: "
+	for name, want := range map[string]string{
+		"absent": `exec: "[secret]": executable file not found in $PATH`, "absentpartner": `exec: "nosuch": executable file not found in $PATH`,
+		"forbidden": `exec: "/etc/passwd": permission denied`, "forbiddenfirst": `exec: "/etc/passwd": permission denied`,
+	} {
+		status := func() corev1.ContainerStatus {
+			s := l.pod(name).Status
+			for _, c := range append(s.InitContainerStatuses, s.ContainerStatuses...) {
+				if c.Name == "first" || c.Name == "main" {
+					return c
+				}
+			}
+			return corev1.ContainerStatus{}
+		}
+		l.eventually(name+" tells of the failed start", 30*time.Second, func() error {
+			for _, e := range l.events(name) {
+				if e.Reason == "Failed" && strings.HasPrefix(e.Message, "Error: "+prefix) && strings.Contains(e.Message, want) {
+					return nil
+				}
+			}
+			return fmt.Errorf("events %v", l.events(name))
+		})
+		l.eventually(name+" says CrashLoopBackOff", 30*time.Second, func() error {
+			s := status()
+			last := s.LastTerminationState.Terminated
+			if w := s.State.Waiting; w == nil || w.Reason != "CrashLoopBackOff" || last == nil || s.RestartCount == 0 {
+				return fmt.Errorf("status %+v", s)
+			}
+			if last.Reason != "StartError" || last.ExitCode != 128 || last.StartedAt.Unix() != 0 || time.Since(last.FinishedAt.Time) > time.Minute ||
+				last.ContainerID == "" || !strings.HasPrefix(last.Message, prefix) || !strings.Contains(last.Message, want) {
+				t.Fatalf("%s ended with %+v", name, last)
+			}
+			return nil
+		})
+	}
+	l.eventually("forbiddenonce failed", 30*time.Second, func() error {
+		s := l.pod("forbiddenonce").Status
+		if s.Phase != corev1.PodFailed {
+			return fmt.Errorf("status %+v", s)
+		}
+		if end := s.ContainerStatuses[0].State.Terminated; end == nil || end.Reason != "StartError" || end.ExitCode != 128 || end.StartedAt.Unix() != 0 {
+			t.Fatalf("it ended with %+v", s.ContainerStatuses[0])
+		}
+		return nil
+	})
 }
 
 // TestSurroundings looks at what containers find around them.

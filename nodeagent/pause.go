@@ -127,13 +127,11 @@ func (a *Agent) startPause(ctx context.Context, p *pod, dir string) (int, error)
 	}
 	a.claim(identity.ID(), p)
 	c, err := a.rt.Create(ctx, req)
-	if err != nil {
-		return 0, err
+	if err == nil && c.State == runtime.Created {
+		err = a.rt.Start(ctx, c.ID)
 	}
-	if c.State == runtime.Created {
-		if err := a.rt.Start(ctx, c.ID); err != nil {
-			return 0, err
-		}
+	if err != nil {
+		return 0, fmt.Errorf("cannot start pause container: %w", err)
 	}
 	return int(c.PID), nil
 }

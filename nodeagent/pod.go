@@ -159,8 +159,8 @@ func (p *pod) begin(ctx context.Context, step pods.Step) {
 		again := err != nil && !cancelled && interrupted(ctx)
 		p.change(func() {
 			delete(p.inflight, key)
-			switch {
-			case err == nil:
+			switch ended := (*endedError)(nil); {
+			case err == nil || errors.As(err, &ended):
 				delete(p.failures, key)
 			case again: // not the pod's doing, so neither its failure nor a reason to back off
 				p.failures[key] = pods.Failure{Reason: "ContainerCreating", Message: err.Error(),

@@ -106,12 +106,16 @@ func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 		},
 		StopSignal: stopSignal(c, pr.image), changed: time.Now(),
 	}
-	err = p.launch(ctx, inst, runtime.Request{
+	interrupted := p.a.rt.Interruption()
+	err = redact(p.launch(ctx, inst, runtime.Request{
 		Container: runtime.Container{ID: pr.id, Identity: p.identity(c.Name, step.Attempt), Sandbox: sb.ID, Hash: inst.Hash,
 			Crashes: step.Crashes, Image: pr.image.name, ImageID: pr.image.id},
 		Spec: oci, Layer: pr.layer, Stdout: pr.stream.Stdout, Stderr: pr.stream.Stderr,
-	})
+	}), in.Sources.Secrets)
 	p.a.starting.Release(1)
+	if failed := (*runtime.StartError)(nil); errors.As(err, &failed) && !interrupted(context.WithoutCancel(ctx)) {
+		return p.unstarted(context.WithoutCancel(ctx), inst, err)
+	}
 	if err != nil {
 		p.change(func() {
 			delete(p.instances, pr.id)
@@ -139,13 +143,16 @@ func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 	delete(p.prepared, inst.Name)
 	p.mu.Unlock()
 	made, err := p.create(ctx, req)
-	if err != nil {
+	if failed := (*runtime.StartError)(nil); err != nil && !errors.As(err, &failed) {
 		return &stepError{"CreateContainerError", err}
 	}
-	if made.State == runtime.Created {
-		if err := p.a.rt.Start(ctx, inst.ID); err != nil {
-			return &stepError{"RunContainerError", errors.Join(err, p.a.rt.Remove(ctx, inst.ID, false))}
+	if err == nil && made.State == runtime.Created {
+		if err = p.a.rt.Start(ctx, inst.ID); err != nil {
+			err = errors.Join(err, p.a.rt.Remove(ctx, inst.ID, false))
 		}
+	}
+	if err != nil {
+		return &stepError{"RunContainerError", err}
 	}
 	now := time.Now()
 	p.change(func() {
@@ -157,6 +164,27 @@ func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 		}
 	})
 	return p.save(inst)
+}
+
+// endedError is a failed start that has been recorded as the container's end:
+// what follows is decided by that, as after any exit.
+type endedError struct{ err error }
+
+func (e *endedError) Error() string { return e.err.Error() }
+func (e *endedError) Unwrap() error { return e.err }
+
+// unstarted records that containerd could not run the container, and why.
+func (p *pod) unstarted(ctx context.Context, inst *instance, why error) error {
+	p.containerEvent(inst.Name, corev1.EventTypeNormal, "Created", "Container created")
+	now := time.Now()
+	p.change(func() {
+		inst.State, inst.Reason, inst.ExitCode, inst.Message = pods.Exited, pods.ReasonStartError, pods.StartErrorCode, why.Error()
+		inst.StartedAt, inst.FinishedAt, inst.changed = time.Time{}, now, now
+	})
+	if err := errors.Join(p.save(inst), p.a.rt.DropLayer(ctx, inst.ID), p.release(ctx, inst.ID)); err != nil {
+		p.log.Warn("cannot clean up after failed start", "container", inst.Name, "error", err)
+	}
+	return &endedError{why}
 }
 
 // create makes the container. Those that share a shim are created one after

@@ -83,7 +83,7 @@ type Container struct {
 	Crashes int
 
 	State      State
-	StartedAt  time.Time
+	StartedAt  time.Time // zero in one that exited: it could not be started
 	FinishedAt time.Time
 	ExitCode   int32
 	Signal     int32

@@ -18,7 +18,19 @@ const (
 	reasonDeadline     = "DeadlineExceeded"
 	reasonEvicted      = "Evicted"
 	reasonLost         = "ContainerStatusUnknown"
+	reasonRun          = "RunContainerError"
 )
+
+// ReasonStartError and StartErrorCode are the exit of a container that
+// containerd could not run.
+const (
+	ReasonStartError = "StartError"
+	StartErrorCode   = 128
+)
+
+// startErrorShown is how long the cause of a failed start stands before the
+// wait that follows from it: until the kubelet would look again.
+const startErrorShown = time.Second
 
 // Status is the pod's status as Kubernetes would report it. Conditions and
 // fields that nodes do not own are kept from the pod; transition times change
@@ -168,10 +180,15 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 			s.LastTerminationState.Terminated = s.State.Terminated
 			s.State = corev1.ContainerState{Waiting: waiting(pod, o, c, init, inited, true, last)}
 			due := last.FinishedAt.Add(restartDelay(last))
+			unstarted := last.Reason == ReasonStartError && last.Sandbox == o.Sandbox.ID
 			switch {
+			case unstarted && now.Before(last.FinishedAt.Add(startErrorShown)):
+				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonRun, Message: last.Message}
 			case last.Sandbox == o.Sandbox.ID && now.Before(due) || s.State.Waiting.Reason == reasonCreating && restartDelay(last) > 0:
 				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonCrash, Message: fmt.Sprintf(
 					"back-off %s restarting failed container=%s pod=%s_%s(%s)", restartDelay(last), c.Name, pod.Name, pod.Namespace, pod.UID)}
+			case unstarted && s.State.Waiting.Reason == reasonCreating:
+				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonRun, Message: last.Message}
 			case s.State.Waiting.Reason == reasonCreating && last.Sandbox == o.Sandbox.ID:
 				// It restarts at once: Kubernetes shows the exit until then.
 				s.State = corev1.ContainerState{Terminated: terminated(last)}
@@ -207,9 +224,13 @@ func terminated(c Container) *corev1.ContainerStateTerminated {
 			reason = "Error"
 		}
 	}
+	started := metav1.NewTime(c.StartedAt)
+	if c.StartedAt.IsZero() {
+		started = metav1.Unix(0, 0) // Kubernetes' way to say never
+	}
 	return &corev1.ContainerStateTerminated{
 		ExitCode: c.ExitCode, Signal: c.Signal, Reason: reason, Message: c.Message,
-		StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(c.FinishedAt),
+		StartedAt: started, FinishedAt: metav1.NewTime(c.FinishedAt),
 		ContainerID: "containerd://" + c.ID,
 	}
 }

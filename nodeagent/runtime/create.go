@@ -76,9 +76,21 @@ type Request struct {
 	Bare bool
 }
 
+// StartError says that containerd had a container's record and could not run
+// it. Its text is that of Kubernetes with containerd, which people search for.
+type StartError struct {
+	doing string
+	err   error
+}
+
+func (e *StartError) Error() string { return "failed to " + e.doing + ": " + e.err.Error() }
+func (e *StartError) Unwrap() error { return e.err }
+
 // Create makes the container with its first process ready, which has all its
 // namespaces and does not run yet. An instance that is there already is kept;
-// then the returned state says how far it is.
+// then the returned state says how far it is. A *StartError says that the
+// process cannot be made, for example for want of its program; nothing but the
+// layer is left then.
 func (r *Runtime) Create(ctx context.Context, req Request) (Container, error) {
 	ctx, cancel := call(ctx, createTimeout)
 	defer cancel()
@@ -155,15 +167,15 @@ func (r *Runtime) newTask(ctx context.Context, req Request) (uint32, error) {
 			return res.Pid, nil
 		}
 	}
-	return 0, fmt.Errorf("cannot create process of container %s: %w", short(req.ID), native(err))
+	return 0, &StartError{"create containerd task", native(err)}
 }
 
-// Start lets the container's first process run.
+// Start lets the container's first process run; it fails with a *StartError.
 func (r *Runtime) Start(ctx context.Context, id string) error {
 	ctx, cancel := call(ctx, createTimeout)
 	defer cancel()
 	if _, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id}); err != nil {
-		return fmt.Errorf("cannot start container %s: %w", short(id), native(err))
+		return &StartError{fmt.Sprintf("start containerd task %q", id), native(err)}
 	}
 	return nil
 }
