@@ -208,13 +208,21 @@ func pod(p *corev1.Pod, now time.Time) Result {
 	return Result{Cause: "not ready"}
 }
 
-// waiting returns the first waiting reason that is a failure, not a step on the way.
+// startError is the reason of an end that was no exit: the runtime could not start the container.
+const startError = "StartError"
+
+// waiting returns the first waiting reason that is a failure, not a step on the way. Of a container that cannot be
+// started it returns why: that it is tried again now and then tells nothing, and changes all the time.
 func waiting(statuses []corev1.ContainerStatus) string {
 	for _, s := range statuses {
 		if s.State.Waiting == nil {
 			continue
 		}
-		switch reason := s.State.Waiting.Reason; reason {
+		reason := s.State.Waiting.Reason
+		if t := s.LastTerminationState.Terminated; t != nil && t.Reason == startError && (reason == "CrashLoopBackOff" || reason == "RunContainerError") {
+			return "RunContainerError: " + plain(t.Message)
+		}
+		switch reason {
 		case "CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull",
 			"CreateContainerConfigError", "CreateContainerError", "RunContainerError":
 			return reason
@@ -225,11 +233,24 @@ func waiting(statuses []corev1.ContainerStatus) string {
 
 func terminated(p *corev1.Pod) string {
 	for _, s := range p.Status.ContainerStatuses {
-		if t := s.State.Terminated; t != nil && t.ExitCode != 0 {
+		if t := s.State.Terminated; t != nil && t.Reason == startError {
+			return startError + ": " + plain(t.Message)
+		} else if t != nil && t.ExitCode != 0 {
 			return fmt.Sprintf("%s (exit code %d)", cmp.Or(t.Reason, "Error"), t.ExitCode)
 		}
 	}
 	return ""
+}
+
+// plain is what a runtime's message says in the end, without the names of all that passed it on.
+func plain(message string) string {
+	for _, before := range []string{"unable to start container process: ", "OCI runtime create failed: "} {
+		if _, after, ok := strings.Cut(message, before); ok {
+			message = after
+			break
+		}
+	}
+	return strings.TrimSuffix(message, ": unknown")
 }
 
 // service is healthy unless pods it selects are wanted and none of them is ready.
@@ -260,10 +281,11 @@ func service(s *corev1.Service, v *view.View, now time.Time) Result {
 }
 
 func failed(cause, count string) Result {
-	if strings.HasPrefix(cause, "Unschedulable: ") {
-		return Result{State: Failed, Cause: "Unschedulable, " + count + ": " + strings.TrimPrefix(cause, "Unschedulable: ")}
+	reason, detail, ok := strings.Cut(cause, ": ")
+	if ok {
+		detail = ": " + detail
 	}
-	return Result{State: Failed, Cause: cause + ", " + count}
+	return Result{State: Failed, Cause: reason + ", " + count + detail}
 }
 
 func ready(p *corev1.Pod) bool {

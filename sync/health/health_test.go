@@ -47,6 +47,13 @@ func waits(reason string) func(*corev1.Pod) {
 	}
 }
 
+// unstarted says that the last container could not be started by its runtime.
+func unstarted(p *corev1.Pod) {
+	p.Status.ContainerStatuses[len(p.Status.ContainerStatuses)-1].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
+		ExitCode: 128, Reason: "StartError", Message: "failed to create containerd task: failed to create shim task: OCI runtime create failed: " +
+			`runc create failed: unable to start container process: exec: "nosuch": executable file not found in $PATH: unknown`}
+}
+
 func isReady(p *corev1.Pod) {
 	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 }
@@ -81,12 +88,16 @@ func TestOf(t *testing.T) {
 			d.Spec.Replicas = ptr(int32(0))
 			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2}
 		})}, Healthy, ""},
-		"not observed":          {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })}, Progressing, "change not observed yet, 3/3 ready"},
-		"old replicas left":     {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.Replicas = 4 })}, Progressing, "3/3 ready"},
-		"updating":              {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 })}, Progressing, "1/3 updated, 3/3 ready"},
-		"rolling":               {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p")}, Progressing, "2/3 ready"},
-		"crash loop":            {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"))}, Failed, "CrashLoopBackOff, 2/3 ready"},
-		"container creating":    {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("ContainerCreating"))}, Progressing, "2/3 ready"},
+		"not observed":       {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })}, Progressing, "change not observed yet, 3/3 ready"},
+		"old replicas left":  {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.Replicas = 4 })}, Progressing, "3/3 ready"},
+		"updating":           {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 })}, Progressing, "1/3 updated, 3/3 ready"},
+		"rolling":            {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p")}, Progressing, "2/3 ready"},
+		"crash loop":         {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"))}, Failed, "CrashLoopBackOff, 2/3 ready"},
+		"container creating": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("ContainerCreating"))}, Progressing, "2/3 ready"},
+		"cannot be started, waits": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"), unstarted)}, Failed,
+			`RunContainerError, 2/3 ready: exec: "nosuch": executable file not found in $PATH`},
+		"cannot be started": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("RunContainerError"), unstarted)}, Failed,
+			`RunContainerError, 2/3 ready: exec: "nosuch": executable file not found in $PATH`},
 		"old pods do not count": {deployment, []kinds.Object{deploy(rolling), old, current, podOf(old, "p", waits("CrashLoopBackOff"))}, Progressing, "2/3 ready"},
 		"deadline": {deployment, []kinds.Object{deploy(rolling, func(d *appsv1.Deployment) {
 			d.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse, Reason: "ProgressDeadlineExceeded"}}
