@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -20,15 +19,11 @@ const (
 
 // progress prints what changed from one report to the next.
 type progress struct {
-	out      io.Writer
-	terminal bool
-	last     map[string]string // what was printed of each thing
-	open     bool              // a status line without its line end stands in the terminal
+	screen *screen
+	last   map[string]string // what was printed of each thing
 }
 
-func newProgress(out io.Writer, terminal bool) *progress {
-	return &progress{out: out, terminal: terminal, last: map[string]string{}}
-}
+func newProgress(s *screen) *progress { return &progress{screen: s, last: map[string]string{}} }
 
 // follow prints progress until ctx ends; settled is called once, when every source's newest revision has its verdict
 // and at least one node is Ready.
@@ -40,29 +35,26 @@ func (p *progress) follow(ctx context.Context, b control.Backend, settled func(c
 			p.show(report)
 			if !done && isSettled(report) {
 				done = true
-				p.line("")
 				settled(report)
 			}
 		}
 		select {
 		case <-ctx.Done():
+			p.screen.keep("")
 			return
 		case <-time.After(max(progressPeriod, progressShare*time.Since(began))):
 		}
 	}
 }
 
-// isSettled says that there is nothing left to wait for.
+// isSettled says that it is known how everything went, for now.
 func isSettled(r control.Report) bool {
 	ready := false
 	for _, n := range r.Nodes {
 		ready = ready || n.Ready
 	}
 	for _, s := range r.Sources {
-		switch s.Status.State {
-		case "success":
-		case "error":
-		default:
+		if s.Status.State == "" || s.Status.State == "pending" {
 			return false
 		}
 	}
@@ -76,16 +68,15 @@ func (p *progress) show(r control.Report) {
 		if n.Ready {
 			state = "ready"
 		}
-		p.once("node "+n.Name, state)
+		p.once("node/"+n.Name, "node "+n.Name+": "+state)
 	}
 	var rolling []string
 	for _, s := range r.Sources {
-		status := s.Status
-		if status.FetchError != "" {
-			p.once("source "+s.Name, "cannot be read: "+status.FetchError)
-		}
+		source, status := "source "+s.Name, s.Status
+		p.once("where/"+s.Name, source+": following "+s.Where)
+		p.fetched(s.Name, status.FetchError)
 		for _, e := range status.Errors {
-			p.once("source "+s.Name+" at "+short(status.Seen)+": "+e, "")
+			p.once("error/"+s.Name+"/"+status.Seen+"/"+e, source+" at "+short(status.Seen)+": "+e)
 		}
 		for _, o := range s.Objects {
 			text := o.State
@@ -93,49 +84,37 @@ func (p *progress) show(r control.Report) {
 				text += ": " + o.Cause
 			}
 			if o.State != "progressing" || o.Cause != "" {
-				p.once(o.Object, text)
+				p.once("object/"+s.Name+"/"+o.Object, o.Object+": "+text)
 			}
 		}
 		switch status.State {
 		case "":
 		case "pending":
-			rolling = append(rolling, fmt.Sprintf("source %s at %s: %s", s.Name, short(status.Seen), status.Message))
+			rolling = append(rolling, fmt.Sprintf("%s at %s: %s", source, short(status.Seen), status.Message))
 		default:
-			p.once("source "+s.Name, fmt.Sprintf("%s at %s: %s", status.State, short(status.Seen), status.Message))
+			p.once("verdict/"+s.Name, fmt.Sprintf("%s: %s at %s: %s", source, status.State, short(status.Seen), status.Message))
 		}
 	}
-	p.status(strings.Join(rolling, "; "))
+	p.screen.keep(strings.Join(rolling, "; "))
 }
 
-// once prints a thing's state unless it was the last that was printed of it.
-func (p *progress) once(thing, state string) {
-	if last, ok := p.last[thing]; ok && last == state {
-		return
+// fetched prints why a source cannot be read, and when it can be again.
+func (p *progress) fetched(source, problem string) {
+	key := "fetch/" + source
+	switch {
+	case problem != "":
+		p.once(key, fmt.Sprintf("source %s: %s; trying again", source, problem))
+	case p.last[key] != "":
+		p.screen.line("source %s: can be read again", source)
+		delete(p.last, key)
 	}
-	p.last[thing] = state
-	if state == "" {
-		p.line(thing)
-		return
-	}
-	p.line(thing + ": " + state)
 }
 
-func (p *progress) line(text string) {
-	if p.open {
-		_, _ = io.WriteString(p.out, "\r\x1b[K")
-		p.open = false
-	}
-	_, _ = fmt.Fprintln(p.out, text)
-}
-
-// status keeps one line at the end of a terminal up to date; elsewhere it prints nothing.
-func (p *progress) status(text string) {
-	if !p.terminal {
+// once prints a thing's text unless it was the last that was printed of it.
+func (p *progress) once(thing, text string) {
+	if p.last[thing] == text {
 		return
 	}
-	if text == "" && !p.open {
-		return
-	}
-	_, _ = io.WriteString(p.out, "\r\x1b[K"+text)
-	p.open = text != ""
+	p.last[thing] = text
+	p.screen.line("%s", text)
 }

@@ -12,14 +12,14 @@ func report(state, message string, objects ...control.ObjectReport) control.Repo
 	return control.Report{
 		Nodes: []control.NodeReport{{Name: "one", Ready: true}},
 		Sources: []control.SourceReport{{
-			Name: "shop", Status: v1alpha1.SourceStatus{Seen: "0123456789abcdef", State: state, Message: message}, Objects: objects,
+			Name: "shop", Where: "/srv/shop", Status: v1alpha1.SourceStatus{Seen: "0123456789abcdef", State: state, Message: message}, Objects: objects,
 		}},
 	}
 }
 
 func TestProgressPrintsWhatChanged(t *testing.T) {
 	var out bytes.Buffer
-	p := newProgress(&out, false)
+	p := newProgress(&screen{out: &out})
 	cart := control.ObjectReport{Object: "Deployment shop/cart", State: "progressing"}
 	p.show(report("pending", "rolling out 0 of 1", cart))
 	p.show(report("pending", "rolling out 0 of 1", cart))
@@ -28,6 +28,7 @@ func TestProgressPrintsWhatChanged(t *testing.T) {
 	cart.State, cart.Cause = "healthy", ""
 	p.show(report("success", "1 object in sync and healthy", cart))
 	const want = `node one: ready
+source shop: following /srv/shop
 Deployment shop/cart: failed: CrashLoopBackOff, 0/1 ready
 source shop: failure at 0123456789ab: Deployment shop/cart: CrashLoopBackOff, 0/1 ready
 Deployment shop/cart: healthy
@@ -40,19 +41,46 @@ source shop: success at 0123456789ab: 1 object in sync and healthy
 
 func TestProgressKeepsOneStatusLineInATerminal(t *testing.T) {
 	var out bytes.Buffer
-	p := newProgress(&out, true)
+	p := newProgress(&screen{out: &out, width: func() int { return 40 }})
 	p.show(report("pending", "rolling out 0 of 1"))
+	p.show(report("pending", "rolling out 0 of 1"))
+	_, _ = p.screen.beside(&out).Write([]byte("a log line\n"))
 	p.show(report("success", "1 object in sync and healthy"))
-	const clear = "\r\x1b[K"
-	want := "node one: ready\n" + clear + "source shop at 0123456789ab: rolling out 0 of 1" +
-		clear + "source shop: success at 0123456789ab: 1 object in sync and healthy\n"
+	const status = "source shop at 0123456789ab: rolling o…"
+	want := "node one: ready\nsource shop: following /srv/shop\n" +
+		eraseLine + status +
+		eraseLine + "a log line\n" + status +
+		eraseLine + "source shop: success at 0123456789ab: 1 object in sync and healthy\n" + status +
+		eraseLine
 	if out.String() != want {
 		t.Errorf("printed\n%q\nwant\n%q", out.String(), want)
 	}
 }
 
+func TestProgressTellsOnceThatASourceCannotBeRead(t *testing.T) {
+	var out bytes.Buffer
+	p := newProgress(&screen{out: &out})
+	away := report("success", "1 object in sync and healthy")
+	away.Sources[0].Status.FetchError = "cannot read http://127.0.0.1/shop.git: connection refused"
+	p.show(report("success", "1 object in sync and healthy"))
+	p.show(away)
+	p.show(away)
+	p.show(report("success", "1 object in sync and healthy"))
+	p.show(away)
+	const want = `node one: ready
+source shop: following /srv/shop
+source shop: success at 0123456789ab: 1 object in sync and healthy
+source shop: cannot read http://127.0.0.1/shop.git: connection refused; trying again
+source shop: can be read again
+source shop: cannot read http://127.0.0.1/shop.git: connection refused; trying again
+`
+	if out.String() != want {
+		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
 func TestSettled(t *testing.T) {
-	for state, want := range map[string]bool{"": false, "pending": false, "failure": false, "success": true, "error": true} {
+	for state, want := range map[string]bool{"": false, "pending": false, "failure": true, "success": true, "error": true} {
 		if got := isSettled(report(state, "")); got != want {
 			t.Errorf("isSettled(%q) = %v, want %v", state, got, want)
 		}

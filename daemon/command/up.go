@@ -5,17 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"lockstep/daemon"
 	"lockstep/daemon/control"
@@ -31,7 +27,8 @@ func newUp() *cobra.Command {
 		Long: `Run control plane and node agent in this process, follow a folder or a Git repository, and show
 how the rollout goes. Stopping it leaves all pods running; "lockstep reset" removes them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			log, err := logs.logger(cmd.ErrOrStderr())
+			out := screenOf(cmd.OutOrStdout())
+			log, err := logs.logger(out.beside(cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}
@@ -53,7 +50,11 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 			}
 			a.Server = "https://" + netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.Listen.Port()).String()
 			d.Log, a.Log = log, log
-			return up(cmd.Context(), cmd.OutOrStdout(), d, a)
+			if err := up(cmd.Context(), out, d, a); err != nil {
+				return err
+			}
+			out.line("stopped; the pods keep running until lockstep reset")
+			return nil
 		}}
 	server.add(c)
 	node.add(c)
@@ -63,7 +64,7 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 }
 
 // up runs the daemon and the agent until ctx ends or one of them fails.
-func up(ctx context.Context, out io.Writer, d daemon.Options, a nodeagent.Options) error {
+func up(ctx context.Context, out *screen, d daemon.Options, a nodeagent.Options) error {
 	door := control.Dial(d.RunDir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return daemon.Run(ctx, d) })
@@ -79,9 +80,7 @@ func up(ctx context.Context, out io.Writer, d daemon.Options, a nodeagent.Option
 		return agent.Run(ctx)
 	})
 	g.Go(func() error {
-		file, isFile := out.(*os.File)
-		terminal := isFile && term.IsTerminal(int(file.Fd()))
-		newProgress(out, terminal).follow(ctx, door, func(r control.Report) { farewell(ctx, out, door, d, r) })
+		newProgress(out).follow(ctx, door, func(r control.Report) { farewell(ctx, out, door, d, r) })
 		return nil
 	})
 	return g.Wait()
@@ -104,8 +103,9 @@ func awaitToken(ctx context.Context, door *control.Client) (string, error) {
 }
 
 // farewell says what to open and what to try.
-func farewell(ctx context.Context, out io.Writer, door *control.Client, d daemon.Options, r control.Report) {
-	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
+func farewell(ctx context.Context, out *screen, door *control.Client, d daemon.Options, r control.Report) {
+	say := out.line
+	say("")
 	for _, s := range r.Sources {
 		for _, address := range s.Addresses {
 			say("open     %s", address)
@@ -122,17 +122,18 @@ func farewell(ctx context.Context, out io.Writer, door *control.Client, d daemon
 	} else {
 		say("kubectl  kubectl --kubeconfig %s get deploy,rs,po,svc -A", path)
 	}
-	var folders []string
-	for _, s := range d.Sources {
-		folders = append(folders, s.Spec.Folder)
+	for i, s := range r.Sources {
+		if d.Sources[i].Spec.Folder != "" {
+			say("change   edit a file in %s", s.Where)
+		} else {
+			say("change   push to %s", s.Where)
+		}
 	}
-	folders = slices.DeleteFunc(folders, func(f string) bool { return f == "" })
-	if len(folders) > 0 {
-		say("change   edit a file in %s", strings.Join(folders, " or "))
-	} else if len(d.Sources) > 0 {
-		say("change   push to %s", d.Sources[0].Spec.URL)
+	if len(r.Sources) == 0 {
+		say("change   nothing is followed; stop this, and start it with a folder or a Git URL")
 	}
 	say("stop     Ctrl-C leaves the pods running; lockstep reset removes everything")
+	say("")
 }
 
 func newReset() *cobra.Command {

@@ -84,7 +84,7 @@ func openSSH(endpoint *transport.Endpoint, c *v1alpha1.Credentials, timeout time
 		user = "git"
 	}
 	if c.KnownHostsFile == "" {
-		return access{}, fmt.Errorf("cannot reach %s by ssh: credentials.knownHostsFile is required, host keys are always checked", endpoint.Host)
+		return access{}, fmt.Errorf("cannot reach %s by ssh: spec.credentials.knownHostsFile of the Source is required, host keys are always checked", endpoint.Host)
 	}
 	db, err := gitssh.NewKnownHostsDb(c.KnownHostsFile)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,7 +111,7 @@ func (r *Repository) Run(ctx context.Context, yield func(Update)) error {
 		wait := r.backoff.jitter(r.interval())
 		if err != nil {
 			wait = r.backoff.next()
-			r.opts.Log.Warn("cannot look at the repository", "url", Redact(r.url), "error", err, "again", wait)
+			r.opts.Log.Warn("cannot look at the repository", "url", Redact(r.url), "error", r.explain(err), "again", wait)
 		} else {
 			r.backoff.reset()
 		}
@@ -349,17 +350,20 @@ func resolve(listed map[string]plumbing.Hash, s v1alpha1.Source) (reference, err
 // explain names the repository and puts go-git's errors in words of ours, without credentials.
 func (r *Repository) explain(err error) error {
 	cause := err.Error()
+	var request *url.Error
 	switch {
 	case errors.Is(err, transport.ErrEmptyRemoteRepository):
 		cause = "the repository has no commits"
 	case errors.Is(err, transport.ErrAuthenticationRequired):
-		cause = "it wants credentials that it was not given or does not take"
+		cause = "it wants credentials that it was not given or does not take (a Source names them in spec.credentials)"
 	case errors.Is(err, transport.ErrAuthorizationFailed):
 		cause = "the credentials do not allow reading it"
 	case errors.Is(err, transport.ErrRepositoryNotFound):
 		cause = "there is no such repository, or the credentials do not show it"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		cause = fmt.Sprintf("no answer within %s", r.timeout())
+	case errors.As(err, &request):
+		cause = request.Err.Error() // the URL is told already
 	}
 	cause = strings.ReplaceAll(cause, r.url, Redact(r.url))
 	return &readError{text: fmt.Sprintf("cannot read %s: %s", Redact(r.url), cause), cause: err}

@@ -238,7 +238,7 @@ func TestGitErrorsNameTheCause(t *testing.T) {
 		"no such repo":      {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = strings.Replace(s.URL, "shop", "other", 1) }), "no such repository"},
 		"nobody listens":    {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "http://127.0.0.1:1/shop.git" }), "refused"},
 		"password in a URL": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "http://ada:s3cret@127.0.0.1:1/shop.git" }), "http://127.0.0.1:1/shop.git"},
-		"ssh without hosts": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "git@127.0.0.1:shop.git" }), "knownHostsFile is required"},
+		"ssh without hosts": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "git@127.0.0.1:shop.git" }), "knownHostsFile of the Source is required"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := watch(t, t.TempDir(), c.source).Look(t.Context(), "shop")
