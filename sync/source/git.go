@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -101,6 +102,7 @@ func (r *Repository) Run(ctx context.Context, yield func(Update)) error {
 	r.mu.Lock()
 	clear(r.last)
 	r.mu.Unlock()
+	told := ""
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := r.look(ctx, yield)
@@ -111,9 +113,15 @@ func (r *Repository) Run(ctx context.Context, yield func(Update)) error {
 		wait := r.backoff.jitter(r.interval())
 		if err != nil {
 			wait = r.backoff.next()
-			r.opts.Log.Warn("cannot look at the repository", "url", Redact(r.url), "error", r.explain(err), "again", wait)
+			level := slog.LevelWarn
+			if err = r.explain(err); err.Error() == told {
+				level = slog.LevelInfo
+			}
+			r.opts.Log.Log(ctx, level, "cannot look at the repository", "error", err, "again", wait.Round(time.Millisecond))
+			told = err.Error()
 		} else {
 			r.backoff.reset()
+			told = ""
 		}
 		if !r.rest(ctx, started, wait) {
 			break
