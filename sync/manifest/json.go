@@ -6,28 +6,38 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"unicode/utf8"
 )
 
-// parseJSON reads the values of a JSON file, which may be several in a row.
+// parseJSON reads the values of a JSON file, which may be several in a row. After one that is broken it goes on where the
+// next most likely begins.
 func parseJSON(data []byte) []value {
-	r := jsonReader{data: data, decoder: json.NewDecoder(bytes.NewReader(data)), line: 1, column: 1}
-	r.decoder.UseNumber()
 	var values []value
-	for {
-		token, err := r.next()
-		if errors.Is(err, io.EOF) {
-			return values
+	for start := 0; start < len(data); {
+		r := newJSONReader(data, start)
+		read, f := r.values()
+		values = append(values, read...)
+		if f == nil {
+			break
 		}
-		if err != nil {
-			return append(values, value{err: r.fault(err)})
+		values = append(values, value{err: f})
+		start = resume(data, r.end())
+	}
+	return values
+}
+
+// resume returns where a value begins at or after an offset inside a broken one: at a brace that begins a line and comes
+// after a closing one. Inside a value no such place is valid, and one that is indented as usual has none.
+func resume(data []byte, offset int) int {
+	for at := offset; ; at++ {
+		i := bytes.IndexByte(data[at:], '{')
+		if i < 0 {
+			return len(data)
 		}
-		root, f := r.node(token, 0)
-		if f != nil {
-			return append(values, value{err: f})
-		}
-		if root.shape != null {
-			values = append(values, value{root: root})
+		at += i
+		if at > 0 && data[at-1] == '\n' && bytes.HasSuffix(bytes.TrimRight(data[:at], " \t\r\n"), []byte("}")) {
+			return at
 		}
 	}
 }
@@ -36,13 +46,46 @@ func parseJSON(data []byte) []value {
 type jsonReader struct {
 	data         []byte
 	decoder      *json.Decoder
+	start        int // of what the decoder reads
+	begun        int // where the value that is being read begins, blanks before it included
 	offset       int // of the byte that line and column are of
 	line, column int
 }
 
+func newJSONReader(data []byte, start int) *jsonReader {
+	r := &jsonReader{data: data, decoder: json.NewDecoder(bytes.NewReader(data[start:])), start: start, line: 1, column: 1}
+	r.decoder.UseNumber()
+	return r
+}
+
+// end is where the last token ends.
+func (r *jsonReader) end() int { return r.start + int(r.decoder.InputOffset()) }
+
+// values reads up to the first broken value.
+func (r *jsonReader) values() ([]value, *fault) {
+	var values []value
+	for {
+		r.begun = r.end()
+		token, err := r.next()
+		if errors.Is(err, io.EOF) {
+			return values, nil
+		}
+		if err != nil {
+			return values, r.fault(err)
+		}
+		root, f := r.node(token, 0)
+		if f != nil {
+			return values, f
+		}
+		if root.shape != null {
+			values = append(values, value{root: root})
+		}
+	}
+}
+
 // next returns the next token and moves to where it begins.
 func (r *jsonReader) next() (json.Token, error) {
-	begin := int(r.decoder.InputOffset())
+	begin := r.end()
 	token, err := r.decoder.Token()
 	if err != nil {
 		return nil, err
@@ -65,17 +108,23 @@ func (r *jsonReader) move(to int) {
 	r.offset = to
 }
 
+// unexpected matches the character in a message of the decoder, which may be a secret's.
+var unexpected = regexp.MustCompile(`^invalid character ('\\''|'[^']*') `)
+
+// fault words an error and finds its place. The decoder itself does not count the tokens it has read before: the value is
+// scanned again.
 func (r *jsonReader) fault(err error) *fault {
-	offset, message := r.decoder.InputOffset(), "syntax error"
+	offset, message := r.end(), "syntax error"
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		offset, message = int64(len(r.data)), "the file ends inside a value"
+		offset, message = len(r.data), "the file ends inside a value"
 	}
 	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
-		offset = syntax.Offset - 1
+	if errors.As(json.Unmarshal(r.data[r.begun:], &json.RawMessage{}), &syntax) {
+		if what := unexpected.FindString(syntax.Error()); what != "" {
+			offset, message = r.begun+int(syntax.Offset)-1, "unexpected character "+syntax.Error()[len(what):]
+		}
 	}
-	line, column := position(r.data, int(max(offset, 0)))
-	// The decoder's own words may quote a character of a secret.
+	line, column := position(r.data, offset)
 	return faultAt(line, column, "cannot parse JSON: %s", message)
 }
 

@@ -2,7 +2,9 @@ package manifest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"path"
 	"regexp"
 	"sort"
@@ -137,7 +139,7 @@ func onlyDirectives(text []byte) bool {
 // yamlLine matches the line in a message of yaml.v3.
 var yamlLine = regexp.MustCompile(`^yaml: (?:line \d+: )?`)
 
-// maxProbed bounds the text that failingLine parses again and again, to some tenths of a second.
+// maxProbed bounds the text that is parsed again and again to find an error's place, to some tenths of a second.
 const maxProbed = 256 << 10
 
 // yamlFault translates an error of the YAML parser. Names of anchors are left out: where a password begins with *, they
@@ -150,14 +152,16 @@ func yamlFault(c chunk, err error) *fault {
 		return faultAt(c.line+line, column, "cannot parse YAML: an alias (a plain value that begins with *) has no anchor; "+
 			"quote the value if it is not meant as an alias")
 	}
-	return faultAt(c.line+failingLine(c.text, message), 1, "cannot parse YAML: %s", message)
+	end := failingLine(c.text, message)
+	line, column := failingPlace(c.text[:end], message)
+	return faultAt(c.line+line, column, "cannot parse YAML: %s", message)
 }
 
-// failingLine returns the first line, from 1, with which text fails as it does. The parser itself names the line that a
+// failingLine returns where the first line ends with which text fails as it does. The parser itself names the line that a
 // surrounding collection begins on, or one beside it.
 func failingLine(text []byte, message string) int {
 	if len(text) > maxProbed {
-		return 1
+		return 0
 	}
 	lines := bytes.SplitAfter(text, []byte("\n"))
 	ends := make([]int, len(lines))
@@ -165,8 +169,38 @@ func failingLine(text []byte, message string) int {
 		end += len(lines[i])
 		ends[i] = end
 	}
-	return 1 + sort.Search(len(ends)-1, func(i int) bool {
-		err := decodeYAML(text[:ends[i]], &yaml.Node{})
-		return err != nil && strings.HasSuffix(err.Error(), message)
-	})
+	return ends[sort.Search(len(ends)-1, func(i int) bool { return fails(text[:ends[i]], message) })]
+}
+
+// failingPlace returns line and column of the character, in the last line of text, with which text begins to fail as it
+// does. The column is 1 where that is not certain: where the text before that character could not end there either, so
+// that it may be as good as the others, and where too much would have to be parsed to find out.
+func failingPlace(text []byte, message string) (line, column int) {
+	last := bytes.TrimRight(text, "\r\n")
+	start := bytes.LastIndexByte(last, '\n') + 1
+	line, _ = position(text, start)
+	if len(last)*(len(last)-start) > maxProbed*16 {
+		return line, 1
+	}
+	at := len(last)
+	for at > start {
+		_, size := utf8.DecodeLastRune(last[:at])
+		if !fails(last[:at-size], message) {
+			break
+		}
+		at -= size
+	}
+	if at == start {
+		return line, 1
+	}
+	_, size := utf8.DecodeLastRune(last[:at])
+	if err := decodeYAML(last[:at-size], &yaml.Node{}); err != nil && !errors.Is(err, io.EOF) {
+		return line, 1
+	}
+	return position(last, at-size)
+}
+
+func fails(text []byte, message string) bool {
+	err := decodeYAML(text, &yaml.Node{})
+	return err != nil && strings.HasSuffix(err.Error(), message)
 }
