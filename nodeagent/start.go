@@ -257,9 +257,11 @@ func (p *pod) input(ctx context.Context, object *corev1.Pod, c *corev1.Container
 		return in, err
 	}
 	if s := spec.SeccompProfile(object, c); s != nil && s.LocalhostProfile != nil {
-		in.SeccompProfiles, err = p.a.seccompProfile(*s.LocalhostProfile)
+		if in.SeccompProfiles, err = p.a.seccompProfile(*s.LocalhostProfile); err != nil {
+			return in, &stepError{spec.ReasonCreate, err}
+		}
 	}
-	return in, err
+	return in, nil
 }
 
 func (p *pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
@@ -310,7 +312,17 @@ func (p *pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes
 	return out, nil
 }
 
-func configError(err error) error { return &stepError{"CreateContainerConfigError", err} }
+// configError is a failure to learn what the container is made from.
+func configError(err error) error {
+	if s := (*stepError)(nil); errors.As(err, &s) {
+		return err
+	}
+	reason := spec.ReasonConfig
+	if c := (*spec.ConfigError)(nil); errors.As(err, &c) {
+		reason = c.Reason
+	}
+	return &stepError{reason, err}
+}
 
 // seccompProfile reads a Localhost profile below the agent's directory.
 func (a *Agent) seccompProfile(name string) (map[string][]byte, error) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,9 +83,9 @@ func build(t *testing.T, in Input) string {
 	if err != nil {
 		var c *ConfigError
 		if !errors.As(err, &c) {
-			t.Errorf("%v is no ConfigError", err)
+			t.Fatalf("%v is no ConfigError", err)
 		}
-		return "error: " + err.Error() + "\n"
+		return fmt.Sprintf("error: %s: %v\n", c.Reason, err)
 	}
 	if s.Linux.Seccomp != nil && len(s.Linux.Seccomp.Syscalls) > 3 {
 		s.Linux.Seccomp.Syscalls = s.Linux.Seccomp.Syscalls[:1] // containerd's list is not ours to fix

@@ -104,15 +104,15 @@ func seccompOf(in Input, s *specs.Spec) (*specs.LinuxSeccomp, error) {
 		return seccomp.DefaultProfile(s), nil
 	case corev1.SeccompProfileTypeLocalhost:
 		if p.LocalhostProfile == nil {
-			return nil, configErrorf("seccomp profile of type Localhost names no file")
+			return nil, createErrorf("seccomp profile of type Localhost names no file")
 		}
 		data, ok := in.SeccompProfiles[*p.LocalhostProfile]
 		if !ok {
-			return nil, configErrorf("seccomp profile %q is not on this node", *p.LocalhostProfile)
+			return nil, createErrorf("seccomp profile %q is not on this node", *p.LocalhostProfile)
 		}
 		var filter specs.LinuxSeccomp
 		if err := json.Unmarshal(data, &filter); err != nil {
-			return nil, configErrorf("cannot read seccomp profile %q: %v", *p.LocalhostProfile, err)
+			return nil, createErrorf("cannot read seccomp profile %q: %v", *p.LocalhostProfile, err)
 		}
 		return &filter, nil
 	}

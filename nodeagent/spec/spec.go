@@ -72,14 +72,25 @@ type Sources struct {
 	Services []*corev1.Service
 }
 
-// ConfigError is a mistake in the pod or in what it refers to: trying again
-// helps only after one of them changed.
-type ConfigError struct{ msg string }
+// The reasons of a ConfigError: the first for what the kubelet looks at itself,
+// the second for what it leaves to the runtime.
+const (
+	ReasonConfig = "CreateContainerConfigError"
+	ReasonCreate = "CreateContainerError"
+)
+
+// ConfigError is a mistake in the pod, in its image or in what it refers to:
+// trying again helps only after one of them changed.
+type ConfigError struct{ Reason, msg string }
 
 func (e *ConfigError) Error() string { return e.msg }
 
 func configErrorf(format string, args ...any) error {
-	return &ConfigError{fmt.Sprintf(format, args...)}
+	return &ConfigError{ReasonConfig, fmt.Sprintf(format, args...)}
+}
+
+func createErrorf(format string, args ...any) error {
+	return &ConfigError{ReasonCreate, fmt.Sprintf(format, args...)}
 }
 
 // Build returns the container's specification. A *ConfigError says what is
@@ -115,7 +126,7 @@ func Build(in Input) (*specs.Spec, error) {
 		},
 	}
 	if len(s.Process.Args) == 0 {
-		return nil, configErrorf("container %q has no command and its image has none", in.Container.Name)
+		return nil, createErrorf("container %q has no command and its image has none", in.Container.Name)
 	}
 	s.Mounts, err = mounts(in)
 	if err != nil {

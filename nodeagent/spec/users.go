@@ -35,7 +35,7 @@ func userOf(in Input) (specs.User, error) {
 	if !ok {
 		n, err := strconv.ParseUint(name, 10, 32)
 		if err != nil {
-			return specs.User{}, configErrorf("the image's user %q is not in its /etc/passwd", name)
+			return specs.User{}, createErrorf("the image's user %q is not in its /etc/passwd", name)
 		}
 		entry.uid = uint32(n)
 	}
@@ -46,7 +46,7 @@ func userOf(in Input) (specs.User, error) {
 	case imageGroup != "":
 		g, ok := lookupGroup(in.Users.Group, imageGroup)
 		if !ok {
-			return specs.User{}, configErrorf("the image's group %q is not in its /etc/group", imageGroup)
+			return specs.User{}, createErrorf("the image's group %q is not in its /etc/group", imageGroup)
 		}
 		u.GID = g
 	}
