@@ -1,9 +1,12 @@
 package command
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -85,16 +88,13 @@ Exit code 0: nothing would change; 2: something would; 1: the plan could not be 
 			if err != nil {
 				return err
 			}
-			source, err := config.Resolve(args[0], func(name string) bool {
-				for _, s := range report.Sources {
-					if s.Name == name {
-						return true
-					}
-				}
-				return false
-			})
+			var names []string
+			for _, s := range report.Sources {
+				names = append(names, s.Name)
+			}
+			source, err := config.Resolve(args[0], func(name string) bool { return slices.Contains(names, name) })
 			if err != nil {
-				return err
+				return fmt.Errorf("%w; the sources of this cluster: %s", err, cmp.Or(strings.Join(names, ", "), "none"))
 			}
 			result, err := client.Plan(cmd.Context(), source)
 			if err != nil {
@@ -145,13 +145,17 @@ func printReport(out io.Writer, r control.Report) error {
 			line("  running  %s", short(s.Status.Accepted))
 		}
 		if s.Status.FetchError != "" {
-			line("  cannot be read: %s", s.Status.FetchError)
+			line("  %s", s.Status.FetchError)
 		}
-		for _, e := range s.Status.Errors {
+		for _, e := range more(s.Status) {
 			line("  %s", e)
 		}
 		for _, o := range s.Objects {
-			line("  %s\t%s\t%s\t%s", o.Object, o.State, o.File, o.Cause)
+			row := []string{"  " + o.Object, o.State, o.File}
+			if o.Cause != "" {
+				row = append(row, o.Cause)
+			}
+			line("%s", strings.Join(row, "\t"))
 		}
 	}
 	line("")
@@ -160,7 +164,14 @@ func printReport(out io.Writer, r control.Report) error {
 		if !n.Ready {
 			ready = "NotReady"
 		}
-		line("node %s\t%s\t%d pods", n.Name, ready, n.Pods)
+		plural := "s"
+		if n.Pods == 1 {
+			plural = ""
+		}
+		line("node %s\t%s\t%d pod%s", n.Name, ready, n.Pods, plural)
+	}
+	if len(r.Nodes) == 0 {
+		line("no node has joined yet; lockstep token create makes a token for one")
 	}
 	return w.Flush()
 }

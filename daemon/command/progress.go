@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lockstep/daemon/control"
+	"lockstep/kinds/v1alpha1"
 )
 
 const (
@@ -75,7 +76,7 @@ func (p *progress) show(r control.Report) {
 		source, status := "source "+s.Name, s.Status
 		p.once("where/"+s.Name, source+": following "+s.Where)
 		p.fetched(s.Name, status.FetchError)
-		for _, e := range status.Errors {
+		for _, e := range more(status) {
 			p.once("error/"+s.Name+"/"+status.Seen+"/"+e, source+" at "+short(status.Seen)+": "+e)
 		}
 		for _, o := range s.Objects {
@@ -90,12 +91,37 @@ func (p *progress) show(r control.Report) {
 		switch status.State {
 		case "":
 		case "pending":
-			rolling = append(rolling, fmt.Sprintf("%s at %s: %s", source, short(status.Seen), status.Message))
+			rolling = append(rolling, fmt.Sprintf("%s at %s: %s", source, short(status.Seen), awaited(s)))
 		default:
 			p.once("verdict/"+s.Name, fmt.Sprintf("%s: %s at %s: %s", source, status.State, short(status.Seen), status.Message))
 		}
 	}
 	p.screen.keep(strings.Join(rolling, "; "))
+}
+
+// more are the errors of a revision that its message does not tell.
+func more(s v1alpha1.SourceStatus) []string {
+	if len(s.Errors) == 1 && s.Message == s.Errors[0] {
+		return nil
+	}
+	return s.Errors
+}
+
+// awaited says what a source that is rolling out waits for now; its own message is posted too seldom for that.
+func awaited(s control.SourceReport) string {
+	healthy, waiting := 0, ""
+	for _, o := range s.Objects {
+		switch {
+		case o.State == "healthy":
+			healthy++
+		case waiting == "" && o.Cause != "":
+			waiting = "; " + o.Object + ": " + o.Cause
+		}
+	}
+	if healthy == len(s.Objects) {
+		return s.Status.Message
+	}
+	return fmt.Sprintf("%d of %d healthy%s", healthy, len(s.Objects), waiting)
 }
 
 // fetched prints why a source cannot be read, and when it can be again.

@@ -42,12 +42,13 @@ source shop: success at 0123456789ab: 1 object in sync and healthy
 func TestProgressKeepsOneStatusLineInATerminal(t *testing.T) {
 	var out bytes.Buffer
 	p := newProgress(&screen{out: &out, width: func() int { return 40 }})
-	p.show(report("pending", "rolling out 0 of 1"))
-	p.show(report("pending", "rolling out 0 of 1"))
+	cart := control.ObjectReport{Object: "Deployment shop/cart", State: "progressing", Cause: "0/2 ready"}
+	p.show(report("pending", "rolling out 0 of 1", cart))
+	p.show(report("pending", "rolling out 0 of 1", cart))
 	_, _ = p.screen.beside(&out).Write([]byte("a log line\n"))
 	p.show(report("success", "1 object in sync and healthy"))
-	const status = "source shop at 0123456789ab: rolling o…"
-	want := "node one: ready\nsource shop: following /srv/shop\n" +
+	const status = "source shop at 0123456789ab: 0 of 1 he…"
+	want := "node one: ready\nsource shop: following /srv/shop\nDeployment shop/cart: progressing: 0/2 ready\n" +
 		eraseLine + status +
 		eraseLine + "a log line\n" + status +
 		eraseLine + "source shop: success at 0123456789ab: 1 object in sync and healthy\n" + status +
@@ -76,6 +77,19 @@ source shop: cannot read http://127.0.0.1/shop.git: connection refused; trying a
 `
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func TestAwaited(t *testing.T) {
+	cart := control.ObjectReport{Object: "Deployment shop/cart", State: "healthy"}
+	till := control.ObjectReport{Object: "Deployment shop/till", State: "progressing", Cause: "0/2 ready"}
+	for want, objects := range map[string][]control.ObjectReport{
+		"rolling out 0 of 2":                              {cart},
+		"1 of 2 healthy; Deployment shop/till: 0/2 ready": {cart, till},
+	} {
+		if got := awaited(report("pending", "rolling out 0 of 2", objects...).Sources[0]); got != want {
+			t.Errorf("awaited = %q, want %q", got, want)
+		}
 	}
 }
 
