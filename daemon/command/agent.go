@@ -26,15 +26,15 @@ type agentFlags struct {
 
 func (f *agentFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.nodeName, "node-name", "", "name of the node (default: the machine's)")
-	flags.StringVar(&f.nodeIP, "node-ip", "", "address of the node (default: the machine's first)")
-	flags.StringVar(&f.containerd, "containerd", "", `socket of containerd, or "managed": one of the agent's own, which outlives it (default: as it was last run, else the system's where it answers, else managed)`)
-	flags.StringVar(&f.snapshotter, "snapshotter", "", "containerd's snapshotter (default: overlayfs)")
-	flags.StringVar(&f.images, "images", "", "folder of image archives to import at start")
-	flags.StringVar(&f.registries, "registry-config", "", "folder with containerd's registry configuration (default: /etc/containerd/certs.d)")
-	flags.StringVar(&f.cniConf, "cni-conf", "", "folder with a CNI configuration to use instead of the pod network of Lockstep's own")
-	flags.StringArrayVar(&f.labels, "label", nil, "KEY=VALUE label of the node; may be given several times")
-	flags.StringArrayVar(&f.taints, "taint", nil, "KEY=VALUE:EFFECT taint of the node; may be given several times")
+	flags.StringVar(&f.nodeName, "node-name", "", "`NAME` of the node (default: the machine's)")
+	flags.StringVar(&f.nodeIP, "node-ip", "", "`ADDRESS` of the node (default: the machine's first)")
+	flags.StringVar(&f.containerd, "containerd", "", "`SOCKET` of containerd, or managed: one of the agent's own, which outlives it (default: as it was last run, else the system's where it answers, else managed)")
+	flags.StringVar(&f.snapshotter, "snapshotter", "", "`NAME` of containerd's snapshotter (default: overlayfs)")
+	flags.StringVar(&f.images, "images", "", "`FOLDER` of image archives to import at start")
+	flags.StringVar(&f.registries, "registry-config", "", "`FOLDER` with containerd's registry configuration (default: /etc/containerd/certs.d)")
+	flags.StringVar(&f.cniConf, "cni-conf", "", "`FOLDER` with a CNI configuration to use instead of the pod network of Lockstep's own")
+	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` label of the node; may be given several times")
+	flags.StringArrayVar(&f.taints, "taint", nil, "`KEY=VALUE:EFFECT` taint of the node; may be given several times")
 }
 
 func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Options, error) {
@@ -131,9 +131,9 @@ Stopping the agent leaves all pods running.`,
 	flags.add(c)
 	dirs.add(c)
 	logs.add(c, "info")
-	c.Flags().StringVar(&server, "server", "", "URL of the API, https://ADDRESS:6443")
-	c.Flags().StringVar(&token, "token", "", "join token, from lockstep token create")
-	c.Flags().StringVar(&tokenFile, "token-file", "", "file with the join token")
+	c.Flags().StringVar(&server, "server", "", "`URL` of the API, https://ADDRESS:6443")
+	c.Flags().StringVar(&token, "token", "", "join `TOKEN`, from lockstep token create")
+	c.Flags().StringVar(&tokenFile, "token-file", "", "`FILE` with the join token")
 	return c
 }
 

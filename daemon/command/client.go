@@ -19,6 +19,7 @@ import (
 
 func newToken() *cobra.Command {
 	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join", Args: cobra.NoArgs,
+		Long: "Make tokens with which nodes join. A token for reading is made by lockstep kubeconfig --bearer.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	var dirs dirFlags
 	var ttl time.Duration
@@ -34,8 +35,8 @@ func newToken() *cobra.Command {
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
 			return err
 		}}
-	dirs.add(create)
-	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long nodes can join with it")
+	dirs.addClient(create)
+	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "`DURATION` in which nodes can join with it")
 	token.AddCommand(create)
 	return token
 }
@@ -66,11 +67,11 @@ Neither can be taken back before it expires: keep the file like a password.`,
 			}
 			return nil
 		}}
-	dirs.add(c)
-	c.Flags().StringVarP(&out, "output", "o", "", "file to write; standard output where none is given")
-	c.Flags().StringVar(&opts.Server, "server", "", "URL of the API (default: the address the daemon advertises)")
+	dirs.addClient(c)
+	c.Flags().StringVarP(&out, "output", "o", "", "`FILE` to write (default: standard output)")
+	c.Flags().StringVar(&opts.Server, "server", "", "`URL` of the API (default: the address the daemon advertises)")
 	c.Flags().BoolVar(&opts.Bearer, "bearer", false, "a bearer token instead of a client certificate")
-	c.Flags().DurationVar(&opts.TTL, "ttl", pki.ViewerLifetime, "how long it can be read with")
+	c.Flags().DurationVar(&opts.TTL, "ttl", pki.ViewerLifetime, "`DURATION` it is good for")
 	return c
 }
 
@@ -81,6 +82,9 @@ func newPlan() *cobra.Command {
 change. SOURCE is the name of one of its sources, or [NAME=]URL|FOLDER[#branch[:path]]; with the
 name of a source in front, that source's objects are compared with another folder or branch.
 Exit code 0: nothing would change; 2: something would; 1: the plan could not be made.`,
+		Example: `  lockstep plan shop                    what the next look at source shop would change
+  lockstep plan shop=./checkout         what a push of this folder to source shop would change
+  lockstep plan 'shop=https://git.example.com/acme/shop.git#next'    and of that branch`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := control.Dial(dirs.run)
@@ -108,13 +112,15 @@ Exit code 0: nothing would change; 2: something would; 1: the plan could not be 
 			}
 			return nil
 		}}
-	dirs.add(c)
+	dirs.addClient(c)
 	return c
 }
 
 func newStatus() *cobra.Command {
 	var dirs dirFlags
 	c := &cobra.Command{Use: "status", Short: "Show sources, revisions, objects and their health", Args: cobra.NoArgs,
+		Long: "Show what the daemon on this machine follows: each source's newest revision and how it went, its\n" +
+			"objects with their health and the line they are stated at, and the nodes.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report, err := control.Dial(dirs.run).Report(cmd.Context())
 			if err != nil {
@@ -122,7 +128,7 @@ func newStatus() *cobra.Command {
 			}
 			return printReport(cmd.OutOrStdout(), report)
 		}}
-	dirs.add(c)
+	dirs.addClient(c)
 	return c
 }
 

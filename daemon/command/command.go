@@ -47,9 +47,15 @@ func newRoot() *cobra.Command {
 		Long: `Lockstep runs Kubernetes manifests from Git repositories or a folder. To change the
 cluster, push: there is no other way. To read it, use kubectl, the status page or
 "lockstep status".`,
+		Example: `  lockstep up ./manifests                                          run a folder on this machine
+  lockstep up https://git.example.com/acme/shop.git#main:deploy    or what a branch holds below a path
+  lockstep validate ./manifests                                    check manifests before a push
+  lockstep status                                                  see how it went`,
+		Version:       version.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetVersionTemplate("lockstep {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, c.CommandPath())
 	})
@@ -69,8 +75,8 @@ func newVersion() *cobra.Command {
 type logFlags struct{ level, format string }
 
 func (f *logFlags) add(cmd *cobra.Command, level string) {
-	cmd.Flags().StringVar(&f.level, "log-level", level, "least level to log: debug, info, warn, error")
-	cmd.Flags().StringVar(&f.format, "log-format", "text", "form of the log on standard error: text or json")
+	cmd.Flags().StringVar(&f.level, "log-level", level, "least `LEVEL` to log: debug, info, warn, error")
+	cmd.Flags().StringVar(&f.format, "log-format", "text", "`FORM` of the log on standard error: text or json")
 }
 
 func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
@@ -118,6 +124,14 @@ func (h asDebug) WithGroup(name string) slog.Handler { return asDebug{h.Handler.
 type dirFlags struct{ data, run string }
 
 func (f *dirFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.data, "data-dir", "/var/lib/lockstep", "folder for what must survive a reboot")
-	cmd.Flags().StringVar(&f.run, "run-dir", "/run/lockstep", "folder for what must not: sockets, namespaces, mounts")
+	cmd.Flags().StringVar(&f.data, "data-dir", "/var/lib/lockstep", "`FOLDER` for what must survive a reboot")
+	cmd.Flags().StringVar(&f.run, "run-dir", "/run/lockstep", "`FOLDER` for what a reboot may remove: sockets, namespaces, mounts")
+}
+
+// addClient is for commands that only ask the daemon. They take the data folder too, so that one set of flags fits every
+// command of a machine, and do not use it.
+func (f *dirFlags) addClient(cmd *cobra.Command) {
+	f.add(cmd)
+	_ = cmd.Flags().MarkHidden("data-dir")
+	cmd.Flags().Lookup("run-dir").Usage = "`FOLDER` of the daemon's socket"
 }

@@ -23,18 +23,18 @@ type daemonFlags struct {
 
 func (f *daemonFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "name of this control plane (default: the machine's)")
-	flags.StringVar(&f.cluster, "cluster", "lockstep", "name of the cluster, part of the contexts of commit statuses")
-	flags.StringVar(&f.listen, "listen", "0.0.0.0:6443", "where to serve the API")
-	flags.StringVar(&f.advertise, "advertise", "", "address, with or without port, at which nodes reach the API (default: the machine's first)")
-	flags.StringVar(&f.statusListen, "status-listen", "127.0.0.1:7070", "where to serve the status page")
-	flags.StringVar(&f.statusURL, "status-url", "", "URL at which people reach the status page, for commit statuses (default: the listening address)")
-	flags.StringVar(&f.config, "config", "", "file with Source documents")
-	flags.StringArrayVar(&f.sources, "source", nil, "[NAME=]URL|FOLDER[#branch[:path]] to follow; may be given several times")
-	flags.StringSliceVar(&f.etcd.Endpoints, "etcd-endpoints", nil, "URLs of an etcd cluster to use instead of the one inside")
-	flags.StringVar(&f.etcd.CAFile, "etcd-cafile", "", "CA of that etcd cluster")
-	flags.StringVar(&f.etcd.CertFile, "etcd-certfile", "", "client certificate for that etcd cluster")
-	flags.StringVar(&f.etcd.KeyFile, "etcd-keyfile", "", "key of that client certificate")
+	flags.StringVar(&f.name, "name", "", "`NAME` of this control plane (default: the machine's)")
+	flags.StringVar(&f.cluster, "cluster", "lockstep", "`NAME` of the cluster, part of the contexts of commit statuses")
+	flags.StringVar(&f.listen, "listen", "0.0.0.0:6443", "`ADDRESS:PORT` to serve the API at")
+	flags.StringVar(&f.advertise, "advertise", "", "`ADDRESS`, with or without port, at which nodes reach the API (default: the machine's first)")
+	flags.StringVar(&f.statusListen, "status-listen", "127.0.0.1:7070", "`ADDRESS:PORT` to serve the status page at")
+	flags.StringVar(&f.statusURL, "status-url", "", "`URL` at which people reach the status page, for commit statuses (default: the listening address)")
+	flags.StringVar(&f.config, "config", "", "`FILE` with Source documents: sources with credentials, forges and all other settings")
+	flags.StringArrayVar(&f.sources, "source", nil, "`SOURCE` to follow, [NAME=]URL|FOLDER[#branch[:path]]; may be given several times")
+	flags.StringSliceVar(&f.etcd.Endpoints, "etcd-endpoints", nil, "`URLS` of an etcd cluster to use instead of the one inside")
+	flags.StringVar(&f.etcd.CAFile, "etcd-cafile", "", "`FILE` with the CA of --etcd-endpoints")
+	flags.StringVar(&f.etcd.CertFile, "etcd-certfile", "", "`FILE` with the client certificate for --etcd-endpoints")
+	flags.StringVar(&f.etcd.KeyFile, "etcd-keyfile", "", "`FILE` with the key of --etcd-certfile")
 }
 
 // options turns flags into options; address is the machine's, for what the flags leave out.

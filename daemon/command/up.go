@@ -26,6 +26,10 @@ func newUp() *cobra.Command {
 	c := &cobra.Command{Use: "up [FOLDER|GIT-URL]", Short: "Run a cluster on this machine: control plane and node in one process", Args: cobra.MaximumNArgs(1),
 		Long: `Run control plane and node agent in this process, follow a folder or a Git repository, and show
 how the rollout goes. Stopping it leaves all pods running; "lockstep reset" removes them.`,
+		Example: `  lockstep up ./manifests
+  lockstep up https://git.example.com/acme/shop.git
+  lockstep up https://git.example.com/acme/shop.git#main:deploy
+  lockstep up --config sources.yaml    for sources that want credentials, or a forge's commit statuses`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out := screenOf(cmd.OutOrStdout())
 			log, err := logs.logger(out.beside(cmd.ErrOrStderr()))
@@ -168,7 +172,7 @@ the agent must be stopped. What Git holds can be run again; nothing else comes b
 			return err
 		}}
 	dirs.add(c)
-	c.Flags().StringVar(&name, "node-name", "", "name of the node (default: as it was last run)")
-	c.Flags().StringVar(&containerd, "containerd", "", `socket of containerd, or "managed" (default: as it was last run)`)
+	c.Flags().StringVar(&name, "node-name", "", "`NAME` of the node (default: as it was last run)")
+	c.Flags().StringVar(&containerd, "containerd", "", "`SOCKET` of containerd, or managed (default: as it was last run)")
 	return c
 }

@@ -20,6 +20,6 @@ line, as file:line:column; the exit code is then 1. Meant for pre-commit hooks a
 			}
 			return err
 		}}
-	c.Flags().StringSliceVar(&o.IgnoreKinds, "ignore-kinds", nil, "kinds to skip, as Kind or Kind.group, like a source's ignoreKinds")
+	c.Flags().StringSliceVar(&o.IgnoreKinds, "ignore-kinds", nil, "`KINDS` to skip, as Kind or Kind.group, like a source's ignoreKinds")
 	return c
 }
