@@ -20,6 +20,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"github.com/go-git/go-git/v5/storage/memory"
+	"golang.org/x/time/rate"
 
 	"lockstep/kinds/v1alpha1"
 )
@@ -27,8 +28,9 @@ import (
 const (
 	defaultGitInterval = 15 * time.Second
 	defaultTimeout     = time.Minute
-	// pokeGap spaces looks that are asked for, so that a storm of webhooks costs a forge one listing a second.
-	pokeGap = time.Second
+	// pokeEvery and pokeBurst bound the looks that are asked for: a few pushes one after the other are followed at once, a
+	// storm of webhooks costs a forge one listing a second.
+	pokeEvery, pokeBurst = time.Second, 5
 	// maxPacks is how many packs (one a fetch) a clone may gather before the next fetch makes it anew: a lookup tries
 	// every pack.
 	maxPacks = 100
@@ -42,6 +44,7 @@ type Repository struct {
 	opts    Options
 	metrics *metrics
 	poke    chan struct{}
+	asked   *rate.Limiter
 	backoff *backoff
 
 	mu   sync.Mutex // one look at a time
@@ -70,6 +73,7 @@ func newRepository(id string, s v1alpha1.Source, opts Options, m *metrics) *Repo
 		opts:    opts,
 		metrics: m,
 		poke:    poke,
+		asked:   rate.NewLimiter(rate.Every(pokeEvery), pokeBurst),
 		backoff: newBackoff(opts.Seed),
 		last:    map[string]yielded{},
 	}
@@ -104,7 +108,6 @@ func (r *Repository) Run(ctx context.Context, yield func(Update)) error {
 	r.mu.Unlock()
 	told := ""
 	for ctx.Err() == nil {
-		started := time.Now()
 		err := r.look(ctx, yield)
 		if ctx.Err() != nil {
 			break
@@ -123,7 +126,7 @@ func (r *Repository) Run(ctx context.Context, yield func(Update)) error {
 			r.backoff.reset()
 			told = ""
 		}
-		if !r.rest(ctx, started, wait) {
+		if !r.rest(ctx, wait) {
 			break
 		}
 	}
@@ -137,7 +140,7 @@ func (r *Repository) close() {
 }
 
 // rest waits until the next look is due; false: ctx has ended.
-func (r *Repository) rest(ctx context.Context, started time.Time, wait time.Duration) bool {
+func (r *Repository) rest(ctx context.Context, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
@@ -146,16 +149,8 @@ func (r *Repository) rest(ctx context.Context, started time.Time, wait time.Dura
 	case <-timer.C:
 		return true
 	case <-r.poke:
+		return r.asked.Wait(ctx) == nil
 	}
-	if gap := pokeGap - time.Since(started); gap > 0 {
-		timer.Reset(gap)
-		select {
-		case <-ctx.Done():
-			return false
-		case <-timer.C:
-		}
-	}
-	return true
 }
 
 func (r *Repository) interval() time.Duration {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -405,6 +406,34 @@ func TestBackoffGrowsAndIsBounded(t *testing.T) {
 }
 
 // BenchmarkFetch compares the ways to follow a push of one line to a repository of 10,000 files.
+// TestPokesAreBounded: a few pushes one after the other are looked at at once, a storm of webhooks once a second.
+func TestPokesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRepository("id", v1alpha1.Source{}, Options{}, newMetrics(nil))
+		for n := range pokeBurst + 3 {
+			began := time.Now()
+			r.Poke()
+			r.Poke()
+			if !r.rest(t.Context(), time.Hour) {
+				t.Fatal("the context ended")
+			}
+			want := time.Duration(0)
+			if n >= pokeBurst {
+				want = pokeEvery
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("look %d came after %v, want %v", n, took, want)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		r.Poke()
+		if r.rest(ctx, time.Hour) {
+			t.Error("looked after the end")
+		}
+	})
+}
+
 func BenchmarkFetch(b *testing.B) {
 	o := newOrigin(b, githost.Options{})
 	for i := range 10_000 {
