@@ -53,6 +53,7 @@ type sourceRow struct {
 	FetchError         string
 	Since, SinceExact  string
 	Link, RevisionLink string
+	AcceptedLink       string
 }
 
 // revisionRow is one revision of a source and what became of it.
@@ -101,6 +102,10 @@ type containerRow struct {
 	Reason      string
 	Class       string // healthy, progressing, failed
 	Restarts    int32
+	// Last is how it ended last time; empty where it has not, or where that is its state.
+	Last string
+	// Init says that the pod's containers wait for its end.
+	Init bool
 }
 
 type eventRow struct {
@@ -130,6 +135,12 @@ func sources(v *view.View, now time.Time, name string) []sourceRow {
 		}
 		if st.Seen != "" {
 			row.RevisionLink = RevisionPath(s.Name, st.Seen)
+		}
+		if st.Accepted != "" {
+			row.AcceptedLink = RevisionPath(s.Name, st.Accepted)
+		}
+		if len(row.Errors) == 1 && row.Errors[0] == row.Message {
+			row.Errors = nil // it is told already
 		}
 		out = append(out, row)
 	}
@@ -177,8 +188,12 @@ func revisionOf(v *view.View, s sourceRow, revision string) *revisionRow {
 			}
 		}
 	}
-	if row.State == "" {
-		row.State, row.Known = "unknown", row.Accepted
+	switch {
+	case row.State != "":
+	case row.Accepted: // nothing is kept of verdicts that no forge is told
+		row.State, row.Message = "in force", fmt.Sprintf("%d of %s healthy", s.Healthy, plural(int(s.Objects), "object"))
+	default:
+		row.State, row.Known = "unknown", false
 	}
 	return row
 }
@@ -272,6 +287,12 @@ func (s *Server) pod(v *view.View, now time.Time, p *corev1.Pod) podRow {
 	if p.DeletionTimestamp != nil {
 		row.Phase = "Terminating"
 	}
+	for _, c := range p.Spec.InitContainers {
+		if init := containerOf(c, p.Status.InitContainerStatuses); init.State != "terminated" || init.Class != "healthy" {
+			init.Init = true
+			row.Containers = append(row.Containers, init)
+		}
+	}
 	for _, c := range p.Spec.Containers {
 		row.Containers = append(row.Containers, containerOf(c, p.Status.ContainerStatuses))
 	}
@@ -296,6 +317,9 @@ func containerOf(c corev1.Container, statuses []corev1.ContainerStatus) containe
 			continue
 		}
 		row.Restarts = st.RestartCount
+		if last := st.LastTerminationState.Terminated; last != nil {
+			row.Last = fmt.Sprintf("%s, exit code %d", last.Reason, last.ExitCode)
+		}
 		switch state := st.State; {
 		case state.Running != nil:
 			row.State = "running"
@@ -363,6 +387,15 @@ func facts(p *page) []fact {
 		if n := states[s.state]; n > 0 {
 			out = append(out, fact{fmt.Sprintf("%s: %s", plural(n, "source"), s.state), s.class})
 		}
+	}
+	unread := 0
+	for _, s := range p.Sources {
+		if s.FetchError != "" {
+			unread++
+		}
+	}
+	if unread > 0 {
+		out = append(out, fact{plural(unread, "source") + ": cannot be read", "failed"})
 	}
 	if p.Objects != nil {
 		all := len(p.Objects.Rows) + p.Objects.More

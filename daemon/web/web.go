@@ -28,7 +28,9 @@ import (
 //go:embed page.html style.css refresh.js
 var files embed.FS
 
-var templates = template.Must(template.New("page.html").Funcs(template.FuncMap{"short": short, "person": person, "assets": assets}).ParseFS(files, "page.html"))
+var templates = template.Must(template.New("page.html").Funcs(template.FuncMap{
+	"short": short, "person": person, "assets": assets, "split": func(path string) []string { return strings.Split(path, "/") },
+}).ParseFS(files, "page.html"))
 
 const (
 	readTimeout  = 10 * time.Second
