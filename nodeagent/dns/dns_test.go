@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -337,6 +338,30 @@ func TestForwarder(t *testing.T) {
 	}
 	if n := len(f.cache); n > cacheMost {
 		t.Errorf("%d answers are remembered", n)
+	}
+}
+
+// TestForwarderEnds has the server end while its upstream is silent.
+func TestForwarderEnds(t *testing.T) {
+	silent := fakeUpstream(t, func(dns.Question) (*dns.Msg, bool) { return nil, false })
+	f := newForwarder("", []netip.AddrPort{silent.addr}, nil)
+	life, end := context.WithCancel(t.Context())
+	var ended time.Time
+	go func() {
+		for silent.asked.Load() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		ended = time.Now()
+		end()
+	}()
+	if _, err := f.ask(life, dns.Question{Name: "www.example.org.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, false, false); !errors.Is(err, context.Canceled) {
+		t.Errorf("ask = %v, want that the server has ended", err)
+	}
+	for len(f.slots) > 0 && time.Since(ended) < forwardTimeout {
+		time.Sleep(time.Millisecond)
+	}
+	if took := time.Since(ended); took >= upstreamTimeout {
+		t.Errorf("the question went on for %s", took)
 	}
 }
 

@@ -68,9 +68,10 @@ func newForwarder(resolvConf string, fixed, own []netip.AddrPort) *forwarder {
 }
 
 // ask returns the upstream's answer, which the caller owns. dnssec says that the client wants
-// DNSSEC records, disabled that it checks them itself.
-func (f *forwarder) ask(ctx context.Context, q dns.Question, dnssec, disabled bool) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+// DNSSEC records, disabled that it checks them itself. life is the server's, not that of one
+// question: those that are equal share its end.
+func (f *forwarder) ask(life context.Context, q dns.Question, dnssec, disabled bool) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(life, forwardTimeout)
 	defer cancel()
 	q.Name = dns.CanonicalName(q.Name)
 	key := fmt.Sprintf("%s %d %d %t %t", q.Name, q.Qtype, q.Qclass, dnssec, disabled)
@@ -84,8 +85,8 @@ func (f *forwarder) ask(ctx context.Context, q dns.Question, dnssec, disabled bo
 		default:
 			return nil, errBusy
 		}
-		// Its own context: a client that gives up must not end the question for the others.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forwardTimeout)
+		// Its own time: who asked first gives up before those who asked later.
+		ctx, cancel := context.WithTimeout(life, forwardTimeout)
 		defer cancel()
 		m, err := f.exchange(ctx, q, dnssec, disabled)
 		if err == nil {
@@ -135,8 +136,15 @@ func exchangeOne(ctx context.Context, m *dns.Msg, server netip.AddrPort) (*dns.M
 	var answer *dns.Msg
 	for _, network := range []string{"udp", "tcp"} {
 		client := &dns.Client{Net: network, Timeout: upstreamTimeout, UDPSize: payload}
-		var err error
-		answer, _, err = client.ExchangeContext(ctx, m, server.String())
+		conn, err := client.DialContext(ctx, server.String())
+		if err != nil {
+			return nil, err
+		}
+		// The library looks at ctx's deadline only.
+		stop := context.AfterFunc(ctx, func() { conn.Close() })
+		answer, _, err = client.ExchangeWithConnContext(ctx, m, conn)
+		stop()
+		conn.Close()
 		if err != nil {
 			return nil, err
 		}

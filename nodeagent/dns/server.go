@@ -124,8 +124,12 @@ func (s *Server) Addresses() []netip.AddrPort { return s.addresses }
 // Run answers until ctx ends, and then returns nil. While an address is in use by another program
 // it is tried again, and Health says so. It may be called once.
 func (s *Server) Run(ctx context.Context) error {
-	servers, err := s.listen(ctx)
-	for ; err != nil; servers, err = s.listen(ctx) {
+	// Questions under way are still answered when ctx has ended, but nothing of them outlives the server.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, request *dns.Msg) { s.serve(life, w, request) })
+	servers, err := s.listen(ctx, handler)
+	for ; err != nil; servers, err = s.listen(ctx, handler) {
 		s.health.Store(&err)
 		s.log.Error("cannot serve names", "error", err, "retry", listenRetry)
 		select {
@@ -195,7 +199,7 @@ func (s *Server) refresh(ctx context.Context) {
 }
 
 // listen opens a datagram and a stream socket for each address.
-func (s *Server) listen(ctx context.Context) (servers []*dns.Server, err error) {
+func (s *Server) listen(ctx context.Context, handler dns.Handler) (servers []*dns.Server, err error) {
 	defer func() {
 		if err != nil {
 			for _, server := range servers {
@@ -210,7 +214,7 @@ func (s *Server) listen(ctx context.Context) (servers []*dns.Server, err error) 
 		if err != nil {
 			return servers, fmt.Errorf("cannot listen: %w", err)
 		}
-		udp := &dns.Server{PacketConn: packets, UDPSize: dns.DefaultMsgSize, Handler: dns.HandlerFunc(s.serve)}
+		udp := &dns.Server{PacketConn: packets, UDPSize: dns.DefaultMsgSize, Handler: handler}
 		servers = append(servers, udp)
 		a = packets.LocalAddr().(*net.UDPAddr).AddrPort()
 		streams, err := config.Listen(ctx, "tcp", a.String())
@@ -219,7 +223,7 @@ func (s *Server) listen(ctx context.Context) (servers []*dns.Server, err error) 
 		}
 		servers = append(servers, &dns.Server{
 			Listener: &bounded{Listener: streams, slots: make(chan struct{}, connectionsMost)},
-			Handler:  dns.HandlerFunc(s.serve), IdleTimeout: func() time.Duration { return idle },
+			Handler:  handler, IdleTimeout: func() time.Duration { return idle },
 		})
 		s.addresses = append(s.addresses, a)
 	}
@@ -248,10 +252,10 @@ func freebind(_, _ string, conn syscall.RawConn) error {
 }
 
 // serve answers one message.
-func (s *Server) serve(w dns.ResponseWriter, request *dns.Msg) {
+func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, request *dns.Msg) {
 	start := time.Now()
 	_, stream := w.RemoteAddr().(*net.TCPAddr)
-	response := s.respond(request)
+	response := s.respond(ctx, request)
 	fit(response, request, stream)
 	if err := w.WriteMsg(response); err != nil {
 		s.log.Debug("cannot write a DNS answer", "error", err)
@@ -275,7 +279,7 @@ func (s *Server) serve(w dns.ResponseWriter, request *dns.Msg) {
 }
 
 // respond makes the whole response, however long.
-func (s *Server) respond(request *dns.Msg) *dns.Msg {
+func (s *Server) respond(ctx context.Context, request *dns.Msg) *dns.Msg {
 	response := new(dns.Msg).SetReply(request)
 	response.RecursionAvailable = true
 	opt := request.IsEdns0()
@@ -297,7 +301,7 @@ func (s *Server) respond(request *dns.Msg) *dns.Msg {
 	}
 	answer := s.zone.Load().Answer(q, s.opts.Seed())
 	if !answer.Ours {
-		s.fill(response, request, q)
+		s.fill(ctx, response, request, q)
 		return response
 	}
 	response.Authoritative = true
@@ -307,13 +311,13 @@ func (s *Server) respond(request *dns.Msg) *dns.Msg {
 		response.Ns = []dns.RR{answer.SOA}
 	}
 	if answer.Follow != "" {
-		s.fill(response, request, dns.Question{Name: answer.Follow, Qtype: q.Qtype, Qclass: q.Qclass})
+		s.fill(ctx, response, request, dns.Question{Name: answer.Follow, Qtype: q.Qtype, Qclass: q.Qclass})
 	}
 	return response
 }
 
 // fill adds what the upstream says.
-func (s *Server) fill(response, request *dns.Msg, q dns.Question) {
+func (s *Server) fill(ctx context.Context, response, request *dns.Msg, q dns.Question) {
 	if !request.RecursionDesired {
 		if len(response.Answer) == 0 {
 			response.Rcode = dns.RcodeRefused
@@ -322,7 +326,7 @@ func (s *Server) fill(response, request *dns.Msg, q dns.Question) {
 	}
 	opt := request.IsEdns0()
 	start := time.Now()
-	upstream, err := s.forward.ask(context.Background(), q, opt != nil && opt.Do(), request.CheckingDisabled)
+	upstream, err := s.forward.ask(ctx, q, opt != nil && opt.Do(), request.CheckingDisabled)
 	s.metrics.forwardLatency.Observe(time.Since(start).Seconds())
 	if err != nil {
 		response.Rcode = dns.RcodeServerFailure
