@@ -55,7 +55,11 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	if err := a.join(ctx, id); err != nil {
 		return err
 	}
-	client, err := kubernetes.NewForConfig(id.Config())
+	link, err := id.Link()
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(link.Config())
 	if err != nil {
 		return fmt.Errorf("cannot make client for %s: %w", a.opts.Server, err)
 	}
@@ -80,7 +84,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	}
 	for _, task := range []func(context.Context) error{
 		reporter.Run,
-		func(ctx context.Context) error { return a.renewCertificate(ctx, id) },
+		func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) },
 		func(ctx context.Context) error { return tunnel.Serve(ctx, tunnel.Dialer(u.Host, conf), a.handler()) },
 		func(ctx context.Context) error { return a.follow(ctx, client) },
 	} {
@@ -127,7 +131,7 @@ func (a *Agent) join(ctx context.Context, id register.Identity) error {
 
 // renewCertificate replaces the node's certificate long before it expires. One
 // that expired while no server answered is bought anew, if there is a token.
-func (a *Agent) renewCertificate(ctx context.Context, id register.Identity) error {
+func (a *Agent) renewCertificate(ctx context.Context, id register.Identity, link *register.Link) error {
 	for ctx.Err() == nil {
 		c, err := id.Certificate()
 		if err != nil {
@@ -145,7 +149,9 @@ func (a *Agent) renewCertificate(ctx context.Context, id register.Identity) erro
 			err = a.join(ctx, id)
 		}
 		a.metrics.report("certificate", time.Now(), err)
-		if err != nil && ctx.Err() == nil {
+		if err == nil {
+			link.Reset()
+		} else if ctx.Err() == nil {
 			a.log.Warn("cannot renew certificate", "error", err, "expires", c.NotAfter)
 		}
 		if c, err = id.Certificate(); err == nil {

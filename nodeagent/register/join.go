@@ -23,8 +23,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"k8s.io/client-go/rest"
 )
 
 const (
@@ -44,23 +42,7 @@ type Identity struct {
 	Dir    string // of key, certificate and CA; private to the agent
 }
 
-// Config is the client configuration of a node that has joined. Certificates
-// are read again when their files change.
-func (i Identity) Config() *rest.Config {
-	return &rest.Config{
-		Host: i.Server,
-		TLSClientConfig: rest.TLSClientConfig{
-			CAFile: filepath.Join(i.Dir, caFile), CertFile: filepath.Join(i.Dir, certFile), KeyFile: filepath.Join(i.Dir, keyFile),
-		},
-		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json", ContentType: "application/json"},
-		UserAgent:     "lockstep-agent/" + i.Node,
-		// One agent's writes are coalesced before they get here; the client's
-		// default of 5 requests a second would make a node of 50 pods wait.
-		QPS: 200, Burst: 400,
-	}
-}
-
-// TLS is the configuration of connections to the API that client-go does not make.
+// TLS is the configuration of connections to the API. The certificate is read for each.
 func (i Identity) TLS() (*tls.Config, error) {
 	ca, err := os.ReadFile(filepath.Join(i.Dir, caFile))
 	if err != nil {

@@ -21,15 +21,17 @@ const (
 
 	// maxStreams bounds the requests at a time: followers of logs, mostly. More are refused by HTTP/2 itself.
 	maxStreams = 250
-	// pingAfter and pingTimeout find a server that is gone or cut off within half a minute.
-	pingAfter   = 15 * time.Second
-	pingTimeout = 15 * time.Second
-	// openTimeout bounds dialling, and the upgrade.
+	// pingAfter and pingTimeout find a server that is gone or cut off within ten seconds.
+	pingAfter   = 5 * time.Second
+	pingTimeout = 5 * time.Second
+	// dialTimeout bounds dialling: who waits longer for a server that was out of reach asks it at intervals that double.
+	dialTimeout = 5 * time.Second
+	// openTimeout bounds dialling and the upgrade.
 	openTimeout = 15 * time.Second
 	// firstWait doubles up to lastWait between attempts to open a tunnel. The first is short: a server that restarts
 	// is back soon, and until then no log can be read.
 	firstWait = 100 * time.Millisecond
-	lastWait  = 10 * time.Second
+	lastWait  = 2 * time.Second
 	// settled is how long a connection must have held for the next attempt to begin with firstWait again.
 	settled = 10 * time.Second
 )
@@ -39,7 +41,7 @@ const (
 func Dialer(address string, config *tls.Config) func(context.Context) (net.Conn, error) {
 	config = config.Clone()
 	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: openTimeout, KeepAlive: pingAfter}, Config: config}
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}, Config: config}
 	return func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", address) }
 }
 

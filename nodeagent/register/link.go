@@ -1,0 +1,125 @@
+package register
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/connrotation"
+)
+
+const (
+	// pingAfter and pingTimeout end a connection that leads nowhere within 9 s:
+	// the kernel would send into it for many minutes, at intervals that double,
+	// and notice late that the network is back.
+	pingAfter   = 5 * time.Second
+	pingTimeout = 4 * time.Second
+	// dialTimeout is short for the same reason: SYNs are sent at once, after 1 s,
+	// and then at intervals that double.
+	dialTimeout      = 3 * time.Second
+	handshakeTimeout = 5 * time.Second
+	// linkRetry is how often somebody asks whether the server is there again.
+	linkRetry = 500 * time.Millisecond
+)
+
+// Link is how a node that has joined reaches the API: connections that are soon
+// noticed to be dead, and requests that wait while the server is out of reach.
+//
+// Lists and watches have no deadline. Whoever makes them backs off after each
+// failure, up to a minute; therefore they do not fail while there is no
+// connection, but are sent as soon as any request has been answered again.
+// Requests with a deadline fail at once.
+type Link struct {
+	id        Identity
+	transport *http.Transport
+	dialer    *connrotation.Dialer
+	asking    chan struct{} // has room while nobody asks for all who wait
+
+	mu       sync.Mutex
+	answered chan struct{} // closed by the next answer
+}
+
+// Link makes no connection yet.
+func (i Identity) Link() (*Link, error) { return i.link(pingAfter, pingTimeout) }
+
+func (i Identity) link(pingAfter, pingTimeout time.Duration) (*Link, error) {
+	conf, err := i.TLS()
+	if err != nil {
+		return nil, err
+	}
+	l := &Link{id: i, asking: make(chan struct{}, 1), answered: make(chan struct{}),
+		dialer: connrotation.NewDialer((&net.Dialer{Timeout: dialTimeout}).DialContext)}
+	l.transport = &http.Transport{
+		DialContext: l.dialer.DialContext, TLSClientConfig: conf, TLSHandshakeTimeout: handshakeTimeout, ForceAttemptHTTP2: true,
+		IdleConnTimeout: 90 * time.Second, // Go's default
+		HTTP2:           &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+	}
+	return l, nil
+}
+
+// Config is for clients that use the link.
+func (l *Link) Config() *rest.Config {
+	return &rest.Config{
+		Host: l.id.Server, Transport: l,
+		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json", ContentType: "application/json"},
+		UserAgent:     "lockstep-agent/" + l.id.Node,
+		// One agent's writes are coalesced before they get here; the client's
+		// default of 5 requests a second would make a node of 50 pods wait.
+		QPS: 200, Burst: 400,
+	}
+}
+
+// Reset ends all connections, so that the next ones use the node's newest certificate.
+func (l *Link) Reset() { l.dialer.CloseAll() }
+
+// RoundTrip implements http.RoundTripper.
+func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
+	_, hurries := req.Context().Deadline()
+	asks := false // of all who wait, one asks for the others
+	for {
+		answered := l.next()
+		res, err := l.transport.RoundTrip(req)
+		if asks {
+			<-l.asking
+		}
+		if err == nil {
+			l.tell()
+			return res, nil
+		}
+		if hurries || req.Method != http.MethodGet {
+			return nil, err
+		}
+		var retry <-chan time.Time
+		select {
+		case <-req.Context().Done():
+			return nil, err
+		case <-answered:
+			asks = false
+			continue
+		case l.asking <- struct{}{}:
+			asks, retry = true, time.After(linkRetry)
+		}
+		select {
+		case <-req.Context().Done():
+			<-l.asking
+			return nil, err
+		case <-answered:
+		case <-retry:
+		}
+	}
+}
+
+func (l *Link) next() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.answered
+}
+
+func (l *Link) tell() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.answered)
+	l.answered = make(chan struct{})
+}
