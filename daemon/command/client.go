@@ -182,7 +182,9 @@ func printReport(out io.Writer, r control.Report) error {
 	return w.Flush()
 }
 
+// short is a revision as people name it: the first digits of its hash.
 func short(revision string) string {
+	revision = strings.TrimPrefix(revision, "sha256:") // a folder's
 	if len(revision) > 12 {
 		return revision[:12]
 	}

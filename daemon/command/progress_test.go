@@ -93,6 +93,14 @@ func TestAwaited(t *testing.T) {
 	}
 }
 
+func TestShort(t *testing.T) {
+	for revision, want := range map[string]string{"": "none yet", "0123456789abcdef": "0123456789ab", "sha256:abbd3c0ffee0123456": "abbd3c0ffee0"} {
+		if got := short(revision); got != want {
+			t.Errorf("short(%q) = %q, want %q", revision, got, want)
+		}
+	}
+}
+
 func TestSettled(t *testing.T) {
 	for state, want := range map[string]bool{"": false, "pending": false, "failure": true, "success": true, "error": true} {
 		if got := isSettled(report(state, "")); got != want {

@@ -467,6 +467,7 @@ func age(now, then time.Time) string {
 
 // short is a revision as people name it.
 func short(revision string) string {
+	revision = strings.TrimPrefix(revision, "sha256:") // a folder's
 	if len(revision) > 10 {
 		return revision[:10]
 	}
