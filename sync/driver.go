@@ -317,7 +317,11 @@ func (d *driver) own() error {
 	if err != nil || len(inventory) == len(d.owned) && (len(inventory) == 0 || &inventory[0] == &d.owned[0]) {
 		return err
 	}
+	same := slices.EqualFunc(inventory, d.owned, func(a, b plan.Desired) bool { return a.Key == b.Key })
 	d.owned = inventory
+	if same {
+		return nil
+	}
 	keys := make(map[kinds.Key]bool, len(inventory))
 	for _, e := range inventory {
 		keys[e.Key] = true

@@ -18,6 +18,7 @@ type inventories struct {
 
 // inventory is a source's entries, with the name and revision of each one's record at the same index.
 type inventory struct {
+	view      int64 // revision of the newest view that was found to have exactly these
 	entries   []plan.Desired
 	names     []string
 	revisions []int64
@@ -28,24 +29,17 @@ type inventory struct {
 func (a *Applier) Inventory(v *view.View, source string) ([]plan.Desired, error) {
 	a.cache.mu.Lock()
 	defer a.cache.mu.Unlock()
-	before := a.cache.sources[source]
-	if before.current(v, source) {
-		return before.entries, nil
+	now := a.cache.sources[source]
+	if now.view == v.Revision() && now.view > 0 {
+		return now.entries, nil
 	}
-	known := make(map[string]int, len(before.names))
-	for i, name := range before.names {
-		known[name] = i
-	}
-	var now inventory
-	for r := range v.Records(plan.Table, source+"/") {
-		var entry plan.Desired
-		if i, ok := known[r.Name]; ok && before.revisions[i] == r.Revision {
-			entry = before.entries[i]
-		} else if err := json.Unmarshal(r.Data, &entry); err != nil {
-			return nil, fmt.Errorf("cannot decode inventory entry %s: %w", r.Name, err)
+	if !now.current(v, source) {
+		var err error
+		if now, err = now.follow(v, source); err != nil {
+			return nil, err
 		}
-		now.entries, now.names, now.revisions = append(now.entries, entry), append(now.names, r.Name), append(now.revisions, r.Revision)
 	}
+	now.view = v.Revision()
 	if a.cache.sources == nil {
 		a.cache.sources = map[string]inventory{}
 	}
@@ -57,10 +51,30 @@ func (a *Applier) Inventory(v *view.View, source string) ([]plan.Desired, error)
 func (n inventory) current(v *view.View, source string) bool {
 	i := 0
 	for r := range v.Records(plan.Table, source+"/") {
-		if i == len(n.names) || n.names[i] != r.Name || n.revisions[i] != r.Revision {
+		if i == len(n.names) || n.revisions[i] != r.Revision || n.names[i] != r.Name {
 			return false
 		}
 		i++
 	}
 	return i == len(n.names)
+}
+
+// follow returns what the view has; both are in order of names.
+func (n inventory) follow(v *view.View, source string) (inventory, error) {
+	size := len(n.names) + 1 // most often one has changed
+	now := inventory{entries: make([]plan.Desired, 0, size), names: make([]string, 0, size), revisions: make([]int64, 0, size)}
+	i := 0
+	for r := range v.Records(plan.Table, source+"/") {
+		for i < len(n.names) && n.names[i] < r.Name {
+			i++
+		}
+		var entry plan.Desired
+		if i < len(n.names) && n.revisions[i] == r.Revision && n.names[i] == r.Name {
+			entry = n.entries[i]
+		} else if err := json.Unmarshal(r.Data, &entry); err != nil {
+			return inventory{}, fmt.Errorf("cannot decode inventory entry %s: %w", r.Name, err)
+		}
+		now.entries, now.names, now.revisions = append(now.entries, entry), append(now.names, r.Name), append(now.revisions, r.Revision)
+	}
+	return now, nil
 }

@@ -25,7 +25,7 @@ type reading struct {
 
 // ignored says whether the source skips the object's kind.
 func (r *reading) ignored(kinds map[string]bool) bool {
-	return r.gvk.Kind != "" && (kinds[r.gvk.Kind] || kinds[r.gvk.Kind+"."+r.gvk.Group])
+	return len(kinds) > 0 && r.gvk.Kind != "" && (kinds[r.gvk.Kind] || kinds[r.gvk.Kind+"."+r.gvk.Group])
 }
 
 func (r *reading) fail(line, column int, field, format string, args ...any) {

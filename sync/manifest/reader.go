@@ -47,7 +47,7 @@ func (r *Reader) Read(files []File, opts Options) (*Set, Errors) {
 	found := make([]*parsed, len(files))
 	errs := r.parse(files, found)
 
-	set := &Set{files: files}
+	set := &Set{files: files, Objects: make([]Object, 0, len(files))}
 	ignored := map[string]bool{}
 	for _, kind := range opts.IgnoreKinds {
 		ignored[kind] = true
@@ -79,13 +79,14 @@ func (r *Reader) parse(files []File, found []*parsed) Errors {
 	var errs Errors
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
+	var unknown []int
 	for i, f := range files {
-		c := contentOf(f)
-		if known := r.parsed[c]; known != nil && f.Hash != "" {
+		if known := r.parsed[contentOf(f)]; known != nil && f.Hash != "" {
 			known.round = r.round
 			found[i] = known
 			continue
 		}
+		unknown = append(unknown, i)
 		group.Go(func() error {
 			data, err := f.Data()
 			if err != nil {
@@ -99,8 +100,8 @@ func (r *Reader) parse(files []File, found []*parsed) Errors {
 		})
 	}
 	_ = group.Wait() // the functions return nil
-	for i, f := range files {
-		if f.Hash != "" && found[i] != nil {
+	for _, i := range unknown {
+		if f := files[i]; f.Hash != "" && found[i] != nil {
 			r.parsed[contentOf(f)] = found[i]
 		}
 	}

@@ -20,26 +20,24 @@ const freePrunes = 3
 // Decide plans a revision. It returns all problems where the revision must be refused whole; a plan that is held is
 // not a problem of the revision but asks for consent. Equal inputs in any order give equal plans.
 func Decide(in Input) (*Plan, Problems) {
-	d := decision{in: in, before: make(map[kinds.Key]Desired, len(in.Inventory)), stated: make(map[kinds.Key]bool, len(in.Objects))}
-	for _, entry := range in.Inventory {
-		d.before[entry.Key] = entry
+	d := decision{in: in, before: make(map[kinds.Key]int, len(in.Inventory)), stated: make([]bool, len(in.Inventory)),
+		inventory: make([]Desired, 0, max(len(in.Inventory), len(in.Objects)))}
+	for i := range in.Inventory {
+		d.before[in.Inventory[i].Key] = i
 	}
-	for _, o := range in.Objects {
-		d.stated[o.Key] = true
-	}
-	for _, o := range in.Objects {
-		d.object(o)
+	for i := range in.Objects {
+		d.object(&in.Objects[i])
 	}
 	prunes := d.prunes()
 	d.problems = append(d.problems, d.namespaces()...)
-	slices.SortFunc(d.inventory, func(a, b Desired) int { return compare(a.Key, b.Key) })
-	slices.SortFunc(d.entries, func(a, b Desired) int { return compare(a.Key, b.Key) })
+	sortByKey(d.inventory)
+	sortByKey(d.entries)
 
 	p := &Plan{Source: in.Source, Revision: in.Revision, Inventory: d.inventory, Entries: d.entries}
 	p.Held = held(len(in.Objects), prunes, d.live(), in.Revision.AllowPrune)
 	look := d.inventory
 	if !in.Drift {
-		look = slices.DeleteFunc(slices.Clone(look), func(e Desired) bool { return e.State == Applied })
+		look = unapplied(d.inventory)
 	}
 	p.Steps = Reconcile(look, in.View, in.Rules, in.Now)
 	for _, s := range p.Steps {
@@ -55,44 +53,69 @@ func Decide(in Input) (*Plan, Problems) {
 	return p, nil
 }
 
+// sortByKey sorts entries, which most often are in order.
+func sortByKey(entries []Desired) {
+	slices.SortFunc(entries, func(a, b Desired) int { return compare(a.Key, b.Key) })
+}
+
+// unapplied are the entries that have not been carried out: few of many.
+func unapplied(inventory []Desired) []Desired {
+	var out []Desired
+	for i := range inventory {
+		if inventory[i].State != Applied {
+			out = append(out, inventory[i])
+		}
+	}
+	return out
+}
+
 type decision struct {
 	in        Input
-	before    map[kinds.Key]Desired
-	stated    map[kinds.Key]bool
+	before    map[kinds.Key]int // index into the inventory before
+	stated    []bool            // by that index: the revision states it too
 	inventory []Desired
 	entries   []Desired
 	problems  Problems
 }
 
-func (d *decision) object(o Object) {
-	refuse := func(format string, args ...any) {
-		d.problems = append(d.problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Message: fmt.Sprintf(format, args...)})
-	}
-	for _, other := range d.in.Others {
-		if file, line, ok := ownedBy(d.in.View, other, o.Key); ok {
-			refuse("belongs to source %s (%s:%d); a source never takes another's object", other, file, line)
-			return
-		}
-	}
-	before, had := d.before[o.Key]
-	if live := d.in.View.Get(o.Key); live != nil && !had {
-		if ref := metav1.GetControllerOfNoCopy(live); ref != nil {
-			refuse("is managed by %s %s; choose another name", ref.Kind, ref.Name)
-			return
-		}
-	}
-	entry := advance(before, had, Desired{
+func (d *decision) object(o *Object) {
+	now := Desired{
 		Source: d.in.Source, Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line,
 		Commit: d.in.Revision.ID, Author: d.in.Revision.Author, State: Pending,
-	})
-	d.keep(before, entry)
+	}
+	if i, had := d.before[o.Key]; had {
+		d.stated[i] = true
+		before := &d.in.Inventory[i]
+		advance(before, &now)
+		d.keep(before, &now)
+		return
+	}
+	if reason := d.belongs(o.Key); reason != "" {
+		d.problems = append(d.problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Message: reason})
+		return
+	}
+	d.keep(&Desired{}, &now)
+}
+
+// belongs says whose an object is that is not the source's yet; empty: nobody's.
+func (d *decision) belongs(k kinds.Key) string {
+	for _, other := range d.in.Others {
+		if file, line, ok := ownedBy(d.in.View, other, k); ok {
+			return fmt.Sprintf("belongs to source %s (%s:%d); a source never takes another's object", other, file, line)
+		}
+	}
+	if live := d.in.View.Get(k); live != nil {
+		if ref := metav1.GetControllerOfNoCopy(live); ref != nil {
+			return fmt.Sprintf("is managed by %s %s; choose another name", ref.Kind, ref.Name)
+		}
+	}
+	return ""
 }
 
 // advance moves an entry to what is stated now. Content that has not changed keeps the commit that brought it, and an
 // entry whose content has not yet reached the store keeps the Before that is still in it.
-func advance(before Desired, had bool, now Desired) Desired {
+func advance(before, now *Desired) {
 	switch {
-	case !had:
 	case bytes.Equal(before.Object, now.Object) && before.State != Pruning:
 		now.Commit, now.Author, now.State, now.Before = before.Commit, before.Author, before.State, before.Before
 	case before.State == Pending, len(before.Before) > 0:
@@ -100,17 +123,16 @@ func advance(before Desired, had bool, now Desired) Desired {
 	default:
 		now.Before = before.Object
 	}
-	return now
 }
 
-func (d *decision) keep(before, now Desired) {
-	d.inventory = append(d.inventory, now)
+func (d *decision) keep(before, now *Desired) {
+	d.inventory = append(d.inventory, *now)
 	if !same(before, now) {
-		d.entries = append(d.entries, now)
+		d.entries = append(d.entries, *now)
 	}
 }
 
-func same(a, b Desired) bool {
+func same(a, b *Desired) bool {
 	return a.Source == b.Source && a.Key == b.Key && a.File == b.File && a.Line == b.Line && a.Commit == b.Commit &&
 		a.Author == b.Author && a.State == b.State && bytes.Equal(a.Object, b.Object) && bytes.Equal(a.Before, b.Before)
 }
@@ -118,16 +140,17 @@ func same(a, b Desired) bool {
 // prunes marks what is no longer stated, and counts it.
 func (d *decision) prunes() int {
 	n := 0
-	for _, before := range d.in.Inventory {
-		if d.stated[before.Key] {
+	for i := range d.in.Inventory {
+		if d.stated[i] {
 			continue
 		}
-		now := before
+		before := &d.in.Inventory[i]
+		now := *before
 		now.State = Pruning
 		if before.State != Pruning {
 			n++
 		}
-		d.keep(before, now)
+		d.keep(before, &now)
 	}
 	return n
 }
@@ -135,8 +158,8 @@ func (d *decision) prunes() int {
 // live counts the entries the source has now, without those already being pruned.
 func (d *decision) live() int {
 	n := 0
-	for _, e := range d.in.Inventory {
-		if e.State != Pruning {
+	for i := range d.in.Inventory {
+		if d.in.Inventory[i].State != Pruning {
 			n++
 		}
 	}
@@ -161,22 +184,40 @@ func held(objects, prunes, before int, allowed bool) string {
 
 // namespaces finds the objects whose namespace neither exists nor is stated.
 func (d *decision) namespaces() Problems {
+	kind := kinds.For[*corev1.Namespace]()
+	missing := map[string]string{} // why a namespace is not there, by its name; empty: it is
+	for i := range d.in.Objects {
+		if o := &d.in.Objects[i]; o.Key == kind.Key("", o.Key.Name) {
+			missing[o.Key.Name] = ""
+		}
+	}
 	var problems Problems
-	for _, o := range d.in.Objects {
+	for i := range d.in.Objects {
+		o := &d.in.Objects[i]
 		if o.Key.Namespace == "" || builtin(o.Key.Namespace) {
 			continue
 		}
-		ns := kinds.For[*corev1.Namespace]().Key("", o.Key.Namespace)
-		_, had := d.before[ns]
-		switch {
-		case d.stated[ns]:
-		case had:
-			problems = append(problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Field: "metadata.namespace", Message: fmt.Sprintf("namespace %s is removed by this revision", o.Key.Namespace)})
-		case d.in.View.Get(ns) == nil:
-			problems = append(problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Field: "metadata.namespace", Message: fmt.Sprintf("namespace %s does not exist and is not stated", o.Key.Namespace)})
+		reason, known := missing[o.Key.Namespace]
+		if !known {
+			reason = d.lacks(kind.Key("", o.Key.Namespace))
+			missing[o.Key.Namespace] = reason
+		}
+		if reason != "" {
+			problems = append(problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Field: "metadata.namespace", Message: reason})
 		}
 	}
 	return problems
+}
+
+// lacks says why a namespace that is not stated is not there; empty: it is.
+func (d *decision) lacks(namespace kinds.Key) string {
+	if _, had := d.before[namespace]; had {
+		return fmt.Sprintf("namespace %s is removed by this revision", namespace.Name)
+	}
+	if d.in.View.Get(namespace) == nil {
+		return fmt.Sprintf("namespace %s does not exist and is not stated", namespace.Name)
+	}
+	return ""
 }
 
 // builtin namespaces are made by the cluster itself, perhaps a moment after the first revision is planned.

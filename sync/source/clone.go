@@ -307,7 +307,7 @@ func (c *clone) revision(commit plumbing.Hash, s v1alpha1.Source) (*Revision, er
 		}
 	}
 	c.next = map[treeKey]*flat{}
-	f, err := c.flatten(top, tree, root, 0)
+	f, err := c.flatten(top, tree.Hash, root, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the tree of commit %s: %w", commit, err)
 	}
@@ -333,9 +333,9 @@ func (c *clone) remember() {
 // maxDepth bounds nesting of directories, against trees made to exhaust the stack.
 const maxDepth = 128
 
-// flatten lists a tree, taking subtrees that have been listed before from memory.
-func (c *clone) flatten(top, tree *object.Tree, dir string, depth int) (*flat, error) {
-	key := treeKey{tree.Hash, dir}
+// flatten lists a tree, taking what has been listed before from memory.
+func (c *clone) flatten(top *object.Tree, hash plumbing.Hash, dir string, depth int) (*flat, error) {
+	key := treeKey{hash, dir}
 	if f, ok := c.trees[key]; ok {
 		c.next[key] = f
 		return f, nil
@@ -343,16 +343,16 @@ func (c *clone) flatten(top, tree *object.Tree, dir string, depth int) (*flat, e
 	if depth > maxDepth {
 		return &flat{problems: []Problem{{dir, fmt.Sprintf("directories are nested deeper than %d", maxDepth)}}}, nil
 	}
+	tree, err := object.GetTree(c.store, hash)
+	if err != nil {
+		return nil, err
+	}
 	f := &flat{}
 	for _, e := range tree.Entries {
 		name := path.Join(dir, e.Name)
 		switch e.Mode {
 		case filemode.Dir:
-			sub, err := object.GetTree(c.store, e.Hash)
-			if err != nil {
-				return nil, err
-			}
-			below, err := c.flatten(top, sub, name, depth+1)
+			below, err := c.flatten(top, e.Hash, name, depth+1)
 			if err != nil {
 				return nil, err
 			}
