@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	"lockstep/daemon/etcd/etcdtest"
@@ -328,7 +329,14 @@ func (s *server) join(name string) *kubernetes.Clientset {
 	if err := identity.Join(s.t.Context(), token); err != nil {
 		s.t.Fatal(err)
 	}
-	client, err := kubernetes.NewForConfig(identity.Config())
+	conf, err := identity.TLS()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: identity.Server, QPS: 200, Burst: 400, // not an agent's link, which waits for a server that is away
+		Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true},
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
