@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,11 +44,39 @@ func (d *door) Token(ctx context.Context, ttl time.Duration) (string, error) {
 	if err := d.ready(); err != nil {
 		return "", fmt.Errorf("cannot make a token: %w", err)
 	}
-	token, err := pki.Tokens{Store: d.store, Commit: d.store}.Create(ctx, pki.TokenOptions{TTL: ttl})
+	token, err := d.tokens().Create(ctx, pki.TokenOptions{TTL: ttl})
 	if err != nil {
 		return "", err
 	}
 	return token.Text(d.authority.Pin()), nil
+}
+
+func (d *door) tokens() pki.Tokens { return pki.Tokens{Store: d.store, Commit: d.store} }
+
+// Tokens implements control.Backend.
+func (d *door) Tokens(context.Context) ([]control.TokenReport, error) {
+	if err := d.ready(); err != nil {
+		return nil, fmt.Errorf("cannot list the tokens: %w", err)
+	}
+	out := []control.TokenReport{}
+	for id, r := range d.tokens().All() {
+		out = append(out, control.TokenReport{ID: id, Usages: r.Usages, Created: r.Created, Expires: r.Expires})
+	}
+	slices.SortStableFunc(out, func(a, b control.TokenReport) int { return b.Created.Compare(a.Created) })
+	return out, nil
+}
+
+// DeleteToken implements control.Backend.
+func (d *door) DeleteToken(ctx context.Context, id string) error {
+	if err := d.ready(); err != nil {
+		return fmt.Errorf("cannot delete token %s: %w", id, err)
+	}
+	for known := range d.tokens().All() {
+		if known == id {
+			return d.tokens().Delete(ctx, id)
+		}
+	}
+	return fmt.Errorf("cannot delete token %s: there is none of this id", id)
 }
 
 // Kubeconfig implements control.Backend.
@@ -71,7 +100,7 @@ func (d *door) credential(ctx context.Context, opts control.KubeconfigOptions) (
 	if err := d.ready(); err != nil {
 		return pki.Credential{}, fmt.Errorf("cannot make a token: %w", err)
 	}
-	token, err := pki.Tokens{Store: d.store, Commit: d.store}.Create(ctx, pki.TokenOptions{
+	token, err := d.tokens().Create(ctx, pki.TokenOptions{
 		Usages: []string{pki.UsageView}, User: viewerName, TTL: cmp.Or(opts.TTL, pki.ViewerLifetime),
 	})
 	return pki.Credential{Token: token.Bearer()}, err

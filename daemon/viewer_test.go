@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 	"lockstep/daemon/control"
 )
 
-// TestViewersRead has a viewer of each kind read, be refused Secrets, and a token end when its time is over.
+// TestViewersRead has a viewer of each kind read, be refused Secrets, and tokens end when their time is over or they are taken back.
 func TestViewersRead(t *testing.T) {
 	s := newServer(t, "one")
 	s.start()
@@ -52,5 +53,24 @@ func TestViewersRead(t *testing.T) {
 		_, err := short.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
 		return fmt.Sprint(err), apierrors.IsUnauthorized(err)
 	})
+	text, err := s.door().Kubeconfig(t.Context(), control.KubeconfigOptions{Bearer: true, Server: "https://" + s.api})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := clientcmd.RESTConfigFromKubeConfig(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := kubernetes.NewForConfigOrDie(config)
+	id, _, _ := strings.Cut(config.BearerToken, ".")
+	if err := s.door().DeleteToken(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if _, err := taken.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); !apierrors.IsUnauthorized(err) {
+		t.Errorf("a token that was taken back: %v", err)
+	}
+	if err := s.door().DeleteToken(t.Context(), id); err == nil {
+		t.Error("a token is taken back twice")
+	}
 	s.stop()
 }

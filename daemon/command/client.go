@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"lockstep/daemon/config"
 	"lockstep/daemon/control"
@@ -18,8 +19,9 @@ import (
 )
 
 func newToken() *cobra.Command {
-	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join", Args: cobra.NoArgs,
-		Long: "Make tokens with which nodes join. A token for reading is made by lockstep kubeconfig --bearer.",
+	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join, and take tokens back", Args: cobra.NoArgs,
+		Long: `Make tokens with which nodes join; list and take back these and those of viewers, which
+"lockstep kubeconfig --bearer" makes.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	var dirs dirFlags
 	var ttl time.Duration
@@ -37,8 +39,49 @@ func newToken() *cobra.Command {
 		}}
 	dirs.addClient(create)
 	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "`DURATION` in which nodes can join with it")
-	token.AddCommand(create)
+	token.AddCommand(create, newTokenList(), newTokenDelete())
 	return token
+}
+
+func newTokenList() *cobra.Command {
+	var dirs dirFlags
+	c := &cobra.Command{Use: "list", Short: "List tokens, without their secrets", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			tokens, err := control.Dial(dirs.run).Tokens(cmd.Context())
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			_, _ = fmt.Fprintln(w, "ID\tFOR\tAGE\tEXPIRES")
+			now := time.Now()
+			for _, t := range tokens {
+				expires := "never"
+				switch left := t.Expires.Sub(now); {
+				case t.Expires.IsZero():
+				case left > 0:
+					expires = "in " + duration.HumanDuration(left)
+				default:
+					expires = "has expired"
+				}
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.ID, strings.Join(t.Usages, ", "), duration.HumanDuration(now.Sub(t.Created)), expires)
+			}
+			return w.Flush()
+		}}
+	dirs.addClient(c)
+	return c
+}
+
+func newTokenDelete() *cobra.Command {
+	var dirs dirFlags
+	c := &cobra.Command{Use: "delete ID", Short: "Take a token back", Args: cobra.ExactArgs(1),
+		Long: `Take a token back. Nobody joins or reads with it from then on; nodes that have joined with it
+stay, since they have certificates. IDs are in "lockstep token list"; a kubeconfig's token is
+ID.SECRET, a join token CA.ID.SECRET.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return control.Dial(dirs.run).DeleteToken(cmd.Context(), args[0])
+		}}
+	dirs.addClient(c)
+	return c
 }
 
 func newKubeconfig() *cobra.Command {
@@ -49,7 +92,8 @@ func newKubeconfig() *cobra.Command {
 		Long: `Write a kubeconfig that reads everything but Secrets, with a new client certificate, or with a
 new bearer token (--bearer) for programs and proxies that take no certificate.
 
-Neither can be taken back before it expires: keep the file like a password.`,
+Keep the file like a password. A token can be taken back ("lockstep token delete"), a certificate
+holds until it expires.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.TTL <= 0 {
 				return fmt.Errorf("cannot make a kubeconfig that is good for %s", opts.TTL)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -61,6 +62,15 @@ type PlanResult struct {
 	Changes bool   `json:"changes"`
 }
 
+// TokenReport is what is known of a token; its secret is not.
+type TokenReport struct {
+	ID      string    `json:"id"`
+	Usages  []string  `json:"usages"` // of package pki
+	Created time.Time `json:"created"`
+	// Expires is zero for a token that does not.
+	Expires time.Time `json:"expires,omitzero"`
+}
+
 // KubeconfigOptions say what a viewer's kubeconfig holds.
 type KubeconfigOptions struct {
 	// Server is the URL of the API. Empty: the address the daemon advertises.
@@ -75,6 +85,10 @@ type KubeconfigOptions struct {
 type Backend interface {
 	// Token makes a join token that is good for ttl.
 	Token(ctx context.Context, ttl time.Duration) (string, error)
+	// Tokens lists all tokens, those of nodes and those of viewers, the newest first.
+	Tokens(ctx context.Context) ([]TokenReport, error)
+	// DeleteToken takes a token back. It is an error that there is none of that id.
+	DeleteToken(ctx context.Context, id string) error
 	// Kubeconfig makes a viewer's kubeconfig.
 	Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error)
 	// Report tells the state of the cluster.
@@ -135,6 +149,13 @@ func handler(b Backend) http.Handler {
 		token, err := b.Token(r.Context(), ttl)
 		answer(w, token, err)
 	})
+	mux.HandleFunc("GET /token", func(w http.ResponseWriter, r *http.Request) {
+		tokens, err := b.Tokens(r.Context())
+		answer(w, tokens, err)
+	})
+	mux.HandleFunc("DELETE /token/{id}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, b.DeleteToken(r.Context(), r.PathValue("id")))
+	})
 	mux.HandleFunc("POST /kubeconfig", func(w http.ResponseWriter, r *http.Request) {
 		var opts KubeconfigOptions
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&opts); err != nil {
@@ -188,6 +209,17 @@ func Dial(runDir string) *Client {
 // Token implements Backend.
 func (c *Client) Token(ctx context.Context, ttl time.Duration) (string, error) {
 	return call[string](ctx, c, http.MethodPost, "/token?ttl="+ttl.String(), nil)
+}
+
+// Tokens implements Backend.
+func (c *Client) Tokens(ctx context.Context) ([]TokenReport, error) {
+	return call[[]TokenReport](ctx, c, http.MethodGet, "/token", nil)
+}
+
+// DeleteToken implements Backend.
+func (c *Client) DeleteToken(ctx context.Context, id string) error {
+	_, err := call[any](ctx, c, http.MethodDelete, "/token/"+url.PathEscape(id), nil)
+	return err
 }
 
 // Kubeconfig implements Backend.

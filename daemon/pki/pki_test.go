@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -255,8 +256,18 @@ func TestJoinAndRenew(t *testing.T) {
 	if _, err := join(token.Bearer(), "n2", other); !errors.Is(err, ErrToken) {
 		t.Errorf("an expired token: %v", err)
 	}
-	if err := tokens.Delete(ctx, token.ID); err != nil {
+	fresh, err := tokens.Create(ctx, TokenOptions{Usages: []string{UsageView}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := maps.Collect(tokens.All()); len(left) != 1 || left[fresh.ID].Usages[0] != UsageView {
+		t.Errorf("creating a token left %v, want it alone, since the other has expired", left)
+	}
+	if err := tokens.Delete(ctx, fresh.ID); err != nil {
 		t.Error(err)
+	}
+	if _, err := tokens.Check(fresh, UsageView); !errors.Is(err, ErrToken) {
+		t.Errorf("a deleted token: %v", err)
 	}
 	if err := tokens.Delete(ctx, token.ID); err != nil {
 		t.Errorf("deleting twice: %v", err)

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -124,8 +125,11 @@ func (s Tokens) Create(ctx context.Context, opts TokenOptions) (Token, error) {
 	if err != nil {
 		return Token{}, fmt.Errorf("cannot encode token %s: %w", t.ID, err)
 	}
-	write := store.Write{Record: &view.Record{Table: tokenTable, Name: t.ID, Data: data}, Reason: "token created"}
-	result := s.Commit.Commit(ctx, store.Group{write})[0]
+	writes := store.Group{{Record: &view.Record{Table: tokenTable, Name: t.ID, Data: data}, Reason: "token created"}}
+	for id := range s.expired() {
+		writes = append(writes, removal(id, "token expired"))
+	}
+	result := s.Commit.Commit(ctx, writes)[0]
 	if result.Err != nil {
 		return Token{}, fmt.Errorf("cannot store token %s: %w", t.ID, result.Err)
 	}
@@ -133,6 +137,40 @@ func (s Tokens) Create(ctx context.Context, opts TokenOptions) (Token, error) {
 		return Token{}, fmt.Errorf("cannot read token %s back: %w", t.ID, err)
 	}
 	return t, nil
+}
+
+// maxExpired bounds what one creation tidies away, far below what a transaction takes.
+const maxExpired = 50
+
+// expired are ids of tokens whose time is over.
+func (s Tokens) expired() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		n, now := 0, s.now()
+		for id, r := range s.All() {
+			if r.Expires.IsZero() || now.Before(r.Expires) {
+				continue
+			}
+			if n++; n > maxExpired || !yield(id) {
+				return
+			}
+		}
+	}
+}
+
+// All are the records of all tokens by id, in order of it; one that cannot be read is left out.
+func (s Tokens) All() iter.Seq2[string, TokenRecord] {
+	return func(yield func(string, TokenRecord) bool) {
+		for record := range s.Store.View().Records(tokenTable, "") {
+			var r TokenRecord
+			if json.Unmarshal(record.Data, &r) == nil && !yield(record.Name, r) {
+				return
+			}
+		}
+	}
+}
+
+func removal(id, reason string) store.Write {
+	return store.Write{Record: &view.Record{Table: tokenTable, Name: id}, If: store.Anyway, Reason: reason}
 }
 
 // Check returns the record of a token that is good for that use now; otherwise an error that matches ErrToken.
@@ -150,11 +188,15 @@ func (s Tokens) Check(t Token, usage string) (TokenRecord, error) {
 	return r, nil
 }
 
-// Delete removes a token; removing one that is not there is no error.
+// Delete removes a token; removing one that is not there is no error. This server refuses it from then on, another one as
+// soon as its view has it.
 func (s Tokens) Delete(ctx context.Context, id string) error {
-	write := store.Write{Record: &view.Record{Table: tokenTable, Name: id}, If: store.Anyway, Reason: "token deleted"}
-	if err := s.Commit.Commit(ctx, store.Group{write})[0].Err; err != nil {
-		return fmt.Errorf("cannot delete token %s: %w", id, err)
+	result := s.Commit.Commit(ctx, store.Group{removal(id, "token deleted")})[0]
+	if result.Err != nil {
+		return fmt.Errorf("cannot delete token %s: %w", id, result.Err)
+	}
+	if _, err := s.Store.Wait(ctx, result.Revision); err != nil {
+		return fmt.Errorf("cannot see that token %s is gone: %w", id, err)
 	}
 	return nil
 }
