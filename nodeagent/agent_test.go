@@ -343,6 +343,7 @@ func TestReboot(t *testing.T) {
 		}
 		return nil
 	})
+	l.event("survivor", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 }
 
 // killShims ends what containerd's death leaves, as a reboot would.

@@ -271,6 +271,9 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 		if o.Status.StartTime == nil && o.DeletionTimestamp == nil {
 			p.wanted.Rejected, p.wanted.RejectedMessage = a.admit(o)
 		}
+		if reason := p.wanted.Rejected; reason != "" {
+			p.event(corev1.EventTypeWarning, reason, p.wanted.RejectedMessage)
+		}
 		if err := a.records.savePod(o); err != nil {
 			p.log.Warn("cannot keep pod", "error", err)
 		}

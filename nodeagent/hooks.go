@@ -18,12 +18,13 @@ import (
 func (p *pod) hook(ctx context.Context, c *corev1.Container, id string, h *corev1.LifecycleHandler) error {
 	switch {
 	case h.Exec != nil:
-		code, out, err := p.a.rt.Exec(ctx, id, h.Exec.Command)
+		code, _, err := p.a.rt.Exec(ctx, id, h.Exec.Command)
 		if err != nil {
 			return err
 		}
 		if code != 0 {
-			return fmt.Errorf("command %q exited with %d: %s", strings.Join(h.Exec.Command, " "), code, out)
+			// What it wrote may be secret, and the pod's status shows this.
+			return fmt.Errorf("command %q exited with %d", strings.Join(h.Exec.Command, " "), code)
 		}
 		return nil
 	case h.HTTPGet != nil:
@@ -37,6 +38,21 @@ func (p *pod) hook(ctx context.Context, c *corev1.Container, id string, h *corev
 		}
 	}
 	return fmt.Errorf("cannot run hook of container %s: it has no handler that is known here", c.Name)
+}
+
+// hookFailed is what the kubelet says of a hook that failed.
+func (p *pod) hookFailed(c *corev1.Container, h *corev1.LifecycleHandler, err error) string {
+	what := "Lifecycle hook"
+	switch {
+	case h.Exec != nil:
+		what = fmt.Sprintf("Exec lifecycle hook (%v)", h.Exec.Command)
+	case h.HTTPGet != nil:
+		what = fmt.Sprintf("HTTP lifecycle hook (%s)", h.HTTPGet.Path)
+	case h.Sleep != nil:
+		what = fmt.Sprintf("Sleep lifecycle hook (%d)", h.Sleep.Seconds)
+	}
+	o := p.object()
+	return fmt.Sprintf("%s for Container %q in Pod \"%s_%s(%s)\" failed - error: %v", what, c.Name, o.Name, o.Namespace, o.UID, err)
 }
 
 // httpHook asks as the kubelet does: any answer will do, from whoever answers.

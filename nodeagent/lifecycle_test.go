@@ -69,6 +69,8 @@ func TestLifecycle(t *testing.T) {
 	unhooked := shell("main", forever)
 	unhooked.Lifecycle = &corev1.Lifecycle{PostStart: execHook("exit 4")}
 	l.bind("unhooked", always(unhooked))
+	l.waits("unhooked", "PostStartHookError", fmt.Sprintf(
+		"Exec lifecycle hook ([sh -c exit 4]) for Container \"main\" in Pod \"unhooked_default(%s)\" failed - error: command \"sh -c exit 4\" exited with 4", l.pod("unhooked").UID))
 
 	sleepy := shell("main", forever)
 	sleepy.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 2}}}
@@ -166,6 +168,7 @@ func TestLifecycle(t *testing.T) {
 	if end := terminated("deadline"); end.ExitCode != 137 || l.pod("deadline").Status.Reason != "DeadlineExceeded" {
 		t.Errorf("deadline ended with %+v, status %+v", end, l.pod("deadline").Status)
 	}
+	l.event("deadline", "DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 	if end := last("liveness"); end.ExitCode != 0 {
 		t.Errorf("liveness ended with %+v", end)
 	}

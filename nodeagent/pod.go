@@ -304,6 +304,9 @@ func (p *pod) report(s corev1.PodStatus, o pods.Observed) {
 		return
 	}
 	p.eventBackoff(p.status, s)
+	if overdue := "DeadlineExceeded"; s.Reason == overdue && p.status.Reason != overdue && p.wanted.Pod.Status.Reason != overdue {
+		p.a.events.Event(p.wanted.Pod, corev1.EventTypeNormal, overdue, s.Message)
+	}
 	p.status = s
 	p.version++
 	if equality.Semantic.DeepEqual(s, p.wanted.Pod.Status) {
@@ -379,7 +382,7 @@ func (p *pod) eventFailure(step pods.Step, err error) {
 	case pods.Volumes:
 		p.event(corev1.EventTypeWarning, "FailedMount", err.Error())
 	case pods.Setup:
-		p.event(corev1.EventTypeWarning, "FailedCreatePodSandBox", err.Error())
+		p.event(corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
 	case pods.Prepare, pods.Start:
 		text := err.Error()
 		if i := (*images.Error)(nil); errors.As(err, &i) {
@@ -387,7 +390,7 @@ func (p *pod) eventFailure(step pods.Step, err error) {
 		}
 		p.containerEvent(step.Container, corev1.EventTypeWarning, "Failed", "Error: "+text)
 	case pods.Teardown, pods.Stop:
-		p.event(corev1.EventTypeWarning, "FailedKillPod", err.Error())
+		p.event(corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+err.Error())
 	}
 }
 

@@ -66,7 +66,12 @@ func (p *pod) setupVolumes(ctx context.Context) error {
 // setupSandbox makes namespaces, cgroup, shared files and network. What an
 // earlier attempt left is removed first.
 func (p *pod) setupSandbox(ctx context.Context) error {
-	object := p.object()
+	p.mu.Lock()
+	object, again := p.wanted.Pod, len(p.instances) > 0
+	p.mu.Unlock()
+	if again {
+		p.event(corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
 	dir := p.a.opts.podRunDir(string(p.uid))
 	if _, err := os.Stat(dir); err == nil {
 		if err := p.teardownSandbox(ctx); err != nil {

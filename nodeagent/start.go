@@ -204,12 +204,11 @@ func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance
 	if err != nil && (ctx.Err() != nil || interrupted(ctx)) {
 		return err // nobody knows how it ended: it runs again
 	}
-	p.change(func() {
-		inst.Hooked = err == nil
-		if err != nil {
-			inst.HookError = err.Error()
-		}
-	})
+	why := ""
+	if err != nil {
+		why = p.hookFailed(c, c.Lifecycle.PostStart, err)
+	}
+	p.change(func() { inst.Hooked, inst.HookError = err == nil, why })
 	if err != nil {
 		p.containerEvent(c.Name, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 		p.log.Warn("hook failed", "hook", "postStart", "container", c.Name, "error", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,7 +42,7 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 	}
 	c, sig := containerOf(p.wanted.Pod, inst.Name), inst.StopSignal
 	p.mu.Unlock()
-	p.containerEvent(step.Container, corev1.EventTypeNormal, "Killing", killing(step))
+	p.containerEvent(step.Container, corev1.EventTypeNormal, "Killing", killing(step, restartsAfterKill(p.object(), c)))
 	grace := step.Grace
 	if step.Hooks && c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 		began := time.Now()
@@ -87,12 +88,23 @@ func (p *pod) cancelAfter(ctx context.Context, id string, cancel context.CancelF
 	}
 }
 
-func killing(step pods.Step) string {
+// restartsAfterKill says whether a container whose probe gave up gets a successor.
+func restartsAfterKill(o *corev1.Pod, c *corev1.Container) bool {
+	if c != nil && c.RestartPolicy != nil {
+		return *c.RestartPolicy != corev1.ContainerRestartPolicyNever
+	}
+	return o.Spec.RestartPolicy != corev1.RestartPolicyNever
+}
+
+// killing is what the kubelet says of why it ends a container.
+func killing(step pods.Step, restarts bool) string {
 	switch {
 	case step.Reason == "FailedPostStartHook":
 		return "FailedPostStartHook"
-	case len(step.Reason) > 10 && step.Reason[:10] == "Container ":
+	case strings.HasPrefix(step.Reason, "Container ") && (restarts || strings.HasSuffix(step.Reason, " definition changed")):
 		return step.Reason + ", will be restarted"
+	case strings.HasPrefix(step.Reason, "Container "):
+		return step.Reason
 	}
 	return "Stopping container " + step.Container
 }
@@ -199,7 +211,7 @@ func (p *pod) exited(ctx context.Context, inst *instance, c runtime.Container) e
 		switch {
 		case c.State == runtime.Absent:
 			inst.ExitCode, inst.Reason = 255, "Unknown"
-		case inst.ExitCode == 137 && (inst.oom || oom):
+		case inst.ExitCode != 0 && (inst.oom || oom):
 			inst.Reason = "OOMKilled"
 		}
 		if inst.FinishedAt.IsZero() || inst.FinishedAt.Unix() <= 0 {

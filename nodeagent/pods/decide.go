@@ -201,7 +201,7 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 		}
 		if due := last.FinishedAt.Add(restartDelay(last)); last.State == Exited && here && last.Hash == hash && now.Before(due) {
 			p.again(due)
-			if shown := last.FinishedAt.Add(startErrorShown); last.Reason == ReasonStartError && now.Before(shown) {
+			if shown := last.FinishedAt.Add(startErrorShown); startError(last) != nil && now.Before(shown) {
 				p.again(shown) // its status changes then
 			}
 			return

@@ -42,6 +42,8 @@ func TestGolden(t *testing.T) {
 					err = yaml.UnmarshalStrict(f.Data, &o)
 				case "gone":
 					w.Gone = true
+				case "rejected":
+					w.Rejected, w.RejectedMessage, _ = strings.Cut(strings.TrimSuffix(string(f.Data), "\n"), ": ")
 				case "evicted":
 					w.Evicted = strings.TrimSuffix(string(f.Data), "\n")
 				default:

@@ -19,6 +19,7 @@ const (
 	reasonEvicted      = "Evicted"
 	reasonLost         = "ContainerStatusUnknown"
 	reasonRun          = "RunContainerError"
+	reasonHook         = "PostStartHookError"
 )
 
 // ReasonStartError and StartErrorCode are the exit of a container that
@@ -31,6 +32,18 @@ const (
 // startErrorShown is how long the cause of a failed start stands before the
 // wait that follows from it: until the kubelet would look again.
 const startErrorShown = time.Second
+
+// startError is why the start of a container that has ended failed; nil if it
+// did not.
+func startError(c Container) *corev1.ContainerStateWaiting {
+	switch {
+	case c.Reason == ReasonStartError:
+		return &corev1.ContainerStateWaiting{Reason: reasonRun, Message: c.Message}
+	case c.HookError != "":
+		return &corev1.ContainerStateWaiting{Reason: reasonHook, Message: c.HookError}
+	}
+	return nil
+}
 
 // Status is the pod's status as Kubernetes would report it. Conditions and
 // fields that nodes do not own are kept from the pod; transition times change
@@ -63,7 +76,7 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 		s.QOSClass = QOS(pod)
 	}
 	if w.Rejected != "" {
-		s.Phase, s.Reason, s.Message = corev1.PodFailed, w.Rejected, w.RejectedMessage
+		s.Phase, s.Reason, s.Message = corev1.PodFailed, w.Rejected, "Pod was rejected: "+w.RejectedMessage
 		return s
 	}
 	end := ending(w, o, now) != ""
@@ -180,15 +193,18 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 			s.LastTerminationState.Terminated = s.State.Terminated
 			s.State = corev1.ContainerState{Waiting: waiting(pod, o, c, init, inited, true, last)}
 			due := last.FinishedAt.Add(restartDelay(last))
-			unstarted := last.Reason == ReasonStartError && last.Sandbox == o.Sandbox.ID
+			failed := startError(last)
+			if last.Sandbox != o.Sandbox.ID {
+				failed = nil
+			}
 			switch {
-			case unstarted && now.Before(last.FinishedAt.Add(startErrorShown)):
-				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonRun, Message: last.Message}
+			case failed != nil && now.Before(last.FinishedAt.Add(startErrorShown)):
+				s.State.Waiting = failed
 			case last.Sandbox == o.Sandbox.ID && now.Before(due) || s.State.Waiting.Reason == reasonCreating && restartDelay(last) > 0:
 				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonCrash, Message: fmt.Sprintf(
 					"back-off %s restarting failed container=%s pod=%s_%s(%s)", restartDelay(last), c.Name, pod.Name, pod.Namespace, pod.UID)}
-			case unstarted && s.State.Waiting.Reason == reasonCreating:
-				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonRun, Message: last.Message}
+			case failed != nil && s.State.Waiting.Reason == reasonCreating:
+				s.State.Waiting = failed
 			case s.State.Waiting.Reason == reasonCreating && last.Sandbox == o.Sandbox.ID:
 				// It restarts at once: Kubernetes shows the exit until then.
 				s.State = corev1.ContainerState{Terminated: terminated(last)}

@@ -303,7 +303,7 @@ func (m *Manager) attempt(ctx context.Context, d dueProbe) {
 	message, result := "", "success"
 	switch {
 	case err != nil:
-		message, result = fmt.Sprintf("%s probe errored: %v", d.probe.kind, err), "error"
+		message, result = fmt.Sprintf("%s probe errored and resulted in unknown state: %v", d.probe.kind, err), "error"
 	case !success:
 		message, result = fmt.Sprintf("%s probe failed: %s", d.probe.kind, output), "failure"
 	}

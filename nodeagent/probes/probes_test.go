@@ -201,7 +201,7 @@ func TestLife(t *testing.T) {
 	object := testPod(corev1.Container{StartupProbe: command("start"), ReadinessProbe: command("ready"), LivenessProbe: command("live")})
 	h.Set(object, running("1"), "127.0.0.1")
 	h.await("it was asked", func(Result) bool { return h.said() != "" })
-	if got := h.said(); got != "c: Startup probe errored: no such container" {
+	if got := h.said(); got != "c: Startup probe errored and resulted in unknown state: no such container" {
 		t.Errorf("said %q", got)
 	}
 	if r := h.Results("uid")["c"]; r.Started || r.Ready || r.Failed != "" {

@@ -224,7 +224,7 @@ func waiting(statuses []corev1.ContainerStatus) string {
 		}
 		switch reason {
 		case "CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull",
-			"CreateContainerConfigError", "CreateContainerError", "RunContainerError":
+			"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PostStartHookError":
 			return reason
 		}
 	}
