@@ -258,16 +258,40 @@ func decideGarbage(p *Plan, o Observed) {
 
 // restarts says whether an exited instance gets a successor.
 func restarts(pod *corev1.Pod, c *corev1.Container, init bool, last Container) bool {
-	if isSidecar(c) {
+	switch {
+	case isSidecar(c):
 		return true
+	case init && last.ExitCode == 0:
+		return false
 	}
-	switch pod.Spec.RestartPolicy {
+	policy := pod.Spec.RestartPolicy
+	if c.RestartPolicy != nil {
+		if slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool { return matches(r.ExitCodes, last.ExitCode) }) {
+			return true
+		}
+		policy = corev1.RestartPolicy(*c.RestartPolicy) // the same words
+	}
+	switch policy {
 	case corev1.RestartPolicyNever:
 		return false
 	case corev1.RestartPolicyOnFailure:
 		return last.ExitCode != 0
 	}
-	return !init || last.ExitCode != 0
+	return true
+}
+
+// matches says whether a rule that restarts a container is for that exit code.
+func matches(on *corev1.ContainerRestartRuleOnExitCodes, code int32) bool {
+	if on == nil {
+		return false
+	}
+	switch in := slices.Contains(on.Values, code); on.Operator {
+	case corev1.ContainerRestartRuleOnExitCodesOpIn:
+		return in
+	case corev1.ContainerRestartRuleOnExitCodesOpNotIn:
+		return !in
+	}
+	return false
 }
 
 // initialised says that all init containers have done their part: a container
@@ -298,15 +322,14 @@ func initDone(o Observed, c *corev1.Container) bool {
 
 // finished returns the terminal phase that the containers amount to, or "".
 func finished(pod *corev1.Pod, o Observed) corev1.PodPhase {
-	always := pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || pod.Spec.RestartPolicy == ""
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
 		last, ok := latest(o, c.Name)
-		if pod.Spec.RestartPolicy == corev1.RestartPolicyNever && !isSidecar(c) && ok && last.State == Exited && last.ExitCode != 0 {
+		if ok && last.State == Exited && last.ExitCode != 0 && !restarts(pod, c, true, last) {
 			return corev1.PodFailed
 		}
 	}
-	if always || len(pod.Spec.Containers) == 0 {
+	if len(pod.Spec.Containers) == 0 {
 		return ""
 	}
 	phase := corev1.PodSucceeded
