@@ -30,7 +30,7 @@ const (
 	defaultTimeout     = time.Minute
 	// pokeEvery and pokeBurst bound the looks that are asked for: a few pushes one after the other are followed at once, a
 	// storm of webhooks costs a forge one listing a second.
-	pokeEvery, pokeBurst = time.Second, 5
+	pokeEvery, pokeBurst = time.Second, 10
 	// maxPacks is how many packs (one a fetch) a clone may gather before the next fetch makes it anew: a lookup tries
 	// every pack.
 	maxPacks = 100
