@@ -132,7 +132,7 @@ func ParseFlag(text string) (v1alpha1.Source, error) {
 			return s, fmt.Errorf("cannot read source %q: %w", text, err)
 		}
 		if info, err := os.Stat(folder); err != nil {
-			return s, fmt.Errorf("cannot read source %q: %w", text, err)
+			return s, fmt.Errorf("cannot read source %q: %w (a Git repository is named by a URL, https://…)", text, err)
 		} else if !info.IsDir() {
 			return s, fmt.Errorf("cannot read source %q: it is not a folder", text)
 		}
@@ -221,7 +221,7 @@ func validateURL(text string) error {
 		return fmt.Errorf("scheme %q is not http, https, ssh or file", u.Scheme)
 	}
 	if _, has := u.User.Password(); has {
-		return errors.New("holds a password; name a file in credentials.passwordFile instead")
+		return errors.New("holds a password; name a file in spec.credentials.passwordFile of a Source instead")
 	}
 	return nil
 }
