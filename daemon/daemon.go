@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -198,6 +199,9 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 func listen(ctx context.Context, at netip.AddrPort, serve func(context.Context, net.Listener) error) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at.String())
 	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w (--listen and --status-listen name other addresses)", err)
+		}
 		return fmt.Errorf("cannot listen: %w", err)
 	}
 	return serve(ctx, listener)

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -28,11 +29,20 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the command line, one story a file. The daemons in them listen on loopback, at ports of the kernel's
-// choice.
+// choice; $TAKEN is one that is not free.
 func TestScripts(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
 	testscript.Run(t, testscript.Params{
 		Deadline: time.Now().Add(2 * time.Minute), // of a daemon that should have refused to start
 		Dir:      "testdata", UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("TAKEN", taken.Addr().String())
+			return nil
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"until": until},
 	})
 }
