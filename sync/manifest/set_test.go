@@ -95,6 +95,8 @@ func FuzzRead(f *testing.F) {
 		f.Add(name, []byte("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: *b}\n---\n&a [*a]: b\n"))
 		f.Add(name, []byte(`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"a"}]}}]}`))
 		f.Add(name, []byte("apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: a\nspec:\n  replicas: 1e3\n  template: &t\n    <<: [*t, {a: b}]\n"))
+		f.Add(name, []byte("{\"a\": {\"b\": x}\n}\n{\"kind\": \"Pod\",,}\n{}\n{\"a\""))
+		f.Add(name, []byte("a: b\n  ü: \"c\n---\na:\n\t- b\n---\na: {b: [c\n"))
 		f.Add(name, []byte("? !!binary eA==\n: 0x1_0\n...\n%YAML 1.1\n--- |\n a\n"))
 	}
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
@@ -103,7 +105,7 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("set %v and errors %v", set, errs)
 		}
 		for _, e := range errs {
-			if e.File != name || e.Message == "" || strings.Contains(e.Message, "gave up on the object") {
+			if e.File != name || e.Message == "" || e.Line < 0 || (e.Line == 0) != (e.Column == 0) || strings.Contains(e.Message, "gave up on the object") {
 				t.Fatalf("error %#v", e)
 			}
 		}
