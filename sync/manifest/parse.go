@@ -172,9 +172,12 @@ func failingLine(text []byte, message string) int {
 	return ends[sort.Search(len(ends)-1, func(i int) bool { return fails(text[:ends[i]], message) })]
 }
 
+// character matches the messages that are about one character, never about the text's end.
+var character = regexp.MustCompile(`not allowed|cannot start any token|unknown escape|tab character`)
+
 // failingPlace returns line and column of the character, in the last line of text, with which text begins to fail as it
 // does. The column is 1 where that is not certain: where the text before that character could not end there either, so
-// that it may be as good as the others, and where too much would have to be parsed to find out.
+// that its end may be what fails, and where too much would have to be parsed to find out.
 func failingPlace(text []byte, message string) (line, column int) {
 	last := bytes.TrimRight(text, "\r\n")
 	start := bytes.LastIndexByte(last, '\n') + 1
@@ -194,8 +197,10 @@ func failingPlace(text []byte, message string) (line, column int) {
 		return line, 1
 	}
 	_, size := utf8.DecodeLastRune(last[:at])
-	if err := decodeYAML(last[:at-size], &yaml.Node{}); err != nil && !errors.Is(err, io.EOF) {
-		return line, 1
+	if !character.MatchString(message) {
+		if err := decodeYAML(last[:at-size], &yaml.Node{}); err != nil && !errors.Is(err, io.EOF) {
+			return line, 1
+		}
 	}
 	return position(last, at-size)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 	"sigs.k8s.io/yaml"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apischema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -312,6 +313,15 @@ func FuzzDecide(f *testing.F) {
 			entries[e.Key] = e
 		}
 		db.Apply(2, changes)
+		for _, s := range p.Steps {
+			for _, c := range claims(s.Object) {
+				for other := range view.List[*corev1.Service](db.View(), "") {
+					if s.Verb != Prune && kinds.KeyOf(other) != s.Key && has(other, c.scarce) && (s.Live == nil || !has(s.Live, c.scarce)) {
+						t.Fatalf("%v was given %s, which %v has\n%s", s.Key, c.field, kinds.KeyOf(other), diff.String())
+					}
+				}
+			}
+		}
 		var left []Desired
 		for _, e := range entries {
 			left = append(left, e)
