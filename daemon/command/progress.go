@@ -34,7 +34,10 @@ func (p *progress) follow(ctx context.Context, b control.Backend, settled func(c
 		began := time.Now()
 		if report, err := b.Report(ctx); err == nil {
 			p.show(report)
-			if !done && isSettled(report) {
+			switch {
+			case done:
+				p.opened(report)
+			case isSettled(report):
 				done = true
 				settled(report)
 			}
@@ -55,11 +58,21 @@ func isSettled(r control.Report) bool {
 		ready = ready || n.Ready
 	}
 	for _, s := range r.Sources {
-		if s.Status.State == "" || s.Status.State == "pending" {
+		unread := s.Status.State == "" && s.Status.FetchError == ""
+		if unread || s.Status.State == "pending" {
 			return false
 		}
 	}
 	return ready
+}
+
+// opened prints the addresses that are new.
+func (p *progress) opened(r control.Report) {
+	for _, s := range r.Sources {
+		for _, address := range s.Addresses {
+			p.once("open/"+address, "open     "+address)
+		}
+	}
 }
 
 // show prints the lines of what is new in a report.

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"context"
 	"testing"
 
 	"lockstep/daemon/control"
@@ -80,6 +81,44 @@ source shop: cannot read http://127.0.0.1/shop.git: connection refused; trying a
 	}
 }
 
+// reports is a daemon that reports these one after the other, and ends the watching with the last.
+type reports struct {
+	control.Backend
+	all  []control.Report
+	stop func()
+}
+
+func (r *reports) Report(context.Context) (control.Report, error) {
+	next := r.all[0]
+	if r.all = r.all[1:]; len(r.all) == 0 {
+		r.stop()
+	}
+	return next, nil
+}
+
+func TestFollowTellsAddressesThatComeLater(t *testing.T) {
+	first, later := report("success", "1 object in sync and healthy"), report("success", "1 object in sync and healthy")
+	first.Sources[0].Addresses = []string{"http://192.0.2.1:30080/"}
+	later.Sources[0].Addresses = []string{"http://192.0.2.1:30080/", "http://192.0.2.1:30081/"}
+	ctx, cancel := context.WithCancel(t.Context())
+	var out bytes.Buffer
+	p := newProgress(&screen{out: &out})
+	p.follow(ctx, &reports{all: []control.Report{first, first, later}, stop: cancel}, func(r control.Report) {
+		p.screen.line("settled")
+		p.opened(r)
+	})
+	const want = `node one: ready
+source shop: following /srv/shop
+source shop: success at 0123456789ab: 1 object in sync and healthy
+settled
+open     http://192.0.2.1:30080/
+open     http://192.0.2.1:30081/
+`
+	if out.String() != want {
+		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
 func TestAwaited(t *testing.T) {
 	cart := control.ObjectReport{Object: "Deployment shop/cart", State: "healthy"}
 	till := control.ObjectReport{Object: "Deployment shop/till", State: "progressing", Cause: "0/2 ready"}
@@ -106,6 +145,11 @@ func TestSettled(t *testing.T) {
 		if got := isSettled(report(state, "")); got != want {
 			t.Errorf("isSettled(%q) = %v, want %v", state, got, want)
 		}
+	}
+	if unread := report("", ""); isSettled(unread) {
+		t.Error("a source that was not read yet is settled")
+	} else if unread.Sources[0].Status.FetchError = "connection refused"; !isSettled(unread) {
+		t.Error("a source that cannot be read keeps the others waiting")
 	}
 	if isSettled(control.Report{}) {
 		t.Error("a cluster without a node is settled")

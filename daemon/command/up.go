@@ -84,7 +84,8 @@ func up(ctx context.Context, out *screen, d daemon.Options, a nodeagent.Options)
 		return agent.Run(ctx)
 	})
 	g.Go(func() error {
-		newProgress(out).follow(ctx, door, func(r control.Report) { farewell(ctx, out, door, d, r) })
+		p := newProgress(out)
+		p.follow(ctx, door, func(r control.Report) { farewell(ctx, p, door, d, r) })
 		return nil
 	})
 	return g.Wait()
@@ -107,14 +108,10 @@ func awaitToken(ctx context.Context, door *control.Client) (string, error) {
 }
 
 // farewell says what to open and what to try.
-func farewell(ctx context.Context, out *screen, door *control.Client, d daemon.Options, r control.Report) {
-	say := out.line
+func farewell(ctx context.Context, p *progress, door *control.Client, d daemon.Options, r control.Report) {
+	say := p.screen.line
 	say("")
-	for _, s := range r.Sources {
-		for _, address := range s.Addresses {
-			say("open     %s", address)
-		}
-	}
+	p.opened(r)
 	say("status   %s", cmp.Or(d.StatusURL, "http://"+d.StatusListen.String()))
 	path := filepath.Join(d.DataDir, "viewer.kubeconfig")
 	raw, err := door.Kubeconfig(ctx, control.KubeconfigOptions{})

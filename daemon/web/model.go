@@ -127,7 +127,10 @@ func sources(v *view.View, now time.Time, name string) []sourceRow {
 			Applied: st.Applied, Objects: st.Objects, Healthy: st.Healthy, Errors: st.Errors, FetchError: st.FetchError,
 			Link: "/sources/" + url.PathEscape(s.Name),
 		}
-		if row.State == "" {
+		switch {
+		case row.State == "" && row.FetchError != "":
+			row.State = "unreadable"
+		case row.State == "":
 			row.State = "unknown"
 		}
 		if !st.Since.IsZero() {
@@ -382,7 +385,7 @@ func facts(p *page) []fact {
 		states[s.State]++
 	}
 	for _, s := range []struct{ state, class string }{
-		{"error", "failed"}, {"failure", "failed"}, {"pending", "progressing"}, {"unknown", "progressing"}, {"success", "healthy"},
+		{"unreadable", "failed"}, {"error", "failed"}, {"failure", "failed"}, {"pending", "progressing"}, {"unknown", "progressing"}, {"success", "healthy"},
 	} {
 		if n := states[s.state]; n > 0 {
 			out = append(out, fact{fmt.Sprintf("%s: %s", plural(n, "source"), s.state), s.class})
@@ -390,12 +393,12 @@ func facts(p *page) []fact {
 	}
 	unread := 0
 	for _, s := range p.Sources {
-		if s.FetchError != "" {
+		if s.FetchError != "" && s.State != "unreadable" {
 			unread++
 		}
 	}
 	if unread > 0 {
-		out = append(out, fact{plural(unread, "source") + ": cannot be read", "failed"})
+		out = append(out, fact{plural(unread, "source") + ": cannot be read now", "failed"})
 	}
 	if p.Objects != nil {
 		all := len(p.Objects.Rows) + p.Objects.More

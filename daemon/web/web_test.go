@@ -81,11 +81,14 @@ func shop(t *testing.T) *memory.Store {
 		Seen: "bbbb2222", Accepted: "aaaa1111", Objects: 1, State: "error", FetchError: "cannot read /srv/infra: not a directory", Message: `cart.yaml:14: unknown field "replcias"`,
 		Errors: []string{`cart.yaml:14:3: Deployment shop/cart: spec.replcias: unknown field "<script>alert(1)</script>"`},
 	}
+	away := &v1alpha1.Source{ObjectMeta: named("", "away")}
+	away.Spec.URL = "https://git.example/away.git"
+	away.Status.FetchError = "cannot read https://git.example/away.git: connection refused"
 	event := &corev1.Event{ObjectMeta: named("shop", "e1"), Type: corev1.EventTypeWarning, Reason: "BackOff", Count: 12,
 		Message: "Back-off restarting failed container cache", LastTimestamp: metav1.NewTime(now.Add(-30 * time.Second)),
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: pod.Name}}
 	secret := &corev1.Secret{ObjectMeta: named("shop", "cart"), Data: map[string][]byte{"password": []byte("canary-7f3a")}}
-	s := memory.New(good, bad, node, down, secret, deployment, set, pod, pending, event)
+	s := memory.New(good, bad, away, node, down, secret, deployment, set, pod, pending, event)
 	record := func(table, name string, data any) {
 		raw, err := json.Marshal(data)
 		if err != nil {
@@ -136,7 +139,7 @@ func TestPages(t *testing.T) {
 		{"/", 200, []string{
 			"shop-cluster", "https://git.example/shop.git, branch main", "Deployment shop/cart: CrashLoopBackOff", "shop/cart.yaml:14",
 			`href="/sources/main/9f2c1e7a44d0"`, "Ada Lovelace", "ReplicaSet cart-6d4b", "Deployment cart", "4 restarts",
-			"Kubelet stopped posting node status.", "not bound to a node", "(init) running", "last ended: Error, exit code 137", "1 source: cannot be read", `href="/sources/infra/aaaa1111"`, "1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`, `title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting", "&lt;script&gt;alert(1)", "Secret shop/cart",
+			"Kubelet stopped posting node status.", "not bound to a node", "(init) running", "last ended: Error, exit code 137", "1 source: cannot be read now", "1 source: unreadable", "connection refused", `href="/sources/infra/aaaa1111"`, "1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`, `title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting", "&lt;script&gt;alert(1)", "Secret shop/cart",
 		}},
 		{"/sources/main", 200, []string{"shop/cart.yaml:14"}},
 		{"/sources/main/9f2c1e7a44d0", 200, []string{"9f2c1e7a44d0", "failure", "those of this revision"}},
