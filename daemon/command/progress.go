@@ -131,7 +131,7 @@ func awaited(s control.SourceReport) string {
 			waiting = "; " + o.Object + ": " + o.Cause
 		}
 	}
-	if healthy == len(s.Objects) {
+	if len(s.Objects) == 0 {
 		return s.Status.Message
 	}
 	return fmt.Sprintf("%d of %d healthy%s", healthy, len(s.Objects), waiting)

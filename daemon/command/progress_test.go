@@ -123,7 +123,8 @@ func TestAwaited(t *testing.T) {
 	cart := control.ObjectReport{Object: "Deployment shop/cart", State: "healthy"}
 	till := control.ObjectReport{Object: "Deployment shop/till", State: "progressing", Cause: "0/2 ready"}
 	for want, objects := range map[string][]control.ObjectReport{
-		"rolling out 0 of 2":                              {cart},
+		"rolling out 0 of 2": {},
+		"1 of 1 healthy":     {cart},
 		"1 of 2 healthy; Deployment shop/till: 0/2 ready": {cart, till},
 	} {
 		if got := awaited(report("pending", "rolling out 0 of 2", objects...).Sources[0]); got != want {
