@@ -261,7 +261,7 @@ func (s *Sync) preview(ctx context.Context, src v1alpha1.Source, w source.Watche
 		return nil, err
 	}
 	if len(problems) > 0 {
-		return nil, problems
+		return nil, errors.New(lines(read.locate(problems)))
 	}
 	return p, nil
 }

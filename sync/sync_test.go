@@ -456,6 +456,9 @@ spec:
 	if got := w.status().Errors; len(got) != 2 || got[1] != "service.yaml:8:16: Service default/cart: spec.ports[0].nodePort: provided port is already allocated to Service default/till" {
 		t.Errorf("errors %q", got)
 	}
+	if _, err := s.Plan(t.Context(), "shop"); err == nil || err.Error() != strings.Join(w.status().Errors, "\n") {
+		t.Errorf("planned: %v", err)
+	}
 	if c, ok := view.Get[*corev1.ConfigMap](w.store.View(), "default", "settings"); ok {
 		t.Errorf("half of a refused revision was applied: %v", c)
 	}
