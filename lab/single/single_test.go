@@ -79,6 +79,7 @@ func life(t *testing.T, m *machine) {
 
 	began := time.Now()
 	u := m.up(args...)
+	u.line("source " + filepath.Base(folder) + ": success")
 	url := u.line("open")
 	t.Logf("healthy in %s", time.Since(began).Round(time.Millisecond))
 	if !strings.HasPrefix(url, "http://100.64.0.1:30080") {
