@@ -124,11 +124,11 @@ func farewell(ctx context.Context, p *progress, door *control.Client, d daemon.O
 		say("kubectl  kubectl --kubeconfig %s get deploy,rs,po,svc -A", path)
 	}
 	for i, s := range r.Sources {
+		how := "push to "
 		if d.Sources[i].Spec.Folder != "" {
-			say("change   edit a file in %s", s.Where)
-		} else {
-			say("change   push to %s", s.Where)
+			how = "edit a file in "
 		}
+		p.once("change/"+s.Where, "change   "+how+s.Where) // sources may share a repository
 	}
 	if len(r.Sources) == 0 {
 		say("change   nothing is followed; stop this, and start it with a folder or a Git URL")
