@@ -198,8 +198,8 @@ func pointer(data []byte) bool {
 	return bytes.HasPrefix(data, []byte("version https://git-lfs.github.com/spec/v1"))
 }
 
-// backoff spaces the looks after errors: doubling from a second to five minutes, each with up to a half of jitter so that
-// many daemons do not come back to a forge at the same instant.
+// backoff spaces the looks after errors: doubling from a second to a minute, so that a push made in an outage is soon
+// followed, each with up to a half of jitter so that many daemons do not come back to a forge at the same instant.
 type backoff struct {
 	failures int
 	random   *rand.Rand
@@ -207,7 +207,7 @@ type backoff struct {
 
 const (
 	backoffBase = time.Second
-	backoffMax  = 5 * time.Minute
+	backoffMax  = time.Minute
 )
 
 func newBackoff(seed uint64) *backoff {
@@ -217,7 +217,7 @@ func newBackoff(seed uint64) *backoff {
 // next returns how long to wait after one more failure; interval is the least where it is longer than the backoff.
 func (b *backoff) next() time.Duration {
 	d := backoffMax
-	if b.failures < 9 {
+	if b.failures < 6 {
 		d = min(d, backoffBase<<b.failures)
 	}
 	b.failures++
