@@ -225,7 +225,8 @@ func stopKeeper(ctx context.Context, o Options) error {
 	return nil
 }
 
-// keepers finds the log keepers of a run directory by their command lines.
+// keepers finds the log keepers of a run directory by their command lines. In
+// other mount namespaces the same path may be another node's directory.
 func keepers(runDir string) ([]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -238,9 +239,24 @@ func keepers(runDir string) ([]int, error) {
 		if err != nil || len(args) < 3 || args[1] != keeper.Command || args[2] != runDir {
 			continue
 		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		if err == nil && seesSame(pid, runDir) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+// seesSame says whether a path leads a process where it leads us; of one that
+// is absent, whether it would.
+func seesSame(pid int, path string) bool {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	theirs, err := os.Stat(filepath.Join(proc, "root", path))
+	ours, ourErr := os.Stat(path)
+	if err == nil && ourErr == nil {
+		return os.SameFile(theirs, ours)
+	}
+	mounts, err := os.Readlink(filepath.Join(proc, "ns", "mnt"))
+	own, ownErr := os.Readlink("/proc/self/ns/mnt")
+	return err == nil && ownErr == nil && mounts == own
 }
