@@ -62,7 +62,9 @@ PodSecurityContext: supplementalGroupsPolicy fsGroup seccompProfile
 
 Container: name image command args workingDir imagePullPolicy ports env envFrom resources volumeMounts
 Container: livenessProbe readinessProbe startupProbe lifecycle securityContext restartPolicy
-Container: terminationMessagePath terminationMessagePolicy
+Container: terminationMessagePath terminationMessagePolicy restartPolicyRules
+ContainerRestartRule: action exitCodes
+ContainerRestartRuleOnExitCodes: operator values
 ContainerPort: name hostPort containerPort protocol hostIP
 EnvVar: name value valueFrom
 EnvVarSource: fieldRef resourceFieldRef configMapKeyRef secretKeyRef
@@ -116,18 +118,13 @@ var allowedValues = map[string][]string{
 	"PodSpec.schedulerName":       {"default-scheduler"},
 	"EmptyDirVolumeSource.medium": {"", "Memory"},
 	"SecurityContext.procMount":   {"Default"},
-	"Container.restartPolicy":     {"Always"},
+	"ContainerRestartRule.action": {"Restart"},
 	"SeccompProfile.type":         {"RuntimeDefault", "Localhost", "Unconfined"},
 }
 
 // allowedKeys lists, by the name of a map type, the keys that are acted on.
 var allowedKeys = map[string][]string{
 	"ResourceList": {"cpu", "memory", "ephemeral-storage"},
-}
-
-// onlyBelow lists fields that are acted on in one place of several where their type stands: in paths with this text.
-var onlyBelow = map[string]string{
-	"Container.restartPolicy": ".initContainers[",
 }
 
 // fieldTable reads lines of "Type: field field"; a type may have several lines.

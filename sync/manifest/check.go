@@ -115,7 +115,7 @@ func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
 			c.report(e.line, e.column, path, "duplicate key %q, first on line %d", e.name, e.again)
 		}
 		field := f.owner + "." + e.name
-		listed := actedOn[f.owner][e.name] && strings.Contains(path, onlyBelow[field])
+		listed := actedOn[f.owner][e.name]
 		// A zero is no default where the type tells it from nothing.
 		unset := e.value.shape == null || f.typ.Kind() != reflect.Pointer && e.value.zero()
 		if acted && !listed && !unset {

@@ -72,6 +72,7 @@ const fullPodSpec = `{
     livenessProbe: {httpGet: {path: /, port: 80, httpHeaders: [{name: A, value: b}]}}, readinessProbe: {tcpSocket: {port: 80}}, startupProbe: {exec: {command: [x]}},
     lifecycle: {postStart: {exec: {command: [x]}}, preStop: {sleep: {seconds: 2}}},
     securityContext: {privileged: false, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}},
+    restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [3]}}],
     volumeMounts: [{name: e, mountPath: /e, subPath: x}, {name: p, mountPath: /p, readOnly: true}]}],
   volumes: [{name: e, emptyDir: {medium: Memory, sizeLimit: 1Mi}}, {name: c, configMap: {name: c, items: [{key: k, path: p, mode: 0600}]}},
     {name: s, secret: {secretName: s, optional: true}}, {name: h, hostPath: {path: /srv, type: Directory}},
