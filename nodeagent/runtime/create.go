@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -76,11 +77,22 @@ type Request struct {
 	Bare bool
 }
 
-// StartError says that containerd had a container's record and could not run
-// it. Its text is that of Kubernetes with containerd, which people search for.
+// StartError says that the OCI runtime could not run a container as its record
+// says. Its text is that of Kubernetes with containerd, which people search for.
 type StartError struct {
 	doing string
 	err   error
+}
+
+// startFailure makes an error of containerd's a StartError where it is about
+// the container: shims that do not start, closed connections and what is left
+// of a try that was interrupted are not. Both come as mere text, which the shim
+// begins with these words where it passes on what runc said.
+func startFailure(doing string, err error) error {
+	if err = native(err); strings.Contains(err.Error(), "OCI runtime create failed") || strings.Contains(err.Error(), "OCI runtime start failed") {
+		return &StartError{doing, err}
+	}
+	return fmt.Errorf("failed to %s: %w", doing, err)
 }
 
 func (e *StartError) Error() string { return "failed to " + e.doing + ": " + e.err.Error() }
@@ -167,15 +179,16 @@ func (r *Runtime) newTask(ctx context.Context, req Request) (uint32, error) {
 			return res.Pid, nil
 		}
 	}
-	return 0, &StartError{"create containerd task", native(err)}
+	return 0, startFailure("create containerd task", err)
 }
 
-// Start lets the container's first process run; it fails with a *StartError.
+// Start lets the container's first process run. A *StartError says that it
+// cannot.
 func (r *Runtime) Start(ctx context.Context, id string) error {
 	ctx, cancel := call(ctx, createTimeout)
 	defer cancel()
 	if _, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id}); err != nil {
-		return &StartError{fmt.Sprintf("start containerd task %q", id), native(err)}
+		return startFailure(fmt.Sprintf("start containerd task %q", id), err)
 	}
 	return nil
 }

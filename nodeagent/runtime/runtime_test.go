@@ -2,14 +2,18 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/containerd/api/types/task"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
@@ -85,6 +89,24 @@ func TestNoAnswerIsNoExit(t *testing.T) {
 		c.observe(&task.Process{Status: status})
 		if c.State != want || c.ExitCode != 0 {
 			t.Errorf("%s: state %d, exit code %d", status, c.State, c.ExitCode)
+		}
+	}
+}
+
+// TestStartFailure: only what the OCI runtime says is held against a container.
+func TestStartFailure(t *testing.T) {
+	for text, want := range map[string]bool{
+		`failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: "x": executable file not found in $PATH: unknown`: true,
+		"OCI runtime start failed: cannot start a stopped process: unknown":                                                                                                    true,
+		"failed to start shim: mkdir /run/containerd/io.containerd.runtime.v2.task/lockstep/aefe5ac2db: file exists":                                                           false,
+		"ttrpc: closed: unknown": false,
+	} {
+		err := startFailure("create containerd task", status.Error(codes.Unknown, text))
+		if failed := (*StartError)(nil); errors.As(err, &failed) != want {
+			t.Errorf("%s: held against the container: %v, want %v", text, !want, want)
+		}
+		if !strings.Contains(err.Error(), text) {
+			t.Errorf("%v does not say %s", err, text)
 		}
 	}
 }
