@@ -38,7 +38,9 @@ func Remove(ctx context.Context, dir string) error {
 			nodes = append(nodes, h.Name())
 		}
 	}
-	if err := killAll(ctx, func() []process { return labProcesses(dir, nodes) }); err != nil {
+	in := spaces{}
+	defer in.close()
+	if err := killAll(ctx, func() []process { return labProcesses(dir, nodes, in) }); err != nil {
 		return fmt.Errorf("cannot end the lab in %s: %w", dir, err)
 	}
 	var errs []error
@@ -70,15 +72,14 @@ func removeDir(dir string, entries []fs.DirEntry) error {
 }
 
 // labProcesses are the processes that carry the lab's mark, everything in the mount namespaces of those that are not the
-// machine's own, what is in the control groups of the nodes' pods, and all descendants.
-func labProcesses(dir string, nodes []string) []process {
+// machine's own, what is in the control groups of the nodes' pods, and all descendants. It adds those namespaces to in.
+func labProcesses(dir string, nodes []string, in spaces) []process {
 	marked := map[int]bool{}
-	spaces := map[string]bool{}
 	here := mountNamespace(os.Getpid())
 	for _, p := range descendants(func(pid int) bool { return isMarked(pid, dir) }) {
 		marked[p.PID] = true
 		if space := mountNamespace(p.PID); space != "" && space != here {
-			spaces[space] = true
+			in.add(p.PID)
 		}
 	}
 	for _, node := range nodes {
@@ -86,7 +87,7 @@ func labProcesses(dir string, nodes []string) []process {
 			marked[pid] = true
 		}
 	}
-	return descendants(func(pid int) bool { return marked[pid] || spaces[mountNamespace(pid)] })
+	return descendants(func(pid int) bool { return marked[pid] || in.have(pid) })
 }
 
 func isMarked(pid int, dir string) bool {

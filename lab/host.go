@@ -265,14 +265,37 @@ func (h *Host) Do(f func() error) error {
 	return <-done
 }
 
-// processes returns every process of the host: those in its mount namespace, all their descendants, and what is in its
-// pods' control groups.
-func (h *Host) processes() []process {
-	space := mountNamespace(h.Holder.PID)
+// processes returns every process of the host: those in its mount namespace, which is among the spaces, all their
+// descendants, and what is in its pods' control groups.
+func (h *Host) processes(in spaces) []process {
 	pods := cgroupProcesses(h.Name)
-	return descendants(func(pid int) bool {
-		return space != "" && mountNamespace(pid) == space || slices.Contains(pods, pid)
-	})
+	return descendants(func(pid int) bool { return in.have(pid) || slices.Contains(pods, pid) })
+}
+
+// spaces are mount namespaces by their names, held open: a process may still be started in one after those it was known
+// by have been killed, and the name of one that is gone may be given to another.
+type spaces map[string]*os.File
+
+// add holds the mount namespace of a process, unless the process is gone.
+func (s spaces) add(pid int) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		return
+	}
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil || s[name] != nil {
+		_ = f.Close()
+		return
+	}
+	s[name] = f
+}
+
+func (s spaces) have(pid int) bool { return s[mountNamespace(pid)] != nil }
+
+func (s spaces) close() {
+	for _, f := range s {
+		_ = f.Close()
+	}
 }
 
 // mountNamespace names the mount namespace of a process; empty: it is gone.

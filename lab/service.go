@@ -297,7 +297,10 @@ func (l *Lab) Reboot(ctx context.Context, h *Host) error {
 
 // halt ends every process of the host and removes its control groups.
 func (l *Lab) halt(ctx context.Context, h *Host) error {
-	if err := killAll(ctx, h.processes); err != nil {
+	in := spaces{}
+	defer in.close()
+	in.add(h.Holder.PID)
+	if err := killAll(ctx, func() []process { return h.processes(in) }); err != nil {
 		return fmt.Errorf("cannot halt host %s: %w", h.Name, err)
 	}
 	h.Services = map[string]process{}
