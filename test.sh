@@ -38,7 +38,7 @@ fi
 
 # Of passing tests only the packages' lines matter; of failing ones everything.
 if [ $status -ne 0 ]; then
-	grep -vE '^(=== (RUN|PAUSE|CONT|NAME)|\s*--- PASS)' "$log" | tail -n 400
+	grep -vE '^(=== (RUN|PAUSE|CONT|NAME)|\s*--- PASS)' "$log" | tail -n 4000
 	grep -E '^\s*--- FAIL' "$log" || true
 else
 	grep -E '^ok\s' "$log"

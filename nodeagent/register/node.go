@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
 )
 
 const (
@@ -207,17 +208,18 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 		return false, nil
 	}
 	node = node.DeepCopy()
-	node.Status = status
-	if _, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{}); apierrors.IsConflict(err) {
-		// Others write the node's spec; with what they wrote it is tried once more.
-		if node, err = nodes.Get(ctx, r.Name, metav1.GetOptions{}); err != nil {
-			return false, fmt.Errorf("cannot read node %s: %w", r.Name, err)
-		}
+	// Others write the node's spec, several of them when it is new: with what they wrote it is tried again.
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		node.Status = status
-		if _, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
-			return false, fmt.Errorf("cannot report status of node %s: %w", r.Name, err)
+		_, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		if apierrors.IsConflict(err) {
+			if now, again := nodes.Get(ctx, r.Name, metav1.GetOptions{}); again == nil {
+				node = now
+			}
 		}
-	} else if err != nil {
+		return err
+	})
+	if err != nil {
 		return false, fmt.Errorf("cannot report status of node %s: %w", r.Name, err)
 	}
 	return true, nil

@@ -3,6 +3,7 @@ package register
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -12,8 +13,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	ktesting "k8s.io/client-go/testing"
 )
 
 func TestReporterRegistersAndRenews(t *testing.T) {
@@ -56,6 +60,23 @@ func TestReporterRegistersAndRenews(t *testing.T) {
 	lease, err := client.CoordinationV1().Leases(leaseSpace).Get(t.Context(), "n1", metav1.GetOptions{})
 	if err != nil || !lease.Spec.RenewTime.Time.Equal(now) {
 		t.Errorf("lease %+v, %v", lease, err)
+	}
+}
+
+// TestReportAfterConflicts: the spec of a new node is written by several while the node reports its status.
+func TestReportAfterConflicts(t *testing.T) {
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+	conflicts := 3
+	client.PrependReactor("update", "nodes", func(a ktesting.Action) (bool, runtime.Object, error) {
+		if a.GetSubresource() != "status" || conflicts == 0 {
+			return false, nil, nil
+		}
+		conflicts--
+		return true, nil, apierrors.NewConflict(corev1.Resource("nodes"), "n1", errors.New("the object has been modified"))
+	})
+	r := &Reporter{Client: client, Name: "n1", Log: slog.New(slog.DiscardHandler), State: func(context.Context) State { return State{} }}
+	if wrote, err := r.report(t.Context(), time.Now(), false); !wrote || err != nil || conflicts != 0 {
+		t.Errorf("written %t with %d conflicts to come: %v", wrote, conflicts, err)
 	}
 }
 
