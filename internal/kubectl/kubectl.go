@@ -24,9 +24,9 @@ func Main() {
 	os.Exit(0)
 }
 
-// Command returns kubectl of a kubeconfig, not started. Home is where it keeps its cache.
+// Command returns kubectl of a kubeconfig, not started. Home is where it keeps its cache, and what a refused edit leaves.
 func Command(ctx context.Context, kubeconfig, home string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, "/proc/self/exe", args...)
-	c.Env = append(os.Environ(), Variable+"=1", "KUBECONFIG="+kubeconfig, "HOME="+home)
+	c.Env = append(os.Environ(), Variable+"=1", "KUBECONFIG="+kubeconfig, "HOME="+home, "TMPDIR="+home)
 	return c
 }
