@@ -117,6 +117,7 @@ func (p *Proxy) yield(findings []Finding, c change, now time.Time) ([]Finding, c
 // verify reads back what a repair wrote. A chain that still reads differently is spelled so by
 // this iptables, and is not drift; otherwise it would be repaired for ever.
 func (p *Proxy) verify(ctx context.Context) error {
+	written, doubtful := p.generation, p.suspect
 	have, err := p.observe(ctx)
 	if err != nil {
 		return err
@@ -125,8 +126,8 @@ func (p *Proxy) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g != p.generation {
-		p.suspect = true // somebody wrote meanwhile: this is no evidence of spelling
+	if doubtful || p.generation != written || g != written {
+		p.suspect = true // somebody wrote meanwhile, also jumps: that is to be repaired, and is no evidence of spelling
 		return nil
 	}
 	for id, chain := range p.applied {
