@@ -26,6 +26,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
 	"k8s.io/kubernetes/pkg/registry/core/pod"
+	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
 	"k8s.io/kubernetes/pkg/registry/core/secret"
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
@@ -57,6 +58,7 @@ var registries = map[string]registry{
 	"services":                        {main: service.Strategy, status: service.StatusStrategy},
 	"deployments.apps":                {main: deployment.Strategy, status: deployment.StatusStrategy},
 	"replicasets.apps":                {main: replicaset.Strategy, status: replicaset.StatusStrategy},
+	"podtemplates":                    {main: podtemplate.Strategy},
 	"pods":                            {main: pod.Strategy, status: pod.StatusStrategy},
 	"endpointslices.discovery.k8s.io": {main: endpointslice.Strategy},
 	"events":                          {main: event.Strategy},

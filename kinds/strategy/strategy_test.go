@@ -62,6 +62,7 @@ func examples() []kinds.Object {
 		aService("cart"),
 		aDeployment("cart"),
 		aReplicaSet("cart"),
+		&corev1.PodTemplate{ObjectMeta: named("cart"), Template: aDeployment("cart").Spec.Template},
 		&corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()},
 		&discoveryv1.EndpointSlice{
 			ObjectMeta: named("cart"), AddressType: discoveryv1.AddressTypeIPv4,

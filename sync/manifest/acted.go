@@ -40,6 +40,7 @@ ReplicaSet: metadata spec
 ReplicaSetSpec: replicas minReadySeconds selector template
 
 Pod: metadata spec
+PodTemplate: metadata template
 PodTemplateSpec: metadata spec
 PodSpec: containers initContainers restartPolicy terminationGracePeriodSeconds volumes
 PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableServiceLinks

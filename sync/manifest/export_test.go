@@ -21,6 +21,7 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: v1, kind: Service, metadata: {name: headless}, spec: {clusterIP: None, sessionAffinity: ClientIP, ports: [{port: 80}]}}",
 		"{apiVersion: v1, kind: Service, metadata: {name: alias}, spec: {type: ExternalName, externalName: cart.example}}",
 		"{apiVersion: v1, kind: Pod, metadata: {name: cart}, spec: " + fullPodSpec + "}",
+		"{apiVersion: v1, kind: PodTemplate, metadata: {name: cart}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}",
 		"{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: cart}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: cart}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: cart}, addressType: IPv4, ports: [{port: 80}], endpoints: [{addresses: [10.42.0.2]}]}",
