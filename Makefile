@@ -3,8 +3,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-# Static, without cgo; tests are built alike, so that both share one build cache.
+# Static, without cgo, and the same bytes whatever the folder; tests are built alike, so that all share one build cache.
 export CGO_ENABLED := 0
+export GOFLAGS := $(GOFLAGS) -trimpath
 GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION)'
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin

@@ -2,7 +2,7 @@
 # The whole suite on this machine. Under CI=true nothing is skipped: a skipped test fails the run.
 set -euo pipefail
 cd "$(dirname "$0")"
-export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
+export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin" GOFLAGS="${GOFLAGS:-} -trimpath" # as the Makefile has it
 ./deps.sh test
 make -s build lab images
 export LOCKSTEP_BIN="$PWD/bin"
