@@ -14,7 +14,7 @@ func newValidate() *cobra.Command {
 		Long: `Check files and folders as one source would be checked, offline. Every error is printed, one a
 line, as file:line:column; the exit code is then 1. Meant for pre-commit hooks and CI.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := validate.Run(args, o, cmd.OutOrStdout())
+			err := validate.Run(cmd.Context(), args, o, cmd.OutOrStdout())
 			if errors.Is(err, validate.ErrInvalid) {
 				return exitError{1}
 			}

@@ -9,7 +9,6 @@ package manifest
 import (
 	"encoding/json"
 	"fmt"
-	"path"
 	"strings"
 
 	"lockstep/kinds"
@@ -106,18 +105,4 @@ func (es Errors) Error() string {
 		lines[i] = e.Error()
 	}
 	return strings.Join(lines, "\n")
-}
-
-// Wanted says whether a file of a source is a manifest, by its slash-separated path relative to the source's root.
-func Wanted(name string) bool {
-	for part := range strings.SplitSeq(name, "/") {
-		if strings.HasPrefix(part, ".") {
-			return false
-		}
-	}
-	switch path.Ext(name) {
-	case ".yaml", ".yml", ".json":
-		return true
-	}
-	return false
 }

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"path"
@@ -95,7 +96,7 @@ func (r *Reader) parse(files []File, found []*parsed) Errors {
 				errs = append(errs, &Error{File: f.Path, Message: fmt.Sprintf("cannot read the file: %v", err)})
 				return nil
 			}
-			found[i] = &parsed{readings: read(f.Path, data), round: r.round}
+			found[i] = &parsed{readings: readFile(f.Path, data), round: r.round}
 			return nil
 		})
 	}
@@ -106,6 +107,23 @@ func (r *Reader) parse(files []File, found []*parsed) Errors {
 		}
 	}
 	return errs
+}
+
+// readFile reads a file's content, or refuses what Git LFS has put in its place: left out, it would delete the objects
+// that the content states.
+func readFile(name string, data []byte) []reading {
+	if !pointer(data) {
+		return read(name, data)
+	}
+	r := reading{}
+	r.fail(1, 1, "", "the file is a Git LFS pointer, not the manifest itself; keep manifests out of Git LFS (git lfs untrack)")
+	return []reading{r}
+}
+
+// pointer says that content is a Git LFS pointer (git-lfs, docs/spec.md; the second line is of versions before the first).
+func pointer(data []byte) bool {
+	return bytes.HasPrefix(data, []byte("version https://git-lfs.github.com/spec/")) ||
+		bytes.HasPrefix(data, []byte("version https://hawser.github.com/spec/"))
 }
 
 // forget drops what neither this revision nor the one before it wanted.

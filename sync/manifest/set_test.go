@@ -78,17 +78,6 @@ func TestReaderReadsOnlyWhatChanged(t *testing.T) {
 	}
 }
 
-func TestWanted(t *testing.T) {
-	for name, want := range map[string]bool{
-		"a.yaml": true, "a/b.yml": true, "a.json": true, "a.txt": false, ".a.yaml": false, ".github/a.yaml": false,
-		"a/.b/c.yaml": false, "Makefile": false, "a.YAML": false,
-	} {
-		if Wanted(name) != want {
-			t.Errorf("Wanted(%q) is %v", name, !want)
-		}
-	}
-}
-
 // FuzzRead looks for panics, endless loops and errors without a place in any bytes.
 func FuzzRead(f *testing.F) {
 	for _, name := range []string{"a.yaml", "a.json"} {

@@ -432,10 +432,6 @@ func (c *clone) file(name string, hash plumbing.Hash) (File, error) {
 			c.markDamaged()
 			return nil, fmt.Errorf("cannot read %s: %w", name, err)
 		}
-		if pointer(data) {
-			c.log.Warn("a Git LFS pointer is ignored", "url", Redact(c.url), "file", name)
-			return nil, nil
-		}
 		return data, nil
 	}}, nil
 }

@@ -188,7 +188,7 @@ func (f *Folder) scan(watcher *fsnotify.Watcher) (*Revision, bool, error) {
 		return nil, false, f.explain(err)
 	}
 	f.files = s.files
-	return s.revision(f.opts.Log), s.stable, nil
+	return s.revision(), s.stable, nil
 }
 
 func (f *Folder) explain(err error) error {

@@ -201,7 +201,7 @@ func TestGitLinksSubmodulesAndPointers(t *testing.T) {
 	o.git("commit", "-q", "-m", "submodule")
 	o.git("push", "-q", o.bare, "HEAD:main")
 	rev := look(t, watch(t, t.TempDir(), o.source()))
-	want := "a.yaml=one;big.yaml=;sub/in.yaml=one;!abs.yaml: the symbolic link leads out of the tree;!sub/out.yaml: the symbolic link leads out of the tree;-module: submodules are not read;"
+	want := "a.yaml=one;big.yaml=version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1;sub/in.yaml=one;!abs.yaml: the symbolic link leads out of the tree;!sub/out.yaml: the symbolic link leads out of the tree;-module: submodules are not read;"
 	if got := contents(t, rev); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -135,7 +134,7 @@ func (s *scan) file(path string, info fs.FileInfo) error {
 	return nil
 }
 
-func (s *scan) revision(log *slog.Logger) *Revision {
+func (s *scan) revision() *Revision {
 	names := make([]string, 0, len(s.files))
 	for name := range s.files {
 		names = append(names, name)
@@ -148,7 +147,7 @@ func (s *scan) revision(log *slog.Logger) *Revision {
 		io.WriteString(id, name+"\x00"+k.hash+"\n")
 		path := filepath.Join(s.top, filepath.FromSlash(name))
 		rev.Files = append(rev.Files, File{Path: name, Hash: k.hash, Size: k.size, Read: func() ([]byte, error) {
-			return readFile(path, name, k, log)
+			return readFile(path, name, k)
 		}})
 	}
 	for _, p := range s.problems {
@@ -162,7 +161,7 @@ func (s *scan) revision(log *slog.Logger) *Revision {
 var ErrChanged = errors.New("it changed while it was read")
 
 // readFile reads at most what tells that a file is too large; one that is not must be what was hashed.
-func readFile(path, name string, k known, log *slog.Logger) ([]byte, error) {
+func readFile(path, name string, k known) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -177,10 +176,6 @@ func readFile(path, name string, k known, log *slog.Logger) ([]byte, error) {
 	}
 	if sum := sha256.Sum256(data); k.size <= MaxFile && hex.EncodeToString(sum[:]) != k.hash {
 		return nil, fmt.Errorf("cannot read %s: %w", name, ErrChanged)
-	}
-	if pointer(data) {
-		log.Warn("a Git LFS pointer is ignored", "file", name)
-		return nil, nil
 	}
 	return data, nil
 }

@@ -2,7 +2,6 @@
 package source
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +42,7 @@ type File struct {
 	Path string // slash-separated, relative to the root of the repository or folder
 	Hash string // equal hashes mean equal content
 	Size int64  // bytes
-	// Read returns the content. It may be called later, from any goroutine, and again. A Git LFS pointer reads as nothing.
+	// Read returns the content. It may be called later, from any goroutine, and again.
 	Read func() ([]byte, error)
 }
 
@@ -191,11 +190,6 @@ func manifest(name string) bool {
 
 func rootOf(s v1alpha1.Source) string {
 	return strings.Trim(path.Clean("/"+s.Spec.Path), "/")
-}
-
-// pointer says that content is a Git LFS pointer (git-lfs specification, docs/spec.md).
-func pointer(data []byte) bool {
-	return bytes.HasPrefix(data, []byte("version https://git-lfs.github.com/spec/v1"))
 }
 
 // backoff spaces the looks after errors: doubling from a second to a minute, so that a push made in an outage is soon

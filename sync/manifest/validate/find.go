@@ -1,13 +1,13 @@
 package validate
 
 import (
-	"fmt"
+	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"lockstep/sync/manifest"
+	"lockstep/sync/manifest/tree"
 )
 
 // finder collects the files that paths name.
@@ -17,14 +17,14 @@ type finder struct {
 	seen  map[string]bool // absolute paths: a file that is named by itself and by its folder is read once
 }
 
-// add takes a file, or the manifests below a folder.
-func (f *finder) add(path string) error {
+// add takes a file, whatever its name is, or the manifests below a folder, as a source reads them.
+func (f *finder) add(ctx context.Context, path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return cause(err)
 	}
 	if !info.IsDir() {
-		return f.file(path, info)
+		return f.file(path, path)
 	}
 	top, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -33,72 +33,24 @@ func (f *finder) add(path string) error {
 	if top, err = filepath.Abs(top); err != nil {
 		return err
 	}
-	return filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(path, at)
-		if err != nil {
-			return err
-		}
-		hidden := rel != "." && strings.HasPrefix(e.Name(), ".")
-		switch {
-		case e.IsDir() && hidden:
-			return filepath.SkipDir
-		case e.IsDir() || hidden:
-			return nil
-		case e.Type()&fs.ModeSymlink != 0:
-			return f.link(top, at)
-		case !manifest.Wanted(filepath.ToSlash(rel)):
-			return nil
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		return f.file(at, info)
-	})
-}
-
-// link reads a symbolic link to a manifest inside the tree as that manifest. A folder inside the tree is read where it
-// is, not through a link as well; a link that leads out of the tree is an error, whatever it is named.
-func (f *finder) link(top, at string) error {
-	wanted := manifest.Wanted(filepath.Base(at))
-	real, err := filepath.EvalSymlinks(at)
-	if err == nil {
-		real, err = filepath.Abs(real)
-	}
-	switch {
-	case err != nil && wanted:
-		f.fail(at, "the symbolic link leads nowhere")
-		return nil
-	case err != nil:
-		return nil
-	case real != top && !strings.HasPrefix(real, top+string(filepath.Separator)):
-		f.fail(at, "the symbolic link leads out of the tree")
-		return nil
-	case !wanted:
-		return nil
-	}
-	info, err := os.Stat(real)
+	folder := &tree.Folder{Path: top}
+	found, err := tree.Walk(ctx, folder, "", tree.Bounds())
 	if err != nil {
-		return cause(err)
+		return err
 	}
-	if info.IsDir() {
-		return nil
+	for _, p := range found.Problems {
+		f.fail(filepath.Join(path, filepath.FromSlash(p.Path)), p.Message)
 	}
-	return f.file(at, info)
+	for _, m := range found.Files {
+		if err := f.file(filepath.Join(path, filepath.FromSlash(m.Path)), folder.On(m.Real)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (f *finder) file(path string, info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		f.fail(path, "not a regular file")
-		return nil
-	}
-	if info.Size() > manifest.MaxFile {
-		f.fail(path, fmt.Sprintf("the file has %d bytes, more than the limit of %d MiB", info.Size(), manifest.MaxFile>>20))
-		return nil
-	}
+// file takes a file that is at real and named path.
+func (f *finder) file(path, real string) error {
 	named, err := filepath.Abs(path)
 	if err != nil {
 		return err
@@ -110,7 +62,7 @@ func (f *finder) file(path string, info fs.FileInfo) error {
 	f.files = append(f.files, manifest.File{
 		Path: filepath.ToSlash(path),
 		Data: func() ([]byte, error) {
-			data, err := os.ReadFile(path)
+			data, err := tree.Read(real, manifest.MaxFile)
 			return data, cause(err)
 		},
 	})

@@ -2,6 +2,7 @@
 package validate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,14 +24,14 @@ type Options struct {
 // Run reads the manifests that paths name, files and folders, as one source would, and prints to out every error, one a
 // line as file:line:column: …, or how many objects are valid. A folder is read as a source reads it; a file that is
 // named itself is read whatever its name is. Whether namespaces exist in a cluster is not asked. It returns nil,
-// ErrInvalid where it printed errors, or why it could not read or print.
-func Run(paths []string, opts Options, out io.Writer) error {
+// ErrInvalid where it printed errors, or why it could not read or print. ctx ends the search for files.
+func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error {
 	if len(paths) == 0 {
 		return errors.New("cannot validate nothing: name files or folders")
 	}
 	found := finder{seen: map[string]bool{}}
 	for _, path := range paths {
-		if err := found.add(filepath.Clean(path)); err != nil {
+		if err := found.add(ctx, filepath.Clean(path)); err != nil {
 			return fmt.Errorf("cannot validate %s: %w", path, err)
 		}
 	}

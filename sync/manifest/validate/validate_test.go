@@ -1,6 +1,7 @@
 package validate_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ func run(args []string, out, errs io.Writer) int {
 		opts.IgnoreKinds = append(opts.IgnoreKinds, args[1])
 		args = args[2:]
 	}
-	switch err := validate.Run(args, opts, out); {
+	switch err := validate.Run(context.Background(), args, opts, out); {
 	case err == nil:
 		return 0
 	case errors.Is(err, validate.ErrInvalid):
