@@ -89,6 +89,7 @@ var All = []*Kind{
 	row[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "ReplicaSet", "replicasets", "rs", declarable|status|categoryAll),
 	row[corev1.PodTemplate, corev1.PodTemplateList](corev1.SchemeGroupVersion, "PodTemplate", "podtemplates", "", declarable),
 	row[corev1.Pod, corev1.PodList](corev1.SchemeGroupVersion, "Pod", "pods", "po", declarable|status|categoryAll),
+	row[corev1.Endpoints, corev1.EndpointsList](corev1.SchemeGroupVersion, "Endpoints", "endpoints", "ep", 0),
 	row[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discoveryv1.SchemeGroupVersion, "EndpointSlice", "endpointslices", "", declarable),
 	row[corev1.Event, corev1.EventList](corev1.SchemeGroupVersion, "Event", "events", "ev", 0),
 }

@@ -26,6 +26,7 @@ func deciding() map[string][]string {
 		"reconcilers/serviceip/*.go":          nil,
 		"reconcilers/deployment/*.go":         nil,
 		"reconcilers/replicaset/*.go":         nil,
+		"reconcilers/endpoints/*.go":          {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/endpointslice/*.go":      nil,
 		"reconcilers/garbagecollection/*.go":  nil,
 		"reconcilers/scheduler/decide.go":     nil,

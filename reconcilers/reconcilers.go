@@ -8,6 +8,7 @@ import (
 
 	"lockstep/reconcilers/cluster"
 	"lockstep/reconcilers/deployment"
+	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/garbagecollection"
@@ -114,6 +115,7 @@ func All(o Options) []engine.Reconciler {
 		deployment.New(),
 		replicaset.New(),
 		endpointslice.New(),
+		endpoints.New(),
 		garbagecollection.Owners(),
 		garbagecollection.Pods(),
 		garbagecollection.FinishedPods(),

@@ -22,6 +22,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
+	"k8s.io/kubernetes/pkg/registry/core/endpoint"
 	"k8s.io/kubernetes/pkg/registry/core/event"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
@@ -60,6 +61,7 @@ var registries = map[string]registry{
 	"replicasets.apps":                {main: replicaset.Strategy, status: replicaset.StatusStrategy},
 	"podtemplates":                    {main: podtemplate.Strategy},
 	"pods":                            {main: pod.Strategy, status: pod.StatusStrategy},
+	"endpoints":                       {main: endpoint.Strategy},
 	"endpointslices.discovery.k8s.io": {main: endpointslice.Strategy},
 	"events":                          {main: event.Strategy},
 }

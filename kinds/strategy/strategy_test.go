@@ -64,6 +64,9 @@ func examples() []kinds.Object {
 		aReplicaSet("cart"),
 		&corev1.PodTemplate{ObjectMeta: named("cart"), Template: aDeployment("cart").Spec.Template},
 		&corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()},
+		&corev1.Endpoints{ObjectMeta: named("cart"), Subsets: []corev1.EndpointSubset{{
+			Addresses: []corev1.EndpointAddress{{IP: "10.42.0.2"}}, Ports: []corev1.EndpointPort{{Port: port, Protocol: protocol}},
+		}}},
 		&discoveryv1.EndpointSlice{
 			ObjectMeta: named("cart"), AddressType: discoveryv1.AddressTypeIPv4,
 			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},

@@ -1,0 +1,182 @@
+// Package endpoints keeps the Endpoints of Services: their EndpointSlices in the older form, for those who still read it.
+package endpoints
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kubernetes/pkg/api/v1/endpoints"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+)
+
+// capacity bounds the addresses of one object, as Kubernetes' endpoints controller does: what has more is cut and says so.
+const capacity = 1000
+
+// New returns the reconciler of endpoints.
+func New() loop.Reconciler {
+	service := kinds.For[*corev1.Service]()
+	kind := kinds.For[*corev1.Endpoints]()
+	return loop.Reconciler{
+		Name:      "endpoints",
+		Component: "endpoint-controller",
+		Owner:     service,
+		Reads: []loop.Read{
+			{Kind: kinds.For[*discoveryv1.EndpointSlice](), How: "the service that its label names", Keys: labelled},
+			{Kind: kind, How: "its service", Keys: loop.ControllerKeys(service)},
+		},
+		Writes: []loop.Write{{
+			Kind: kind, Create: true, Delete: true, Children: true, Derived: true,
+			Fields: []string{"metadata.labels", "metadata.annotations", "subsets"},
+		}},
+		Decide: decide,
+	}
+}
+
+func labelled(_ *view.View, o kinds.Object) []kinds.Key {
+	name := o.GetLabels()[discoveryv1.LabelServiceName]
+	if name == "" {
+		return nil
+	}
+	return []kinds.Key{kinds.For[*corev1.Service]().Key(o.GetNamespace(), name)}
+}
+
+func decide(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
+	s, ok := v.Get(key).(*corev1.Service)
+	if !ok || s.DeletionTimestamp != nil || s.Spec.Type == corev1.ServiceTypeExternalName {
+		return loop.Decision{}, nil // they are derived, and go
+	}
+	found := slicesOf(v, s)
+	if len(found) == 0 && len(s.Spec.Selector) == 0 {
+		return loop.Decision{}, nil
+	}
+	subsets, whole := cut(endpoints.RepackSubsets(subsetsOf(found)))
+	labels, annotations := labelsOf(s), map[string]string(nil)
+	if !whole {
+		annotations = map[string]string{corev1.EndpointsOverCapacity: "truncated"}
+	}
+	old, ok := view.Get[*corev1.Endpoints](v, s.Namespace, s.Name)
+	if !ok {
+		return loop.Decision{Wants: []loop.Want{{
+			Object: &corev1.Endpoints{
+				ObjectMeta: metav1.ObjectMeta{
+					Namespace: s.Namespace, Name: s.Name, Labels: labels, Annotations: annotations,
+					OwnerReferences: []metav1.OwnerReference{loop.ControllerRef(s)},
+				},
+				Subsets: subsets,
+			},
+			Reason: "the service has slices, or selects pods",
+		}}}, nil
+	}
+	if !metav1.IsControlledBy(old, s) {
+		return loop.Decision{}, nil // of an earlier service of that name: the garbage collector takes it first
+	}
+	changed := old.DeepCopy()
+	changed.Labels, changed.Annotations, changed.Subsets = labels, annotations, subsets
+	if maps.Equal(old.Labels, labels) && maps.Equal(old.Annotations, annotations) && equality.Semantic.DeepEqual(old.Subsets, subsets) {
+		return loop.Decision{Wants: []loop.Want{{Object: old, Reason: "as it should be"}}}, nil
+	}
+	return loop.Decision{Wants: []loop.Want{{Object: changed, Reason: "the slices changed"}}}, nil
+}
+
+// slicesOf returns the service's slices of its first family, which is the only one that Endpoints have.
+func slicesOf(v *view.View, s *corev1.Service) (found []*discoveryv1.EndpointSlice) {
+	family := discoveryv1.AddressTypeIPv4
+	if len(s.Spec.IPFamilies) > 0 && s.Spec.IPFamilies[0] == corev1.IPv6Protocol {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	for slice := range v.SlicesOfService(s.Namespace, s.Name) {
+		if slice.AddressType == family && slice.DeletionTimestamp == nil {
+			found = append(found, slice)
+		}
+	}
+	return found
+}
+
+// subsetsOf is the slices' endpoints, ready and not. Those that are ending have no place in Endpoints.
+func subsetsOf(found []*discoveryv1.EndpointSlice) (subsets []corev1.EndpointSubset) {
+	for _, slice := range found {
+		ports := portsOf(slice.Ports)
+		for i := range slice.Endpoints {
+			e := &slice.Endpoints[i]
+			ready := e.Conditions.Ready == nil || *e.Conditions.Ready
+			ending := e.Conditions.Terminating != nil && *e.Conditions.Terminating
+			if len(e.Addresses) == 0 || ending && !ready {
+				continue
+			}
+			address := corev1.EndpointAddress{IP: e.Addresses[0], NodeName: e.NodeName, TargetRef: e.TargetRef}
+			if e.Hostname != nil {
+				address.Hostname = *e.Hostname
+			}
+			subset := corev1.EndpointSubset{Ports: ports}
+			if ready {
+				subset.Addresses = []corev1.EndpointAddress{address}
+			} else {
+				subset.NotReadyAddresses = []corev1.EndpointAddress{address}
+			}
+			subsets = append(subsets, subset)
+		}
+	}
+	return subsets
+}
+
+func portsOf(ports []discoveryv1.EndpointPort) (out []corev1.EndpointPort) {
+	for _, p := range ports {
+		if p.Port == nil {
+			continue
+		}
+		port := corev1.EndpointPort{Port: *p.Port, Protocol: corev1.ProtocolTCP, AppProtocol: p.AppProtocol}
+		if p.Name != nil {
+			port.Name = *p.Name
+		}
+		if p.Protocol != nil {
+			port.Protocol = *p.Protocol
+		}
+		out = append(out, port)
+	}
+	return out
+}
+
+// cut keeps as many addresses as one object may have, those that are ready first, and says whether that is all.
+func cut(subsets []corev1.EndpointSubset) (kept []corev1.EndpointSubset, whole bool) {
+	room, whole := capacity, true
+	take := func(list []corev1.EndpointAddress) []corev1.EndpointAddress {
+		if len(list) > room {
+			list, whole = list[:room], false
+		}
+		room -= len(list)
+		return list
+	}
+	for i := range subsets {
+		subsets[i].Addresses = take(subsets[i].Addresses)
+	}
+	for i := range subsets {
+		subsets[i].NotReadyAddresses = take(subsets[i].NotReadyAddresses)
+	}
+	kept = slices.DeleteFunc(subsets, func(s corev1.EndpointSubset) bool { return len(s.Addresses)+len(s.NotReadyAddresses) == 0 })
+	return kept, whole
+}
+
+// managedBy marks what a controller keeps, so that nobody mirrors it into slices again
+// (k8s.io/kubernetes/pkg/controller/endpoint).
+const managedBy = "endpoints.kubernetes.io/managed-by"
+
+func labelsOf(s *corev1.Service) map[string]string {
+	labels := maps.Clone(s.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	delete(labels, corev1.IsHeadlessService)
+	labels[managedBy] = "endpoint-controller"
+	if s.Spec.ClusterIP == corev1.ClusterIPNone {
+		labels[corev1.IsHeadlessService] = ""
+	}
+	return labels
+}
