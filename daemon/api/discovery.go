@@ -92,6 +92,11 @@ func (s *server) groupVersions() []schema.GroupVersion {
 func (s *server) discover(mux *http.ServeMux) {
 	var core, named apidiscoveryv2.APIGroupDiscoveryList
 	groups := discovery.NewRootAPIsHandler(noAddresses{}, codecs)
+	// Each of these paths may end in a slash, as in Kubernetes.
+	at := func(path string, h http.Handler) {
+		mux.Handle("GET "+path, h)
+		mux.Handle("GET "+path+"/{$}", h)
+	}
 	for _, gv := range s.groupVersions() {
 		list := s.resourcesOf(gv)
 		lister := discovery.APIResourceListerFunc(func() []metav1.APIResource { return list })
@@ -100,25 +105,19 @@ func (s *server) discover(mux *http.ServeMux) {
 		}}}
 		if gv.Group == "" {
 			core.Items = append(core.Items, whole)
-			mux.Handle("GET /api/"+gv.Version, discovery.NewAPIVersionHandler(codecs, gv, lister))
+			at("/api/"+gv.Version, discovery.NewAPIVersionHandler(codecs, gv, lister))
 			continue
 		}
 		named.Items = append(named.Items, whole)
-		mux.Handle("GET /apis/"+gv.String(), discovery.NewAPIVersionHandler(codecs, gv, lister))
+		at("/apis/"+gv.String(), discovery.NewAPIVersionHandler(codecs, gv, lister))
 		version := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
 		group := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{version}, PreferredVersion: version}
 		groups.AddGroup(group)
-		mux.Handle("GET /apis/"+gv.Group, discovery.NewAPIGroupHandler(codecs, group))
+		at("/apis/"+gv.Group, discovery.NewAPIGroupHandler(codecs, group))
 	}
-	legacy := discovery.NewLegacyRootAPIHandler(noAddresses{}, codecs, "/api")
-	for path, h := range map[string]http.Handler{
-		"/api": aggregatedOr(core, legacy), "/apis": aggregatedOr(named, groups),
-	} {
-		mux.Handle("GET "+path, h)
-		mux.Handle("GET "+path+"/{$}", h)
-	}
-	mux.HandleFunc("GET /version", s.version)
-	mux.HandleFunc("GET /version/{$}", s.version)
+	at("/api", aggregatedOr(core, discovery.NewLegacyRootAPIHandler(noAddresses{}, codecs, "/api")))
+	at("/apis", aggregatedOr(named, groups))
+	at("/version", http.HandlerFunc(s.version))
 }
 
 // aggregatedType is how clients since Kubernetes 1.30 ask for everything at once; older ones get the legacy form.
