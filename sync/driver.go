@@ -112,7 +112,7 @@ func (d *driver) rest(ctx context.Context) bool {
 func (d *driver) pass(ctx context.Context) time.Duration {
 	d.started = time.Now()
 	defer func() { d.status.took, d.status.ended = time.Since(d.started), time.Now() }()
-	d.take(d.inbox.take())
+	d.take(ctx, d.inbox.take())
 	again, err := d.step(ctx)
 	if ctx.Err() != nil {
 		return 0
@@ -132,7 +132,7 @@ func (d *driver) pass(ctx context.Context) time.Duration {
 	return again
 }
 
-func (d *driver) take(l letter) {
+func (d *driver) take(ctx context.Context, l letter) {
 	d.all = d.all || l.all
 	for k := range l.keys {
 		if d.dirty == nil {
@@ -148,13 +148,13 @@ func (d *driver) take(l letter) {
 		d.fetchErr = l.update.Err.Error()
 		return
 	}
-	d.receive(l.update.Revision)
+	d.receive(ctx, l.update.Revision)
 }
 
 // receive reads a new revision.
-func (d *driver) receive(rev *source.Revision) {
+func (d *driver) receive(ctx context.Context, rev *source.Revision) {
 	started := time.Now()
-	read := d.sync.readers[d.source.Name].read(rev)
+	read := d.sync.readers[d.source.Name].read(ctx, rev)
 	d.sync.metrics.took("read", started)
 	if read.unread != nil {
 		d.log.Info("a revision could not be read, a newer look follows", "revision", rev.ID, "error", read.unread)

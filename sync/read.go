@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"context"
 	"strings"
 	"sync"
 
@@ -31,7 +32,7 @@ func newReader(src v1alpha1.Source) *reader {
 	return &reader{source: src, manifests: manifest.NewReader()}
 }
 
-func (r *reader) read(rev *source.Revision) reading {
+func (r *reader) read(ctx context.Context, rev *source.Revision) reading {
 	var out reading
 	var mu sync.Mutex
 	files := make([]manifest.File, len(rev.Files))
@@ -46,7 +47,10 @@ func (r *reader) read(rev *source.Revision) reading {
 			return data, err
 		}}
 	}
-	set, errs := r.manifests.Read(files, manifest.Options{IgnoreKinds: r.source.Spec.IgnoreKinds})
+	set, errs := r.manifests.Read(ctx, files, manifest.Options{IgnoreKinds: r.source.Spec.IgnoreKinds})
+	if out.unread == nil {
+		out.unread = ctx.Err()
+	}
 	if out.unread != nil {
 		return out
 	}

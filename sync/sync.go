@@ -249,7 +249,7 @@ func (s *Sync) preview(ctx context.Context, src v1alpha1.Source, w source.Watche
 	if err != nil {
 		return nil, err
 	}
-	read := newReader(src).read(rev)
+	read := newReader(src).read(ctx, rev)
 	if read.unread != nil {
 		return nil, read.unread
 	}

@@ -127,7 +127,7 @@ func (s *server) resources() map[route]http.Handler {
 				continue
 			}
 			at(w.subresource, "update", handlers.UpdateResource(w, sub, nil))
-			at(w.subresource, "patch", handlers.PatchResource(w, sub, nil, patchTypes))
+			at(w.subresource, "patch", s.boundedPatch(k, handlers.PatchResource(w, sub, nil, patchTypes)))
 		}
 	}
 	pods := kinds.ForResource(schema.GroupResource{Resource: "pods"})
@@ -159,7 +159,7 @@ func scopeFor(gvk schema.GroupVersionKind, gvr schema.GroupVersionResource, clus
 	return &handlers.RequestScope{
 		FieldManager:     fields,
 		Namer:            handlers.ContextBasedNaming{Namer: runtime.Namer(meta.NewAccessor()), ClusterScoped: clusterScoped},
-		Serializer:       codecs,
+		Serializer:       boundedCodecs{codecs},
 		ParameterCodec:   runtime.NewParameterCodec(scheme),
 		Creater:          scheme,
 		Convertor:        convertor{scheme},

@@ -8,6 +8,7 @@ import (
 
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/kinds/quantity"
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -147,11 +148,17 @@ func (c codec) decodeInto(key string, value []byte, into any) error {
 func unmarshal(encoding byte, payload []byte, into any) error {
 	switch encoding {
 	case encodingJSON:
+		if err := quantity.InJSON(payload, into); err != nil {
+			return err
+		}
 		return json.Unmarshal(payload, into)
 	case encodingProtobuf:
 		p, ok := into.(protobuf)
 		if !ok {
 			return fmt.Errorf("%T has no protobuf encoding", into)
+		}
+		if err := quantity.InProtobuf(payload, into); err != nil {
+			return err
 		}
 		return p.Unmarshal(payload)
 	}

@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"lockstep/kinds/quantity"
 )
 
 // checker compares a tree with the Go type it is to become, before anything is decoded, so that every mismatch has its
@@ -213,6 +217,12 @@ func (c *checker) integer(n *node, t reflect.Type, at string) {
 
 // decode lets a type with a JSON form of its own judge the value.
 func (c *checker) decode(n *node, t reflect.Type, at string) {
+	if t == reflect.TypeFor[resource.Quantity]() {
+		if err := quantity.Check(n.text); err != nil {
+			c.unfit(n, at, "invalid value: %v", err)
+			return
+		}
+	}
 	err := json.Unmarshal(n.appendJSON(nil), reflect.New(t).Interface())
 	if err == nil {
 		return

@@ -41,7 +41,7 @@ func TestCorpus(t *testing.T) {
 	}
 	var b strings.Builder
 	for _, folder := range sortedKeys(folders) {
-		set, errs := Read(folders[folder], Options{})
+		set, errs := Read(t.Context(), folders[folder], Options{})
 		if len(errs) > 0 {
 			fmt.Fprintf(&b, "%s: refused\n%s\n\n", folder, errs)
 			continue
@@ -61,7 +61,7 @@ func TestCorpus(t *testing.T) {
 				}
 			}
 		}
-		if _, errs := Read(files, Options{}); len(files) == 0 || len(errs) > 0 {
+		if _, errs := Read(t.Context(), files, Options{}); len(files) == 0 || len(errs) > 0 {
 			t.Errorf("%s (%d files) must be accepted:\n%v", must, len(files), errs)
 		}
 	}

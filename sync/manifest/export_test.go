@@ -26,7 +26,7 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: cart}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: cart}, addressType: IPv4, ports: [{port: 80}], endpoints: [{addresses: [10.42.0.2]}]}",
 	} {
-		set, errs := Read([]File{fileOf("a.yaml", []byte(text))}, Options{})
+		set, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
 		if errs != nil {
 			t.Errorf("%s:\n%v", text, errs)
 			continue
@@ -40,7 +40,7 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, errs := Read([]File{fileOf("a.yaml", exported)}, Options{})
+		again, errs := Read(t.Context(), []File{fileOf("a.yaml", exported)}, Options{})
 		if errs != nil {
 			t.Errorf("exported:\n%s\n%v", exported, errs)
 			continue

@@ -30,7 +30,7 @@ func TestLimits(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, errs := Read([]File{fileOf(c.name, []byte(c.data))}, Options{})
+			_, errs := Read(t.Context(), []File{fileOf(c.name, []byte(c.data))}, Options{})
 			if c.want == "" {
 				if len(errs) > 0 {
 					t.Errorf("got %v, want no error", errs)
@@ -52,7 +52,7 @@ func TestTooManyObjects(t *testing.T) {
 	for i := range MaxObjects + 1 {
 		fmt.Fprintf(&b, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a%d}}\n---\n", i)
 	}
-	_, errs := Read([]File{fileOf("a.yaml", []byte(b.String()))}, Options{})
+	_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(b.String()))}, Options{})
 	if len(errs) != 1 || errs[0].Message != "the source has 20001 objects, more than the limit of 20000" || errs[0].Line != 40001 {
 		t.Errorf("got %v", errs)
 	}
@@ -60,7 +60,7 @@ func TestTooManyObjects(t *testing.T) {
 
 func TestUnreadableFile(t *testing.T) {
 	f := File{Path: "a.yaml", Data: func() ([]byte, error) { return nil, errors.New("gone") }}
-	_, errs := Read([]File{f}, Options{})
+	_, errs := Read(t.Context(), []File{f}, Options{})
 	if errs.Error() != "a.yaml: cannot read the file: gone" {
 		t.Errorf("got %v", errs)
 	}
@@ -84,7 +84,7 @@ func TestSecretCanary(t *testing.T) {
 		for _, value := range values {
 			text := "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n" + fmt.Sprintf(place, value)
 			for _, name := range []string{"a.yaml", "a.json"} {
-				_, errs := Read([]File{fileOf(name, []byte(text))}, Options{})
+				_, errs := Read(t.Context(), []File{fileOf(name, []byte(text))}, Options{})
 				if strings.Contains(errs.Error(), canary) {
 					t.Errorf("the value shows in:\n%s\nof:\n%s", errs, text)
 				}
@@ -93,7 +93,7 @@ func TestSecretCanary(t *testing.T) {
 	}
 	for _, value := range []string{`"` + canary + `"`, `[ "` + canary + `" ]`, canary, `"\` + canary + `"`} {
 		text := `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "data": {"a": ` + value + `}}`
-		if _, errs := Read([]File{fileOf("a.json", []byte(text))}, Options{}); len(errs) == 0 || strings.Contains(errs.Error(), canary) {
+		if _, errs := Read(t.Context(), []File{fileOf("a.json", []byte(text))}, Options{}); len(errs) == 0 || strings.Contains(errs.Error(), canary) {
 			t.Errorf("got %v of %s", errs, text)
 		}
 	}

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -34,10 +35,10 @@ func (r *reading) fail(line, column int, field, format string, args ...any) {
 
 // read turns a file's bytes into its objects or their errors. It is pure: the name only tells JSON and kustomization
 // files from others.
-func read(name string, data []byte) []reading {
+func read(ctx context.Context, name string, data []byte) []reading {
 	var readings []reading
 	ordinal := 0
-	for _, v := range parse(name, data) {
+	for _, v := range parse(ctx, name, data) {
 		if v.err != nil {
 			r := reading{}
 			r.fail(v.err.line, v.err.column, "", "%s", v.err.message)
@@ -53,6 +54,9 @@ func read(name string, data []byte) []reading {
 			}
 		})
 		for _, n := range objects {
+			if ctx.Err() != nil {
+				return nil
+			}
 			r := readObject(name, n)
 			if r.object != nil {
 				r.object.ordinal = ordinal

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +34,7 @@ func faultAt(line, column int, format string, args ...any) *fault {
 }
 
 // parse splits a file into its values. A value that cannot be read does not hide the errors of the others.
-func parse(name string, data []byte) []value {
+func parse(ctx context.Context, name string, data []byte) []value {
 	if f := unreadable(data); f != nil {
 		return []value{{err: f}}
 	}
@@ -43,6 +44,9 @@ func parse(name string, data []byte) []value {
 	}
 	var values []value
 	for _, d := range splitYAML(data) {
+		if ctx.Err() != nil {
+			return nil
+		}
 		values = append(values, parseYAML(d))
 	}
 	return values

@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"path"
 	"runtime"
@@ -37,8 +38,9 @@ type parsed struct {
 func NewReader() *Reader { return &Reader{parsed: map[content]*parsed{}} }
 
 // Read returns the objects that the files state together, or all errors in them, in order of file and position; then the
-// set is nil. No files give an empty set. The files' order is of no matter.
-func (r *Reader) Read(files []File, opts Options) (*Set, Errors) {
+// set is nil. No files give an empty set. The files' order is of no matter. When ctx ends it returns soon, and what it returns
+// says nothing of the files.
+func (r *Reader) Read(ctx context.Context, files []File, opts Options) (*Set, Errors) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.round++
@@ -46,7 +48,7 @@ func (r *Reader) Read(files []File, opts Options) (*Set, Errors) {
 	files = slices.Clone(files)
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	found := make([]*parsed, len(files))
-	errs := r.parse(files, found)
+	errs := r.parse(ctx, files, found)
 
 	set := &Set{files: files, Objects: make([]Object, 0, len(files))}
 	ignored := map[string]bool{}
@@ -75,7 +77,7 @@ func (r *Reader) Read(files []File, opts Options) (*Set, Errors) {
 }
 
 // parse fills in what each file came to, parsing those that are not known, a few at a time.
-func (r *Reader) parse(files []File, found []*parsed) Errors {
+func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Errors {
 	var mu sync.Mutex
 	var errs Errors
 	var group errgroup.Group
@@ -89,6 +91,9 @@ func (r *Reader) parse(files []File, found []*parsed) Errors {
 		}
 		unknown = append(unknown, i)
 		group.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
 			data, err := f.Data()
 			if err != nil {
 				mu.Lock()
@@ -96,11 +101,14 @@ func (r *Reader) parse(files []File, found []*parsed) Errors {
 				errs = append(errs, &Error{File: f.Path, Message: fmt.Sprintf("cannot read the file: %v", err)})
 				return nil
 			}
-			found[i] = &parsed{readings: readFile(f.Path, data), round: r.round}
+			found[i] = &parsed{readings: readFile(ctx, f.Path, data), round: r.round}
 			return nil
 		})
 	}
 	_ = group.Wait() // the functions return nil
+	if ctx.Err() != nil {
+		return Errors{{Message: "the reading was ended"}} // nothing of it is kept: files may have been left out
+	}
 	for _, i := range unknown {
 		if f := files[i]; f.Hash != "" && found[i] != nil {
 			r.parsed[contentOf(f)] = found[i]
@@ -111,9 +119,9 @@ func (r *Reader) parse(files []File, found []*parsed) Errors {
 
 // readFile reads a file's content, or refuses what Git LFS has put in its place: left out, it would delete the objects
 // that the content states.
-func readFile(name string, data []byte) []reading {
+func readFile(ctx context.Context, name string, data []byte) []reading {
 	if !pointer(data) {
-		return read(name, data)
+		return read(ctx, name, data)
 	}
 	r := reading{}
 	r.fail(1, 1, "", "the file is a Git LFS pointer, not the manifest itself; keep manifests out of Git LFS (git lfs untrack)")
@@ -147,7 +155,9 @@ func contentOf(f File) content {
 }
 
 // Read reads files without keeping anything; see Reader.
-func Read(files []File, opts Options) (*Set, Errors) { return NewReader().Read(files, opts) }
+func Read(ctx context.Context, files []File, opts Options) (*Set, Errors) {
+	return NewReader().Read(ctx, files, opts)
+}
 
 func compareObjects(a, b Object) int {
 	if a.rank != b.rank {

@@ -51,7 +51,7 @@ func TestCases(t *testing.T) {
 					opts.IgnoreKinds = append(opts.IgnoreKinds, kind)
 				}
 			}
-			set, errs := Read(files, opts)
+			set, errs := Read(t.Context(), files, opts)
 			got := outcome(t, set, errs)
 			if *update {
 				if want < 0 {

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -61,7 +62,7 @@ func (s *Set) tree(o *Object) *node {
 		return nil
 	}
 	ordinal := 0
-	for _, v := range parse(o.File, data) {
+	for _, v := range parse(context.Background(), o.File, data) {
 		if v.root == nil {
 			continue
 		}

@@ -15,7 +15,7 @@ import (
 func TestErrorAtFindsAnObjectAmongMany(t *testing.T) {
 	text := "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: a}},\n" +
 		" {apiVersion: v1, kind: Namespace, metadata: {name: b}}]}\n---\n---\nkind: Service\napiVersion: v1\nmetadata: {name: c}\nspec:\n  ports:\n  - port: 80\n"
-	set, errs := Read([]File{fileOf("a.yaml", []byte(text))}, Options{})
+	set, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
 	if errs != nil {
 		t.Fatal(errs)
 	}
@@ -65,7 +65,7 @@ func TestReaderReadsOnlyWhatChanged(t *testing.T) {
 		reads.Store(0)
 		files := slices.Clone(step.files)
 		slices.Reverse(files)
-		set, errs := r.Read(files, Options{})
+		set, errs := r.Read(t.Context(), files, Options{})
 		var names []string
 		if set != nil {
 			for _, o := range set.Objects {
@@ -89,7 +89,7 @@ func FuzzRead(f *testing.F) {
 		f.Add(name, []byte("? !!binary eA==\n: 0x1_0\n...\n%YAML 1.1\n--- |\n a\n"))
 	}
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
-		set, errs := Read([]File{fileOf(name, data)}, Options{})
+		set, errs := Read(t.Context(), []File{fileOf(name, data)}, Options{})
 		if (set == nil) == (len(errs) == 0) {
 			t.Fatalf("set %v and errors %v", set, errs)
 		}
@@ -137,13 +137,13 @@ spec:
 	r := NewReader()
 	b.Run("first", func(b *testing.B) {
 		for b.Loop() {
-			if _, errs := NewReader().Read(files[:1000], Options{}); errs != nil {
+			if _, errs := NewReader().Read(b.Context(), files[:1000], Options{}); errs != nil {
 				b.Fatal(errs)
 			}
 		}
 		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/1000, "µs/file")
 	})
-	if _, errs := r.Read(files, Options{}); errs != nil {
+	if _, errs := r.Read(b.Context(), files, Options{}); errs != nil {
 		b.Fatal(errs)
 	}
 	b.Run("one changed", func(b *testing.B) {
@@ -151,7 +151,7 @@ spec:
 		for b.Loop() {
 			replicas++
 			files[n/2] = fileOf(files[n/2].Path, text(n/2, replicas))
-			if _, errs := r.Read(files, Options{}); errs != nil {
+			if _, errs := r.Read(b.Context(), files, Options{}); errs != nil {
 				b.Fatal(errs)
 			}
 		}

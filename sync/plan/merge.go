@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"lockstep/kinds"
+	"lockstep/kinds/quantity"
 )
 
 // merge gives live the fields that are stated now, takes from it those that were stated before and no longer are, and
@@ -37,6 +38,9 @@ func merge(before, now json.RawMessage, live kinds.Object) (kinds.Object, error)
 		return nil, fmt.Errorf("cannot merge %v: what is stated does not fit its type", kinds.KeyOf(live))
 	}
 	o := kind.New()
+	if err := quantity.InJSON(merged, o); err != nil {
+		return nil, fmt.Errorf("cannot merge %v: %w", kinds.KeyOf(live), err)
+	}
 	if err := json.Unmarshal(merged, o); err != nil {
 		return nil, fmt.Errorf("cannot merge %v: what is stated does not fit its type", kinds.KeyOf(live))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/kinds/quantity"
 )
 
 // Reconcile returns the steps that bring the store to an inventory: first what is to exist, in the order of kinds.All,
@@ -152,6 +153,9 @@ func decode(k kinds.Key, stated json.RawMessage) (kinds.Object, error) {
 		return nil, fmt.Errorf("cannot decode %v: the kind is not served", k)
 	}
 	o := kind.New()
+	if err := quantity.InJSON(stated, o); err != nil {
+		return nil, fmt.Errorf("cannot decode %v: %w", k, err)
+	}
 	if err := json.Unmarshal(stated, o); err != nil {
 		return nil, fmt.Errorf("cannot decode %v: what is stated does not fit its type", k)
 	}

@@ -24,7 +24,7 @@ type Options struct {
 // Run reads the manifests that paths name, files and folders, as one source would, and prints to out every error, one a
 // line as file:line:column: …, or how many objects are valid. A folder is read as a source reads it; a file that is
 // named itself is read whatever its name is. Whether namespaces exist in a cluster is not asked. It returns nil,
-// ErrInvalid where it printed errors, or why it could not read or print. ctx ends the search for files.
+// ErrInvalid where it printed errors, or why it could not read or print. It returns soon after ctx has ended.
 func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error {
 	if len(paths) == 0 {
 		return errors.New("cannot validate nothing: name files or folders")
@@ -35,7 +35,10 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 			return fmt.Errorf("cannot validate %s: %w", path, err)
 		}
 	}
-	set, errs := manifest.Read(found.files, manifest.Options{IgnoreKinds: opts.IgnoreKinds})
+	set, errs := manifest.Read(ctx, found.files, manifest.Options{IgnoreKinds: opts.IgnoreKinds})
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("cannot validate: %w", err)
+	}
 	errs = slices.Concat(found.errs, errs)
 	if len(errs) > 0 {
 		if _, err := fmt.Fprintln(out, errs); err != nil {
