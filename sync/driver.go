@@ -45,7 +45,8 @@ type driver struct {
 
 	seen     *source.Revision // newest; nil before the first
 	read     reading          // of seen
-	believe  time.Time        // when read is to be believed; zero: it is
+	believe  time.Time        // when errors of read are to be believed; zero: they are
+	doubt    doubt            // of what seen has lost
 	decided  bool             // seen has been accepted, refused or held
 	refusal  []string         // why it is refused
 	planned  bool             // the refusal is the plan's, and may pass
@@ -164,7 +165,7 @@ func (d *driver) receive(ctx context.Context, rev *source.Revision) {
 	for _, note := range rev.Ignored {
 		d.log.Info("left out of the source", "entry", note)
 	}
-	d.seen, d.read, d.decided, d.refusal, d.planned, d.held, d.believe = rev, read, false, nil, false, "", time.Time{}
+	d.seen, d.read, d.decided, d.refusal, d.planned, d.held, d.believe, d.doubt = rev, read, false, nil, false, "", time.Time{}, doubt{}
 	// What a folder has just become may be half of what is being written.
 	if d.source.Spec.Folder != "" && len(read.errors) > 0 {
 		d.believe = d.sync.opts.Now().Add(source.Settle)
@@ -192,9 +193,8 @@ func (d *driver) decide(ctx context.Context, next *later) error {
 	switch {
 	case d.seen == nil || d.decided:
 		return nil
-	case now.Before(d.believe):
-		next.at(d.believe)
-		return nil
+	case !d.settled(ctx, next):
+		return ctx.Err()
 	case len(d.read.errors) > 0:
 		d.conclude("refused", d.read.errors, "", false)
 		return nil
@@ -221,11 +221,16 @@ func (d *driver) decide(ctx context.Context, next *later) error {
 		next.at(now.Add(redecide))
 		return nil
 	case p.Held != "":
-		d.conclude("held", nil, p.Held, false)
-		return nil
+		return d.hold(ctx, p.Held)
 	}
-	if d.hesitate(p) {
-		next.at(d.believe)
+	state, err := apply.Load(d.sync.opts.Store.View(), d.source.Name)
+	switch {
+	case err != nil:
+		return err
+	case state.Held == d.seen.ID && p.Loses() > 0 && !p.Revision.AllowPrune:
+		return d.hold(ctx, state.HeldFor)
+	case d.hesitate(p):
+		next.at(d.doubt.due())
 		return nil
 	}
 	started = time.Now()
@@ -238,15 +243,13 @@ func (d *driver) decide(ctx context.Context, next *later) error {
 	return nil
 }
 
-// hesitate says, once a revision, that it is to be looked at again later: a folder that has lost objects may have a file
-// of which only the beginning is written.
-func (d *driver) hesitate(p *plan.Plan) bool {
-	loses := slices.ContainsFunc(p.Entries, func(e plan.Desired) bool { return e.State == plan.Pruning })
-	if d.source.Spec.Folder == "" || !loses || !d.believe.IsZero() {
-		return false
+// hold concludes that the revision is held, which it stays until it may prune or another one comes.
+func (d *driver) hold(ctx context.Context, why string) error {
+	err := d.applier.Mark(ctx, d.source.Name, func(s *apply.State) { s.Held, s.HeldFor = d.seen.ID, why })
+	if err == nil {
+		d.conclude("held", nil, why, false)
 	}
-	d.believe = d.sync.opts.Now().Add(source.Settle)
-	return true
+	return err
 }
 
 func (d *driver) conclude(result string, errs []string, held string, planned bool) {
@@ -350,15 +353,18 @@ func (d *driver) judge(ctx context.Context, next *later) error {
 	}
 	roll := health.Sum(keys, v, now)
 	next.at(roll.Again)
-	accepted, message := judge(facts{applied: state.Applied == state.Accepted, waiting: d.outcome.Waiting, refused: d.outcome.Refused, roll: roll})
+	accepted, message := judge(facts{folder: d.source.Spec.Folder != "", applied: state.Applied == state.Accepted, waiting: d.outcome.Waiting, refused: d.outcome.Refused, roll: roll})
 	state, err = d.celebrate(ctx, state, accepted)
 	if err != nil {
 		return err
 	}
 	verdict, text := accepted, message
 	refused := d.seen != nil && (len(d.refusal) > 0 || d.held != "")
-	if refused {
+	switch {
+	case refused:
 		verdict, text = judge(facts{errors: d.refusal, held: d.held})
+	case d.doubt.pending():
+		verdict, text = forge.Pending, d.doubt.String()
 	}
 	if err := d.status.write(ctx, state, roll, verdict, text, next); err != nil {
 		return err

@@ -49,7 +49,7 @@ func (w *statusWriter) write(ctx context.Context, state apply.State, roll health
 	d.sync.metrics.objects.WithLabelValues(d.source.Name, "all").Set(float64(roll.Total))
 	d.sync.metrics.objects.WithLabelValues(d.source.Name, "healthy").Set(float64(roll.Healthy))
 	switch {
-	case d.seen != nil && (d.decided || len(d.refusal) > 0):
+	case d.seen != nil && (d.decided || len(d.refusal) > 0 || d.doubt.pending()):
 		status.Seen, status.State, status.Message = d.seen.ID, string(verdict), forge.Cut(text)
 		status.Errors = d.refusal[:min(len(d.refusal), maxErrors)]
 	case d.seen == nil && state.Accepted != "" && live.Status.State != string(forge.Error):

@@ -273,6 +273,10 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 	if err != nil {
 		return nil, nil, err
 	}
+	lost, err := apply.Lost(v, src.Name, s.opts.Now())
+	if err != nil {
+		return nil, nil, err
+	}
 	var others []string
 	for _, other := range s.opts.Sources {
 		if other.Name != src.Name {
@@ -281,9 +285,9 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 	}
 	p, problems := plan.Decide(plan.Input{
 		Source: src.Name,
-		Revision: plan.Revision{ID: rev.ID, Author: rev.Author,
+		Revision: plan.Revision{ID: rev.ID, Author: rev.Author, Folder: src.Spec.Folder != "",
 			AllowPrune: src.Spec.Prune == "allow" || source.Trailer(rev.Message, "Lockstep-Prune", "allow")},
-		Objects: objects, Inventory: inventory, Others: others, Services: s.opts.Services, View: v, Rules: rules(), Now: s.opts.Now(), Drift: drift,
+		Objects: objects, Inventory: inventory, Lost: lost, Others: others, Services: s.opts.Services, View: v, Rules: rules(), Now: s.opts.Now(), Drift: drift,
 	})
 	return p, problems, nil
 }

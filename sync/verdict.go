@@ -12,6 +12,7 @@ import (
 type facts struct {
 	errors  []string // why the revision is refused, the first cause first
 	held    string   // why it is held
+	folder  bool     // it is a folder's
 	applied bool     // every step of it has been carried out
 	waiting []plan.Step
 	refused []plan.Step
@@ -32,6 +33,8 @@ func judge(f facts) (forge.State, string) {
 		return forge.Failure, fmt.Sprintf("%v: %s", f.refused[0].Key, f.refused[0].Reason)
 	case f.roll.Failed:
 		return forge.Failure, f.roll.First
+	case f.applied && f.roll.Total == 0 && f.folder:
+		return forge.Success, "warning: no manifests (.yaml, .yml, .json) in the folder"
 	case f.applied && f.roll.Healthy == f.roll.Total:
 		return forge.Success, count(f.roll.Total) + " in sync and healthy"
 	}

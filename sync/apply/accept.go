@@ -24,15 +24,19 @@ func (a *Applier) Accept(ctx context.Context, p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
+	losses, err := a.lose(p, a.opts.Now())
+	if err != nil {
+		return err
+	}
 	after := State{Accepted: p.Revision.ID, Author: p.Revision.Author, Applied: before.Applied, Healthy: before.Healthy}
-	if after == before && len(p.Entries) == 0 {
+	if after == before && len(p.Entries) == 0 && len(losses) == 0 {
 		return nil
 	}
 	groups := chunk(plan.Table, p.Entries)
-	if len(groups) <= 1 {
-		var g store.Group
+	if len(groups) <= 1 && len(losses) <= freeWrites {
+		g := store.Group(losses)
 		if len(groups) == 1 {
-			g = groups[0]
+			g = append(g, groups[0]...)
 		}
 		_, err := a.commit(ctx, append(g, record(sourceTable, p.Source, after)))
 		return err
@@ -40,7 +44,11 @@ func (a *Applier) Accept(ctx context.Context, p *plan.Plan) error {
 	if err := a.unstage(ctx, p); err != nil {
 		return err
 	}
-	if _, err := a.commit(ctx, chunk(stagedTable, p.Entries)...); err != nil {
+	staged := chunk(stagedTable, p.Entries)
+	for _, w := range losses {
+		staged = append(staged, store.Group{w})
+	}
+	if _, err := a.commit(ctx, staged...); err != nil {
 		return err
 	}
 	after.Staged = true
@@ -93,7 +101,7 @@ func (a *Applier) Finish(ctx context.Context, source string) error {
 func (a *Applier) Release(ctx context.Context, source string) error {
 	v := a.opts.Store.View()
 	var groups []store.Group
-	for _, table := range []string{stagedTable, plan.Table} {
+	for _, table := range []string{stagedTable, lostTable, plan.Table} {
 		for r := range v.Records(table, source+"/") {
 			groups = append(groups, store.Group{unrecord(table, r.Name)})
 		}

@@ -28,6 +28,8 @@ const (
 	groupBytes = 700 << 10
 	// groupWrites bounds the writes of one transaction: the records of a revision and the source's own.
 	groupWrites = 100
+	// freeWrites are what a transaction has left for the source's own: its state, and what it lost lately.
+	freeWrites = 20
 	// batch is how many steps are written before the view is waited for: some hundred milliseconds of etcd's work, after
 	// which a deposed leader or a conflict is noticed.
 	batch = 250
@@ -43,6 +45,10 @@ type State struct {
 	Applied  string `json:"applied,omitempty"`
 	// Healthy is the revision that was healthy at least once: what it loses later is drift.
 	Healthy string `json:"healthy,omitempty"`
+	// Held is the newest revision that was held, HeldFor why: what was held stays so, also once the losses before it no
+	// longer count, and after a restart.
+	Held    string `json:"held,omitempty"`
+	HeldFor string `json:"heldFor,omitempty"`
 	// Staged says that the staged entries belong to Accepted and have not all been moved into the inventory.
 	Staged bool `json:"staged,omitempty"`
 }

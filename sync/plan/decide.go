@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +17,11 @@ import (
 // freePrunes is how many objects a revision may delete whatever their share: a source of four objects that loses three
 // is being worked on, not lost.
 const freePrunes = 3
+
+// Window is the time over which what a source loses counts towards its prune budget: a copy that creeps, or a script that
+// deletes file by file, makes a revision every second of which none loses much. Ten minutes are longer than either pauses,
+// and shorter than two decisions of people.
+const Window = 10 * time.Minute
 
 // Decide plans a revision. It returns all problems where the revision must be refused whole; a plan that is held is
 // not a problem of the revision but asks for consent. Equal inputs in any order give equal plans.
@@ -34,7 +40,7 @@ func Decide(in Input) (*Plan, Problems) {
 	sortByKey(d.entries)
 
 	p := &Plan{Source: in.Source, Revision: in.Revision, Inventory: d.inventory, Entries: d.entries}
-	p.Held = held(len(in.Objects), prunes, d.live(), in.Revision.AllowPrune)
+	p.Held = held(in.Revision, len(in.Objects), prunes, d.lost(), d.live())
 	look := d.inventory
 	if !in.Drift {
 		look = unapplied(d.inventory)
@@ -166,20 +172,50 @@ func (d *decision) live() int {
 	return n
 }
 
-// held is the prune budget's verdict.
-func held(objects, prunes, before int, allowed bool) string {
-	const remedy = `allow it with the commit trailer "Lockstep-Prune: allow"`
+// lost counts what the source lost within the window and neither has nor states again.
+func (d *decision) lost() int {
+	if len(d.in.Lost) == 0 {
+		return 0
+	}
+	here := make(map[kinds.Key]bool, len(d.in.Objects))
+	for i := range d.in.Objects {
+		here[d.in.Objects[i].Key] = true
+	}
+	for i := range d.in.Inventory {
+		if d.in.Inventory[i].State != Pruning {
+			here[d.in.Inventory[i].Key] = true
+		}
+	}
+	n := 0
+	for _, k := range d.in.Lost {
+		if !here[k] {
+			n++
+			here[k] = true
+		}
+	}
+	return n
+}
+
+// held is the prune budget's verdict on a revision that would delete prunes of the before objects that a source has, after
+// it lost others within the window.
+func held(rev Revision, objects, prunes, lost, before int) string {
+	remedy := `allow it with the commit trailer "Lockstep-Prune: allow"`
+	if rev.Folder {
+		remedy = `allow it with "prune: allow" in its Source, or put them back`
+	}
 	switch {
-	case allowed:
+	case rev.AllowPrune, rev.Folder && objects == 0 && before == 0:
 		return ""
 	case objects == 0 && before == 0:
 		return "no manifests found; nothing is changed"
 	case objects == 0:
 		return fmt.Sprintf("held: no manifests, would delete all %d objects; %s", before, remedy)
-	case prunes > freePrunes && prunes*2 > before:
-		return fmt.Sprintf("held: would delete %d of %d objects; %s", prunes, before, remedy)
+	case prunes == 0 || prunes+lost <= freePrunes || (prunes+lost)*2 <= before+lost:
+		return ""
+	case lost > 0:
+		return fmt.Sprintf("held: would delete %d objects, %d of %d within %d minutes; %s", prunes, prunes+lost, before+lost, Window/time.Minute, remedy)
 	}
-	return ""
+	return fmt.Sprintf("held: would delete %d of %d objects; %s", prunes, before, remedy)
 }
 
 // namespaces finds the objects whose namespace neither exists nor is stated.

@@ -66,6 +66,8 @@ type Revision struct {
 	Author string
 	// AllowPrune lifts the prune budget: the commit has the trailer or the source permits it.
 	AllowPrune bool
+	// Folder says that it is no commit but the state of a folder: a message cannot lift the budget.
+	Folder bool
 }
 
 // Rules are Kubernetes' own rules, as package kinds/strategy has them; all are required.
@@ -133,12 +135,26 @@ func (p *Plan) Empty() bool {
 	return p.Held == ""
 }
 
+// Loses counts the objects that the source no longer states, and stated until now.
+func (p *Plan) Loses() int {
+	n := 0
+	for i := range p.Entries {
+		if p.Entries[i].State == Pruning {
+			n++
+		}
+	}
+	return n
+}
+
 // Input is what a revision is decided from. Times are arguments; nothing in it is changed.
 type Input struct {
 	Source    string
 	Revision  Revision
 	Objects   []Object
 	Inventory []Desired // the source's entries now, in any order
+	// Lost are objects that the source lost within Window before Now, in any order: they count towards the prune budget
+	// unless it states them again.
+	Lost []kinds.Key
 	// Others are the names of all sources but this one.
 	Others []string
 	// Services are what services may have; the zero value refuses no address for where it is.

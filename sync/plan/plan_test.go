@@ -39,7 +39,7 @@ var testTime = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 // TestGolden: each file is a case. Sections: now (stated by the revision), before (the inventory, applied), pending (the
 // inventory, accepted and not yet applied, over before), live (objects that differ from before), gone (keys of before
 // that are not in the store), other (the inventory of another source), promised (another source's, accepted and not yet
-// applied), allow (the budget is lifted). want has the
+// applied), lost (keys that the source lost a while ago), folder (it is no commit), allow (the budget is lifted). want has the
 // problems, or the diff and the entries that change.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -142,6 +142,16 @@ func input(t *testing.T, a *txtar.Archive) (Input, string) {
 				}
 				delete(live, k)
 			}
+		case "lost":
+			for path := range strings.FieldsSeq(string(f.Data)) {
+				k, err := kinds.ParsePath(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				in.Lost = append(in.Lost, k)
+			}
+		case "folder":
+			in.Revision.Folder = true
 		case "allow":
 			in.Revision.AllowPrune = true
 		case "want":

@@ -138,6 +138,9 @@ func (f *Folder) look(watcher *fsnotify.Watcher, yield func(Update)) time.Durati
 	}
 	f.mu.Unlock()
 	if news {
+		if err != nil {
+			f.opts.Log.Warn("cannot read the folder, its objects stay as they are", "source", f.source.Name, "error", err)
+		}
 		yield(Update{Source: f.source.Name, Revision: rev, Err: err})
 	}
 	switch {
