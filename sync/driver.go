@@ -47,6 +47,8 @@ type driver struct {
 	read     reading          // of seen
 	believe  time.Time        // when errors of read are to be believed; zero: they are
 	doubt    doubt            // of what seen has lost
+	told     string           // the newest revision that was decided on
+	over     []string         // revisions passed over, not told yet
 	decided  bool             // seen has been accepted, refused or held
 	refusal  []string         // why it is refused
 	planned  bool             // the refusal is the plan's, and may pass
@@ -149,11 +151,11 @@ func (d *driver) take(ctx context.Context, l letter) {
 		d.fetchErr = l.update.Err.Error()
 		return
 	}
-	d.receive(ctx, l.update.Revision)
+	d.receive(ctx, l.update.Revision, l.replaced)
 }
 
 // receive reads a new revision.
-func (d *driver) receive(ctx context.Context, rev *source.Revision) {
+func (d *driver) receive(ctx context.Context, rev *source.Revision, replaced []string) {
 	started := time.Now()
 	read := d.sync.readers[d.source.Name].read(ctx, rev)
 	d.sync.metrics.took("read", started)
@@ -165,6 +167,7 @@ func (d *driver) receive(ctx context.Context, rev *source.Revision) {
 	for _, note := range rev.Ignored {
 		d.log.Info("left out of the source", "entry", note)
 	}
+	d.passed(rev, replaced)
 	d.seen, d.read, d.decided, d.refusal, d.planned, d.held, d.believe, d.doubt = rev, read, false, nil, false, "", time.Time{}, doubt{}
 	// What a folder has just become may be half of what is being written.
 	if d.source.Spec.Folder != "" && len(read.errors) > 0 {
@@ -253,6 +256,7 @@ func (d *driver) hold(ctx context.Context, why string) error {
 }
 
 func (d *driver) conclude(result string, errs []string, held string, planned bool) {
+	d.told = d.seen.ID
 	d.decided, d.refusal, d.held, d.planned = true, errs, held, planned
 	d.sync.metrics.revisions.WithLabelValues(d.source.Name, result).Inc()
 	first := held
@@ -335,6 +339,9 @@ func (d *driver) own() error {
 
 // judge writes the source's status and puts the verdict into the outbox.
 func (d *driver) judge(ctx context.Context, next *later) error {
+	if err := d.supersede(ctx); err != nil {
+		return err
+	}
 	now := d.sync.opts.Now()
 	v := d.sync.opts.Store.View()
 	state, err := apply.Load(v, d.source.Name)

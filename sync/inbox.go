@@ -21,15 +21,20 @@ type inbox struct {
 // letter is what a driver takes from its inbox.
 type letter struct {
 	update *source.Update
-	keys   map[kinds.Key]bool // objects of the source that changed
-	all    bool               // any object may have changed
-	health bool               // something changed that health may depend on
+	// replaced are revisions that nobody took before a newer one came.
+	replaced []string
+	keys     map[kinds.Key]bool // objects of the source that changed
+	all      bool               // any object may have changed
+	health   bool               // something changed that health may depend on
 }
 
 func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
 
 func (b *inbox) update(u source.Update) {
 	b.mu.Lock()
+	if old := b.news.update; old != nil && old.Revision != nil && len(b.news.replaced) < maxPassed {
+		b.news.replaced = append(b.news.replaced, old.Revision.ID)
+	}
 	b.news.update = &u
 	b.mu.Unlock()
 	b.ring()

@@ -28,7 +28,7 @@ const (
 	pendingEvery = 15 * time.Second
 	// maxEntries bounds the outbox and the memory of a source: some hours of pushes while the forge is away. The
 	// oldest go first.
-	maxEntries = 64
+	maxEntries = 128
 
 	// backoffBase doubles to backoffMax: posting goes on soon after the forge is back, and until then costs it a request a
 	// minute and source.

@@ -291,7 +291,8 @@ func (c *clone) revision(commit plumbing.Hash, s v1alpha1.Source) (*Revision, er
 	if err != nil {
 		return nil, fmt.Errorf("cannot read commit %s: %w", commit, err)
 	}
-	rev := &Revision{ID: commit.String(), Author: fmt.Sprintf("%s <%s>", co.Author.Name, co.Author.Email), Message: co.Message, Time: co.Committer.When}
+	rev := &Revision{ID: commit.String(), Author: fmt.Sprintf("%s <%s>", co.Author.Name, co.Author.Email), Message: co.Message, Time: co.Committer.When,
+		Passed: func(from string, most int) []string { return c.passed(from, commit, most) }}
 	root := rootOf(s)
 	tree, err := object.GetTree(c.store, co.TreeHash)
 	if err != nil {

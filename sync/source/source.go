@@ -29,6 +29,9 @@ type Revision struct {
 	Author  string // "Name <address>"; empty for a folder
 	Message string // the commit's; empty for a folder
 	Time    time.Time
+	// Passed lists the commits that a branch passed on its way here from another commit, the newest first, without both,
+	// at most so many; nil for a folder. It may be called later, from any goroutine.
+	Passed func(from string, most int) []string
 	// Files are the manifests below the source's path (by extension: .yaml, .yml, .json), in order of Path.
 	Files []File
 	// Problems make the whole revision invalid: symbolic links that lead out of the tree.
