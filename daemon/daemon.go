@@ -133,7 +133,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	}
 	p.api = api.New(api.Options{
 		Store: p.store, Authority: p.authority, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
-		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version,
+		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID,
 	})
 	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.store.Health, Hosts: pageHosts(o.StatusURL), Log: o.Log})
 	return p, nil

@@ -40,6 +40,9 @@ type Options struct {
 	Tunnels Tunnels
 	// Hooks answers POST /hooks/git, which is not authenticated: it checks its own signatures. Nil: 404.
 	Hooks http.Handler
+	// History names the store's data: another name means that revisions of before say nothing of it. Every answer bears it as
+	// HistoryHeader. Empty: none does.
+	History string
 	// Gatherer is what /metrics shows. Nil: prometheus.DefaultGatherer.
 	Gatherer prometheus.Gatherer
 	// Registerer takes the server's own metrics. Nil: they are not registered.
@@ -110,7 +113,21 @@ func New(opts Options) *Server {
 		reads:   make(chan struct{}, opts.MaxReads),
 		writes:  make(chan struct{}, opts.MaxWrites),
 	}
-	return &Server{server: s, handler: s.chain()}
+	return &Server{server: s, handler: s.historic(s.chain())}
+}
+
+// HistoryHeader of an answer names the history that its revisions are of. It is another one once the store has been lost, so
+// that a client that goes on from a revision learns that the number has another meaning now.
+const HistoryHeader = "Lockstep-History"
+
+func (s *server) historic(next http.Handler) http.Handler {
+	if s.opts.History == "" {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(HistoryHeader, s.opts.History)
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Handler answers every request of the API. It needs Run for its view of the cluster.

@@ -62,6 +62,18 @@ func (s *storage) viewFor(ctx context.Context, resourceVersion string) (*view.Vi
 	if err != nil {
 		return nil, err
 	}
+	return s.reach(ctx, rev)
+}
+
+// reach returns a view at a revision that a client names, or later. A revision that the store has not reached, by a read
+// no older than the request, is of a history that the store has lost, and never comes: 410 Expired at once, upon which
+// clients list anew. "Too large resource version" is for a server that lags behind its store; clients wait for it, ten times.
+func (s *storage) reach(ctx context.Context, rev int64) (*view.View, error) {
+	if s.hub.View().Revision() < rev {
+		if now, err := s.store.Current(ctx); err == nil && now < rev {
+			return nil, fromTheFuture(rev, now)
+		}
+	}
 	return s.hub.wait(ctx, rev)
 }
 
@@ -152,7 +164,7 @@ func (s *storage) exact(ctx context.Context, resourceVersion string) (*view.View
 	if err != nil {
 		return nil, "", err
 	}
-	if _, err := s.hub.wait(ctx, rev); err != nil {
+	if _, err := s.reach(ctx, rev); err != nil {
 		return nil, "", err
 	}
 	if v := s.hub.snapshot(rev, s.now()); v != nil {

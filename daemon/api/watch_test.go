@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"lockstep/daemon/store"
+	"lockstep/daemon/store/memory"
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 )
@@ -163,9 +165,20 @@ func TestWatchTooOld(t *testing.T) {
 	c := client(t, s.viewer())
 	w := watchMaps(t, c, metav1.ListOptions{ResourceVersion: "1"})
 	expect(t, "past the window", take(t, w, 1), "ERROR Expired")
+}
+
+// ahead is a store that has revisions which this server has not seen yet.
+type ahead struct{ *memory.Store }
+
+func (ahead) Current(context.Context) (int64, error) { return 999999, nil }
+
+func TestServerBehindItsStore(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "one", nil))
+	s.opts.Store = ahead{s.store}
+	s.restart()
 	code, body := s.ask(s.viewer(), "GET", "/api/v1/configmaps?resourceVersion=999999", "")
 	if code != 504 || !strings.Contains(body, "Too large resource version") {
-		t.Errorf("a list from the future: %d %s", code, body)
+		t.Errorf("a list from what is to come: %d %s", code, body)
 	}
 }
 

@@ -219,7 +219,11 @@ func (s *storage) watch(ctx context.Context, f filter, opts watchOptions) (watch
 			return nil, err
 		}
 	}
-	if _, err := s.hub.wait(ctx, need); err != nil {
+	switch _, err := s.reach(ctx, need); {
+	case apierrors.IsResourceExpired(err):
+		s.metrics.expired.Inc()
+		return newFailedWatch(err), nil
+	case err != nil:
 		return nil, err
 	}
 	v, window := s.hub.at(s.kind.GroupResource())
