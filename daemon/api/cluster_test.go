@@ -128,8 +128,8 @@ func testCluster() []kinds.Object {
 	return objects
 }
 
-// declare stores an inventory record, as sync does, for an object of source main.
-func (s *testServer) declare(key kinds.Key, file string, line int) {
+// record is an inventory record, as sync writes it, of an object of source main.
+func (s *testServer) record(key kinds.Key, file string, line int) *view.Record {
 	s.t.Helper()
 	data, err := json.Marshal(map[string]any{
 		"source": "main", "key": key, "file": file, "line": line, "commit": "abc123", "author": "Ada <ada@example.com>",
@@ -137,8 +137,13 @@ func (s *testServer) declare(key kinds.Key, file string, line int) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	record := &view.Record{Table: provenance.Table, Name: "main/" + key.Path(), Data: data}
-	s.commit(store.Write{Record: record, If: store.Anyway, Reason: "test"})
+	return &view.Record{Table: provenance.Table, Name: "main/" + key.Path(), Data: data}
+}
+
+// declare stores an inventory record.
+func (s *testServer) declare(key kinds.Key, file string, line int) {
+	s.t.Helper()
+	s.commit(store.Write{Record: s.record(key, file, line), If: store.Anyway, Reason: "test"})
 }
 
 // declareAll says where the deployment and the service come from.

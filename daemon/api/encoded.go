@@ -9,15 +9,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"lockstep/daemon/provenance"
 	"lockstep/kinds"
 )
 
 // encoded is an object on its way to any number of watchers, encoded once for each format. It implements
 // runtime.CacheableObject, through which Kubernetes' handlers find the bytes.
 type encoded struct {
-	hub    *hub
 	object kinds.Object
-	rev    int64 // resourceVersion to show instead of the object's own; 0: the object's own
+	origin *provenance.Origin // nil: nobody declared it
+	rev    int64              // resourceVersion to show instead of the object's own; 0: the object's own
 
 	mu      sync.Mutex
 	retired bool
@@ -77,7 +78,7 @@ func (e *encoded) retire() {
 
 // GetObject implements runtime.CacheableObject: a copy whose metadata the caller may change.
 func (e *encoded) GetObject() runtime.Object {
-	o := e.hub.present(e.hub.View(), e.object)
+	o := show(e.object, e.origin)
 	if e.rev != 0 {
 		o.SetResourceVersion(strconv.FormatInt(e.rev, 10))
 	}

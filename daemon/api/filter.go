@@ -84,6 +84,25 @@ func (f *filter) matches(o kinds.Object) bool {
 	return f.fields.Empty() || f.fields.Matches(strategy.SelectableFields(o))
 }
 
+// sees says how an event changes what the read is about: whether its object was and whether it is among it.
+func (f *filter) sees(e *event) (was, is bool) {
+	if f.node != "" && !e.concerns(f.node) {
+		return false, false
+	}
+	return e.old != nil && f.matches(e.old), e.new != nil && f.matches(e.new)
+}
+
+// countOf counts the events that the read is about.
+func (f *filter) countOf(events []*event) int {
+	n := 0
+	for _, e := range events {
+		if was, is := f.sees(e); was || is {
+			n++
+		}
+	}
+	return n
+}
+
 // objects yields what matches, in ascending order of namespace and name.
 func (f *filter) objects(v *view.View) iter.Seq[kinds.Object] {
 	return func(yield func(kinds.Object) bool) {

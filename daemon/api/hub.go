@@ -34,6 +34,7 @@ type hub struct {
 	store   store.Backend
 	log     *slog.Logger
 	origins *provenance.Finder
+	ledger  *ledger
 
 	mu      sync.Mutex
 	view    *view.View
@@ -48,7 +49,8 @@ type snapshot struct {
 }
 
 func newHub(r store.Backend, log *slog.Logger) *hub {
-	return &hub{store: r, log: log, origins: provenance.New(), view: view.NewDB().View(), moved: make(chan struct{})}
+	origins := provenance.New()
+	return &hub{store: r, log: log, origins: origins, ledger: newLedger(origins), view: view.NewDB().View(), moved: make(chan struct{})}
 }
 
 // begin replaces all windows: those before, if any, tell their watchers to list again.
@@ -59,6 +61,7 @@ func (h *hub) begin(v *view.View, windows map[schema.GroupResource]*window) {
 		w.expire()
 	}
 	h.windows = windows
+	h.ledger.prune(v)
 	h.move(v)
 }
 
@@ -124,37 +127,50 @@ func (h *hub) seed(ctx context.Context, first *view.View) {
 	}
 	// Heartbeats are not part of the history: what was seen of them may not even be all of rev.
 	windows[kinds.For[*coordinationv1.Lease]().GroupResource()].lost = rev + 1
-	fill(windows, rev, h.objects(changes))
+	was := func(o kinds.Object) *provenance.Origin { return h.origins.Find(first, o) }
+	fill(windows, rev, h.objects(changes, was, was))
 	h.begin(first, windows)
 }
 
 // apply adds a batch to the windows, then shows its view: what is listed is never ahead of what is watched.
 func (h *hub) apply(b store.Batch) {
 	h.mu.Lock()
-	windows := h.windows
+	windows, before := h.windows, h.view
 	h.mu.Unlock()
-	fill(windows, b.View.Revision(), h.objects(b.Changes))
+	never := func(kinds.Object) bool { return false }
+	was := func(o kinds.Object) *provenance.Origin { return h.ledger.of(before, o, never) }
+	is := func(o kinds.Object) *provenance.Origin { return h.ledger.made(b.View, o) }
+	fill(windows, b.View.Revision(), h.objects(b.Changes, was, is))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.move(b.View)
 }
 
-// objects sorts the changes of objects by kind; of the others the provenance of what is gone is forgotten.
-func (h *hub) objects(changes []view.Change) map[schema.GroupResource][]view.Change {
-	byKind := map[schema.GroupResource][]view.Change{}
+// objects sorts the changes of objects by kind, each with where its states come from; of the others the provenance of what is
+// gone is forgotten.
+func (h *hub) objects(changes []view.Change, was, is func(kinds.Object) *provenance.Origin) map[schema.GroupResource][]traced {
+	byKind := map[schema.GroupResource][]traced{}
 	for _, c := range changes {
-		if c.NewRecord == nil && c.OldRecord == nil {
-			gr := c.Key.GroupResource()
-			byKind[gr] = append(byKind[gr], c)
-		} else {
-			h.origins.Forget(c)
+		if c.NewRecord != nil || c.OldRecord != nil {
+			continue
 		}
+		t := traced{Change: c}
+		if c.Old != nil {
+			t.was = was(c.Old)
+		}
+		if c.New != nil {
+			t.is = is(c.New)
+		}
+		byKind[c.Key.GroupResource()] = append(byKind[c.Key.GroupResource()], t)
+	}
+	for _, c := range changes {
+		h.origins.Forget(c) // only now: changes beside it have asked for it
 	}
 	return byKind
 }
 
 // fill adds changes up to revision rev to every window, also to those that none concerns, which it moves there.
-func fill(windows map[schema.GroupResource]*window, rev int64, byKind map[schema.GroupResource][]view.Change) {
+func fill(windows map[schema.GroupResource]*window, rev int64, byKind map[schema.GroupResource][]traced) {
 	for gr, w := range windows {
 		w.append(rev, byKind[gr])
 	}

@@ -86,7 +86,7 @@ func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOption
 	if opts == nil {
 		opts = &metainternalversion.ListOptions{}
 	}
-	v, after, err := s.listView(ctx, opts)
+	v, after, err := s.listView(ctx, &f, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -113,14 +113,14 @@ func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOption
 }
 
 // listView returns the view a list reads and, where it continues one, the path after which it does.
-func (s *storage) listView(ctx context.Context, opts *metainternalversion.ListOptions) (*view.View, string, error) {
+func (s *storage) listView(ctx context.Context, f *filter, opts *metainternalversion.ListOptions) (*view.View, string, error) {
 	if opts.Continue == "" {
 		if opts.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
 			return s.exact(ctx, opts.ResourceVersion)
 		}
 		v, err := s.viewFor(ctx, opts.ResourceVersion)
 		if err == nil && opts.ResourceVersion == "" {
-			v = s.whole(ctx, v)
+			v = s.whole(ctx, f, v)
 		}
 		return v, "", err
 	}
@@ -140,13 +140,13 @@ func (s *storage) listView(ctx context.Context, opts *metainternalversion.ListOp
 	return v, after, nil
 }
 
-// whole returns a view from whose revision a watch resumes without a repetition. Where several objects of the kind changed
-// in the view's revision, a watch from it must begin with all of them, since its client may have been cut among them; one
+// whole returns a view from whose revision a watch resumes without a repetition. Where several objects that the list is about
+// changed in the view's revision, a watch from it must begin with all of them, since its client may have been cut among them; one
 // that has just listed them would see them twice. So the list is of a later revision, made for it where there is none.
 // Where none can be made, the events come twice.
-func (s *storage) whole(ctx context.Context, v *view.View) *view.View {
+func (s *storage) whole(ctx context.Context, f *filter, v *view.View) *view.View {
 	_, window := s.hub.at(s.kind.GroupResource())
-	if window.exact(v.Revision()) {
+	if window.exact(v.Revision(), f) {
 		return v
 	}
 	rev, err := s.store.Step(ctx)

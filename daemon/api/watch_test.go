@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -14,10 +15,12 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
+	"lockstep/daemon/provenance"
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/memory"
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/kinds/v1alpha1"
 )
 
 func configMap(namespace, name string, labels map[string]string) *corev1.ConfigMap {
@@ -101,6 +104,85 @@ func TestWatchCutInsideRevision(t *testing.T) {
 	w = watchMaps(t, c, metav1.ListOptions{ResourceVersion: fmt.Sprint(rev + 1)})
 	s.put(configMap("a", "after", nil))
 	expect(t, "resumed at a revision of one object", take(t, w, 1), "ADDED after")
+}
+
+// TestWatchRepeatsOnlyItsOwn resumes at a revision of which one event is its own: nothing is repeated.
+func TestWatchRepeatsOnlyItsOwn(t *testing.T) {
+	s := newTestServer(t, nil, configMap("a", "zero", nil))
+	c := client(t, s.viewer())
+	mine := map[string]string{"mine": "yes"}
+	rev := s.commit(put(configMap("a", "one", mine)), put(configMap("a", "two", nil)), put(configMap("b", "three", mine)))
+	s.put(configMap("a", "last", mine))
+	w := watchMaps(t, c, metav1.ListOptions{ResourceVersion: fmt.Sprint(rev), LabelSelector: "mine=yes"})
+	expect(t, "resumed inside a revision", take(t, w, 1), "ADDED last")
+	w, err := c.CoreV1().ConfigMaps("b").Watch(t.Context(), metav1.ListOptions{ResourceVersion: fmt.Sprint(rev)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	s.put(configMap("b", "next", nil))
+	expect(t, "another namespace", take(t, w, 1), "ADDED next")
+}
+
+// TestOneContentAtOneRevision reads an object at once, live, replayed and listed, while its manifest moves: whatever has one
+// resourceVersion has one content.
+func TestOneContentAtOneRevision(t *testing.T) {
+	source := &v1alpha1.Source{ObjectMeta: named("", "main")}
+	s := newTestServer(t, nil, source)
+	c := client(t, s.viewer())
+	start := fmt.Sprint(s.store.View().Revision())
+	live := watchMaps(t, c, metav1.ListOptions{ResourceVersion: start})
+	o := configMap("a", "one", nil)
+	key := kinds.KeyOf(o)
+	record := func(line int) store.Write {
+		return store.Write{Record: s.record(key, "one.yaml", line), If: store.Anyway, Reason: "test"}
+	}
+	contents := map[string]map[string]string{} // by resourceVersion
+	same := func(how string, o *corev1.ConfigMap) {
+		t.Helper()
+		if o.Annotations[provenance.AnnotationSource] != "main" {
+			t.Errorf("%s at %s: annotations %v", how, o.ResourceVersion, o.Annotations)
+		}
+		before, ok := contents[o.ResourceVersion]
+		if ok && !maps.Equal(before, o.Annotations) {
+			t.Errorf("%s at %s: annotations %v, were %v", how, o.ResourceVersion, o.Annotations, before)
+		}
+		contents[o.ResourceVersion] = o.Annotations
+	}
+	read := func() {
+		t.Helper()
+		got, err := c.CoreV1().ConfigMaps("a").Get(t.Context(), "one", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		same("get", got)
+		list, err := c.CoreV1().ConfigMaps("a").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		same("list", &list.Items[0])
+	}
+	s.commit(put(o), record(1))
+	read()
+	s.commit(record(2)) // its file has moved, and it has not changed
+	read()
+	s.commit(put(o), record(3))
+	read()
+	s.commit(store.Write{Key: key, If: store.Anyway, Reason: "test"}, store.Write{
+		Record: &view.Record{Table: provenance.Table, Name: "main/" + key.Path()}, If: store.Anyway, Reason: "test",
+	})
+	for how, w := range map[string]watch.Interface{"live": live, "replayed": watchMaps(t, c, metav1.ListOptions{ResourceVersion: start})} {
+		for _, want := range []watch.EventType{watch.Added, watch.Modified, watch.Deleted} {
+			e := <-w.ResultChan()
+			if e.Type != want {
+				t.Fatalf("%s: got %s, want %s", how, e.Type, want)
+			}
+			same(how+" "+string(e.Type), e.Object.(*corev1.ConfigMap))
+		}
+	}
+	if len(contents) != 3 {
+		t.Errorf("%d revisions were seen, want 3", len(contents))
+	}
 }
 
 // TestWatchAfterListRepeatsNothing lists right after a transaction of several objects and watches on: nothing listed comes
@@ -201,7 +283,7 @@ func TestSlowWatcher(t *testing.T) {
 		for range n {
 			rev++
 			o := configMap("a", "m", nil)
-			window.append(rev, []view.Change{{Key: kinds.KeyOf(o), New: o, Revision: rev}})
+			window.append(rev, []traced{{Change: view.Change{Key: kinds.KeyOf(o), New: o, Revision: rev}}})
 		}
 	}
 	write(watchBuffer + 2)

@@ -154,11 +154,7 @@ func (w *watcher) send(e watch.Event) bool {
 // translate says what an event is for this watcher: an object that begins to match is added, one that ceases to is
 // deleted, whatever happened to it in the store.
 func (w *watcher) translate(e *event) (watch.Event, bool) {
-	if w.filter.node != "" && !e.concerns(w.filter.node) {
-		return watch.Event{}, false
-	}
-	was := e.old != nil && w.filter.matches(e.old)
-	is := e.new != nil && w.filter.matches(e.new)
+	was, is := w.filter.sees(e)
 	switch {
 	case is && was:
 		return watch.Event{Type: watch.Modified, Object: e.added}, true
@@ -233,7 +229,7 @@ func (s *storage) watch(ctx context.Context, f filter, opts watchOptions) (watch
 		from = v.Revision()
 		w.initial, w.closing = v, opts.initial && opts.bookmarks
 	}
-	if w.place, err = window.seek(from, list); err != nil {
+	if w.place, err = window.seek(from, list, &f); err != nil {
 		s.metrics.expired.Inc()
 		return newFailedWatch(err), nil
 	}

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"lockstep/daemon/provenance"
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 )
@@ -27,9 +28,7 @@ const (
 
 // event is one change of one object, at a place in a window.
 type event struct {
-	rev int64 // of the transaction that made it, which may have made others
-	// solo: the revision has no other event of this kind, so that who has seen the revision has seen all of it.
-	solo     bool
+	rev      int64        // of the transaction that made it, which may have made others
 	old, new kinds.Object // nil for created and deleted
 	// added is what a watcher is sent that sees the object; removed what one is sent that no longer does.
 	added, removed *encoded
@@ -45,6 +44,12 @@ func nodeOf(o kinds.Object) string {
 		return p.Spec.NodeName
 	}
 	return ""
+}
+
+// traced is a change with where its two states come from.
+type traced struct {
+	view.Change
+	was, is *provenance.Origin
 }
 
 // window is the newest events of one kind in the order they happened. Watchers hold a place in it and read on from
@@ -73,20 +78,19 @@ func newWindow(k *kinds.Kind, h *hub, rev int64) *window {
 }
 
 // append adds all changes of this kind up to revision rev, in order, and moves the window there.
-func (w *window) append(rev int64, changes []view.Change) {
+func (w *window) append(rev int64, changes []traced) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	nodes := map[string]struct{}{}
-	for i, c := range changes {
-		at := stepOf(c, rev)
+	for _, c := range changes {
+		at := stepOf(c.Change, rev)
 		e := &event{rev: at, old: c.Old, new: c.New}
-		e.solo = (i == 0 || stepOf(changes[i-1], rev) != at) && (i == len(changes)-1 || stepOf(changes[i+1], rev) != at)
 		if c.New != nil {
-			e.added = &encoded{hub: w.hub, object: c.New}
+			e.added = &encoded{object: c.New, origin: c.is}
 			nodes[nodeOf(c.New)] = struct{}{}
 		}
 		if c.Old != nil {
-			e.removed = &encoded{hub: w.hub, object: c.Old, rev: at}
+			e.removed = &encoded{object: c.Old, origin: c.was, rev: at}
 			nodes[nodeOf(c.Old)] = struct{}{}
 		}
 		w.events = append(w.events, e)
@@ -113,10 +117,15 @@ func (w *window) trim() {
 	if drop < windowEvents {
 		return
 	}
-	last := w.events[drop-1]
-	w.lost = last.rev
-	if !last.solo {
+	rev := w.events[drop-1].rev
+	w.lost = rev
+	if w.events[drop-2].rev == rev || w.events[drop].rev == rev {
 		w.lost++ // part of it is gone, and who has seen the revision may not have seen that part
+	}
+	for _, e := range w.events[:drop] {
+		if e.old != nil {
+			w.hub.ledger.forget(e.old)
+		}
 	}
 	w.base += drop
 	w.events = slices.Clone(w.events[drop:])
@@ -146,32 +155,32 @@ func (w *window) wake(nodes map[string]struct{}, changed bool) {
 }
 
 // seek returns the place from which a watcher that has seen revision rev reads on. A revision's events may be one
-// transaction's, and the watcher may have been cut among them, so all of them are read again unless there is only one,
-// or the watcher has the complete picture of rev. It fails with 410 Expired where events since are no longer known.
-func (w *window) seek(rev int64, complete bool) (int, error) {
+// transaction's, and the watcher may have been cut among them, so all of them are read again, unless at most one of them is
+// for this watcher, or it has the complete picture of rev. It fails with 410 Expired where events since are no longer known.
+func (w *window) seek(rev int64, complete bool, f *filter) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.gone || rev < w.lost && !(complete && rev == w.lost-1) {
 		return 0, tooOld(rev, w.lost)
 	}
-	n, _ := w.find(rev)
-	for n < len(w.events) && w.events[n].rev == rev && (complete || w.events[n].solo) {
-		n++
+	first, after := w.find(rev), w.find(rev+1)
+	if complete || f.countOf(w.events[first:after]) < 2 {
+		return w.base + after, nil
 	}
-	return w.base + n, nil
+	return w.base + first, nil
 }
 
 // exact says whether a watch from revision rev begins with what came after it, neither refused nor with events of rev.
-func (w *window) exact(rev int64) bool {
+func (w *window) exact(rev int64, f *filter) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n, found := w.find(rev)
-	return rev >= w.lost && (!found || w.events[n].solo)
+	return rev >= w.lost && f.countOf(w.events[w.find(rev):w.find(rev+1)]) < 2
 }
 
 // find returns where the first event of revision rev is, or would be.
-func (w *window) find(rev int64) (int, bool) {
-	return slices.BinarySearchFunc(w.events, rev, func(e *event, rev int64) int { return cmp.Compare(e.rev, rev) })
+func (w *window) find(rev int64) int {
+	n, _ := slices.BinarySearchFunc(w.events, rev, func(e *event, rev int64) int { return cmp.Compare(e.rev, rev) })
+	return n
 }
 
 // since returns the events from a place on, the place after them, and the revision they complete. It fails with 410

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"strconv"
 	"sync"
+	"unique"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -85,7 +86,7 @@ type Finder struct {
 
 type knownOrigin struct {
 	rev    int64
-	origin Origin
+	origin *Origin
 }
 
 // New returns a finder that knows nothing yet.
@@ -93,15 +94,23 @@ func New() *Finder { return &Finder{known: map[string]knownOrigin{}} }
 
 // Of returns where the object, or the nearest owner that was declared, comes from.
 func (f *Finder) Of(v *view.View, o kinds.Object) (Origin, bool) {
-	for range ownerDepth {
-		if origin, ok := f.Declared(v, kinds.KeyOf(o)); ok {
-			return origin, true
-		}
-		if o = Controller(v, o); o == nil {
-			return Origin{}, false
-		}
+	if origin := f.Find(v, o); origin != nil {
+		return *origin, true
 	}
 	return Origin{}, false
+}
+
+// Find is Of; its result is shared, and nil where nobody declared the object or an owner of it.
+func (f *Finder) Find(v *view.View, o kinds.Object) *Origin {
+	for range ownerDepth {
+		if origin := f.declared(v, kinds.KeyOf(o)); origin != nil {
+			return origin
+		}
+		if o = Controller(v, o); o == nil {
+			return nil
+		}
+	}
+	return nil
 }
 
 // Controller returns the object that controls o, or nil.
@@ -127,29 +136,41 @@ func Controller(v *view.View, o kinds.Object) kinds.Object {
 
 // Declared finds the inventory record of a key in any source.
 func (f *Finder) Declared(v *view.View, key kinds.Key) (Origin, bool) {
+	if origin := f.declared(v, key); origin != nil {
+		return *origin, true
+	}
+	return Origin{}, false
+}
+
+func (f *Finder) declared(v *view.View, key kinds.Key) *Origin {
 	for source := range view.List[*v1alpha1.Source](v, "") {
 		if record, ok := v.Record(Table, source.Name+"/"+key.Path()); ok {
 			return f.parse(record)
 		}
 	}
-	return Origin{}, false
+	return nil
 }
 
-func (f *Finder) parse(r view.Record) (Origin, bool) {
+// parse returns nil for a record that is none of the inventory's.
+func (f *Finder) parse(r view.Record) *Origin {
 	f.mu.RLock()
 	k, ok := f.known[r.Name]
 	f.mu.RUnlock()
 	if ok && k.rev == r.Revision {
-		return k.origin, true
+		return k.origin
 	}
-	var origin Origin
-	if err := json.Unmarshal(r.Data, &origin); err != nil {
-		return Origin{}, false
+	origin := &Origin{}
+	if err := json.Unmarshal(r.Data, origin); err != nil {
+		return nil
+	}
+	// Thousands of objects share a source, a commit and an author.
+	for _, text := range []*string{&origin.Source, &origin.File, &origin.Commit, &origin.Author} {
+		*text = unique.Make(*text).Value()
 	}
 	f.mu.Lock()
 	f.known[r.Name] = knownOrigin{rev: r.Revision, origin: origin}
 	f.mu.Unlock()
-	return origin, true
+	return origin
 }
 
 // Forget drops what is known of a record that was deleted.
