@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"lockstep/internal/plain"
 	"lockstep/kinds/quantity"
 )
 
@@ -46,7 +47,9 @@ type problem struct {
 }
 
 func (c *checker) report(line, column int, at, format string, args ...any) {
-	c.problems = append(c.problems, problem{line, column, at, fmt.Sprintf(format, args...)})
+	if len(c.problems) < counted {
+		c.problems = append(c.problems, problem{line, column, at, plain.Text(fmt.Sprintf(format, args...))})
+	}
 }
 
 // unfit reports a value that cannot be decoded, and makes it null, so that the rest of the object can be.

@@ -2,12 +2,15 @@ package manifest
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"lockstep/internal/plain"
 )
 
 // invalid reports an error of Kubernetes' validation at the place of its field.
@@ -15,7 +18,10 @@ func (c *checker) invalid(n *node, e *field.Error) {
 	if c.suspends(e.Field) || e.Type == field.ErrorTypeRequired && c.misspelt[e.Field] {
 		return
 	}
-	p := problem{field: e.Field, message: message(e, c.hidden)}
+	if e.Type == field.ErrorTypeNotFound && declared(n, e) {
+		return
+	}
+	p := problem{field: e.Field, message: plain.Text(message(e, c.hidden))}
 	var stated bool
 	p.line, p.column, stated = locate(n, e.Field)
 	if c.partial && !stated {
@@ -24,6 +30,23 @@ func (c *checker) invalid(n *node, e *field.Error) {
 	if !slices.Contains(c.problems, p) {
 		c.problems = append(c.problems, p)
 	}
+}
+
+// mount matches the fields in which a container names a volume of its pod.
+var mount = regexp.MustCompile(`^(.*\.)?(?:initContainers|containers|ephemeralContainers)\[\d+\]\.volume(?:Mounts|Devices)\[\d+\]\.name$`)
+
+// declared says that the volume that a container is said to miss is there: Kubernetes' validation does not know a volume
+// in which something is wrong, and that has been said.
+func declared(n *node, e *field.Error) bool {
+	m := mount.FindStringSubmatch(e.Field)
+	if m == nil {
+		return false
+	}
+	for _, s := range pathOf(m[1]) {
+		n = n.get(s.name)
+	}
+	volumes := n.get("volumes")
+	return volumes != nil && slices.ContainsFunc(volumes.items, func(v *node) bool { return v.get("name").string() == fmt.Sprint(e.BadValue) })
 }
 
 // suspend keeps later errors about a field, or below it, from being reported: the first one says it all.
@@ -35,8 +58,8 @@ func (c *checker) suspend(field string) {
 }
 
 func (c *checker) suspends(field string) bool {
-	for at := range c.suspended {
-		if rest, found := strings.CutPrefix(field, at); found && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+	for end := range len(field) + 1 {
+		if (end == len(field) || field[end] == '.' || field[end] == '[') && c.suspended[field[:end]] {
 			return true
 		}
 	}

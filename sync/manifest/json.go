@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,21 +11,25 @@ import (
 	"unicode/utf8"
 )
 
-// parseJSON reads the values of a JSON file, which may be several in a row. After one that is broken it goes on where the
+// parseJSON shows the values of a JSON file, which may be several in a row. After one that is broken it goes on where the
 // next most likely begins.
-func parseJSON(data []byte) []value {
-	var values []value
+func parseJSON(ctx context.Context, data []byte, yield func(value) bool) {
 	for start := 0; start < len(data); {
 		r := newJSONReader(data, start)
-		read, f := r.values()
-		values = append(values, read...)
-		if f == nil {
-			break
+		for {
+			v, more := r.value()
+			if !more {
+				return
+			}
+			if ctx.Err() != nil || !yield(v) {
+				return
+			}
+			if v.err != nil {
+				break
+			}
 		}
-		values = append(values, value{err: f})
 		start = resume(data, r.end())
 	}
-	return values
 }
 
 // resume returns where a value begins at or after an offset inside a broken one: at a brace that begins a line and comes
@@ -47,6 +52,7 @@ type jsonReader struct {
 	data         []byte
 	decoder      *json.Decoder
 	start        int // of what the decoder reads
+	left         int // values that it may still have in it
 	begun        int // where the value that is being read begins, blanks before it included
 	offset       int // of the byte that line and column are of
 	line, column int
@@ -61,24 +67,23 @@ func newJSONReader(data []byte, start int) *jsonReader {
 // end is where the last token ends.
 func (r *jsonReader) end() int { return r.start + int(r.decoder.InputOffset()) }
 
-// values reads up to the first broken value.
-func (r *jsonReader) values() ([]value, *fault) {
-	var values []value
+// value reads the next value that is not null; more is false after the last. After a broken one there is no other.
+func (r *jsonReader) value() (v value, more bool) {
 	for {
-		r.begun = r.end()
+		r.begun, r.left = r.end(), MaxValues
 		token, err := r.next()
 		if errors.Is(err, io.EOF) {
-			return values, nil
+			return value{}, false
 		}
 		if err != nil {
-			return values, r.fault(err)
+			return value{err: r.fault(err)}, true
 		}
 		root, f := r.node(token, 0)
 		if f != nil {
-			return values, f
+			return value{err: f}, true
 		}
 		if root.shape != null {
-			values = append(values, value{root: root})
+			return value{root: root}, true
 		}
 	}
 }
@@ -130,6 +135,9 @@ func (r *jsonReader) fault(err error) *fault {
 
 func (r *jsonReader) node(token json.Token, depth int) (*node, *fault) {
 	n := &node{line: r.line, column: r.column}
+	if r.left--; r.left < 0 {
+		return nil, faultAt(n.line, n.column, "the value has more than %d values in it", MaxValues)
+	}
 	if depth > MaxDepth {
 		return nil, faultAt(n.line, n.column, "nested deeper than %d levels", MaxDepth)
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"strings"
 
+	"lockstep/internal/plain"
 	"lockstep/kinds"
 )
 
@@ -24,6 +25,9 @@ const (
 	MaxObjects = 20_000
 	// MaxDepth bounds the nesting of mappings and lists; the deepest field of Kubernetes' types is at about 20.
 	MaxDepth = 100
+	// MaxValues bounds the values of one document. The parser takes some 300 bytes for each, and a document of MaxObject
+	// bytes cannot have more.
+	MaxValues = 1 << 20
 	// MaxAliased bounds the values that a document's aliases expand to, far above honest use and far below a bomb's.
 	MaxAliased = 100_000
 	// MaxErrors bounds the errors reported of one file.
@@ -78,18 +82,21 @@ type Error struct {
 	Message      string
 }
 
+// maxPart bounds each part of an error's text in bytes: a path of fields, or a message that quotes a value.
+const maxPart = 1024
+
 // Error writes "cart.yaml:14:7: Deployment shop/cart: spec.replcias: unknown field …", without what is not known. It
 // never has a value from a Secret.
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString(e.File)
+	b.WriteString(plain.Text(e.File))
 	if e.Line > 0 {
 		fmt.Fprintf(&b, ":%d:%d", e.Line, e.Column)
 	}
 	for _, part := range []string{e.Object, e.Field, e.Message} {
 		if part != "" {
 			b.WriteString(": ")
-			b.WriteString(part)
+			b.WriteString(plain.Cut(part, maxPart))
 		}
 	}
 	return b.String()

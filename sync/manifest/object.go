@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	sigsjson "sigs.k8s.io/json"
 
+	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 )
@@ -30,39 +31,54 @@ func (r *reading) ignored(kinds map[string]bool) bool {
 }
 
 func (r *reading) fail(line, column int, field, format string, args ...any) {
-	r.errs = append(r.errs, &Error{Line: line, Column: column, Field: field, Message: fmt.Sprintf(format, args...)})
+	r.errs = append(r.errs, &Error{Line: line, Column: column, Field: field, Message: plain.Text(fmt.Sprintf(format, args...))})
 }
 
+// counted bounds the errors that are looked for in one file: enough to say that there are many.
+const counted = 10 * MaxErrors
+
 // read turns a file's bytes into its objects or their errors. It is pure: the name only tells JSON and kustomization
-// files from others.
+// files from others. It stops early, when ctx ends, and when it has found more errors or objects than are let in.
 func read(ctx context.Context, name string, data []byte) []reading {
 	var readings []reading
-	ordinal := 0
-	for _, v := range parse(ctx, name, data) {
+	ordinal, objects, errs := 0, 0, 0
+	add := func(r reading) bool {
+		readings = append(readings, r)
+		errs += len(r.errs)
+		if r.object != nil {
+			objects++
+		}
+		return errs < counted && objects <= MaxObjects && ctx.Err() == nil
+	}
+	for v := range parse(ctx, name, data) {
 		if v.err != nil {
 			r := reading{}
 			r.fail(v.err.line, v.err.column, "", "%s", v.err.message)
-			readings = append(readings, r)
+			if !add(r) {
+				return readings
+			}
 			continue
 		}
-		if v.root == nil {
-			continue
-		}
-		objects := flatten(v.root, func(list *node) {
+		var lists []reading
+		found := flatten(v.root, func(list *node) {
 			if r := readList(list); len(r.errs) > 0 {
-				readings = append(readings, r)
+				lists = append(lists, r)
 			}
 		})
-		for _, n := range objects {
-			if ctx.Err() != nil {
-				return nil
+		for _, r := range lists {
+			if !add(r) {
+				return readings
 			}
+		}
+		for _, n := range found {
 			r := readObject(name, n)
 			if r.object != nil {
 				r.object.ordinal = ordinal
 			}
 			ordinal++
-			readings = append(readings, r)
+			if !add(r) {
+				return readings
+			}
 		}
 	}
 	return readings
@@ -110,6 +126,12 @@ func readList(n *node) (r reading) {
 func readObject(name string, n *node) (r reading) {
 	if n.shape != mapping {
 		r.fail(n.line, n.column, "", "want an object, a mapping with apiVersion and kind, got %v", n.shape)
+		return r
+	}
+	if e := n.entry("sops"); e != nil && e.value.shape == mapping {
+		r.gvk = schema.FromAPIVersionAndKind(n.get("apiVersion").string(), n.get("kind").string())
+		r.fail(e.line, e.column, "sops", "the document is encrypted with SOPS, which is not supported yet: keep what it holds out of the source, "+
+			"or have something decrypt it before the push")
 		return r
 	}
 	k := r.envelope(name, n)
@@ -270,6 +292,9 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 	}
 	c.refuseUnlisted(k, n, o)
 	for _, e := range prepare(o) {
+		if len(c.problems) == counted {
+			break
+		}
 		c.invalid(n, e)
 	}
 	if len(c.problems) > 0 {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"math/bits"
 	"path"
 	"regexp"
 	"sort"
@@ -33,28 +35,57 @@ func faultAt(line, column int, format string, args ...any) *fault {
 	return &fault{line: line, column: column, message: fmt.Sprintf(format, args...)}
 }
 
-// parse splits a file into its values. A value that cannot be read does not hide the errors of the others.
-func parse(ctx context.Context, name string, data []byte) []value {
-	if f := unreadable(data); f != nil {
-		return []value{{err: f}}
-	}
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	if path.Ext(name) == ".json" {
-		return parseJSON(data)
-	}
-	var values []value
-	for _, d := range splitYAML(data) {
-		if ctx.Err() != nil {
-			return nil
+// parse shows the values of a file one after the other, until it is told to stop or ctx ends. A value that cannot be read
+// does not hide the errors of the others.
+func parse(ctx context.Context, name string, data []byte) iter.Seq[value] {
+	return func(yield func(value) bool) {
+		if f := unreadable(data); f != nil {
+			yield(value{err: f})
+			return
 		}
-		values = append(values, parseYAML(d))
+		data = withoutMarks(data)
+		if path.Ext(name) == ".json" {
+			parseJSON(ctx, data, yield)
+			return
+		}
+		p := prober{left: maxProbed}
+		for c := range documents(data) {
+			if ctx.Err() != nil || !parseDocument(c, &p, yield) {
+				return
+			}
+		}
 	}
-	return values
+}
+
+// parseDocument reads a document as YAML and, where it is none, as JSON: values in a row, as kubectl reads them, and
+// JSON's escapes that YAML does not have.
+func parseDocument(c chunk, p *prober, yield func(value) bool) bool {
+	v := parseYAML(c, p)
+	if v.err == nil {
+		return v.root == nil || yield(v)
+	}
+	values, ok := c.json()
+	if !ok {
+		return yield(v)
+	}
+	for _, v := range values {
+		if !yield(v) {
+			return false
+		}
+	}
+	return true
 }
 
 func unreadable(data []byte) *fault {
 	if len(data) > MaxFile {
 		return faultAt(0, 0, "the file has %d bytes, more than the limit of %d MiB", len(data), MaxFile>>20)
+	}
+	for _, encoding := range []struct{ mark, name string }{
+		{"\xff\xfe\x00\x00", "UTF-32"}, {"\x00\x00\xfe\xff", "UTF-32"}, {"\xff\xfe", "UTF-16"}, {"\xfe\xff", "UTF-16"},
+	} {
+		if bytes.HasPrefix(data, []byte(encoding.mark)) {
+			return faultAt(1, 1, "the file is %s; save it as UTF-8", encoding.name)
+		}
 	}
 	if i := bytes.IndexByte(data, 0); i >= 0 {
 		line, column := position(data, i)
@@ -88,41 +119,65 @@ type chunk struct {
 	line int
 }
 
-// splitYAML cuts a stream at its document markers, as YAML 1.2 (9.1.2) and Kubernetes' reader do: a line that begins
-// with --- begins a document, wherever it stands. Directives say nothing that is of use here, and are dropped.
-func splitYAML(data []byte) []chunk {
-	var chunks []chunk
-	current := chunk{}
-	offset, start, line := 0, 0, 0
-	for offset < len(data) {
-		end := len(data)
-		if i := bytes.IndexByte(data[offset:], '\n'); i >= 0 {
-			end = offset + i + 1
-		}
-		switch text := data[offset:end]; {
-		case isMarker(text, "---"):
-			current.text = data[start:offset]
-			chunks = append(chunks, current)
-			// The marker stays: content may follow it on its line.
-			start, current = offset, chunk{line: line}
-		case isMarker(text, "..."):
-			current.text = data[start:offset]
-			chunks = append(chunks, current)
-			start, current = end, chunk{line: line + 1}
-		}
-		offset = end
-		line++
-	}
-	current.text = data[start:]
-	chunks = append(chunks, current)
+// mark is the byte order mark, which YAML allows at the beginning of each document.
+var mark = []byte("\ufeff")
 
-	kept := chunks[:0]
-	for _, c := range chunks {
-		if !onlyDirectives(c.text) {
-			kept = append(kept, c)
+// withoutMarks removes the byte order marks with which documents begin. They stand inside a file that was put together
+// from several.
+func withoutMarks(data []byte) []byte {
+	if !bytes.Contains(data, mark) {
+		return data
+	}
+	out := make([]byte, 0, len(data))
+	begun := false // something of the document has been read
+	for line := range bytes.Lines(data) {
+		rest, marked := bytes.CutPrefix(line, mark)
+		if marked && (!begun || isMarker(rest, "---")) {
+			line = rest
+		}
+		out = append(out, line...)
+		switch {
+		case isMarker(line, "---"), isMarker(line, "..."):
+			begun = !empty(line[len("---"):])
+		case !empty(line):
+			begun = true
 		}
 	}
-	return kept
+	return out
+}
+
+// documents cuts a stream at its document markers, as YAML 1.2 (9.1.2) and Kubernetes' reader do: a line that begins
+// with --- begins a document, wherever it stands. Directives say nothing that is of use here, and are dropped, as are
+// documents with nothing in them.
+func documents(data []byte) iter.Seq[chunk] {
+	return func(yield func(chunk) bool) {
+		current := chunk{}
+		offset, start, line := 0, 0, 0
+		emit := func(until, next, nextLine int) bool {
+			current.text = data[start:until]
+			if !current.empty() && !yield(current) {
+				return false
+			}
+			start, current = next, chunk{line: nextLine}
+			return true
+		}
+		for text := range bytes.Lines(data) {
+			end := offset + len(text)
+			more := true
+			switch {
+			case isMarker(text, "---"):
+				more = emit(offset, offset, line) // the marker stays: content may follow it on its line
+			case isMarker(text, "..."):
+				more = emit(offset, end, line+1)
+			}
+			if !more {
+				return
+			}
+			offset = end
+			line++
+		}
+		emit(len(data), 0, 0)
+	}
 }
 
 func isMarker(line []byte, marker string) bool {
@@ -130,25 +185,67 @@ func isMarker(line []byte, marker string) bool {
 	return found && (len(rest) == 0 || strings.IndexByte(" \t\r\n", rest[0]) >= 0)
 }
 
-// onlyDirectives says that a chunk has nothing but directives, comments and blank lines.
-func onlyDirectives(text []byte) bool {
-	for line := range bytes.Lines(text) {
-		if t := bytes.TrimSpace(line); len(t) > 0 && t[0] != '#' && line[0] != '%' {
+// empty says that a document has nothing but its marker, directives, comments and blank lines.
+func (c chunk) empty() bool {
+	for line := range bytes.Lines(c.text) {
+		if !empty(line) && !(isMarker(line, "---") && empty(line[len("---"):])) {
 			return false
 		}
 	}
 	return true
 }
 
+// empty says that a line has nothing but a comment or a directive.
+func empty(line []byte) bool {
+	t := bytes.TrimSpace(line)
+	return len(t) == 0 || t[0] == '#' || line[0] == '%'
+}
+
+// json reads the document as JSON values in a row; ok is false where it is anything else.
+func (c chunk) json() (values []value, ok bool) {
+	text := bytes.TrimPrefix(c.text, []byte("---"))
+	start := len(c.text) - len(text)
+	for line := range bytes.Lines(text) {
+		if !empty(line) {
+			break
+		}
+		start += len(line)
+	}
+	if !bytes.HasPrefix(bytes.TrimLeft(c.text[start:], " \t"), []byte("{")) {
+		return nil, false
+	}
+	r := newJSONReader(c.text, start)
+	r.line += c.line
+	for {
+		v, more := r.value()
+		if !more {
+			return values, true
+		}
+		if v.err != nil || len(values) > MaxObjects {
+			return nil, false
+		}
+		values = append(values, v)
+	}
+}
+
 // yamlLine matches the line in a message of yaml.v3.
 var yamlLine = regexp.MustCompile(`^yaml: (?:line \d+: )?`)
 
-// maxProbed bounds the text that is parsed again and again to find an error's place, to some tenths of a second.
-const maxProbed = 256 << 10
+// prober finds the places of YAML's errors by parsing parts of a document again and again.
+type prober struct {
+	left int // bytes that may still be parsed
+}
 
-// yamlFault translates an error of the YAML parser. Names of anchors are left out: where a password begins with *, they
-// are the password.
-func yamlFault(c chunk, err error) *fault {
+// maxProbed bounds the text that is parsed again in one file, to a second or two. Honest files have few errors of syntax
+// and need some hundred kilobytes.
+const maxProbed = 16 << 20
+
+// follows is what the YAML parser says of a second node in a document.
+const follows = "did not find expected <document start>"
+
+// fault translates an error of the YAML parser. Names of anchors are left out: where a password begins with *, they are
+// the password.
+func (p *prober) fault(c chunk, err error) *fault {
 	message := err.Error()[len(yamlLine.FindString(err.Error())):]
 	if name, found := strings.CutPrefix(message, "unknown anchor '"); found {
 		name, _, _ = strings.Cut(name, "'")
@@ -156,18 +253,21 @@ func yamlFault(c chunk, err error) *fault {
 		return faultAt(c.line+line, column, "cannot parse YAML: an alias (a plain value that begins with *) has no anchor; "+
 			"quote the value if it is not meant as an alias")
 	}
-	end := failingLine(c.text, message)
-	line, column := failingPlace(c.text[:end], message)
+	end := p.line(c.text, message)
+	line, column := p.place(c.text[:end], message)
+	if message == follows {
+		message = "something follows the end of the document; begin each document with a line ---"
+	}
 	return faultAt(c.line+line, column, "cannot parse YAML: %s", message)
 }
 
-// failingLine returns where the first line ends with which text fails as it does. The parser itself names the line that a
+// line returns where the first line ends with which text fails as it does. The parser itself names the line that a
 // surrounding collection begins on, or one beside it.
-func failingLine(text []byte, message string) int {
-	if len(text) > maxProbed {
+func (p *prober) line(text []byte, message string) int {
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	if p.left -= len(text) * bits.Len(uint(len(lines))); p.left < 0 {
 		return 0
 	}
-	lines := bytes.SplitAfter(text, []byte("\n"))
 	ends := make([]int, len(lines))
 	for i, end := 0, 0; i < len(lines); i++ {
 		end += len(lines[i])
@@ -179,18 +279,18 @@ func failingLine(text []byte, message string) int {
 // character matches the messages that are about one character, never about the text's end.
 var character = regexp.MustCompile(`not allowed|cannot start any token|unknown escape|tab character`)
 
-// failingPlace returns line and column of the character, in the last line of text, with which text begins to fail as it
-// does. The column is 1 where that is not certain: where the text before that character could not end there either, so
-// that its end may be what fails, and where too much would have to be parsed to find out.
-func failingPlace(text []byte, message string) (line, column int) {
+// place returns line and column of the character, in the last line of text, with which text begins to fail as it does.
+// The column is 1 where that is not certain: where the text before that character could not end there either, so that
+// its end may be what fails, and where too much would have to be parsed to find out.
+func (p *prober) place(text []byte, message string) (line, column int) {
 	last := bytes.TrimRight(text, "\r\n")
 	start := bytes.LastIndexByte(last, '\n') + 1
 	line, _ = position(text, start)
-	if len(last)*(len(last)-start) > maxProbed*16 {
-		return line, 1
-	}
 	at := len(last)
 	for at > start {
+		if p.left -= at; p.left < 0 {
+			return line, 1
+		}
 		_, size := utf8.DecodeLastRune(last[:at])
 		if !fails(last[:at-size], message) {
 			break

@@ -12,7 +12,15 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 )
+
+// maxAllErrors bounds the errors of a revision: a few megabytes of text that nobody reads to the end.
+const maxAllErrors = 100 * MaxErrors
+
+// maxParsed bounds the text that is parsed at the same time, unless it is one larger file: a tree takes a few hundred
+// times the bytes of a text that is made for it.
+const maxParsed = 1 << 20
 
 // Reader reads revisions of one source. It keeps what the files of the last two revisions came to, by their hash, so
 // that only files whose content has changed are parsed and validated, also after going forth and back once. Its memory
@@ -65,12 +73,15 @@ func (r *Reader) Read(ctx context.Context, files []File, opts Options) (*Set, Er
 	if n := len(set.Objects); n > MaxObjects {
 		over := set.Objects[MaxObjects]
 		errs = append(errs, &Error{File: over.File, Line: over.Line, Column: over.Column,
-			Message: fmt.Sprintf("the source has %d objects, more than the limit of %d", n, MaxObjects)})
+			Message: fmt.Sprintf("the source has more than %d objects", MaxObjects)})
 	}
 	slices.SortFunc(set.Objects, compareObjects)
 	errs = append(errs, set.conflicts()...)
 	if len(errs) > 0 {
 		slices.SortStableFunc(errs, compareErrors)
+		if n := len(errs); n > maxAllErrors {
+			errs = append(errs[:maxAllErrors], &Error{File: errs[maxAllErrors-1].File, Message: fmt.Sprintf("%d more errors in this and later files", n-maxAllErrors)})
+		}
 		return nil, errs
 	}
 	return set, nil
@@ -81,7 +92,9 @@ func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Error
 	var mu sync.Mutex
 	var errs Errors
 	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
+	workers := runtime.GOMAXPROCS(0)
+	group.SetLimit(workers)
+	memory := semaphore.NewWeighted(maxParsed)
 	var unknown []int
 	for i, f := range files {
 		if known := r.parsed[contentOf(f)]; known != nil && f.Hash != "" {
@@ -101,6 +114,11 @@ func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Error
 				errs = append(errs, &Error{File: f.Path, Message: fmt.Sprintf("cannot read the file: %v", err)})
 				return nil
 			}
+			weight := min(max(int64(len(data)), maxParsed/int64(workers)), maxParsed)
+			if memory.Acquire(ctx, weight) != nil {
+				return nil // ctx has ended
+			}
+			defer memory.Release(weight)
 			found[i] = &parsed{readings: readFile(ctx, f.Path, data), round: r.round}
 			return nil
 		})

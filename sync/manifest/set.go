@@ -62,7 +62,7 @@ func (s *Set) tree(o *Object) *node {
 		return nil
 	}
 	ordinal := 0
-	for _, v := range parse(context.Background(), o.File, data) {
+	for v := range parse(context.Background(), o.File, data) {
 		if v.root == nil {
 			continue
 		}
@@ -96,8 +96,12 @@ func (s *Set) add(file string, readings []reading, ignored map[string]bool) Erro
 		}
 	}
 	if n := len(errs); n > MaxErrors {
+		least := ""
+		if n >= counted {
+			least = "at least "
+		}
 		errs = append(errs[:MaxErrors], &Error{File: file, Line: errs[MaxErrors-1].Line, Column: errs[MaxErrors-1].Column,
-			Message: fmt.Sprintf("%d more errors in this file", n-MaxErrors)})
+			Message: fmt.Sprintf("%s%d more errors in this file", least, n-MaxErrors)})
 	}
 	return errs
 }

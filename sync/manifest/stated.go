@@ -65,7 +65,7 @@ func project(n *node, full any) any {
 			case found:
 				out[e.name] = project(e.value, value)
 			default:
-				out[e.name] = plain(e.value)
+				out[e.name] = bare(e.value)
 			}
 		}
 		return out
@@ -76,7 +76,7 @@ func project(n *node, full any) any {
 			if i < len(values) {
 				out[i] = project(item, values[i])
 			} else {
-				out[i] = plain(item)
+				out[i] = bare(item)
 			}
 		}
 		return out
@@ -84,8 +84,8 @@ func project(n *node, full any) any {
 	return full
 }
 
-// plain returns the tree's own value.
-func plain(n *node) any {
+// bare returns the tree's own value.
+func bare(n *node) any {
 	var v any
 	if json.Unmarshal(n.appendJSON(nil), &v) != nil {
 		return nil

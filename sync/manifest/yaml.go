@@ -14,14 +14,17 @@ import (
 )
 
 // parseYAML reads one document.
-func parseYAML(c chunk) (v value) {
+func parseYAML(c chunk, p *prober) (v value) {
 	var document yaml.Node
+	if structural(c.text) > MaxValues {
+		return value{err: faultAt(c.line+1, 1, "the document has more than %d values", MaxValues)}
+	}
 	if err := decodeYAML(c.text, &document); errors.Is(err, io.EOF) {
 		return value{}
 	} else if err != nil {
-		return value{err: yamlFault(c, err)}
+		return value{err: p.fault(c, err)}
 	}
-	e := expander{line: c.line, aliased: MaxAliased}
+	e := expander{line: c.line, aliased: MaxAliased, text: MaxFile}
 	root, err := e.expand(&document, 0)
 	if err != nil {
 		return value{err: err}
@@ -32,20 +35,43 @@ func parseYAML(c chunk) (v value) {
 	return value{root: root}
 }
 
-// decodeYAML turns a panic of the parser, which takes any input, into an error.
+// structural counts the characters of which a document's values have at least one each.
+func structural(text []byte) (n int) {
+	for _, b := range text {
+		switch b {
+		case ',', ':', '\n', '\r', '[', '{', '-', '?':
+			n++
+		}
+	}
+	return n
+}
+
+// decodeYAML decodes a text that is one document and nothing else. It turns a panic of the parser, which takes any input,
+// into an error.
 func decodeYAML(data []byte, into *yaml.Node) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("yaml: the parser gave up on this document")
 		}
 	}()
-	return yaml.NewDecoder(bytes.NewReader(data)).Decode(into)
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	if err := decoder.Decode(into); err != nil {
+		return err
+	}
+	switch err := decoder.Decode(&yaml.Node{}); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return err
+	}
+	return errors.New("yaml: " + follows)
 }
 
 // expander turns YAML nodes into ours, with the meaning that Kubernetes' YAML library gives to scalars.
 type expander struct {
 	line    int          // lines of the file before the document
 	aliased int          // values that aliases may still expand to
+	text    int          // bytes of them
 	within  int          // how many aliases are being expanded
 	open    []*yaml.Node // their anchors
 }
@@ -61,6 +87,9 @@ func (e *expander) expand(n *yaml.Node, depth int) (*node, *fault) {
 	if e.within > 0 {
 		if e.aliased--; e.aliased < 0 {
 			return nil, e.fault(n, "aliases of this document expand to more than %d values", MaxAliased)
+		}
+		if e.text -= len(n.Value); e.text < 0 {
+			return nil, e.fault(n, "aliases of this document expand to more than %d MiB", MaxFile>>20)
 		}
 	}
 	out := &node{line: e.line + n.Line, column: n.Column}
