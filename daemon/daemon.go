@@ -100,6 +100,7 @@ type plane struct {
 	etcd      *etcd.Etcd
 	store     *store.Store
 	authority *pki.Authority
+	nodes     *pki.Registrar
 	sync      *sync.Sync
 	tunnels   *tunnel.Pool
 	api       *api.Server
@@ -116,9 +117,17 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	if err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
-	if p.authority, err = pki.Open(pki.Dir(filepath.Join(o.DataDir, "pki")), pki.Options{Cluster: o.Cluster}); err != nil {
+	vault := pki.Dir(filepath.Join(o.DataDir, "pki"))
+	if p.authority, err = pki.Open(vault, pki.Options{Cluster: o.Cluster}); err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
+	ledger, err := pki.OpenLedger(vault)
+	if err != nil {
+		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	p.nodes = pki.NewRegistrar(p.authority, pki.Tokens{Store: p.store, Commit: p.store}, pki.RegistrarOptions{
+		Ledger: ledger, StoreMade: p.store.Cluster().Created, Log: o.Log,
+	})
 	networks := reconcilers.Options{ServiceCIDRs: o.ServiceCIDRs}
 	p.sync, err = sync.New(sync.Options{
 		Sources: o.Sources, Store: p.store, Events: p.store, DataDir: o.DataDir, Cluster: o.Cluster,
@@ -132,7 +141,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
 	p.api = api.New(api.Options{
-		Store: p.store, Authority: p.authority, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
+		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
 		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID,
 	})
 	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.store.Health, Hosts: pageHosts(o.StatusURL), Log: o.Log})

@@ -40,11 +40,11 @@ func (d *door) ready() error {
 }
 
 // Token implements control.Backend.
-func (d *door) Token(ctx context.Context, ttl time.Duration) (string, error) {
+func (d *door) Token(ctx context.Context, opts control.TokenOptions) (string, error) {
 	if err := d.ready(); err != nil {
 		return "", fmt.Errorf("cannot make a token: %w", err)
 	}
-	token, err := d.tokens().Create(ctx, pki.TokenOptions{TTL: ttl})
+	token, err := d.tokens().Create(ctx, pki.TokenOptions{TTL: opts.TTL, Node: opts.Node})
 	if err != nil {
 		return "", err
 	}
@@ -77,6 +77,14 @@ func (d *door) DeleteToken(ctx context.Context, id string) error {
 		}
 	}
 	return fmt.Errorf("cannot delete token %s: there is none of this id", id)
+}
+
+// RemoveNode implements control.Backend.
+func (d *door) RemoveNode(ctx context.Context, name string) error {
+	if err := d.ready(); err != nil {
+		return fmt.Errorf("cannot remove node %s: %w", name, err)
+	}
+	return d.nodes.Remove(ctx, name)
 }
 
 // Kubeconfig implements control.Backend.

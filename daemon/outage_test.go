@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"lockstep/daemon/control"
 	"lockstep/daemon/etcd/etcdtest"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/nodeagent/register"
@@ -321,7 +322,7 @@ func fill(t *testing.T, client *clientv3.Client) {
 // join makes a node and returns a client with its certificate.
 func (s *server) join(name string) *kubernetes.Clientset {
 	s.t.Helper()
-	token, err := s.door().Token(s.t.Context(), time.Hour)
+	token, err := s.door().Token(s.t.Context(), control.TokenOptions{TTL: time.Hour})
 	if err != nil {
 		s.t.Fatal(err)
 	}

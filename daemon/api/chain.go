@@ -17,6 +17,8 @@ import (
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"lockstep/internal/quota"
 )
 
 const (
@@ -24,13 +26,15 @@ const (
 	requestTimeout = 60 * time.Second
 	// writeTimeout cuts off a client that reads nothing of an answer for so long.
 	writeTimeout = 30 * time.Second
+	// refusedBody is how long the rest of a request may take to arrive that was refused already.
+	refusedBody = 5 * time.Second
 	// retryAfter is what a client is told to wait when too many requests are under way.
 	retryAfter = 1
 )
 
 // chain is what happens to every request, from the outside in.
 func (s *server) chain() http.Handler {
-	return s.observe(s.loaded(s.identified(s.bounded(s.permitted(s.routes())))))
+	return s.observe(s.loaded(s.identified(s.permitted(s.bounded(s.routes())))))
 }
 
 // observe counts and times a request and turns a panic into a 500.
@@ -53,6 +57,10 @@ func (s *server) observe(next http.Handler) http.Handler {
 				}
 			}
 			s.metrics.request(info, out.status, s.now().Sub(start))
+			if out.status >= http.StatusBadRequest {
+				// net/http reads on for the next request: what was refused is not worth a minute of waiting.
+				_ = out.control.SetReadDeadline(time.Now().Add(min(refusedBody, s.opts.RequestTimeout)))
+			}
 		}()
 		ctx := request.WithRequestInfo(r.Context(), info)
 		ctx = request.WithReceivedTimestamp(ctx, start)
@@ -74,8 +82,7 @@ func unaudited(ctx context.Context) context.Context {
 // right missing.
 func (s *server) loaded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if verdict, _ := decidePath(anonymousIdentity(), access{verb: "get", path: r.URL.Path}); !s.hub.begun() &&
-			(verdict != allowed || r.URL.Path == joinPath) {
+		if !s.hub.begun() && !probing(r.URL.Path) {
 			s.fail(w, r, unavailable(errors.New("the server is starting")))
 			return
 		}
@@ -83,48 +90,88 @@ func (s *server) loaded(next http.Handler) http.Handler {
 	})
 }
 
+// probing says that a path is for those who ask how the server is.
+func probing(path string) bool {
+	verdict, _ := decidePath(anonymousIdentity(), access{verb: "get", path: path})
+	return verdict == allowed && path != joinPath && path != hookPath
+}
+
 func (s *server) identified(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := s.authenticate(r)
+		credential := id.credential
 		if err != nil {
+			credential = "peer/" + peerOf(r)
+		}
+		if !probing(r.URL.Path) { // probes must be answered above all when there is much to do
+			if broke := s.budgets.afford(credential, s.now()); broke != nil {
+				s.metrics.refused.Inc()
+				s.fail(w, r, broke)
+				return
+			}
+		}
+		if err != nil {
+			w.Header().Set("Connection", "close") // whoever is not known keeps no connection
 			s.fail(w, r, err)
 			return
 		}
+		out := w.(*writer)
+		out.answered = s.metered(r, credential)
+		defer out.charge()
 		ctx := request.WithUser(withIdentity(r.Context(), id), &id.user)
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
-// bounded refuses requests over the bound with 429, and ends those that take too long. Watches, followed logs and
-// tunnels live long and cost little; probes must be answered above all when there is much to do.
+// bounded refuses requests over the bounds with 429, and ends those that take too long. Watches, followed logs and
+// tunnels live long and cost little; probes must be answered above all when there is much to do; joins and webhooks have
+// bounds of their own.
 func (s *server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
+		id, a := identityOf(r.Context()), accessOf(r, info)
 		if longRunning(r, info) {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-			s.metrics.longRunning.Inc()
-			defer s.metrics.longRunning.Dec()
-			next.ServeHTTP(w, r)
+			s.lasting(w, r, id, a, next)
 			return
 		}
-		slots := s.reads
-		if a := accessOf(r, info); !a.read() {
-			slots = s.writes
+		slots, mine := s.reads, s.budgets.reads
+		if !a.read() {
+			slots, mine = s.writes, s.budgets.writes
 		}
 		if !openPaths[info.Path] {
-			select {
-			case slots <- struct{}{}:
-				defer func() { <-slots }()
-			default:
+			leave := s.enter(id, a, slots, mine)
+			if leave == nil {
 				s.metrics.refused.Inc()
 				s.fail(w, r, apierrors.NewTooManyRequests("too many requests are under way, try again", retryAfter))
 				return
 			}
+			defer leave()
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), s.opts.RequestTimeout)
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+// enter takes a place among all requests under way and among the client's own; nil where there is none.
+func (s *server) enter(id identity, a access, slots chan struct{}, mine *quota.Gate) (leave func()) {
+	if id.role == node && a.resource == "events" && !a.read() && !s.budgets.events.Allow(id.credential, 1, s.now()) {
+		return nil
+	}
+	own := mine.Enter(id.credential)
+	if own == nil {
+		return nil
+	}
+	select {
+	case slots <- struct{}{}:
+		return func() {
+			<-slots
+			own()
+		}
+	default:
+		own()
+		return nil
+	}
 }
 
 func longRunning(r *http.Request, info *request.RequestInfo) bool {
@@ -214,6 +261,17 @@ type writer struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	status  int
+	// answered is told of bytes that were written, some at a time; nil: nobody wants to know.
+	answered func(n int)
+	pending  int
+}
+
+// charge tells of the bytes that were written since it was told last.
+func (w *writer) charge() {
+	if w.answered != nil && w.pending > 0 {
+		w.answered(w.pending)
+	}
+	w.pending = 0
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -228,6 +286,9 @@ func (w *writer) WriteHeader(status int) {
 func (w *writer) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
+	}
+	if w.pending += len(p); w.pending >= spendAfter {
+		w.charge()
 	}
 	defer w.limit()()
 	return w.ResponseWriter.Write(p)

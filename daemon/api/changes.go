@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -38,6 +38,8 @@ type change struct {
 	subresource    string
 	create, delete bool
 	heartbeat      bool // written by store.Renew, which keeps only the newest
+	// body bounds what a request may bring, and size what is stored of it; both in bytes.
+	body, size int
 	// check judges what a node writes beyond what its URL says; old is nil for a creation. It may alter what is new.
 	check func(node string, v *view.View, new, old kinds.Object) error
 	// prepare applies Kubernetes' own rules to an update.
@@ -55,18 +57,18 @@ func nodeChanges(s *storage) []*change {
 	switch s.kind.GroupResource().String() {
 	case "nodes":
 		return []*change{
-			{storage: s, create: true, check: checkNode, prepare: strategy.PrepareUpdate},
-			{storage: s, subresource: "status", check: checkNodeStatus, prepare: strategy.PrepareStatus},
+			{storage: s, create: true, body: maxReport, size: maxReport, check: checkNode, prepare: strategy.PrepareUpdate},
+			{storage: s, subresource: "status", body: maxReport, size: maxReport, check: checkNodeStatus, prepare: strategy.PrepareStatus},
 		}
 	case "pods":
 		return []*change{
-			{storage: s, delete: true},
-			{storage: s, subresource: "status", check: checkPodStatus, prepare: strategy.PrepareStatus},
+			{storage: s, delete: true, body: maxNote},
+			{storage: s, subresource: "status", body: maxBody, size: maxReport, check: checkPodStatus, prepare: strategy.PrepareStatus},
 		}
 	case "events":
-		return []*change{{storage: s, create: true, check: checkEvent, prepare: strategy.PrepareUpdate}}
+		return []*change{{storage: s, create: true, body: maxReview, size: maxNote, check: checkEvent, prepare: strategy.PrepareUpdate}}
 	case "leases.coordination.k8s.io":
-		return []*change{{storage: s, create: true, heartbeat: true, check: checkLease, prepare: strategy.PrepareUpdate}}
+		return []*change{{storage: s, create: true, heartbeat: true, body: maxNote, size: maxNote, check: checkLease, prepare: strategy.PrepareUpdate}}
 	default:
 		return nil
 	}
@@ -81,6 +83,9 @@ func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.V
 	v := c.store.View()
 	if err := c.check(identityOf(ctx).node, v, o, nil); err != nil {
 		return nil, c.refused(v, "create", o.GetName(), err)
+	}
+	if err := cmp.Or(honest(o, c.now()), c.fits(o, nil)); err != nil {
+		return nil, err
 	}
 	strategy.Default(o)
 	if errs := strategy.PrepareCreate(o); len(errs) > 0 {
@@ -174,6 +179,9 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 	if err := c.check(identityOf(ctx).node, v, o, old); err != nil {
 		return nil, c.refused(v, "update", key.Name, err)
 	}
+	if err := cmp.Or(honest(o, c.now()), c.fits(o, old)); err != nil {
+		return nil, err
+	}
 	if errs := c.prepare(o, old); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(c.kind.GroupKind(), key.Name, errs)
 	}
@@ -203,6 +211,9 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 	lease.SetAnnotations(provenance.Strip(lease.GetAnnotations()))
 	if err := checkLease(identityOf(ctx).node, nil, lease, nil); err != nil {
 		return nil, c.refused(c.store.View(), "update", key.Name, err)
+	}
+	if err := cmp.Or(honest(lease, c.now()), c.fits(lease, old)); err != nil {
+		return nil, err
 	}
 	lease.UID, lease.CreationTimestamp, lease.ResourceVersion = old.GetUID(), old.GetCreationTimestamp(), old.GetResourceVersion()
 	if errs := strategy.PrepareUpdate(lease, old); len(errs) > 0 && old.GetUID() != "" {
@@ -320,15 +331,6 @@ type judged struct{}
 // Authorize implements authorizer.Authorizer.
 func (judged) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
 	return authorizer.DecisionAllow, "", nil
-}
-
-// podOf returns the pod an event is about, nil where it is about something else or the pod is not there any more.
-func podOf(v *view.View, ref corev1.ObjectReference) *corev1.Pod {
-	p, ok := view.Get[*corev1.Pod](v, ref.Namespace, ref.Name)
-	if !ok || ref.UID != "" && p.UID != ref.UID {
-		return nil
-	}
-	return p
 }
 
 // withoutUser removes credentials from a URL that is shown.

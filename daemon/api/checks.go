@@ -32,10 +32,20 @@ func checkNode(self string, _ *view.View, new, old kinds.Object) error {
 		if !reflect.DeepEqual(n.OwnerReferences, before.OwnerReferences) || !slices.Equal(n.Finalizers, before.Finalizers) {
 			return fmt.Errorf("node %s may not change its owners or finalizers", self)
 		}
+	} else if err := unowned(n); err != nil {
+		return err
 	} else if n.Spec.PodCIDR != "" || len(n.Spec.PodCIDRs) > 0 {
 		return fmt.Errorf("node %s may not choose its pods' addresses", self)
 	}
 	return checkLabels(self, n.Labels, before.Labels)
+}
+
+// unowned refuses what would bind an object's end to another's, or to somebody's consent.
+func unowned(o kinds.Object) error {
+	if len(o.GetOwnerReferences()) > 0 || len(o.GetFinalizers()) > 0 {
+		return fmt.Errorf("%s may not have owners or finalizers", kinds.KeyOf(o))
+	}
+	return nil
 }
 
 // checkLabels lets a node change labels without Kubernetes' prefixes, and those that a kubelet may.
@@ -103,14 +113,16 @@ func checkEvent(self string, v *view.View, new, old kinds.Object) error {
 		if !ok || e == nil {
 			continue
 		}
-		if host := e.Source.Host; host != "" && host != self {
-			return fmt.Errorf("node %s may not report as node %s", self, host)
+		for _, host := range []string{e.Source.Host, e.ReportingInstance} {
+			if host != "" && host != self {
+				return fmt.Errorf("node %s may not report as %s", self, host)
+			}
 		}
 		if err := checkSubject(self, v, e.InvolvedObject); err != nil {
 			return err
 		}
 	}
-	return nil
+	return unowned(new)
 }
 
 func checkSubject(self string, v *view.View, about corev1.ObjectReference) error {
@@ -120,8 +132,9 @@ func checkSubject(self string, v *view.View, about corev1.ObjectReference) error
 			return nil
 		}
 	case "Pod":
-		// The last events of a pod may come when it is gone already.
-		if p := podOf(v, about); p == nil || p.Spec.NodeName == self {
+		// The last events of a pod may come when it is gone already; where another has its name, the node that has that
+		// one speaks of it, whatever uid is named.
+		if p, ok := view.Get[*corev1.Pod](v, about.Namespace, about.Name); !ok || p.Spec.NodeName == self {
 			return nil
 		}
 	}

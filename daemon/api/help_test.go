@@ -26,6 +26,7 @@ import (
 
 // testServer is an API server on loopback over a store in memory.
 type testServer struct {
+	nodes     map[string]*rest.Config
 	t         testing.TB
 	store     *memory.Store
 	authority *pki.Authority
@@ -115,9 +116,12 @@ func (s *testServer) viewer() *rest.Config {
 	return s.config(cert, key)
 }
 
-// node is a client configuration with a node's certificate.
+// node is a client configuration with a node's certificate, the same for a name each time.
 func (s *testServer) node(name string) *rest.Config {
 	s.t.Helper()
+	if known := s.nodes[name]; known != nil {
+		return known
+	}
 	key, csr := keyAndRequest(s.t)
 	parsed, err := x509.ParseCertificateRequest(csr)
 	if err != nil {
@@ -127,7 +131,11 @@ func (s *testServer) node(name string) *rest.Config {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return s.config(cert, key)
+	if s.nodes == nil {
+		s.nodes = map[string]*rest.Config{}
+	}
+	s.nodes[name] = s.config(cert, key)
+	return s.nodes[name]
 }
 
 func (s *testServer) config(cert, key []byte) *rest.Config {

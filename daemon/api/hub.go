@@ -35,6 +35,8 @@ type hub struct {
 	log     *slog.Logger
 	origins *provenance.Finder
 	ledger  *ledger
+	// judge is told of changes before any client is; all says that others may have been missed.
+	judge func(v *view.View, changes []view.Change, all bool)
 
 	mu      sync.Mutex
 	view    *view.View
@@ -50,7 +52,8 @@ type snapshot struct {
 
 func newHub(r store.Backend, log *slog.Logger) *hub {
 	origins := provenance.New()
-	return &hub{store: r, log: log, origins: origins, ledger: newLedger(origins), view: view.NewDB().View(), moved: make(chan struct{})}
+	return &hub{store: r, log: log, origins: origins, ledger: newLedger(origins), judge: func(*view.View, []view.Change, bool) {},
+		view: view.NewDB().View(), moved: make(chan struct{})}
 }
 
 // begin replaces all windows: those before, if any, tell their watchers to list again.
@@ -93,6 +96,7 @@ func (h *hub) run(ctx context.Context) {
 
 func (h *hub) follow(ctx context.Context, sub *store.Subscription) {
 	first := h.store.View()
+	h.judge(first, nil, true)
 	h.seed(ctx, first)
 	for {
 		select {
@@ -137,6 +141,7 @@ func (h *hub) apply(b store.Batch) {
 	h.mu.Lock()
 	windows, before := h.windows, h.view
 	h.mu.Unlock()
+	h.judge(b.View, b.Changes, false)
 	never := func(kinds.Object) bool { return false }
 	was := func(o kinds.Object) *provenance.Origin { return h.ledger.of(before, o, never) }
 	is := func(o kinds.Object) *provenance.Origin { return h.ledger.made(b.View, o) }

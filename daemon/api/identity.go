@@ -2,17 +2,24 @@ package api
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"lockstep/daemon/pki"
+	"lockstep/daemon/store/view"
 )
+
+// admitTimeout bounds the recording of a node that the store has forgotten.
+const admitTimeout = 10 * time.Second
 
 // role is what the API knows to tell apart.
 type role int
@@ -29,6 +36,12 @@ type identity struct {
 	// node is the node's name, for role node.
 	node string
 	user user.DefaultInfo
+	// credential is what its budgets are kept by: a node's name, one viewer's certificate or token, or an address.
+	credential string
+	// until is when the credential ends; zero: never.
+	until time.Time
+	// holds says whether the credential is still good in a view; nil: it is until its end.
+	holds func(*view.View) bool
 }
 
 func anonymousIdentity() identity {
@@ -52,15 +65,13 @@ func identify(name string, groups []string) identity {
 // authority, else by a bearer token, else nobody. A token that is not good is an error, as in Kubernetes.
 func (s *server) authenticate(r *http.Request) (identity, error) {
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		subject := r.TLS.VerifiedChains[0][0].Subject
-		if id := identify(subject.CommonName, subject.Organization); id.role != anonymous {
-			return id, nil
-		}
-		return identity{}, apierrors.NewUnauthorized("the certificate is neither a node's nor a viewer's")
+		return s.byCertificate(r, r.TLS.VerifiedChains[0][0])
 	}
 	header := r.Header.Get("Authorization")
 	if header == "" {
-		return anonymousIdentity(), nil
+		id := anonymousIdentity()
+		id.credential = "peer/" + peerOf(r)
+		return id, nil
 	}
 	scheme, bearer, _ := strings.Cut(header, " ")
 	if !strings.EqualFold(scheme, "bearer") {
@@ -71,6 +82,35 @@ func (s *server) authenticate(r *http.Request) (identity, error) {
 		return identity{}, apierrors.NewUnauthorized("Unauthorized")
 	}
 	return id, err
+}
+
+// byCertificate finds who a verified certificate is of. A node's must be for the key that its name is registered for.
+func (s *server) byCertificate(r *http.Request, cert *x509.Certificate) (identity, error) {
+	id := identify(cert.Subject.CommonName, cert.Subject.Organization)
+	id.until = cert.NotAfter
+	switch id.role {
+	case node:
+		key := pki.Fingerprint(cert)
+		id.credential = "node/" + id.node
+		id.holds = func(v *view.View) bool { return !pki.Gone(v, id.node, key) }
+		ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
+		defer cancel()
+		err := s.joins.Admit(ctx, id.node, cert)
+		switch {
+		case errors.Is(err, pki.ErrRemoved), errors.Is(err, pki.ErrTaken):
+			return identity{}, apierrors.NewUnauthorized(err.Error())
+		case err != nil:
+			return identity{}, unavailable(err)
+		}
+		if s.conns.know(r.Context(), id) && !id.holds(s.store.View()) { // it ceased to hold meanwhile
+			return identity{}, apierrors.NewUnauthorized(pki.ErrRemoved.Error())
+		}
+	case viewer:
+		id.credential = "cert/" + cert.SerialNumber.String()
+	default:
+		return identity{}, apierrors.NewUnauthorized("the certificate is neither a node's nor a viewer's")
+	}
+	return id, nil
 }
 
 // byToken finds who a viewer's token is; otherwise the error matches pki.ErrToken.
@@ -87,7 +127,25 @@ func (s *server) byToken(bearer string) (identity, error) {
 	if name == "" {
 		name = serviceaccount.MakeUsername("kube-system", "viewer")
 	}
-	return identify(name, []string{pki.ViewerGroup}), nil
+	id := identify(name, []string{pki.ViewerGroup})
+	id.credential, id.until = "token/"+token.ID, record.Expires
+	id.holds = func(v *view.View) bool { return pki.Issued(v, token.ID) }
+	return id, nil
+}
+
+// peerOf is the address a request comes from, or for IPv6 its /64, which is one customer's.
+func peerOf(r *http.Request) string {
+	at, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	addr := at.Addr().Unmap()
+	if addr.Is6() {
+		if network, err := addr.WithZone("").Prefix(64); err == nil {
+			return network.String()
+		}
+	}
+	return addr.String()
 }
 
 type identityKey struct{}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,8 +13,12 @@ import (
 	"lockstep/daemon/pki"
 )
 
-// maxJoin bounds a join request: a token, a name and a certificate request.
-const maxJoin = 64 << 10
+const (
+	// maxJoin bounds a join request: a token, a name and a certificate request.
+	maxJoin = 64 << 10
+	// joinBody is how long the few kilobytes of it may take: whoever sends them may be nobody.
+	joinBody = 10 * time.Second
+)
 
 // JoinRequest is the body of POST /lockstep/v1/join, and, without its token and node, of POST /lockstep/v1/renew.
 type JoinRequest struct {
@@ -55,6 +60,7 @@ func (s *server) renew(w http.ResponseWriter, r *http.Request) {
 
 func (s *server) joinRequest(w http.ResponseWriter, r *http.Request) (JoinRequest, bool) {
 	var request JoinRequest
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(min(joinBody, s.opts.RequestTimeout)))
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJoin))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&request); err != nil {
@@ -70,7 +76,7 @@ func (s *server) joined(w http.ResponseWriter, r *http.Request, name string, cer
 	case errors.Is(err, pki.ErrToken):
 		s.log.Warn("a node was refused", "node", name, "error", err)
 		s.fail(w, r, apierrors.NewUnauthorized("the token is not valid"))
-	case errors.Is(err, pki.ErrTaken):
+	case errors.Is(err, pki.ErrTaken), errors.Is(err, pki.ErrRemoved), errors.Is(err, pki.ErrUnproven):
 		s.log.Warn("a node was refused", "node", name, "error", err)
 		s.fail(w, r, &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonAlreadyExists,

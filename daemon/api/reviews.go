@@ -58,6 +58,7 @@ func (s *server) reviews() map[route]http.Handler {
 	for _, r := range s.reviewTable() {
 		gvr := r.gvk.GroupVersion().WithResource(r.resource)
 		scope := scopeFor(r.gvk, gvr, true)
+		scope.MaxRequestBodyBytes = maxReview
 		scope.TableConvertor = rest.NewDefaultTableConvertor(gvr.GroupResource())
 		out[route{gvr: gvr, verb: "create"}] = handlers.CreateResource(r, scope, nil)
 	}

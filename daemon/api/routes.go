@@ -33,6 +33,8 @@ const (
 	// minWatch: a watch without a timeout of its own ends between this and twice this, as in Kubernetes, so that load
 	// spreads over servers again.
 	minWatch = 30 * time.Minute
+	// maxWatch ends every watch, whatever timeout it asks for.
+	maxWatch = 2 * minWatch
 	// maxBody bounds an object in a request, as in Kubernetes: 1 MiB of etcd and what its encoding adds.
 	maxBody = 3 << 20
 )
@@ -115,10 +117,8 @@ func (s *server) resources() map[route]http.Handler {
 			at("status", "get", handlers.GetResource(read, subscope(scope, "status")))
 		}
 		for _, w := range nodeChanges(read) {
-			sub := scope
-			if w.subresource != "" {
-				sub = subscope(scope, w.subresource)
-			}
+			sub := subscope(scope, w.subresource)
+			sub.MaxRequestBodyBytes = int64(w.body)
 			if w.create {
 				at(w.subresource, "create", handlers.CreateResource(w, sub, nil))
 			}
@@ -127,7 +127,7 @@ func (s *server) resources() map[route]http.Handler {
 				continue
 			}
 			at(w.subresource, "update", handlers.UpdateResource(w, sub, nil))
-			at(w.subresource, "patch", s.boundedPatch(k, handlers.PatchResource(w, sub, nil, patchTypes)))
+			at(w.subresource, "patch", w.bodies(s.boundedPatch(k, handlers.PatchResource(w, sub, nil, patchTypes))))
 		}
 	}
 	pods := kinds.ForResource(schema.GroupResource{Resource: "pods"})

@@ -19,6 +19,7 @@ import (
 
 	"lockstep/daemon/pki"
 	"lockstep/daemon/store"
+	"lockstep/daemon/store/view"
 )
 
 // Tunnels reach agents over the connections that they opened.
@@ -26,7 +27,8 @@ type Tunnels interface {
 	// Transport sends requests to the agent of a node, or returns nil where the node has no connection open here. The
 	// requests' host is the node's name; their scheme is of no matter.
 	Transport(node string) http.RoundTripper
-	// Accept answers GET /lockstep/v1/tunnel of a node whose certificate was verified, and takes the connection over.
+	// Accept answers GET /lockstep/v1/tunnel of a node whose certificate was verified, and takes the connection over. It
+	// returns when the tunnel has ended, at the latest soon after the request's context.
 	Accept(w http.ResponseWriter, r *http.Request, node string)
 }
 
@@ -34,6 +36,8 @@ type Tunnels interface {
 type Options struct {
 	Store     store.Backend
 	Authority *pki.Authority
+	// Nodes gives names to nodes' keys; Run runs it. Nil: one that keeps no ledger.
+	Nodes *pki.Registrar
 	// Hosts are the names and addresses that the server's certificate is for; see pki.ServerHosts.
 	Hosts []string
 	// Tunnels reach the agents. Nil: logs and statistics of pods cannot be read.
@@ -74,11 +78,14 @@ type server struct {
 	log     *slog.Logger
 	now     func() time.Time
 	tokens  pki.Tokens
-	joins   pki.Registrar
+	joins   *pki.Registrar
 	infos   request.RequestInfoFactory
 	metrics *metrics
 	reads   chan struct{}
 	writes  chan struct{}
+	budgets budgets
+	stays   *stays
+	conns   *conns
 }
 
 // New makes a server; it starts nothing.
@@ -105,13 +112,23 @@ func New(opts Options) *Server {
 		opts.MaxWrites = 200
 	}
 	tokens := pki.Tokens{Store: opts.Store, Commit: opts.Store, Now: opts.Now}
+	if opts.Nodes == nil {
+		opts.Nodes = pki.NewRegistrar(opts.Authority, tokens, pki.RegistrarOptions{Log: opts.Log})
+	}
 	s := &server{
 		opts: opts, store: opts.Store, hub: newHub(opts.Store, opts.Log), log: opts.Log, now: opts.Now,
-		tokens: tokens, joins: pki.Registrar{Authority: opts.Authority, Tokens: tokens},
+		tokens: tokens, joins: opts.Nodes, budgets: newBudgets(opts.MaxReads, opts.MaxWrites), stays: newStays(), conns: newConns(),
 		infos:   request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		metrics: newMetrics(opts.Registerer),
 		reads:   make(chan struct{}, opts.MaxReads),
 		writes:  make(chan struct{}, opts.MaxWrites),
+	}
+	s.hub.judge = func(v *view.View, changes []view.Change, all bool) {
+		credentials, nodes := bearing(changes)
+		s.stays.judge(v, all || credentials, nodes)
+		if all || credentials {
+			s.conns.judge(v)
+		}
 	}
 	return &Server{server: s, handler: s.historic(s.chain())}
 }
@@ -133,10 +150,15 @@ func (s *server) historic(next http.Handler) http.Handler {
 // Handler answers every request of the API. It needs Run for its view of the cluster.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Run keeps the server's view of the store until ctx ends; then it returns nil.
+// Run keeps the server's view of the store, and the names of nodes, until ctx ends; then it returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	s.hub.run(ctx)
-	return nil
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.joins.Run(ctx, s.store.Ready()) })
+	g.Go(func() error {
+		s.hub.run(ctx)
+		return nil
+	})
+	return g.Wait()
 }
 
 const (
@@ -162,6 +184,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		TLSConfig:         config,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
+		ConnContext:       s.conns.context,
+		ConnState:         s.conns.state,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ErrorLog:          stdlog.New(quiet{s.log}, "", 0),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000}, // an informer is a stream; Kubernetes allows 100 a client

@@ -90,7 +90,10 @@ func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOption
 	if err != nil {
 		return nil, err
 	}
-	page := s.page(v, f, after, opts.Limit)
+	page := s.page(ctx, v, f, after, opts.Limit)
+	if err := ctx.Err(); err != nil {
+		return nil, apierrors.NewTimeoutError("nobody waits for the list: "+err.Error(), retryAfter)
+	}
 	list := s.kind.NewList()
 	access, err := meta.ListAccessor(list)
 	if err != nil {
@@ -195,12 +198,14 @@ type page struct {
 	remaining int64
 }
 
-// page reads up to limit objects (0: all) after a path, counting how many are left.
-func (s *storage) page(v *view.View, f filter, after string, limit int64) page {
+// page reads up to limit objects (0: all) after a path, counting how many are left. It ends with ctx, where it may.
+func (s *storage) page(ctx context.Context, v *view.View, f filter, after string, limit int64) page {
 	var p page
 	for o := range f.objects(v) {
 		path := pagePath(o)
 		switch {
+		case ctx.Err() != nil:
+			return p
 		case after != "" && comparePaths(path, after) < 0:
 		case limit > 0 && int64(len(p.objects)) == limit:
 			p.next = pagePath(p.objects[limit-1])
@@ -255,12 +260,15 @@ func (s *storage) Watch(ctx context.Context, opts *metainternalversion.ListOptio
 
 // ConvertToTable implements rest.TableConvertor: every row bears its whole object, which the handler reduces to what
 // the request asks for.
-func (s *storage) ConvertToTable(_ context.Context, o, options runtime.Object) (*metav1.Table, error) {
+func (s *storage) ConvertToTable(ctx context.Context, o, options runtime.Object) (*metav1.Table, error) {
 	var table metav1.TableOptions
 	if given, ok := options.(*metav1.TableOptions); ok && given != nil {
 		table = *given
 	}
 	table.IncludeObject = metav1.IncludeObject
+	if err := ctx.Err(); err != nil {
+		return nil, apierrors.NewTimeoutError("nobody waits for the table: "+err.Error(), retryAfter)
+	}
 	objects, err := elements(o)
 	if err != nil {
 		return nil, err

@@ -143,6 +143,9 @@ func (w *watcher) sendInitial() bool {
 }
 
 func (w *watcher) send(e watch.Event) bool {
+	if w.ctx.Err() != nil { // else the choice below were chance, and its client may have lost the right to see it
+		return false
+	}
 	select {
 	case w.out <- e:
 		return true

@@ -24,13 +24,13 @@ func newToken() *cobra.Command {
 "lockstep kubeconfig --bearer" makes.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	var dirs dirFlags
-	var ttl time.Duration
+	var opts control.TokenOptions
 	create := &cobra.Command{Use: "create", Short: "Print a new join token, for lockstep agent --token", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if ttl <= 0 {
-				return fmt.Errorf("cannot make a token that is good for %s", ttl)
+			if opts.TTL <= 0 {
+				return fmt.Errorf("cannot make a token that is good for %s", opts.TTL)
 			}
-			text, err := control.Dial(dirs.run).Token(cmd.Context(), ttl)
+			text, err := control.Dial(dirs.run).Token(cmd.Context(), opts)
 			if err != nil {
 				return err
 			}
@@ -38,7 +38,8 @@ func newToken() *cobra.Command {
 			return err
 		}}
 	dirs.addClient(create)
-	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "`DURATION` in which nodes can join with it")
+	create.Flags().DurationVar(&opts.TTL, "ttl", 24*time.Hour, "`DURATION` in which nodes can join with it")
+	create.Flags().StringVar(&opts.Node, "node", "", "`NAME` under which alone a node can join with it (default: any that is free)")
 	token.AddCommand(create, newTokenList(), newTokenDelete())
 	return token
 }
@@ -82,6 +83,23 @@ ID.SECRET, a join token CA.ID.SECRET.`,
 		}}
 	dirs.addClient(c)
 	return c
+}
+
+func newNode() *cobra.Command {
+	node := &cobra.Command{Use: "node", Short: "Take nodes out of the cluster", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	var dirs dirFlags
+	remove := &cobra.Command{Use: "remove NAME", Short: "Take a node out of the cluster, with its certificate", Args: cobra.ExactArgs(1),
+		Long: `Take a node out of the cluster. From then on no server takes its certificate or renews it, its
+connections are closed, its pods are replaced elsewhere, and its name is free for another
+machine. The machine itself is not asked: what runs on it goes on until "lockstep reset" there,
+after which it may join anew with a token.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return control.Dial(dirs.run).RemoveNode(cmd.Context(), args[0])
+		}}
+	dirs.addClient(remove)
+	node.AddCommand(remove)
+	return node
 }
 
 func newKubeconfig() *cobra.Command {

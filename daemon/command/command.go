@@ -59,7 +59,7 @@ cluster, push: there is no other way. To read it, use kubectl, the status page o
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, c.CommandPath())
 	})
-	root.AddCommand(newUp(), newDaemon(), newAgent(), newValidate(), newPlan(), newStatus(), newKubeconfig(), newToken(), newReset(), newVersion())
+	root.AddCommand(newUp(), newDaemon(), newAgent(), newValidate(), newPlan(), newStatus(), newKubeconfig(), newToken(), newNode(), newReset(), newVersion())
 	return root
 }
 

@@ -74,7 +74,7 @@ func up(ctx context.Context, out *screen, d daemon.Options, a nodeagent.Options)
 	g.Go(func() error { return daemon.Run(ctx, d) })
 	g.Go(func() error {
 		var err error
-		if a.Token, err = awaitToken(ctx, door); err != nil {
+		if a.Token, err = awaitToken(ctx, door, a.NodeName); err != nil {
 			return nil //nolint:nilerr // only ctx ends the waiting, and why is the daemon's to tell
 		}
 		agent, err := nodeagent.New(a)
@@ -91,12 +91,13 @@ func up(ctx context.Context, out *screen, d daemon.Options, a nodeagent.Options)
 	return g.Wait()
 }
 
-// awaitToken returns a token as soon as the daemon gives one: it is good for long enough to join from the same process.
-func awaitToken(ctx context.Context, door *control.Client) (string, error) {
+// awaitToken returns a token for the node as soon as the daemon gives one: it is good for long enough to join from the same
+// process.
+func awaitToken(ctx context.Context, door *control.Client, node string) (string, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if token, err := door.Token(ctx, 10*time.Minute); err == nil {
+		if token, err := door.Token(ctx, control.TokenOptions{TTL: 10 * time.Minute, Node: node}); err == nil {
 			return token, nil
 		}
 		select {

@@ -71,6 +71,14 @@ type TokenReport struct {
 	Expires time.Time `json:"expires,omitzero"`
 }
 
+// TokenOptions say what a new join token is good for.
+type TokenOptions struct {
+	// TTL is how long nodes can join with it.
+	TTL time.Duration `json:"ttl"`
+	// Node is the only name they can join under. Empty: any that is free.
+	Node string `json:"node,omitempty"`
+}
+
 // KubeconfigOptions say what a viewer's kubeconfig holds.
 type KubeconfigOptions struct {
 	// Server is the URL of the API. Empty: the address the daemon advertises.
@@ -83,12 +91,15 @@ type KubeconfigOptions struct {
 
 // Backend answers what the door is asked. Its methods may be called at the same time.
 type Backend interface {
-	// Token makes a join token that is good for ttl.
-	Token(ctx context.Context, ttl time.Duration) (string, error)
+	// Token makes a join token.
+	Token(ctx context.Context, opts TokenOptions) (string, error)
 	// Tokens lists all tokens, those of nodes and those of viewers, the newest first.
 	Tokens(ctx context.Context) ([]TokenReport, error)
 	// DeleteToken takes a token back. It is an error that there is none of that id.
 	DeleteToken(ctx context.Context, id string) error
+	// RemoveNode takes a node out of the cluster: its certificates hold no more, and its name is free. It is an error that
+	// there is none of that name.
+	RemoveNode(ctx context.Context, name string) error
 	// Kubeconfig makes a viewer's kubeconfig.
 	Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error)
 	// Report tells the state of the cluster.
@@ -102,17 +113,11 @@ func Serve(ctx context.Context, runDir string, b Backend) error {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return fmt.Errorf("cannot open the control socket: %w", err)
 	}
-	path := filepath.Join(runDir, SocketName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot open the control socket: %w", err)
-	}
-	listener, err := net.Listen("unix", path)
+	listener, err := listen(runDir)
 	if err != nil {
 		return fmt.Errorf("cannot open the control socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return fmt.Errorf("cannot open the control socket: %w", err)
-	}
+	defer os.Remove(filepath.Join(runDir, SocketName))
 	server := &http.Server{Handler: handler(b), ReadHeaderTimeout: 5 * time.Second}
 	stopped := make(chan struct{})
 	go func() {
@@ -125,6 +130,36 @@ func Serve(ctx context.Context, runDir string, b Backend) error {
 	}
 	<-stopped
 	return nil
+}
+
+// listen makes the socket in a folder that only root can enter and then puts it in its place, so that at no time somebody
+// else can open it: its mode is that of every new file until it is changed.
+func listen(runDir string) (net.Listener, error) {
+	private, err := os.MkdirTemp(runDir, ".control-") // mode 0700
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(private)
+	dir, err := os.Open(private)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	// A socket's path may have 107 bytes; that of the folder's descriptor is short.
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), SocketName)})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false)
+	made := filepath.Join(private, SocketName)
+	err = os.Chmod(made, 0o600)
+	if err == nil {
+		err = os.Rename(made, filepath.Join(runDir, SocketName))
+	}
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
 }
 
 // maxBody bounds a request: a source's description is far smaller.
@@ -146,7 +181,7 @@ func handler(b Backend) http.Handler {
 			http.Error(w, "cannot make a token: "+err.Error(), http.StatusBadRequest)
 			return
 		}
-		token, err := b.Token(r.Context(), ttl)
+		token, err := b.Token(r.Context(), TokenOptions{TTL: ttl, Node: r.URL.Query().Get("node")})
 		answer(w, token, err)
 	})
 	mux.HandleFunc("GET /token", func(w http.ResponseWriter, r *http.Request) {
@@ -155,6 +190,9 @@ func handler(b Backend) http.Handler {
 	})
 	mux.HandleFunc("DELETE /token/{id}", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, b.DeleteToken(r.Context(), r.PathValue("id")))
+	})
+	mux.HandleFunc("DELETE /node/{name}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, b.RemoveNode(r.Context(), r.PathValue("name")))
 	})
 	mux.HandleFunc("POST /kubeconfig", func(w http.ResponseWriter, r *http.Request) {
 		var opts KubeconfigOptions
@@ -207,8 +245,12 @@ func Dial(runDir string) *Client {
 }
 
 // Token implements Backend.
-func (c *Client) Token(ctx context.Context, ttl time.Duration) (string, error) {
-	return call[string](ctx, c, http.MethodPost, "/token?ttl="+ttl.String(), nil)
+func (c *Client) Token(ctx context.Context, opts TokenOptions) (string, error) {
+	query := url.Values{"ttl": {opts.TTL.String()}}
+	if opts.Node != "" {
+		query.Set("node", opts.Node)
+	}
+	return call[string](ctx, c, http.MethodPost, "/token?"+query.Encode(), nil)
 }
 
 // Tokens implements Backend.
@@ -219,6 +261,12 @@ func (c *Client) Tokens(ctx context.Context) ([]TokenReport, error) {
 // DeleteToken implements Backend.
 func (c *Client) DeleteToken(ctx context.Context, id string) error {
 	_, err := call[any](ctx, c, http.MethodDelete, "/token/"+url.PathEscape(id), nil)
+	return err
+}
+
+// RemoveNode implements Backend.
+func (c *Client) RemoveNode(ctx context.Context, name string) error {
+	_, err := call[any](ctx, c, http.MethodDelete, "/node/"+url.PathEscape(name), nil)
 	return err
 }
 

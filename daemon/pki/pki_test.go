@@ -212,7 +212,7 @@ func TestJoinAndRenew(t *testing.T) {
 	now := start
 	tokens := Tokens{Store: backend, Commit: backend, Now: func() time.Time { return now }}
 	a := open(t, t.TempDir(), tokens.Now)
-	r := &Registrar{Authority: a, Tokens: tokens}
+	r := NewRegistrar(a, tokens, RegistrarOptions{})
 	token, err := tokens.Create(ctx, TokenOptions{TTL: time.Hour})
 	if err != nil {
 		t.Fatal(err)

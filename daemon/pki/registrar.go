@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -19,12 +20,24 @@ import (
 
 var (
 	// ErrTaken: the node name belongs to another key.
-	ErrTaken = errors.New("the node name is taken: join with the key it was registered with, or under another name")
+	ErrTaken = errors.New("the node name is taken: join with the key it was registered with, or under another name; on a server, " +
+		"lockstep node remove frees it")
+	// ErrRemoved: the key was taken from the cluster, and no certificate for it holds any more.
+	ErrRemoved = errors.New("this node was removed from the cluster: lockstep reset on its machine lets that join anew")
+	// ErrUnproven: the name may be in a certificate that the store has forgotten.
+	ErrUnproven = errors.New("a certificate may live that has this name, since the cluster's store was made anew: join with a token " +
+		"for this very name (lockstep token create --node)")
 	// ErrRequest: the request cannot be understood; its text says why.
 	ErrRequest = errors.New("the request is not valid")
+
+	errNobody = errors.New("the name is registered for no key")
 )
 
-const pkiTable = "pki"
+const (
+	pkiTable = "pki"
+	// Records of the table: node/<name>, removed/<key>, and how long the store has to reckon with names it does not know.
+	nodePrefix, removedPrefix, unprovenName = "node/", "removed/", "unproven"
+)
 
 // registration is the record pki/node/<name>: whose key the name belongs to.
 type registration struct {
@@ -33,20 +46,60 @@ type registration struct {
 	Since time.Time `json:"since"`
 }
 
-// Registrar gives node names to keys.
+// removed is the record pki/removed/<key>: a key that holds no more, whatever certificate is shown for it.
+type removed struct {
+	Node  string    `json:"node"`
+	Since time.Time `json:"since"`
+}
+
+// unproven is the record pki/unproven.
+type unproven struct {
+	Until time.Time `json:"until"`
+}
+
+// RegistrarOptions are what a registrar may have.
+type RegistrarOptions struct {
+	// Ledger keeps names and removals where the store is lost. Nil: only the store has them.
+	Ledger *Ledger
+	// StoreMade is when the store was made: names that the ledger cannot know are not given to whoever asks where it is
+	// younger than the authority. Zero: it is as old.
+	StoreMade time.Time
+	// Log. Nil: slog.Default().
+	Log *slog.Logger
+}
+
+// Registrar gives node names to keys, and takes them back.
 type Registrar struct {
-	Authority *Authority
-	Tokens    Tokens
+	authority *Authority
+	tokens    Tokens
+	opts      RegistrarOptions
+	restored  chan struct{} // closed when the store has what the ledger knows
+}
+
+// NewRegistrar makes a registrar; it starts nothing: see Run. One without a ledger works at once.
+func NewRegistrar(a *Authority, t Tokens, opts RegistrarOptions) *Registrar {
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	r := &Registrar{authority: a, tokens: t, opts: opts, restored: make(chan struct{})}
+	if opts.Ledger == nil {
+		close(r.restored)
+	}
+	return r
 }
 
 // Join checks the token, registers a free name for the request's key, or finds the name registered for it, and returns
-// the node's certificate in PEM. Errors match ErrToken, ErrTaken, ErrRequest or the store's.
+// the node's certificate in PEM. Errors match ErrToken, ErrTaken, ErrRemoved, ErrUnproven, ErrRequest or the store's.
 func (r *Registrar) Join(ctx context.Context, bearer, node string, csrPEM []byte) ([]byte, error) {
 	t, err := ParseBearer(bearer)
 	if err != nil {
 		return nil, fmt.Errorf("cannot join node %q: %w", node, ErrToken)
 	}
-	if _, err := r.Tokens.Check(t, UsageJoin); err != nil {
+	token, err := r.tokens.Check(t, UsageJoin)
+	if err == nil && token.Node != "" && token.Node != node {
+		err = ErrToken
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cannot join node %q: %w", node, err)
 	}
 	csr, err := parseRequest(csrPEM)
@@ -56,10 +109,46 @@ func (r *Registrar) Join(ctx context.Context, bearer, node string, csrPEM []byte
 	if problems := validation.IsDNS1123Subdomain(node); len(problems) > 0 {
 		return nil, fmt.Errorf("cannot join node %q: %w: %s", node, ErrRequest, problems[0])
 	}
-	if err := r.register(ctx, node, fingerprint(csr.RawSubjectPublicKeyInfo)); err != nil {
+	if err := r.claim(ctx, node, fingerprint(csr.RawSubjectPublicKeyInfo), token.Node == node); err != nil {
 		return nil, fmt.Errorf("cannot join node %q: %w", node, err)
 	}
-	return r.Authority.SignNode(csr, node)
+	return r.authority.SignNode(csr, node)
+}
+
+// Admit says whether a node's certificate, which is of the authority and in its time, holds: the name is registered for
+// its key, and the key was not removed. A name that the store has forgotten is registered again, since nobody else was
+// given it. Errors match ErrTaken, ErrRemoved or the store's.
+func (r *Registrar) Admit(ctx context.Context, node string, cert *x509.Certificate) error {
+	key := Fingerprint(cert)
+	err := Holds(r.tokens.Store.View(), node, key)
+	if errors.Is(err, errNobody) {
+		if err = r.claim(ctx, node, key, true); err == nil {
+			r.opts.Log.Info("the store had forgotten a node that has shown its certificate", "node", node)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot admit node %q: %w", node, err)
+	}
+	return nil
+}
+
+// Gone says that the view takes the name from the key: another has it, or the key was removed.
+func Gone(v *view.View, node, key string) bool {
+	err := Holds(v, node, key)
+	return errors.Is(err, ErrTaken) || errors.Is(err, ErrRemoved)
+}
+
+// Holds is nil where the view has the name registered for the key. Its errors match ErrTaken, ErrRemoved, or none of
+// these where the name is registered for nobody.
+func Holds(v *view.View, node, key string) error {
+	if _, found := v.Record(pkiTable, removedPrefix+key); found {
+		return ErrRemoved
+	}
+	reg, _, err := registered(v, node)
+	if err == nil && reg.Key != key {
+		err = ErrTaken
+	}
+	return err
 }
 
 // Renew signs a new certificate for a node that presents its current one; the key may not change.
@@ -69,56 +158,103 @@ func (r *Registrar) Renew(node string, current *x509.Certificate, csrPEM []byte)
 		return nil, fmt.Errorf("cannot renew the certificate of node %q: %w", node, err)
 	}
 	key := fingerprint(csr.RawSubjectPublicKeyInfo)
-	owner, known, err := r.owner(node)
+	if key != Fingerprint(current) {
+		err = ErrTaken
+	} else {
+		err = Holds(r.tokens.Store.View(), node, key)
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot renew the certificate of node %q: %w", node, err)
 	}
-	if key != fingerprint(current.RawSubjectPublicKeyInfo) || !known || key != owner {
-		return nil, fmt.Errorf("cannot renew the certificate of node %q: %w", node, ErrTaken)
-	}
-	return r.Authority.SignNode(csr, node)
+	return r.authority.SignNode(csr, node)
 }
 
-func (r *Registrar) register(ctx context.Context, node, key string) error {
-	data, err := json.Marshal(registration{Key: key, Since: r.Tokens.now().UTC()})
+// claim registers a name for a key where it is free, or finds that the key has it. Proven says that nobody else can have
+// a certificate for it, or that an operator answers for that.
+func (r *Registrar) claim(ctx context.Context, node, key string, proven bool) error {
+	select {
+	case <-r.restored:
+	case <-ctx.Done():
+		return fmt.Errorf("cannot ask the ledger of nodes: %w", ctx.Err())
+	}
+	v := r.tokens.Store.View()
+	if err := Holds(v, node, key); !errors.Is(err, errNobody) {
+		return err
+	}
+	if until := unprovenUntil(v); !proven && r.tokens.now().Before(until) {
+		return fmt.Errorf("%w, or after %s", ErrUnproven, until.Format(time.DateOnly))
+	}
+	is := registration{Key: key, Since: r.tokens.now().UTC().Truncate(time.Second)}
+	write, err := record(nodePrefix+node, is, "node joined")
 	if err != nil {
-		return fmt.Errorf("cannot encode the registration: %w", err)
+		return err
 	}
-	if owner, known, err := r.owner(node); err != nil || known {
-		return judge(owner, key, err)
-	}
-	write := store.Write{Record: &view.Record{Table: pkiTable, Name: "node/" + node, Data: data}, Reason: "node joined"}
-	result := r.Tokens.Commit.Commit(ctx, store.Group{write})[0]
+	result := r.tokens.Commit.Commit(ctx, store.Group{write})[0]
 	switch {
 	case errors.Is(result.Err, store.ErrConflict):
-		// Another request took the name a moment ago; the view may not have it yet, so this one does not win it.
-		return ErrTaken
+		return r.lost(ctx, node, key)
 	case result.Err != nil:
 		return fmt.Errorf("cannot register the name: %w", result.Err)
 	}
-	if _, err := r.Tokens.Store.Wait(ctx, result.Revision); err != nil {
+	if _, err := r.tokens.Store.Wait(ctx, result.Revision); err != nil {
 		return fmt.Errorf("cannot read the registration back: %w", err)
 	}
-	return nil
+	if r.opts.Ledger == nil {
+		return nil
+	}
+	return r.opts.Ledger.note(entry{Node: node, Is: &is})
 }
 
-func (r *Registrar) owner(node string) (key string, known bool, err error) {
-	record, found := r.Tokens.Store.View().Record(pkiTable, "node/"+node)
-	if !found {
-		return "", false, nil
+// lost finds who was given a name a moment ago: another, or the same key by another of its requests.
+func (r *Registrar) lost(ctx context.Context, node, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	sub := r.tokens.Store.Subscribe("pki claim")
+	defer sub.Close()
+	for v := r.tokens.Store.View(); ; {
+		if err := Holds(v, node, key); !errors.Is(err, errNobody) {
+			return err
+		}
+		select {
+		case batch, ok := <-sub.C:
+			if !ok {
+				return ErrTaken
+			}
+			v = batch.View
+		case <-ctx.Done():
+			return ErrTaken
+		}
 	}
+}
+
+// registered reads whose a name is; the error matches errNobody where it is free.
+func registered(v *view.View, node string) (registration, int64, error) {
 	var reg registration
-	if err := json.Unmarshal(record.Data, &reg); err != nil {
-		return "", true, fmt.Errorf("cannot read the registration of node %q: %w", node, err)
+	found, ok := v.Record(pkiTable, nodePrefix+node)
+	if !ok {
+		return reg, 0, errNobody
 	}
-	return reg.Key, true, nil
+	if err := json.Unmarshal(found.Data, &reg); err != nil {
+		return reg, 0, fmt.Errorf("cannot read the registration of node %q: %w", node, err)
+	}
+	return reg, found.Revision, nil
 }
 
-func judge(owner, key string, err error) error {
-	if err == nil && owner != key {
-		return ErrTaken
+func unprovenUntil(v *view.View) time.Time {
+	var u unproven
+	if found, ok := v.Record(pkiTable, unprovenName); ok {
+		_ = json.Unmarshal(found.Data, &u) // what cannot be read was not written here: as if it were not there
 	}
-	return err
+	return u.Until
+}
+
+// record is a write of a record that is not there yet.
+func record(name string, value any, reason string) (store.Write, error) {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return store.Write{}, fmt.Errorf("cannot encode %s: %w", name, err)
+	}
+	return store.Write{Record: &view.Record{Table: pkiTable, Name: name, Data: data}, Reason: reason}, nil
 }
 
 func parseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
@@ -135,6 +271,9 @@ func parseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
 	}
 	return csr, nil
 }
+
+// Fingerprint is the SHA-256 of a certificate's public key in hex: what a name is registered for.
+func Fingerprint(cert *x509.Certificate) string { return fingerprint(cert.RawSubjectPublicKeyInfo) }
 
 func fingerprint(spki []byte) string {
 	sum := sha256.Sum256(spki)

@@ -65,6 +65,8 @@ type TokenOptions struct {
 	TTL time.Duration
 	// User it stands for, in the viewers' group, where it is for viewing. Empty: "viewer".
 	User string
+	// Node is the only name that a node may join under with it. Empty: any that is free.
+	Node string
 }
 
 // TokenRecord is what the store keeps of a token, under its id.
@@ -73,6 +75,7 @@ type TokenRecord struct {
 	Hash    string    `json:"hash"`
 	Usages  []string  `json:"usages"`
 	User    string    `json:"user,omitempty"`
+	Node    string    `json:"node,omitempty"`
 	Created time.Time `json:"created"`
 	// Expires is zero for a token that does not.
 	Expires time.Time `json:"expires,omitzero"`
@@ -81,7 +84,7 @@ type TokenRecord struct {
 // NewToken draws a token and makes its record.
 func NewToken(opts TokenOptions, now time.Time) (Token, TokenRecord) {
 	t := Token{ID: random(idBytes), Secret: random(secretBytes)}
-	r := TokenRecord{Hash: hash(t.Secret), Usages: opts.Usages, User: opts.User, Created: now.UTC()}
+	r := TokenRecord{Hash: hash(t.Secret), Usages: opts.Usages, User: opts.User, Node: opts.Node, Created: now.UTC()}
 	if len(r.Usages) == 0 {
 		r.Usages = []string{UsageJoin}
 	}
@@ -186,6 +189,12 @@ func (s Tokens) Check(t Token, usage string) (TokenRecord, error) {
 		return TokenRecord{}, fmt.Errorf("cannot accept token %s: %w", t.ID, ErrToken)
 	}
 	return r, nil
+}
+
+// Issued says whether the view has a token of this id, whatever it is good for.
+func Issued(v *view.View, id string) bool {
+	_, found := v.Record(tokenTable, id)
+	return found
 }
 
 // Delete removes a token; removing one that is not there is no error. This server refuses it from then on, another one as

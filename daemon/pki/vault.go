@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,11 @@ type Vault interface {
 	// Create stores a document whole or not at all; where one of that name exists already it is kept, and the error
 	// matches fs.ErrExist.
 	Create(name string, data []byte) error
+	// Replace stores a document whole or not at all, also where one of that name exists.
+	Replace(name string, data []byte) error
+	// Append adds to the end of a document, which exists. It returns when the addition would survive a crash; after a
+	// failure a part of it may have been written.
+	Append(name string, data []byte) error
 }
 
 // Dir is a vault of files that only their owner may read (0600 in a directory of 0700). The directory is made when the
@@ -24,7 +30,12 @@ type Dir string
 func (d Dir) Read(name string) ([]byte, error) { return os.ReadFile(filepath.Join(string(d), name)) }
 
 // Create implements Vault: written to a temporary file, synced, then linked to its name, which fails if that exists.
-func (d Dir) Create(name string, data []byte) error {
+func (d Dir) Create(name string, data []byte) error { return d.write(name, data, os.Link) }
+
+// Replace implements Vault.
+func (d Dir) Replace(name string, data []byte) error { return d.write(name, data, os.Rename) }
+
+func (d Dir) write(name string, data []byte, place func(from, to string) error) error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("cannot create %s: %w", d, err)
 	}
@@ -33,18 +44,44 @@ func (d Dir) Create(name string, data []byte) error {
 		return fmt.Errorf("cannot create %s: %w", name, err)
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
+	if err = written(f, data); err == nil {
+		err = place(f.Name(), filepath.Join(string(d), name))
 	}
 	if err == nil {
-		err = os.Link(f.Name(), filepath.Join(string(d), name))
+		err = d.sync()
 	}
 	if err != nil {
 		return fmt.Errorf("cannot create %s: %w", name, err)
 	}
 	return nil
+}
+
+// Append implements Vault.
+func (d Dir) Append(name string, data []byte) error {
+	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		err = written(f, data)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write to %s: %w", name, err)
+	}
+	return nil
+}
+
+// written writes, syncs and closes a file.
+func written(f *os.File, data []byte) error {
+	_, err := f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// sync makes names in the directory survive a crash.
+func (d Dir) sync() error {
+	f, err := os.Open(string(d))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }

@@ -264,7 +264,8 @@ func post(ctx context.Context, client *http.Client, url string, body, answer any
 		if json.Unmarshal(data, &status) == nil && status.Message != "" {
 			text = status.Message
 		}
-		if res.StatusCode/100 == 4 {
+		again := res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusRequestTimeout
+		if res.StatusCode/100 == 4 && !again {
 			return fmt.Errorf("%w: %s", ErrRefused, text)
 		}
 		return fmt.Errorf("%s: %s", res.Status, text)

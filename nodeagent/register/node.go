@@ -28,6 +28,8 @@ const (
 	statusPeriod  = 5 * time.Minute
 	apiTimeout    = 10 * time.Second
 	leaseSpace    = "kube-node-lease"
+	// maxImages is Kubernetes' nodeStatusMaxImages: the status is sent whole each time.
+	maxImages = 50
 )
 
 // State is what a node reports about itself at one moment.
@@ -72,7 +74,7 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 		KubeletVersion:          s.Version,
 		OperatingSystem:         runtime.GOOS, Architecture: runtime.GOARCH,
 	}
-	st.Images = s.Images
+	st.Images = s.Images[:min(len(s.Images), maxImages)]
 	set := func(t corev1.NodeConditionType, status bool, reason, message string) {
 		c := corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: message,
 			LastHeartbeatTime: metav1.NewTime(now.Truncate(time.Second)), LastTransitionTime: metav1.NewTime(now.Truncate(time.Second))}

@@ -35,13 +35,15 @@ type Pool struct {
 
 // agent is a node's connection.
 type agent struct {
-	conn *http.ClientConn
-	raw  net.Conn
+	conn  *http.ClientConn
+	raw   net.Conn
+	once  sync.Once
+	ended chan struct{}
 }
 
 // Accept answers the request of a node's agent for a tunnel and takes its connection over. A connection that the node
 // has already is closed: its agent opens a new one only when the old one is of no use to it. Node is the name in the
-// certificate that was verified.
+// certificate that was verified. It returns when the tunnel has ended; the end of the request's context ends it.
 func (p *Pool) Accept(w http.ResponseWriter, r *http.Request, node string) {
 	if node == "" || !strings.EqualFold(r.Header.Get("Upgrade"), Protocol) {
 		w.Header().Set("Upgrade", Protocol)
@@ -54,32 +56,40 @@ func (p *Pool) Accept(w http.ResponseWriter, r *http.Request, node string) {
 		http.Error(w, "cannot open a tunnel on this connection: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	if err := p.begin(conn, buffered.Reader.Buffered(), node); err != nil {
+	a, err := p.begin(r.Context(), conn, buffered.Reader.Buffered(), node)
+	if err != nil {
 		conn.Close()
+		return
+	}
+	select {
+	case <-a.ended:
+	case <-r.Context().Done():
+		a.end()
 	}
 }
 
-func (p *Pool) begin(conn net.Conn, early int, node string) error {
+func (p *Pool) begin(ctx context.Context, conn net.Conn, early int, node string) (*agent, error) {
 	if early > 0 {
-		return errors.New("the agent spoke first")
+		return nil, errors.New("the agent spoke first")
 	}
 	_ = conn.SetDeadline(time.Now().Add(setupTimeout))
 	_, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", Protocol)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	client, err := newTransport(conn).NewClientConn(ctx, "http", net.JoinHostPort(node, "80"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_ = conn.SetDeadline(time.Time{})
-	if !p.put(node, &agent{client, conn}) {
+	a := &agent{conn: client, raw: conn, ended: make(chan struct{})}
+	if !p.put(node, a) {
 		client.Close()
-		return errors.New("the pool is closed")
+		return nil, errors.New("the pool is closed")
 	}
-	return nil
+	return a, nil
 }
 
 // newTransport makes a client whose only connection is conn.
@@ -117,6 +127,7 @@ func (p *Pool) put(node string, a *agent) bool {
 	a.conn.SetStateHook(func(c *http.ClientConn) {
 		if c.Err() != nil {
 			p.drop(node, a)
+			a.over()
 		}
 	})
 	return true
@@ -138,7 +149,11 @@ func (a *agent) end() {
 	}
 	a.raw.Close()
 	a.conn.Close()
+	a.over()
 }
+
+// over lets Accept return.
+func (a *agent) over() { a.once.Do(func() { close(a.ended) }) }
 
 // Transport sends requests to the agent of a node; nil when the node has no connection here. The requests' scheme and
 // host are of no matter. A connection that ends fails its requests; a later Transport has the next one.

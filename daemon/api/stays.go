@@ -1,0 +1,210 @@
+package api
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"lockstep/daemon/store/view"
+)
+
+// stay is a request that lives long: a watch, a followed log or a tunnel. What permitted it may end before it does.
+type stay struct {
+	id     identity
+	access access
+	end    context.CancelFunc
+}
+
+// good says that the request would be permitted now.
+func (s *stay) good(v *view.View) bool {
+	if s.id.holds != nil && !s.id.holds(v) {
+		return false
+	}
+	verdict, _ := decide(s.id, s.access, v)
+	return verdict == allowed
+}
+
+// stays are all requests that live long.
+type stays struct {
+	mu  sync.Mutex
+	all map[*stay]struct{}
+	// ofPods are those that rest on which pods a node has, by node.
+	ofPods map[string]map[*stay]struct{}
+}
+
+func newStays() *stays {
+	return &stays{all: map[*stay]struct{}{}, ofPods: map[string]map[*stay]struct{}{}}
+}
+
+// restsOnPods says that a node's right is its pods' need.
+func (s *stay) restsOnPods() bool {
+	return s.id.role == node && (s.access.resource == "secrets" || s.access.resource == "configmaps")
+}
+
+func (s *stays) enter(st *stay) (leave func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all[st] = struct{}{}
+	if st.restsOnPods() {
+		set := s.ofPods[st.id.node]
+		if set == nil {
+			set = map[*stay]struct{}{}
+			s.ofPods[st.id.node] = set
+		}
+		set[st] = struct{}{}
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.all, st)
+		if set := s.ofPods[st.id.node]; set != nil {
+			delete(set, st)
+			if len(set) == 0 {
+				delete(s.ofPods, st.id.node)
+			}
+		}
+	}
+}
+
+// judge ends what a view takes the right from: all are judged where credentials may have changed, which is seldom, else
+// those of the nodes that have lost a pod.
+func (s *stays) judge(v *view.View, all bool, nodes map[string]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if all {
+		for st := range s.all {
+			st.judge(v)
+		}
+		return
+	}
+	for name := range nodes {
+		for st := range s.ofPods[name] {
+			st.judge(v)
+		}
+	}
+}
+
+func (s *stay) judge(v *view.View) {
+	if !s.good(v) {
+		s.end()
+	}
+}
+
+// bearing says what changes may take: anybody's credential, or the rights of nodes that have lost pods.
+func bearing(changes []view.Change) (credentials bool, nodes map[string]bool) {
+	for _, c := range changes {
+		for _, r := range []*view.Record{c.OldRecord, c.NewRecord} {
+			if r != nil && credentialTables[r.Table] {
+				return true, nil
+			}
+		}
+		p, ok := c.Old.(*corev1.Pod)
+		if !ok || p == nil || p.Spec.NodeName == "" {
+			continue
+		}
+		if now, stays := c.New.(*corev1.Pod); !stays || now == nil || now.Spec.NodeName != p.Spec.NodeName {
+			if nodes == nil {
+				nodes = map[string]bool{}
+			}
+			nodes[p.Spec.NodeName] = true
+		}
+	}
+	return false, nodes
+}
+
+// credentialTables are the records that credentials rest on; see package pki.
+var credentialTables = map[string]bool{"pki": true, "token": true}
+
+// conns are the connections on which nodes have shown their certificates.
+type conns struct {
+	mu  sync.Mutex
+	all map[net.Conn]identity
+}
+
+func newConns() *conns { return &conns{all: map[net.Conn]identity{}} }
+
+type connKey struct{}
+
+// context is http.Server's ConnContext.
+func (c *conns) context(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// state is http.Server's ConnState.
+func (c *conns) state(conn net.Conn, state http.ConnState) {
+	if state == http.StateClosed || state == http.StateHijacked {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.all, conn)
+	}
+}
+
+// know notes whose the connection of a request is, and says whether it is new.
+func (c *conns) know(ctx context.Context, id identity) bool {
+	conn, ok := ctx.Value(connKey{}).(net.Conn)
+	if !ok {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, known := c.all[conn]
+	if !known {
+		c.all[conn] = id
+	}
+	return !known
+}
+
+// judge closes the connections of nodes whose certificates hold no more, with all that goes on in them.
+func (c *conns) judge(v *view.View) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn, id := range c.all {
+		if id.holds(v) {
+			continue
+		}
+		if inner, ok := conn.(interface{ NetConn() net.Conn }); ok {
+			conn = inner.NetConn() // at once: TLS would say goodbye first, for seconds where nobody listens
+		}
+		_ = conn.Close()
+	}
+}
+
+// lasting lets a request that lives long go on for as long as its credential and its right do, and bounds how many there
+// are of a credential and from an address.
+func (s *server) lasting(w http.ResponseWriter, r *http.Request, id identity, a access, next http.Handler) {
+	if r.ContentLength != 0 {
+		s.fail(w, r, apierrors.NewBadRequest("a request that lives long has no body"))
+		return
+	}
+	leave := s.budgets.stay(id, peerOf(r))
+	if leave == nil {
+		s.metrics.refused.Inc()
+		s.fail(w, r, apierrors.NewTooManyRequests("this client has too many watches and followed logs open", retryAfter))
+		return
+	}
+	defer leave()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	end := id.until
+	if a.verb == "watch" {
+		if most := s.now().Add(maxWatch); end.IsZero() || most.Before(end) {
+			end = most
+		}
+	}
+	if !end.IsZero() {
+		ctx, cancel = context.WithTimeout(ctx, end.Sub(s.now()))
+		defer cancel()
+	}
+	st := &stay{id: id, access: a, end: cancel}
+	defer s.stays.enter(st)()
+	st.judge(s.store.View()) // what permitted it may have ended before it was entered
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	s.metrics.longRunning.Inc()
+	defer s.metrics.longRunning.Dec()
+	next.ServeHTTP(w, r.WithContext(ctx))
+}
