@@ -138,8 +138,9 @@ func (d *door) Report(context.Context) (control.Report, error) {
 		r.Ready = err.Error()
 	}
 	v := d.store.View()
+	now := time.Now()
 	for n := range view.List[*corev1.Node](v, "") {
-		node := control.NodeReport{Name: n.Name, Ready: nodeReady(n)}
+		node := control.NodeReport{Name: n.Name, Ready: nodeReady(n), Silence: health.Silence(v, n.Name, now)}
 		for range v.PodsOnNode(n.Name) {
 			node.Pods++
 		}
@@ -160,7 +161,7 @@ func (d *door) reportSource(v *view.View, s *v1alpha1.Source) control.SourceRepo
 	for _, item := range d.listing.of(v, s.Name) {
 		result := health.Of(item.key, v, now)
 		out.Objects = append(out.Objects, control.ObjectReport{
-			Object: item.text, File: item.file, State: stateNames[result.State], Cause: result.Cause,
+			Object: item.text, File: item.file, State: stateNames[result.State], Cause: result.Text(),
 		})
 		out.Addresses = append(out.Addresses, d.addresses(v, item.key)...)
 	}

@@ -61,6 +61,7 @@ type driver struct {
 	owned   []plan.Desired // what the inbox was told
 
 	failures int
+	said     saying    // the newest cause
 	lost     time.Time // since when an object of a once healthy revision is not
 	started  time.Time // of the pass
 	status   statusWriter
@@ -360,12 +361,16 @@ func (d *driver) judge(ctx context.Context, next *later) error {
 	}
 	roll := health.Sum(keys, v, now)
 	next.at(roll.Again)
+	roll.First = d.said.of(roll)
 	accepted, message := judge(facts{folder: d.source.Spec.Folder != "", applied: state.Applied == state.Accepted, waiting: d.outcome.Waiting, refused: d.outcome.Refused, roll: roll})
 	state, err = d.celebrate(ctx, state, accepted)
 	if err != nil {
 		return err
 	}
-	verdict, text := accepted, message
+	verdict, text, drift := accepted, message, ""
+	if state.Accepted != "" && state.Healthy == state.Accepted && accepted != forge.Success {
+		verdict, text, drift = forge.Success, wasHealthy(roll), lostText(message)
+	}
 	refused := d.seen != nil && (len(d.refusal) > 0 || d.held != "")
 	switch {
 	case refused:
@@ -373,7 +378,7 @@ func (d *driver) judge(ctx context.Context, next *later) error {
 	case d.doubt.pending():
 		verdict, text = forge.Pending, d.doubt.String()
 	}
-	if err := d.status.write(ctx, state, roll, verdict, text, next); err != nil {
+	if err := d.status.write(ctx, state, roll, told{verdict, text, drift}, next); err != nil {
 		return err
 	}
 	return d.post(ctx, state, accepted, message, verdict, text, refused, next)
@@ -440,7 +445,7 @@ func (d *driver) post(ctx context.Context, state apply.State, accepted forge.Sta
 		next.at(due)
 		return nil
 	}
-	return want(forge.Drift, state.Accepted, forge.Failure, strings.TrimPrefix(message, "rolling out "))
+	return want(forge.Drift, state.Accepted, forge.Failure, lostText(message))
 }
 
 func (d *driver) entry(kind forge.Kind, revision string, s forge.State, text string) forge.Entry {

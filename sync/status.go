@@ -23,6 +23,16 @@ import (
 // countsEvery is the least time between two writes of a status of which only the counts have changed.
 const countsEvery = time.Second
 
+// forgeEvery is how often it is looked at whether the forge has taken what waits for it.
+const forgeEvery = 2 * time.Second
+
+func statuses(n int) string {
+	if n == 1 {
+		return "1 commit status waits for the forge"
+	}
+	return fmt.Sprintf("%d commit statuses wait for the forge", n)
+}
+
 // statusWriter keeps the Source object in the store as the driver knows it.
 type statusWriter struct {
 	driver  *driver
@@ -31,7 +41,13 @@ type statusWriter struct {
 	ended   time.Time
 }
 
-func (w *statusWriter) write(ctx context.Context, state apply.State, roll health.Roll, verdict forge.State, text string, next *later) error {
+// told is what the status tells: the verdict on the newest revision, and what the accepted one has lost.
+type told struct {
+	verdict     forge.State
+	text, drift string
+}
+
+func (w *statusWriter) write(ctx context.Context, state apply.State, roll health.Roll, t told, next *later) error {
 	d := w.driver
 	now := d.sync.opts.Now()
 	live, exists := view.Get[*v1alpha1.Source](d.sync.opts.Store.View(), "", d.source.Name)
@@ -45,15 +61,22 @@ func (w *statusWriter) write(ctx context.Context, state apply.State, roll health
 	status := v1alpha1.SourceStatus{
 		Accepted: state.Accepted, Applied: state.Applied, FetchError: d.fetchErr,
 		Objects: int32(roll.Total), Healthy: int32(roll.Healthy), Since: live.Status.Since, Seen: live.Status.Seen,
+		Drift: forge.Cut(t.drift),
+	}
+	if waiting, why := d.outbox.Waiting(d.source.Name); waiting > 0 {
+		next.at(now.Add(forgeEvery))
+		if why != "" {
+			status.ForgeError = statuses(waiting) + ": " + shorten(why, 300)
+		}
 	}
 	d.sync.metrics.objects.WithLabelValues(d.source.Name, "all").Set(float64(roll.Total))
 	d.sync.metrics.objects.WithLabelValues(d.source.Name, "healthy").Set(float64(roll.Healthy))
 	switch {
 	case d.seen != nil && (d.decided || len(d.refusal) > 0 || d.doubt.pending()):
-		status.Seen, status.State, status.Message = d.seen.ID, string(verdict), forge.Cut(text)
+		status.Seen, status.State, status.Message = d.seen.ID, string(t.verdict), forge.Cut(t.text)
 		status.Errors = d.refusal[:min(len(d.refusal), maxErrors)]
 	case d.seen == nil && state.Accepted != "" && live.Status.State != string(forge.Error):
-		status.Seen, status.State, status.Message = state.Accepted, string(verdict), forge.Cut(text)
+		status.Seen, status.State, status.Message = state.Accepted, string(t.verdict), forge.Cut(t.text)
 	default: // nothing is known beyond what an earlier leader wrote
 		status.State, status.Message, status.Errors = live.Status.State, live.Status.Message, live.Status.Errors
 	}
@@ -101,10 +124,10 @@ func statusEqual(a, b v1alpha1.SourceStatus) bool {
 
 // countsOnly says that two statuses differ only in what a rollout changes all the time.
 func countsOnly(a, b v1alpha1.SourceStatus) bool {
-	if a.State != b.State {
+	if a.State != b.State || (a.Drift == "") != (b.Drift == "") {
 		return false
 	}
-	a.Healthy, a.Message, a.Objects = b.Healthy, b.Message, b.Objects
+	a.Healthy, a.Message, a.Objects, a.Drift = b.Healthy, b.Message, b.Objects, b.Drift
 	return statusEqual(a, b)
 }
 

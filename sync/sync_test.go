@@ -395,7 +395,7 @@ func (w *world) finishNamespace() {
 }
 
 // crash gives the deployment a replica set with two pods that wait for a reason.
-func (w *world) crash(reason string) {
+func (w *world) crash(reason string, change ...func(*corev1.Pod)) {
 	w.t.Helper()
 	d := w.deployment().DeepCopy()
 	yes := true
@@ -404,6 +404,9 @@ func (w *world) crash(reason string) {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "cart-1-a", Namespace: "shop", Labels: map[string]string{"app": "cart"},
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "cart-1", UID: "rs-1", Controller: &yes}}}}
 	p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}}
+	for _, f := range change {
+		f(p)
+	}
 	d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: 2, UpdatedReplicas: 2}
 	for _, o := range []kinds.Object{rs, p, d} {
 		if err := w.put(o); err != nil {

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"fmt"
+	"strings"
 
 	"lockstep/sync/forge"
 	"lockstep/sync/health"
@@ -36,9 +37,9 @@ func judge(f facts) (forge.State, string) {
 	case f.applied && f.roll.Total == 0 && f.folder:
 		return forge.Success, "warning: no manifests (.yaml, .yml, .json) in the folder"
 	case f.applied && f.roll.Healthy == f.roll.Total:
-		return forge.Success, count(f.roll.Total) + " in sync and healthy"
+		return forge.Success, wasHealthy(f.roll)
 	}
-	text := fmt.Sprintf("rolling out %d of %d", f.roll.Healthy, f.roll.Total)
+	text := fmt.Sprintf(rolling+"%d of %d", f.roll.Healthy, f.roll.Total)
 	switch {
 	case len(f.waiting) > 0:
 		text += fmt.Sprintf("; %v: %s", f.waiting[0].Key, f.waiting[0].Reason)
@@ -46,6 +47,34 @@ func judge(f facts) (forge.State, string) {
 		text += "; " + f.roll.First
 	}
 	return forge.Pending, text
+}
+
+const rolling = "rolling out "
+
+func wasHealthy(roll health.Roll) string { return count(roll.Total) + " in sync and healthy" }
+
+// lostText words a message on a revision that was healthy before: nothing is rolled out.
+func lostText(message string) string {
+	counts, ok := strings.CutPrefix(message, rolling)
+	if !ok {
+		return message
+	}
+	counts, cause, _ := strings.Cut(counts, "; ")
+	if cause == "" {
+		return counts + " healthy"
+	}
+	return counts + " healthy; " + cause
+}
+
+// saying is a cause in the words in which it was told first: it is told anew when its meaning changes, not when time passes.
+// The zero value has said nothing.
+type saying struct{ meaning, text string }
+
+func (s *saying) of(roll health.Roll) string {
+	if s.meaning != roll.Meaning {
+		s.meaning, s.text = roll.Meaning, roll.First
+	}
+	return s.text
 }
 
 func count(n int) string {

@@ -215,6 +215,12 @@ func printReport(out io.Writer, r control.Report) error {
 		if s.Status.FetchError != "" {
 			line("  %s", s.Status.FetchError)
 		}
+		if s.Status.Drift != "" {
+			line("  drift    %s", s.Status.Drift)
+		}
+		if s.Status.ForgeError != "" {
+			line("  %s", s.Status.ForgeError)
+		}
 		for _, e := range more(s.Status) {
 			line("  %s", e)
 		}
@@ -236,7 +242,11 @@ func printReport(out io.Writer, r control.Report) error {
 		if n.Pods == 1 {
 			plural = ""
 		}
-		line("node %s\t%s\t%d pod%s", n.Name, ready, n.Pods, plural)
+		row := fmt.Sprintf("node %s\t%s\t%d pod%s", n.Name, ready, n.Pods, plural)
+		if n.Silence != "" {
+			row += "\t" + n.Silence
+		}
+		line("%s", row)
 	}
 	if len(r.Nodes) == 0 {
 		line("no node has joined yet; lockstep token create makes a token for one")

@@ -54,6 +54,8 @@ type NodeReport struct {
 	Name  string `json:"name"`
 	Ready bool   `json:"ready"`
 	Pods  int    `json:"pods"`
+	// Silence says for how long nothing was heard of a node that counts as silent.
+	Silence string `json:"silence,omitempty"`
 }
 
 // PlanResult is what applying a source would change.

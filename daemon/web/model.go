@@ -51,6 +51,7 @@ type sourceRow struct {
 	Objects, Healthy   int32
 	Errors             []string
 	FetchError         string
+	Drift, ForgeError  string
 	Since, SinceExact  string
 	Link, RevisionLink string
 	AcceptedLink       string
@@ -81,6 +82,7 @@ type objectRow struct {
 type nodeRow struct {
 	Name            string
 	Ready           bool
+	Silent          bool
 	Reason, Address string
 	Version, Age    string
 	Pods            []podRow
@@ -125,6 +127,7 @@ func sources(v *view.View, now time.Time, name string) []sourceRow {
 		row := sourceRow{
 			Name: s.Name, Place: placeOf(s), State: st.State, Message: st.Message, Seen: st.Seen, Accepted: st.Accepted,
 			Applied: st.Applied, Objects: st.Objects, Healthy: st.Healthy, Errors: st.Errors, FetchError: st.FetchError,
+			Drift: st.Drift, ForgeError: st.ForgeError,
 			Link: "/sources/" + url.PathEscape(s.Name),
 		}
 		switch {
@@ -223,7 +226,7 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 			table.Healthy++
 		}
 		table.Rows = append(table.Rows, objectRow{
-			Name: key.String(), State: stateText(judged.State), Cause: judged.Cause, Source: name,
+			Name: key.String(), State: stateText(judged.State), Cause: judged.Text(), Source: name,
 			Place: origin.Place(), Commit: origin.Commit, Author: origin.Author,
 			Link: RevisionPath(name, origin.Commit),
 		})
@@ -258,6 +261,9 @@ func (s *Server) nodes(v *view.View, now time.Time) []nodeRow {
 			if c.Type == corev1.NodeReady {
 				row.Ready, row.Reason = c.Status == corev1.ConditionTrue, c.Message
 			}
+		}
+		if silence := health.Silence(v, n.Name, now); silence != "" {
+			row.Silent, row.Reason = true, silence
 		}
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP {
@@ -414,6 +420,10 @@ func facts(p *page) []fact {
 			ready++
 		}
 		pods += len(n.Pods) + n.More
+		if n.Silent { // nobody knows how they are
+			failed = failed || len(n.Pods) > 0
+			continue
+		}
 		running += n.More // not looked at; the node says whether it is well
 		for _, pod := range n.Pods {
 			if pod.every("healthy") && pod.Phase != string(corev1.PodPending) {

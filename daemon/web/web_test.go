@@ -68,7 +68,11 @@ func shop(t *testing.T) *memory.Store {
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.10"}}
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	down := &corev1.Node{ObjectMeta: named("", "node-b")}
-	down.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Message: "Kubelet stopped posting node status."}}
+	down.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Message: "Kubelet stopped posting node status.", LastHeartbeatTime: metav1.NewTime(now.Add(-40 * time.Second))}}
+	far := pod.DeepCopy()
+	far.ObjectMeta = named("shop", "far")
+	far.Spec.NodeName = "node-b"
+	far.Status.ContainerStatuses[1] = pod.Status.ContainerStatuses[0]
 	good := &v1alpha1.Source{ObjectMeta: named("", "main")}
 	good.Spec = v1alpha1.SourceSpec{URL: "https://bot:hunter2@git.example/shop.git", Branch: "main"}
 	good.Status = v1alpha1.SourceStatus{
@@ -83,12 +87,14 @@ func shop(t *testing.T) *memory.Store {
 	}
 	away := &v1alpha1.Source{ObjectMeta: named("", "away")}
 	away.Spec.URL = "https://git.example/away.git"
+	away.Status.ForgeError = "2 commit statuses wait for the forge: the forge answered 503: down"
+	away.Status.Drift = "node node-b has been silent for 41 s; Deployment shop/till: 1/2 ready"
 	away.Status.FetchError = "cannot read https://git.example/away.git: connection refused"
 	event := &corev1.Event{ObjectMeta: named("shop", "e1"), Type: corev1.EventTypeWarning, Reason: "BackOff", Count: 12,
 		Message: "Back-off restarting failed container cache", LastTimestamp: metav1.NewTime(now.Add(-30 * time.Second)),
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: pod.Name}}
 	secret := &corev1.Secret{ObjectMeta: named("shop", "cart"), Data: map[string][]byte{"password": []byte("canary-7f3a")}}
-	s := memory.New(good, bad, away, node, down, secret, deployment, set, pod, pending, event)
+	s := memory.New(good, bad, away, node, down, secret, deployment, set, pod, far, pending, event)
 	record := func(table, name string, data any) {
 		raw, err := json.Marshal(data)
 		if err != nil {
@@ -139,7 +145,7 @@ func TestPages(t *testing.T) {
 		{"/", 200, []string{
 			"shop-cluster", "https://git.example/shop.git, branch main", "Deployment shop/cart: CrashLoopBackOff", "shop/cart.yaml:14",
 			`href="/sources/main/9f2c1e7a44d0"`, "Ada Lovelace", "ReplicaSet cart-6d4b", "Deployment cart", "4 restarts",
-			"Kubelet stopped posting node status.", "not bound to a node", "(init) running", "last ended: Error, exit code 137", "1 source: cannot be read now", "1 source: unreadable", "connection refused", `href="/sources/infra/aaaa1111"`, "1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`, `title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting", "&lt;script&gt;alert(1)", "Secret shop/cart",
+			"node node-b has been silent for 40 s", "0 of 3 pods well", "lost since: node node-b has been silent for 41 s", "2 commit statuses wait", "not bound to a node", "(init) running", "last ended: Error, exit code 137", "1 source: cannot be read now", "1 source: unreadable", "connection refused", `href="/sources/infra/aaaa1111"`, "1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`, `title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting", "&lt;script&gt;alert(1)", "Secret shop/cart",
 		}},
 		{"/sources/main", 200, []string{"shop/cart.yaml:14"}},
 		{"/sources/main/9f2c1e7a44d0", 200, []string{"9f2c1e7a44d0", "failure", "those of this revision"}},

@@ -96,8 +96,12 @@ type SourceStatus struct {
 	// Objects and Healthy count the objects of Accepted, and those of them that are healthy.
 	Objects int32 `json:"objects,omitempty"`
 	Healthy int32 `json:"healthy,omitempty"`
+	// Drift is what the accepted revision has lost since it was healthy; empty: nothing. State is not changed by it.
+	Drift string `json:"drift,omitempty"`
 	// FetchError is why the source could not be read last time; empty when it could.
 	FetchError string `json:"fetchError,omitempty"`
+	// ForgeError is why commit statuses wait, with how many; empty when the forge took the last one.
+	ForgeError string `json:"forgeError,omitempty"`
 	// Since is when State last changed.
 	Since metav1.Time `json:"since,omitempty"`
 }

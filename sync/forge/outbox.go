@@ -77,8 +77,9 @@ type Outbox struct {
 	wake  chan struct{}
 	posts *prometheus.CounterVec
 
-	mu   sync.Mutex
-	mine map[string]bool // entries this process wrote and has not tried: no doubt about them
+	mu      sync.Mutex
+	refused map[string]string // why the last attempt failed, by source
+	mine    map[string]bool   // entries this process wrote and has not tried: no doubt about them
 }
 
 // NewOutbox returns an outbox; it starts nothing.
@@ -89,7 +90,7 @@ func NewOutbox(opts Options) *Outbox {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	o := &Outbox{opts: opts, wake: make(chan struct{}, 1), mine: map[string]bool{}}
+	o := &Outbox{opts: opts, wake: make(chan struct{}, 1), mine: map[string]bool{}, refused: map[string]string{}}
 	o.posts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_forge_posts_total",
 		Help: "Commit statuses, by result: posted, same (found there already), error."}, []string{"source", "result"})
 	depth := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstep_forge_outbox",
@@ -196,6 +197,22 @@ func (o *Outbox) Last(source, revision string, kind Kind) (Status, bool) {
 		}
 	}
 	return Status{}, false
+}
+
+// Waiting says how many statuses of a source wait for its forge, and why; why is empty as long as no attempt has failed.
+func (o *Outbox) Waiting(source string) (n int, why string) {
+	for range o.opts.Store.View().Records(outboxTable, source+"/") {
+		n++
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return n, o.refused[source]
+}
+
+func (p *poster) tell(why string) {
+	p.outbox.mu.Lock()
+	p.outbox.refused[p.source] = why
+	p.outbox.mu.Unlock()
 }
 
 // Open returns the revisions of a source whose last status, posted or on the way, says that they are waited for.
@@ -348,10 +365,12 @@ func (p *poster) post(ctx context.Context) time.Duration {
 		if err != nil {
 			p.outbox.posts.WithLabelValues(p.source, "error").Inc()
 			wait := p.backoff(err)
+			p.tell(err.Error())
 			p.log.Warn("cannot post a commit status", "revision", e.Revision, "state", e.Status.State, "error", err, "again", wait)
 			return wait
 		}
 		p.failures = 0
+		p.tell("")
 	}
 	return idle
 }

@@ -31,8 +31,18 @@ const (
 type Result struct {
 	State State
 	Cause string
+	// Silence names the silent node that it is about, "node b has been silent for 40 s"; empty: none.
+	Silence string
 	// Again is when the judgement may change although the view does not; zero: never.
 	Again time.Time
+}
+
+// Text is everything that is said of it; empty where Healthy.
+func (r Result) Text() string {
+	if r.Silence != "" {
+		return r.Silence + "; " + r.Cause
+	}
+	return r.Cause
 }
 
 // unschedulableAfter is how long a pod may have no node before that is a failure: a cluster that starts has its pods a
@@ -54,7 +64,7 @@ func Of(k kinds.Key, v *view.View, now time.Time) Result {
 	case *appsv1.ReplicaSet:
 		return replicaSet(o, v, now)
 	case *corev1.Pod:
-		return pod(o, now)
+		return pod(o, v, now)
 	case *corev1.Service:
 		return service(o, v, now)
 	}
@@ -73,7 +83,7 @@ func deployment(d *appsv1.Deployment, v *view.View, now time.Time) Result {
 		for _, c := range s.Conditions {
 			if c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse && c.Reason == "ProgressDeadlineExceeded" {
 				if r := podsOf(newest(d, v), v, now); r.State == Failed {
-					return failed(r.Cause, count)
+					return r.failed(count)
 				}
 				return failed("ProgressDeadlineExceeded", count)
 			}
@@ -82,7 +92,7 @@ func deployment(d *appsv1.Deployment, v *view.View, now time.Time) Result {
 	r := Result{}
 	if rs := newest(d, v); rs != nil {
 		if r = podsOf(rs, v, now); r.State == Failed {
-			return failed(r.Cause, count)
+			return r.failed(count)
 		}
 		if cause, ok := replicaFailure(rs.Status.Conditions); ok {
 			return failed(cause, count)
@@ -129,7 +139,7 @@ func replicaSet(rs *appsv1.ReplicaSet, v *view.View, now time.Time) Result {
 	}
 	r := podsOf(rs, v, now)
 	if r.State == Failed {
-		return failed(r.Cause, count)
+		return r.failed(count)
 	}
 	if cause, ok := replicaFailure(rs.Status.Conditions); ok {
 		return failed(cause, count)
@@ -157,28 +167,36 @@ func podsOf(rs *appsv1.ReplicaSet, v *view.View, now time.Time) Result {
 				return
 			}
 		}
-	}, now)
+	}, v, now)
 }
 
-func worst(pods func(func(*corev1.Pod) bool), now time.Time) Result {
+// worst is the first failure, one for a silent node before all others: nothing that was heard of its pods still holds.
+func worst(pods func(func(*corev1.Pod) bool), v *view.View, now time.Time) Result {
 	var again time.Time
+	first := Result{}
 	for p := range pods {
 		if p.DeletionTimestamp != nil {
 			continue
 		}
-		r := pod(p, now)
-		if r.State == Failed {
+		r := pod(p, v, now)
+		if r.Silence != "" {
 			return r
+		}
+		if r.State == Failed && first.State != Failed {
+			first = r
 		}
 		if !r.Again.IsZero() && (again.IsZero() || r.Again.Before(again)) {
 			again = r.Again
 		}
 	}
+	if first.State == Failed {
+		return first
+	}
 	return Result{Again: again}
 }
 
 // pod judges one pod. The causes are Kubernetes' own reasons.
-func pod(p *corev1.Pod, now time.Time) Result {
+func pod(p *corev1.Pod, v *view.View, now time.Time) Result {
 	switch {
 	case p.Status.Phase == corev1.PodSucceeded:
 		return Result{State: Healthy}
@@ -187,10 +205,13 @@ func pod(p *corev1.Pod, now time.Time) Result {
 	case ready(p):
 		return Result{State: Healthy}
 	}
-	if cause := waiting(p.Status.InitContainerStatuses); cause != "" {
+	if silence := Silence(v, p.Spec.NodeName, now); silence != "" {
+		return Result{State: Failed, Cause: "not ready", Silence: silence}
+	}
+	if cause := waiting(p.Spec.InitContainers, p.Status.InitContainerStatuses); cause != "" {
 		return Result{State: Failed, Cause: cause}
 	}
-	if cause := waiting(p.Status.ContainerStatuses); cause != "" {
+	if cause := waiting(p.Spec.Containers, p.Status.ContainerStatuses); cause != "" {
 		return Result{State: Failed, Cause: cause}
 	}
 	for _, c := range p.Status.Conditions {
@@ -206,51 +227,6 @@ func pod(p *corev1.Pod, now time.Time) Result {
 		}
 	}
 	return Result{Cause: "not ready"}
-}
-
-// startError is the reason of an end that was no exit: the runtime could not start the container.
-const startError = "StartError"
-
-// waiting returns the first waiting reason that is a failure, not a step on the way. Of a container that cannot be
-// started it returns why: that it is tried again now and then tells nothing, and changes all the time.
-func waiting(statuses []corev1.ContainerStatus) string {
-	for _, s := range statuses {
-		if s.State.Waiting == nil {
-			continue
-		}
-		reason := s.State.Waiting.Reason
-		if t := s.LastTerminationState.Terminated; t != nil && t.Reason == startError && (reason == "CrashLoopBackOff" || reason == "RunContainerError") {
-			return "RunContainerError: " + plain(t.Message)
-		}
-		switch reason {
-		case "CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull",
-			"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PostStartHookError":
-			return reason
-		}
-	}
-	return ""
-}
-
-func terminated(p *corev1.Pod) string {
-	for _, s := range p.Status.ContainerStatuses {
-		if t := s.State.Terminated; t != nil && t.Reason == startError {
-			return startError + ": " + plain(t.Message)
-		} else if t != nil && t.ExitCode != 0 {
-			return fmt.Sprintf("%s (exit code %d)", cmp.Or(t.Reason, "Error"), t.ExitCode)
-		}
-	}
-	return ""
-}
-
-// plain is what a runtime's message says in the end, without the names of all that passed it on.
-func plain(message string) string {
-	for _, before := range []string{"unable to start container process: ", "OCI runtime create failed: "} {
-		if _, after, ok := strings.Cut(message, before); ok {
-			message = after
-			break
-		}
-	}
-	return strings.TrimSuffix(message, ": unknown")
 }
 
 // service is healthy unless pods it selects are wanted and none of them is ready.
@@ -273,11 +249,19 @@ func service(s *corev1.Service, v *view.View, now time.Time) Result {
 		return Result{State: Healthy}
 	}
 	count := fmt.Sprintf("0/%d ready", len(wanted))
-	r := worst(slices.Values(wanted), now)
+	r := worst(slices.Values(wanted), v, now)
 	if r.State == Failed {
-		return failed(r.Cause, count)
+		return r.failed(count)
 	}
 	return Result{Cause: count, Again: r.Again}
+}
+
+// failed is the failure of what wants pods, of which one fails as r says.
+func (r Result) failed(count string) Result {
+	if r.Silence != "" {
+		return Result{State: Failed, Cause: count, Silence: r.Silence}
+	}
+	return failed(r.Cause, count)
 }
 
 func failed(cause, count string) Result {
@@ -312,9 +296,11 @@ func replicas(n *int32) int32 {
 type Roll struct {
 	Total, Healthy int
 	// First names the first failed object with its cause, and where none has failed the first that progresses.
-	First  string
-	Failed bool
-	Again  time.Time
+	First string
+	// Meaning is First without what changes by itself: how long a node has been silent.
+	Meaning string
+	Failed  bool
+	Again   time.Time
 }
 
 // Sum judges all objects. The first cause is the first by name among the deepest: a Service without endpoints because
@@ -341,6 +327,11 @@ func Sum(keys []kinds.Key, v *view.View, now time.Time) Roll {
 		}
 		if weight > best {
 			best, roll.First = weight, k.String()+": "+r.Cause
+			roll.Meaning = roll.First
+			if r.Silence != "" {
+				node, _, _ := strings.Cut(r.Silence, silentFor)
+				roll.First, roll.Meaning = r.Silence+"; "+roll.First, node+"; "+roll.First
+			}
 		}
 	}
 	return roll

@@ -54,6 +54,22 @@ func unstarted(p *corev1.Pod) {
 			`runc create failed: unable to start container process: exec: "nosuch": executable file not found in $PATH: unknown`}
 }
 
+func waitsFor(reason, message string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		waits(reason)(p)
+		p.Spec.Containers = []corev1.Container{{Name: "c", Image: "cart:bad"}}
+		p.Status.ContainerStatuses[0].Name, p.Status.ContainerStatuses[0].Image = "c", "docker.io/library/cart:bad"
+		p.Status.ContainerStatuses[0].State.Waiting.Message = message
+	}
+}
+
+// What containerd says of pulls.
+const (
+	pullFailed  = `failed to pull and unpack image "docker.io/library/cart:bad": failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`
+	dialFailed  = `failed to resolve reference "docker.io/library/cart:bad": failed to do request: Head "https://reg.example/v2/library/cart/manifests/bad?ns=docker.io": read tcp 10.0.0.7:51234->10.0.0.9:443: read: connection reset by peer`
+	tokenFailed = `failed to resolve reference "docker.io/library/cart:bad": failed to authorize: failed to fetch oauth token: unexpected status from GET request to https://me:s3cret@auth.example/token?account=me&token=s3cret: 401 Unauthorized`
+)
+
 func isReady(p *corev1.Pod) {
 	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 }
@@ -120,7 +136,15 @@ func TestOf(t *testing.T) {
 		"service nobody behind":   {service, []kinds.Object{svc()}, Healthy, ""},
 		"service none ready":      {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q")}, Progressing, "0/2 ready"},
 		"service one ready":       {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q", isReady)}, Healthy, ""},
-		"service all failing":     {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, Failed, "ErrImagePull, 0/1 ready"},
+		"image, asked":            {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", pullFailed))}, Failed, "ImagePullBackOff: cart:bad: not found"},
+		"image, waits":            {single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: `+pullFailed))}, Failed, "ImagePullBackOff: cart:bad: not found"},
+		"image, nobody there":     {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", dialFailed))}, Failed, "ImagePullBackOff: cart:bad: read tcp 10.0.0.9:443: read: connection reset by peer"},
+		"image, no rights":        {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", tokenFailed))}, Failed, "ImagePullBackOff: cart:bad: unexpected status from GET request to https://auth.example/token: 401 Unauthorized"},
+		"image, agent restarted":  {single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad"`))}, Failed, "ImagePullBackOff: cart:bad"},
+		"image of a deployment":   {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waitsFor("ErrImagePull", pullFailed))}, Failed, "ImagePullBackOff, 2/3 ready: cart:bad: not found"},
+		"image not an image":      {single, []kinds.Object{podOf(nil, "p", waitsFor("InvalidImageName", "whatever"))}, Failed, "InvalidImageName: cart:bad"},
+		"secret of a deployment":  {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waitsFor("CreateContainerConfigError", `secret "db" not found`))}, Failed, `CreateContainerConfigError, 2/3 ready: secret "db" not found`},
+		"service all failing":     {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, Failed, "ImagePullBackOff, 0/1 ready"},
 		"service finished pods":   {service, []kinds.Object{svc(), podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
 		"anything that is there":  {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}}}, Healthy, ""},
 		"anything on its way out": {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}}}}, Progressing, "is being deleted"},
@@ -149,5 +173,37 @@ func TestSumNamesTheCauseBeforeItsEffect(t *testing.T) {
 	roll := Sum([]kinds.Key{kinds.KeyOf(svc()), kinds.KeyOf(deploy())}, v, now)
 	if want := "Deployment shop/cart: CrashLoopBackOff, 0/3 ready"; roll.First != want || !roll.Failed || roll.Healthy != 0 || roll.Total != 2 {
 		t.Errorf("%+v, want %q", roll, want)
+	}
+}
+
+// silent is a node that was heard of last such a while before now.
+func silent(name string, since time.Duration) kinds.Object {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{
+		Type: corev1.NodeReady, Status: corev1.ConditionUnknown, LastHeartbeatTime: metav1.NewTime(now.Add(-since)), Message: "Kubelet stopped posting node status."}}}}
+}
+
+// TestSilentNodeIsTheCause: of pods on a node that is silent the node is told, before what their containers said last, and
+// the meaning stays the same as time passes.
+func TestSilentNodeIsTheCause(t *testing.T) {
+	rs := set("cart-2", "2")
+	lost := deploy(func(d *appsv1.Deployment) {
+		d.Spec.Replicas = ptr(int32(2))
+		d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 2, ReadyReplicas: 1, AvailableReplicas: 1}
+	})
+	on := func(node string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.NodeName = node } }
+	sum := func(since time.Duration) Roll {
+		v := view.Of(svc(), lost, rs, podOf(rs, "p", on("a"), waits("CrashLoopBackOff")), podOf(rs, "q", on("b")), silent("b", since))
+		return Sum([]kinds.Key{kinds.KeyOf(svc()), kinds.KeyOf(lost)}, v, now)
+	}
+	first, later := sum(40*time.Second), sum(3*time.Hour)
+	if want := "node b has been silent for 40 s; Deployment shop/cart: 1/2 ready"; first.First != want || !first.Failed {
+		t.Errorf("%q, failed %v, want %q", first.First, first.Failed, want)
+	}
+	if want := "node b has been silent for 3 h; Deployment shop/cart: 1/2 ready"; later.First != want || later.Meaning != first.Meaning {
+		t.Errorf("%q meaning %q, want %q meaning %q", later.First, later.Meaning, want, first.Meaning)
+	}
+	r := Of(kinds.KeyOf(lost), view.Of(lost, rs, podOf(rs, "q", on("b")), silent("b", 150*time.Second)), now)
+	if want := "node b has been silent for 2 min; 1/2 ready"; r.Text() != want {
+		t.Errorf("%q, want %q", r.Text(), want)
 	}
 }

@@ -1,0 +1,106 @@
+package sync
+
+import (
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/daemon/store/view"
+	"lockstep/sync/forge/forgetest"
+)
+
+// waitWith gives the deployment's one pod a reason to wait, as its node tells it.
+func (w *world) waitWith(reason, message string) {
+	w.t.Helper()
+	p, _ := view.Get[*corev1.Pod](w.store.View(), "shop", "cart-1-a")
+	p = p.DeepCopy()
+	p.Spec.Containers = []corev1.Container{{Name: "cart", Image: "cart:bad"}}
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "cart", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}}
+	if err := w.put(p); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestStatusChangesOnlyWithItsMeaning: a pull that is tried again and again is one failure.
+func TestStatusChangesOnlyWithItsMeaning(t *testing.T) {
+	w := newWorld(t)
+	sha := w.push("first", map[string]string{"cart.yaml": cart})
+	w.start()
+	w.receives(sha, "pending")
+	w.crash("ContainerCreating")
+	for range 3 {
+		w.waitWith("ErrImagePull", `failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`)
+		w.receives(sha, "failure: Deployment shop/cart: ImagePullBackOff, 0/2 ready: cart:bad: not found")
+		time.Sleep(3 * passGap)
+		w.waitWith("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`)
+		time.Sleep(3 * passGap)
+	}
+	if got := w.texts(sha, verdict); len(got) != 2 {
+		t.Errorf("statuses %q, want one pending and one failure", got)
+	}
+}
+
+// TestLossIsDriftInAllWindows: what a revision loses once it was healthy is told as drift, and its verdict stays, in the
+// forge and in the source's status; a silent node is named, once, however long it is silent.
+func TestLossIsDriftInAllWindows(t *testing.T) {
+	w := newWorld(t)
+	var clock atomic.Int64
+	at := func() time.Time { return time.Unix(1_900_000_000, clock.Load()) }
+	sha := w.push("first", map[string]string{"cart.yaml": cart})
+	w.start(func(o *Options) { o.Now = at })
+	w.rollOut()
+	w.receives(sha, "success: 2 objects in sync and healthy")
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{
+		Type: corev1.NodeReady, Status: corev1.ConditionUnknown, LastHeartbeatTime: metav1.NewTime(at().Add(-40 * time.Second))}}}}
+	if err := w.put(node); err != nil {
+		t.Fatal(err)
+	}
+	w.crash("ContainerCreating", func(p *corev1.Pod) { p.Spec.NodeName = "b" })
+	const loss = "node b has been silent for 40 s; Deployment shop/cart: 0/2 ready"
+	w.until("the status tells the loss", func() bool { return w.status().Drift == loss })
+	if got := w.status(); got.State != "success" || got.Message != "2 objects in sync and healthy" || got.Healthy != 1 {
+		t.Errorf("status %+v", got)
+	}
+	for range 4 {
+		clock.Add(int64(driftDwell))
+		d := w.deployment().DeepCopy() // anything that wakes
+		d.Annotations = map[string]string{"at": at().String()}
+		if err := w.put(d); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * passGap)
+	}
+	w.until("the forge is told", func() bool { return len(w.texts(sha, verdict+"/drift")) > 0 })
+	if got := w.texts(sha, verdict+"/drift"); len(got) != 1 || got[0] != "failure: "+loss {
+		t.Errorf("drift %q", got)
+	}
+	list := w.texts(sha, verdict)
+	if got := list[len(list)-1]; got != "success: 2 objects in sync and healthy" {
+		t.Errorf("the verdict became %q", got)
+	}
+	node.Status.Conditions[0].Status = corev1.ConditionTrue
+	if err := w.put(node); err != nil {
+		t.Fatal(err)
+	}
+	w.rollOut()
+	w.until("nothing is lost", func() bool { return w.status().Drift == "" && w.status().State == "success" })
+}
+
+// TestForgeOutageIsInTheStatus: it is told how many statuses wait, and why, and no longer when they are there.
+func TestForgeOutageIsInTheStatus(t *testing.T) {
+	w := newWorld(t)
+	w.forge.Outage(forgetest.Fault{Code: http.StatusServiceUnavailable})
+	sha := w.push("first", map[string]string{"settings.yaml": strings.ReplaceAll(settings, "shop", "default")})
+	w.start()
+	w.until("told", func() bool {
+		return strings.HasPrefix(w.status().ForgeError, "1 commit status waits for the forge: the forge answered 503")
+	})
+	w.forge.Heal()
+	w.receives(sha, "success")
+	w.until("over", func() bool { return w.status().ForgeError == "" })
+}
