@@ -41,7 +41,7 @@ type SourceSpec struct {
 	Path string `json:"path,omitempty"`
 	// Interval between looks at the references (Git) or rescans (folder). Zero: 15 s for Git, 60 s for a folder.
 	Interval metav1.Duration `json:"interval,omitempty"`
-	// Timeout of one remote operation. Zero: 60 s.
+	// Timeout is how long a Git server may say nothing; a fetch that goes on may take an hour. Zero: 60 s.
 	Timeout metav1.Duration `json:"timeout,omitempty"`
 	// Credentials name files on the daemon's disk; their contents never enter the store.
 	Credentials *Credentials `json:"credentials,omitempty"`

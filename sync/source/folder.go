@@ -14,6 +14,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"lockstep/kinds/v1alpha1"
+	"lockstep/sync/manifest/tree"
 )
 
 const (
@@ -65,7 +66,7 @@ func (f *Folder) Look(ctx context.Context, name string) (*Revision, error) {
 		return nil, fmt.Errorf("cannot look at source %s: it is not this folder", name)
 	}
 	for {
-		rev, stable, err := f.scan(nil)
+		rev, stable, err := f.scan(ctx, nil)
 		if err != nil || stable {
 			return rev, err
 		}
@@ -115,13 +116,13 @@ func (f *Folder) Run(ctx context.Context, yield func(Update)) error {
 		case <-due.C:
 		}
 		since = time.Time{}
-		due.Reset(f.look(watcher, yield))
+		due.Reset(f.look(ctx, watcher, yield))
 	}
 }
 
 // look scans once, yields what is new, and returns when to look again.
-func (f *Folder) look(watcher *fsnotify.Watcher, yield func(Update)) time.Duration {
-	rev, stable, err := f.scan(watcher)
+func (f *Folder) look(ctx context.Context, watcher *fsnotify.Watcher, yield func(Update)) time.Duration {
+	rev, stable, err := f.scan(ctx, watcher)
 	f.metrics.looks.WithLabelValues(f.source.Spec.Folder, result(err)).Inc()
 	f.mu.Lock()
 	now := yielded{}
@@ -170,12 +171,12 @@ func (f *Folder) relevant(event fsnotify.Event) bool {
 		delete(f.watched, event.Name)
 		f.mu.Unlock()
 	}
-	return manifest(name) || !event.Has(fsnotify.Write)
+	return tree.Wanted(name) || !event.Has(fsnotify.Write)
 }
 
 // scan reads the state of the folder. It is stable where no file was caught in the middle of being written. A watcher
 // is made to watch every directory found; it may be nil.
-func (f *Folder) scan(watcher *fsnotify.Watcher) (*Revision, bool, error) {
+func (f *Folder) scan(ctx context.Context, watcher *fsnotify.Watcher) (*Revision, bool, error) {
 	defer f.metrics.took("scan", time.Now())
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,8 +187,7 @@ func (f *Folder) scan(watcher *fsnotify.Watcher) (*Revision, bool, error) {
 	}
 	s := &scan{top: top, now: time.Now(), known: f.files, files: make(map[string]known, len(f.files)), stable: true}
 	s.dir = func(path string, inode uint64) { f.watch(watcher, path, inode) }
-	root := filepath.Join(top, filepath.FromSlash(rootOf(f.source)))
-	if err := s.walk(root); err != nil {
+	if err := s.walk(ctx, rootOf(f.source)); err != nil {
 		return nil, false, f.explain(err)
 	}
 	f.files = s.files

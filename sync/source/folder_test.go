@@ -184,7 +184,7 @@ func TestFolderHashesOnlyWhatChanged(t *testing.T) {
 	if err := os.Chtimes(path, old, old); err != nil {
 		t.Fatal(err)
 	}
-	before, stable, err := folder.scan(nil)
+	before, stable, err := folder.scan(t.Context(), nil)
 	if err != nil || !stable {
 		t.Fatal(err, stable)
 	}
@@ -195,13 +195,13 @@ func TestFolderHashesOnlyWhatChanged(t *testing.T) {
 	if err := os.Chtimes(path, old, old); err != nil {
 		t.Fatal(err)
 	}
-	if after, _, err := folder.scan(nil); err != nil || after.ID != before.ID {
+	if after, _, err := folder.scan(t.Context(), nil); err != nil || after.ID != before.ID {
 		t.Errorf("the file was hashed again: %v", err)
 	}
 	if err := os.Chtimes(path, old, old.Add(time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	if after, _, err := folder.scan(nil); err != nil || after.ID == before.ID {
+	if after, _, err := folder.scan(t.Context(), nil); err != nil || after.ID == before.ID {
 		t.Errorf("the change was not seen: %v", err)
 	}
 }

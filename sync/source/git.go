@@ -7,39 +7,34 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	git "github.com/go-git/go-git/v5"
-	"github.com/go-git/go-git/v5/config"
-	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/transport"
-	"github.com/go-git/go-git/v5/storage/memory"
 	"golang.org/x/time/rate"
 
+	"lockstep/internal/giturl"
+	"lockstep/internal/plain"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/sync/source/clone"
 )
 
 const (
 	defaultGitInterval = 15 * time.Second
-	defaultTimeout     = time.Minute
+	// defaultTimeout is how long a server may say nothing: longer than the largest forges take to begin.
+	defaultTimeout = time.Minute
 	// pokeEvery and pokeBurst bound the looks that are asked for: a few pushes one after the other are followed at once, a
 	// storm of webhooks costs a forge one listing a second.
 	pokeEvery, pokeBurst = time.Second, 10
-	// maxPacks is how many packs (one a fetch) a clone may gather before the next fetch makes it anew: a lookup tries
-	// every pack.
-	maxPacks = 100
 )
 
 // Repository is the shared place of all sources of one Git repository: they are listed and fetched together.
 type Repository struct {
 	url     string
-	clone   *clone
+	dir     string // of the clone
 	sources []v1alpha1.Source
 	opts    Options
 	metrics *metrics
@@ -47,8 +42,12 @@ type Repository struct {
 	asked   *rate.Limiter
 	backoff *backoff
 
-	mu   sync.Mutex // one look at a time
-	last map[string]yielded
+	damaged atomic.Bool  // the clone is to be made anew
+	renewed atomic.Int64 // when it was, in seconds since 1970; zero: never
+
+	mu     sync.Mutex    // one look at a time
+	worker *clone.Worker // nil before the first look
+	last   map[string]yielded
 }
 
 type yielded struct {
@@ -76,8 +75,8 @@ func newRepository(id string, s v1alpha1.Source, opts Options, m *metrics) *Repo
 		asked:   rate.NewLimiter(rate.Every(pokeEvery), pokeBurst),
 		backoff: newBackoff(opts.Seed),
 		last:    map[string]yielded{},
+		dir:     filepath.Join(opts.DataDir, "git", id),
 	}
-	r.clone = &clone{dir: filepath.Join(opts.DataDir, "git", id), url: r.url, metrics: m, log: opts.Log, damaged: r.Poke}
 	return r
 }
 
@@ -112,12 +111,12 @@ func (r *Repository) Run(ctx context.Context, yield func(Update)) error {
 		if ctx.Err() != nil {
 			break
 		}
-		r.metrics.looks.WithLabelValues(Redact(r.url), result(err)).Inc()
+		r.metrics.looks.WithLabelValues(giturl.Redact(r.url), result(err)).Inc()
 		wait := r.backoff.jitter(r.interval())
 		if err != nil {
 			wait = r.backoff.next()
 			level := slog.LevelWarn
-			if err = r.explain(err); err.Error() == told {
+			if err.Error() == told {
 				level = slog.LevelInfo
 			}
 			r.opts.Log.Log(ctx, level, "cannot look at the repository", "error", err, "again", wait.Round(time.Millisecond))
@@ -136,7 +135,9 @@ func (r *Repository) Run(ctx context.Context, yield func(Update)) error {
 func (r *Repository) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.clone.close()
+	if r.worker != nil {
+		r.worker.Close()
+	}
 }
 
 // rest waits until the next look is due; false: ctx has ended.
@@ -179,56 +180,31 @@ func (r *Repository) timeout() time.Duration {
 	return longest
 }
 
-// look lists the references once, fetches once if any source's has moved, and yields what is new. The error is the
-// first of any source.
+// look looks at all sources together, and yields what is new. The error is the first of any source.
 func (r *Repository) look(ctx context.Context, yield func(Update)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.repair()
-	commits, errs := r.newest(ctx)
+	found := r.newest(ctx, r.sources)
 	if ctx.Err() != nil {
 		return nil
 	}
 	var first error
-	for _, s := range r.sources {
-		err := errs[s.Name]
-		var rev *Revision
-		if err == nil && r.last[s.Name] == (yielded{id: commits[s.Name].String()}) {
-			continue
-		}
-		if err == nil {
-			rev, err = r.clone.revision(commits[s.Name], s)
-			if err != nil {
-				r.clone.markDamaged()
+	for _, f := range found {
+		switch {
+		case f.err != nil:
+			if r.last[f.name].err != f.err.Error() {
+				r.last[f.name] = yielded{err: f.err.Error()}
+				yield(Update{Source: f.name, Err: f.err})
 			}
+		case f.rev != nil:
+			r.last[f.name] = yielded{id: f.rev.ID}
+			yield(Update{Source: f.name, Revision: f.rev})
 		}
-		r.report(s.Name, rev, err, yield)
 		if first == nil {
-			first = err
+			first = f.err
 		}
 	}
 	return first
-}
-
-// repair throws away a clone that was found damaged, so that the next fetch makes it anew and everything is yielded again.
-func (r *Repository) repair() {
-	if r.clone.takeDamage() {
-		r.clone.discard()
-		clear(r.last)
-	}
-}
-
-func (r *Repository) report(name string, rev *Revision, err error, yield func(Update)) {
-	if err != nil {
-		err = r.explain(err)
-		if r.last[name].err != err.Error() {
-			r.last[name] = yielded{err: err.Error()}
-			yield(Update{Source: name, Err: err})
-		}
-		return
-	}
-	r.last[name] = yielded{id: rev.ID}
-	yield(Update{Source: name, Revision: rev})
 }
 
 // Look implements Watcher. A clone that turns out damaged is made anew once.
@@ -239,137 +215,137 @@ func (r *Repository) Look(ctx context.Context, name string) (*Revision, error) {
 	if i < 0 {
 		return nil, fmt.Errorf("cannot look at source %s: it is none of this repository", name)
 	}
-	rev, err := r.one(ctx, r.sources[i])
-	if err != nil && r.clone.isDamaged() {
-		r.repair()
-		rev, err = r.one(ctx, r.sources[i])
+	one := slices.Clone(r.sources[i : i+1])
+	last := r.last[name]
+	delete(r.last, name) // it is read also where it has not moved
+	defer func() { r.last[name] = last }()
+	found := r.newest(ctx, one)[0]
+	if found.err != nil && r.damaged.Load() {
+		found = r.newest(ctx, one)[0]
 	}
-	if err != nil {
-		return nil, r.explain(err)
-	}
-	return rev, nil
+	return found.rev, found.err
 }
 
-func (r *Repository) one(ctx context.Context, s v1alpha1.Source) (*Revision, error) {
-	commits, errs := r.newest(ctx)
-	if err := errs[s.Name]; err != nil {
-		return nil, err
-	}
-	rev, err := r.clone.revision(commits[s.Name], s)
-	if err != nil {
-		r.clone.markDamaged()
-	}
-	return rev, err
-}
-
-// newest returns each source's commit, after fetching those that are not there; or why it has none.
-func (r *Repository) newest(ctx context.Context) (map[string]plumbing.Hash, map[string]error) {
-	errs := map[string]error{}
-	fail := func(err error) (map[string]plumbing.Hash, map[string]error) {
-		for _, s := range r.sources {
-			if errs[s.Name] == nil {
-				errs[s.Name] = err
-			}
-		}
-		return nil, errs
-	}
-	timeout := r.timeout()
-	a, err := open(r.url, r.sources[0].Spec.Credentials, timeout)
-	if err != nil {
-		return fail(err)
-	}
-	listed, err := r.list(ctx, a, timeout)
-	if err != nil {
-		return fail(err)
-	}
-	refs := map[string]reference{}
-	var wanted []reference
-	for _, s := range r.sources {
-		ref, err := resolve(listed, s)
-		if err != nil {
-			errs[s.Name] = err
-			continue
-		}
-		refs[s.Name] = ref
-		wanted = append(wanted, ref)
-	}
-	if err := r.clone.have(ctx, wanted, a, timeout); err != nil {
-		return fail(err)
-	}
-	commits := map[string]plumbing.Hash{}
-	for name, ref := range refs {
-		if commits[name], err = r.clone.commit(ref); err != nil {
-			errs[name] = err
-		}
-	}
-	return commits, errs
-}
-
-func (r *Repository) list(ctx context.Context, a access, timeout time.Duration) (map[string]plumbing.Hash, error) {
-	defer r.metrics.took("list", time.Now())
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	remote := git.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{r.url}})
-	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: a.auth, CABundle: a.caBundle, PeelingOption: git.AppendPeeled})
-	if err != nil {
-		return nil, err
-	}
-	listed := map[string]plumbing.Hash{}
-	var head plumbing.ReferenceName
-	for _, ref := range refs {
-		if ref.Type() == plumbing.SymbolicReference {
-			head = ref.Target()
-			continue
-		}
-		listed[ref.Name().String()] = ref.Hash()
-	}
-	if hash, ok := listed[head.String()]; ok && head != "" {
-		listed["HEAD"] = hash
-	}
-	return listed, nil
-}
-
-// reference is a remote reference and the object it is at: for an annotated tag, the tag object.
-type reference struct {
+// outcome is what a look came to for one source; neither: it has not moved.
+type outcome struct {
 	name string
-	hash plumbing.Hash
+	rev  *Revision
+	err  error
 }
 
-func resolve(listed map[string]plumbing.Hash, s v1alpha1.Source) (reference, error) {
-	name, what := "HEAD", "the default branch"
-	switch {
-	case s.Spec.Branch != "":
-		name, what = "refs/heads/"+s.Spec.Branch, "branch "+s.Spec.Branch
-	case s.Spec.Tag != "":
-		name, what = "refs/tags/"+s.Spec.Tag, "tag "+s.Spec.Tag
+// newest reads the newest revision of each source that has moved. Where they cannot be had together,
+// each is looked at by itself, so that one of them stops none of the others; what is too much then is a revision that is
+// refused, so that its commit is told, and nothing tries it again until it is another one.
+func (r *Repository) newest(ctx context.Context, sources []v1alpha1.Source) []outcome {
+	if r.worker == nil {
+		r.worker = clone.NewWorker(clone.Place{Dir: r.dir, URL: r.url, Credentials: r.sources[0].Spec.Credentials, Silence: r.timeout(), Limits: r.opts.Limits})
 	}
-	hash, ok := listed[name]
-	if !ok {
-		return reference{}, fmt.Errorf("%s %w", what, ErrNotFound)
+	anew := r.damaged.Swap(false)
+	if anew {
+		clear(r.last) // everything is yielded again
+		r.renewed.Store(time.Now().Unix())
 	}
-	return reference{name, hash}, nil
+	ask := clone.Look{Anew: anew}
+	for _, s := range sources {
+		ask.Sources = append(ask.Sources, clone.Wanted{Name: s.Name, Branch: s.Spec.Branch, Tag: s.Spec.Tag, Path: s.Spec.Path, Have: r.last[s.Name].id})
+	}
+	answer, err := r.worker.Look(ctx, ask)
+	r.tell(answer)
+	if err == nil {
+		out := make([]outcome, len(sources))
+		for i, f := range answer.Found {
+			out[i] = r.outcome(f, anew)
+		}
+		return out
+	}
+	failure, _ := errors.AsType[*clone.Failure](err)
+	tooMuch := failure != nil && failure.Limit
+	if failure != nil && !failure.Remote && len(answer.Commits) > 0 && len(sources) > 1 {
+		var out []outcome
+		for i := range sources {
+			out = append(out, r.newest(ctx, sources[i:i+1])...)
+		}
+		return out
+	}
+	out := make([]outcome, len(sources))
+	for i, s := range sources {
+		out[i] = outcome{name: s.Name, err: wrap(err)}
+		if commit := answer.Commits[s.Name]; tooMuch && commit != "" {
+			out[i] = refused(s.Name, commit, failure)
+		}
+	}
+	return out
 }
 
-// explain names the repository and puts go-git's errors in words of ours, without credentials.
-func (r *Repository) explain(err error) error {
-	cause := err.Error()
-	var request *url.Error
+// refused is a revision of which nothing is known but that it is too much.
+func refused(name, commit string, f *clone.Failure) outcome {
+	return outcome{name: name, rev: &Revision{ID: commit, Problems: []Problem{{Message: f.Text}}}}
+}
+
+// outcome of a source. What cannot be read from a clone that is new is not the clone's fault.
+func (r *Repository) outcome(f clone.Found, anew bool) outcome {
 	switch {
-	case errors.Is(err, transport.ErrEmptyRemoteRepository):
-		cause = "the repository has no commits"
-	case errors.Is(err, transport.ErrAuthenticationRequired):
-		cause = "it wants credentials that it was not given or does not take (a Source names them in spec.credentials)"
-	case errors.Is(err, transport.ErrAuthorizationFailed):
-		cause = "the credentials do not allow reading it"
-	case errors.Is(err, transport.ErrRepositoryNotFound):
-		cause = "there is no such repository, or the credentials do not show it"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
-		cause = fmt.Sprintf("no answer within %s", r.timeout())
-	case errors.As(err, &request):
-		cause = request.Err.Error() // the URL is told already
+	case f.Err != nil && (f.Err.Limit || f.Err.Damaged && anew) && f.Commit != "":
+		return refused(f.Name, f.Commit, f.Err)
+	case f.Err != nil:
+		if f.Err.Damaged {
+			r.markDamaged()
+		}
+		return outcome{name: f.Name, err: wrap(f.Err)}
+	case f.Revision == nil:
+		return outcome{name: f.Name}
 	}
-	cause = strings.ReplaceAll(cause, r.url, Redact(r.url))
-	return &readError{text: fmt.Sprintf("cannot read %s: %s", Redact(r.url), cause), cause: err}
+	rev := &Revision{ID: f.Revision.ID, Author: f.Revision.Author, Message: f.Revision.Message, Time: f.Revision.Time,
+		Problems: f.Revision.Files.Problems, Ignored: f.Revision.Files.Ignored, Files: make([]File, len(f.Revision.Files.Files))}
+	rev.Passed = func(from string, most int) []string {
+		return r.worker.Passed(context.Background(), clone.Passed{From: from, To: rev.ID, Most: most})
+	}
+	for i, m := range f.Revision.Files.Files {
+		rev.Files[i] = File{Path: m.Path, Hash: m.ID, Read: func() ([]byte, error) {
+			data, err := r.worker.Read(context.Background(), m.ID)
+			if f, ok := errors.AsType[*clone.Failure](err); ok && f.Damaged {
+				r.markDamaged()
+			}
+			if err != nil {
+				return nil, fmt.Errorf("cannot read %s: %w", m.Path, err)
+			}
+			return data, nil
+		}}
+	}
+	return outcome{name: f.Name, rev: rev}
+}
+
+// markDamaged asks for the clone to be made anew at the next look, which is soon unless the clone is new.
+func (r *Repository) markDamaged() {
+	r.damaged.Store(true)
+	if time.Since(time.Unix(r.renewed.Load(), 0)) > backoffMax {
+		r.Poke()
+	}
+}
+
+// tell counts and logs what a look did.
+func (r *Repository) tell(a clone.Answer) {
+	for _, s := range a.Steps {
+		r.metrics.seconds.WithLabelValues(s.Name).Observe(s.Took.Seconds())
+		if s.Way != "" {
+			how := "ok"
+			if s.Failed {
+				how = "error"
+			}
+			r.metrics.fetches.WithLabelValues(s.Way, how).Inc()
+		}
+	}
+	for _, note := range a.Notes {
+		r.opts.Log.Warn("what became of the clone", "url", giturl.Redact(r.url), "note", plain.Text(giturl.Text(note)))
+	}
+}
+
+// wrap makes a failure that came from another process one that errors.Is knows.
+func wrap(err error) error {
+	if f, ok := errors.AsType[*clone.Failure](err); ok && f.NotFound {
+		return &readError{f.Text, ErrNotFound}
+	}
+	return err
 }
 
 // readError shows the text and keeps the cause for errors.Is.

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -8,11 +9,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
+
+	"lockstep/sync/manifest/tree"
 )
 
 // racy is how close before its reading a file may have been written for a later write to leave the same time stamp:
@@ -21,6 +22,7 @@ const racy = 20 * time.Millisecond
 
 // known is what a file looked like when its content was last hashed.
 type known struct {
+	path  string // where it is
 	size  int64
 	mtime time.Time
 	inode uint64
@@ -38,77 +40,44 @@ type scan struct {
 	stable bool
 
 	problems []Problem
+	ignored  []string
 }
 
-// walk reads a directory and all below it. Hidden directories (".git") and what vanishes meanwhile are left out.
-func (s *scan) walk(root string) error {
-	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) && path != root {
-				s.stable = false
-				return nil
-			}
+// walk reads a directory and all below it. What vanishes meanwhile is left out.
+func (s *scan) walk(ctx context.Context, root string) error {
+	folder := &tree.Folder{Path: s.top, Visit: s.visit}
+	found, err := tree.Walk(ctx, folder, root, tree.Bounds())
+	if err != nil {
+		return err
+	}
+	if folder.Vanished {
+		s.stable = false
+	}
+	s.problems, s.ignored = found.Problems, found.Ignored
+	for _, m := range found.Files {
+		real := folder.On(m.Real)
+		info, err := os.Lstat(real)
+		if err != nil || !info.Mode().IsRegular() {
+			s.stable = false
+			continue
+		}
+		if err := s.file(m.Path, real, info); err != nil {
 			return err
 		}
-		switch {
-		case e.IsDir():
-			if path != root && strings.HasPrefix(e.Name(), ".") {
-				return filepath.SkipDir
-			}
-			info, err := e.Info()
-			if err == nil {
-				s.dir(path, inodeOf(info))
-			}
-			return nil
-		case e.Type()&fs.ModeSymlink != 0:
-			return s.link(path, e.Name())
-		case e.Type().IsRegular() && manifest(e.Name()):
-			info, err := e.Info()
-			if err != nil {
-				s.stable = false
-				return nil
-			}
-			return s.file(path, info)
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
-func (s *scan) link(path, name string) error {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		if manifest(name) {
-			s.problems = append(s.problems, Problem{s.relative(path), "the symbolic link leads nowhere"})
-		}
-		return nil
+func (s *scan) visit(path string) {
+	if info, err := os.Lstat(path); err == nil {
+		s.dir(path, inodeOf(info))
 	}
-	if real != s.top && !strings.HasPrefix(real, s.top+string(filepath.Separator)) {
-		s.problems = append(s.problems, Problem{s.relative(path), "the symbolic link leads out of the tree"})
-		return nil
-	}
-	if !manifest(name) {
-		return nil
-	}
-	info, err := os.Stat(real)
-	if err != nil || !info.Mode().IsRegular() {
-		return nil
-	}
-	return s.file(path, info)
-}
-
-func (s *scan) relative(path string) string {
-	rel, err := filepath.Rel(s.top, path)
-	if err != nil {
-		return path
-	}
-	return filepath.ToSlash(rel)
 }
 
 // file takes the hash of a file that looks as it did, and reads one that does not.
-func (s *scan) file(path string, info fs.FileInfo) error {
-	name := s.relative(path)
+func (s *scan) file(name, path string, info fs.FileInfo) error {
 	before, ok := s.known[name]
-	if ok && !before.racy && before.size == info.Size() && before.mtime.Equal(info.ModTime()) && before.inode == inodeOf(info) {
+	if ok && !before.racy && before.path == path && before.size == info.Size() && before.mtime.Equal(info.ModTime()) && before.inode == inodeOf(info) {
 		s.files[name] = before
 		return nil
 	}
@@ -117,20 +86,20 @@ func (s *scan) file(path string, info fs.FileInfo) error {
 		s.stable = false
 		return nil
 	}
-	hash, err := hashFile(path)
+	hash, err := hashFile(path, info)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, tree.ErrNotRegular) {
 			s.stable = false
 			return nil
 		}
 		return err
 	}
-	after, err := os.Stat(path)
+	after, err := os.Lstat(path)
 	if err != nil || after.Size() != info.Size() || !after.ModTime().Equal(info.ModTime()) || inodeOf(after) != inodeOf(info) {
 		s.stable = false
 		return nil
 	}
-	s.files[name] = known{info.Size(), info.ModTime(), inodeOf(info), hash, time.Since(info.ModTime()) < racy}
+	s.files[name] = known{path, info.Size(), info.ModTime(), inodeOf(info), hash, time.Since(info.ModTime()) < racy}
 	return nil
 }
 
@@ -140,14 +109,13 @@ func (s *scan) revision() *Revision {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	rev := &Revision{Time: s.now, Problems: s.problems, Files: make([]File, 0, len(names))}
+	rev := &Revision{Time: s.now, Problems: s.problems, Ignored: s.ignored, Files: make([]File, 0, len(names))}
 	id := sha256.New()
 	for _, name := range names {
 		k := s.files[name]
 		io.WriteString(id, name+"\x00"+k.hash+"\n")
-		path := filepath.Join(s.top, filepath.FromSlash(name))
-		rev.Files = append(rev.Files, File{Path: name, Hash: k.hash, Size: k.size, Read: func() ([]byte, error) {
-			return readFile(path, name, k)
+		rev.Files = append(rev.Files, File{Path: name, Hash: k.hash, Read: func() ([]byte, error) {
+			return readFile(name, k)
 		}})
 	}
 	for _, p := range s.problems {
@@ -161,17 +129,12 @@ func (s *scan) revision() *Revision {
 var ErrChanged = errors.New("it changed while it was read")
 
 // readFile reads at most what tells that a file is too large; one that is not must be what was hashed.
-func readFile(path, name string, k known) ([]byte, error) {
-	file, err := os.Open(path)
+func readFile(name string, k known) ([]byte, error) {
+	data, err := tree.Read(k.path, MaxFile)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, tree.ErrNotRegular) {
 			err = ErrChanged
 		}
-		return nil, fmt.Errorf("cannot read %s: %w", name, err)
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
-	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", name, err)
 	}
 	if sum := sha256.Sum256(data); k.size <= MaxFile && hex.EncodeToString(sum[:]) != k.hash {
@@ -180,17 +143,17 @@ func readFile(path, name string, k known) ([]byte, error) {
 	return data, nil
 }
 
-func hashFile(path string) (string, error) {
-	file, err := os.Open(path)
+// hashFile hashes a file's content. One that is too large to be read is known by how it looks.
+func hashFile(path string, info fs.FileInfo) (string, error) {
+	if info.Size() > MaxFile {
+		return fmt.Sprintf("large:%d:%d:%d", info.Size(), info.ModTime().UnixNano(), inodeOf(info)), nil
+	}
+	data, err := tree.Read(path, MaxFile)
 	if err != nil {
 		return "", err
 	}
-	defer file.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, file); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 func inodeOf(info fs.FileInfo) uint64 {

@@ -16,11 +16,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"lockstep/internal/giturl"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/sync/manifest"
+	"lockstep/sync/manifest/tree"
+	"lockstep/sync/source/clone"
 )
 
 // MaxFile is the size in bytes above which a file is not read; the manifest reader refuses what is larger.
-const MaxFile = 10 << 20
+const MaxFile = manifest.MaxFile
 
 // Revision is one immutable state of a source.
 type Revision struct {
@@ -32,9 +36,11 @@ type Revision struct {
 	// Passed lists the commits that a branch passed on its way here from another commit, the newest first, without both,
 	// at most so many; nil for a folder. It may be called later, from any goroutine.
 	Passed func(from string, most int) []string
-	// Files are the manifests below the source's path (by extension: .yaml, .yml, .json), in order of Path.
+	// Files are the manifests below the source's path (by extension: .yaml, .yml, .json), in order of Path. No part of a
+	// path below the source's begins with a dot.
 	Files []File
-	// Problems make the whole revision invalid: symbolic links that lead out of the tree.
+	// Problems make the whole revision invalid: symbolic links that lead out of the tree, names that cannot be, limits that
+	// are passed.
 	Problems []Problem
 	// Ignored says what was left out and why: submodules.
 	Ignored []string
@@ -44,18 +50,12 @@ type Revision struct {
 type File struct {
 	Path string // slash-separated, relative to the root of the repository or folder
 	Hash string // equal hashes mean equal content
-	Size int64  // bytes
 	// Read returns the content. It may be called later, from any goroutine, and again.
 	Read func() ([]byte, error)
 }
 
-// Problem is an entry of the tree that cannot be read as it stands.
-type Problem struct {
-	Path    string
-	Message string
-}
-
-func (p Problem) Error() string { return p.Path + ": " + p.Message }
+// Problem is why a revision cannot be read as it stands; its path is empty where all of it is meant.
+type Problem = tree.Problem
 
 // Update is what a look at a source found: a revision, or why there is none. It is yielded when either is new.
 type Update struct {
@@ -85,6 +85,8 @@ type Options struct {
 	Seed uint64
 	// Log may be nil: nothing is logged.
 	Log *slog.Logger
+	// Limits bound what each repository may cost. The zero value is the defaults.
+	Limits clone.Limits
 	// Registerer may be nil: metrics are kept and not exported.
 	Registerer prometheus.Registerer
 }
@@ -134,6 +136,8 @@ func check(s v1alpha1.Source) error {
 		return refuse("branch and tag exclude each other")
 	case s.Spec.Folder != "" && !path.IsAbs(s.Spec.Folder):
 		return refuse("the folder's path is not absolute")
+	case s.Spec.URL != "" && !path.IsAbs(s.Spec.URL) && giturl.Check(s.Spec.URL) != nil:
+		return refuse(fmt.Sprintf("spec.url: %v", giturl.Check(s.Spec.URL)))
 	case s.Spec.Prune != "" && s.Spec.Prune != "allow":
 		return refuse(`prune is empty or "allow"`)
 	}
@@ -148,7 +152,7 @@ func Tidy(dataDir string, watchers []Watcher) error {
 	used := map[string]bool{}
 	for _, w := range watchers {
 		if r, ok := w.(*Repository); ok {
-			used[filepath.Base(r.clone.dir)] = true
+			used[filepath.Base(r.dir)] = true
 		}
 	}
 	entries, err := os.ReadDir(filepath.Join(dataDir, "git"))
@@ -178,15 +182,6 @@ func Trailer(message, key, value string) bool {
 		if ok && strings.EqualFold(strings.TrimSpace(k), key) && strings.TrimSpace(v) == value {
 			return true
 		}
-	}
-	return false
-}
-
-// manifest says by a file's name whether it is one.
-func manifest(name string) bool {
-	switch path.Ext(name) {
-	case ".yaml", ".yml", ".json":
-		return !strings.HasPrefix(path.Base(name), ".")
 	}
 	return false
 }

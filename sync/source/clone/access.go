@@ -1,4 +1,4 @@
-package source
+package clone
 
 import (
 	"errors"
@@ -7,13 +7,13 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
 	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
 	"golang.org/x/crypto/ssh"
 
+	"lockstep/internal/giturl"
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -21,26 +21,33 @@ import (
 type access struct {
 	auth     transport.AuthMethod // nil: none
 	caBundle []byte
+	proxy    transport.ProxyOptions
 }
 
-// open reads the credential files. Its errors name files, never their contents.
-func open(rawURL string, c *v1alpha1.Credentials, timeout time.Duration) (access, error) {
+// reach reads the credential files. Its errors name files, never their contents.
+func reach(rawURL string, c *v1alpha1.Credentials) (access, error) {
 	endpoint, err := transport.NewEndpoint(rawURL)
 	if err != nil {
-		return access{}, fmt.Errorf("cannot use URL %s: it is malformed", Redact(rawURL))
+		return access{}, fmt.Errorf("cannot use URL %s: it is malformed", giturl.Redact(rawURL))
 	}
 	if c == nil {
 		c = &v1alpha1.Credentials{}
 	}
+	a, err := reachBy(endpoint, rawURL, c)
+	a.proxy = through(endpoint)
+	return a, err
+}
+
+func reachBy(endpoint *transport.Endpoint, rawURL string, c *v1alpha1.Credentials) (access, error) {
 	switch endpoint.Protocol {
 	case "http", "https":
 		return openHTTP(c)
 	case "ssh":
-		return openSSH(endpoint, c, timeout)
+		return openSSH(endpoint, c)
 	case "file":
 		return access{}, nil
 	}
-	return access{}, fmt.Errorf("cannot use URL %s: its scheme is none of http, https, ssh, file", Redact(rawURL))
+	return access{}, fmt.Errorf("cannot use URL %s: its scheme is none of http, https, ssh, file", giturl.Redact(rawURL))
 }
 
 func openHTTP(c *v1alpha1.Credentials) (access, error) {
@@ -78,7 +85,7 @@ func openHTTP(c *v1alpha1.Credentials) (access, error) {
 }
 
 // openSSH is strict: without a known_hosts file there is no connection.
-func openSSH(endpoint *transport.Endpoint, c *v1alpha1.Credentials, timeout time.Duration) (access, error) {
+func openSSH(endpoint *transport.Endpoint, c *v1alpha1.Credentials) (access, error) {
 	user := endpoint.User
 	if user == "" {
 		user = "git"
@@ -90,7 +97,7 @@ func openSSH(endpoint *transport.Endpoint, c *v1alpha1.Credentials, timeout time
 	if err != nil {
 		return access{}, fmt.Errorf("cannot read the known_hosts file: %w", err)
 	}
-	config := &ssh.ClientConfig{User: user, Timeout: timeout, HostKeyCallback: db.HostKeyCallback()}
+	config := &ssh.ClientConfig{User: user, HostKeyCallback: db.HostKeyCallback()}
 	port := endpoint.Port
 	if port == 0 {
 		port = 22
@@ -117,7 +124,7 @@ func openSSH(endpoint *transport.Endpoint, c *v1alpha1.Credentials, timeout time
 	return access{auth: sshAuth{config}}, nil
 }
 
-// sshAuth is an SSH client configuration as go-git takes it; its own types leave the connection without a timeout.
+// sshAuth is an SSH client configuration as go-git takes it.
 type sshAuth struct{ config *ssh.ClientConfig }
 
 func (sshAuth) Name() string                               { return "ssh" }
@@ -135,27 +142,14 @@ func secret(what, file string) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// Redact takes user name and password out of a URL, so that it can be shown.
-func Redact(rawURL string) string {
-	u, err := url.Parse(rawURL)
-	if err != nil || u.Host == "" {
-		if at := strings.LastIndex(rawURL, "@"); at >= 0 {
-			return rawURL[at+1:]
-		}
-		return rawURL
-	}
-	u.User = nil
-	return u.String()
-}
-
 // remoteError says that the remote side answered or could not be reached: making the clone anew would not help.
 func remoteError(err error) bool {
 	var network net.Error
-	var unexpected *transportStatus
+	var unexpected *githttp.Err
 	switch {
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed),
 		errors.Is(err, transport.ErrRepositoryNotFound), errors.Is(err, transport.ErrEmptyRemoteRepository),
-		errors.Is(err, transport.ErrInvalidAuthMethod), errors.Is(err, ErrNotFound):
+		errors.Is(err, transport.ErrInvalidAuthMethod), errors.Is(err, errNotFound):
 		return true
 	case errors.As(err, &network), errors.As(err, &unexpected):
 		return true
@@ -163,4 +157,28 @@ func remoteError(err error) bool {
 	return false
 }
 
-type transportStatus = githttp.Err
+// wording puts go-git's errors, and the ends of a look, in words of ours.
+func wording(err error, p Place) string {
+	var request *url.Error
+	switch {
+	case errors.Is(err, errSilent):
+		return fmt.Sprintf("no answer within %s", p.Silence)
+	case errors.Is(err, errLong):
+		return fmt.Sprintf("reading it takes longer than %s", p.Limits.Total)
+	case errors.Is(err, errBusy):
+		return fmt.Sprintf("reading it takes more than %s of a processor", p.Limits.CPU)
+	case isLimit(err):
+		return err.Error()
+	case errors.Is(err, transport.ErrEmptyRemoteRepository):
+		return "the repository has no commits"
+	case errors.Is(err, transport.ErrAuthenticationRequired):
+		return "it wants credentials that it was not given or does not take (a Source names them in spec.credentials)"
+	case errors.Is(err, transport.ErrAuthorizationFailed):
+		return "the credentials do not allow reading it"
+	case errors.Is(err, transport.ErrRepositoryNotFound):
+		return "there is no such repository, or the credentials do not show it"
+	case errors.As(err, &request):
+		return request.Err.Error() // the URL is told already
+	}
+	return err.Error()
+}

@@ -1,4 +1,4 @@
-package source
+package clone
 
 import (
 	"github.com/go-git/go-git/v5/plumbing"
@@ -11,9 +11,7 @@ const oldTips = 256
 // passed lists the commits that a branch passed on its way from one tip to another, the newest first, without both, at
 // most so many. A branch's tips are first parents: what a merge brought in was never one. A tip that the clone does not
 // have passed nothing that is known.
-func (c *clone) passed(from string, to plumbing.Hash, most int) []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *clone) passed(p Passed) []string {
 	if c.open() != nil {
 		return nil
 	}
@@ -26,7 +24,7 @@ func (c *clone) passed(from string, to plumbing.Hash, most int) []string {
 			hash = commit.ParentHashes[0]
 		}
 	}
-	old := plumbing.NewHash(from)
+	old, to := plumbing.NewHash(p.From), plumbing.NewHash(p.To)
 	if _, err := object.GetCommit(c.store, old); err != nil {
 		return nil
 	}
@@ -43,7 +41,7 @@ func (c *clone) passed(from string, to plumbing.Hash, most int) []string {
 		if h != to {
 			out = append(out, h.String())
 		}
-		return len(out) < most
+		return len(out) < p.Most
 	})
 	return out
 }
