@@ -1,17 +1,23 @@
 package sync
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/source"
@@ -70,15 +76,92 @@ func TestHooks(t *testing.T) {
 	if b.times+empty.times+none.times != 0 {
 		t.Error("a repository without that secret was poked")
 	}
-	limited := false
-	for range 2 * hookBurst {
-		r := httptest.NewRequestWithContext(context.Background(), "POST", "/hooks/git", strings.NewReader(body))
-		r.Header.Set("X-Gitea-Signature", sign("one", body))
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		limited = limited || w.Code == http.StatusTooManyRequests
+}
+
+// TestHooksOfOthers: neither bodies that do not come nor forged ones keep the genuine from being heard, also where they
+// come from its own address; who sends much is told to wait, and alone.
+func TestHooksOfOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if !limited {
-		t.Error("a storm of hooks was not limited")
+	a := &poked{src: named("a", v1alpha1.SourceSpec{Forge: &v1alpha1.Forge{WebhookSecretFile: path}})}
+	h := newHooks([]source.Watcher{a}, slog.New(slog.DiscardHandler), newMetrics(nil))
+	const body = `{"ref":"refs/heads/main"}`
+	post := func(from, value string, r io.Reader) int {
+		request := httptest.NewRequestWithContext(t.Context(), "POST", "/hooks/git", r)
+		request.RemoteAddr = from
+		request.Header.Set("X-Gitea-Signature", value)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, request)
+		return w.Code
+	}
+	genuine := func(from string) int { return post(from, sign("one", body), strings.NewReader(body)) }
+	const forge, other = "192.0.2.1:1", "192.0.2.2:1"
+	for range 200 {
+		if code := post(forge, sign("made up", body), strings.NewReader(body)); code != http.StatusUnauthorized {
+			t.Fatalf("a forged hook: %d", code)
+		}
+	}
+	if code := genuine(forge); code != http.StatusAccepted {
+		t.Errorf("the genuine after 200 forged: %d", code)
+	}
+	var slow sync.WaitGroup
+	var ends []io.Closer
+	for range peerReaders {
+		r, w := io.Pipe()
+		ends = append(ends, w)
+		slow.Go(func() { post(other, sign("made up", body), r) })
+		if _, err := io.WriteString(w, "{"); err != nil { // it is being read
+			t.Fatal(err)
+		}
+	}
+	if code := genuine(other); code != http.StatusTooManyRequests {
+		t.Errorf("one more from the address with %d slow bodies: %d", peerReaders, code)
+	}
+	if code := genuine(forge); code != http.StatusAccepted {
+		t.Errorf("the genuine beside %d slow ones: %d", peerReaders, code)
+	}
+	for _, w := range ends {
+		_ = w.Close()
+	}
+	slow.Wait()
+	limited := 0
+	for range 2 * hashBurst / maxHook {
+		if post(other, sign("made up", body), bytes.NewReader(make([]byte, maxHook))) == http.StatusTooManyRequests {
+			limited++
+		}
+	}
+	if limited == 0 {
+		t.Error("a storm of large hooks is not limited")
+	}
+	if code := genuine(forge); code != http.StatusAccepted {
+		t.Errorf("the genuine beside a storm: %d", code)
+	}
+}
+
+// TestSlowHook: a body that does not come is given up long before a request would be.
+func TestSlowHook(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := &poked{src: named("a", v1alpha1.SourceSpec{Forge: &v1alpha1.Forge{WebhookSecretFile: path}})}
+	h := newHooks([]source.Watcher{a}, slog.New(slog.DiscardHandler), newMetrics(nil))
+	h.patience = 100 * time.Millisecond
+	s := httptest.NewServer(h)
+	defer s.Close()
+	c, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nX-Gitea-Signature: %s\r\nContent-Length: 100\r\n\r\n{", sign("made up", "{")); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	answer, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408") {
+		t.Errorf("a body that does not come is answered %q, %v", answer, err)
 	}
 }

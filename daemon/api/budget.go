@@ -28,6 +28,9 @@ const (
 	spendAfter = 256 << 10
 )
 
+// peerOf is what nobody's budgets are kept by.
+func peerOf(r *http.Request) string { return "peer/" + quota.Peer(r.RemoteAddr) }
+
 // budgets are what each credential has used.
 type budgets struct {
 	requests, bytes, events *quota.Rate

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 
 	"lockstep/kinds"
 )
@@ -182,6 +183,12 @@ func TestBudgets(t *testing.T) {
 	}
 	if code, _ := s.ask(s.node("n2"), "GET", "/api/v1/services", ""); code != http.StatusTooManyRequests {
 		t.Errorf("a node that has read all its bytes: %d", code)
+	}
+	for range cap(s.server.writes) / share {
+		s.server.budgets.writes.Enter("peer/127.0.0.1")
+	}
+	if code, _ := s.ask(&rest.Config{Host: s.viewer().Host, TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()}}, "POST", joinPath, "{}"); code != http.StatusTooManyRequests {
+		t.Errorf("one more join from an address with %d under way: %d", cap(s.server.writes)/share, code)
 	}
 	viewer := s.viewer()
 	for range cap(s.server.reads) / share {

@@ -101,7 +101,7 @@ func (s *server) identified(next http.Handler) http.Handler {
 		id, err := s.authenticate(r)
 		credential := id.credential
 		if err != nil {
-			credential = "peer/" + peerOf(r)
+			credential = peerOf(r)
 		}
 		if !probing(r.URL.Path) { // probes must be answered above all when there is much to do
 			if broke := s.budgets.afford(credential, s.now()); broke != nil {
@@ -138,7 +138,10 @@ func (s *server) bounded(next http.Handler) http.Handler {
 		if !a.read() {
 			slots, mine = s.writes, s.budgets.writes
 		}
-		if !openPaths[info.Path] {
+		if !openPaths[info.Path] || info.Path == joinPath {
+			if info.Path == joinPath {
+				slots = nil // who may be nobody takes no place of those who are known
+			}
 			leave := s.enter(id, a, slots, mine)
 			if leave == nil {
 				s.metrics.refused.Inc()
@@ -153,7 +156,8 @@ func (s *server) bounded(next http.Handler) http.Handler {
 	})
 }
 
-// enter takes a place among all requests under way and among the client's own; nil where there is none.
+// enter takes a place among all requests under way, where there are slots, and among the client's own; nil where there is
+// none.
 func (s *server) enter(id identity, a access, slots chan struct{}, mine *quota.Gate) (leave func()) {
 	if id.role == node && a.resource == "events" && !a.read() && !s.budgets.events.Allow(id.credential, 1, s.now()) {
 		return nil
@@ -161,6 +165,9 @@ func (s *server) enter(id identity, a access, slots chan struct{}, mine *quota.G
 	own := mine.Enter(id.credential)
 	if own == nil {
 		return nil
+	}
+	if slots == nil {
+		return own
 	}
 	select {
 	case slots <- struct{}{}:

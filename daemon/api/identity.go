@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +69,7 @@ func (s *server) authenticate(r *http.Request) (identity, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
 		id := anonymousIdentity()
-		id.credential = "peer/" + peerOf(r)
+		id.credential = peerOf(r)
 		return id, nil
 	}
 	scheme, bearer, _ := strings.Cut(header, " ")
@@ -131,21 +130,6 @@ func (s *server) byToken(bearer string) (identity, error) {
 	id.credential, id.until = "token/"+token.ID, record.Expires
 	id.holds = func(v *view.View) bool { return pki.Issued(v, token.ID) }
 	return id, nil
-}
-
-// peerOf is the address a request comes from, or for IPv6 its /64, which is one customer's.
-func peerOf(r *http.Request) string {
-	at, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	addr := at.Addr().Unmap()
-	if addr.Is6() {
-		if network, err := addr.WithZone("").Prefix(64); err == nil {
-			return network.String()
-		}
-	}
-	return addr.String()
 }
 
 type identityKey struct{}

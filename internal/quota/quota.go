@@ -2,6 +2,7 @@
 package quota
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -118,4 +119,18 @@ func (g *Gate) Enter(caller string) (leave func()) {
 			delete(g.inside, caller)
 		}
 	}
+}
+
+// Peer is the caller that an address stands for, given as host:port: the address, or for IPv6 its /64, which is one
+// customer's.
+func Peer(address string) string {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return address
+	}
+	addr := at.Addr().Unmap().WithZone("")
+	if addr.Is4() {
+		return addr.String()
+	}
+	return netip.PrefixFrom(addr, 64).Masked().String()
 }

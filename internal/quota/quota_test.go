@@ -60,3 +60,13 @@ func TestGate(t *testing.T) {
 		t.Errorf("who has left is still counted: %v", g.inside)
 	}
 }
+
+func TestPeer(t *testing.T) {
+	for address, want := range map[string]string{
+		"192.0.2.1:80": "192.0.2.1", "[::ffff:192.0.2.1]:80": "192.0.2.1", "[2001:db8::1:2]:80": "2001:db8::/64", "[fe80::1%eth0]:80": "fe80::/64", "@": "@",
+	} {
+		if got := Peer(address); got != want {
+			t.Errorf("Peer(%q) = %q, want %q", address, got, want)
+		}
+	}
+}
