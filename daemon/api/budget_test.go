@@ -145,7 +145,7 @@ func TestOwnNode(t *testing.T) {
 			t.Errorf("a node with %s registers", name)
 		}
 	}
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n5"}}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n5", UID: "chosen", CreationTimestamp: metav1.NewTime(time.Now().Add(time.Hour))}}
 	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.NewTime(time.Now().Add(time.Hour))}}
 	got, err := c.Create(t.Context(), n, metav1.CreateOptions{})
 	if err != nil {
@@ -153,6 +153,9 @@ func TestOwnNode(t *testing.T) {
 	}
 	if got.Status.Conditions[0].LastHeartbeatTime.After(time.Now().Add(time.Minute)) {
 		t.Error("a heartbeat from the future is taken")
+	}
+	if got.UID == "chosen" || got.CreationTimestamp.After(time.Now().Add(time.Minute)) {
+		t.Errorf("it chooses its uid and birth: %s, %s", got.UID, got.CreationTimestamp)
 	}
 	future := time.Now().Add(time.Hour).UTC().Format(metav1.RFC3339Micro)
 	lease := `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"n5","namespace":"kube-node-lease"},"spec":{"renewTime":"` + future + `"}}`

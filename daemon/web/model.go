@@ -362,7 +362,7 @@ func events(v *view.View, now time.Time) []eventRow {
 		if at.IsZero() {
 			at = e.EventTime.Time
 		}
-		if at.IsZero() {
+		if at.IsZero() || at.After(now) { // else a clock that is ahead would stand above all others
 			at = e.CreationTimestamp.Time
 		}
 		all = append(all, timed{at, e})
@@ -470,10 +470,18 @@ func person(author string) string {
 	return author
 }
 
-// age writes how long ago something was, as kubectl does.
+// ahead is how far in the future a time may be that another machine's clock has told.
+const ahead = time.Minute
+
+// age writes how long ago something was, as kubectl does, and says where it has not been yet.
 func age(now, then time.Time) string {
-	if then.IsZero() {
+	switch {
+	case then.IsZero():
 		return ""
+	case then.After(now.Add(ahead)):
+		return "in the future"
+	case then.After(now):
+		then = now
 	}
 	return duration.HumanDuration(now.Sub(then))
 }

@@ -213,3 +213,24 @@ func TestServe(t *testing.T) {
 		t.Errorf("Serve = %v", err)
 	}
 }
+
+// TestFuture: a time that has not come is not the newest, and is told.
+func TestFuture(t *testing.T) {
+	for then, want := range map[time.Time]string{
+		now.Add(-3 * time.Hour): "3h", now.Add(time.Second): "0s", now.Add(time.Hour): "in the future", {}: "",
+	} {
+		if got := age(now, then); got != want {
+			t.Errorf("age of %s is %q, want %q", then, got, want)
+		}
+	}
+	s := memory.New()
+	for name, at := range map[string]time.Time{"now": now.Add(-time.Minute), "future": now.Add(1000 * time.Hour)} {
+		e := &corev1.Event{ObjectMeta: named("shop", name), Message: name, LastTimestamp: metav1.NewTime(at)}
+		if r := s.Commit(t.Context(), store.Group{{Key: kinds.KeyOf(e), Object: e, If: store.Anyway, Reason: "test"}})[0]; r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	if rows := events(s.View(), now); rows[0].Message != "now" || rows[1].Age != "3h" {
+		t.Errorf("the events are %v", rows)
+	}
+}
