@@ -118,6 +118,10 @@ func (s *server) identified(next http.Handler) http.Handler {
 		out := w.(*writer)
 		out.answered = s.metered(r, credential)
 		defer out.charge()
+		if err := impersonates(id, r.Header); err != nil {
+			s.fail(w, r, err)
+			return
+		}
 		ctx := request.WithUser(withIdentity(r.Context(), id), &id.user)
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})

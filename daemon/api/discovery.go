@@ -53,6 +53,11 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 		if k.Status {
 			out = append(out, metav1.APIResource{Name: k.Resource + "/status", Namespaced: k.Namespaced, Kind: k.Kind, Verbs: metav1.Verbs{"get"}})
 		}
+		if scalable(k) {
+			out = append(out, metav1.APIResource{
+				Name: k.Resource + "/scale", Namespaced: true, Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind, Verbs: metav1.Verbs{"get"},
+			})
+		}
 		switch k.Resource {
 		case "pods":
 			out = append(out, metav1.APIResource{Name: "pods/log", Namespaced: true, Kind: "Pod", Verbs: metav1.Verbs{"get"}})
@@ -63,7 +68,7 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 	for _, r := range s.reviewTable() {
 		if r.gvk.GroupVersion() == gv {
 			out = append(out, metav1.APIResource{
-				Name: r.resource, SingularName: strings.TrimSuffix(r.resource, "s"), Kind: r.gvk.Kind, Verbs: metav1.Verbs{"create"},
+				Name: r.resource, SingularName: strings.TrimSuffix(r.resource, "s"), Namespaced: r.namespaced, Kind: r.gvk.Kind, Verbs: metav1.Verbs{"create"},
 			})
 		}
 	}
@@ -151,6 +156,9 @@ func aggregate(gv schema.GroupVersion, list []metav1.APIResource) []apidiscovery
 	var out []apidiscoveryv2.APIResourceDiscovery
 	for _, r := range list {
 		kind := &metav1.GroupVersionKind{Group: gv.Group, Version: gv.Version, Kind: r.Kind}
+		if r.Version != "" {
+			kind.Group, kind.Version = r.Group, r.Version
+		}
 		main, sub, isSub := strings.Cut(r.Name, "/")
 		if isSub && len(out) > 0 && out[len(out)-1].Resource == main {
 			last := &out[len(out)-1]

@@ -1,12 +1,15 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,6 +24,7 @@ import (
 	corevalidation "k8s.io/kubernetes/pkg/apis/core/validation"
 	kubeletclient "k8s.io/kubernetes/pkg/kubelet/client"
 	registrypod "k8s.io/kubernetes/pkg/registry/core/pod"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"lockstep/daemon/store/view"
 )
@@ -75,6 +79,10 @@ func (s *server) relay(w http.ResponseWriter, r *http.Request, location *url.URL
 		return
 	}
 	defer stream.Close()
+	if wsstream.IsWebSocketRequest(r) {
+		s.overWebsocket(w, r, stream)
+		return
+	}
 	if contentType == "" {
 		contentType = "text/plain"
 	}
@@ -97,6 +105,48 @@ func (s *server) relay(w http.ResponseWriter, r *http.Request, location *url.URL
 			return
 		}
 	}
+}
+
+// overWebsocket sends a stream in messages, in the protocols that Kubernetes has for browsers, which cannot read a stream.
+func (s *server) overWebsocket(w http.ResponseWriter, r *http.Request, stream io.ReadCloser) {
+	reader := wsstream.NewReader(stream, true, wsstream.NewDefaultReaderProtocols())
+	if err := reader.Copy(takenOver{w, stream}, r); err != nil && r.Context().Err() == nil {
+		s.log.Debug("a stream over a websocket broke off", "path", r.URL.Path, "error", err)
+	}
+}
+
+// takenOver lets a websocket have the connection. The stream ends with it: nothing else tells that a client has gone.
+type takenOver struct {
+	http.ResponseWriter
+	stream io.Closer
+}
+
+// Hijack implements http.Hijacker.
+func (t takenOver) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(t.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	ours := &websocketConn{Conn: conn, stream: t.stream}
+	return ours, bufio.NewReadWriter(buffered.Reader, bufio.NewWriter(ours)), nil
+}
+
+type websocketConn struct {
+	net.Conn
+	stream io.Closer
+}
+
+// Write gives each message the deadline that every other answer has.
+func (c *websocketConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// Close ends the stream too.
+func (c *websocketConn) Close() error {
+	return errors.Join(c.stream.Close(), c.Conn.Close())
 }
 
 // internalPods gives Kubernetes' code the pods in its internal form.

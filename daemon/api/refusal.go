@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -27,6 +28,17 @@ func (s *server) refusal(v *view.View, a access, why string) error {
 		Message: message,
 		Details: &metav1.StatusDetails{Group: a.group, Kind: a.resource, Name: a.name},
 	}}
+}
+
+// impersonates refuses to answer as somebody else: the answer would be to who asks, and taken for another's.
+func impersonates(id identity, header http.Header) error {
+	name := header.Get(authenticationv1.ImpersonateUserHeader)
+	for key := range header {
+		if strings.HasPrefix(key, "Impersonate-") {
+			return forbiddenError(id, access{verb: "impersonate", resource: "users", name: name}, "nobody may act as somebody else in this cluster")
+		}
+	}
+	return nil
 }
 
 // where says which file states an object, or else which sources there are.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -16,15 +17,19 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/apis/authorization"
+	authorizationconversion "k8s.io/kubernetes/pkg/apis/authorization/v1"
+	authorizationvalidation "k8s.io/kubernetes/pkg/apis/authorization/validation"
 
 	"lockstep/daemon/pki"
 )
 
 // review is a question that is asked by creating it; nothing is stored.
 type review struct {
-	gvk      schema.GroupVersionKind
-	resource string
-	answer   func(ctx context.Context, o runtime.Object) (runtime.Object, error)
+	gvk        schema.GroupVersionKind
+	resource   string
+	namespaced bool
+	answer     func(ctx context.Context, o runtime.Object) (runtime.Object, error)
 }
 
 var _ rest.Creater = (*review)(nil)
@@ -44,12 +49,14 @@ func (r *review) Create(ctx context.Context, o runtime.Object, _ rest.ValidateOb
 }
 
 func (s *server) reviewTable() []*review {
-	authorization, authentication := authorizationv1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion
+	mayDo, whoIs := authorizationv1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion
 	return []*review{
-		{authorization.WithKind("SelfSubjectAccessReview"), "selfsubjectaccessreviews", s.reviewAccess},
-		{authorization.WithKind("SelfSubjectRulesReview"), "selfsubjectrulesreviews", s.reviewRules},
-		{authentication.WithKind("SelfSubjectReview"), "selfsubjectreviews", reviewSelf},
-		{authentication.WithKind("TokenReview"), "tokenreviews", s.reviewToken},
+		{mayDo.WithKind("SelfSubjectAccessReview"), "selfsubjectaccessreviews", false, s.reviewAccess},
+		{mayDo.WithKind("SelfSubjectRulesReview"), "selfsubjectrulesreviews", false, s.reviewRules},
+		{mayDo.WithKind("SubjectAccessReview"), "subjectaccessreviews", false, s.reviewSubject},
+		{mayDo.WithKind("LocalSubjectAccessReview"), "localsubjectaccessreviews", true, s.reviewLocalSubject},
+		{whoIs.WithKind("SelfSubjectReview"), "selfsubjectreviews", false, reviewSelf},
+		{whoIs.WithKind("TokenReview"), "tokenreviews", false, s.reviewToken},
 	}
 }
 
@@ -57,19 +64,61 @@ func (s *server) reviews() map[route]http.Handler {
 	out := map[route]http.Handler{}
 	for _, r := range s.reviewTable() {
 		gvr := r.gvk.GroupVersion().WithResource(r.resource)
-		scope := scopeFor(r.gvk, gvr, true)
+		scope := scopeFor(r.gvk, gvr, !r.namespaced) // without a table: an answer is no list of things, 406 as in Kubernetes
 		scope.MaxRequestBodyBytes = maxReview
-		scope.TableConvertor = rest.NewDefaultTableConvertor(gvr.GroupResource())
 		out[route{gvr: gvr, verb: "create"}] = handlers.CreateResource(r, scope, nil)
 	}
 	return out
 }
 
-// reviewAccess answers "may I": by the same function that judges the request itself.
+// reviewAccess answers "may I".
 func (s *server) reviewAccess(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	r := o.(*authorizationv1.SelfSubjectAccessReview)
+	var err error
+	r.Status, err = s.mayDo(identityOf(ctx), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return r, err
+}
+
+// reviewSubject answers "may they", of somebody who is named as certificates and tokens name them: with their groups.
+func (s *server) reviewSubject(_ context.Context, o runtime.Object) (runtime.Object, error) {
+	r := o.(*authorizationv1.SubjectAccessReview)
+	spec, err := internalSpec(r.Spec)
+	if err != nil {
+		return nil, err
+	}
+	internal := &authorization.SubjectAccessReview{ObjectMeta: r.ObjectMeta, Spec: spec}
+	if errs := authorizationvalidation.ValidateSubjectAccessReview(internal); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(authorization.Kind(r.Kind), "", errs)
+	}
+	r.Status, err = s.mayDo(identify(r.Spec.User, r.Spec.Groups), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return r, err
+}
+
+// reviewLocalSubject is reviewSubject within one namespace.
+func (s *server) reviewLocalSubject(_ context.Context, o runtime.Object) (runtime.Object, error) {
+	r := o.(*authorizationv1.LocalSubjectAccessReview)
+	spec, err := internalSpec(r.Spec)
+	if err != nil {
+		return nil, err
+	}
+	internal := &authorization.LocalSubjectAccessReview{ObjectMeta: r.ObjectMeta, Spec: spec}
+	if errs := authorizationvalidation.ValidateLocalSubjectAccessReview(internal); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(authorization.Kind(r.Kind), "", errs)
+	}
+	r.Status, err = s.mayDo(identify(r.Spec.User, r.Spec.Groups), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return r, err
+}
+
+// internalSpec is what Kubernetes' validation reads.
+func internalSpec(in authorizationv1.SubjectAccessReviewSpec) (out authorization.SubjectAccessReviewSpec, err error) {
+	err = authorizationconversion.Convert_v1_SubjectAccessReviewSpec_To_authorization_SubjectAccessReviewSpec(&in, &out, nil)
+	return out, err
+}
+
+// mayDo answers by the same function that judges the request itself.
+func (s *server) mayDo(id identity, res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
 	var a access
-	switch res, path := r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes; {
+	switch {
 	case res != nil && path == nil:
 		a = access{
 			verb: res.Verb, group: res.Group, resource: res.Resource, subresource: res.Subresource,
@@ -78,15 +127,17 @@ func (s *server) reviewAccess(ctx context.Context, o runtime.Object) (runtime.Ob
 	case path != nil && res == nil:
 		a = access{verb: path.Verb, path: path.Path}
 	default:
-		return nil, apierrors.NewBadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
+		return authorizationv1.SubjectAccessReviewStatus{}, apierrors.NewBadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
 	}
 	v := s.hub.View()
-	verdict, why := decide(identityOf(ctx), a, v)
-	r.Status = authorizationv1.SubjectAccessReviewStatus{Allowed: verdict == allowed, Reason: why}
-	if verdict == notThisWay {
-		r.Status.Reason = statusOf(s.refusal(v, a, why)).Message
+	verdict, why := decide(id, a, v)
+	switch verdict {
+	case notThisWay:
+		why = statusOf(s.refusal(v, a, why)).Message
+	case unauthorized:
+		why = fmt.Sprintf("User %q is neither a viewer nor a node", id.user.Name)
 	}
-	return r, nil
+	return authorizationv1.SubjectAccessReviewStatus{Allowed: verdict == allowed, Reason: why}, nil
 }
 
 func selectorOf(attributes *authorizationv1.FieldSelectorAttributes) fields.Selector {
@@ -116,7 +167,7 @@ func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Obj
 	read := []string{"get", "list", "watch"}
 	rules := []authorizationv1.ResourceRule{{
 		Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"},
-		Resources: []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews"},
+		Resources: []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews", "subjectaccessreviews", "localsubjectaccessreviews"},
 	}, {
 		Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews", "tokenreviews"},
 	}}

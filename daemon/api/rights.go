@@ -72,10 +72,12 @@ var openPaths = map[string]bool{
 
 // reviews are asked by POST and change nothing.
 var reviews = map[string]bool{
-	"authorization.k8s.io/selfsubjectaccessreviews": true,
-	"authorization.k8s.io/selfsubjectrulesreviews":  true,
-	"authentication.k8s.io/selfsubjectreviews":      true,
-	"authentication.k8s.io/tokenreviews":            true,
+	"authorization.k8s.io/selfsubjectaccessreviews":  true,
+	"authorization.k8s.io/selfsubjectrulesreviews":   true,
+	"authorization.k8s.io/subjectaccessreviews":      true,
+	"authorization.k8s.io/localsubjectaccessreviews": true,
+	"authentication.k8s.io/selfsubjectreviews":       true,
+	"authentication.k8s.io/tokenreviews":             true,
 }
 
 // decide says whether a client may, and why not. The writes of nodes whose object is in the request's body are judged

@@ -74,6 +74,11 @@ func TestRights(t *testing.T) {
 		{"POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`},
 		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}`},
 		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectRulesReview","spec":{"namespace":"shop"}}`},
+		{"POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"bob","resourceAttributes":{"verb":"get","resource":"pods"}}}`},
+		{"POST", "/apis/authorization.k8s.io/v1/namespaces/shop/localsubjectaccessreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"LocalSubjectAccessReview","metadata":{"namespace":"shop"},"spec":{"user":"bob","resourceAttributes":{"namespace":"shop","verb":"get","resource":"pods"}}}`},
+		{"GET", "/apis/apps/v1/namespaces/shop/deployments/cart/scale", ""}, {"GET", "/apis/apps/v1/namespaces/shop/deployments/cart/status", ""},
+		{"GET", "/api/v1/watch/pods?timeoutSeconds=1", ""}, {"GET", "/api/v1/watch/namespaces/shop/pods/cart-1-a?timeoutSeconds=1", ""},
+		{"GET", "/api/v1/watch/namespaces/shop/secrets/cart-1-a?timeoutSeconds=1", ""},
 		{"POST", "/apis/authentication.k8s.io/v1/tokenreviews", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x.y"}}`},
 
 		{"POST", "/api/v1/nodes", `{"apiVersion":"v1","kind":"Node","metadata":{"name":"n3"}}`},

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"lockstep/kinds"
@@ -110,11 +111,15 @@ func (s *server) resources() map[route]http.Handler {
 		read := &storage{kind: k, server: s}
 		scope := scopeOf(k, read)
 		at("", "get", handlers.GetResource(read, scope))
-		lists := handlers.ListResource(read, read, scope, false, minWatch)
-		at("", "list", lists)
-		at("", "watch", lists)
+		at("", "list", handlers.ListResource(read, read, scope, false, minWatch))
+		at("", "watch", handlers.ListResource(read, read, scope, true, minWatch)) // by ?watch, or by a path under /watch/
 		if k.Status {
 			at("status", "get", handlers.GetResource(read, subscope(scope, "status")))
+		}
+		if scalable(k) {
+			scale := scopeFor(scaleKind, k.GroupVersionResource(), false)
+			scale.TableConvertor = rest.NewDefaultTableConvertor(k.GroupResource())
+			at("scale", "get", handlers.GetResource(scales{read}, subscope(scale, "scale")))
 		}
 		for _, w := range nodeChanges(read) {
 			sub := subscope(scope, w.subresource)
