@@ -118,7 +118,7 @@ func (s *server) identified(next http.Handler) http.Handler {
 		out := w.(*writer)
 		out.answered = s.metered(r, credential)
 		defer out.charge()
-		if err := impersonates(id, r.Header); err != nil {
+		if err := impersonates(id, r); err != nil {
 			s.fail(w, r, err)
 			return
 		}
@@ -233,7 +233,7 @@ func accessOf(r *http.Request, info *request.RequestInfo) access {
 	}
 	a := access{
 		verb: info.Verb, group: info.APIGroup, resource: info.Resource, subresource: info.Subresource,
-		namespace: info.Namespace, name: info.Name,
+		namespace: info.Namespace, name: info.Name, dryRun: r.URL.Query().Has("dryRun"),
 	}
 	// A namespace's own path has its name as the namespace too.
 	if a.group == "" && a.resource == "namespaces" {

@@ -9,15 +9,21 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"lockstep/daemon/provenance"
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 )
 
-// refusal is the answer to every change that is not a node's own business: how this cluster is changed, and where.
+// refusal is the answer to every change that is not a node's own business: how this cluster is changed, where, and what to do
+// instead.
 func (s *server) refusal(v *view.View, a access, why string) error {
 	message := "this cluster is changed by pushing to Git, not through its API: " + s.where(v, a)
+	if hint := s.instead(v, a); hint != "" {
+		message += "; " + hint
+	}
 	if why != "" {
 		message = why + "; " + message
 	}
@@ -30,10 +36,77 @@ func (s *server) refusal(v *view.View, a access, why string) error {
 	}}
 }
 
-// impersonates refuses to answer as somebody else: the answer would be to who asks, and taken for another's.
-func impersonates(id identity, header http.Header) error {
-	name := header.Get(authenticationv1.ImpersonateUserHeader)
-	for key := range header {
+// instead says what leads to what the request wanted; nothing where nothing does.
+func (s *server) instead(v *view.View, a access) string {
+	switch a.subresource {
+	case "exec", "attach", "ephemeralcontainers":
+		return "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
+	case "portforward", "proxy":
+		return "connections go by Services: from outside the cluster, state one of type NodePort"
+	case "scale":
+		return "change spec.replicas there and push"
+	}
+	kind := a.kind()
+	if kind == nil || !kind.Declarable {
+		return ""
+	}
+	if a.verb == "deletecollection" {
+		return "remove them there and push"
+	}
+	if a.dryRun {
+		return "lockstep validate checks manifests, and lockstep plan shows what a push would change"
+	}
+	o, deletes := a.object(v), a.verb == "delete"
+	switch {
+	case o == nil && deletes:
+		return ""
+	case o == nil:
+		return "add it there and push"
+	case !s.declared(v, o):
+		for ; o != nil; o = provenance.Controller(v, o) {
+			if s.declared(v, o) {
+				return fmt.Sprintf("it is made for %s: change that one and push", kinds.KeyOf(o))
+			}
+		}
+		if deletes {
+			return "none of them states it"
+		}
+		return "none of them states it yet: add it there and push"
+	case deletes:
+		return "remove it there and push"
+	default:
+		return "change it there and push"
+	}
+}
+
+// declared says whether a manifest states the object itself.
+func (s *server) declared(v *view.View, o kinds.Object) bool {
+	_, ok := s.hub.origins.Declared(v, kinds.KeyOf(o))
+	return ok
+}
+
+// kind is the one that an access is to, or nil.
+func (a access) kind() *kinds.Kind {
+	return kinds.ForResource(schema.GroupResource{Group: a.group, Resource: a.resource})
+}
+
+// object is the one that an access names, or nil.
+func (a access) object(v *view.View) kinds.Object {
+	kind := a.kind()
+	if kind == nil || a.name == "" {
+		return nil
+	}
+	return v.Get(kind.Key(a.namespace, a.name))
+}
+
+// impersonates refuses to answer as somebody else: the answer would be to who asks, and taken for another's. Paths that are
+// for everybody alike are answered.
+func impersonates(id identity, r *http.Request) error {
+	if info, ok := request.RequestInfoFrom(r.Context()); ok && !info.IsResourceRequest {
+		return nil
+	}
+	name := r.Header.Get(authenticationv1.ImpersonateUserHeader)
+	for key := range r.Header {
 		if strings.HasPrefix(key, "Impersonate-") {
 			return forbiddenError(id, access{verb: "impersonate", resource: "users", name: name}, "nobody may act as somebody else in this cluster")
 		}
@@ -43,13 +116,13 @@ func impersonates(id identity, header http.Header) error {
 
 // where says which file states an object, or else which sources there are.
 func (s *server) where(v *view.View, a access) string {
-	gr := schema.GroupResource{Group: a.group, Resource: a.resource}
-	if kind := kinds.ForResource(gr); kind != nil && a.name != "" {
-		if o := v.Get(kind.Key(a.namespace, a.name)); o != nil {
-			if origin, ok := s.hub.origins.Of(v, o); ok {
-				return fmt.Sprintf("%s comes from %s in %s", kinds.KeyOf(o), origin.Place(), sourceText(v, origin.Source))
-			}
+	if o := a.object(v); o != nil {
+		if origin, ok := s.hub.origins.Of(v, o); ok {
+			return fmt.Sprintf("%s comes from %s in %s", kinds.KeyOf(o), origin.Place(), sourceText(v, origin.Source))
 		}
+	}
+	if kind := a.kind(); kind != nil && !kind.Declarable {
+		return kind.Resource + " are made by the cluster itself, no manifest states them"
 	}
 	var names []string
 	for source := range view.List[*v1alpha1.Source](v, "") {

@@ -22,6 +22,7 @@ type access struct {
 	name        string
 	fields      fields.Selector
 	path        string // of a request that is not for a resource
+	dryRun      bool   // it only asks what a change would do
 }
 
 func (a access) read() bool {

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	apischema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
@@ -20,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
+	"lockstep/daemon/api/schema"
 	"lockstep/kinds"
 )
 
@@ -56,7 +57,7 @@ func (s *server) routes() http.Handler {
 	if s.opts.Hooks != nil {
 		mux.Handle("POST "+hookPath, s.opts.Hooks)
 	}
-	mux.HandleFunc("GET /openapi/", s.noSchema)
+	s.schemas(mux)
 	resources := s.resources()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
@@ -69,12 +70,30 @@ func (s *server) routes() http.Handler {
 	return mux
 }
 
-// noSchema answers what kubectl asks before it changes or explains anything. Of this status, kubectl prints the text.
-func (s *server) noSchema(w http.ResponseWriter, _ *http.Request) {
+// schemas answer with the fields of the served kinds.
+func (s *server) schemas(mux *http.ServeMux) {
+	const release = "v1." + kubernetesMinor + "." + kubernetesPatch
+	index := schema.Index(s.groupVersions(), release)
+	mux.HandleFunc("GET /openapi/v3", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, index) })
+	for _, gv := range s.groupVersions() {
+		mux.HandleFunc("GET /openapi/v3/"+schema.Path(gv), func(w http.ResponseWriter, _ *http.Request) {
+			writeJSON(w, schema.Document(gv, release))
+		})
+	}
+	mux.HandleFunc("GET /openapi/v2", s.noOldSchema)
+}
+
+func writeJSON(w http.ResponseWriter, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(body)
+}
+
+// noOldSchema answers those that know only OpenAPI 2.0. Of this status, kubectl prints the text.
+func (s *server) noOldSchema(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(http.StatusNotAcceptable)
-	_, _ = io.WriteString(w, "this cluster publishes no schema (OpenAPI) to explain or check objects by; it is changed by pushing to Git, "+
+	_, _ = io.WriteString(w, "this cluster publishes its schema as OpenAPI 3.0 only, at /openapi/v3; it is changed by pushing to Git, "+
 		"not through its API: "+s.where(s.hub.View(), access{}))
 }
 
@@ -88,14 +107,14 @@ func noSuchPath() error {
 
 // route is what a handler is found by.
 type route struct {
-	gvr         schema.GroupVersionResource
+	gvr         apischema.GroupVersionResource
 	subresource string
 	verb        string
 }
 
 func routeOf(info *request.RequestInfo) route {
 	return route{
-		gvr:         schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource},
+		gvr:         apischema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource},
 		subresource: info.Subresource,
 		verb:        info.Verb,
 	}
@@ -135,9 +154,9 @@ func (s *server) resources() map[route]http.Handler {
 			at(w.subresource, "patch", w.bodies(s.boundedPatch(k, handlers.PatchResource(w, sub, nil, patchTypes))))
 		}
 	}
-	pods := kinds.ForResource(schema.GroupResource{Resource: "pods"})
+	pods := kinds.ForResource(apischema.GroupResource{Resource: "pods"})
 	all[route{gvr: pods.GroupVersionResource(), subresource: "log", verb: "get"}] = http.HandlerFunc(s.podLog)
-	nodes := kinds.ForResource(schema.GroupResource{Resource: "nodes"})
+	nodes := kinds.ForResource(apischema.GroupResource{Resource: "nodes"})
 	all[route{gvr: nodes.GroupVersionResource(), subresource: "proxy", verb: "get"}] = http.HandlerFunc(s.nodeProxy)
 	for r, h := range s.reviews() {
 		all[r] = h
@@ -155,7 +174,7 @@ func scopeOf(k *kinds.Kind, s *storage) *handlers.RequestScope {
 	return scope
 }
 
-func scopeFor(gvk schema.GroupVersionKind, gvr schema.GroupVersionResource, clusterScoped bool) *handlers.RequestScope {
+func scopeFor(gvk apischema.GroupVersionKind, gvr apischema.GroupVersionResource, clusterScoped bool) *handlers.RequestScope {
 	fields, err := managedfields.NewDefaultFieldManager(untracked{}, convertor{runtime.UnsafeObjectConvertor(scheme)}, scheme, scheme,
 		gvk, gvk.GroupVersion(), "", nil)
 	if err != nil {

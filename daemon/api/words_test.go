@@ -1,0 +1,84 @@
+package api
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestRefusalsSayWhatInstead changes the cluster in every way that kubectl knows: whatever kubectl makes of the answer, it
+// shows why not, where the object is stated, and what to do instead, and no detour.
+func TestRefusalsSayWhatInstead(t *testing.T) {
+	s := newTestServer(t, nil, testCluster()...)
+	s.declareAll()
+	t.Setenv("EDITOR", "sed -i s/replicas:.2/replicas:\\ 3/")
+	const (
+		toGit      = "this cluster is changed by pushing to Git, not through its API: "
+		source     = "source main (https://git.example/shop.git, branch main); "
+		service    = toGit + "Service shop/cart comes from shop/cart.yaml:60 in " + source
+		deployment = toGit + "Deployment shop/cart comes from shop/cart.yaml:14 in " + source
+		pod        = toGit + "Pod shop/cart-1-a comes from shop/cart.yaml:14 in " + source
+		elsewhere  = toGit + "its manifests are in " + source
+		inside     = pod + "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
+		made       = pod + "it is made for Deployment shop/cart: change that one and push"
+		asked      = "lockstep validate checks manifests, and lockstep plan shows what a push would change"
+		nodes      = toGit + "nodes are made by the cluster itself, no manifest states them"
+	)
+	for args, want := range map[string]string{
+		"apply -f testdata/words/stated.yaml":                      service + "change it there and push",
+		"apply -f testdata/words/new.yaml":                         elsewhere + "add it there and push",
+		"apply --server-side -f testdata/words/stated.yaml":        service + "change it there and push",
+		"apply --dry-run=server -f testdata/words/stated.yaml":     service + asked,
+		"apply --dry-run=server -f testdata/words/new.yaml":        elsewhere + asked,
+		"create -f testdata/words/new.yaml":                        elsewhere + "add it there and push",
+		"create configmap made -n shop --from-literal a=b":         elsewhere + "add it there and push",
+		"replace -f testdata/words/stated.yaml":                    service + "change it there and push",
+		"diff -f testdata/words/stated.yaml":                       service + asked,
+		"diff -f testdata/words/new.yaml":                          elsewhere + asked,
+		"diff --server-side -f testdata/words/stated.yaml":         service + asked,
+		"edit deployment cart -n shop":                             deployment + "change it there and push",
+		"exec cart-1-a -n shop -- true":                            inside,
+		"attach cart-1-a -n shop":                                  inside,
+		"debug cart-1-a -n shop --image=x":                         inside,
+		"port-forward pod/cart-1-a 0:80 -n shop":                   pod + "connections go by Services: from outside the cluster, state one of type NodePort",
+		"scale deployment cart -n shop --replicas 5":               deployment + "change spec.replicas there and push",
+		"delete deployment cart -n shop --wait=false":              deployment + "remove it there and push",
+		"delete pod cart-1-a -n shop --wait=false":                 made,
+		"delete configmap cart-1-a -n shop --wait=false":           elsewhere + "none of them states it",
+		"label pod cart-1-a -n shop a=b":                           made,
+		"annotate deployment cart -n shop a=b":                     deployment + "change it there and push",
+		`patch deployment cart -n shop -p {"spec":{"replicas":3}}`: deployment + "change it there and push",
+		"rollout restart deployment/cart -n shop":                  deployment + "change it there and push",
+		"set image deployment/cart main=x -n shop":                 deployment + "change it there and push",
+		"drain n1 --ignore-daemonsets --force":                     nodes,
+		"taint node n1 a=b:NoSchedule":                             nodes,
+		"run x --image=x":                                          elsewhere + "add it there and push",
+		"expose deployment cart -n shop --port 80 --name other":    elsewhere + "add it there and push",
+		"get pods --as somebody":                                   `User "alice" cannot impersonate resource "users"`,
+	} {
+		t.Run(args, func(t *testing.T) {
+			out, ok := s.kubectl(t.Context(), strings.Fields(args)...)
+			if ok || !strings.Contains(out, want) {
+				t.Errorf("success %v, want a failure that says\n%s\nit says\n%s", ok, want, out)
+			}
+			if strings.Contains(out, "openapi") || strings.Contains(out, "validat") && !strings.Contains(want, "validat") {
+				t.Errorf("it speaks of validation:\n%s", out)
+			}
+		})
+	}
+}
+
+// TestExplain reads what fields there are, of Kubernetes' kinds and of our own.
+func TestExplain(t *testing.T) {
+	s := newTestServer(t, nil, testCluster()...)
+	for what, want := range map[string]string{
+		"pod.spec.containers.livenessProbe.httpGet.port": "FIELD: port <string>",
+		"deployment.spec.template.spec.volumes.emptyDir": "sizeLimit\t<string>",
+		"sources.spec":            "branch\t<string>",
+		"configmap --recursive":   "binaryData\t<map[string]string>",
+		"services.spec.clusterIP": "FIELD: clusterIP <string>",
+	} {
+		if out, ok := s.kubectl(t.Context(), append([]string{"explain"}, strings.Fields(what)...)...); !ok || !strings.Contains(out, want) {
+			t.Errorf("explain %s: success %v, want %q in\n%s", what, ok, want, out)
+		}
+	}
+}
