@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/v2/contrib/apparmor"
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sync/errgroup"
@@ -264,6 +265,13 @@ func (a *Agent) readMachine(version string) error {
 		n.OOMFloor = floor
 		a.log.Warn("this process may not lower oom_score_adj (no CAP_SYS_RESOURCE): containers keep at least its own", "floor", floor)
 	}
+	if n.AppArmor = appArmor(); n.AppArmor {
+		if err := apparmor.LoadDefaultProfile(defaultAppArmor); err != nil {
+			a.log.Warn("cannot load the default AppArmor profile: pods that ask for it do not start here", "error", err)
+		} else {
+			n.AppArmorDefault = defaultAppArmor
+		}
+	}
 	if len(a.ips) == 0 {
 		if u, err := url.Parse(a.opts.Server); err == nil {
 			if ip, err := register.OutboundIP(u.Host); err == nil {
@@ -275,6 +283,16 @@ func (a *Agent) readMachine(version string) error {
 	defer a.mu.Unlock()
 	a.facts, a.node = facts, n
 	return nil
+}
+
+// defaultAppArmor is the name under which containerd's default profile is
+// loaded; apparmor_parser does it.
+const defaultAppArmor = "lockstep-default"
+
+// appArmor says that the kernel enforces AppArmor profiles.
+func appArmor() bool {
+	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && strings.HasPrefix(string(data), "Y")
 }
 
 // oomFloor is the lowest oom_score_adj that children may get; free says that

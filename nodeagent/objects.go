@@ -367,6 +367,9 @@ func changes(o *corev1.Pod) bool {
 // admit says why the node cannot take the pod beside those it has; the
 // scheduler and other writers may have raced. Empty means it can.
 func (a *Agent) admit(o *corev1.Pod) (reason, message string) {
+	if reason, message = spec.Unfit(a.nodeFacts(), o); reason != "" {
+		return reason, message
+	}
 	var others []*corev1.Pod
 	for _, p := range a.allPods() {
 		other := p.object()

@@ -119,6 +119,59 @@ func seccompOf(in Input, s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	return nil, nil
 }
 
+// AppArmorProfile is what the container states, or its pod; nil means none, as
+// Unconfined does. Annotations of the time before the field are fields by now.
+func AppArmorProfile(pod *corev1.Pod, c *corev1.Container) *corev1.AppArmorProfile {
+	var p *corev1.AppArmorProfile
+	if sc := pod.Spec.SecurityContext; sc != nil {
+		p = sc.AppArmorProfile
+	}
+	if sc := c.SecurityContext; sc != nil && sc.AppArmorProfile != nil {
+		p = sc.AppArmorProfile
+	}
+	if p == nil || p.Type == corev1.AppArmorProfileTypeUnconfined {
+		return nil
+	}
+	return p
+}
+
+// appArmorOf returns the name of the profile to run in; empty: none.
+func appArmorOf(in Input) (string, error) {
+	p := AppArmorProfile(in.Pod, in.Container)
+	switch {
+	case p == nil:
+		return "", nil
+	case !in.Node.AppArmor: // the pod was admitted before the kernel lost it
+		return "", createErrorf("AppArmor is not enabled on the host")
+	case p.Type == corev1.AppArmorProfileTypeRuntimeDefault && Privileged(in.Container):
+		return "", nil
+	case p.Type == corev1.AppArmorProfileTypeRuntimeDefault && in.Node.AppArmorDefault == "":
+		return "", createErrorf("the default AppArmor profile is not loaded on this node")
+	case p.Type == corev1.AppArmorProfileTypeRuntimeDefault:
+		return in.Node.AppArmorDefault, nil
+	case p.LocalhostProfile == nil || strings.TrimSpace(*p.LocalhostProfile) == "":
+		return "", createErrorf("AppArmor profile of type Localhost has no name")
+	}
+	return *p.LocalhostProfile, nil
+}
+
+// Unfit says why no node like n can run the pod, in the kubelet's words; empty:
+// it can. SELinux options and those of Windows mean nothing here, and are no
+// reason.
+func Unfit(n Node, pod *corev1.Pod) (reason, message string) {
+	if os := pod.Spec.OS; os != nil && os.Name != corev1.Linux {
+		return "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
+	}
+	for _, cs := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range cs {
+			if !n.AppArmor && AppArmorProfile(pod, &cs[i]) != nil {
+				return "AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"
+			}
+		}
+	}
+	return "", ""
+}
+
 // maskedPaths and readonlyPaths are those of Kubernetes' runtimes.
 func maskedPaths() []string {
 	return []string{

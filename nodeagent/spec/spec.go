@@ -46,6 +46,10 @@ type Node struct {
 	OOMFloor int
 	// Capabilities are those that privileged containers get, as CAP_…
 	Capabilities []string
+	// AppArmor says that the kernel enforces AppArmor profiles.
+	AppArmor bool
+	// AppArmorDefault is the loaded profile that RuntimeDefault stands for; empty: there is none.
+	AppArmorDefault string
 	// Devices are the host's, for privileged containers.
 	Devices []specs.LinuxDevice
 }
@@ -139,6 +143,9 @@ func Build(in Input) (*specs.Spec, error) {
 		s.Linux.ReadonlyPaths = readonlyPaths()
 	}
 	if s.Linux.Seccomp, err = seccompOf(in, s); err != nil {
+		return nil, err
+	}
+	if s.Process.ApparmorProfile, err = appArmorOf(in); err != nil {
 		return nil, err
 	}
 	return s, nil

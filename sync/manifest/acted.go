@@ -46,7 +46,8 @@ PodSpec: containers initContainers restartPolicy terminationGracePeriodSeconds v
 PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableServiceLinks
 PodSpec: nodeName nodeSelector affinity tolerations schedulerName
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
-PodSpec: securityContext shareProcessNamespace hostPID activeDeadlineSeconds
+PodSpec: securityContext shareProcessNamespace hostPID activeDeadlineSeconds os setHostnameAsFQDN hostUsers
+PodOS: name
 LocalObjectReference: name
 PodDNSConfig: nameservers searches options
 PodDNSConfigOption: name value
@@ -59,11 +60,13 @@ NodeSelectorRequirement: key operator values
 PreferredSchedulingTerm: weight preference
 Toleration: key operator value effect tolerationSeconds
 PodSecurityContext: runAsUser runAsGroup runAsNonRoot supplementalGroups
-PodSecurityContext: supplementalGroupsPolicy fsGroup seccompProfile
+PodSecurityContext: supplementalGroupsPolicy fsGroup fsGroupChangePolicy seccompProfile appArmorProfile
+PodSecurityContext: seLinuxOptions seLinuxChangePolicy windowsOptions
 
 Container: name image command args workingDir imagePullPolicy ports env envFrom resources volumeMounts
 Container: livenessProbe readinessProbe startupProbe lifecycle securityContext restartPolicy
-Container: terminationMessagePath terminationMessagePolicy restartPolicyRules
+Container: terminationMessagePath terminationMessagePolicy restartPolicyRules resizePolicy
+ContainerResizePolicy: resourceName restartPolicy
 ContainerRestartRule: action exitCodes
 ContainerRestartRuleOnExitCodes: operator values
 ContainerPort: name hostPort containerPort protocol hostIP
@@ -79,9 +82,12 @@ ResourceFieldSelector: containerName resource divisor
 ResourceRequirements: limits requests
 VolumeMount: name mountPath readOnly recursiveReadOnly subPath subPathExpr mountPropagation
 SecurityContext: capabilities privileged runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem
-SecurityContext: allowPrivilegeEscalation seccompProfile procMount
+SecurityContext: allowPrivilegeEscalation seccompProfile procMount appArmorProfile seLinuxOptions windowsOptions
 Capabilities: add drop
 SeccompProfile: type localhostProfile
+AppArmorProfile: type localhostProfile
+SELinuxOptions: user role type level
+WindowsSecurityContextOptions: gmsaCredentialSpecName gmsaCredentialSpec runAsUserName hostProcess
 Probe: initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds
 ProbeHandler: exec httpGet tcpSocket
 ExecAction: command
@@ -108,19 +114,30 @@ ConfigMapProjection: items optional
 DownwardAPIProjection: items
 `)
 
-// allowedValues lists, for fields that are acted on with some of their values only, which those are.
+// allowedValues lists, for fields that are acted on with some of their values only, which those are. Where it is one, it is
+// the field's default, which the type does not know.
 var allowedValues = map[string][]string{
-	"NamespaceSpec.finalizers":    {"kubernetes"},
-	"ServiceSpec.type":            {"ClusterIP", "NodePort", "ExternalName"},
-	"ServicePort.protocol":        {"TCP", "UDP"},
-	"EndpointSlice.addressType":   {"IPv4"},
-	"EndpointPort.protocol":       {"TCP", "UDP"},
-	"ContainerPort.protocol":      {"TCP", "UDP"},
-	"PodSpec.schedulerName":       {"default-scheduler"},
-	"EmptyDirVolumeSource.medium": {"", "Memory"},
-	"SecurityContext.procMount":   {"Default"},
-	"ContainerRestartRule.action": {"Restart"},
-	"SeccompProfile.type":         {"RuntimeDefault", "Localhost", "Unconfined"},
+	"NamespaceSpec.finalizers":               {"kubernetes"},
+	"ServiceSpec.type":                       {"ClusterIP", "NodePort", "ExternalName"},
+	"ServicePort.protocol":                   {"TCP", "UDP"},
+	"EndpointSlice.addressType":              {"IPv4"},
+	"EndpointPort.protocol":                  {"TCP", "UDP"},
+	"ContainerPort.protocol":                 {"TCP", "UDP"},
+	"PodSpec.schedulerName":                  {"default-scheduler"},
+	"PodSpec.setHostnameAsFQDN":              {"false"},
+	"PodSpec.hostUsers":                      {"true"},
+	"PodSecurityContext.fsGroupChangePolicy": {"Always"},
+	"ContainerResizePolicy.restartPolicy":    {"NotRequired"},
+	"EmptyDirVolumeSource.medium":            {"", "Memory"},
+	"SecurityContext.procMount":              {"Default"},
+	"ContainerRestartRule.action":            {"Restart"},
+	"SeccompProfile.type":                    {"RuntimeDefault", "Localhost", "Unconfined"},
+	"AppArmorProfile.type":                   {"RuntimeDefault", "Localhost", "Unconfined"},
+}
+
+// unions are the types of which one field is stated: that it is there says something, even where it is empty.
+var unions = map[string]bool{
+	"VolumeSource": true, "VolumeProjection": true, "ProbeHandler": true, "LifecycleHandler": true, "EnvVarSource": true,
 }
 
 // allowedKeys lists, by the name of a map type, the keys that are acted on.

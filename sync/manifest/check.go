@@ -123,9 +123,7 @@ func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
 		}
 		field := f.owner + "." + e.name
 		listed := actedOn[f.owner][e.name]
-		// A zero is no default where the type tells it from nothing.
-		unset := e.value.shape == null || f.typ.Kind() != reflect.Pointer && e.value.zero()
-		if acted && !listed && !unset {
+		if acted && !listed && !nothing(e.value, f.typ, unions[f.owner]) {
 			c.unlisted = append(c.unlisted, unlisted{e, path})
 		}
 		c.value(e.value, f.typ, path, acted && listed)
@@ -133,6 +131,30 @@ func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
 			c.allowed(e.value, field, path)
 		}
 	}
+}
+
+// nothing says that a value states what holds without it: an empty list, a mapping of nothing but such, or a zero where
+// the type does not tell it from nothing. In a union an empty mapping says which one.
+func nothing(n *node, t reflect.Type, union bool) bool {
+	of := indirect(t)
+	switch {
+	case n.shape == null:
+		return true
+	case n.shape != mapping:
+		return t.Kind() != reflect.Pointer && n.zero()
+	case union || decodesItself(of):
+		return false
+	case of.Kind() != reflect.Struct:
+		return n.zero()
+	}
+	s := structureOf(of)
+	for _, e := range n.fields {
+		f, known := s.fields[e.name]
+		if known && !nothing(e.value, f.typ, unions[f.owner]) {
+			return false
+		}
+	}
+	return true
 }
 
 // allowed checks the values of a field, or of a list's items, where only some are acted on.
@@ -146,9 +168,9 @@ func (c *checker) allowed(n *node, field, at string) {
 		for i, item := range n.items {
 			c.allowed(item, field, fmt.Sprintf("%s[%d]", at, i))
 		}
-	case text:
+	case text, boolean:
 		if !slices.Contains(values, n.text) {
-			c.report(n.line, n.column, at, "value %q is not supported yet (supported: %s)", n.text, quoted(values))
+			c.report(n.line, n.column, at, "value %s is not supported yet (supported: %s)", n.quoted(n.text), n.quoted(values...))
 			c.suspend(at)
 		}
 	}
@@ -240,10 +262,13 @@ func (c *checker) decode(n *node, t reflect.Type, at string) {
 	c.unfit(n, at, "invalid value: %s", message)
 }
 
-func quoted(values []string) string {
-	out := make([]string, len(values))
+// quoted writes values of the node's shape.
+func (n *node) quoted(values ...string) string {
+	out := slices.Clone(values)
 	for i, v := range values {
-		out[i] = strconv.Quote(v)
+		if n.shape == text {
+			out[i] = strconv.Quote(v)
+		}
 	}
 	return strings.Join(out, ", ")
 }

@@ -70,11 +70,75 @@ func TestFields(t *testing.T) {
 			verdict := "refused"
 			if fields[owner][name] {
 				verdict = "acted on"
+				if values := allowedValues[owner+"."+name]; values != nil {
+					verdict = fmt.Sprintf("acted on: %q", values)
+				}
 			}
 			fmt.Fprintf(&b, "%s.%s: %s\n", owner, name, verdict)
 		}
 	}
 	golden(t, "testdata/fields.golden", b.String())
+}
+
+// withoutDefault are refused fields whose type tells a zero from nothing, and why no value of theirs is what holds anyway.
+func withoutDefault() map[string]string {
+	const named, defaulted = "names something, of which there is none", "Kubernetes' defaulting states it"
+	return map[string]string{
+		"Lifecycle.stopSignal":                      "the image's, which no manifest knows",
+		"ObjectMeta.deletionGracePeriodSeconds":     "dropped: a server's",
+		"PodSpec.hostnameOverride":                  named,
+		"PodSpec.preemptionPolicy":                  defaulted,
+		"PodSpec.priority":                          defaulted,
+		"PodSpec.runtimeClassName":                  named,
+		"ServiceSpec.allocateLoadBalancerNodePorts": "of a type that is refused",
+		"ServiceSpec.loadBalancerClass":             named,
+		"ServiceSpec.trafficDistribution":           named,
+	}
+}
+
+// TestDefaultsOfRefusedFields wants somebody to have looked for the default of each refused field that is a pointer to a
+// plain value. A field that has one belongs to allowedValues. All others may be stated empty.
+func TestDefaultsOfRefusedFields(t *testing.T) {
+	reasons := withoutDefault()
+	var walk func(reflect.Type)
+	walked := map[reflect.Type]bool{}
+	walk = func(typ reflect.Type) {
+		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice || typ.Kind() == reflect.Map {
+			typ = typ.Elem()
+		}
+		if typ.Kind() != reflect.Struct || decodesItself(typ) || walked[typ] {
+			return
+		}
+		walked[typ] = true
+		s := structureOf(typ)
+		for _, name := range s.names {
+			f := s.fields[name]
+			field := f.owner + "." + name
+			if actedOn[f.owner][name] {
+				walk(f.typ)
+				continue
+			}
+			switch of := indirect(f.typ); {
+			case of.Kind() == reflect.Struct && !decodesItself(of):
+				if empty := (&node{shape: mapping}); nothing(empty, f.typ, unions[f.owner]) == unions[f.owner] {
+					t.Errorf("%s: {} is a statement: %v", field, !unions[f.owner])
+				}
+			case f.typ.Kind() == reflect.Pointer && !decodesItself(of):
+				if reasons[field] == "" {
+					t.Errorf("%s: which value holds where it is not stated? If one does, list it in allowedValues", field)
+				}
+				delete(reasons, field)
+			}
+		}
+	}
+	for _, k := range kinds.All {
+		if k.Declarable {
+			walk(reflect.TypeOf(k.New()))
+		}
+	}
+	for field := range reasons {
+		t.Errorf("%s is no refused pointer", field)
+	}
 }
 
 func sortedKeys[V any](m map[string]V) []string {
