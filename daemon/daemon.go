@@ -132,7 +132,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	p.sync, err = sync.New(sync.Options{
 		Sources: o.Sources, Store: p.store, Events: p.store, DataDir: o.DataDir, Cluster: o.Cluster,
 		StatusURL:  func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
-		Services:   plan.Networks{CIDRs: o.ServiceCIDRs, Reserved: networks.Reserved()},
+		Services:   plan.Networks{CIDRs: o.ServiceCIDRs, Reserved: networks.Reserved(), Pods: o.PodCIDRs, API: []netip.Addr{o.Advertise.Addr()}, Ports: o.ports()},
 		Seed:       uint64(time.Now().UnixNano()),
 		Log:        o.Log,
 		Registerer: termRegistry(registry),

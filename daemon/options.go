@@ -89,3 +89,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	return o, nil
 }
+
+// ports are those that a node of the control plane listens on, with what for.
+func (o Options) ports() map[int32]string {
+	return map[int32]string{
+		int32(o.StatusListen.Port()): "the status page",
+		int32(o.Listen.Port()):       "the API",
+		int32(o.Advertise.Port()):    "the API",
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +49,11 @@ func (a *Agent) proxyState() rules.Input {
 	in := rules.Input{
 		Node:        rules.Node{Name: a.opts.NodeName, Addresses: ips},
 		PodNetworks: a.opts.ClusterCIDRs, ServiceNetworks: a.opts.ServiceCIDRs, LocalServices: a.opts.ClusterDNS, LocalhostPorts: true,
+	}
+	if u, err := url.Parse(a.opts.Server); err == nil {
+		if server, err := netip.ParseAddrPort(u.Host); err == nil { // a name is known by its endpoints, and by the mark
+			in.Servers = append(in.Servers, server)
+		}
 	}
 	in.Services, _ = c.services.List(labels.Everything()) // listers do not fail
 	in.Slices, _ = c.slices.List(labels.Everything())

@@ -42,7 +42,8 @@ type Options struct {
 	StatusURL func(source, revision string) string
 	// Forges replaces the forges that the sources name, by source. Nil: none is replaced.
 	Forges map[string]forge.Forge
-	// Services are what services' addresses are allocated from; the zero value refuses no address for where it is.
+	// Services are what services' addresses are allocated from, and what they cannot have; the zero value refuses no
+	// address for where it is, but those of nodes.
 	Services plan.Networks
 	// Seed of all jitter.
 	Seed uint64

@@ -97,7 +97,7 @@ func (i Identity) Join(ctx context.Context, token string) error {
 	}
 	client := &http.Client{
 		Timeout: joinTimeout,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		Transport: &http.Transport{DialContext: direct(), TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			// The chain is checked against the pin instead of the system's authorities.
 			InsecureSkipVerify: true,
@@ -127,7 +127,7 @@ func (i Identity) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Timeout: joinTimeout, Transport: &http.Transport{TLSClientConfig: conf}}
+	client := &http.Client{Timeout: joinTimeout, Transport: &http.Transport{DialContext: direct(), TLSClientConfig: conf}}
 	defer client.CloseIdleConnections()
 	var answer struct{ Certificate, CA string }
 	if err := post(ctx, client, i.Server+"/lockstep/v1/renew", map[string]string{"node": i.Node, "csr": string(csr)}, &answer); err != nil {

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"lockstep/proxy"
 )
 
 const (
@@ -41,7 +43,7 @@ const (
 func Dialer(address string, config *tls.Config) func(context.Context) (net.Conn, error) {
 	config = config.Clone()
 	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}, Config: config}
+	dialer := &tls.Dialer{NetDialer: proxy.Direct(&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}), Config: config}
 	return func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", address) }
 }
 

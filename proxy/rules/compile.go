@@ -36,6 +36,12 @@ const (
 	hasMark   = "-m mark --mark 0x2000/0x2000"
 )
 
+// DirectMark is the bit of the node's own connections to the API, which no service's rules apply to: what they learn from
+// the API must not decide whether they reach it. It is as free as the other one.
+const DirectMark = 0x1000
+
+const isDirect = "-m mark --mark 0x1000/0x1000"
+
 // masquerade picks its port at random: two CPUs that pick the next free one at once would lose a
 // packet.
 const masquerade = "-j MASQUERADE --random-fully"
@@ -254,6 +260,7 @@ func (c *Compiler) assemble(in Input) *Ruleset {
 		services:     c.family.prefixes(in.ServiceNetworks),
 		pods:         c.family.prefixes(in.Node.PodCIDRs),
 		localhost:    in.LocalhostPorts && c.family == IPv4,
+		servers:      servers(c.family, in),
 		refused:      sortedUnique(refused, strings.Compare),
 		refusedPorts: refusedRoot,
 		hairpins:     hairpinRoot,

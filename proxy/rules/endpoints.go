@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // endpoint is one address that may answer a service's port.
@@ -57,6 +58,35 @@ func selectEndpoints(family Family, port *corev1.ServicePort, list []*discoveryv
 		all:   either(ready, serving),
 		local: either(onNode(ready), onNode(serving)),
 	}
+}
+
+// servers are where the API is reached: the addresses that the node was told, and the endpoints of default/kubernetes,
+// ready or not.
+func servers(family Family, in Input) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, a := range in.Servers {
+		if a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()); family.Has(a.Addr()) && a.Port() != 0 {
+			out = append(out, a)
+		}
+	}
+	for _, s := range in.Slices {
+		if s.Namespace != metav1.NamespaceDefault || s.Labels[discoveryv1.LabelServiceName] != "kubernetes" || s.AddressType != family.addressType() {
+			continue
+		}
+		for _, p := range s.Ports {
+			if p.Port == nil || *p.Port <= 0 || *p.Port >= 1<<16 {
+				continue
+			}
+			for i := range s.Endpoints {
+				for _, text := range s.Endpoints[i].Addresses {
+					if a, ok := family.parse(text); ok {
+						out = append(out, netip.AddrPortFrom(a, uint16(*p.Port)))
+					}
+				}
+			}
+		}
+	}
+	return sortedUnique(out, netip.AddrPort.Compare)
 }
 
 func slicePort(s *discoveryv1.EndpointSlice, port *corev1.ServicePort) (uint16, bool) {

@@ -1,12 +1,16 @@
 package rules
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // fixed is what the chains that every node has are made from.
 type fixed struct {
 	scope
-	services     []netip.Prefix // networks of the cluster IPs
-	pods         []netip.Prefix // networks of this node's pods
+	services     []netip.Prefix   // networks of the cluster IPs
+	pods         []netip.Prefix   // networks of this node's pods
+	servers      []netip.AddrPort // of the API
 	localhost    bool
 	refused      []string // rules of external addresses
 	refusedPorts []string // rules of node ports
@@ -21,7 +25,7 @@ func (f fixed) chains() []*Chain {
 		{ChainID{Filter, chainInput}, f.input()},
 		{ChainID{Filter, chainForward}, f.forward()},
 		{ChainID{Filter, chainOutput}, f.output()},
-		{ChainID{Filter, chainRefuse}, append(f.refused, "-m addrtype --dst-type LOCAL -j "+chainRefusePorts)},
+		{ChainID{Filter, chainRefuse}, append(append(f.direct(), f.refused...), "-m addrtype --dst-type LOCAL -j "+chainRefusePorts)},
 		{ChainID{Filter, chainRefusePorts}, f.refusedPorts},
 		{ChainID{NAT, chainServices}, f.dispatch()},
 		{ChainID{NAT, chainOffNetwork}, f.offNetwork()},
@@ -75,9 +79,18 @@ func (f fixed) output() []string {
 	return append(out, toRefuse)
 }
 
+// direct lets pass what no service has a say in: the node's own connections to the API, and the API servers whoever asks.
+func (f fixed) direct() []string {
+	out := []string{isDirect + " -j RETURN"}
+	for _, a := range f.servers {
+		out = append(out, fmt.Sprintf("-d %s -p tcp -m tcp --dport %d -j RETURN", host(a.Addr()), a.Port()))
+	}
+	return out
+}
+
 // dispatch is where packets start: the addresses' tree, then what is addressed to the node.
 func (f fixed) dispatch() []string {
-	var out []string
+	out := f.direct()
 	for _, a := range f.localServices {
 		out = append(out, "-d "+host(a)+" -j RETURN")
 	}

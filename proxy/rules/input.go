@@ -27,6 +27,9 @@ type Input struct {
 	// LocalServices are service addresses at which the node answers itself, such as the DNS
 	// address; no service's rules apply to them.
 	LocalServices []netip.Addr
+	// Servers are addresses at which this node reaches the API, those that it was told; the endpoints of
+	// default/kubernetes are more. No service's rules apply to either.
+	Servers []netip.AddrPort
 	// LocalhostPorts makes node ports and host ports answer on 127.0.0.1 too (IPv4 only).
 	LocalhostPorts bool
 }

@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "write the golden files")
 type settings struct {
 	Node           Node
 	HostPorts      []HostPort
+	Servers        []netip.AddrPort
 	LocalhostPorts bool
 }
 
@@ -40,7 +41,7 @@ func readInput(t testing.TB, a *txtar.Archive) Input {
 		must(t, yaml.UnmarshalStrict([]byte(text), &s))
 	}
 	in := Input{
-		Node: s.Node, HostPorts: s.HostPorts, LocalhostPorts: s.LocalhostPorts,
+		Node: s.Node, HostPorts: s.HostPorts, Servers: s.Servers, LocalhostPorts: s.LocalhostPorts,
 		PodNetworks:     []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
 		ServiceNetworks: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		LocalServices:   []netip.Addr{netip.MustParseAddr("10.43.0.10")},
@@ -115,7 +116,7 @@ func tracePackets(t *testing.T, text, lines string) string {
 		words := strings.Fields(question) // from -> proto to
 		to := netip.MustParseAddrPort(words[3])
 		p := packet{proto: words[2], dst: to.Addr(), port: to.Port()}
-		if words[0] == "node" {
+		if p.direct = words[0] == "agent"; words[0] == "node" || p.direct {
 			p.fromNode, p.src = true, netip.MustParseAddr("192.168.60.1")
 			if to.Addr().IsLoopback() {
 				p.src = to.Addr()

@@ -67,6 +67,7 @@ type packet struct {
 	port       uint16
 	fromNode   bool
 	mark       bool
+	direct     bool // it is the node's own connection to the API
 	dnat       bool
 	masquerade bool
 	remember   map[string]bool // names of recent lists that have the source
@@ -273,6 +274,9 @@ func (k *kernel) match(r rule, p packet) (hit, missed packet) {
 			ok = k.isLocal(p.src)
 		case "--mark":
 			ok = p.mark
+			if value == fmt.Sprintf("%#x/%#[1]x", DirectMark) {
+				ok = p.direct
+			}
 		case "--ctstate":
 			states := strings.Split(value, ",")
 			ok = slices.Contains(states, "NEW") || p.dnat && slices.Contains(states, "DNAT")

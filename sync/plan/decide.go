@@ -52,6 +52,7 @@ func Decide(in Input) (*Plan, Problems) {
 		}
 	}
 	d.problems = append(d.problems, d.services(p.Steps)...)
+	d.problems = append(d.problems, d.reach(p.Steps)...)
 	if len(d.problems) > 0 {
 		d.problems.sort()
 		return nil, d.problems

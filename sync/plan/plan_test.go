@@ -32,7 +32,9 @@ var testRules = Rules{Default: strategy.Default, PrepareCreate: strategy.Prepare
 	Delete: func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) }}
 
 var testNetworks = Networks{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
-	Reserved: map[netip.Addr]string{netip.MustParseAddr("10.43.0.10"): "kube-system/kube-dns"}}
+	Reserved: map[netip.Addr]string{netip.MustParseAddr("10.43.0.10"): "kube-system/kube-dns"},
+	Pods:     []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, API: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+	Ports: map[int32]string{6443: "the API", 7070: "the status page", 30443: "the API"}}
 
 var testTime = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 

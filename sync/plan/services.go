@@ -12,12 +12,17 @@ import (
 	"lockstep/kinds"
 )
 
-// Networks are what the addresses of services are allocated from.
+// Networks are what the addresses of services are allocated from, and what no service may have.
 type Networks struct {
 	// CIDRs are the service networks. None of a family: any address of it is taken to be in one.
 	CIDRs []netip.Prefix
 	// Reserved are addresses that only one service may have, by its namespace/name, also before that service exists.
 	Reserved map[netip.Addr]string
+	// Pods are the pod networks. API are addresses of API servers besides the endpoints of default/kubernetes.
+	Pods []netip.Prefix
+	API  []netip.Addr
+	// Ports are what every node needs for itself, with what for; pods and services cannot have them.
+	Ports map[int32]string
 }
 
 // scarce is an address or a node port, of which each is one service's alone: node ports by number, whatever the protocol,

@@ -1,0 +1,177 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/daemon/store/view"
+	"lockstep/kinds"
+)
+
+// dnsPort is where a node asks for names, at a server of its own.
+const dnsPort = 53
+
+// reach finds the objects that would take from nodes what they need themselves: the addresses and the ports at which they
+// reach each other and the API. A node that has such rules cannot learn that they are gone again.
+func (d *decision) reach(steps []Step) Problems {
+	var problems Problems
+	var nodes map[netip.Addr]string
+	for _, s := range steps {
+		if s.Verb == Prune || s.Object == nil {
+			continue
+		}
+		refuse := func(field, reason string) {
+			problems = append(problems, Problem{File: s.Entry.File, Line: s.Entry.Line, Key: s.Key, Field: field, Message: field + ": " + reason})
+		}
+		for field, addr := range outsideAddresses(s.Object) {
+			if nodes == nil {
+				nodes = d.nodes()
+			}
+			if whose := d.whose(addr, nodes); whose != "" {
+				refuse(field, fmt.Sprintf("%v is %s, which no service can have", addr, whose))
+			}
+		}
+		for _, p := range nodePorts(s.Object) {
+			if what := d.needed(p.number); what != "" {
+				refuse(p.field, fmt.Sprintf("port %d is needed by nodes themselves: %s", p.number, what))
+			}
+		}
+		if slice, ok := s.Object.(*discoveryv1.EndpointSlice); ok && slice.Namespace == metav1.NamespaceDefault && slice.Labels[discoveryv1.LabelServiceName] == "kubernetes" {
+			refuse("metadata.labels", "the endpoints of Service default/kubernetes are the API servers, which the cluster itself keeps")
+		}
+	}
+	return problems
+}
+
+// outsideAddresses yields the addresses that a service wants besides its cluster IPs, by field, in order.
+func outsideAddresses(o kinds.Object) func(func(string, netip.Addr) bool) {
+	return func(yield func(string, netip.Addr) bool) {
+		s, ok := o.(*corev1.Service)
+		if !ok {
+			return
+		}
+		for i, text := range s.Spec.ExternalIPs {
+			if addr, err := netip.ParseAddr(text); err == nil && !yield(fmt.Sprintf("spec.externalIPs[%d]", i), addr.Unmap()) {
+				return
+			}
+		}
+		if addr, err := netip.ParseAddr(s.Spec.LoadBalancerIP); err == nil {
+			yield("spec.loadBalancerIP", addr.Unmap())
+		}
+	}
+}
+
+// whose says to whom an address belongs that no service can have; empty: to nobody known.
+func (d *decision) whose(addr netip.Addr, nodes map[netip.Addr]string) string {
+	in := func(list []netip.Prefix) bool {
+		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
+	}
+	switch {
+	case nodes[addr] != "":
+		return nodes[addr]
+	case addr.IsUnspecified():
+		return "no address"
+	case addr.IsLoopback():
+		return "a loopback address"
+	case addr.IsLinkLocalUnicast(), addr.IsLinkLocalMulticast():
+		return "a link-local address"
+	case addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return "a multicast or broadcast address"
+	case in(d.in.Services.CIDRs):
+		return "in the service network"
+	case in(d.in.Services.Pods):
+		return "in the pod network"
+	}
+	return ""
+}
+
+// nodes are the addresses of nodes and of API servers, with their owners' names.
+func (d *decision) nodes() map[netip.Addr]string {
+	out := map[netip.Addr]string{}
+	for n := range view.List[*corev1.Node](d.in.View, "") {
+		for _, a := range n.Status.Addresses {
+			if addr, err := netip.ParseAddr(a.Address); err == nil {
+				out[addr.Unmap()] = "the address of node " + n.Name
+			}
+		}
+	}
+	for s := range view.List[*discoveryv1.EndpointSlice](d.in.View, metav1.NamespaceDefault) {
+		if s.Labels[discoveryv1.LabelServiceName] != "kubernetes" {
+			continue
+		}
+		for _, e := range s.Endpoints {
+			for _, text := range e.Addresses {
+				if addr, err := netip.ParseAddr(text); err == nil {
+					out[addr.Unmap()] = "the address of an API server"
+				}
+			}
+		}
+	}
+	for _, addr := range d.in.Services.API {
+		out[addr.Unmap()] = "the address of an API server"
+	}
+	return out
+}
+
+// needed says what a node needs one of its ports for; empty: nothing.
+func (d *decision) needed(port int32) string {
+	if what, ok := d.in.Services.Ports[port]; ok {
+		return what
+	}
+	if port == dnsPort {
+		return "names"
+	}
+	return ""
+}
+
+// nodePort is a port of nodes that an object wants, with the path of its field.
+type nodePort struct {
+	field  string
+	number int32
+}
+
+func nodePorts(o kinds.Object) []nodePort {
+	var out []nodePort
+	for _, c := range claims(o) {
+		if c.port != 0 {
+			out = append(out, nodePort{c.field, c.port})
+		}
+	}
+	spec, at := podSpec(o)
+	if spec == nil {
+		return out
+	}
+	for _, list := range []struct {
+		name       string
+		containers []corev1.Container
+	}{{"initContainers", spec.InitContainers}, {"containers", spec.Containers}} {
+		for i, c := range list.containers {
+			for j, p := range c.Ports {
+				if p.HostPort != 0 {
+					out = append(out, nodePort{fmt.Sprintf("%s.%s[%d].ports[%d].hostPort", at, list.name, i, j), p.HostPort})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// podSpec is what an object says of its pods, with the path of the field; nil for an object that makes none. A template
+// that stands by itself makes none either.
+func podSpec(o kinds.Object) (*corev1.PodSpec, string) {
+	switch o := o.(type) {
+	case *corev1.Pod:
+		return &o.Spec, "spec"
+	case *appsv1.Deployment:
+		return &o.Spec.Template.Spec, "spec.template.spec"
+	case *appsv1.ReplicaSet:
+		return &o.Spec.Template.Spec, "spec.template.spec"
+	}
+	return nil, ""
+}
