@@ -25,6 +25,7 @@ import (
 	"lockstep/daemon/store"
 	"lockstep/daemon/version"
 	"lockstep/daemon/web"
+	"lockstep/internal/giturl"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers"
 	"lockstep/reconcilers/engine"
@@ -218,7 +219,7 @@ func listen(ctx context.Context, at netip.AddrPort, serve func(context.Context, 
 
 // where tells a source's place in a few words.
 func where(url, folder, branch, tag, path string) string {
-	text := url + folder
+	text := giturl.Redact(url) + folder
 	if ref := branch + tag; ref != "" {
 		text += "#" + ref
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"reflect"
 	"strconv"
 	"time"
@@ -13,6 +12,7 @@ import (
 
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/view"
+	"lockstep/internal/giturl"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/apply"
@@ -131,13 +131,12 @@ func countsOnly(a, b v1alpha1.SourceStatus) bool {
 	return statusEqual(a, b)
 }
 
-// shown is a specification as it may be read by viewers: without a password in the URL.
+// shown is a specification as it may be read by viewers: without credentials in the URLs.
 func shown(spec v1alpha1.SourceSpec) v1alpha1.SourceSpec {
-	if u, err := url.Parse(spec.URL); err == nil && u.User != nil {
-		if _, has := u.User.Password(); has {
-			u.User = url.User(u.User.Username())
-			spec.URL = u.String()
-		}
+	spec.URL = giturl.Redact(spec.URL)
+	if spec.Forge != nil {
+		f := *spec.Forge
+		f.URL, spec.Forge = giturl.Redact(f.URL), &f
 	}
 	return spec
 }

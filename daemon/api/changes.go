@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -331,17 +330,4 @@ type judged struct{}
 // Authorize implements authorizer.Authorizer.
 func (judged) Authorize(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
 	return authorizer.DecisionAllow, "", nil
-}
-
-// withoutUser removes credentials from a URL that is shown.
-func withoutUser(url string) string {
-	scheme, rest, found := strings.Cut(url, "://")
-	if !found {
-		return url
-	}
-	host, path, _ := strings.Cut(rest, "/")
-	if at := strings.LastIndex(host, "@"); at >= 0 {
-		host = host[at+1:]
-	}
-	return strings.TrimSuffix(scheme+"://"+host+"/"+path, "/")
 }

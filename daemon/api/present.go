@@ -7,6 +7,7 @@ import (
 
 	"lockstep/daemon/provenance"
 	"lockstep/daemon/store/view"
+	"lockstep/internal/giturl"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 )
@@ -28,7 +29,7 @@ func show(o kinds.Object, origin *provenance.Origin) kinds.Object {
 		out.SetAnnotations(origin.Annotate(o.GetAnnotations()))
 	}
 	if source, ok := out.(*v1alpha1.Source); ok {
-		source.Spec.URL = withoutUser(source.Spec.URL) // it may hold a password
+		source.Spec.URL = giturl.Redact(source.Spec.URL) // of an earlier release, it may hold a password
 	}
 	return out
 }

@@ -13,6 +13,7 @@ import (
 
 	"lockstep/daemon/provenance"
 	"lockstep/daemon/store/view"
+	"lockstep/internal/giturl"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 )
@@ -142,7 +143,7 @@ func sourceText(v *view.View, name string) string {
 	}
 	place := source.Spec.Folder
 	if place == "" {
-		place = withoutUser(source.Spec.URL)
+		place = giturl.Redact(source.Spec.URL)
 	}
 	if source.Spec.Branch != "" {
 		place += ", branch " + source.Spec.Branch

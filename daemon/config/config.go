@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,6 +18,7 @@ import (
 	"sigs.k8s.io/json"
 	sigsyaml "sigs.k8s.io/yaml"
 
+	"lockstep/internal/giturl"
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -107,9 +107,6 @@ func absolute(s *v1alpha1.Source, dir string) {
 	}
 }
 
-// scpURL is git's short form of an SSH address, user@host:path.
-var scpURL = regexp.MustCompile(`^[\w.-]+@[\w.-]+:[^/]`)
-
 // ParseFlag reads the short form of a source: [NAME=]URL|FOLDER[#BRANCH[:PATH]]. Without a name, it is the last element
 // of the URL or folder. A folder must exist.
 func ParseFlag(text string) (v1alpha1.Source, error) {
@@ -118,13 +115,17 @@ func ParseFlag(text string) (v1alpha1.Source, error) {
 	if name, rest, ok := strings.Cut(text, "="); ok && len(validation.IsDNS1123Subdomain(name)) == 0 {
 		s.Name, where = name, rest
 	}
+	text = giturl.Text(text) // for errors
 	where, reference, _ := strings.Cut(where, "#")
 	s.Spec.Branch, s.Spec.Path, _ = strings.Cut(reference, ":")
 
 	if where == "" {
 		return s, fmt.Errorf("cannot read source %q: it names no URL or folder", text)
 	}
-	if strings.Contains(where, "://") || scpURL.MatchString(where) {
+	if strings.Contains(where, "://") || giturl.Short(where) || giturl.Redact(where) != where {
+		if err := giturl.Check(where); err != nil { // before a name is made of it
+			return s, fmt.Errorf("cannot read source %q: the URL %w", text, err)
+		}
 		s.Spec.URL = where
 	} else {
 		folder, err := filepath.Abs(where)
@@ -172,7 +173,7 @@ func Validate(s *v1alpha1.Source) error {
 		bad("spec: exactly one of url and folder is required")
 	}
 	if s.Spec.URL != "" {
-		if err := validateURL(s.Spec.URL); err != nil {
+		if err := giturl.Check(s.Spec.URL); err != nil {
 			bad("spec.url: %w", err)
 		}
 	}
@@ -197,31 +198,17 @@ func Validate(s *v1alpha1.Source) error {
 	if f := s.Spec.Forge; f != nil && f.Type != "gitea" {
 		bad("spec.forge.type: want gitea, got %q", f.Type)
 	}
+	if f := s.Spec.Forge; f != nil && f.URL != "" {
+		if err := giturl.Check(f.URL); err != nil {
+			bad("spec.forge.url: %w", err)
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		name := s.Name
 		if name == "" {
-			name = s.Spec.URL + s.Spec.Folder
+			name = giturl.Redact(s.Spec.URL) + s.Spec.Folder
 		}
 		return fmt.Errorf("cannot use source %s: %w", name, err)
-	}
-	return nil
-}
-
-func validateURL(text string) error {
-	if scpURL.MatchString(text) {
-		return nil
-	}
-	u, err := url.Parse(text)
-	if err != nil {
-		return errors.New("is not a URL") // the cause would repeat the text, and with it a password
-	}
-	switch u.Scheme {
-	case "http", "https", "ssh", "file":
-	default:
-		return fmt.Errorf("scheme %q is not http, https, ssh or file", u.Scheme)
-	}
-	if _, has := u.User.Password(); has {
-		return errors.New("holds a password; name a file in spec.credentials.passwordFile of a Source instead")
 	}
 	return nil
 }

@@ -23,6 +23,11 @@ func TestParseFlag(t *testing.T) {
 		{text: dir + "/nothing", fails: "no such file"},
 		{text: "ftp://git.example/x", fails: `scheme "ftp"`},
 		{text: "https://me:hunter2@git.example/x", fails: "holds a password"},
+		{text: "https://hunter2@git.example/x", fails: "may be a token"},
+		{text: "https://me:hunter2@git.example", fails: "holds a password"},
+		{text: "https://me:hun#ter2@git.example", fails: "is not a URL"},
+		{text: "a=git:hunter2@git.example:x", fails: "holds a password"},
+		{text: "https://git.example/x?private_token=hunter2", fails: "looks like a credential"},
 		{text: "https://git.example/x#main:../up", fails: "leads out of the tree"},
 	}
 	for _, test := range tests {
@@ -71,13 +76,16 @@ spec: {folder: /srv/base}
 		t.Errorf("tokenFile = %q, want %q", got, want)
 	}
 	for text, want := range map[string]string{
-		head + "metadata: {name: a}\nspec: {folder: /a, brunch: x}\n":                                                `lockstep.yaml:1: unknown field "spec.brunch"`,
-		head + "metadata: {name: a}\nspec: {folder: /a, folder: /b}\n":                                               "already",
-		"apiVersion: v1\nkind: Pod\n":                                                                                "kind Source",
-		head + "metadata: {name: a}\nspec: {folder: /a}\n---\n" + head + "metadata: {name: a}\nspec: {folder: /b}\n": "there twice",
-		head + "metadata: {name: a}\n":                                                                               "exactly one of url and folder",
+		head + "metadata: {name: a}\nspec: {folder: /a, brunch: x}\n":                                                                    `lockstep.yaml:1: unknown field "spec.brunch"`,
+		head + "metadata: {name: a}\nspec: {folder: /a, folder: /b}\n":                                                                   "already",
+		"apiVersion: v1\nkind: Pod\n":                                                                                                    "kind Source",
+		head + "metadata: {name: a}\nspec: {folder: /a}\n---\n" + head + "metadata: {name: a}\nspec: {folder: /b}\n":                     "there twice",
+		head + "metadata: {name: a}\nspec: {url: 'https://hunter2@git.example/x'}\n":                                                     "spec.url: holds a user name",
+		head + "spec: {url: 'https://git.example/x?token=hunter2'}\n":                                                                    "in its query",
+		head + "metadata: {name: a}\nspec: {url: 'https://git.example/x', forge: {type: gitea, url: 'https://a:hunter2@git.example'}}\n": "spec.forge.url: holds a password",
+		head + "metadata: {name: a}\n":                                                                                                   "exactly one of url and folder",
 	} {
-		if _, err := Read(write(text)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Read(write(text)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("Read(%q) fails with %v, want %q", text, err, want)
 		}
 	}

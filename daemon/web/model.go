@@ -14,6 +14,7 @@ import (
 
 	"lockstep/daemon/provenance"
 	"lockstep/daemon/store/view"
+	"lockstep/internal/giturl"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/health"
@@ -157,11 +158,7 @@ func sources(v *view.View, now time.Time, name string) []sourceRow {
 func placeOf(s *v1alpha1.Source) string {
 	place := s.Spec.Folder
 	if place == "" {
-		place = s.Spec.URL
-		if u, err := url.Parse(place); err == nil && u.Host != "" {
-			u.User, u.RawQuery, u.Fragment = nil, "", ""
-			place = u.String()
-		}
+		place = giturl.Redact(s.Spec.URL)
 	}
 	for _, part := range []struct{ word, value string }{{"branch", s.Spec.Branch}, {"tag", s.Spec.Tag}, {"path", s.Spec.Path}} {
 		if part.value != "" {

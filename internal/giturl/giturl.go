@@ -90,23 +90,42 @@ func Redact(text string) string {
 	if err != nil || u.Scheme == "" || u.Host == "" && u.User == nil && u.RawQuery == "" {
 		return scpPassword.ReplaceAllString(userinfo.ReplaceAllString(text, "${1}"), "$1")
 	}
-	if u.Scheme == "ssh" && u.User != nil {
+	_, password := u.User.Password()
+	hidden := password || u.User != nil && u.Scheme != "ssh"
+	switch {
+	case u.Scheme == "ssh" && password:
 		u.User = url.User(u.User.Username())
-	} else {
+	case hidden:
 		u.User = nil
 	}
 	parts := strings.FieldsFunc(u.RawQuery, separator)
-	hidden := false
+	secrets := false
 	for i, part := range parts {
 		if name, _, has := strings.Cut(part, "="); has && secret(name) {
-			parts[i], hidden = name+"="+Hidden, true
+			parts[i], secrets = name+"="+Hidden, true
 		}
 	}
-	if hidden {
+	if secrets {
 		u.RawQuery = strings.Join(parts, "&")
+	}
+	if !hidden && !secrets {
+		return text // as it was written
 	}
 	return u.String()
 }
+
+// Error returns an error with the text of err as Text shows it; errors.Is and errors.As see err. It is nil for nil.
+func Error(err error) error {
+	if err == nil {
+		return nil
+	}
+	return redacted{err}
+}
+
+type redacted struct{ error }
+
+func (r redacted) Error() string { return Text(r.error.Error()) }
+func (r redacted) Unwrap() error { return r.error }
 
 // Text returns a text, such as an error or what a server said, with every address in it redacted. It is harmless to do
 // twice.

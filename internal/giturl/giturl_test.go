@@ -49,9 +49,10 @@ func TestRedact(t *testing.T) {
 		"git:c4n4ry@git.example.org:shop.git":         "git.example.org:shop.git",
 		"https://ada:c4n4ry%zz@git.example.org/":      "https://git.example.org/",
 		"https://git.example.org/?token=c4n4ry&a=1":   "https://git.example.org/?token=REDACTED&a=1",
-		"/srv/shop.git":            "/srv/shop.git",
-		"":                         "",
-		"file:///srv/a@b/shop.git": "file:///srv/a@b/shop.git",
+		"HTTPS://Git.example.org/a%2Fb?x=%41#f":       "HTTPS://Git.example.org/a%2Fb?x=%41#f",
+		"/srv/shop.git":                               "/srv/shop.git",
+		"":                                            "",
+		"file:///srv/a@b/shop.git":                    "file:///srv/a@b/shop.git",
 	} {
 		if got := Redact(text); got != want {
 			t.Errorf("Redact(%s) = %s, want %s", text, got, want)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
 
+	"lockstep/internal/giturl"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 )
@@ -107,7 +108,7 @@ func printSources(objects []kinds.Object, noHeaders bool) *metav1.Table {
 		s := o.(*v1alpha1.Source)
 		from := s.Spec.Folder
 		if from == "" {
-			from = s.Spec.URL
+			from = giturl.Redact(s.Spec.URL)
 		}
 		table.Rows = append(table.Rows, metav1.TableRow{Cells: []any{
 			s.Name, s.Status.State, s.Status.Seen, fmt.Sprintf("%d/%d", s.Status.Healthy, s.Status.Objects),

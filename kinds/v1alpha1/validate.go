@@ -38,7 +38,7 @@ func validateSpec(s *SourceSpec, at *field.Path) field.ErrorList {
 		}
 	default:
 		if !gitURL(s.URL) {
-			errs = append(errs, field.Invalid(at.Child("url"), s.URL, "must start with http://, https://, ssh:// or file://, or be user@host:path"))
+			errs = append(errs, field.Invalid(at.Child("url"), field.OmitValueType{}, "must start with http://, https://, ssh:// or file://, or be user@host:path"))
 		}
 	}
 	if s.Branch != "" && s.Tag != "" {

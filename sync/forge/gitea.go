@@ -13,6 +13,8 @@ import (
 	"time"
 
 	sdk "code.gitea.io/sdk/gitea"
+
+	"lockstep/internal/giturl"
 )
 
 const (
@@ -88,7 +90,7 @@ func (g *gitea) do(ctx context.Context, call func(*sdk.Client) (*sdk.Response, e
 	}
 	client, err := sdk.NewClient(g.url, options...)
 	if err != nil {
-		return fmt.Errorf("cannot use forge %s: %w", g.url, err)
+		return fmt.Errorf("cannot use forge %s: %w", giturl.Redact(g.url), giturl.Error(err))
 	}
 	resp, err := call(client)
 	if err == nil {
@@ -103,7 +105,7 @@ func (g *gitea) do(ctx context.Context, call func(*sdk.Client) (*sdk.Response, e
 	if ctx.Err() != nil {
 		return fmt.Errorf("the forge did not answer in time: %w", ctx.Err())
 	}
-	return fmt.Errorf("the forge cannot be reached: %w", err)
+	return fmt.Errorf("the forge cannot be reached: %w", giturl.Error(err))
 }
 
 func (g *gitea) transport() (*http.Transport, error) {

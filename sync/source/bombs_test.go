@@ -389,6 +389,16 @@ func TestEndlessListing(t *testing.T) {
 	}
 }
 
+// TestServersWordsAreEscaped: what a server says is told without control characters and credentials.
+func TestServersWordsAreEscaped(t *testing.T) {
+	e := newEvil(t)
+	e.list = func(w io.Writer) { pkt(w, "ERR \x1b[2Jmoved to https://ada:c4n4ry@git.example.org/?token=c4n4ry\u202e\n") }
+	_, err := watch(t, t.TempDir(), e.source("good")).Look(t.Context(), "good")
+	if err == nil || !strings.Contains(err.Error(), `\x1b[2Jmoved to https://git.example.org/?token=REDACTED`) || strings.ContainsAny(err.Error(), "\x1b\u202e") || strings.Contains(err.Error(), "c4n4ry") {
+		t.Errorf("%q", err)
+	}
+}
+
 // TestTimeoutsAreForSilence: a fetch that takes much longer than the timeout passes as long as something comes; one that
 // says nothing is given up, on the server's side, too; and so is one that does not end.
 func TestTimeoutsAreForSilence(t *testing.T) {
