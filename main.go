@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -16,9 +15,5 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := command.Run(ctx, os.Args[1:])
-	code, told := command.ExitCode(err)
-	if !told {
-		fmt.Fprintln(os.Stderr, "lockstep:", err)
-	}
-	os.Exit(code)
+	os.Exit(command.Tell(os.Stderr, err))
 }

@@ -36,13 +36,7 @@ func TestMain(m *testing.M) {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		err := command.Run(ctx, os.Args[1:])
 		stop()
-		if code, told := command.ExitCode(err); code != 0 {
-			if !told {
-				fmt.Fprintln(os.Stderr, "lockstep:", err)
-			}
-			os.Exit(code)
-		}
-		os.Exit(0)
+		os.Exit(command.Tell(os.Stderr, err))
 	}
 	os.Exit(m.Run())
 }

@@ -13,6 +13,7 @@ import (
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/view"
 	"lockstep/internal/giturl"
+	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/apply"
@@ -59,14 +60,14 @@ func (w *statusWriter) write(ctx context.Context, state apply.State, roll health
 	want.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Source"}
 	want.Spec = shown(d.source.Spec)
 	status := v1alpha1.SourceStatus{
-		Accepted: state.Accepted, Applied: state.Applied, FetchError: d.fetchErr,
+		Accepted: state.Accepted, Applied: state.Applied, FetchError: plain.Text(d.fetchErr),
 		Objects: int32(roll.Total), Healthy: int32(roll.Healthy), Since: live.Status.Since, Seen: live.Status.Seen,
 		Drift: forge.Cut(t.drift),
 	}
 	if waiting, why := d.outbox.Waiting(d.source.Name); waiting > 0 {
 		next.at(now.Add(forgeEvery))
 		if why != "" {
-			status.ForgeError = statuses(waiting) + ": " + shorten(why, 300)
+			status.ForgeError = statuses(waiting) + ": " + shorten(plain.Text(why), 300)
 		}
 	}
 	d.sync.metrics.objects.WithLabelValues(d.source.Name, "all").Set(float64(roll.Total))
@@ -74,7 +75,9 @@ func (w *statusWriter) write(ctx context.Context, state apply.State, roll health
 	switch {
 	case d.seen != nil && (d.decided || len(d.refusal) > 0 || d.doubt.pending()):
 		status.Seen, status.State, status.Message = d.seen.ID, string(t.verdict), forge.Cut(t.text)
-		status.Errors = d.refusal[:min(len(d.refusal), maxErrors)]
+		for _, e := range d.refusal[:min(len(d.refusal), maxErrors)] {
+			status.Errors = append(status.Errors, plain.Text(e))
+		}
 	case d.seen == nil && state.Accepted != "" && live.Status.State != string(forge.Error):
 		status.Seen, status.State, status.Message = state.Accepted, string(t.verdict), forge.Cut(t.text)
 	default: // nothing is known beyond what an earlier leader wrote

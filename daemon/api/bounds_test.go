@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
@@ -9,8 +10,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
+
+	"lockstep/kinds"
 )
 
 // A quantity whose exponent would take the library's memory is refused in every form that a body may have.
@@ -38,7 +42,7 @@ func TestQuantitiesOutOfBounds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
-			status, answer := send(t, s, c.method, c.path, c.kind, c.body)
+			status, answer := send(t, s.node("n1"), c.method, c.path, c.kind, c.body)
 			if status < 400 || status >= 500 || !strings.Contains(answer, "out of range") {
 				t.Errorf("%d %s", status, answer)
 			}
@@ -47,14 +51,13 @@ func TestQuantitiesOutOfBounds(t *testing.T) {
 			}
 		})
 	}
-	if status, answer := send(t, s, "PATCH", "/api/v1/nodes/n1/status", "application/strategic-merge-patch+json", `{"status":{"capacity":{"cpu":"4"}}}`); status != 200 {
+	if status, answer := send(t, s.node("n1"), "PATCH", "/api/v1/nodes/n1/status", "application/strategic-merge-patch+json", `{"status":{"capacity":{"cpu":"4"}}}`); status != 200 {
 		t.Errorf("a good patch: %d %s", status, answer)
 	}
 }
 
-func send(t *testing.T, s *testServer, method, path, kind, body string) (int, string) {
+func send(t *testing.T, config *rest.Config, method, path, kind, body string) (int, string) {
 	t.Helper()
-	config := s.node("n1")
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		t.Fatal(err)
@@ -74,4 +77,18 @@ func send(t *testing.T, s *testServer, method, path, kind, body string) (int, st
 		t.Fatal(err)
 	}
 	return response.StatusCode, string(answer)
+}
+
+// What a refusal says of where an object comes from moves no terminal's cursor.
+func TestRefusalsArePlain(t *testing.T) {
+	s := newTestServer(t, nil, testCluster()...)
+	s.declare(kinds.Key{Group: "apps", Resource: "deployments", Namespace: "shop", Name: "cart"}, "a\x1b[31m\u202e\r\n.yaml", 1)
+	status, answer := send(t, s.viewer(), "DELETE", "/apis/apps/v1/namespaces/shop/deployments/cart", "application/json", "")
+	var told metav1.Status
+	if err := json.Unmarshal([]byte(answer), &told); err != nil || status != 405 {
+		t.Fatalf("%d %s: %v", status, answer, err)
+	}
+	if !strings.Contains(told.Message, `a\x1b[31m\u202e\r\n.yaml:1`) {
+		t.Errorf("%q", told.Message)
+	}
 }

@@ -183,14 +183,14 @@ func aggregate(gv schema.GroupVersion, list []metav1.APIResource) []apidiscovery
 func (s *server) version(w http.ResponseWriter, r *http.Request) {
 	responsewriters.WriteRawJSON(http.StatusOK, version.Info{
 		Major: "1", Minor: kubernetesMinor,
-		GitVersion:   "v1." + kubernetesMinor + "." + kubernetesPatch + "+lockstep-" + plain(s.opts.Version),
+		GitVersion:   "v1." + kubernetesMinor + "." + kubernetesPatch + "+lockstep-" + buildPart(s.opts.Version),
 		GitTreeState: "clean",
 		GoVersion:    runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	}, w)
 }
 
-// plain keeps what a semantic version's build part may have.
-func plain(v string) string {
+// buildPart keeps what a semantic version's build part may have.
+func buildPart(v string) string {
 	return strings.Map(func(c rune) rune {
 		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '.' || c == '-' {
 			return c

@@ -14,6 +14,7 @@ import (
 	"lockstep/daemon/provenance"
 	"lockstep/daemon/store/view"
 	"lockstep/internal/giturl"
+	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 )
@@ -32,7 +33,7 @@ func (s *server) refusal(v *view.View, a access, why string) error {
 		Status:  metav1.StatusFailure,
 		Code:    http.StatusMethodNotAllowed,
 		Reason:  metav1.StatusReasonMethodNotAllowed,
-		Message: message,
+		Message: plain.Text(message),
 		Details: &metav1.StatusDetails{Group: a.group, Kind: a.resource, Name: a.name},
 	}}
 }

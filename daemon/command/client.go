@@ -16,6 +16,7 @@ import (
 	"lockstep/daemon/config"
 	"lockstep/daemon/control"
 	"lockstep/daemon/pki"
+	"lockstep/internal/plain"
 )
 
 func newToken() *cobra.Command {
@@ -166,7 +167,7 @@ Exit code 0: nothing would change; 2: something would; 1: the plan could not be 
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprint(cmd.OutOrStdout(), result.Text); err != nil {
+			if _, err := fmt.Fprint(cmd.OutOrStdout(), plain.Page(result.Text)); err != nil {
 				return err
 			}
 			if result.Changes {
@@ -196,7 +197,7 @@ func newStatus() *cobra.Command {
 
 func printReport(out io.Writer, r control.Report) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
+	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", shown(args)...) }
 	line("cluster %s, lockstep %s", r.Cluster, r.Version)
 	if r.Ready != "" {
 		line("not ready: %s", r.Ready)
@@ -225,11 +226,11 @@ func printReport(out io.Writer, r control.Report) error {
 			line("  %s", e)
 		}
 		for _, o := range s.Objects {
-			row := []string{"  " + o.Object, o.State, o.File}
-			if o.Cause != "" {
-				row = append(row, o.Cause)
+			if o.Cause == "" {
+				line("  %s\t%s\t%s", o.Object, o.State, o.File)
+			} else {
+				line("  %s\t%s\t%s\t%s", o.Object, o.State, o.File, o.Cause)
 			}
-			line("%s", strings.Join(row, "\t"))
 		}
 	}
 	line("")

@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"lockstep/daemon/version"
+	"lockstep/internal/plain"
 )
 
 // Run runs lockstep with its arguments until it is done or ctx ends.
@@ -27,17 +28,18 @@ type exitError struct{ code int }
 
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
-// ExitCode is 0 for nil, the code of an outcome with one of its own, and 1 for every other error. told says that there
-// is nothing left to print.
-func ExitCode(err error) (code int, told bool) {
+// Tell prints an error that was not told yet, and returns the exit code: 0 for nil, the code of an outcome with one of its
+// own, and 1 for every other error.
+func Tell(out io.Writer, err error) int {
 	var exit exitError
 	switch {
 	case err == nil:
-		return 0, true
+		return 0
 	case errors.As(err, &exit):
-		return exit.code, true
+		return exit.code
 	}
-	return 1, false
+	_, _ = fmt.Fprintln(out, "lockstep:", plain.Page(err.Error()))
+	return 1
 }
 
 func newRoot() *cobra.Command {
@@ -84,7 +86,7 @@ func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	if err := level.UnmarshalText([]byte(f.level)); err != nil {
 		return nil, fmt.Errorf("cannot use --log-level %q: want debug, info, warn or error", f.level)
 	}
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: logged}
 	var log *slog.Logger
 	switch f.format {
 	case "text":

@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"lockstep/internal/plain"
 )
 
 // screen prints lines and, in a terminal, keeps one status line below them. Any number of goroutines may use one.
@@ -42,7 +44,7 @@ const eraseLine = "\r\x1b[K"
 func (s *screen) line(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.above(func() { _, _ = fmt.Fprintf(s.out, format+"\n", args...) })
+	s.above(func() { _, _ = fmt.Fprintf(s.out, format+"\n", shown(args)...) })
 }
 
 // keep makes text the status line; empty: there is none. Where there is no terminal it does nothing.
@@ -53,7 +55,7 @@ func (s *screen) keep(text string) {
 		return
 	}
 	// A line that wraps could not be emptied again.
-	if text = shorten(text, s.width()-1); text == s.status {
+	if text = shorten(plain.Text(text), s.width()-1); text == s.status {
 		return
 	}
 	_, _ = io.WriteString(s.out, eraseLine+text)

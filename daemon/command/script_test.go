@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -20,11 +19,7 @@ func TestMain(m *testing.M) {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		err := Run(ctx, os.Args[1:])
-		code, told := ExitCode(err)
-		if !told {
-			fmt.Fprintln(os.Stderr, "lockstep:", err)
-		}
-		os.Exit(code)
+		os.Exit(Tell(os.Stderr, err))
 	}})
 }
 

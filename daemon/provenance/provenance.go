@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"lockstep/daemon/store/view"
+	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 )
@@ -165,7 +166,7 @@ func (f *Finder) parse(r view.Record) *Origin {
 	}
 	// Thousands of objects share a source, a commit and an author.
 	for _, text := range []*string{&origin.Source, &origin.File, &origin.Commit, &origin.Author} {
-		*text = unique.Make(*text).Value()
+		*text = unique.Make(plain.Text(*text)).Value()
 	}
 	f.mu.Lock()
 	f.known[r.Name] = knownOrigin{rev: r.Revision, origin: origin}

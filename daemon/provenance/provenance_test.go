@@ -60,6 +60,15 @@ func TestOf(t *testing.T) {
 	}
 }
 
+func TestOriginsArePlain(t *testing.T) {
+	data := []byte(`{"source":"main","file":"a\u001b[31m\u202e.yaml","line":4,"commit":"c\n1","author":"Ada\u009b <a@example>"}`)
+	origin := New().parse(view.Record{Name: "main/x", Data: data})
+	want := Origin{Source: "main", File: `a\x1b[31m\u202e.yaml`, Line: 4, Commit: `c\n1`, Author: `Ada\u009b <a@example>`}
+	if *origin != want {
+		t.Errorf("%+v", *origin)
+	}
+}
+
 func TestAnnotations(t *testing.T) {
 	given := map[string]string{"mine": "x"}
 	annotated := Origin{Source: "main", File: "a.yaml", Line: 4, Commit: "c1"}.Annotate(given)

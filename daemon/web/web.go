@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"html/template"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 
 	"lockstep/daemon/provenance"
 	"lockstep/daemon/store"
+	"lockstep/internal/plain"
 )
 
 //go:embed page.html style.css refresh.js
@@ -227,5 +229,5 @@ func (s *Server) render(w http.ResponseWriter, status int, p *page) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(out.Bytes())
+	_, _ = io.WriteString(w, plain.Page(out.String())) // templates leave what changes the order of characters
 }

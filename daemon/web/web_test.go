@@ -89,9 +89,9 @@ func shop(t *testing.T) *memory.Store {
 	away.Spec.URL = "https://git.example/away.git"
 	away.Status.ForgeError = "2 commit statuses wait for the forge: the forge answered 503: down"
 	away.Status.Drift = "node node-b has been silent for 41 s; Deployment shop/till: 1/2 ready"
-	away.Status.FetchError = "cannot read https://git.example/away.git: connection refused"
+	away.Status.FetchError = "cannot read https://git.example/away.git: connection refused \x1b[2J\u202e\u009b"
 	event := &corev1.Event{ObjectMeta: named("shop", "e1"), Type: corev1.EventTypeWarning, Reason: "BackOff", Count: 12,
-		Message: "Back-off restarting failed container cache", LastTimestamp: metav1.NewTime(now.Add(-30 * time.Second)),
+		Message: "Back-off restarting failed container cache\u202e\x1b]0;x\a", LastTimestamp: metav1.NewTime(now.Add(-30 * time.Second)),
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: pod.Name}}
 	secret := &corev1.Secret{ObjectMeta: named("shop", "cart"), Data: map[string][]byte{"password": []byte("canary-7f3a")}}
 	s := memory.New(good, bad, away, node, down, secret, deployment, set, pod, far, pending, event)
@@ -172,6 +172,9 @@ func TestPages(t *testing.T) {
 		}
 		if strings.Contains(body, "migrated") {
 			t.Errorf("%s shows an init container that is done", c.path)
+		}
+		if strings.ContainsAny(body, "\x1b\u202e\u009b") {
+			t.Errorf("%s has characters that act", c.path)
 		}
 		if strings.Contains(body, "<script>alert") {
 			t.Errorf("%s does not escape what a manifest says", c.path)

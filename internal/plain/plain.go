@@ -2,6 +2,7 @@
 package plain
 
 import (
+	"math"
 	"strconv"
 	"strings"
 	"unicode"
@@ -23,6 +24,9 @@ func Text(s string) string { return Cut(s, Max) }
 
 // Lines is Text for a text of several lines: line feeds stay.
 func Lines(s string) string { return escape(s, Max, true) }
+
+// Page is Lines without a bound, for what is made of texts that are bounded.
+func Page(s string) string { return escape(s, math.MaxInt, true) }
 
 // Cut is Text with a bound of its own, at least that of the ellipsis (3 bytes).
 func Cut(s string, most int) string { return escape(s, most, false) }

@@ -30,6 +30,12 @@ func TestText(t *testing.T) {
 	}
 }
 
+func TestPageIsNot(t *testing.T) {
+	if got, want := Page(strings.Repeat("a\n", Max)+"\x1b"), strings.Repeat("a\n", Max)+`\x1b`; got != want {
+		t.Errorf("Page ends with %q", got[len(got)-8:])
+	}
+}
+
 func TestTextIsBounded(t *testing.T) {
 	for _, s := range []string{strings.Repeat("a", Max+1), strings.Repeat("é", Max), strings.Repeat("\x1b", Max), strings.Repeat("\U000e0041", Max)} {
 		got := Text(s)

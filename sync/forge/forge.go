@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"lockstep/internal/plain"
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -34,9 +35,9 @@ type Status struct {
 // MaxDescription is the longest description, in characters, that every forge shows whole (GitHub refuses more).
 const MaxDescription = 140
 
-// Cut shortens a text to MaxDescription characters, on a character's border, ending with an ellipsis where it did.
+// Cut makes a text plain, and shortens it to MaxDescription characters, on a character's border, ending with an ellipsis where it did.
 func Cut(text string) string {
-	text = strings.Join(strings.Fields(text), " ")
+	text = plain.Text(strings.Join(strings.Fields(text), " "))
 	if utf8.RuneCountInString(text) <= MaxDescription {
 		return text
 	}

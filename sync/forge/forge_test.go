@@ -152,6 +152,9 @@ func TestBackoff(t *testing.T) {
 }
 
 func TestCut(t *testing.T) {
+	if got := Cut("a\x1b[31m\u202e b"); got != `a\x1b[31m\u202e b` {
+		t.Errorf("%q", got)
+	}
 	if got := Cut("a\n b"); got != "a b" {
 		t.Errorf("%q", got)
 	}
