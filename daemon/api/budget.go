@@ -17,13 +17,17 @@ const (
 	// byteRate and byteBurst count what is read and what is answered: an agent's lists of 10,000 services are 20 MB, a list
 	// of 100,000 pods 300 MB.
 	byteRate, byteBurst = 32 << 20, 512 << 20
+	// writeRate and writeBurst are of the bytes that a node has stored: etcd keeps every version of an object until it is
+	// compacted, and a node that starts 110 pods writes some tens of megabytes.
+	writeRate, writeBurst = 1 << 20, 128 << 20
 	// eventRate and eventBurst are of a node's events: five a pod at the start of 110 pods, then what a node in trouble tells.
 	eventRate, eventBurst = 5, 1000
 	// share is the part of the requests under way that one credential may have.
 	share = 4
 	// nodeStays bounds the watches of a node: one a Secret and ConfigMap of its pods, and as many as HTTP/2 lets into one
-	// connection. viewerStays is for programs that share a kubeconfig, peerStays for viewers behind one address.
-	nodeStays, viewerStays, peerStays = 1000, 400, 1000
+	// connection. viewerStays is for programs that share a kubeconfig, peerStays for viewers behind one address; each takes
+	// up to a quarter of a megabyte.
+	nodeStays, viewerStays, peerStays = 1000, 1200, 2000
 	// spendAfter is after how many bytes of an answer its credential is charged.
 	spendAfter = 256 << 10
 )
@@ -33,16 +37,16 @@ func peerOf(r *http.Request) string { return "peer/" + quota.Peer(r.RemoteAddr) 
 
 // budgets are what each credential has used.
 type budgets struct {
-	requests, bytes, events *quota.Rate
-	reads, writes           *quota.Gate
-	nodes, viewers, peers   *quota.Gate // of requests that live long
+	requests, bytes, events, stored *quota.Rate
+	reads, writes                   *quota.Gate
+	nodes, viewers, peers           *quota.Gate // of requests that live long
 }
 
 func newBudgets(maxReads, maxWrites int) budgets {
 	return budgets{
 		requests: quota.NewRate(requestRate, requestBurst), bytes: quota.NewRate(byteRate, byteBurst),
-		events: quota.NewRate(eventRate, eventBurst),
-		reads:  quota.NewGate(max(1, maxReads/share)), writes: quota.NewGate(max(1, maxWrites/share)),
+		events: quota.NewRate(eventRate, eventBurst), stored: quota.NewRate(writeRate, writeBurst),
+		reads: quota.NewGate(max(1, maxReads/share)), writes: quota.NewGate(max(1, maxWrites/share)),
 		nodes: quota.NewGate(nodeStays), viewers: quota.NewGate(viewerStays), peers: quota.NewGate(peerStays),
 	}
 }

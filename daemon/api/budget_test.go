@@ -205,6 +205,18 @@ func TestBudgets(t *testing.T) {
 	}
 }
 
+// TestStoredBytes: a node that has written its share waits, and nobody else does.
+func TestStoredBytes(t *testing.T) {
+	s := newTestServer(t, nil, testCluster()...)
+	s.server.budgets.stored.Spend("node/n2", writeBurst, time.Now().Add(time.Minute))
+	for name, want := range map[string]int{"n2": http.StatusTooManyRequests, "n1": http.StatusOK} {
+		const status = `{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`
+		if code, body := s.ask(s.node(name), "PATCH", "/api/v1/nodes/"+name+"/status", status); code != want {
+			t.Errorf("node %s writes: %d %s", name, code, body)
+		}
+	}
+}
+
 // TestLongRequestsAreBounded: as many as a credential may have, none with a body, none that outlives its right.
 func TestLongRequestsAreBounded(t *testing.T) {
 	s := newTestServer(t, nil, testCluster()...)

@@ -272,6 +272,9 @@ func (c *change) Delete(ctx context.Context, name string, validate rest.Validate
 
 // commit writes, and returns the object as the view then has it; nil where it was deleted.
 func (c *change) commit(ctx context.Context, w store.Write) (runtime.Object, error) {
+	if sized, ok := w.Object.(interface{ Size() int }); ok && !c.budgets.stored.Allow(identityOf(ctx).credential, float64(sized.Size()), c.now()) {
+		return nil, apierrors.NewTooManyRequests("this node has written more than its share, try again later", retryAfter)
+	}
 	result := c.store.Commit(ctx, store.Group{w})[0]
 	if result.Err != nil {
 		return nil, c.unwritten(w.Key, result.Err)

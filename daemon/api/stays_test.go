@@ -151,8 +151,19 @@ func TestRemovedNode(t *testing.T) {
 	}
 	s.put(&corev1.Service{ObjectMeta: named("shop", "more")})
 	expect(t, "another node's watch", take(t, theirs, 1), "ADDED more")
-	if len(s.server.conns.all) == 0 {
-		t.Error("the other node's connection is not known")
+	for late := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		known := map[string]int{}
+		s.server.conns.mu.Lock()
+		for _, id := range s.server.conns.all {
+			known[id.node]++
+		}
+		s.server.conns.mu.Unlock()
+		if known["n1"] == 0 && known["n2"] > 0 {
+			break
+		}
+		if time.Now().After(late) {
+			t.Fatalf("the connections that are known: %v", known)
+		}
 	}
 }
 

@@ -46,7 +46,7 @@ func (r *Registrar) keep(ctx context.Context, sub *store.Subscription) {
 	failing := false
 	again := time.NewTimer(0)
 	defer again.Stop()
-	gone := map[string]bool{} // nodes whose Node object was deleted
+	gone := map[string]string{} // keys by node, where the Node object was deleted
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,21 +72,31 @@ func (r *Registrar) keep(ctx context.Context, sub *store.Subscription) {
 	}
 }
 
-// concerns says whether a batch changes what the ledger has, and notes the nodes that were deleted.
-func concerns(b store.Batch, gone map[string]bool) bool {
-	found := false
+// concerns says whether a batch changes what the ledger has, and notes the nodes that were deleted, with the keys that
+// their names were registered for. One whose registration changes with it was removed, and may have come back.
+func concerns(b store.Batch, gone map[string]string) bool {
+	changed := map[string]bool{}
 	for _, c := range b.Changes {
 		for _, rec := range []*view.Record{c.OldRecord, c.NewRecord} {
-			found = found || rec != nil && rec.Table == pkiTable
+			if rec != nil && rec.Table == pkiTable {
+				changed[rec.Name] = true
+			}
 		}
-		if n, ok := c.Old.(*corev1.Node); ok && c.New == nil && n != nil {
-			gone[n.Name], found = true, true
+	}
+	found := len(changed) > 0
+	for _, c := range b.Changes {
+		n, ok := c.Old.(*corev1.Node)
+		if !ok || n == nil || c.New != nil || changed[nodePrefix+n.Name] {
+			continue
+		}
+		if reg, _, err := registered(b.View, n.Name); err == nil {
+			gone[n.Name], found = reg.Key, true
 		}
 	}
 	return found
 }
 
-func (r *Registrar) look(ctx context.Context, gone map[string]bool) error {
+func (r *Registrar) look(ctx context.Context, gone map[string]string) error {
 	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
 	defer cancel()
 	if l := r.opts.Ledger; l != nil {
@@ -97,15 +107,17 @@ func (r *Registrar) look(ctx context.Context, gone map[string]bool) error {
 			return err
 		}
 	}
-	for node := range gone {
-		if _, _, err := registered(r.tokens.Store.View(), node); errors.Is(err, errNobody) {
-			delete(gone, node) // removed with its Node, or the store was lost, and with it both
-			continue
-		}
-		if err := r.Remove(ctx, node); err != nil {
+	for node, key := range gone {
+		switch reg, _, err := registered(r.tokens.Store.View(), node); {
+		case errors.Is(err, errNobody) || err == nil && reg.Key != key: // another server was quicker
+		case err != nil:
 			return err
+		default:
+			if err := r.Remove(ctx, node); err != nil {
+				return err
+			}
+			r.opts.Log.Warn("a node's object was deleted: its certificate holds no more", "node", node)
 		}
-		r.opts.Log.Warn("a node's object was deleted: its certificate holds no more", "node", node)
 		delete(gone, node)
 	}
 	return nil

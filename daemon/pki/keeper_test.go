@@ -18,6 +18,7 @@ import (
 
 	"lockstep/daemon/store"
 	"lockstep/daemon/store/memory"
+	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 )
 
@@ -172,6 +173,34 @@ func TestRemoved(t *testing.T) {
 			t.Fatal("a node whose Node object was deleted is still admitted")
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestDeletedNodes: a Node object that is deleted by itself takes its certificate along; one that was removed, or has gone
+// with its registration, takes nothing of whoever has the name now.
+func TestDeletedNodes(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	reg := func(key string) *view.Record {
+		return &view.Record{Table: pkiTable, Name: "node/n1", Data: []byte(`{"key":"` + key + `"}`)}
+	}
+	with, without := view.NewDB(), view.NewDB()
+	with.Apply(1, []view.Change{{NewRecord: reg("k1"), Revision: 1}})
+	deleted := view.Change{Key: kinds.KeyOf(node), Old: node}
+	for name, c := range map[string]struct {
+		batch store.Batch
+		want  string
+	}{
+		"alone":              {store.Batch{View: with.View(), Changes: []view.Change{deleted}}, "k1"},
+		"removed":            {store.Batch{View: without.View(), Changes: []view.Change{deleted, {OldRecord: reg("k1")}}}, ""},
+		"removed and back":   {store.Batch{View: with.View(), Changes: []view.Change{deleted, {OldRecord: reg("k0")}, {NewRecord: reg("k1")}}}, ""},
+		"of no registration": {store.Batch{View: without.View(), Changes: []view.Change{deleted}}, ""},
+		"written, not ended": {store.Batch{View: with.View(), Changes: []view.Change{{Key: deleted.Key, Old: node, New: node}}}, ""},
+	} {
+		gone := map[string]string{}
+		concerns(c.batch, gone)
+		if gone["n1"] != c.want {
+			t.Errorf("%s: the key to remove is %q, want %q", name, gone["n1"], c.want)
+		}
 	}
 }
 
