@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,7 +24,7 @@ type boundedCodecs struct{ serializer.CodecFactory }
 
 // SupportedMediaTypes implements runtime.NegotiatedSerializer.
 func (c boundedCodecs) SupportedMediaTypes() []runtime.SerializerInfo {
-	infos := c.CodecFactory.SupportedMediaTypes()
+	infos := slices.Clone(c.CodecFactory.SupportedMediaTypes()) // the factory's own are everybody's
 	for i := range infos {
 		infos[i].Serializer = boundedSerializer{infos[i].Serializer, infos[i].MediaType}
 		if infos[i].StrictSerializer != nil {

@@ -92,3 +92,15 @@ func TestRefusalsArePlain(t *testing.T) {
 		t.Errorf("%q", told.Message)
 	}
 }
+
+// TestCodecsAreWrappedOnce: the factory is shared, and asked at every request.
+func TestCodecsAreWrappedOnce(t *testing.T) {
+	for range 2 {
+		for _, info := range (boundedCodecs{codecs}).SupportedMediaTypes() {
+			outer, ok := info.Serializer.(boundedSerializer)
+			if _, twice := outer.Serializer.(boundedSerializer); !ok || twice {
+				t.Errorf("the codec of %s is bounded: %v, twice: %v", info.MediaType, ok, twice)
+			}
+		}
+	}
+}
