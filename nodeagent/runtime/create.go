@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
@@ -205,12 +206,10 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig syscall.Signal, all b
 	return nil
 }
 
-// Wait blocks until the first process has ended or ctx has.
+// Wait blocks until the first process has ended or ctx has. An absent one has
+// ended.
 func (r *Runtime) Wait(ctx context.Context, id string) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ctx, stop := call(ctx, 24*time.Hour) // bounded by the caller
-	defer stop()
+	ctx = namespaces.WithNamespace(ctx, Namespace)
 	if _, err := r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id}); err != nil {
 		if err = native(err); !errdefs.IsNotFound(err) {
 			return fmt.Errorf("cannot wait for container %s: %w", short(id), err)
@@ -226,20 +225,49 @@ func (r *Runtime) Stop(ctx context.Context, id string, sig syscall.Signal, grace
 	if err := r.Kill(ctx, id, sig, false); err != nil {
 		return err
 	}
-	wait, cancel := context.WithDeadline(ctx, deadline)
-	err := r.Wait(wait, id)
-	ended := err == nil || wait.Err() == nil
-	cancel()
-	if ctx.Err() != nil || ended {
-		return err
+	if r.endsBefore(ctx, id, deadline) || ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if err := r.Kill(ctx, id, syscall.SIGKILL, true); err != nil {
 		return err
 	}
-	ctx, cancel = context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return r.Wait(ctx, id)
 }
+
+// endsBefore waits for a process until a deadline or the end of ctx. The
+// deadline is told by our clock alone: containerd is asked without one, since
+// its answer that time is over looks like any other failure. After a failure it
+// is asked again: what is left of a grace period is left also when containerd
+// is started anew.
+func (r *Runtime) endsBefore(ctx context.Context, id string, deadline time.Time) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan struct{})
+	go func() { // ends with ctx, at the latest
+		for r.Wait(ctx, id) != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(waitAgain):
+			}
+		}
+		close(ended)
+	}()
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// waitAgain is the pause before a process is waited for again.
+const waitAgain = 100 * time.Millisecond
 
 // Reap frees what containerd keeps of an ended process, its shim above all;
 // the container and its layer stay. An absent process is no error.

@@ -3,78 +3,178 @@ package runtime
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
-
-	"crypto/rand"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"lockstep/nodeagent/process"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 )
 
-// execOutput bounds what is kept of a command's output, as Kubernetes does
-// for exec probes.
-const execOutput = 10 << 10
+const (
+	// execOutput bounds what is kept of a command's output, as Kubernetes does
+	// for exec probes.
+	execOutput = 10 << 10
+	// drainTimeout is how long a command that has ended is listened to when a
+	// child of it holds its output: what it wrote itself is here within
+	// milliseconds.
+	drainTimeout = 500 * time.Millisecond
+	// killRounds is how often the processes of a command are looked for: one
+	// that forks while it is being killed is found by the next look.
+	killRounds = 3
+)
 
 // Exec runs a command in a container with the container's own user,
 // environment and rights. It returns the exit code and the first 10 KiB of its
-// output; an error says that it could not be run or ended with ctx.
+// output; an error says that it could not be run or ended with ctx, and then
+// is ctx's.
+//
+// It returns when the command has ended or ctx has, whatever goes on. Processes
+// that the command left behind stay, as in Kubernetes, but their output goes
+// nowhere; with ctx all of its session are killed.
 func (r *Runtime) Exec(ctx context.Context, id string, command []string) (int, []byte, error) {
+	code, out, err := r.exec(ctx, id, command)
+	if err != nil {
+		if over := overdue(ctx, err); over != nil {
+			return 0, out, over
+		}
+		return 0, nil, fmt.Errorf("cannot run command in container %s: %w", short(id), err)
+	}
+	return code, out, nil
+}
+
+// overdue is ctx's error, also where containerd has told of its end before our
+// own timer has.
+func overdue(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	deadline, ok := ctx.Deadline()
+	if ok && errors.Is(native(err), context.DeadlineExceeded) && time.Until(deadline) < time.Second {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+func (r *Runtime) exec(ctx context.Context, id string, command []string) (int, []byte, error) {
 	meta, cancel := call(ctx, callTimeout)
 	defer cancel()
 	c, err := r.client.LoadContainer(meta, id)
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot run command in container %s: %w", short(id), err)
+		return 0, nil, err
 	}
 	spec, err := c.Spec(meta)
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot run command in container %s: %w", short(id), err)
+		return 0, nil, err
 	}
 	t, err := c.Task(meta, nil)
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot run command in container %s: %w", short(id), err)
+		return 0, nil, err
 	}
-	process := *spec.Process
-	process.Args, process.Terminal = command, false
 	out := &bounded{left: execOutput}
-	execID := "exec-" + rand.Text()
-	p, err := t.Exec(meta, execID, &process, cio.NewCreator(cio.WithStreams(nil, out, out), cio.WithFIFODir(filepath.Join(r.opts.RunDir, "exec"))))
+	p, err := t.Exec(meta, "exec-"+rand.Text(), processOf(spec, command),
+		cio.NewCreator(cio.WithStreams(nil, out, out), cio.WithFIFODir(r.execDir())))
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot run command in container %s: %w", short(id), err)
+		return 0, nil, err
 	}
-	defer func() {
-		clean, stop := call(context.WithoutCancel(ctx), callTimeout)
-		defer stop()
-		if _, err := p.Delete(clean, client.WithProcessKill); err != nil {
-			r.opts.Log.Debug("cannot remove command", "container", short(id), "error", err)
-		}
-	}()
-	wait, stop := call(ctx, 24*time.Hour) // bounded by the caller
+	killed := true
+	defer func() { r.dispose(id, p, killed) }()
+	// Not ctx's deadline, which containerd could find passed before we do.
+	wait, stop := context.WithCancel(namespaces.WithNamespace(context.WithoutCancel(ctx), Namespace))
 	defer stop()
 	ended, err := p.Wait(wait)
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot run command in container %s: %w", short(id), err)
+		return 0, nil, err
 	}
 	if err := p.Start(meta); err != nil {
-		return 0, nil, fmt.Errorf("cannot run command in container %s: %w", short(id), err)
+		return 0, nil, err
 	}
 	select {
 	case s := <-ended:
 		if s.Error() != nil {
-			return 0, nil, fmt.Errorf("cannot run command in container %s: %w", short(id), s.Error())
+			return 0, nil, s.Error()
 		}
-		p.IO().Wait()
+		killed = false
+		drain(ctx, p.IO())
 		return int(s.ExitCode()), out.Bytes(), nil
 	case <-ctx.Done():
-		kill, stop := call(context.WithoutCancel(ctx), callTimeout)
-		defer stop()
-		_ = p.Kill(kill, syscall.SIGKILL) // it may have ended at this moment
 		return 0, out.Bytes(), ctx.Err()
 	}
 }
+
+func processOf(spec *specs.Spec, command []string) *specs.Process {
+	p := *spec.Process
+	p.Args, p.Terminal = command, false
+	return &p
+}
+
+// drain waits for the end of the output, which may not come.
+func drain(ctx context.Context, streams cio.IO) {
+	done := make(chan struct{})
+	go func() { // ends when the streams are cut
+		streams.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(drainTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// dispose cuts a command's output, kills what is left of it if its time was
+// over, and frees what containerd holds for it. That goes on behind the caller:
+// a shim waits some seconds for output that a child still holds.
+func (r *Runtime) dispose(id string, p client.Process, kill bool) {
+	p.IO().Cancel()
+	r.behind.Go(func() {
+		ctx, cancel := call(r.life, callTimeout)
+		defer cancel()
+		if kill {
+			r.killSession(ctx, id, p.Pid())
+		}
+		if _, err := p.Delete(ctx, client.WithProcessKill); err != nil {
+			r.opts.Log.Debug("cannot remove command", "container", short(id), "error", err)
+		}
+		p.IO().Wait()
+		_ = p.IO().Close() // a second time where Delete has
+	})
+}
+
+// killSession kills all processes of a container that are in the session which
+// the OCI runtime made for a command.
+func (r *Runtime) killSession(ctx context.Context, id string, leader uint32) {
+	if leader == 0 {
+		return // it was not started
+	}
+	for range killRounds {
+		res, err := r.client.TaskService().ListPids(ctx, &tasks.ListPidsRequest{ContainerID: id})
+		if err != nil {
+			return // it is gone, with its processes
+		}
+		found := false
+		for _, p := range res.Processes {
+			pid := int(p.Pid)
+			found = process.Kill(pid, func() bool { return process.Session(pid) == int(leader) }) || found
+		}
+		if !found {
+			return
+		}
+	}
+}
+
+func (r *Runtime) execDir() string { return filepath.Join(r.opts.RunDir, "exec") }
 
 // bounded keeps the first bytes written to it and counts the rest as written.
 type bounded struct {

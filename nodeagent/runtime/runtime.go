@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +55,9 @@ const (
 	answerTimeout = 5 * time.Second
 	// createTimeout bounds what starts processes and mounts.
 	createTimeout = 2 * time.Minute
+	// closeTimeout is what killing commands may take at the end: milliseconds,
+	// seconds on a busy machine.
+	closeTimeout = 2 * time.Second
 )
 
 // Options configures the connection to containerd.
@@ -70,6 +74,10 @@ type Runtime struct {
 	opts   Options
 	client *client.Client
 	losses *losses
+
+	life   context.Context // until Close
+	end    context.CancelFunc
+	behind sync.WaitGroup // what goes on behind those who asked for it
 }
 
 // losses counts how often the connection has ended.
@@ -119,7 +127,9 @@ func Open(opts Options) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open containerd at %s: %w", opts.Address, err)
 	}
-	return &Runtime{opts: opts, client: c, losses: l}, nil
+	r := &Runtime{opts: opts, client: c, losses: l}
+	r.life, r.end = context.WithCancel(context.Background())
+	return r, nil
 }
 
 // Client is the connection, for others that talk to the same containerd.
@@ -158,8 +168,15 @@ func (r *Runtime) Usage(ctx context.Context, id string) (bytes, inodes uint64, e
 	return uint64(u.Size), uint64(u.Inodes), nil
 }
 
-// Close ends the connection; containers are not touched.
-func (r *Runtime) Close() error { return r.client.Close() }
+// Close ends the connection; containers are not touched. Commands that are
+// being killed get a moment, so that none outlives those who waited for it.
+func (r *Runtime) Close() error {
+	timer := time.AfterFunc(closeTimeout, r.end)
+	r.behind.Wait()
+	timer.Stop()
+	r.end()
+	return r.client.Close()
+}
 
 // Version asks containerd for its version; an error says that it does not answer.
 func (r *Runtime) Version(ctx context.Context) (string, error) {

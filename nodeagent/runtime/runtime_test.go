@@ -5,10 +5,14 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/containerd/api/types/task"
 	"google.golang.org/grpc"
@@ -27,12 +31,17 @@ func (versionServer) Version(context.Context, *emptypb.Empty) (*versionapi.Versi
 
 func serve(t *testing.T, socket string) *grpc.Server {
 	t.Helper()
+	return serveWith(t, socket, func(s *grpc.Server) { versionapi.RegisterVersionServer(s, versionServer{}) })
+}
+
+func serveWith(t *testing.T, socket string, register func(*grpc.Server)) *grpc.Server {
+	t.Helper()
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer()
-	versionapi.RegisterVersionServer(s, versionServer{})
+	register(s)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -107,6 +116,68 @@ func TestStartFailure(t *testing.T) {
 		}
 		if !strings.Contains(err.Error(), text) {
 			t.Errorf("%v does not say %s", err, text)
+		}
+	}
+}
+
+// taskServer has one process, which ends by SIGKILL alone.
+type taskServer struct {
+	tasks.UnimplementedTasksServer
+	killed  chan struct{}
+	refused int // how often to answer that time is over, though it is not
+
+	mu      sync.Mutex
+	signals []uint32
+}
+
+func (s *taskServer) Kill(_ context.Context, req *tasks.KillRequest) (*emptypb.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signals = append(s.signals, req.Signal)
+	if syscall.Signal(req.Signal) == syscall.SIGKILL {
+		close(s.killed)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *taskServer) Wait(ctx context.Context, _ *tasks.WaitRequest) (*tasks.WaitResponse, error) {
+	s.mu.Lock()
+	refused := s.refused > 0
+	s.refused--
+	s.mu.Unlock()
+	if refused {
+		return nil, status.Error(codes.DeadlineExceeded, "context deadline exceeded")
+	}
+	select {
+	case <-s.killed:
+		return &tasks.WaitResponse{}, nil
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// TestGraceEndsInKill: containerd's word that time is over, which may come
+// before our own clock says so, is not taken for the process's end.
+func TestGraceEndsInKill(t *testing.T) {
+	for _, refused := range []int{0, 1, 3} {
+		socket := filepath.Join(t.TempDir(), "c.sock")
+		s := &taskServer{killed: make(chan struct{}), refused: refused}
+		serveWith(t, socket, func(g *grpc.Server) { tasks.RegisterTasksServer(g, s) })
+		r, err := Open(Options{Address: socket})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		const grace = 500 * time.Millisecond
+		began := time.Now()
+		if err := r.Stop(t.Context(), "c", syscall.SIGTERM, grace); err != nil {
+			t.Errorf("refused %d times: %v", refused, err)
+		}
+		if took := time.Since(began); took < grace {
+			t.Errorf("refused %d times: ended after %s", refused, took)
+		}
+		if want := []uint32{uint32(syscall.SIGTERM), uint32(syscall.SIGKILL)}; !slices.Equal(s.signals, want) {
+			t.Errorf("refused %d times: signals %v, want %v", refused, s.signals, want)
 		}
 	}
 }

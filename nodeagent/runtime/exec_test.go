@@ -1,0 +1,205 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"lockstep/nodeagent/process"
+)
+
+// execServer is a containerd with one container whose commands run on this
+// machine: as there, each is the leader of a session, its pipes stay open for
+// as long as the shim has them, and it is not deleted while a child may print.
+type execServer struct {
+	tasks.UnimplementedTasksServer
+
+	mu      sync.Mutex
+	stdout  *os.File
+	cmd     *exec.Cmd
+	ended   chan struct{}
+	deleted int
+	drain   time.Duration // how long a shim waits for output before a command is deleted
+}
+
+// oneContainer has the record of the container.
+type oneContainer struct {
+	containersapi.UnimplementedContainersServer
+}
+
+func (oneContainer) Get(context.Context, *containersapi.GetContainerRequest) (*containersapi.GetContainerResponse, error) {
+	spec, err := typeurl.MarshalAny(&specs.Spec{Process: &specs.Process{Args: []string{"main"}}})
+	if err != nil {
+		return nil, err
+	}
+	return &containersapi.GetContainerResponse{Container: &containersapi.Container{ID: "c",
+		Spec: &anypb.Any{TypeUrl: spec.GetTypeUrl(), Value: spec.GetValue()}}}, nil
+}
+
+func (s *execServer) Get(_ context.Context, req *tasks.GetRequest) (*tasks.GetResponse, error) {
+	p := &task.Process{ID: "c", Pid: 1, Status: task.Status_RUNNING}
+	if req.ExecID != "" {
+		select {
+		case <-s.ended:
+			p.Status = task.Status_STOPPED
+		default:
+		}
+	}
+	return &tasks.GetResponse{Process: p}, nil
+}
+
+func (s *execServer) Exec(_ context.Context, req *tasks.ExecProcessRequest) (*emptypb.Empty, error) {
+	var p specs.Process
+	if err := typeurl.UnmarshalTo(req.Spec, &p); err != nil {
+		return nil, err
+	}
+	out, err := os.OpenFile(req.Stdout, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stdout, s.ended = out, make(chan struct{})
+	s.cmd = exec.Command(p.Args[0], p.Args[1:]...)
+	// The shim copies from a pipe of its own; here the pipe is the command's.
+	if s.cmd.Stdout, err = os.OpenFile(req.Stdout, os.O_WRONLY, 0); err != nil {
+		return nil, err
+	}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return &emptypb.Empty{}, nil
+}
+
+func (s *execServer) Start(context.Context, *tasks.StartRequest) (*tasks.StartResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	s.cmd.Stdout.(*os.File).Close()
+	s.stdout.Close() // the command alone has it: its end of file is what the shim would pass on
+	go func(cmd *exec.Cmd, ended chan struct{}) {
+		_ = cmd.Wait()
+		close(ended)
+	}(s.cmd, s.ended)
+	return &tasks.StartResponse{Pid: uint32(s.cmd.Process.Pid)}, nil
+}
+
+func (s *execServer) Wait(ctx context.Context, _ *tasks.WaitRequest) (*tasks.WaitResponse, error) {
+	select {
+	case <-s.ended:
+		return &tasks.WaitResponse{ExitStatus: uint32(s.cmd.ProcessState.ExitCode())}, nil
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+func (s *execServer) Kill(_ context.Context, req *tasks.KillRequest) (*emptypb.Empty, error) {
+	select {
+	case <-s.ended:
+		return nil, status.Error(codes.NotFound, "process already finished")
+	default:
+	}
+	return &emptypb.Empty{}, s.cmd.Process.Signal(syscall.Signal(req.Signal))
+}
+
+func (s *execServer) ListPids(context.Context, *tasks.ListPidsRequest) (*tasks.ListPidsResponse, error) {
+	res := &tasks.ListPidsResponse{}
+	for _, pid := range process.All() {
+		if process.Session(pid) == s.cmd.Process.Pid || pid == os.Getpid() {
+			res.Processes = append(res.Processes, &task.ProcessInfo{Pid: uint32(pid)})
+		}
+	}
+	return res, nil
+}
+
+func (s *execServer) DeleteProcess(context.Context, *tasks.DeleteProcessRequest) (*tasks.DeleteResponse, error) {
+	time.Sleep(s.drain)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deleted++
+	return &tasks.DeleteResponse{}, nil
+}
+
+// TestExec has commands that end, that leave a child with their output, and that
+// do not end.
+func TestExec(t *testing.T) {
+	socket, run := filepath.Join(t.TempDir(), "c.sock"), t.TempDir()
+	s := &execServer{drain: 300 * time.Millisecond}
+	serveWith(t, socket, func(g *grpc.Server) {
+		containersapi.RegisterContainersServer(g, oneContainer{})
+		tasks.RegisterTasksServer(g, s)
+	})
+	r, err := Open(Options{Address: socket, RunDir: run})
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func(script string, timeout time.Duration) (int, string, time.Duration, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		began := time.Now()
+		code, out, err := r.Exec(ctx, "c", []string{"sh", "-c", script})
+		return code, string(out), time.Since(began), err
+	}
+	left := func() (n int) {
+		for _, pid := range process.All() {
+			if process.Session(pid) == s.cmd.Process.Pid {
+				n++
+			}
+		}
+		return n
+	}
+	if code, out, _, err := try("echo word; exit 3", time.Minute); code != 3 || out != "word\n" || err != nil {
+		t.Errorf("one that ends: %d, %q, %v", code, out, err)
+	}
+	if code, out, took, err := try("echo word; sleep 1000 & exit 4", time.Minute); code != 4 || out != "word\n" || err != nil || took > 20*time.Second {
+		t.Errorf("one with a child: %d, %q, %v after %s", code, out, err, took)
+	}
+	if n := left(); n != 1 {
+		t.Errorf("%d processes left behind, want the child", n)
+	} else if err := syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if code, _, _, err := try("sleep 1000 & exit 5", 10*time.Second); code != 5 || err != nil {
+		t.Errorf("one that ends in time, and its child does not: %d, %v", code, err)
+	}
+	if err := syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if _, out, took, err := try("echo word; sleep 1000 & sleep 1000", time.Second); !errors.Is(err, context.DeadlineExceeded) || took > 20*time.Second {
+		t.Errorf("one without end: %q, %v after %s", out, err, took)
+	}
+	began := time.Now()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > closeTimeout+10*time.Second {
+		t.Errorf("Close took %s", took)
+	}
+	if n := left(); n != 0 {
+		t.Errorf("%d processes left of one that was killed", n)
+	}
+	if s.deleted != 4 {
+		t.Errorf("%d of 4 commands deleted", s.deleted)
+	}
+	if files, _ := filepath.Glob(filepath.Join(run, "exec", "*")); len(files) > 0 {
+		t.Errorf("pipes left: %s", strings.Join(files, " "))
+	}
+}
