@@ -15,9 +15,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
 )
 
 // pluginTimeout bounds one CNI call: plugins take milliseconds, a wedged one
@@ -58,8 +56,7 @@ type Network struct {
 
 // Open prepares the network; it is not ready before Configure.
 func Open(opts Options) *Network {
-	exec := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: os.Stderr}, PluginDecoder: version.PluginDecoder{}}
-	return &Network{opts: opts, cni: libcni.NewCNIConfigWithCacheDir(opts.BinDirs, filepath.Join(opts.StateDir, "cache"), exec)}
+	return &Network{opts: opts, cni: libcni.NewCNIConfigWithCacheDir(opts.BinDirs, filepath.Join(opts.StateDir, "cache"), &plugins{})}
 }
 
 // Configure makes the network ready for pods with addresses of podCIDRs.
