@@ -10,11 +10,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	kubeprobe "k8s.io/kubernetes/pkg/probe"
 )
 
-// maxRunning bounds the probes that run at a time: all three of forty containers that answer with nothing but a
-// timeout. More would be a crowd of descriptors and, for commands, of processes; those that are due wait.
-const maxRunning = 128
+// maxRunning bounds the probes of one pod that run at a time: all three of ten containers that answer with nothing but
+// a timeout. More would be a crowd of descriptors and, for commands, of processes; those that are due wait, for their
+// own pod alone.
+const maxRunning = 32
 
 // Options are what a Manager needs.
 type Options struct {
@@ -27,6 +29,9 @@ type Options struct {
 	// Unhealthy is called with the message of each failure, for a Warning event with the reason Unhealthy about the
 	// container (nil drops them). It must not block.
 	Unhealthy func(pod types.UID, container, message string)
+	// Warned is called with the message of each success that is not quite one, for a Warning event with the reason
+	// ProbeWarning (nil drops them). It must not block.
+	Warned func(pod types.UID, container, message string)
 	// Probed, if not nil, is told of each probe: "success", "failure", or "error" where it could not be made. It must
 	// not block.
 	Probed func(kind Kind, result string, took time.Duration)
@@ -60,10 +65,10 @@ type Manager struct {
 	run     runner
 	now     func() time.Time
 	wake    chan struct{}
-	slots   chan struct{}
 
-	mu   sync.Mutex
-	pods map[types.UID]*pod
+	mu      sync.Mutex
+	pods    map[types.UID]*pod
+	running map[types.UID]int // attempts under way
 }
 
 type pod struct {
@@ -77,6 +82,9 @@ type container struct {
 	running Running
 	spec    *corev1.Container
 	probes  []*probe
+
+	alive context.Context // until it is replaced or forgotten
+	end   context.CancelFunc
 }
 
 type probe struct {
@@ -92,8 +100,8 @@ func New(options Options) *Manager {
 		run:     newRunner(options.Exec),
 		now:     time.Now,
 		wake:    make(chan struct{}, 1),
-		slots:   make(chan struct{}, maxRunning),
 		pods:    map[types.UID]*pod{},
+		running: map[types.UID]int{},
 	}
 }
 
@@ -122,6 +130,7 @@ func (m *Manager) Set(object *corev1.Pod, running []Running, podIP string) {
 		p.quieten()
 	}
 	m.pods[object.UID] = p
+	before.endAllBut(p)
 	m.nudge()
 }
 
@@ -129,7 +138,20 @@ func (m *Manager) Set(object *corev1.Pod, running []Running, podIP string) {
 func (m *Manager) Remove(uid types.UID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.pods[uid].endAllBut(nil)
 	delete(m.pods, uid)
+}
+
+// endAllBut ends the attempts at containers that a pod's next state does not have. Both may be nil.
+func (p *pod) endAllBut(next *pod) {
+	if p == nil {
+		return
+	}
+	for name, c := range p.containers {
+		if next == nil || next.containers[name] != c {
+			c.end()
+		}
+	}
 }
 
 // Results returns what is known of the pod's running containers, by their names. It is the caller's.
@@ -149,6 +171,7 @@ func (m *Manager) Results(uid types.UID) map[string]Result {
 
 func newContainer(r Running, spec *corev1.Container) *container {
 	c := &container{running: r, spec: spec}
+	c.alive, c.end = context.WithCancel(context.Background())
 	for _, of := range []struct {
 		kind  Kind
 		spec  *corev1.Probe
@@ -223,15 +246,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	for {
 		due, next := m.due()
 		for _, d := range due {
-			select {
-			case m.slots <- struct{}{}:
-			case <-ctx.Done():
-				return nil
-			}
-			running.Go(func() {
-				defer func() { <-m.slots }()
-				m.attempt(ctx, d)
-			})
+			running.Go(func() { m.attempt(ctx, d) })
 		}
 		timer.Reset(next)
 		select {
@@ -271,8 +286,8 @@ func (m *Manager) due() ([]dueProbe, time.Duration) {
 		for _, c := range p.containers {
 			started := c.started()
 			for _, probe := range c.probes {
-				if probe.busy {
-					continue
+				if probe.busy || m.running[uid] >= maxRunning {
+					continue // the end of an attempt wakes us
 				}
 				a, ok := probe.next(c.running.StartedAt, started)
 				if !ok {
@@ -283,6 +298,7 @@ func (m *Manager) due() ([]dueProbe, time.Duration) {
 					continue
 				}
 				probe.busy = true
+				m.running[uid]++
 				probe.begin(a, now)
 				due = append(due, dueProbe{a, uid, c, probe, target{
 					spec: probe.spec, container: c.spec, id: c.running.ID, ip: p.ip, timeout: probe.timeout(),
@@ -295,11 +311,19 @@ func (m *Manager) due() ([]dueProbe, time.Duration) {
 
 // attempt runs a probe and notes its result, unless the container was replaced meanwhile.
 func (m *Manager) attempt(ctx context.Context, d dueProbe) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.container.alive, cancel)()
 	began := m.now()
-	success, output, err := m.run(ctx, d.target)
+	answer, output, err := m.run(ctx, d.target)
 	if ctx.Err() != nil {
+		m.mu.Lock()
+		m.ended(d)
+		m.mu.Unlock()
+		m.nudge()
 		return
 	}
+	success := err == nil && answer != kubeprobe.Failure
 	message, result := "", "success"
 	switch {
 	case err != nil:
@@ -311,7 +335,7 @@ func (m *Manager) attempt(ctx context.Context, d dueProbe) {
 		m.options.Probed(d.probe.kind, result, m.now().Sub(began))
 	}
 	m.mu.Lock()
-	d.probe.busy = false
+	m.ended(d)
 	p := m.pods[d.uid]
 	current := p != nil && p.containers[d.container.running.Name] == d.container && !d.probe.hold
 	changed := false
@@ -331,8 +355,19 @@ func (m *Manager) attempt(ctx context.Context, d dueProbe) {
 	if message != "" && !d.extra && m.options.Unhealthy != nil {
 		m.options.Unhealthy(d.uid, d.container.running.Name, message)
 	}
+	if answer == kubeprobe.Warning && m.options.Warned != nil {
+		m.options.Warned(d.uid, d.container.running.Name, fmt.Sprintf("%s probe warning: %s", d.probe.kind, output))
+	}
 	if changed && m.options.Changed != nil {
 		m.options.Changed(d.uid)
+	}
+}
+
+// ended notes that an attempt is over. m.mu is held.
+func (m *Manager) ended(d dueProbe) {
+	d.probe.busy = false
+	if m.running[d.uid]--; m.running[d.uid] == 0 {
+		delete(m.running, d.uid)
 	}
 }
 

@@ -3,9 +3,11 @@ package probes
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -39,6 +42,7 @@ func newHarness(t *testing.T, options Options) *harness {
 	others := goleak.IgnoreCurrent() // the servers that are asked
 	h := &harness{t: t, changed: make(chan struct{}, 100)}
 	options.Changed = func(types.UID) { h.changed <- struct{}{} }
+	options.Warned = func(_ types.UID, container, message string) { options.Unhealthy("", container, message) }
 	options.Unhealthy = func(_ types.UID, container, message string) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -113,6 +117,9 @@ func TestReadyLongBeforeItsPeriod(t *testing.T) {
 	}
 }
 
+// agents is what the kubelet calls its probes: by its version, whatever the flags of the build.
+var agents = regexp.MustCompile(`^kube-probe/1\.[0-9]+( grpc-go/.*)?$`)
+
 // TestKinds asks over each protocol, with an answer that changes.
 func TestKinds(t *testing.T) {
 	var healthy atomic.Bool
@@ -120,7 +127,7 @@ func TestKinds(t *testing.T) {
 		switch {
 		case r.URL.Path == "/away":
 			http.Redirect(w, r, "/healthz?x", http.StatusFound)
-		case r.Host != "shop.test" || r.Header.Get("X-Test") != "yes" || !strings.HasPrefix(r.UserAgent(), "kube-probe/"):
+		case r.Host != "shop.test" || r.Header.Get("X-Test") != "yes" || !agents.MatchString(r.UserAgent()):
 			http.Error(w, "wrong request", http.StatusTeapot)
 		case !healthy.Load():
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
@@ -129,7 +136,12 @@ func TestKinds(t *testing.T) {
 	plain, secure := httptest.NewServer(answer), httptest.NewTLSServer(answer)
 	defer plain.Close()
 	defer secure.Close()
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		if md, _ := metadata.FromIncomingContext(ctx); !agents.MatchString(strings.Join(md["user-agent"], " ")) {
+			t.Errorf("asked by %q", md["user-agent"])
+		}
+		return handle(ctx, req)
+	}))
 	service := health.NewServer()
 	healthpb.RegisterHealthServer(server, service)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -262,4 +274,67 @@ func TestNoProbes(t *testing.T) {
 	if len(h.Results("other")) != 0 {
 		t.Error("results of a pod that is not there")
 	}
+}
+
+// TestElsewhere: a redirect to another host is a success with a warning.
+func TestElsewhere(t *testing.T) {
+	server := httptest.NewServer(http.RedirectHandler("http://elsewhere.test/", http.StatusFound))
+	defer server.Close()
+	h := newHarness(t, Options{})
+	h.Set(testPod(corev1.Container{ReadinessProbe: probeOf(corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
+		Port: intstr.FromInt32(int32(server.Listener.Addr().(*net.TCPAddr).Port))}})}), running("1"), "127.0.0.1")
+	h.await("it is ready", func(r Result) bool { return r.Ready })
+	h.await("it is told of", func(Result) bool { return h.said() != "" })
+	if got, want := h.said(), "c: Readiness probe warning: Probe terminated redirects, Response body: "; !strings.HasPrefix(got, want) {
+		t.Errorf("said %q, want %q", got, want)
+	}
+}
+
+// TestNobodyWaits: probes that never answer hold up neither another pod's nor the end, and end with their container.
+func TestNobodyWaits(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	port := silent.Addr().(*net.TCPAddr).Port
+	var asked atomic.Int64
+	h := newHarness(t, Options{Exec: func(ctx context.Context, id string, _ []string, _ time.Duration) (int, string, error) {
+		if id == "1" {
+			return 0, "", nil
+		}
+		asked.Add(1)
+		defer asked.Add(-1)
+		<-ctx.Done()
+		return 0, "", ctx.Err()
+	}})
+	command := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}
+	hog := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "hog"}}
+	var hogs []Running
+	for i := range 200 {
+		handler := command
+		switch i % 3 {
+		case 1:
+			handler = corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(int32(port))}}
+		case 2:
+			handler = corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(port)}}
+		}
+		p := probeOf(handler)
+		p.TimeoutSeconds = 3600
+		c := corev1.Container{Name: fmt.Sprintf("c%d", i), ReadinessProbe: p}
+		hog.Spec.Containers = append(hog.Spec.Containers, c)
+		hogs = append(hogs, Running{Name: c.Name, ID: "hog", StartedAt: time.Now()})
+	}
+	h.Set(hog, hogs, "127.0.0.1")
+	h.await("the hog asks", func(Result) bool { return asked.Load() > 0 })
+	h.Set(testPod(corev1.Container{ReadinessProbe: probeOf(command)}), running("1"), "127.0.0.1")
+	h.await("it is ready", func(r Result) bool { return r.Ready })
+	if n := asked.Load(); n > maxRunning {
+		t.Errorf("%d attempts of one pod at a time", n)
+	}
+	h.Set(hog, nil, "127.0.0.1")
+	h.await("attempts ended with their containers", func(Result) bool { return asked.Load() == 0 })
+	h.Set(hog, hogs, "127.0.0.1")
+	h.await("the hog asks again", func(Result) bool { return asked.Load() > 0 })
+	// The harness ends while they hang.
 }
