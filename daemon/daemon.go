@@ -193,6 +193,7 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 	loops := reconcilers.All(reconcilers.Options{
 		PodCIDRs: p.opts.PodCIDRs, ServiceCIDRs: p.opts.ServiceCIDRs,
 		APIServers: func() []netip.AddrPort { return []netip.AddrPort{p.opts.Advertise} },
+		CA:         string(p.authority.PEM()),
 		Since:      p.store.ServingSince,
 	})
 	return []task{

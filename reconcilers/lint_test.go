@@ -21,6 +21,7 @@ func deciding() map[string][]string {
 		"reconcilers/cluster/*.go":            nil,
 		"reconcilers/namespace/*.go":          nil,
 		"reconcilers/serviceaccount/*.go":     nil,
+		"reconcilers/rootca/*.go":             nil,
 		"reconcilers/nodecidr/*.go":           nil,
 		"reconcilers/nodelifecycle/*.go":      nil,
 		"reconcilers/serviceip/*.go":          nil,

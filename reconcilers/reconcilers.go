@@ -16,6 +16,7 @@ import (
 	"lockstep/reconcilers/nodecidr"
 	"lockstep/reconcilers/nodelifecycle"
 	"lockstep/reconcilers/replicaset"
+	"lockstep/reconcilers/rootca"
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
 )
@@ -33,6 +34,8 @@ type Options struct {
 	// APIServers returns the addresses of the API servers that are running; nil: there are none to list. It is called
 	// from several goroutines and must not block.
 	APIServers func() []netip.AddrPort
+	// CA is the cluster's CA in PEM, which every namespace is given; empty: none is.
+	CA string
 	// Since returns since when this process has taken heartbeats; no silence before it is held against a node. Nil:
 	// forever. It is called from several goroutines and must not block.
 	Since func() time.Time
@@ -109,6 +112,7 @@ func All(o Options) []engine.Reconciler {
 		cluster.New(cluster.Options{API: api, DNS: o.DNS, APIServers: o.APIServers}),
 		namespace.New(),
 		serviceaccount.New(),
+		rootca.New(o.CA),
 		nodecidr.New(o.PodCIDRs),
 		nodelifecycle.New(o.Since),
 		serviceip.New(serviceip.Options{CIDRs: o.ServiceCIDRs, NodePorts: o.NodePorts, Reserved: o.Reserved()}),

@@ -90,6 +90,10 @@ func (d *decision) object(o *Object) {
 		Source: d.in.Source, Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line,
 		Commit: d.in.Revision.ID, Author: d.in.Revision.Author, State: Pending,
 	}
+	if keptByCluster(o.Key) {
+		d.problems = append(d.problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Message: "is kept by the cluster itself, in every namespace; choose another name"})
+		return
+	}
 	if i, had := d.before[o.Key]; had {
 		d.stated[i] = true
 		before := &d.in.Inventory[i]
@@ -264,6 +268,11 @@ func builtin(namespace string) bool {
 		return true
 	}
 	return false
+}
+
+// keptByCluster says that a reconciler keeps the object, in every namespace.
+func keptByCluster(k kinds.Key) bool {
+	return k.Name == "kube-root-ca.crt" && k.GroupResource() == kinds.For[*corev1.ConfigMap]().GroupResource()
 }
 
 func ownedBy(v *view.View, source string, k kinds.Key) (file string, line int, ok bool) {

@@ -57,6 +57,9 @@ func rank(k kinds.Key) int {
 func reconcile(entry Desired, v *view.View, rules Rules, now time.Time) (Step, bool) {
 	step := Step{Key: entry.Key, Entry: entry, Live: v.Get(entry.Key)}
 	switch {
+	case keptByCluster(entry.Key): // a release before this one may have taken it from a file
+		step.Verb, step.Reason = Keep, "the cluster itself keeps it"
+		return step, entry.State != Applied
 	case entry.State == Pruning:
 		return prune(step, rules, now), true
 	case step.Live == nil:
@@ -65,7 +68,7 @@ func reconcile(entry Desired, v *view.View, rules Rules, now time.Time) (Step, b
 		step.Verb, step.Reason = Wait, "it is being deleted"
 		return step, true
 	}
-	return update(step, rules)
+	return update(step, v, rules)
 }
 
 func prune(step Step, rules Rules, now time.Time) Step {
@@ -104,17 +107,22 @@ func create(step Step, v *view.View, rules Rules) Step {
 	}
 	step.Verb, step.Object, step.Reason = Create, o, "stated, and not there"
 	if step.Entry.State == Applied || len(step.Entry.Before) > 0 {
+		if controller := removedBy(o, v); controller != "" {
+			step.Verb, step.Object, step.Reason = Wait, nil, waitsFor(controller)
+			return step
+		}
 		step.Drift, step.Reason = true, "stated, and deleted by hand"
 	}
 	return step
 }
 
-func update(step Step, rules Rules) (Step, bool) {
+func update(step Step, v *view.View, rules Rules) (Step, bool) {
+	not := theirs(step.Live, v)
 	before := step.Entry.Before
 	if step.Entry.State == Applied {
 		before = step.Entry.Object
 	}
-	merged, err := merge(before, step.Entry.Object, step.Live)
+	merged, err := merge(without(before, not), without(step.Entry.Object, not), step.Live)
 	if err != nil {
 		step.Verb, step.Reason = Refuse, err.Error()
 		return step, true

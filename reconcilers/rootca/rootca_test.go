@@ -1,0 +1,9 @@
+package rootca
+
+import (
+	"testing"
+
+	"lockstep/reconcilers/looptest"
+)
+
+func TestDecide(t *testing.T) { looptest.Golden(t, "testdata", New("the cluster's CA\n")) }
