@@ -49,7 +49,7 @@ func deciding() map[string][]string {
 		"reconcilers/engine/check.go":    nil,
 		"reconcilers/scheduler/state.go": nil,
 		"daemon/etcd/decide.go":          nil,
-		"daemon/web/model.go":            {"net/url", "lockstep/daemon/provenance", "lockstep/sync/health"},
+		"daemon/web/model.go":            {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health"},
 	}
 }
 
