@@ -113,7 +113,7 @@ func (a *Agent) join(ctx context.Context, id register.Identity) error {
 		case err == nil:
 			a.log.Info("joined cluster", "server", id.Server)
 			return nil
-		case errors.Is(err, register.ErrRefused):
+		case errors.Is(err, register.ErrRefused), errors.Is(err, register.ErrToken):
 			return err
 		case !told && ctx.Err() == nil && time.Since(begun) > joinPatience:
 			a.log.Warn("cannot join yet", "error", err)

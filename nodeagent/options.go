@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/register"
 )
 
 // Default directories and addresses.
@@ -135,6 +137,11 @@ func (o Options) withDefaults() (Options, error) {
 func (o Options) validate() error {
 	if !strings.HasPrefix(o.Server, "https://") {
 		return errors.New("cannot run the agent: the server is not an https URL")
+	}
+	if o.Token != "" {
+		if err := register.CheckToken(o.Token); err != nil {
+			return fmt.Errorf("cannot run the agent: %w", err)
+		}
 	}
 	return nil
 }

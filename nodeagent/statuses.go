@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -25,6 +26,9 @@ const (
 	statusRetry = time.Second
 )
 
+// errNeedless says that a pod is gone, so that nothing was written.
+var errNeedless = errors.New("the pod is gone")
+
 // statuses writes pods' statuses to the API, the newest of each pod only. The
 // queue has at most one entry a pod.
 type statuses struct {
@@ -33,6 +37,8 @@ type statuses struct {
 
 	mu  sync.Mutex
 	due map[types.UID]dueStatus
+	// away says that the last write found no server; that is told once, not of each pod at each try.
+	away bool
 }
 
 type dueStatus struct {
@@ -56,6 +62,29 @@ func (s *statuses) add(p *pod, urgent bool) {
 	}
 	s.mu.Unlock()
 	s.nudge()
+}
+
+// tell logs what a write came to: of a server that does not answer a line when it goes and one when it is back.
+func (s *statuses) tell(p *pod, err error) {
+	if errors.Is(err, errNeedless) {
+		return
+	}
+	status := apierrors.APIStatus(nil)
+	answered := err == nil || errors.As(err, &status) && !apierrors.IsServiceUnavailable(err) && !apierrors.IsServerTimeout(err) &&
+		!apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err)
+	s.mu.Lock()
+	changed := s.away == answered
+	s.away = !answered
+	s.mu.Unlock()
+	switch {
+	case changed && answered:
+		s.a.log.Info("the server takes statuses again")
+	case changed:
+		s.a.log.Warn("no server takes statuses: they wait until one answers", "error", err)
+	}
+	if answered && err != nil {
+		p.log.Warn("cannot report status", "error", err)
+	}
 }
 
 // nudge has the loop look again.
@@ -105,9 +134,14 @@ func (s *statuses) run(ctx context.Context) error {
 			g.Go(func() error {
 				began := time.Now()
 				err := s.write(ctx, p)
+				if ctx.Err() == nil {
+					s.tell(p, err)
+				}
+				if errors.Is(err, errNeedless) {
+					return nil
+				}
 				s.a.metrics.report("pod status", began, err)
 				if err != nil && ctx.Err() == nil {
-					p.log.Warn("cannot report status", "error", err)
 					s.mu.Lock()
 					if _, ok := s.due[p.uid]; !ok {
 						s.due[p.uid] = dueStatus{p, time.Now().Add(statusRetry)}
@@ -149,7 +183,7 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 	object.Status = *p.status.DeepCopy()
 	p.mu.Unlock()
 	if gone {
-		return nil
+		return errNeedless
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
@@ -159,7 +193,7 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 		fresh, getErr := pods.Get(ctx, object.Name, metav1.GetOptions{})
 		switch {
 		case apierrors.IsNotFound(getErr) || getErr == nil && fresh.UID != object.UID:
-			return nil
+			return errNeedless
 		case getErr != nil:
 			return getErr
 		}
@@ -171,7 +205,7 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 		gone = p.wanted.Gone || p.deleted
 		p.mu.Unlock()
 		if gone || apierrors.IsNotFound(err) {
-			return nil // deleted meanwhile, or its deletion is on the way
+			return errNeedless // deleted meanwhile, or its deletion is on the way
 		}
 		return err
 	}

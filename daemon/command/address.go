@@ -1,15 +1,18 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"lockstep/daemon/control"
 	"lockstep/nodeagent/network"
 )
 
@@ -74,7 +77,17 @@ func nodeName(flag string) (string, error) {
 // needRoot refuses early what would fail half way.
 func needRoot(what string) error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("cannot %s: only root can", what)
+		return fmt.Errorf("cannot %s: only root can (sudo lockstep …)", what)
+	}
+	return nil
+}
+
+// alone refuses to start what runs already with the same folders.
+func alone(ctx context.Context, dirs dirFlags) error {
+	attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if report, err := control.Dial(dirs.run).Report(attempt); err == nil {
+		return fmt.Errorf("lockstep already runs on this machine (cluster %s): lockstep status shows what it does; stop it first to start it with other sources or flags", report.Cluster)
 	}
 	return nil
 }

@@ -100,6 +100,9 @@ func newAgent() *cobra.Command {
 		Long: `Run this machine as a node. The token is needed once, until the node has its certificate.
 Stopping the agent leaves all pods running.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot("run a node"); err != nil {
+				return err
+			}
 			log, err := logs.logger(cmd.ErrOrStderr())
 			if err != nil {
 				return err
@@ -121,9 +124,6 @@ Stopping the agent leaves all pods running.`,
 			o.Server, o.Token, o.TokenFile, o.Log = server, token, tokenFile, log
 			agent, err := nodeagent.New(o)
 			if err != nil {
-				return err
-			}
-			if err := needRoot("run a node"); err != nil {
 				return err
 			}
 			return agent.Run(cmd.Context())

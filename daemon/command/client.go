@@ -2,8 +2,8 @@ package command
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +17,7 @@ import (
 	"lockstep/daemon/control"
 	"lockstep/daemon/pki"
 	"lockstep/internal/plain"
+	"lockstep/kinds/v1alpha1"
 )
 
 func newToken() *cobra.Command {
@@ -140,15 +141,17 @@ holds until it expires.`,
 
 func newPlan() *cobra.Command {
 	var dirs dirFlags
-	c := &cobra.Command{Use: "plan SOURCE", Short: "Show what applying a source would change",
+	c := &cobra.Command{Use: "plan [SOURCE]", Short: "Show what applying a source would change",
 		Long: `Show, as a diff, what applying a source to the cluster of the daemon on this machine would
 change. SOURCE is the name of one of its sources, or [NAME=]URL|FOLDER[#branch[:path]]; with the
 name of a source in front, that source's objects are compared with another folder or branch.
-Exit code 0: nothing would change; 2: something would; 1: the plan could not be made.`,
-		Example: `  lockstep plan shop                    what the next look at source shop would change
+Without SOURCE all sources of the cluster are planned, one after the other.
+Exit code 0: nothing would change; 2: something would; 1: a plan could not be made.`,
+		Example: `  lockstep plan                         what the next look at each source would change
+  lockstep plan shop                    and that at source shop
   lockstep plan shop=./checkout         what a push of this folder to source shop would change
   lockstep plan 'shop=https://git.example.com/acme/shop.git#next'    and of that branch`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := control.Dial(dirs.run)
 			report, err := client.Report(cmd.Context())
@@ -159,114 +162,57 @@ Exit code 0: nothing would change; 2: something would; 1: the plan could not be 
 			for _, s := range report.Sources {
 				names = append(names, s.Name)
 			}
+			if len(args) == 0 {
+				return planAll(cmd, client, names)
+			}
 			source, err := config.Resolve(args[0], func(name string) bool { return slices.Contains(names, name) })
 			if err != nil {
 				return fmt.Errorf("%w; the sources of this cluster: %s", err, cmp.Or(strings.Join(names, ", "), "none"))
 			}
-			result, err := client.Plan(cmd.Context(), source)
-			if err != nil {
-				return err
-			}
-			if _, err := fmt.Fprint(cmd.OutOrStdout(), plain.Page(result.Text)); err != nil {
-				return err
-			}
-			if result.Changes {
-				return exitError{2}
-			}
-			return nil
+			return planned(plan(cmd, client, source))
 		}}
 	dirs.addClient(c)
 	return c
 }
 
-func newStatus() *cobra.Command {
-	var dirs dirFlags
-	c := &cobra.Command{Use: "status", Short: "Show sources, revisions, objects and their health", Args: cobra.NoArgs,
-		Long: "Show what the daemon on this machine follows: each source's newest revision and how it went, its\n" +
-			"objects with their health and the line they are stated at, and the nodes.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, err := control.Dial(dirs.run).Report(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return printReport(cmd.OutOrStdout(), report)
-		}}
-	dirs.addClient(c)
-	return c
+// planAll plans each source, also after one that cannot be planned.
+func planAll(cmd *cobra.Command, client *control.Client, names []string) error {
+	var errs []error
+	changes := false
+	for i, name := range names {
+		if i > 0 {
+			_, _ = fmt.Fprintln(cmd.OutOrStdout())
+		}
+		_, _ = fmt.Fprintf(cmd.OutOrStdout(), "source %s\n", name)
+		source, err := config.Resolve(name, func(string) bool { return true })
+		if err == nil {
+			var one bool
+			one, err = plan(cmd, client, source)
+			changes = changes || one
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("source %s: %w", name, err))
+		}
+	}
+	if len(names) == 0 {
+		_, _ = fmt.Fprintln(cmd.OutOrStdout(), "nothing is followed: there is no source to plan")
+	}
+	return planned(changes, errors.Join(errs...))
 }
 
-func printReport(out io.Writer, r control.Report) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", shown(args)...) }
-	line("cluster %s, lockstep %s", r.Cluster, r.Version)
-	if r.Ready != "" {
-		line("not ready: %s", r.Ready)
+// plan prints one source's plan, and says whether it would change anything.
+func plan(cmd *cobra.Command, client *control.Client, source v1alpha1.Source) (bool, error) {
+	result, err := client.Plan(cmd.Context(), source)
+	if err != nil {
+		return false, err
 	}
-	for _, s := range r.Sources {
-		line("")
-		line("source %s (%s)", s.Name, s.Where)
-		if s.Status.Seen == "" {
-			line("  no revision yet")
-		} else {
-			line("  revision %s: %s: %s", short(s.Status.Seen), orNone(s.Status.State), s.Status.Message)
-		}
-		if s.Status.Accepted != s.Status.Seen && s.Status.Accepted != "" {
-			line("  running  %s", short(s.Status.Accepted))
-		}
-		if s.Status.FetchError != "" {
-			line("  %s", s.Status.FetchError)
-		}
-		if s.Status.Drift != "" {
-			line("  drift    %s", s.Status.Drift)
-		}
-		if s.Status.ForgeError != "" {
-			line("  %s", s.Status.ForgeError)
-		}
-		for _, e := range more(s.Status) {
-			line("  %s", e)
-		}
-		for _, o := range s.Objects {
-			if o.Cause == "" {
-				line("  %s\t%s\t%s", o.Object, o.State, o.File)
-			} else {
-				line("  %s\t%s\t%s\t%s", o.Object, o.State, o.File, o.Cause)
-			}
-		}
-	}
-	line("")
-	for _, n := range r.Nodes {
-		ready := "Ready"
-		if !n.Ready {
-			ready = "NotReady"
-		}
-		plural := "s"
-		if n.Pods == 1 {
-			plural = ""
-		}
-		row := fmt.Sprintf("node %s\t%s\t%d pod%s", n.Name, ready, n.Pods, plural)
-		if n.Silence != "" {
-			row += "\t" + n.Silence
-		}
-		line("%s", row)
-	}
-	if len(r.Nodes) == 0 {
-		line("no node has joined yet; lockstep token create makes a token for one")
-	}
-	return w.Flush()
+	_, err = fmt.Fprint(cmd.OutOrStdout(), plain.Page(result.Text))
+	return result.Changes, err
 }
 
-// short is a revision as people name it: the first digits of its hash.
-func short(revision string) string {
-	revision = strings.TrimPrefix(revision, "sha256:") // a folder's
-	if len(revision) > 12 {
-		return revision[:12]
+func planned(changes bool, err error) error {
+	if err == nil && changes {
+		return exitError{2}
 	}
-	return orNone(revision)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none yet"
-	}
-	return s
+	return err
 }

@@ -118,6 +118,9 @@ Stopping it leaves all pods running.`,
 				return err
 			}
 			o.Log = log
+			if err := alone(cmd.Context(), dirs); err != nil {
+				return err
+			}
 			return daemon.Run(cmd.Context(), o)
 		}}
 	flags.add(c)

@@ -31,6 +31,12 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
   lockstep up https://git.example.com/acme/shop.git#main:deploy
   lockstep up --config sources.yaml    for sources that want credentials, or a forge's commit statuses`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := needRoot("run a node"); err != nil {
+				return err
+			}
+			if err := alone(cmd.Context(), dirs); err != nil {
+				return err
+			}
 			out := screenOf(cmd.OutOrStdout())
 			log, err := logs.logger(out.beside(cmd.ErrOrStderr()))
 			if err != nil {
@@ -47,9 +53,6 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 			}
 			a, err := node.options(dirs, address)
 			if err != nil {
-				return err
-			}
-			if err := needRoot("run a node"); err != nil {
 				return err
 			}
 			a.Server = "https://" + netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.Listen.Port()).String()

@@ -238,8 +238,11 @@ func Dial(runDir string) *Client {
 		Timeout: 2 * time.Minute, // a plan may have to fetch a large repository first
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", path)
-			if err != nil {
-				return nil, fmt.Errorf("no daemon answers at %s (is it running here, and is this root?): %w", path, err)
+			switch {
+			case errors.Is(err, os.ErrPermission):
+				return nil, fmt.Errorf("only root may ask the daemon at %s (sudo lockstep …): %w", path, err)
+			case err != nil:
+				return nil, fmt.Errorf("no daemon answers at %s (is it running here? --run-dir names another folder): %w", path, err)
 			}
 			return conn, nil
 		}},

@@ -83,14 +83,26 @@ func (i Identity) Joined(now time.Time) bool {
 // ErrRefused says that the server will refuse the same request again.
 var ErrRefused = errors.New("the server refused")
 
+// ErrToken says that a token cannot be one, whatever a server says.
+var ErrToken = errors.New("the token is not of the form <pin>.<id>.<secret> that lockstep token create prints")
+
+// CheckToken returns ErrToken for a text that is no join token.
+func CheckToken(token string) error {
+	pin, bearer, ok := strings.Cut(strings.TrimSpace(token), ".")
+	if _, err := hex.DecodeString(pin); !ok || err != nil || len(pin) != sha256.Size*2 || strings.Count(bearer, ".") != 1 {
+		return ErrToken
+	}
+	return nil
+}
+
 // Join buys a certificate with token, "<ca sha256 hex>.<id>.<secret>". The
 // secret is sent only to a server whose chain ends in the certificate that the
 // token pins. An existing key is kept, since a taken name needs it.
 func (i Identity) Join(ctx context.Context, token string) error {
-	pin, bearer, ok := strings.Cut(strings.TrimSpace(token), ".")
-	if !ok || len(pin) != sha256.Size*2 || strings.Count(bearer, ".") != 1 {
-		return fmt.Errorf("cannot join %s: the token is not of the form <pin>.<id>.<secret>", i.Server)
+	if err := CheckToken(token); err != nil {
+		return fmt.Errorf("cannot join %s: %w", i.Server, err)
 	}
+	pin, bearer, _ := strings.Cut(strings.TrimSpace(token), ".")
 	csr, err := i.request()
 	if err != nil {
 		return err

@@ -244,7 +244,7 @@ func TestGitErrorsNameTheCause(t *testing.T) {
 		}), "branch dev not found"},
 		"no such repo":      {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = strings.Replace(s.URL, "shop", "other", 1) }), "no such repository"},
 		"nobody listens":    {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "http://127.0.0.1:1/shop.git" }), "refused"},
-		"ssh without hosts": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "git@127.0.0.1:shop.git" }), "knownHostsFile of the Source is required"},
+		"ssh without hosts": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "git@127.0.0.1:shop.git" }), "known_hosts file (ssh-keyscan 127.0.0.1)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := watch(t, t.TempDir(), c.source).Look(t.Context(), "shop")

@@ -2,9 +2,11 @@ package validate
 
 import (
 	"context"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"lockstep/sync/manifest"
 	"lockstep/sync/manifest/tree"
@@ -79,4 +81,15 @@ func cause(err error) error {
 		return p.Err
 	}
 	return err
+}
+
+// input takes what is to be read from in, once.
+func (f *finder) input(in io.Reader) {
+	if f.seen["-"] {
+		return
+	}
+	f.seen["-"] = true
+	f.files = append(f.files, manifest.File{Path: "-", Data: sync.OnceValues(func() ([]byte, error) {
+		return io.ReadAll(io.LimitReader(in, manifest.MaxFile+1))
+	})})
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"lockstep/sync/manifest"
 )
@@ -19,6 +20,8 @@ var ErrInvalid = errors.New("the manifests have errors")
 type Options struct {
 	// IgnoreKinds are kinds to skip, as in a source's ignoreKinds.
 	IgnoreKinds []string
+	// In is what the path "-" reads. Nil: nothing.
+	In io.Reader
 }
 
 // Run reads the manifests that paths name, files and folders, as one source would, and prints to out every error, one a
@@ -31,6 +34,10 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 	}
 	found := finder{seen: map[string]bool{}}
 	for _, path := range paths {
+		if path == "-" && opts.In != nil {
+			found.input(opts.In)
+			continue
+		}
 		if err := found.add(ctx, filepath.Clean(path)); err != nil {
 			return fmt.Errorf("cannot validate %s: %w", path, err)
 		}
@@ -45,6 +52,11 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 			return fmt.Errorf("cannot print the errors: %w", err)
 		}
 		return ErrInvalid
+	}
+	if len(found.files) == 0 {
+		if _, err := fmt.Fprintf(out, "warning: no manifest is in %s; their names end in .yaml, .yml or .json\n", strings.Join(paths, ", ")); err != nil {
+			return fmt.Errorf("cannot print the result: %w", err)
+		}
 	}
 	if _, err := fmt.Fprintf(out, "%s in %s %s valid\n", count(len(set.Objects), "object"), count(len(found.files), "file"), verb(len(set.Objects))); err != nil {
 		return fmt.Errorf("cannot print the result: %w", err)

@@ -91,7 +91,8 @@ func openSSH(endpoint *transport.Endpoint, c *v1alpha1.Credentials) (access, err
 		user = "git"
 	}
 	if c.KnownHostsFile == "" {
-		return access{}, fmt.Errorf("cannot reach %s by ssh: spec.credentials.knownHostsFile of the Source is required, host keys are always checked", endpoint.Host)
+		return access{}, fmt.Errorf("cannot reach %s by ssh: its host keys are not known: name a known_hosts file (ssh-keyscan %s) in "+
+			"spec.credentials.knownHostsFile of a Source, and the file of Sources with --config", endpoint.Host, endpoint.Host)
 	}
 	db, err := gitssh.NewKnownHostsDb(c.KnownHostsFile)
 	if err != nil {

@@ -1,0 +1,176 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lockstep/daemon/control"
+)
+
+// statusPeriod is how often --wait looks.
+const statusPeriod = 200 * time.Millisecond
+
+// The exit codes of status. 1 is for what could not be asked.
+const (
+	exitWell    = 0
+	exitFailed  = 2
+	exitRolling = 3
+)
+
+func newStatus() *cobra.Command {
+	var dirs dirFlags
+	var output string
+	var wait time.Duration
+	c := &cobra.Command{Use: "status", Short: "Show sources, revisions, objects and their health", Args: cobra.NoArgs,
+		Long: `Show what the daemon on this machine follows: each source's newest revision and how it went, its
+objects with their health and the line they are stated at, and the nodes.
+Exit code 0: all is well; 2: a source, the cluster or a node is not; 3: a source is still rolling
+out, or was not read yet; 1: the daemon could not be asked.`,
+		Example: `  lockstep status
+  lockstep status --wait 5m             wait until everything has rolled out, or has failed
+  lockstep status -o json | jq '.sources[].status.state'`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "text" && output != "json" {
+				return fmt.Errorf("cannot use --output %q: want text or json", output)
+			}
+			report, err := settledReport(cmd.Context(), control.Dial(dirs.run), wait)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				encoder := json.NewEncoder(cmd.OutOrStdout())
+				encoder.SetIndent("", "  ")
+				err = encoder.Encode(report)
+			} else {
+				err = printReport(cmd.OutOrStdout(), report)
+			}
+			if code := standing(report); err == nil && code != exitWell {
+				return exitError{code}
+			}
+			return err
+		}}
+	dirs.addClient(c)
+	c.Flags().StringVarP(&output, "output", "o", "text", "`FORM` of the output: text or json")
+	c.Flags().DurationVar(&wait, "wait", 0, "`DURATION` to wait at most until nothing is rolling out any more, and a daemon answers")
+	return c
+}
+
+// settledReport returns the report as soon as nothing is rolling out, or the last one when wait is over.
+func settledReport(ctx context.Context, b control.Backend, wait time.Duration) (control.Report, error) {
+	deadline := time.NewTimer(wait)
+	defer deadline.Stop()
+	for {
+		report, err := b.Report(ctx)
+		if err == nil && standing(report) != exitRolling {
+			return report, nil
+		}
+		select {
+		case <-ctx.Done():
+			return report, ctx.Err()
+		case <-deadline.C:
+			return report, err
+		case <-time.After(statusPeriod):
+		}
+	}
+}
+
+// standing is the exit code that a report comes to.
+func standing(r control.Report) int {
+	code := exitWell
+	for _, s := range r.Sources {
+		switch {
+		case s.Status.State == "pending", s.Status.State == "" && s.Status.FetchError == "":
+			code = exitRolling
+		case s.Status.State != "success", s.Status.FetchError != "", s.Status.Drift != "":
+			return exitFailed
+		}
+	}
+	if code == exitWell && (r.Ready != "" || slices.ContainsFunc(r.Nodes, func(n control.NodeReport) bool { return !n.Ready })) {
+		return exitFailed
+	}
+	return code
+}
+
+func printReport(out io.Writer, r control.Report) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", shown(args)...) }
+	line("cluster %s, lockstep %s", r.Cluster, r.Version)
+	if r.Ready != "" {
+		line("not ready: %s", r.Ready)
+	}
+	for _, s := range r.Sources {
+		line("")
+		line("source %s (%s)", s.Name, s.Where)
+		if s.Status.Seen == "" {
+			line("  no revision yet")
+		} else {
+			line("  revision %s: %s: %s", short(s.Status.Seen), orNone(s.Status.State), s.Status.Message)
+		}
+		if s.Status.Accepted != s.Status.Seen && s.Status.Accepted != "" {
+			line("  running  %s", short(s.Status.Accepted))
+		}
+		if s.Status.FetchError != "" {
+			line("  %s", s.Status.FetchError)
+		}
+		if s.Status.Drift != "" {
+			line("  drift    %s", s.Status.Drift)
+		}
+		if s.Status.ForgeError != "" {
+			line("  %s", s.Status.ForgeError)
+		}
+		for _, e := range more(s.Status) {
+			line("  %s", e)
+		}
+		for _, o := range s.Objects {
+			if o.Cause == "" {
+				line("  %s\t%s\t%s", o.Object, o.State, o.File)
+			} else {
+				line("  %s\t%s\t%s\t%s", o.Object, o.State, o.File, o.Cause)
+			}
+		}
+	}
+	line("")
+	for _, n := range r.Nodes {
+		ready := "Ready"
+		if !n.Ready {
+			ready = "NotReady"
+		}
+		plural := "s"
+		if n.Pods == 1 {
+			plural = ""
+		}
+		if n.Silence == "" {
+			line("node %s\t%s\t%d pod%s", n.Name, ready, n.Pods, plural)
+		} else {
+			line("node %s\t%s\t%d pod%s\t%s", n.Name, ready, n.Pods, plural, n.Silence)
+		}
+	}
+	if len(r.Nodes) == 0 {
+		line("no node has joined yet; lockstep token create makes a token for one")
+	}
+	return w.Flush()
+}
+
+// short is a revision as people name it: the first digits of its hash.
+func short(revision string) string {
+	revision = strings.TrimPrefix(revision, "sha256:") // a folder's
+	if len(revision) > 12 {
+		return revision[:12]
+	}
+	return orNone(revision)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none yet"
+	}
+	return s
+}
