@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -183,11 +182,8 @@ func (p *pod) lastLines(ctx context.Context, i *instance) string {
 
 // removeLog removes the files of an old instance's log, rotated ones included.
 func (p *pod) removeLog(name string, attempt int) {
-	files, _ := filepath.Glob(logs.Path(p.logDir(), name, attempt) + "*")
-	for _, f := range files {
-		if err := os.Remove(f); err != nil {
-			p.log.Warn("cannot remove log", "error", err)
-		}
+	if err := logs.Remove(logs.Path(p.logDir(), name, attempt)); err != nil {
+		p.log.Warn("cannot remove log", "error", err)
 	}
 }
 

@@ -33,7 +33,7 @@ type cursor struct {
 // files lists the log's files, oldest first.
 func (c *cursor) files() []string {
 	files := keeper.Rotated(c.path)
-	if _, err := os.Stat(c.path); err == nil {
+	if _, err := os.Lstat(c.path); err == nil {
 		files = append(files, c.path)
 	}
 	return files
@@ -140,7 +140,7 @@ func (c *cursor) next() ([]byte, error) {
 			return line, err
 		}
 		if !c.over {
-			if now, err := os.Stat(c.path); err == nil && c.gz == nil && os.SameFile(now, c.info) {
+			if now, err := os.Lstat(c.path); err == nil && c.gz == nil && os.SameFile(now, c.info) {
 				return nil, io.EOF
 			}
 			// Lines may have come between our reading the end and the rotation.
@@ -163,7 +163,7 @@ func (c *cursor) next() ([]byte, error) {
 func (c *cursor) following() (name string, again bool) {
 	files := c.files()
 	for i, name := range files {
-		if info, err := os.Stat(name); err == nil && os.SameFile(info, c.info) {
+		if info, err := os.Lstat(name); err == nil && os.SameFile(info, c.info) {
 			c.name = name
 			files = files[i+1:]
 			if len(files) == 0 {
@@ -195,9 +195,9 @@ func rotatedAt(path, name string) (time.Time, bool) {
 
 func (c *cursor) open(name string) error {
 	c.close()
-	f, err := os.Open(name)
+	f, err := keeper.Open(name)
 	if errors.Is(err, os.ErrNotExist) && name != c.path {
-		f, err = os.Open(name + ".gz") // compressed a moment ago
+		f, err = keeper.Open(name + ".gz") // compressed a moment ago
 		name += ".gz"
 	}
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/logs/keeper"
 )
 
 // Dir is a pod's log directory, `<root>/<ns>_<name>_<uid>`; the root is `/var/log/pods` on most nodes.
@@ -16,6 +18,9 @@ func Dir(root, namespace, name string, uid types.UID) string {
 func Path(podDir, container string, attempt int) string {
 	return filepath.Join(podDir, container, fmt.Sprintf("%d.log", attempt))
 }
+
+// Remove removes a container's log, with the files it was rotated to.
+func Remove(path string) error { return keeper.Remove(path) }
 
 // FIFOs returns the paths that a container's stdout and stderr should have under the run directory.
 func FIFOs(runDir, id string) (stdout, stderr string) {

@@ -78,11 +78,12 @@ func (l *file) open(now time.Time) error {
 		return l.openErr
 	}
 	l.tried, l.looked = now, now
-	l.openErr = cause(os.MkdirAll(filepath.Dir(l.path), 0o755))
-	if l.openErr != nil {
+	at, err := makePlace(l.path)
+	if l.openErr = cause(err); err != nil {
 		return l.openErr
 	}
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	defer at.Close()
+	f, err := at.plain(at.rel, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
 	if l.openErr = cause(err); err != nil {
 		return l.openErr
 	}
@@ -107,8 +108,12 @@ func (l *file) rotate(now time.Time) error {
 	if !now.After(l.rotated) {
 		now = l.rotated.Add(1) // the clock went back; names keep their order
 	}
-	name := l.path + "." + now.UTC().Format(rotatedFormat)
-	if err := os.Rename(l.path, name); err != nil && !errors.Is(err, os.ErrNotExist) {
+	at, err := makePlace(l.path)
+	if err != nil {
+		return cause(err)
+	}
+	defer at.Close()
+	if err := at.Rename(at.rel, at.rel+"."+now.UTC().Format(rotatedFormat)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return cause(err)
 	}
 	l.rotated = now
@@ -117,15 +122,15 @@ func (l *file) rotate(now time.Time) error {
 	if err := l.open(now); err != nil {
 		return err
 	}
-	l.prune()
+	l.prune(at)
 	return nil
 }
 
 // prune removes the rotated files beyond the limit and starts compressing those that nobody is likely to be reading.
-func (l *file) prune() {
-	rotated := Rotated(l.path)
+func (l *file) prune(at place) {
+	rotated := at.rotated()
 	for len(rotated) > l.maxFiles-1 {
-		os.Remove(rotated[0])
+		_ = at.Root.Remove(rotated[0]) // tried again at the next rotation
 		rotated = rotated[1:]
 	}
 	if !l.compress || len(rotated) < 2 {
@@ -133,20 +138,30 @@ func (l *file) prune() {
 	}
 	for _, name := range rotated[:len(rotated)-1] {
 		if !strings.HasSuffix(name, gzipSuffix) {
-			compressions.start(name)
+			compressions.start(filepath.Join(at.Name(), name))
 		}
 	}
 }
 
 // Rotated lists the rotated files of a log file, oldest first.
 func Rotated(path string) []string {
-	names, err := filepath.Glob(escapeGlob(path) + ".*")
+	at, err := placeOf(path)
 	if err != nil {
 		return nil
 	}
+	defer at.Close()
+	names := at.rotated()
+	for i, name := range names {
+		names[i] = filepath.Join(at.Name(), name)
+	}
+	return names
+}
+
+func (p place) rotated() []string {
+	names := p.with(".")
 	kept := names[:0]
 	for _, name := range names {
-		stamp := strings.TrimSuffix(name[len(path)+1:], gzipSuffix)
+		stamp := strings.TrimSuffix(name[len(p.rel)+1:], gzipSuffix)
 		if len(stamp) >= len("20060102-150405") && !strings.HasSuffix(stamp, tempSuffix) {
 			kept = append(kept, name)
 		}
@@ -173,23 +188,40 @@ func (c compressor) start(name string) {
 	}
 	go func() {
 		defer func() { <-c }()
-		if err := gzipFile(name); err != nil {
-			os.Remove(name + gzipSuffix + tempSuffix)
-		}
+		_ = gzipFile(name) // the next rotation asks again
 	}()
 }
 
-func gzipFile(name string) error {
-	in, err := os.Open(name)
+func gzipFile(path string) error {
+	at, err := placeOf(path)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	in, err := at.plain(at.rel, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(name+gzipSuffix+tempSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	temp := at.rel + gzipSuffix + tempSuffix
+	if err := at.Root.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	out, err := at.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
+	if err := compress(out, in); err != nil {
+		return errors.Join(err, at.Root.Remove(temp))
+	}
+	if err := at.Rename(temp, at.rel+gzipSuffix); err != nil {
+		return err
+	}
+	return at.Root.Remove(at.rel)
+}
+
+func compress(out io.Writer, in io.Reader) error {
 	z, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
 	if err != nil {
 		return err
@@ -197,13 +229,7 @@ func gzipFile(name string) error {
 	if _, err := io.Copy(z, in); err != nil {
 		return err
 	}
-	if err := z.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(out.Name(), name+gzipSuffix); err != nil {
-		return err
-	}
-	return os.Remove(name)
+	return z.Close()
 }
 
 func removed(f *os.File) bool {
