@@ -8,10 +8,8 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/containerd/cgroups/v3"
@@ -189,34 +187,6 @@ func readFS(path string, now time.Time) (*statsapi.FsStats, error) {
 		CapacityBytes: &capacity, AvailableBytes: &available, UsedBytes: &taken,
 		Inodes: &inodes, InodesFree: &free, InodesUsed: &inodesTaken,
 	}, nil
-}
-
-// walk adds up what a directory takes on disk. Files that go meanwhile are not there.
-func walk(dir string) (bytes, inodes uint64, err error) {
-	type identity struct{ device, inode uint64 }
-	seen := map[identity]bool{}
-	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return nil
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			id := identity{uint64(st.Dev), st.Ino}
-			if !seen[id] {
-				seen[id] = true
-				bytes += uint64(st.Blocks) * 512
-				inodes++
-			}
-		}
-		return nil
-	})
-	return bytes, inodes, err
 }
 
 // mainInterface is a pod's own.

@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"lockstep/nodeagent/beneath"
 )
 
 const (
@@ -23,6 +25,8 @@ const (
 	minRate = time.Second
 	// usageEvery is how old the size of directories and snapshots may be: walking them is work for the disk.
 	usageEvery = time.Minute
+	// usageTimeout bounds one walk: a pod's millions of files keep nobody else from being measured.
+	usageTimeout = 10 * time.Second
 )
 
 // Pod is what is to be measured of a pod.
@@ -81,6 +85,7 @@ type reading struct {
 type usage struct {
 	at            time.Time
 	bytes, inodes uint64
+	failed        bool // it could not be measured then
 }
 
 // New returns a collector.
@@ -237,7 +242,7 @@ func (c *Collector) pod(ctx context.Context, pod *Pod) statsapi.PodStats {
 		s.Containers = append(s.Containers, container)
 	}
 	for name, dir := range pod.Volumes {
-		if fs := c.directory(dir); fs != nil {
+		if fs := c.directory(ctx, dir); fs != nil {
 			s.VolumeStats = append(s.VolumeStats, statsapi.VolumeStats{FsStats: *fs, Name: name})
 			ephemeral.add(fs)
 		}
@@ -263,10 +268,10 @@ func (c *Collector) container(ctx context.Context, container *Container) statsap
 		s.CPU, s.Memory = c.resources(container.Cgroup, u)
 	}
 	if container.LogDir != "" {
-		s.Logs = c.directory(container.LogDir)
+		s.Logs = c.directory(ctx, container.LogDir)
 	}
 	if c.options.RootFS != nil {
-		s.Rootfs = c.onFS(c.options.ImageDir, container.ID, func() (uint64, uint64, error) {
+		s.Rootfs = c.onFS(ctx, c.options.ImageDir, container.ID, func() (uint64, uint64, error) {
 			return c.options.RootFS(ctx, container.ID)
 		})
 	}
@@ -274,12 +279,17 @@ func (c *Collector) container(ctx context.Context, container *Container) statsap
 }
 
 // directory measures a directory on the node's file system.
-func (c *Collector) directory(dir string) *statsapi.FsStats {
-	return c.onFS(dir, dir, func() (uint64, uint64, error) { return walk(dir) })
+func (c *Collector) directory(ctx context.Context, dir string) *statsapi.FsStats {
+	return c.onFS(ctx, dir, dir, func() (uint64, uint64, error) {
+		ctx, cancel := context.WithTimeout(ctx, usageTimeout)
+		defer cancel()
+		size, err := beneath.Usage(ctx, dir)
+		return size.Bytes, size.Inodes, err
+	})
 }
 
 // onFS is the state of a file system with the use of something on it, measured once in a while.
-func (c *Collector) onFS(path, key string, measure func() (bytes, inodes uint64, err error)) *statsapi.FsStats {
+func (c *Collector) onFS(ctx context.Context, path, key string, measure func() (bytes, inodes uint64, err error)) *statsapi.FsStats {
 	fs, err := readFS(path, c.now())
 	if err != nil {
 		return nil
@@ -288,13 +298,17 @@ func (c *Collector) onFS(path, key string, measure func() (bytes, inodes uint64,
 	u, known := c.usages[key]
 	c.mu.Unlock()
 	if !known || c.now().Sub(u.at) >= usageEvery {
-		if u.bytes, u.inodes, err = measure(); err != nil {
+		bytes, inodes, err := measure()
+		if ctx.Err() != nil {
 			return nil
 		}
-		u.at = c.now()
+		u = usage{at: c.now(), bytes: bytes, inodes: inodes, failed: err != nil}
 		c.mu.Lock()
 		c.usages[key] = u
 		c.mu.Unlock()
+	}
+	if u.failed {
+		return nil
 	}
 	fs.Time = metav1.NewTime(u.at)
 	fs.UsedBytes, fs.InodesUsed = &u.bytes, &u.inodes
