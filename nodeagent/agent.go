@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -201,6 +202,9 @@ func (a *Agent) open(ctx context.Context) error {
 	if err := a.readMachine(version); err != nil {
 		return err
 	}
+	if err := a.makeNodeCgroup(); err != nil {
+		a.log.Warn("cannot bound the processes of all pods together", "error", err)
+	}
 	if a.imageDir = a.rt.Dir(ctx); a.imageDir == "" {
 		a.imageDir = a.opts.DataDir
 	}
@@ -260,7 +264,10 @@ func (a *Agent) readMachine(version string) error {
 		return fmt.Errorf("cannot list devices: %w", err)
 	}
 	n := spec.Node{Name: a.opts.NodeName, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroupV2(),
-		OOMFloor: -1000, Capabilities: caps, Devices: devices}
+		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: swapLimits(), PodPids: max(a.opts.PodPidsLimit, 0)}
+	if n.MaxOpenFiles, err = maxOpenFiles(caps); err != nil {
+		return err
+	}
 	if floor, free := oomFloor(caps); !free {
 		n.OOMFloor = floor
 		a.log.Warn("this process may not lower oom_score_adj (no CAP_SYS_RESOURCE): containers keep at least its own", "floor", floor)
@@ -298,10 +305,8 @@ func appArmor() bool {
 // oomFloor is the lowest oom_score_adj that children may get; free says that
 // there is no such limit.
 func oomFloor(caps []string) (floor int, free bool) {
-	for _, c := range caps {
-		if c == "CAP_SYS_RESOURCE" {
-			return -1000, true
-		}
+	if slices.Contains(caps, "CAP_SYS_RESOURCE") {
+		return -1000, true
 	}
 	data, _ := os.ReadFile("/proc/self/oom_score_adj")
 	_, _ = fmt.Sscan(string(data), &floor)
@@ -336,6 +341,11 @@ func (a *Agent) restore(ctx context.Context) error {
 		known[string(o.UID)] = true
 		p := newPod(a, o)
 		p.sandbox, p.traces = a.loadSandbox(o)
+		if p.sandbox.ID != "" { // limits may be new in this release, or other ones
+			if err := a.makePodCgroup(o.UID, spec.PodLimits(o, a.nodeFacts())); err != nil {
+				p.log.Warn("cannot set the pod's limits anew", "error", err)
+			}
+		}
 		p.instances = a.records.load(o.UID)
 		for id := range p.instances {
 			a.claims[id] = p

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -13,7 +15,10 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/register"
 )
 
 const cgroupMount = "/sys/fs/cgroup"
@@ -31,7 +36,54 @@ func (a *Agent) podCgroup(uid types.UID) string {
 
 // makePodCgroup makes the pod's cgroup with its limits, or sets them anew.
 func (a *Agent) makePodCgroup(uid types.UID, limits *specs.LinuxResources) error {
-	path := a.podCgroup(uid)
+	return makeCgroup(a.podCgroup(uid), limits)
+}
+
+// ownPids is the share of the machine's process numbers that pods together
+// cannot take, one in so many: less than that at which the node says
+// PIDPressure, and enough to end pods with.
+const ownPids = 25
+
+// makeNodeCgroup makes the parent of all pods' cgroups, which bounds what they
+// take together.
+func (a *Agent) makeNodeCgroup() error {
+	if a.opts.PodPidsLimit < 0 {
+		return nil
+	}
+	most, err := register.MostPIDs()
+	if err != nil {
+		return err
+	}
+	limit := most - most/ownPids
+	return makeCgroup(nodeCgroup(a.opts.NodeName), &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}})
+}
+
+// swapLimits says whether cgroup v1 bounds swap, which some kernels must be
+// told at their start (swapaccount=1).
+func swapLimits() bool {
+	_, err := os.Stat(filepath.Join(cgroupMount, "memory", "memory.memsw.limit_in_bytes"))
+	return err == nil
+}
+
+// maxOpenFiles is the highest limit of open files that may be given: the
+// kernel's, or without the right to raise limits this process's own.
+func maxOpenFiles(caps []string) (uint64, error) {
+	data, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return 0, err
+	}
+	most, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil || slices.Contains(caps, "CAP_SYS_RESOURCE") {
+		return most, err
+	}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return 0, fmt.Errorf("cannot read own limit of open files: %w", err)
+	}
+	return min(most, own.Max), nil
+}
+
+func makeCgroup(path string, limits *specs.LinuxResources) error {
 	var err error
 	if cgroupV2() {
 		_, err = cgroup2.NewManager(cgroupMount, path, cgroup2.ToResources(limits))

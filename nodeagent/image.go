@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/opencontainers/image-spec/identity"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/spec"
@@ -40,17 +40,21 @@ func (a *Agent) ensureImage(ctx context.Context, p *pod, c *corev1.Container) (*
 	}
 	o := p.object()
 	var secrets []corev1.Secret
+	var unreadable []string
 	for _, ref := range o.Spec.ImagePullSecrets {
 		s, err := a.objects.secret(ctx, o.Namespace, ref.Name)
-		if err != nil {
-			if apierrors.IsNotFound(err) {
-				p.event(corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf(
-					"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name))
-				continue
-			}
-			return nil, err
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil { // another one, or what is on the node, may do
+			unreadable = append(unreadable, ref.Name)
+			continue
 		}
 		secrets = append(secrets, *s)
+	}
+	if len(unreadable) > 0 {
+		p.event(corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf(
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(unreadable, ", ")))
 	}
 	got, err := a.images.Ensure(ctx, images.Request{
 		Image: c.Image, Policy: c.ImagePullPolicy, Secrets: secrets,

@@ -18,7 +18,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-helpers/resource"
 
@@ -29,11 +28,8 @@ import (
 const (
 	// fresh is how long a fetched object serves other containers that start
 	// at the same time.
-	fresh = time.Second
-	// refreshPeriod is how often objects that are not watched are read, and
-	// volumes compared with what they should show.
-	refreshPeriod = 20 * time.Second
-	apiTimeout    = 10 * time.Second
+	fresh      = time.Second
+	apiTimeout = 10 * time.Second
 )
 
 // reference names a ConfigMap or a Secret.
@@ -305,63 +301,6 @@ func (a *Agent) latestSources(ctx context.Context) volumes.Sources {
 		},
 		Allocatable: a.nodeFacts().Allocatable,
 	}
-}
-
-// refresh keeps the content of volumes up to date until ctx ends.
-func (a *Agent) refresh(ctx context.Context) error {
-	defer a.objects.watches.Wait()
-	t := time.NewTicker(refreshPeriod)
-	defer t.Stop()
-	for {
-		all := false
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-a.contentWake:
-		case <-t.C:
-			all = true
-		}
-		a.mu.Lock()
-		due := a.contents
-		a.contents = map[types.UID]bool{}
-		a.mu.Unlock()
-		used, watched := map[reference]bool{}, map[reference]bool{}
-		for _, p := range a.allPods() {
-			p.mu.Lock()
-			object, up, gone := p.wanted.Pod, p.volumes != nil && !p.wanted.Gone, p.wanted.Gone
-			p.mu.Unlock()
-			ended := gone || object.Status.Phase == corev1.PodSucceeded || object.Status.Phase == corev1.PodFailed
-			for ref := range references(object) {
-				used[ref] = true
-				if !ended {
-					watched[ref] = true
-				}
-			}
-			if !up || !changes(object) || !all && !due[p.uid] {
-				continue
-			}
-			switch wrote, err := a.volumes.Update(ctx, object, a.latestSources(ctx)); {
-			case err != nil && ctx.Err() == nil:
-				a.metrics.refreshErrors.Inc()
-				p.log.Warn("cannot update volumes", "error", err)
-			case wrote:
-				a.metrics.refreshes.Inc()
-			}
-		}
-		if a.api() != nil {
-			a.objects.watchAll(ctx, watched)
-		}
-		if all {
-			a.objects.forget(used)
-		}
-	}
-}
-
-// changes says whether a pod has volumes whose content may change.
-func changes(o *corev1.Pod) bool {
-	return slices.ContainsFunc(o.Spec.Volumes, func(v corev1.Volume) bool {
-		return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil
-	})
 }
 
 // admit says why the node cannot take the pod beside those it has; the

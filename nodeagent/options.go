@@ -23,6 +23,9 @@ const (
 	DefaultContainerd = "/run/containerd/containerd.sock"
 	// Managed asks for a containerd of the agent's own, which outlives it.
 	Managed = "managed"
+	// DefaultPodPids leaves room for programs of thousands of threads, and
+	// none for a fork bomb; OpenShift's figure.
+	DefaultPodPids = 4096
 )
 
 // Options say how a node runs. The zero value of a field means what its
@@ -65,6 +68,9 @@ type Options struct {
 	ServiceCIDRs []netip.Prefix
 	// ClusterCIDRs hold all nodes' pod ranges; 10.42.0.0/16 if empty.
 	ClusterCIDRs []netip.Prefix
+	// PodPidsLimit bounds each pod's processes and threads, as the kubelet's
+	// podPidsLimit; DefaultPodPids if zero, no bound if negative.
+	PodPidsLimit int64
 	// Version is reported in the node's status; "v0.0.0" if empty.
 	Version string
 	// Log is discarded if nil.
@@ -121,6 +127,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if len(o.ClusterCIDRs) == 0 {
 		o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}
+	}
+	if o.PodPidsLimit == 0 {
+		o.PodPidsLimit = DefaultPodPids
 	}
 	if o.Version == "" {
 		o.Version = "v0.0.0"

@@ -33,6 +33,7 @@ type pod struct {
 	wanted    pods.Wanted
 	sandbox   sandbox
 	volumes   map[string]volumes.Mounted // nil until set up
+	stale     map[string]stale           // volumes that could not be updated
 	traces    bool
 	prepared  map[string]*prepared // by container name
 	instances map[string]*instance // by containerd ID
@@ -47,6 +48,8 @@ type pod struct {
 	learning  sync.Mutex // taken before mu
 	sharing   sync.Mutex // of a shim
 	saving    sync.Mutex // taken before mu
+	updating  turn       // of its volumes' content
+	measuring turn       // of what it takes of the disk
 }
 
 // instance is one container that was made for the pod.
@@ -380,7 +383,9 @@ func failureOf(step pods.Step, err error) pods.Failure {
 func (p *pod) eventFailure(step pods.Step, err error) {
 	switch step.Kind {
 	case pods.Volumes:
-		p.event(corev1.EventTypeWarning, "FailedMount", err.Error())
+		for _, one := range volumes.Errors(err) {
+			p.event(corev1.EventTypeWarning, "FailedMount", one.Error())
+		}
 	case pods.Setup:
 		p.event(corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
 	case pods.Prepare, pods.Start:

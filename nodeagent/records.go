@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/pods"
 )
 
@@ -103,13 +105,13 @@ func (r records) save(uid types.UID, i *instance) error {
 
 // drop forgets an instance; an absent one is no error.
 func (r records) drop(uid types.UID, name string, attempt int) error {
-	message := filepath.Join(r.dir, string(uid), "messages", name+"."+strconv.Itoa(attempt))
-	for _, path := range []string{r.instanceFile(uid, name, attempt), message} {
+	var errs []error
+	for _, path := range []string{r.instanceFile(uid, name, attempt), r.messageFile(uid, name, attempt)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("cannot forget container %s: %w", name, err)
+			errs = append(errs, fmt.Errorf("cannot forget container %s: %w", name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // load returns the instances of a pod; files that cannot be read are left out,
@@ -127,22 +129,66 @@ func (r records) load(uid types.UID) map[string]*instance {
 	return out
 }
 
+// messageFile is where an instance's termination message is. Its container has
+// the file mounted, and none of the directories.
+func (r records) messageFile(uid types.UID, name string, attempt int) string {
+	return filepath.Join(r.dir, string(uid), "messages", name+"."+strconv.Itoa(attempt))
+}
+
 // terminationLog is the host file behind an instance's termination message;
 // it is made if absent, writable by any user of the container.
 func (r records) terminationLog(uid types.UID, name string, attempt int) (string, error) {
-	dir := filepath.Join(r.dir, string(uid), "messages")
-	path := filepath.Join(dir, name+"."+strconv.Itoa(attempt))
-	err := os.MkdirAll(dir, 0o711)
+	path := r.messageFile(uid, name, attempt)
+	err := os.MkdirAll(filepath.Dir(path), 0o711)
+	var dir *beneath.Dir
 	if err == nil {
-		var f *os.File
-		if f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o666); err == nil {
-			err = errors.Join(f.Chmod(0o666), f.Close())
+		dir, err = beneath.Open(filepath.Dir(path))
+	}
+	if err == nil {
+		defer dir.Close()
+		if err = dir.Create(filepath.Base(path), nil, beneath.Attr{Mode: 0o666}); errors.Is(err, os.ErrExist) {
+			err = nil
 		}
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot make termination log of container %s: %w", name, err)
 	}
 	return path, nil
+}
+
+// takeMessage returns the end of an instance's termination message, at most so
+// many bytes, and frees what is longer; empty if there is none.
+func (r records) takeMessage(uid types.UID, name string, attempt, most int) (string, error) {
+	path := r.messageFile(uid, name, attempt)
+	dir, err := beneath.Open(filepath.Dir(path))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	f, err := dir.File(filepath.Base(path))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, max(info.Size()-int64(most), 0), int64(most)))
+	if err != nil || info.Size() <= int64(most) {
+		return string(data), err
+	}
+	err = dir.Unlink(filepath.Base(path))
+	if err == nil {
+		err = dir.Create(filepath.Base(path), data, beneath.Attr{Mode: 0o666})
+	}
+	return string(data), err
 }
 
 // replaceFile writes a private file whole or not at all. Of several writers at once, one is the last.

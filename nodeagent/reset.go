@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/runtime"
@@ -106,7 +107,7 @@ func resetContainers(ctx context.Context, o Options) error {
 		errs = append(errs, rt.Remove(ctx, c.ID, true))
 		if c.PodUID != "" {
 			dir := filepath.Join(o.LogDir, fmt.Sprintf("%s_%s_%s", c.PodNamespace, c.PodName, c.PodUID))
-			errs = append(errs, os.RemoveAll(dir))
+			errs = append(errs, beneath.RemoveAll(ctx, dir))
 		}
 	}
 	layers, err := rt.Layers(ctx)
@@ -137,7 +138,7 @@ func resetPods(ctx context.Context, o Options) error {
 	kept, err := (records{filepath.Join(o.agentDir(), "pods")}).loadPods()
 	errs = append(errs, err)
 	for _, p := range kept {
-		errs = append(errs, os.RemoveAll(filepath.Join(o.LogDir, fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID))))
+		errs = append(errs, beneath.RemoveAll(ctx, filepath.Join(o.LogDir, fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID))))
 	}
 	return errors.Join(errs...)
 }
@@ -210,19 +211,23 @@ func stopKeeper(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, pid := range pids {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("cannot end log keeper %d: %w", pid, err)
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			if !errors.Is(err, syscall.ESRCH) {
+				errs = append(errs, fmt.Errorf("cannot end log keeper %d: %w", pid, err))
+			}
+			continue
 		}
 		for syscall.Kill(pid, 0) == nil && !zombie(pid) {
 			select {
 			case <-ctx.Done():
-				return ctx.Err()
+				return errors.Join(append(errs, ctx.Err())...)
 			case <-time.After(5 * time.Millisecond): // a killed process needs a moment to go
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // keepers finds the log keepers of a run directory by their command lines. In

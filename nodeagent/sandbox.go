@@ -1,10 +1,12 @@
 package nodeagent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -107,7 +109,7 @@ func (p *pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 			return err
 		}
 	}
-	if err := p.a.makePodCgroup(p.uid, spec.PodLimits(object)); err != nil {
+	if err := p.a.makePodCgroup(p.uid, spec.PodLimits(object, p.a.nodeFacts())); err != nil {
 		return err
 	}
 	if n.Net {
@@ -118,7 +120,7 @@ func (p *pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 		}
 		s.IPs = ips
 	}
-	if err := p.a.writePodFiles(object, dir, *s); err != nil {
+	if err := p.a.writePodFiles(ctx, object, *s, true); err != nil {
 		return err
 	}
 	if sharesPID(object) {
@@ -136,13 +138,12 @@ func (p *pod) teardownSandbox(ctx context.Context) error {
 	object := p.object()
 	dir := p.a.opts.podRunDir(string(p.uid))
 	ns := filepath.Join(dir, "ns")
-	if err := p.a.stopPause(ctx, p); err != nil {
-		return err
-	}
+	err := p.a.stopPause(ctx, p)
 	if !object.Spec.HostNetwork {
-		if err := p.a.net.Remove(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}, network.NetPath(ns)); err != nil {
-			return err
-		}
+		err = errors.Join(err, p.a.net.Remove(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}, network.NetPath(ns)))
+	}
+	if err != nil {
+		return err // the next attempt needs what is there
 	}
 	return removeSandboxDir(dir)
 }
@@ -239,20 +240,21 @@ func (a *Agent) fqdn(o *corev1.Pod, hostname string) string {
 	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname, o.Spec.Subdomain, o.Namespace, a.opts.ClusterDomain)
 }
 
-// writePodFiles writes what the pod's containers see in /etc.
-func (a *Agent) writePodFiles(o *corev1.Pod, dir string, s sandbox) error {
+// podFiles are the files that are made for a pod, with the paths at which its
+// containers see them.
+func podFiles() map[string]string {
+	return map[string]string{"hosts": "/etc/hosts", "hostname": "/etc/hostname", "resolv.conf": "/etc/resolv.conf"}
+}
+
+// writePodFiles writes what the pod's containers see in /etc, for a new sandbox
+// or where it is missing.
+func (a *Agent) writePodFiles(ctx context.Context, o *corev1.Pod, s sandbox, anew bool) error {
 	host, _ := os.ReadFile("/etc/resolv.conf") // a node without one has no upstream
-	files := map[string]string{
+	return a.volumes.WriteFiles(ctx, o.UID, map[string]string{
 		"hosts":       a.hostsFile(o, s),
 		"hostname":    s.Hostname + "\n",
 		"resolv.conf": dns.ResolvConf(o, a.opts.ClusterDNS, a.opts.ClusterDomain, string(host)),
-	}
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return fmt.Errorf("cannot write the pod's %s: %w", name, err)
-		}
-	}
-	return nil
+	}, anew)
 }
 
 // hostsFile is the pod's /etc/hosts as the kubelet writes it.
@@ -260,8 +262,7 @@ func (a *Agent) hostsFile(o *corev1.Pod, s sandbox) string {
 	var b strings.Builder
 	if o.Spec.HostNetwork {
 		b.WriteString("# Kubernetes-managed hosts file (host network).\n")
-		host, _ := os.ReadFile("/etc/hosts") // a node may have none
-		b.Write(host)
+		b.WriteString(hostsOfNode("/etc/hosts"))
 	} else {
 		b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
@@ -283,4 +284,25 @@ func (a *Agent) hostsFile(o *corev1.Pod, s sandbox) string {
 		}
 	}
 	return b.String()
+}
+
+// maxNodeHosts bounds what a pod on the host's network gets of the node's hosts
+// file, far below what a pod's own file may take.
+const maxNodeHosts = 1 << 20
+
+// hostsOfNode are the node's own entries, whole lines of them; a node may have none.
+func hostsOfNode(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxNodeHosts))
+	if err != nil {
+		return ""
+	}
+	if len(data) == maxNodeHosts {
+		data = data[:bytes.LastIndexByte(data, '\n')+1]
+	}
+	return string(data)
 }

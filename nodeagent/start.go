@@ -252,6 +252,10 @@ func (p *pod) input(ctx context.Context, object *corev1.Pod, c *corev1.Container
 	if object.Spec.HostNetwork {
 		in.PodIPs = in.HostIPs
 	}
+	// A sandbox of an earlier release has its files elsewhere.
+	if err := p.a.writePodFiles(ctx, object, sb, false); err != nil {
+		return in, err
+	}
 	if in.TerminationLog, err = p.a.records.terminationLog(p.uid, c.Name, pr.attempt); err != nil {
 		return in, err
 	}
@@ -264,10 +268,10 @@ func (p *pod) input(ctx context.Context, object *corev1.Pod, c *corev1.Container
 }
 
 func (p *pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
-	dir := p.a.opts.podRunDir(string(p.uid))
+	dir, files := p.a.opts.podRunDir(string(p.uid)), p.a.volumes.FilesDir(p.uid)
 	ns := filepath.Join(dir, "ns")
 	s := spec.Sandbox{
-		Hosts: filepath.Join(dir, "hosts"), Resolv: filepath.Join(dir, "resolv.conf"), Hostname: filepath.Join(dir, "hostname"),
+		Hosts: filepath.Join(files, "hosts"), Resolv: filepath.Join(files, "resolv.conf"), Hostname: filepath.Join(files, "hostname"),
 		Name: sb.Hostname, PID: sb.pidPath(),
 	}
 	n := namespacesOf(object, sb.Hostname)
@@ -285,8 +289,8 @@ func (p *pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
 }
 
 // mounts resolves each volume mount of the container to a path on the host.
-func (p *pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes.Mounted) ([]string, error) {
-	var out []string
+func (p *pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes.Mounted) ([]spec.Mount, error) {
+	var out []spec.Mount
 	env, err := spec.Env(in)
 	if err != nil {
 		return nil, err
@@ -306,7 +310,7 @@ func (p *pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes
 				return nil, err
 			}
 		}
-		out = append(out, path)
+		out = append(out, spec.Mount{Source: path, ReadOnly: v.ReadOnly})
 	}
 	return out, nil
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"maps"
 	"strings"
 	"syscall"
 	"time"
@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 )
@@ -242,22 +243,16 @@ func (p *pod) release(ctx context.Context, id string) error {
 	return err
 }
 
+// terminationMessage is what the container left at its terminationMessagePath.
 func (p *pod) terminationMessage(c *corev1.Container, inst *instance) string {
 	if c == nil {
 		return ""
 	}
-	path, err := p.a.records.terminationLog(p.uid, inst.Name, inst.Attempt)
+	text, err := p.a.records.takeMessage(p.uid, inst.Name, inst.Attempt, maxMessage)
 	if err != nil {
-		return ""
+		p.log.Warn("cannot read termination message", "container", inst.Name, "error", err)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	buf := make([]byte, maxMessage)
-	n, _ := f.Read(buf)
-	return string(buf[:n])
+	return text
 }
 
 // remove forgets an old instance: its container, its log and its record.
@@ -277,31 +272,26 @@ func (p *pod) remove(ctx context.Context, step pods.Step) error {
 // teardown removes sandbox, volumes and cgroup; containers stay for their logs.
 func (p *pod) teardown(ctx context.Context) error {
 	p.mu.Lock()
-	ids := []string{}
-	for _, pr := range p.prepared {
-		ids = append(ids, pr.id)
-	}
-	clear(p.prepared)
+	unused := maps.Clone(p.prepared)
 	p.mu.Unlock()
-	for _, id := range ids {
-		if err := errors.Join(p.a.rt.DropLayer(ctx, id), p.a.logs.Close(ctx, id)); err != nil {
-			return err
+	// Each by itself: what cannot be removed keeps nothing else from going, and is tried again.
+	var errs []error
+	for name, pr := range unused {
+		if err := errors.Join(p.a.rt.DropLayer(ctx, pr.id), p.a.logs.Close(ctx, pr.id)); err != nil {
+			errs = append(errs, err)
+			continue
 		}
+		p.change(func() { delete(p.prepared, name) })
 	}
-	if err := p.teardownSandbox(ctx); err != nil {
-		return err
-	}
-	if err := p.a.volumes.Teardown(ctx, p.uid); err != nil {
-		return err
-	}
-	if err := p.a.removePodCgroup(p.uid); err != nil {
+	errs = append(errs, p.teardownSandbox(ctx), p.a.volumes.Teardown(ctx, p.uid), p.a.removePodCgroup(p.uid))
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	p.change(func() { p.sandbox, p.volumes, p.traces = sandbox{}, nil, false })
 	return nil
 }
 
-// purge removes all containers, records and logs of the pod.
+// purge removes all containers, records and logs of the pod, each by itself.
 func (p *pod) purge(ctx context.Context) error {
 	p.mu.Lock()
 	ids := []string{}
@@ -309,17 +299,19 @@ func (p *pod) purge(ctx context.Context) error {
 		ids = append(ids, id)
 	}
 	p.mu.Unlock()
+	var errs []error
 	for _, id := range ids {
 		if err := errors.Join(p.a.rt.Remove(ctx, id, true), p.a.logs.Close(ctx, id)); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		p.a.unclaim(id)
+		p.change(func() { delete(p.instances, id) })
 	}
-	if err := os.RemoveAll(p.logDir()); err != nil {
-		return fmt.Errorf("cannot remove logs of pod: %w", err)
+	if err := beneath.RemoveAll(ctx, p.logDir()); err != nil {
+		errs = append(errs, fmt.Errorf("cannot remove logs of pod: %w", err))
 	}
-	p.change(func() { clear(p.instances) })
-	return nil
+	return errors.Join(errs...)
 }
 
 // delete removes the pod from the API, if it is still this pod.

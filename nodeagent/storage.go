@@ -3,24 +3,32 @@ package nodeagent
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"path/filepath"
-	"syscall"
+	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/pods"
 )
 
-// storagePeriod is how often pods with limits are measured, the kubelet's
-// figure.
-const storagePeriod = 10 * time.Second
+const (
+	// storagePeriod is how often pods are measured, the kubelet's figure.
+	storagePeriod = 10 * time.Second
+	// parallelMeasures bounds the pods that are measured at a time, and
+	// measureTimeout one measure: a pod may have millions of files.
+	parallelMeasures = 4
+	measureTimeout   = 5 * time.Minute
+)
 
 // limitStorage evicts pods that take more of the disk than they may, until ctx
 // ends.
 func (a *Agent) limitStorage(ctx context.Context) error {
+	measures := newBeside(parallelMeasures)
+	defer measures.wait()
 	t := time.NewTicker(a.storageEvery)
 	defer t.Stop()
 	for {
@@ -31,80 +39,85 @@ func (a *Agent) limitStorage(ctx context.Context) error {
 		}
 		for _, p := range a.allPods() {
 			p.mu.Lock()
-			object, up := p.wanted.Pod, p.volumes != nil && p.wanted.Evicted == "" && !p.wanted.Gone
+			up := p.volumes != nil && p.wanted.Evicted == "" && !p.wanted.Gone && p.wanted.Pod.DeletionTimestamp == nil
 			p.mu.Unlock()
-			if !up || object.DeletionTimestamp != nil || !pods.LimitsStorage(object) {
-				continue
-			}
-			used, err := p.storage(ctx)
-			if err != nil {
-				if ctx.Err() == nil {
-					p.log.Warn("cannot measure storage", "error", err)
-				}
-				continue
-			}
-			if why := pods.Overuse(object, used); why != "" {
-				a.metrics.evictions.Inc()
-				p.event(corev1.EventTypeWarning, "Evicted", why)
-				p.log.Warn("evicting pod", "reason", why)
-				p.change(func() { p.wanted.Evicted = why })
+			if up {
+				measures.begin(ctx, &p.measuring, func() { p.limitStorage(ctx) })
 			}
 		}
 	}
 }
 
-// storage measures what the pod takes of the disk.
+// limitStorage measures the pod and evicts it if it takes too much. What could
+// not be measured counts as far as it was.
+func (p *pod) limitStorage(ctx context.Context) {
+	bounded, cancel := context.WithTimeout(ctx, measureTimeout)
+	defer cancel()
+	used, err := p.storage(bounded)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		p.log.Warn("cannot measure storage", "error", err)
+	}
+	if why := pods.Overuse(p.object(), used); why != "" {
+		p.a.metrics.evictions.Inc()
+		p.event(corev1.EventTypeWarning, "Evicted", why)
+		p.log.Warn("evicting pod", "reason", why)
+		p.change(func() { p.wanted.Evicted = why })
+	}
+}
+
+// storage measures what the pod takes of the disk: of one without limits, the
+// files that nobody else bounds.
 func (p *pod) storage(ctx context.Context) (pods.Storage, error) {
 	p.mu.Lock()
 	object := p.wanted.Pod
-	running := map[string]string{}
+	newest := map[string]pods.Container{}
 	for _, i := range p.instances {
-		if i.State == pods.Running {
-			running[i.ID] = i.Name
+		if last, ok := newest[i.Name]; !ok || i.Attempt > last.Attempt {
+			newest[i.Name] = i.Container
 		}
 	}
 	p.mu.Unlock()
-	s := pods.Storage{Volumes: map[string]int64{}, Containers: map[string]int64{}}
+	s := pods.Storage{Volumes: map[string]int64{}, Containers: map[string]int64{}, Files: map[string]int64{}}
+	var errs []error
+	measure := func(path string) int64 {
+		size, err := beneath.Usage(ctx, path)
+		errs = append(errs, err)
+		return int64(size.Bytes)
+	}
+	for name, at := range podFiles() {
+		s.Files[at] = measure(filepath.Join(p.a.volumes.FilesDir(p.uid), name))
+	}
+	for name, c := range newest {
+		if spec := containerOf(object, name); spec != nil && spec.TerminationMessagePath != "" {
+			at := spec.TerminationMessagePath + " of container " + name
+			s.Files[at] = measure(p.a.records.messageFile(p.uid, name, c.Attempt))
+		}
+	}
+	if !pods.LimitsStorage(object) {
+		return s, errors.Join(errs...)
+	}
 	for _, v := range object.Spec.Volumes {
-		if v.EmptyDir == nil || v.EmptyDir.Medium != corev1.StorageMediumDefault {
+		if v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault {
+			n, err := p.a.volumes.Usage(ctx, p.uid, v.Name)
+			errs = append(errs, err)
+			s.Volumes[v.Name] = int64(n)
+		}
+	}
+	for name, c := range newest {
+		// A container that waits for its restart has what it wrote; init containers that are done do not count, as
+		// limits of a pod are no sum over them.
+		init := slices.ContainsFunc(object.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
+		if c.State != pods.Running && init {
 			continue
 		}
-		n, err := p.a.volumes.Usage(p.uid, v.Name)
-		if err != nil {
-			return s, err
+		own, _, err := p.a.rt.Usage(ctx, c.ID)
+		if !errdefs.IsNotFound(err) { // not made yet, or removed a moment ago
+			errs = append(errs, err)
 		}
-		s.Volumes[v.Name] = int64(n)
+		s.Containers[name] = int64(own) + measure(filepath.Join(logs.Dir(p.a.opts.LogDir, object.Namespace, object.Name, object.UID), name))
 	}
-	for id, name := range running {
-		own, _, err := p.a.rt.Usage(ctx, id)
-		if err != nil {
-			return s, err
-		}
-		written, err := diskUse(filepath.Join(logs.Dir(p.a.opts.LogDir, object.Namespace, object.Name, object.UID), name))
-		if err != nil {
-			return s, err
-		}
-		s.Containers[name] = int64(own) + written
-	}
-	return s, nil
-}
-
-// diskUse is what the files of a directory take of the disk; nothing if it is absent.
-func diskUse(dir string) (int64, error) {
-	var total int64
-	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if info, err := e.Info(); err == nil { // else it has gone meanwhile
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				total += st.Blocks * 512
-			}
-		}
-		return nil
-	})
-	return total, err
+	return s, errors.Join(errs...)
 }

@@ -22,6 +22,7 @@ import (
 type agentFlags struct {
 	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf string
 	labels, taints                                                         []string
+	podPids                                                                int64
 }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
@@ -33,6 +34,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.images, "images", "", "`FOLDER` of image archives to import at start")
 	flags.StringVar(&f.registries, "registry-config", "", "`FOLDER` with containerd's registry configuration (default: /etc/containerd/certs.d)")
 	flags.StringVar(&f.cniConf, "cni-conf", "", "`FOLDER` with a CNI configuration to use instead of the pod network of Lockstep's own")
+	flags.Int64Var(&f.podPids, "pod-pids-limit", nodeagent.DefaultPodPids, "most processes and threads of a pod, `N`; -1 for no limit")
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` label of the node; may be given several times")
 	flags.StringArrayVar(&f.taints, "taint", nil, "`KEY=VALUE:EFFECT` taint of the node; may be given several times")
 }
@@ -41,7 +43,10 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 	o := nodeagent.Options{
 		DataDir: dirs.data, RunDir: dirs.run, NodeIPs: []netip.Addr{address}, Containerd: f.containerd, Snapshotter: f.snapshotter,
 		ImagesDir: f.images, CertsDir: f.registries, CNIConfDir: f.cniConf, Version: version.Version,
-		Labels: map[string]string{}, Metrics: processRegistry(),
+		Labels: map[string]string{}, Metrics: processRegistry(), PodPidsLimit: f.podPids,
+	}
+	if f.podPids == 0 || f.podPids < -1 {
+		return o, fmt.Errorf("cannot use --pod-pids-limit %d: want a number above 0, or -1 for no limit", f.podPids)
 	}
 	var err error
 	if o.NodeName, err = nodeName(f.nodeName); err != nil {

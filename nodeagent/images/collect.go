@@ -126,19 +126,21 @@ func (m *Manager) Collect(ctx context.Context, wanted []string, t Thresholds) ([
 }
 
 func (m *Manager) remove(ctx context.Context, c Candidate) error {
+	var errs []error
 	for i, name := range c.Names {
 		var opts []images.DeleteOpt
 		if i == len(c.Names)-1 {
 			opts = append(opts, images.SynchronousDelete())
 		}
 		if err := m.client.ImageService().Delete(ctx, name, opts...); err != nil {
-			return fmt.Errorf("cannot remove image %s: %w", name, err)
+			errs = append(errs, fmt.Errorf("cannot remove image %s: %w", name, err))
+			continue
 		}
 		m.mu.Lock()
 		delete(m.known, name)
 		m.mu.Unlock()
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // candidates lists the images with what is known of their use.

@@ -119,13 +119,15 @@ func (m *Manager) importFile(ctx context.Context, path, state string) ([]string,
 		return nil, errors.New("no image in it has a name")
 	}
 	var names []string
+	var errs []error
 	for _, image := range came {
 		if err := m.unpack(ctx, client.NewImage(m.client, image)); err != nil {
-			return names, fmt.Errorf("cannot unpack %s: %w", image.Name, err)
+			errs = append(errs, fmt.Errorf("cannot unpack %s: %w", image.Name, err))
+			continue
 		}
 		names = append(names, image.Name)
 	}
-	return names, nil
+	return names, errors.Join(errs...)
 }
 
 // archiveName is the full name for what an archive calls an image: a name, or, in some OCI archives, a bare tag.

@@ -52,6 +52,7 @@ func RemoveIsolated() error {
 	if err != nil {
 		return fmt.Errorf("cannot list addresses: %w", err)
 	}
+	var errs []error
 	for _, a := range have {
 		if a.Label != isolatedLabel {
 			continue
@@ -61,8 +62,8 @@ func RemoveIsolated() error {
 			err = netlink.AddrDel(link, &a)
 		}
 		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("cannot remove address %s: %w", a.IPNet, err)
+			errs = append(errs, fmt.Errorf("cannot remove address %s: %w", a.IPNet, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -2,9 +2,11 @@ package pods
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/resource"
 )
 
@@ -12,9 +14,17 @@ import (
 type Storage struct {
 	// Volumes are the emptyDir volumes on disk, by name.
 	Volumes map[string]int64
-	// Containers are the containers' own writes and logs, by name.
+	// Containers are the containers' own writes, logs and termination
+	// messages, by name.
 	Containers map[string]int64
+	// Files are those that the node makes for the pod and containers can write
+	// to, by the path at which they see them.
+	Files map[string]int64
 }
+
+// MaxFile is what a file that the node makes for a pod may take, whatever the
+// pod limits: more than a pod's hostAliases fill, since an object has 1.5 MiB.
+const MaxFile = 4 << 20
 
 // LimitsStorage says whether the pod limits what it takes of the disk.
 func LimitsStorage(pod *corev1.Pod) bool {
@@ -46,6 +56,12 @@ func Overuse(pod *corev1.Pod, s Storage) string {
 	}
 	for _, used := range s.Containers {
 		total += used
+	}
+	for _, path := range slices.Sorted(maps.Keys(s.Files)) {
+		total += s.Files[path]
+		if s.Files[path] > MaxFile {
+			return fmt.Sprintf("Usage of file %q exceeds the limit %q. ", path, resource.NewQuantity(MaxFile, resource.BinarySI))
+		}
 	}
 	if limit, ok := helpers.PodLimits(pod, helpers.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]; ok && total > limit.Value() {
 		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", &limit)

@@ -68,16 +68,24 @@ func readSpace(dir string) (Space, error) {
 	return Space{Bytes: int64(fs.Bavail) * fs.Bsize, Size: int64(fs.Blocks) * fs.Bsize, Inodes: int64(fs.Ffree), InodesSize: int64(fs.Files)}, nil
 }
 
-// readPIDs returns how many more processes and threads may be made.
-func readPIDs() (left, most int64, err error) {
+// MostPIDs returns how many processes and threads the kernel allows.
+func MostPIDs() (most int64, err error) {
 	for _, name := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
 		n, err := strconv.ParseInt(line(name), 10, 64)
 		if err != nil {
-			return 0, 0, fmt.Errorf("cannot read %s: %w", name, err)
+			return 0, fmt.Errorf("cannot read %s: %w", name, err)
 		}
 		if most == 0 || n < most {
 			most = n
 		}
+	}
+	return most, nil
+}
+
+// readPIDs returns how many more processes and threads may be made.
+func readPIDs() (left, most int64, err error) {
+	if most, err = MostPIDs(); err != nil {
+		return 0, 0, err
 	}
 	data, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

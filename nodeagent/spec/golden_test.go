@@ -54,7 +54,7 @@ func TestGolden(t *testing.T) {
 			}
 			in.Container = &in.Pod.Spec.Containers[0]
 			for _, m := range in.Container.VolumeMounts {
-				in.Mounts = append(in.Mounts, "/volumes/"+m.Name)
+				in.Mounts = append(in.Mounts, Mount{Source: "/volumes/" + m.Name, ReadOnly: strings.HasPrefix(m.Name, "files")})
 			}
 			got := build(t, in)
 			if *update {
@@ -104,7 +104,7 @@ func example() Input {
 		Pod:   &corev1.Pod{},
 		Image: imagespec.ImageConfig{Cmd: []string{"/app"}, Env: []string{"PATH=/bin", "LANG=C"}},
 		Users: Users{Passwd: "root:x:0:0::/:/bin/sh\nweb:x:1000:1001::/:/bin/sh\n", Group: "root:x:0:\nweb:x:1001:\nextra:x:1002:web\n"},
-		Node: Node{Name: "n1", MemoryCapacity: 8 << 30, OOMFloor: 0, Capabilities: []string{"CAP_CHOWN", "CAP_SYS_ADMIN"},
+		Node: Node{Name: "n1", MemoryCapacity: 8 << 30, OOMFloor: 0, SwapLimits: true, MaxOpenFiles: 1 << 20, PodPids: 4096, Capabilities: []string{"CAP_CHOWN", "CAP_SYS_ADMIN"},
 			Allocatable: corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("7Gi")}},
 		Sandbox: Sandbox{Network: "/ns/net", IPC: "/ns/ipc", UTS: "/ns/uts", Shm: "/pod/shm", Hosts: "/pod/hosts", Resolv: "/pod/resolv.conf", Hostname: "/pod/hostname", Name: "cart"},
 		Sources: Sources{
@@ -122,5 +122,28 @@ func TestShares(t *testing.T) {
 		if got := Shares(milli); got != want {
 			t.Errorf("Shares(%d) = %d, want %d", milli, got, want)
 		}
+	}
+}
+
+func TestLimitsOfTheMachine(t *testing.T) {
+	if got := rlimits(Node{MaxOpenFiles: 20_000})[0]; got.Hard != 20_000 || got.Soft != 1024 {
+		t.Errorf("open files %+v", got)
+	}
+	if got := rlimits(Node{MaxOpenFiles: 512})[0]; got.Hard != 512 || got.Soft != 512 {
+		t.Errorf("open files %+v", got)
+	}
+	in := example()
+	in.Container = &corev1.Container{Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse("1Mi")}}}
+	for _, test := range []struct{ v2, accounts, bounded bool }{{false, false, false}, {false, true, true}, {true, false, true}} {
+		in.Node.CgroupV2, in.Node.SwapLimits = test.v2, test.accounts
+		if got := resources(in).Memory; (got.Swap != nil) != test.bounded || test.bounded && *got.Swap != 1<<20 {
+			t.Errorf("%+v: %+v", test, got)
+		}
+	}
+	if got := PodLimits(&corev1.Pod{}, Node{PodPids: 10}).Pids; got == nil || *got.Limit != 10 {
+		t.Errorf("pids %+v", got)
+	}
+	if got := PodLimits(&corev1.Pod{}, Node{}).Pids; got != nil {
+		t.Errorf("pids %+v", got)
 	}
 }

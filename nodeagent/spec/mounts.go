@@ -53,12 +53,12 @@ func mounts(in Input) ([]specs.Mount, error) {
 		switch {
 		case m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled:
 			options = append(options, "rro")
-		case m.ReadOnly:
+		case m.ReadOnly || in.Mounts[i].ReadOnly:
 			options = append(options, "ro")
 		default:
 			options = append(options, "rw")
 		}
-		volumes = append(volumes, specs.Mount{Destination: containerPath(in, m.MountPath), Type: "bind", Source: in.Mounts[i], Options: options})
+		volumes = append(volumes, specs.Mount{Destination: containerPath(in, m.MountPath), Type: "bind", Source: in.Mounts[i].Source, Options: options})
 	}
 	slices.SortStableFunc(volumes, func(a, b specs.Mount) int {
 		return strings.Count(path.Clean(a.Destination), "/") - strings.Count(path.Clean(b.Destination), "/")

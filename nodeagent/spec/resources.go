@@ -13,7 +13,21 @@ const (
 	minQuota  = 1_000   // µs, the least the kernel takes
 	minShares = 2       // the least the kernel takes
 	maxShares = 262_144 // the most the kernel takes
+
+	// Limits of open files that containerd recommends (docs/containerd-2.0.md,
+	// "LimitNOFILE"), which are systemd's: programs that loop over all possible
+	// descriptors, or size tables by them, take no harm from the soft one, and
+	// those that want more raise it. Without these the containers would have
+	// what containerd happens to have, up to a billion.
+	softOpenFiles = 1024
+	hardOpenFiles = 524_288
 )
+
+// rlimits are explicit, so that no container inherits its runtime's.
+func rlimits(n Node) []specs.POSIXRlimit {
+	hard := min(hardOpenFiles, n.MaxOpenFiles)
+	return []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: hard, Soft: min(softOpenFiles, hard)}}
+}
 
 // resources are the container's cgroup settings; runc turns shares into a
 // weight where the machine has cgroup v2.
@@ -23,6 +37,10 @@ func resources(in Input) *specs.LinuxResources {
 		// Kubernetes kills all of a container together.
 		r.Unified = map[string]string{"memory.oom.group": "1"}
 	}
+	if r.Memory != nil && (in.Node.CgroupV2 || in.Node.SwapLimits) {
+		r.Memory.Swap = r.Memory.Limit // memory and swap together: what exceeds its limit does not go on in swap
+	}
+	r.Pids = pids(in.Node.PodPids)
 	all := Privileged(in.Container)
 	r.Devices = []specs.LinuxDeviceCgroup{{Allow: all, Access: "rwm"}}
 	return r
@@ -51,9 +69,18 @@ func Shares(milli int64) uint64 {
 	return uint64(min(max(milli*1024/1000, minShares), maxShares))
 }
 
+// pids bounds processes and threads; zero is no bound.
+func pids(limit int64) *specs.LinuxPids {
+	if limit <= 0 {
+		return nil
+	}
+	return &specs.LinuxPids{Limit: &limit}
+}
+
 // PodLimits is what the pod's own cgroup gets: the sum of requests, and the sum
-// of limits where every container states one; overhead is added.
-func PodLimits(pod *corev1.Pod) *specs.LinuxResources {
+// of limits where every container states one; overhead is added. Its containers
+// share the node's limit of processes.
+func PodLimits(pod *corev1.Pod, n Node) *specs.LinuxResources {
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		bounded := true
@@ -84,7 +111,9 @@ func PodLimits(pod *corev1.Pod) *specs.LinuxResources {
 			add(limits, name, pod.Spec.Overhead)
 		}
 	}
-	return Limits(requests, limits)
+	r := Limits(requests, limits)
+	r.Pids = pids(n.PodPids)
+	return r
 }
 
 func add(sum corev1.ResourceList, name corev1.ResourceName, list corev1.ResourceList) {

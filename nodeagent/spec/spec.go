@@ -23,15 +23,22 @@ type Input struct {
 	Sources   Sources
 
 	PodIPs, HostIPs []string
-	// Mounts has one host path for each of Container.VolumeMounts, subPath
-	// applied.
-	Mounts []string
+	// Mounts has what is behind each of Container.VolumeMounts.
+	Mounts []Mount
 	// TerminationLog is the host file behind terminationMessagePath.
 	TerminationLog string
 	// SeccompProfiles has the content of Localhost profiles by name.
 	SeccompProfiles map[string][]byte
 	// CgroupPath is where the container goes, absolute in every hierarchy.
 	CgroupPath string
+}
+
+// Mount is what a volume mount shows.
+type Mount struct {
+	// Source is the path on the host, subPath applied.
+	Source string
+	// ReadOnly volumes are mounted so whatever the pod says.
+	ReadOnly bool
 }
 
 // Node is what a specification depends on of the machine.
@@ -41,6 +48,15 @@ type Node struct {
 	// MemoryCapacity is in bytes.
 	MemoryCapacity int64
 	CgroupV2       bool
+	// SwapLimits says whether the kernel bounds swap by cgroup. On v2 the
+	// runtime finds out by itself.
+	SwapLimits bool
+	// MaxOpenFiles is the highest limit of open files that the runtime can
+	// give.
+	MaxOpenFiles uint64
+	// PodPids bounds the processes and threads of a pod; zero means that
+	// nothing does.
+	PodPids int64
 	// OOMFloor is the lowest oom_score_adj that containers may be given;
 	// -1000 on machines where the runtime has CAP_SYS_RESOURCE.
 	OOMFloor int
@@ -121,6 +137,7 @@ func Build(in Input) (*specs.Spec, error) {
 			Capabilities:    capabilities(in),
 			NoNewPrivileges: noNewPrivileges(in.Container),
 			OOMScoreAdj:     ptr(oomScoreAdj(in)),
+			Rlimits:         rlimits(in.Node),
 		},
 		Linux: &specs.Linux{
 			CgroupsPath:       in.CgroupPath,

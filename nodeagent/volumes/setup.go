@@ -1,16 +1,18 @@
 package volumes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/beneath"
 )
 
 // hasContent says whether the volume shows files that the cluster states.
@@ -19,69 +21,62 @@ func hasContent(v *corev1.Volume) bool {
 }
 
 // setup makes one volume.
-func (m *Manager) setup(pod *corev1.Pod, v *corev1.Volume, sources Sources) (Mounted, error) {
+func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, sources Sources) (Mounted, error) {
 	dir := m.volumeDir(pod.UID, v.Name)
 	switch {
 	case v.HostPath != nil:
 		return Mounted{HostPath: v.HostPath.Path}, checkHostPath(v.HostPath)
 	case v.EmptyDir != nil, v.VolumeSource == (corev1.VolumeSource{}):
-		return Mounted{HostPath: dir}, setupEmptyDir(dir, pod, v.EmptyDir, sources.Allocatable)
+		return Mounted{HostPath: dir}, setupEmptyDir(ctx, dir, pod, v.EmptyDir, sources.Allocatable)
 	case hasContent(v):
-		return Mounted{HostPath: dir, ReadOnly: true}, setupContent(dir, pod, v, sources)
+		return Mounted{HostPath: dir, ReadOnly: true}, setupContent(ctx, dir, pod, v, sources)
 	}
 	return Mounted{}, errors.New("this kind of volume is not supported")
 }
 
 // setupContent makes a volume of files. The objects come first: without them there is nothing to make.
-func setupContent(dir string, pod *corev1.Pod, v *corev1.Volume, sources Sources) error {
+func setupContent(ctx context.Context, dir string, pod *corev1.Pod, v *corev1.Volume, sources Sources) error {
 	files, err := payload(pod, v, sources)
 	if err != nil {
 		return err
 	}
-	if err := makeDir(dir, 0o777); err != nil {
+	attr := contentDir(fsGroup(pod))
+	if err := makeDir(ctx, dir, attr); err != nil {
 		return err
 	}
-	// What may be secret is in memory only, as the kubelet has it.
-	if v.ConfigMap == nil {
-		if err := mountMemory(dir, 0, 0o777); err != nil {
+	if inMemory(v) {
+		if err := mountMemory(dir, 0, attr); err != nil {
 			return err
 		}
 	}
-	if err := makeNestedMountpoints(dir, pod, v.Name); err != nil {
+	if _, err = writeFiles(ctx, dir, files, fsGroup(pod)); err != nil {
 		return err
 	}
-	_, err = writeFiles(dir, files, fsGroup(pod))
-	return err
+	return makeNestedMountpoints(dir, pod, v.Name, files.tree()[""])
 }
 
+// inMemory says whether a volume of files is in memory only, as the kubelet has all that may be secret.
+func inMemory(v *corev1.Volume) bool { return v.ConfigMap == nil }
+
 // setupEmptyDir makes a directory on disk or in memory. One that exists keeps its content and its owner.
-func setupEmptyDir(dir string, pod *corev1.Pod, source *corev1.EmptyDirVolumeSource, allocatable corev1.ResourceList) error {
+func setupEmptyDir(ctx context.Context, dir string, pod *corev1.Pod, source *corev1.EmptyDirVolumeSource, allocatable corev1.ResourceList) error {
 	if source == nil {
 		source = &corev1.EmptyDirVolumeSource{}
 	}
-	_, err := os.Lstat(dir)
-	made := errors.Is(err, fs.ErrNotExist)
-	if err := makeDir(dir, 0o777); err != nil {
+	attr := beneath.Attr{Mode: 0o777}
+	if group := fsGroup(pod); group != nil {
+		attr = beneath.Attr{Mode: attr.Mode | unix.S_ISGID, Group: group}
+	}
+	if err := makeDir(ctx, dir, attr); err != nil {
 		return err
 	}
 	switch source.Medium {
 	case corev1.StorageMediumDefault:
+		return nil
 	case corev1.StorageMediumMemory:
-		mounted, err := isMountpoint(dir)
-		if err != nil {
-			return err
-		}
-		made = made || !mounted // empty again, after a reboot
-		if err := mountMemory(dir, memoryLimit(pod, source, allocatable), 0o777); err != nil {
-			return err
-		}
-	default:
-		return fmt.Errorf("the medium %q is not supported", source.Medium)
+		return mountMemory(dir, memoryLimit(pod, source, allocatable), attr)
 	}
-	if group := fsGroup(pod); group != nil && made {
-		return own(dir, *group, false)
-	}
-	return nil
+	return fmt.Errorf("the medium %q is not supported", source.Medium)
 }
 
 // memoryLimit is the size of a memory volume in bytes: its own limit, no more than the pod's containers may use
@@ -106,68 +101,14 @@ func memoryLimit(pod *corev1.Pod, source *corev1.EmptyDirVolumeSource, allocatab
 	return limit
 }
 
-// checkHostPath checks, or makes, what is on the host.
-func checkHostPath(source *corev1.HostPathVolumeSource) error {
-	if !filepath.IsAbs(source.Path) || hasDotDot(source.Path) {
-		return fmt.Errorf("invalid HostPath `%s`: must be absolute and must not contain '..'", source.Path)
-	}
-	kind := corev1.HostPathUnset
-	if source.Type != nil {
-		kind = *source.Type
-	}
-	info, err := os.Stat(source.Path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+// makeNestedMountpoints makes the directories in a read-only volume at which the pod mounts other volumes, as the
+// runtime cannot. Where the volume shows something, that is the mount point.
+func makeNestedMountpoints(dir string, pod *corev1.Pod, volume string, shown map[string]bool) error {
+	top, err := beneath.Open(dir)
+	if err != nil {
 		return err
 	}
-	exists := err == nil
-	switch kind {
-	case corev1.HostPathUnset:
-		if !exists { // containerd's CRI plugin makes it so
-			return os.MkdirAll(source.Path, 0o755)
-		}
-		return nil
-	case corev1.HostPathDirectoryOrCreate:
-		if !exists {
-			return os.MkdirAll(source.Path, 0o755)
-		}
-		kind = corev1.HostPathDirectory
-	case corev1.HostPathFileOrCreate:
-		if !exists {
-			f, err := os.OpenFile(source.Path, os.O_CREATE|os.O_RDONLY, 0o644)
-			if err != nil {
-				return err
-			}
-			return f.Close()
-		}
-		kind = corev1.HostPathFile
-	}
-	want, known := hostPathTypes[kind]
-	if !known {
-		return fmt.Errorf("%s is an invalid volume type", kind)
-	}
-	if !exists || !want.holds(info.Mode()) {
-		return fmt.Errorf("hostPath type check failed: %s is not a %s", source.Path, want.name)
-	}
-	return nil
-}
-
-// hostPathTypes are the types that are only checked, with the kubelet's words for them.
-var hostPathTypes = map[corev1.HostPathType]struct {
-	name  string
-	holds func(fs.FileMode) bool
-}{
-	corev1.HostPathDirectory: {"directory", fs.FileMode.IsDir},
-	corev1.HostPathFile:      {"file", fs.FileMode.IsRegular},
-	corev1.HostPathSocket:    {"socket file", func(m fs.FileMode) bool { return m&fs.ModeSocket != 0 }},
-	corev1.HostPathCharDev:   {"character device", func(m fs.FileMode) bool { return m&fs.ModeCharDevice != 0 }},
-	corev1.HostPathBlockDev: {"block device", func(m fs.FileMode) bool {
-		return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0
-	}},
-}
-
-// makeNestedMountpoints makes the directories in a read-only volume at which the pod mounts other volumes, as the
-// runtime cannot.
-func makeNestedMountpoints(dir string, pod *corev1.Pod, volume string) error {
+	defer top.Close()
 	for _, mounts := range allMounts(pod) {
 		for _, outer := range mounts {
 			if outer.Name != volume || outer.SubPath != "" || outer.SubPathExpr != "" {
@@ -178,12 +119,15 @@ func makeNestedMountpoints(dir string, pod *corev1.Pod, volume string) error {
 				if err != nil || rel == "." || hasDotDot(rel) || inner.Name == volume {
 					continue
 				}
-				if first, _, _ := strings.Cut(rel, "/"); strings.HasPrefix(first, "..") {
+				first, _, _ := strings.Cut(rel, "/")
+				if shown[first] || strings.HasPrefix(first, "..") {
 					continue
 				}
-				if err := os.MkdirAll(filepath.Join(dir, rel), 0o755); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTDIR) {
-					return err
+				made, err := top.Make(rel, beneath.Attr{Mode: 0o755})
+				if err != nil {
+					return fmt.Errorf("cannot make mount point %s: %w", rel, err)
 				}
+				made.Close()
 			}
 		}
 	}
@@ -201,13 +145,16 @@ func allMounts(pod *corev1.Pod) [][]corev1.VolumeMount {
 }
 
 // mountMemory mounts a tmpfs at dir unless one is there; size in bytes, zero for the kernel's default.
-func mountMemory(dir string, size int64, mode fs.FileMode) error {
+func mountMemory(dir string, size int64, attr beneath.Attr) error {
 	mounted, err := isMountpoint(dir)
 	if err != nil || mounted {
 		return err
 	}
 	// noswap would be better still, but kernels before 6.4 refuse it; the kubelet requires swap to be off or encrypted.
-	data := fmt.Sprintf("mode=%o", mode)
+	data := fmt.Sprintf("mode=%o", attr.Mode)
+	if attr.Group != nil {
+		data += fmt.Sprintf(",gid=%d", *attr.Group)
+	}
 	if size > 0 {
 		data += fmt.Sprintf(",size=%d", size)
 	}
@@ -229,18 +176,34 @@ func isMountpoint(dir string) (bool, error) {
 	return own.Dev != parent.Dev, nil
 }
 
-// makeDir makes a directory, and its parents for root alone. The mode of one that is made is exact.
-func makeDir(dir string, mode fs.FileMode) error {
+// makeDir makes a directory with these attributes, and its parents for root alone; one that is there stays as it is. It
+// gets its name when it is ready, so a crash leaves no half of it.
+func makeDir(ctx context.Context, dir string, attr beneath.Attr) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o750); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, mode); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil
-		}
+	parent, err := beneath.Open(filepath.Dir(dir))
+	if err != nil {
 		return err
 	}
-	return os.Chmod(dir, mode)
+	defer parent.Close()
+	name := filepath.Base(dir)
+	if st, err := parent.Stat(name); err == nil {
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+		}
+		return nil
+	}
+	unready := ".new-" + name
+	if err := parent.RemoveAll(ctx, unready); err != nil {
+		return err
+	}
+	ready, err := parent.Make(unready, attr)
+	if err != nil {
+		return err
+	}
+	ready.Close()
+	return parent.Rename(unready, name)
 }
 
 func fsGroup(pod *corev1.Pod) *int64 {
@@ -248,42 +211,6 @@ func fsGroup(pod *corev1.Pod) *int64 {
 		return nil
 	}
 	return pod.Spec.SecurityContext.FSGroup
-}
-
-// own gives everything at and below dir to the group, readable by it (and writable unless readOnly), and makes
-// directories pass the group on.
-func own(dir string, group int64, readOnly bool) error {
-	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if err := os.Lchown(path, -1, int(group)); err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		mode := info.Mode()
-		if mode&fs.ModeSymlink != 0 {
-			return nil // its mode means nothing, and changing it would change its target's
-		}
-		mask := fs.FileMode(0o660)
-		if readOnly {
-			mask = 0o440
-		}
-		if mode.IsDir() {
-			mask |= fs.ModeSetgid | 0o110
-		}
-		return os.Chmod(path, mode|mask)
-	})
-}
-
-func diskBytes(info fs.FileInfo) uint64 {
-	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-		return uint64(sys.Blocks) * 512
-	}
-	return uint64(info.Size())
 }
 
 func hasDotDot(path string) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,9 +92,14 @@ func resolve(root int, path string, how *unix.OpenHow) (int, error) {
 	return -1, unix.EAGAIN
 }
 
-// makeLike makes a directory with its parent's owner and mode, so that whoever may write there may write in it.
+// makeLike makes a directory with its parent's owner and mode, so that whoever may write there may write in it. What a
+// pod put in its place meanwhile keeps the owner it has.
 func makeLike(parent int, name string) error {
-	if err := unix.Mkdirat(parent, name, 0o750); err != nil && !errors.Is(err, unix.EEXIST) {
+	err := unix.Mkdirat(parent, name, madeMode)
+	if errors.Is(err, unix.EEXIST) {
+		return nil // a moment ago, by somebody else: what it is, is looked at next
+	}
+	if err != nil {
 		return err
 	}
 	var st unix.Stat_t
@@ -104,11 +110,33 @@ func makeLike(parent int, name string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	made := os.NewFile(uintptr(fd), name)
+	defer made.Close()
+	if fresh, err := isFresh(made); err != nil || !fresh {
+		return errors.Join(err, errSwapped)
+	}
 	if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
 	return unix.Fchmod(fd, st.Mode&0o7777)
+}
+
+// madeMode is what a directory has until it is known to be the one that was made.
+const madeMode = 0o700
+
+var errSwapped = errors.New("it was replaced while it was made")
+
+// isFresh says whether a directory is as makeLike makes it: root's own, private and empty.
+func isFresh(dir *os.File) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return false, err
+	}
+	names, err := dir.Readdirnames(1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return len(names) == 0 && st.Mode&0o777 == madeMode && st.Uid == uint32(os.Geteuid()), nil
 }
 
 func describe(err error) error {

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/beneath"
 )
 
 // Options are what a Manager needs.
@@ -87,8 +89,9 @@ func New(options Options) (*Manager, error) {
 	return &Manager{dir: dir, pods: map[types.UID]*podLock{}}, nil
 }
 
-// Setup makes the pod's volumes, and brings their content up to date where they exist. It returns them by name. The
-// first volume that cannot be made is returned as an *Error; those made before it stay, for the next attempt.
+// Setup makes the pod's volumes, and brings their content up to date where they exist. It returns them by name. Each is
+// made whatever becomes of the others: the error joins an *Error for each that cannot be; those that were made stay, for
+// the next attempt.
 func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, sources Sources) (map[string]Mounted, error) {
 	unlock, err := m.lock(pod.UID)
 	if err != nil {
@@ -96,52 +99,89 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, sources Sources) (
 	}
 	defer unlock()
 	mounted := make(map[string]Mounted, len(pod.Spec.Volumes))
+	var errs []error
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if err := ctx.Err(); err != nil {
-			return nil, &Error{v.Name, err}
+		made, err := Mounted{}, ctx.Err()
+		if err == nil {
+			made, err = m.setup(ctx, pod, v, sources)
 		}
-		made, err := m.setup(pod, v, sources)
 		if err != nil {
-			return nil, &Error{v.Name, err}
+			errs = append(errs, &Error{v.Name, err})
+			continue
 		}
 		mounted[v.Name] = made
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
 	}
 	return mounted, nil
 }
 
 // Update brings the content of the pod's volumes up to date, after one of the objects they show, or the pod's labels
-// or annotations, changed. Volumes that have not been set up are left alone. It returns whether anything changed.
-func (m *Manager) Update(ctx context.Context, pod *corev1.Pod, sources Sources) (bool, error) {
+// or annotations, changed. Volumes that have not been set up are left alone. It returns how many it changed; the error
+// joins an *Error for each that could not be looked at or changed, which keeps what it shows.
+func (m *Manager) Update(ctx context.Context, pod *corev1.Pod, sources Sources) (changed int, err error) {
 	unlock, err := m.lock(pod.UID)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	defer unlock()
-	changed := false
+	var errs []error
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if err := ctx.Err(); err != nil {
-			return changed, &Error{v.Name, err}
-		}
 		if !hasContent(v) {
 			continue
 		}
-		dir := m.volumeDir(pod.UID, v.Name)
-		if _, err := os.Lstat(filepath.Join(dir, dataLink)); err != nil {
-			continue
-		}
-		files, err := payload(pod, v, sources)
+		wrote, err := m.update(ctx, pod, v, sources)
 		if err != nil {
-			return changed, &Error{v.Name, err}
+			errs = append(errs, &Error{v.Name, err})
 		}
-		wrote, err := writeFiles(dir, files, fsGroup(pod))
-		if err != nil {
-			return changed, &Error{v.Name, err}
+		if wrote {
+			changed++
 		}
-		changed = changed || wrote
 	}
-	return changed, nil
+	return changed, errors.Join(errs...)
+}
+
+// update brings one volume of files up to date.
+func (m *Manager) update(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, sources Sources) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	dir := m.volumeDir(pod.UID, v.Name)
+	there, err := isThere(dir, inMemory(v))
+	if err != nil || !there {
+		return false, err
+	}
+	files, err := payload(pod, v, sources)
+	if err != nil {
+		return false, err
+	}
+	return writeFiles(ctx, dir, files, fsGroup(pod))
+}
+
+// isThere says whether a volume of files has been set up: what was in memory is gone after a reboot.
+func isThere(dir string, memory bool) (bool, error) {
+	if _, err := os.Lstat(dir); err != nil || !memory {
+		return err == nil, nil
+	}
+	return isMountpoint(dir)
+}
+
+// Errors are the *Errors of the volumes that Setup or Update could not make or change.
+func Errors(err error) []*Error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []*Error
+		for _, one := range joined.Unwrap() {
+			all = append(all, Errors(one)...)
+		}
+		return all
+	}
+	if one := (*Error)(nil); errors.As(err, &one) {
+		return []*Error{one}
+	}
+	return nil
 }
 
 // Teardown unmounts and removes all volumes of a pod. Calling it again, after a reboot, or for a pod that never was,
@@ -156,7 +196,7 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	if err := unmountBelow(ctx, dir); err != nil {
 		return fmt.Errorf("cannot unmount volumes of pod %s: %w", uid, err)
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := beneath.RemoveAll(ctx, dir); err != nil {
 		return fmt.Errorf("cannot remove volumes of pod %s: %w", uid, err)
 	}
 	return nil
@@ -191,27 +231,14 @@ func (m *Manager) Sweep(ctx context.Context, keep func(types.UID) bool) error {
 	return errors.Join(errs...)
 }
 
-// Usage returns the bytes that a volume of a pod takes on its file system; zero for one that is not set up.
-func (m *Manager) Usage(uid types.UID, volume string) (uint64, error) {
-	var bytes uint64
-	err := filepath.WalkDir(m.volumeDir(uid, volume), func(_ string, e os.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, os.ErrNotExist) {
-				return nil
-			}
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return nil // removed a moment ago
-		}
-		bytes += diskBytes(info)
-		return nil
-	})
+// Usage returns the bytes that a volume of a pod takes on its file system; zero for one that is not set up. With an
+// error, it is what was counted until then.
+func (m *Manager) Usage(ctx context.Context, uid types.UID, volume string) (uint64, error) {
+	size, err := beneath.Usage(ctx, m.volumeDir(uid, volume))
 	if err != nil {
-		return 0, fmt.Errorf("cannot measure volume %s of pod %s: %w", volume, uid, err)
+		return size.Bytes, fmt.Errorf("cannot measure volume %s of pod %s: %w", volume, uid, err)
 	}
-	return bytes, nil
+	return size.Bytes, nil
 }
 
 func (m *Manager) podDir(uid types.UID) string { return filepath.Join(m.dir, string(uid)) }

@@ -20,6 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/beneath"
 )
 
 // TestMain runs the tests in a mount namespace of their own.
@@ -242,7 +244,7 @@ func TestUpdate(t *testing.T) {
 	ctx, m, c := context.Background(), newManager(t), testCluster()
 	pod := testPod(configMapVolume("v", corev1.ConfigMapVolumeSource{}))
 	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(2000))}
-	if changed, err := m.Update(ctx, pod, c.sources()); err != nil || changed {
+	if changed, err := m.Update(ctx, pod, c.sources()); err != nil || changed != 0 {
 		t.Fatalf("before it was set up: %v, %v", changed, err)
 	}
 	mounted, err := m.Setup(ctx, pod, c.sources())
@@ -250,7 +252,7 @@ func TestUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := mounted["v"].HostPath
-	if changed, err := m.Update(ctx, pod, c.sources()); err != nil || changed {
+	if changed, err := m.Update(ctx, pod, c.sources()); err != nil || changed != 0 {
 		t.Errorf("nothing new: %v, %v", changed, err)
 	}
 	stop, torn := make(chan struct{}), make(chan string, 1)
@@ -279,7 +281,7 @@ func TestUpdate(t *testing.T) {
 	}()
 	for i := range 50 {
 		c.configMaps["shop/cfg"] = &corev1.ConfigMap{Data: map[string]string{"a": fmt.Sprintf("alpha%d", i), "b": fmt.Sprintf("beta%d", i)}}
-		if changed, err := m.Update(ctx, pod, c.sources()); err != nil || !changed {
+		if changed, err := m.Update(ctx, pod, c.sources()); err != nil || changed != 1 {
 			t.Fatalf("update %d: %v, %v", i, changed, err)
 		}
 	}
@@ -301,30 +303,35 @@ func TestUpdate(t *testing.T) {
 
 // TestCrashWhileWriting leaves what a crash leaves before and after the swap.
 func TestCrashWhileWriting(t *testing.T) {
-	dir := t.TempDir()
+	ctx, dir := context.Background(), t.TempDir()
 	first := files{"a": {[]byte("1"), 0o644}}
-	if _, err := writeFiles(dir, first, nil); err != nil {
+	if _, err := writeFiles(ctx, dir, first, nil); err != nil {
 		t.Fatal(err)
 	}
+	top, err := beneath.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
 	second := files{"b": {[]byte("2"), 0o644}}
-	if _, err := writeState(dir, second); err != nil { // written, not swapped
+	if _, err := writeState(ctx, top, second, nil); err != nil { // written, not swapped
 		t.Fatal(err)
 	}
 	if err := os.Symlink("..2000_nowhere", filepath.Join(dir, newDataLink)); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := writeFiles(dir, second, nil); err != nil || !changed {
+	if changed, err := writeFiles(ctx, dir, second, nil); err != nil || !changed {
 		t.Fatal(changed, err)
 	}
 	wantTree(t, dir, map[string]string{"b": "644 0 2"})
-	state, err := writeState(dir, first)
+	state, err := writeState(ctx, top, first, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := replaceLink(dir, state); err != nil { // swapped, not tidied
+	if err := replaceLink(ctx, top, state); err != nil { // swapped, not tidied
 		t.Fatal(err)
 	}
-	if changed, err := writeFiles(dir, first, nil); err != nil || changed {
+	if changed, err := writeFiles(ctx, dir, first, nil); err != nil || changed {
 		t.Fatal(changed, err)
 	}
 	wantTree(t, dir, map[string]string{"a": "644 0 1"})
@@ -372,7 +379,7 @@ func TestEmptyDir(t *testing.T) {
 	if info, err := os.Stat(own); err != nil || info.Mode() != 0o600 {
 		t.Errorf("the container's file: %v, %v", info, err)
 	}
-	if used, err := m.Usage(pod.UID, "disk"); err != nil || used < 8192 {
+	if used, err := m.Usage(ctx, pod.UID, "disk"); err != nil || used < 8192 {
 		t.Errorf("usage %d, %v", used, err)
 	}
 	// A reboot: mounts are gone, files are not.
