@@ -13,6 +13,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"lockstep/internal/plain"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/manifest/tree"
 )
@@ -42,11 +43,13 @@ type Folder struct {
 	files   map[string]known
 	watched map[string]uint64 // directories by path, with their inode
 	last    yielded
-	added   bool // the scan in progress began to watch a directory
+	added   bool            // the scan in progress began to watch a directory
+	refused error           // why a directory could not be watched in the scan in progress
+	told    map[string]bool // problems of watching that were told and have not passed
 }
 
 func newFolder(s v1alpha1.Source, opts Options, m *metrics) *Folder {
-	return &Folder{source: s, opts: opts, metrics: m, poke: make(chan struct{}, 1), files: map[string]known{}, watched: map[string]uint64{}}
+	return &Folder{source: s, opts: opts, metrics: m, poke: make(chan struct{}, 1), files: map[string]known{}, watched: map[string]uint64{}, told: map[string]bool{}}
 }
 
 // Sources implements Watcher.
@@ -90,10 +93,12 @@ func (f *Folder) Run(ctx context.Context, yield func(Update)) error {
 	f.mu.Lock()
 	f.last = yielded{}
 	clear(f.watched)
+	clear(f.told)
 	f.mu.Unlock()
 	due := time.NewTimer(0)
 	defer due.Stop()
 	var since time.Time // of the first change not read yet; zero: none
+	poked, rescan := false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -109,19 +114,35 @@ func (f *Folder) Run(ctx context.Context, yield func(Update)) error {
 			due.Reset(min(quiet, max(0, settle-now.Sub(since))))
 			continue
 		case err := <-watcher.Errors:
-			f.opts.Log.Warn("file events were lost, the folder is read again", "folder", f.source.Spec.Folder, "error", err)
+			f.mu.Lock()
+			f.tell(lostEvents, true, "file events were lost, the folder is read again", "error", err)
+			f.mu.Unlock()
+			since = time.Now()
 			due.Reset(quiet)
 			continue
 		case <-f.poke:
+			poked = true
 		case <-due.C:
 		}
-		since = time.Time{}
-		due.Reset(f.look(ctx, watcher, yield))
+		wait := f.look(ctx, watcher, rescan && !poked && since.IsZero(), yield)
+		since, poked, rescan = time.Time{}, false, wait > absent
+		due.Reset(wait)
 	}
 }
 
-// look scans once, yields what is new, and returns when to look again.
-func (f *Folder) look(ctx context.Context, watcher *fsnotify.Watcher, yield func(Update)) time.Duration {
+// The problems of watching that are told once, until they have passed.
+const lostEvents, notWatched, noEvent = "lost events", "not watched", "no event"
+
+// tell logs a problem of watching the folder when it begins; mu is held.
+func (f *Folder) tell(what string, is bool, message string, args ...any) {
+	if is && !f.told[what] {
+		f.opts.Log.Warn(message, append([]any{"source", f.source.Name, "folder", f.source.Spec.Folder}, args...)...)
+	}
+	f.told[what] = is
+}
+
+// look scans once, yields what is new, and returns when to look again. late says that nothing but time asks for it.
+func (f *Folder) look(ctx context.Context, watcher *fsnotify.Watcher, late bool, yield func(Update)) time.Duration {
 	rev, stable, err := f.scan(ctx, watcher)
 	f.metrics.looks.WithLabelValues(f.source.Spec.Folder, result(err)).Inc()
 	f.mu.Lock()
@@ -134,6 +155,10 @@ func (f *Folder) look(ctx context.Context, watcher *fsnotify.Watcher, yield func
 	added := f.added
 	f.added = false
 	news := now != f.last && (err != nil || stable)
+	if late {
+		f.tell(lostEvents, false, "")
+		f.tell(noEvent, news && err == nil && f.last.id != "", "a rescan found changes that no file event told of")
+	}
 	if news {
 		f.last = now
 	}
@@ -191,6 +216,10 @@ func (f *Folder) scan(ctx context.Context, watcher *fsnotify.Watcher) (*Revision
 		return nil, false, f.explain(err)
 	}
 	f.files = s.files
+	if watcher != nil {
+		f.tell(notWatched, f.refused != nil, "cannot watch every directory, only rescans will see changes in the others", "error", f.refused)
+	}
+	f.refused = nil
 	return s.revision(), s.stable, nil
 }
 
@@ -219,10 +248,7 @@ func (f *Folder) watch(watcher *fsnotify.Watcher, path string, inode uint64) {
 		_ = watcher.Remove(path) // it may be gone with the old inode already
 	}
 	if err := watcher.Add(path); err != nil {
-		if _, failed := f.watched[path]; !failed {
-			f.opts.Log.Warn("cannot watch a directory, only rescans will see changes", "directory", path, "error", err)
-		}
-		f.watched[path] = math.MaxUint64
+		f.watched[path], f.refused = math.MaxUint64, fmt.Errorf("%s: %w", plain.Text(path), err)
 		return
 	}
 	f.watched[path], f.added = inode, true

@@ -1,14 +1,18 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds/v1alpha1"
@@ -203,5 +207,81 @@ func TestFolderHashesOnlyWhatChanged(t *testing.T) {
 	}
 	if after, _, err := folder.scan(t.Context(), nil); err != nil || after.ID == before.ID {
 		t.Errorf("the change was not seen: %v", err)
+	}
+}
+
+// TestFolderMovedAwayAndMadeAnew: a directory goes on being watched under its new name when another one takes its old name.
+func TestFolderMovedAwayAndMadeAnew(t *testing.T) {
+	f := follow(t, t.TempDir(), time.Hour)
+	f.write("deep/er/a.yaml", "one")
+	f.until("deep/er/a.yaml=one;")
+	if err := os.Rename(filepath.Join(f.dir, "deep"), filepath.Join(f.dir, "moved")); err != nil {
+		t.Fatal(err)
+	}
+	f.until("moved/er/a.yaml=one;")
+	f.write("deep/er/b.yaml", "two")
+	f.until("deep/er/b.yaml=two;moved/er/a.yaml=one;")
+	f.write("moved/er/a.yaml", "three")
+	f.until("deep/er/b.yaml=two;moved/er/a.yaml=three;")
+	f.write("deep/er/b.yaml", "four")
+	f.until("deep/er/b.yaml=four;moved/er/a.yaml=three;")
+}
+
+// TestWatchProblemsAreToldOnce, however many directories they are about, and again when they come back.
+func TestWatchProblemsAreToldOnce(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 50 {
+		if err := os.Mkdir(filepath.Join(dir, fmt.Sprint(i)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var log bytes.Buffer
+	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, newMetrics(nil))
+	broken, err := fsnotify.NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.Close()
+	whole, err := fsnotify.NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Close()
+	for i, step := range []struct {
+		watcher *fsnotify.Watcher
+		lines   int
+	}{{broken, 1}, {broken, 1}, {whole, 1}, {broken, 2}} {
+		if i == 3 {
+			clear(folder.watched)
+		}
+		if _, _, err := folder.scan(t.Context(), step.watcher); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(log.String(), "cannot watch"); got != step.lines {
+			t.Errorf("after step %d: %d lines, want %d:\n%s", i, got, step.lines, log.String())
+		}
+	}
+}
+
+// TestMissedEventsAreTold: a change that only a rescan sees, such as one on a network's file system, is followed and told.
+func TestMissedEventsAreTold(t *testing.T) {
+	dir := t.TempDir()
+	var log bytes.Buffer
+	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, newMetrics(nil))
+	for i, late := range []bool{false, true, true} {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".yaml")), []byte("a"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(filepath.Join(dir, fmt.Sprint(i, ".yaml")), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+		yielded := 0
+		folder.look(t.Context(), nil, late, func(Update) { yielded++ })
+		if yielded != 1 {
+			t.Errorf("look %d yielded %d", i, yielded)
+		}
+	}
+	if got := strings.Count(log.String(), "no file event"); got != 1 {
+		t.Errorf("%d lines:\n%s", got, log.String())
 	}
 }

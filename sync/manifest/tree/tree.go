@@ -88,7 +88,7 @@ func (p Problem) Error() string {
 
 // Found is what a walk came to.
 type Found struct {
-	Files    []Manifest // in order of Path
+	Files    []Manifest // in order of Path; none where a limit is passed
 	Problems []Problem
 	Ignored  []string // what was left out and why
 }
@@ -130,7 +130,7 @@ func Walk(ctx context.Context, t Tree, root string, limits Limits) (Found, error
 	}
 	err := w.dir(root, at, 0)
 	if errors.Is(err, errFull) {
-		err = nil
+		err, w.found.Files = nil, nil // nothing of it will be used
 	}
 	slices.SortFunc(w.found.Files, func(a, b Manifest) int { return strings.Compare(a.Path, b.Path) })
 	slices.SortStableFunc(w.found.Problems, func(a, b Problem) int { return cmp.Compare(a.Path, b.Path) })
