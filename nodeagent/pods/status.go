@@ -173,6 +173,7 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 	s.RestartCount = int32(last.Attempt)
 	s.ContainerID = "containerd://" + last.ID
 	s.ImageID = last.ImageID
+	s.Resources, s.AllocatedResources = c.Resources.DeepCopy(), c.Resources.Requests.DeepCopy()
 	if last.Image != "" {
 		s.Image = last.Image
 	}
@@ -269,19 +270,18 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 	ended := s.Phase == corev1.PodSucceeded || s.Phase == corev1.PodFailed
 	set(s, corev1.PodReadyToStartContainers, o.Sandbox.ID != "" && !ended, "", "", pod, now)
 
-	if inited || s.Phase == corev1.PodSucceeded {
+	// A pod that was initialised once stays so, whatever its init containers do in a new sandbox.
+	once := slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodInitialized && c.Status == corev1.ConditionTrue
+	})
+	if inited || once || s.Phase == corev1.PodSucceeded {
 		reason := ""
 		if s.Phase == corev1.PodSucceeded {
 			reason = "PodCompleted"
 		}
 		set(s, corev1.PodInitialized, true, reason, "", pod, now)
 	} else {
-		var waiting []string
-		for i := range pod.Spec.InitContainers {
-			if !initDone(o, &pod.Spec.InitContainers[i]) {
-				waiting = append(waiting, pod.Spec.InitContainers[i].Name)
-			}
-		}
+		waiting := incomplete(pod, s.InitContainerStatuses)
 		set(s, corev1.PodInitialized, len(waiting) == 0, "ContainersNotInitialized",
 			fmt.Sprintf("containers with incomplete status: [%s]", strings.Join(waiting, " ")), pod, now)
 	}
@@ -316,6 +316,24 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 		}
 	}
 	set(s, corev1.PodReady, ready, reason, message, pod, now)
+}
+
+// incomplete names the init containers that have not done their part. That goes
+// by their statuses, which outlive the sandbox that they did it in.
+func incomplete(pod *corev1.Pod, statuses []corev1.ContainerStatus) []string {
+	var names []string
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		at := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == c.Name })
+		done := at >= 0 && statuses[at].Ready
+		if isSidecar(c) {
+			done = at >= 0 && statuses[at].Started != nil && *statuses[at].Started
+		}
+		if !done {
+			names = append(names, c.Name)
+		}
+	}
+	return names
 }
 
 // set writes one condition; reason and message are for the false case, but
