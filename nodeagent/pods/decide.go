@@ -137,23 +137,48 @@ func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 			p.add(Step{Kind: Setup, Reason: "the pod has no sandbox"})
 		}
 	}
-	initialised := decideInit(p, w, o, now)
+	turn := decideInit(p, w, o, now)
 	for i := range pod.Spec.Containers {
-		decideContainer(p, w, o, &pod.Spec.Containers[i], false, initialised, now)
+		c := &pod.Spec.Containers[i]
+		decideContainer(p, w, o, c, false, turn, now)
+		turn = turn && !starting(p, o, c, now)
 	}
 	decideGarbage(p, o)
 }
 
-// decideInit runs init containers in order and says whether all have done their part.
+// starting says that a container is on its way to run, its postStart hook
+// included: those after it in the list wait. One whose start has failed is not,
+// until it is tried again.
+func starting(p *Plan, o Observed, c *corev1.Container, now time.Time) bool {
+	for key := range o.InFlight {
+		if k, name, _ := strings.Cut(key, "/"); name == c.Name && (k == string(Prepare) || k == string(Start)) {
+			return true
+		}
+	}
+	last, _ := latest(o, c.Name)
+	if last.State == Running && !last.Hooked {
+		return true
+	}
+	return slices.ContainsFunc(p.Steps, func(s Step) bool {
+		f, failed := o.Failures[s.Key()]
+		waits := failed && now.Before(f.Retry(s.Kind))
+		return s.Container == c.Name && (s.Kind == Prepare || s.Kind == Start) && !waits
+	})
+}
+
+// decideInit runs init containers in order and says whether the others may
+// start: all have done their part, and no sidecar is being restarted.
 func decideInit(p *Plan, w Wanted, o Observed, now time.Time) bool {
 	pod := w.Pod
 	if initialised(pod, o) {
+		turn := true
 		for i := range pod.Spec.InitContainers {
 			if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
-				decideContainer(p, w, o, c, true, true, now)
+				decideContainer(p, w, o, c, true, turn, now)
+				turn = turn && !starting(p, o, c, now)
 			}
 		}
-		return true
+		return turn
 	}
 	ready := true
 	for i := range pod.Spec.InitContainers {
