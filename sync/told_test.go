@@ -2,6 +2,8 @@ package sync
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/daemon/store/view"
+	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/forge/forgetest"
 )
 
@@ -103,4 +106,29 @@ func TestForgeOutageIsInTheStatus(t *testing.T) {
 	w.forge.Heal()
 	w.receives(sha, "success")
 	w.until("over", func() bool { return w.status().ForgeError == "" })
+}
+
+// TestEmptyFolderIsAWarning: a folder in which nothing stands yet is no error; one that is emptied is held, with a remedy
+// that a folder has.
+func TestEmptyFolderIsAWarning(t *testing.T) {
+	w := newWorld(t)
+	w.work = t.TempDir()
+	w.spec.Spec = v1alpha1.SourceSpec{Folder: w.work}
+	w.start()
+	w.until("warned", func() bool {
+		return w.status().State == "success" && w.status().Message == "warning: no manifests (.yaml, .yml, .json) in the folder"
+	})
+	w.write(w.work, several(5))
+	w.until("all", func() bool { return w.status().Objects == 5 && w.status().Message == "5 objects in sync and healthy" })
+	for name := range several(5) {
+		if err := os.Remove(filepath.Join(w.work, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.until("held", func() bool {
+		return w.status().State == "error" && strings.HasPrefix(w.status().Message, `held: no manifests, would delete all 5 objects; allow it with "prune: allow" in its Source`)
+	})
+	if got := len(w.uids()); got != 5 {
+		t.Errorf("%d objects are left", got)
+	}
 }
