@@ -17,8 +17,8 @@ import (
 // rewrites is how often each kind of volume is worked on while somebody swaps what is in it.
 const rewrites = 1000
 
-// patience is how long one piece of work may take while it is attacked; it takes a millisecond on an idle machine.
-const patience = 30 * time.Second
+// patience is how long all of the work may take while it is attacked: seconds on an idle machine, for ever where it hangs.
+const patience = 3 * time.Minute
 
 // host is what no pod may reach: a directory whose state is compared.
 type host struct {

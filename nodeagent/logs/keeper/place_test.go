@@ -78,7 +78,7 @@ func TestPlaceUnderAttack(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		t.Error("something waits for a FIFO")
 	}
 	close(stop)

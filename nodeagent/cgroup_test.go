@@ -1,0 +1,73 @@
+package nodeagent
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/spec"
+)
+
+// TestPodPids has a process in a pod's cgroup fork more than the pod may.
+func TestPodPids(t *testing.T) {
+	const limit = 16
+	path := fmt.Sprintf("/lockstep-test-%d", os.Getpid())
+	if err := makeCgroup(path, spec.PodLimits(&corev1.Pod{}, spec.Node{PodPids: limit})); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := removeCgroup(path); err != nil {
+			t.Error(err)
+		}
+	}()
+	dir := filepath.Join(cgroupMount, "pids", path)
+	if cgroupV2() {
+		dir = filepath.Join(cgroupMount, path)
+	}
+	cmd := exec.Command("sh", "-c", "read go; for i in $(seq 60); do sleep 1000 & done; wait")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait()
+	}()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write([]byte("go\n")); err != nil {
+		t.Fatal(err)
+	}
+	number := func(file string) int {
+		data, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(strings.TrimPrefix(strings.TrimSpace(string(data)), "max "))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for deadline := time.Now().Add(30 * time.Second); number("pids.events") == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d processes of %d, none refused", number("pids.current"), limit)
+		}
+	}
+	if n := number("pids.current"); n > limit {
+		t.Errorf("%d processes, the limit is %d", n, limit)
+	}
+}
