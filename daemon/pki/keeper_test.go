@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -173,6 +174,50 @@ func TestRemoved(t *testing.T) {
 			t.Fatal("a node whose Node object was deleted is still admitted")
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// fullDisk is a vault that takes nothing while it is full.
+type fullDisk struct {
+	Vault
+	full bool
+}
+
+// Append implements Vault.
+func (d *fullDisk) Append(name string, data []byte) error {
+	if d.full {
+		return syscall.ENOSPC
+	}
+	return d.Vault.Append(name, data)
+}
+
+// TestFullDisk: no certificate is handed out that the ledger does not know, also at a second try.
+func TestFullDisk(t *testing.T) {
+	dir := Dir(t.TempDir())
+	a := open(t, string(dir), at(start))
+	disk := &fullDisk{Vault: dir}
+	ledger, err := OpenLedger(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := memory.New()
+	r := NewRegistrar(a, Tokens{Store: backend, Commit: backend, Now: at(start)}, RegistrarOptions{Ledger: ledger})
+	close(r.restored)
+	p, key := plane{r, t, backend}, newKey(t)
+	disk.full = true
+	for range 2 {
+		if _, err := p.join(TokenOptions{}, "n1", key); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("joined while the disk is full: %v", err)
+		}
+	}
+	disk.full = false
+	p.mustJoin("n1", key)
+	reopened, err := OpenLedger(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k, _, _ := reopened.read(); k.Nodes["n1"].Key == "" {
+		t.Error("the ledger does not know the node")
 	}
 }
 

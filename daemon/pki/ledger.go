@@ -140,6 +140,16 @@ func (l *Ledger) follow(store func() known, now time.Time) error {
 	return l.write(append(entries, entry{InStep: now.UTC()}))
 }
 
+// register notes a name unless it is known: no certificate is handed out before, also where the disk was full at first.
+func (l *Ledger) register(node string, is registration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known.Nodes[node].Key == is.Key {
+		return nil
+	}
+	return l.write([]entry{{Node: node, Is: &is}})
+}
+
 // note adds one thing ahead of the store's own telling of it.
 func (l *Ledger) note(entries ...entry) error {
 	l.mu.Lock()

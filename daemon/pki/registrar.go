@@ -179,7 +179,14 @@ func (r *Registrar) claim(ctx context.Context, node, key string, proven bool) er
 	}
 	v := r.tokens.Store.View()
 	if err := Holds(v, node, key); !errors.Is(err, errNobody) {
-		return err
+		if err != nil || r.opts.Ledger == nil {
+			return err
+		}
+		is, _, err := registered(v, node)
+		if err != nil {
+			return err
+		}
+		return r.opts.Ledger.register(node, is)
 	}
 	if until := unprovenUntil(v); !proven && r.tokens.now().Before(until) {
 		return fmt.Errorf("%w, or after %s", ErrUnproven, until.Format(time.DateOnly))
@@ -192,7 +199,10 @@ func (r *Registrar) claim(ctx context.Context, node, key string, proven bool) er
 	result := r.tokens.Commit.Commit(ctx, store.Group{write})[0]
 	switch {
 	case errors.Is(result.Err, store.ErrConflict):
-		return r.lost(ctx, node, key)
+		if err := r.lost(ctx, node, key); err != nil {
+			return err
+		}
+		return r.claim(ctx, node, key, proven)
 	case result.Err != nil:
 		return fmt.Errorf("cannot register the name: %w", result.Err)
 	}
@@ -202,7 +212,7 @@ func (r *Registrar) claim(ctx context.Context, node, key string, proven bool) er
 	if r.opts.Ledger == nil {
 		return nil
 	}
-	return r.opts.Ledger.note(entry{Node: node, Is: &is})
+	return r.opts.Ledger.register(node, is)
 }
 
 // lost finds who was given a name a moment ago: another, or the same key by another of its requests.
