@@ -120,7 +120,7 @@ func more(s v1alpha1.SourceStatus) []string {
 	return s.Errors
 }
 
-// awaited says what a source that is rolling out waits for now; its own message is posted too seldom for that.
+// awaited says what a source waits for now. Of one that is rolling out its own message is posted too seldom for that.
 func awaited(s control.SourceReport) string {
 	healthy, waiting := 0, ""
 	for _, o := range s.Objects {
@@ -131,7 +131,7 @@ func awaited(s control.SourceReport) string {
 			waiting = "; " + o.Object + ": " + o.Cause
 		}
 	}
-	if len(s.Objects) == 0 {
+	if len(s.Objects) == 0 || !strings.HasPrefix(s.Status.Message, "rolling out ") {
 		return s.Status.Message
 	}
 	return fmt.Sprintf("%d of %d healthy%s", healthy, len(s.Objects), waiting)

@@ -131,6 +131,10 @@ func TestAwaited(t *testing.T) {
 			t.Errorf("awaited = %q, want %q", got, want)
 		}
 	}
+	const doubt = "the folder has lost 2 objects; believed once it has rested for 600ms"
+	if got := awaited(report("pending", doubt, cart).Sources[0]); got != doubt {
+		t.Errorf("awaited = %q, want %q", got, doubt)
+	}
 }
 
 func TestShort(t *testing.T) {
