@@ -15,15 +15,23 @@ import (
 )
 
 const (
-	// windowEvents bounds how far back a watch may resume: what 100,000 pods' agents write in some minutes, and at most
-	// a few ten megabytes of objects that would else be garbage.
+	// windowEvents bounds how far back a watch may resume: what 100,000 pods' agents write in some minutes.
 	windowEvents = 8192
-	// windowEncoded is how many of the newest events keep their encoded bytes: watchers that follow closely, which is
-	// nearly all of them, share them, and the rest of the window costs no second copy.
+	// windowBytes bounds what the window keeps from the garbage collector, the states that are no more, where these are
+	// large: 8,192 pods of 8 KiB fit.
+	windowBytes = 64 << 20
+	// windowSlack is how many more events may come before the oldest are dropped together.
+	windowSlack = windowEvents / 8
+	// windowEncoded is how many of the newest events keep their encoded bytes, encodedBytes how much these may be, before
+	// they are encoded: watchers that follow closely, which is nearly all of them, share them, and the rest of the window
+	// costs no second copy.
 	windowEncoded = 256
+	encodedBytes  = 8 << 20
 	// wakeEvery is after how many events even a watcher that none of them concerns is woken, so that its place does not
 	// fall out of the window.
 	wakeEvery = windowEvents / 4
+	// overhead is what an object takes in memory beside its text, as much as a small one takes at all.
+	overhead = 1 << 10
 )
 
 // event is one change of one object, at a place in a window.
@@ -32,6 +40,16 @@ type event struct {
 	old, new kinds.Object // nil for created and deleted
 	// added is what a watcher is sent that sees the object; removed what one is sent that no longer does.
 	added, removed *encoded
+	holds          int // bytes of the old state, which only the window keeps
+	sends          int // bytes of both states
+}
+
+// sizeOf is about what an object takes in memory.
+func sizeOf(o kinds.Object) int {
+	if sized, ok := o.(interface{ Size() int }); ok {
+		return overhead + sized.Size()
+	}
+	return 4 * overhead // of our own kinds, which are small
 }
 
 // concerns says whether an event is of a pod that is or was bound to that node.
@@ -61,6 +79,9 @@ type window struct {
 	mu     sync.Mutex
 	events []*event
 	base   int   // number of events that were dropped before events[0]
+	held   int   // bytes that the events hold
+	fresh  int   // place of the oldest event that keeps its encoded bytes
+	sent   int   // bytes of the states of the events from there on
 	lost   int64 // the oldest revision that a watch can resume from
 	rev    int64 // every change up to it is in
 	gone   bool  // another window has taken its place
@@ -87,17 +108,20 @@ func (w *window) append(rev int64, changes []traced) {
 		e := &event{rev: at, old: c.Old, new: c.New}
 		if c.New != nil {
 			e.added = &encoded{object: c.New, origin: c.is}
+			e.sends += sizeOf(c.New)
 			nodes[nodeOf(c.New)] = struct{}{}
 		}
 		if c.Old != nil {
 			e.removed = &encoded{object: c.Old, origin: c.was, rev: at}
+			e.holds = sizeOf(c.Old)
+			e.sends += e.holds
 			nodes[nodeOf(c.Old)] = struct{}{}
 		}
 		w.events = append(w.events, e)
-		if n := len(w.events) - 1 - windowEncoded; n >= 0 {
-			w.events[n].retire()
-		}
+		w.held += e.holds
+		w.sent += e.sends
 	}
+	w.retire()
 	w.rev = rev
 	w.trim()
 	w.wake(nodes, len(changes) > 0)
@@ -111,23 +135,44 @@ func stepOf(c view.Change, batch int64) int64 {
 	return batch
 }
 
-// trim drops the oldest events once there are twice as many as the window holds: readers keep the old array.
+// retire lets the events that are not among the newest any more encode anew for each watcher.
+func (w *window) retire() {
+	for next := w.base + len(w.events); w.fresh < next && (next-w.fresh > windowEncoded || w.sent > encodedBytes); w.fresh++ {
+		e := w.events[w.fresh-w.base]
+		w.sent -= e.sends
+		e.retire()
+	}
+}
+
+// trim drops the oldest events once there are more than the window holds, or they hold more: readers keep the old array.
 func (w *window) trim() {
-	drop := len(w.events) - windowEvents
-	if drop < windowEvents {
+	if len(w.events) < windowEvents+windowSlack && w.held <= windowBytes {
 		return
+	}
+	// Of bytes a part more is dropped, so that not every event that follows drops one.
+	drop, held := max(0, len(w.events)-windowEvents), w.held
+	for i, e := range w.events {
+		if i >= drop && (w.held <= windowBytes || held <= windowBytes-windowBytes/8) {
+			break
+		}
+		held -= e.holds
+		drop = max(drop, i+1)
 	}
 	rev := w.events[drop-1].rev
 	w.lost = rev
-	if w.events[drop-2].rev == rev || w.events[drop].rev == rev {
+	if drop > 1 && w.events[drop-2].rev == rev || drop < len(w.events) && w.events[drop].rev == rev {
 		w.lost++ // part of it is gone, and who has seen the revision may not have seen that part
 	}
-	for _, e := range w.events[:drop] {
+	for i, e := range w.events[:drop] {
 		if e.old != nil {
 			w.hub.ledger.forget(e.old)
 		}
+		if w.base+i >= w.fresh {
+			w.sent -= e.sends
+		}
 	}
-	w.base += drop
+	w.base, w.held = w.base+drop, held
+	w.fresh = max(w.fresh, w.base)
 	w.events = slices.Clone(w.events[drop:])
 }
 
@@ -199,7 +244,7 @@ func (w *window) expire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.base += len(w.events) + 1
-	w.events, w.lost, w.gone = nil, w.rev+1, true
+	w.events, w.lost, w.gone, w.held = nil, w.rev+1, true, 0
 	for s := range w.sleepers {
 		s.poke()
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -90,5 +91,27 @@ func TestCompaction(t *testing.T) {
 	}
 	if resp, err := e.Client.Get(t.Context(), "a"); err != nil || string(resp.Kvs[0].Value) != "2" {
 		t.Errorf("the value is %v, %v", resp, err)
+	}
+}
+
+// TestRaftLogIsForgotten writes transactions as large as ours may be: etcd keeps few of them in memory.
+func TestRaftLogIsForgotten(t *testing.T) {
+	e := etcdtest.Start(t, func(o *etcd.Options) {})
+	alive := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := alive()
+	const size, writes = 256 << 10, 600
+	value := strings.Repeat("x", size)
+	for range writes {
+		if _, err := e.Client.Put(t.Context(), "a", value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := alive(); after > before+size*writes*2/3 {
+		t.Errorf("%d MiB are alive after writing %d, %d were before", after>>20, size*writes>>20, before>>20)
 	}
 }
