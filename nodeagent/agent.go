@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -78,8 +79,11 @@ type Agent struct {
 	imported   chan struct{} // closed when ImagesDir has been imported
 	connected  chan struct{} // closed when there is a client
 	complete   chan struct{} // closed when the caches are the API's
-	netOnce    sync.Once
-	routing    sync.Mutex // of the kernel's routes
+	lostWake   chan struct{} // wakes endLost
+
+	completeOnce sync.Once
+	netOnce      sync.Once
+	routing      sync.Mutex // of the kernel's routes
 
 	contentWake chan struct{} // wakes refresh
 	known       chan struct{} // closed when there are caches
@@ -98,11 +102,16 @@ type Agent struct {
 	caches    *caches              // nil until synced, or taken from the disk
 	// synchronised says that the caches and the pods are complete as of the API.
 	synchronised bool
-	ips          []netip.Addr
-	node         spec.Node
-	facts        register.Facts
-	noNetwork    string
-	down         string // why containerd does not answer; empty if it does
+	// history names what the API's revisions are of; empty until it is known.
+	history string
+	// lost are the pods of an earlier history that the API does not know, and until when each of them waits.
+	lost          map[types.UID]time.Time
+	stopFollowing func()
+	ips           []netip.Addr
+	node          spec.Node
+	facts         register.Facts
+	noNetwork     string
+	down          string // why containerd does not answer; empty if it does
 
 	contents   map[types.UID]bool // pods whose volumes are to be looked at
 	pressure   register.Held
@@ -124,12 +133,12 @@ func New(opts Options) (*Agent, error) {
 		hookClient: newHookClient(),
 		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
 		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), known: make(chan struct{}), imagesWake: make(chan struct{}, 1),
-		connected: make(chan struct{}), complete: make(chan struct{}), imported: make(chan struct{}),
+		connected: make(chan struct{}), complete: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
 		pods: map[types.UID]*pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
 	a.objects = &objects{dir: filepath.Join(opts.agentDir(), "objects"), api: a.api, log: a.log, changed: a.objectChanged,
-		known: map[reference]fetched{}, watched: map[reference]context.CancelFunc{}}
+		holds: a.hasLost, known: map[reference]fetched{}, onDisk: map[reference]metav1.Object{}, watched: map[reference]context.CancelFunc{}}
 	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
 	a.broadcast = record.NewBroadcaster()
 	a.events = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: opts.NodeName})
@@ -385,6 +394,7 @@ func (a *Agent) runAll() {
 		"keep":       a.keepReplica,
 		"list":       a.listImages,
 		"storage":    a.limitStorage,
+		"history":    a.endLost,
 		"stats":      a.summary.Run,
 	} {
 		a.group.Go(func() error {
@@ -453,6 +463,7 @@ func (a *Agent) unclaim(id string) {
 func (a *Agent) forget(p *pod) {
 	a.mu.Lock()
 	delete(a.pods, p.uid)
+	delete(a.lost, p.uid)
 	a.mu.Unlock()
 	a.statuses.drop(p.uid)
 	a.probes.Remove(p.uid)

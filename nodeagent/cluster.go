@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,6 +39,8 @@ const (
 	renewCheck   = time.Hour // certificates last for months
 	renewRetry   = time.Second
 	podCIDRsFile = "pod-cidrs"
+	// historyHeader of an answer names the history that the API's revisions are of.
+	historyHeader = "Lockstep-History"
 )
 
 // caches are the agent's own copy of what it needs of the cluster.
@@ -59,6 +62,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	link.Heard = a.heard
 	client, err := kubernetes.NewForConfig(link.Config())
 	if err != nil {
 		return fmt.Errorf("cannot make client for %s: %w", a.opts.Server, err)
@@ -161,8 +165,25 @@ func (a *Agent) renewCertificate(ctx context.Context, id register.Identity, link
 	return nil
 }
 
-// follow keeps the caches and the pods of this node up to date until ctx ends.
+// follow keeps the caches and the pods of this node up to date until ctx ends. It starts with nothing whenever the cluster
+// has another history.
 func (a *Agent) follow(ctx context.Context, client kubernetes.Interface) error {
+	for ctx.Err() == nil {
+		run, stop := context.WithCancel(ctx)
+		a.mu.Lock()
+		a.stopFollowing = stop
+		a.mu.Unlock()
+		err := a.followHistory(run, client)
+		stop()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// followHistory returns when ctx ends and everything it started has.
+func (a *Agent) followHistory(ctx context.Context, client kubernetes.Interface) error {
 	all := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(lean))
 	mine := cache.NewFilteredListWatchFromClient(client.CoreV1().RESTClient(), "pods", corev1.NamespaceAll,
 		func(o *metav1.ListOptions) {
@@ -196,7 +217,7 @@ func (a *Agent) follow(ctx context.Context, client kubernetes.Interface) error {
 		handler  cache.ResourceEventHandler
 	}{
 		{all.Core().V1().Services().Informer(), wake}, {all.Discovery().V1().EndpointSlices().Informer(), wake},
-		{all.Core().V1().Namespaces().Informer(), wake}, {all.Core().V1().Nodes().Informer(), nodes}, {podCache, a.podHandler()},
+		{all.Core().V1().Namespaces().Informer(), wake}, {all.Core().V1().Nodes().Informer(), nodes}, {podCache, a.podHandler(ctx)},
 	} {
 		r, err := s.informer.AddEventHandler(s.handler)
 		if err != nil {
@@ -205,26 +226,25 @@ func (a *Agent) follow(ctx context.Context, client kubernetes.Interface) error {
 		synced = append(synced, r.HasSynced)
 	}
 	all.Start(ctx.Done())
-	a.group.Go(func() error {
-		podCache.Run(ctx.Done())
-		return nil
-	})
+	var pods sync.WaitGroup
+	pods.Go(func() { podCache.Run(ctx.Done()) })
 	if cache.WaitForCacheSync(ctx.Done(), synced...) {
-		a.synced(ctx, c, podCache.GetStore())
+		a.synced(a.ctx, c, podCache.GetStore())
 	}
 	<-ctx.Done()
+	pods.Wait()
 	all.Shutdown()
 	return nil
 }
 
-// synced is called once, when the caches are complete: pods that the API does
-// not have end, and what needs a complete picture starts.
+// synced is called when the caches are complete: pods that the API does not
+// have end, and what needs a complete picture starts.
 func (a *Agent) synced(ctx context.Context, c *caches, store cache.Store) {
 	a.mu.Lock()
 	a.caches, a.synchronised = c, true
 	a.mu.Unlock()
 	a.knownOnce.Do(func() { close(a.known) })
-	close(a.complete)
+	a.completeOnce.Do(func() { close(a.complete) })
 	a.setRoutes(c.nodes)
 	a.wakeNet()
 	have := map[types.UID]bool{}
@@ -233,19 +253,27 @@ func (a *Agent) synced(ctx context.Context, c *caches, store cache.Store) {
 	}
 	for _, p := range a.allPods() {
 		if !have[p.uid] {
-			a.podGone(p.uid)
+			a.podDeleted(p.uid)
 		}
 	}
 	a.relistLogged(ctx)
 	a.startNet(ctx)
 }
 
-func (a *Agent) podHandler() cache.ResourceEventHandler {
+// podHandler takes in what an informer tells until ctx ends: what comes later is of a history that has ended.
+func (a *Agent) podHandler(ctx context.Context) cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { a.podSeen(o.(*corev1.Pod)) },
+		AddFunc: func(o any) {
+			if ctx.Err() == nil {
+				a.podSeen(o.(*corev1.Pod))
+			}
+		},
 		UpdateFunc: func(old, o any) {
+			if ctx.Err() != nil {
+				return
+			}
 			if old.(*corev1.Pod).UID != o.(*corev1.Pod).UID {
-				a.podGone(old.(*corev1.Pod).UID)
+				a.podDeleted(old.(*corev1.Pod).UID)
 			}
 			a.podSeen(o.(*corev1.Pod))
 		},
@@ -253,8 +281,8 @@ func (a *Agent) podHandler() cache.ResourceEventHandler {
 			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = d.Obj
 			}
-			if p, ok := o.(*corev1.Pod); ok {
-				a.podGone(p.UID)
+			if p, ok := o.(*corev1.Pod); ok && ctx.Err() == nil {
+				a.podDeleted(p.UID)
 			}
 		},
 	}
@@ -262,6 +290,7 @@ func (a *Agent) podHandler() cache.ResourceEventHandler {
 
 // podSeen takes in the newest object of a pod of this node.
 func (a *Agent) podSeen(o *corev1.Pod) {
+	a.found(o.UID)
 	a.mu.Lock()
 	p := a.pods[o.UID]
 	a.mu.Unlock()
@@ -304,6 +333,13 @@ func keepAgain(old, o *corev1.Pod) bool {
 	return old.Status.Phase != o.Status.Phase || old.Status.PodIP != o.Status.PodIP || !old.DeletionTimestamp.Equal(o.DeletionTimestamp) ||
 		!equality.Semantic.DeepEqual(old.Labels, o.Labels) || !equality.Semantic.DeepEqual(old.Annotations, o.Annotations) ||
 		!equality.Semantic.DeepEqual(old.Spec, o.Spec)
+}
+
+// podDeleted takes in that the API has no such pod. A lost history's pods it cannot have.
+func (a *Agent) podDeleted(uid types.UID) {
+	if !a.isLost(uid) {
+		a.podGone(uid)
+	}
 }
 
 func (a *Agent) podGone(uid types.UID) {

@@ -139,32 +139,58 @@ func (l *lab) event(name, reason, message string) {
 	})
 }
 
-// TestWatchIsNotOverwritten lets an answer arrive after newer news.
-func TestWatchIsNotOverwritten(t *testing.T) {
+// TestObjectsNeverGoBack has answers arrive late and by several ways: what is known and what is kept never becomes older.
+func TestObjectsNeverGoBack(t *testing.T) {
 	ref := reference{false, "default", "settings"}
-	old, newer := configMap("settings", nil), configMap("settings", nil)
-	old.ResourceVersion, newer.ResourceVersion = "5", "7"
-	client := fake.NewClientset(old)
+	at := func(revision string) *corev1.ConfigMap {
+		c := configMap("settings", nil)
+		c.ResourceVersion = revision
+		return c
+	}
+	client := fake.NewClientset(at("5"))
 	o := &objects{dir: t.TempDir(), api: func() kubernetes.Interface { return client }, log: slog.New(slog.DiscardHandler),
-		changed: func(reference) {}, known: map[reference]fetched{}}
+		changed: func(reference) {}, known: map[reference]fetched{}, onDisk: map[reference]metav1.Object{}}
+	seen := func(revision string) fetched { o := at(revision); return fetched{object: o, revision: revisionOf(o)} }
+	check := func(when, want string) {
+		t.Helper()
+		if got, err := o.latest(t.Context(), ref); err != nil || got.GetResourceVersion() != want {
+			t.Errorf("%s: latest = %v, %v, want %s", when, got, err, want)
+		}
+		if got := o.kept(ref); got.GetResourceVersion() != want {
+			t.Errorf("%s: kept is %s, want %s", when, got.GetResourceVersion(), want)
+		}
+	}
+	longAgo := func(live bool) {
+		last := o.known[ref]
+		last.at, last.live = time.Time{}, live
+		o.known[ref] = last
+	}
 	if got, err := o.get(t.Context(), ref); err != nil || got.GetResourceVersion() != "5" {
 		t.Fatalf("get = %v, %v", got, err)
 	}
-	o.learn(ref, newer)
-	last := o.known[ref]
-	last.at = time.Time{} // long ago
-	o.known[ref] = last
-	if _, err := o.get(t.Context(), ref); err != nil {
-		t.Fatal(err)
+	o.learn(ref, seen("7"))
+	check("the watch has news", "7")
+	for _, live := range []bool{true, false} {
+		longAgo(live)
+		if got, err := o.get(t.Context(), ref); err != nil || got.GetResourceVersion() != "7" {
+			t.Errorf("get of an older state, watch alive %v: %v, %v", live, got, err)
+		}
+		check("after it", "7")
 	}
-	if got, err := o.latest(t.Context(), ref); err != nil || got.GetResourceVersion() != "7" {
-		t.Errorf("latest = %v, %v", got, err)
+	o.learn(ref, seen("6"))
+	check("a watch made again, of a server that is behind", "7")
+	o.learn(ref, fetched{revision: 4})
+	check("its initial state is an older absence", "7")
+	o.learn(ref, seen("8"))
+	check("it has caught up", "8")
+	o.learn(ref, fetched{revision: 9})
+	for _, live := range []bool{true, false} {
+		longAgo(live)
+		if got, err := o.get(t.Context(), ref); !apierrors.IsNotFound(err) {
+			t.Errorf("get of what is deleted, watch alive %v: %v, %v", live, got, err)
+		}
 	}
-	o.learn(ref, nil)
-	if _, err := o.get(t.Context(), ref); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := o.latest(t.Context(), ref); !apierrors.IsNotFound(err) {
-		t.Errorf("latest of what is deleted = %v, %v", got, err)
-	}
+	o.startAnew()
+	o.learn(ref, seen("2"))
+	check("another history", "2")
 }

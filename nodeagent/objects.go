@@ -55,7 +55,12 @@ type objects struct {
 	log *slog.Logger
 	// changed is told of each change that a watch brings.
 	changed func(reference)
+	// holds says that what is kept counts where the API knows nothing of it. Nil: it never does.
+	holds   func() bool
 	watches sync.WaitGroup
+
+	keeping sync.Mutex // taken before mu
+	onDisk  map[reference]metav1.Object
 
 	mu      sync.Mutex
 	known   map[reference]fetched
@@ -64,8 +69,10 @@ type objects struct {
 
 type fetched struct {
 	object metav1.Object // nil: the API says there is none
-	at     time.Time
-	live   bool // a watch keeps it up to date
+	// revision of the object, or of its absence: nothing older is taken in after it.
+	revision uint64
+	at       time.Time
+	live     bool // a watch keeps it up to date
 }
 
 func (o *objects) configMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
@@ -93,32 +100,23 @@ func (o *objects) get(ctx context.Context, ref reference) (metav1.Object, error)
 	if ok && time.Since(last.at) < fresh && last.object != nil {
 		return last.object, nil
 	}
+	began := time.Now()
 	object, err := o.fetch(ctx, ref)
 	switch {
 	case err == nil:
-		o.mu.Lock()
-		switch now := o.known[ref]; {
-		case !now.live:
-			o.known[ref] = fetched{object: object, at: time.Now()}
-		case now.object != nil && !older(object, now.object):
-			o.known[ref] = fetched{object: object, at: time.Now(), live: true}
-		} // else the watch has brought news since
-		o.mu.Unlock()
-		if last.object == nil || last.object.GetResourceVersion() != object.GetResourceVersion() {
-			if err := o.keep(ref, object); err != nil {
-				return nil, err
+		if now := o.take(ref, fetched{object: object, revision: revisionOf(object)}); now.object != nil {
+			return now.object, o.keepNewest(ref)
+		}
+		return o.absent(ref, notFound(ref)) // deleted since
+	case apierrors.IsNotFound(err) || apierrors.IsForbidden(err):
+		if apierrors.IsNotFound(err) {
+			o.mu.Lock()
+			if now := o.known[ref]; !now.live && now.at.Before(began) {
+				o.known[ref] = fetched{revision: now.revision, at: time.Now()}
 			}
+			o.mu.Unlock()
 		}
-		return object, nil
-	case apierrors.IsNotFound(err):
-		o.mu.Lock()
-		if !o.known[ref].live {
-			o.known[ref] = fetched{at: time.Now()}
-		}
-		o.mu.Unlock()
-		return nil, err
-	case apierrors.IsForbidden(err):
-		return nil, err
+		return o.absent(ref, err)
 	}
 	if ok && last.object != nil {
 		return last.object, nil
@@ -129,12 +127,52 @@ func (o *objects) get(ctx context.Context, ref reference) (metav1.Object, error)
 	return nil, err
 }
 
-// older compares two states of one object. Resource versions are numbers that
-// grow; one that is no number is not older.
-func older(a, b metav1.Object) bool {
-	x, errX := strconv.ParseUint(a.GetResourceVersion(), 10, 64)
-	y, errY := strconv.ParseUint(b.GetResourceVersion(), 10, 64)
-	return errX == nil && errY == nil && x < y
+// absent returns the error with which the API says that it has no such object, or what is kept of it where that counts.
+func (o *objects) absent(ref reference, err error) (metav1.Object, error) {
+	if o.holds != nil && o.holds() {
+		if kept := o.kept(ref); kept != nil {
+			return kept, nil
+		}
+	}
+	return nil, err
+}
+
+// sameState says whether two states of an object, or its absence, are one.
+func sameState(a, b metav1.Object) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return a.GetUID() == b.GetUID() && a.GetResourceVersion() == b.GetResourceVersion()
+}
+
+// take takes in what an answer says, unless something newer is known: answers come by several ways, and some late. It
+// returns what is known then.
+func (o *objects) take(ref reference, next fetched) fetched {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last := o.known[ref]
+	next.at, next.live = time.Now(), next.live || last.live
+	if next.revision < last.revision {
+		next.object, next.revision = last.object, last.revision
+	}
+	o.known[ref] = next
+	return next
+}
+
+// startAnew forgets the order of what is known: the API's revisions are other ones now.
+func (o *objects) startAnew() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for ref, last := range o.known {
+		last.revision, last.live = 0, false
+		o.known[ref] = last
+	}
+}
+
+// revisionOf is an object's resource version, a number that grows; 0 for what is no number.
+func revisionOf(o metav1.Object) uint64 {
+	n, _ := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	return n
 }
 
 func (o *objects) fetch(ctx context.Context, ref reference) (metav1.Object, error) {
@@ -150,6 +188,23 @@ func (o *objects) fetch(ctx context.Context, ref reference) (metav1.Object, erro
 	}
 	c, err := api.CoreV1().ConfigMaps(ref.namespace).Get(ctx, ref.name, metav1.GetOptions{})
 	return c, err
+}
+
+// keepNewest writes what is known of an object to the disk; of several writers, the last writes the newest.
+func (o *objects) keepNewest(ref reference) error {
+	o.keeping.Lock()
+	defer o.keeping.Unlock()
+	o.mu.Lock()
+	last := o.known[ref]
+	o.mu.Unlock()
+	if last.object == nil || sameState(last.object, o.onDisk[ref]) {
+		return nil
+	}
+	if err := o.keep(ref, last.object); err != nil {
+		return err
+	}
+	o.onDisk[ref] = last.object
+	return nil
 }
 
 func (o *objects) keep(ref reference, object metav1.Object) error {
@@ -184,11 +239,14 @@ func (o *objects) kept(ref reference) metav1.Object {
 
 // forget drops what no pod refers to any more.
 func (o *objects) forget(used map[reference]bool) {
+	o.keeping.Lock()
+	defer o.keeping.Unlock()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for ref := range o.known {
 		if !used[ref] {
 			delete(o.known, ref)
+			delete(o.onDisk, ref)
 		}
 	}
 	files := map[string]bool{}
@@ -312,7 +370,7 @@ func (a *Agent) admit(o *corev1.Pod) (reason, message string) {
 	var others []*corev1.Pod
 	for _, p := range a.allPods() {
 		other := p.object()
-		if other.UID == o.UID || p.rejected() || other.Status.Phase == corev1.PodSucceeded || other.Status.Phase == corev1.PodFailed {
+		if other.UID == o.UID || p.rejected() || a.isLost(other.UID) || other.Status.Phase == corev1.PodSucceeded || other.Status.Phase == corev1.PodFailed {
 			continue
 		}
 		others = append(others, other)

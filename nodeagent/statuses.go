@@ -192,7 +192,7 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 	if apierrors.IsConflict(err) {
 		fresh, getErr := pods.Get(ctx, object.Name, metav1.GetOptions{})
 		switch {
-		case apierrors.IsNotFound(getErr) || getErr == nil && fresh.UID != object.UID:
+		case apierrors.IsNotFound(getErr) || getErr == nil && fresh.UID != object.UID || s.a.isLost(p.uid):
 			return errNeedless
 		case getErr != nil:
 			return getErr
@@ -204,8 +204,8 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 		p.mu.Lock()
 		gone = p.wanted.Gone || p.deleted
 		p.mu.Unlock()
-		if gone || apierrors.IsNotFound(err) {
-			return errNeedless // deleted meanwhile, or its deletion is on the way
+		if gone || apierrors.IsNotFound(err) || s.a.isLost(p.uid) {
+			return errNeedless // deleted meanwhile, or its deletion is on the way, or the API does not know it yet
 		}
 		return err
 	}

@@ -80,7 +80,7 @@ func (o *objects) watchOnce(ctx context.Context, ref reference) error {
 		return err
 	}
 	defer w.Stop()
-	var seen metav1.Object
+	var seen fetched
 	whole := false // all that was there at the start has come
 	for e := range w.ResultChan() {
 		object, isObject := e.Object.(metav1.Object)
@@ -91,10 +91,11 @@ func (o *objects) watchOnce(ctx context.Context, ref reference) error {
 			return fmt.Errorf("cannot watch %s: got a %T", ref.name, e.Object)
 		case e.Type == watch.Bookmark:
 			whole = whole || object.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
+			seen.revision = revisionOf(object)
 		case e.Type == watch.Deleted:
-			seen = nil
+			seen = fetched{revision: revisionOf(object)}
 		default:
-			seen = object
+			seen = fetched{object: object, revision: revisionOf(object)}
 		}
 		if whole {
 			o.learn(ref, seen)
@@ -103,21 +104,18 @@ func (o *objects) watchOnce(ctx context.Context, ref reference) error {
 	return nil
 }
 
-// learn takes in an object as a watch has it; nil means that there is none.
-func (o *objects) learn(ref reference, object metav1.Object) {
+// learn takes in an object as a watch has it, or its absence.
+func (o *objects) learn(ref reference, seen fetched) {
 	o.mu.Lock()
 	last, ok := o.known[ref]
-	same := ok && (last.object == nil) == (object == nil) &&
-		(object == nil || last.object.GetResourceVersion() == object.GetResourceVersion())
-	o.known[ref] = fetched{object: object, at: time.Now(), live: true}
 	o.mu.Unlock()
-	if same {
+	seen.live = true
+	now := o.take(ref, seen)
+	if ok && sameState(last.object, now.object) {
 		return
 	}
-	if object != nil {
-		if err := o.keep(ref, object); err != nil {
-			o.log.Warn("cannot keep object", "error", err)
-		}
+	if err := o.keepNewest(ref); err != nil {
+		o.log.Warn("cannot keep object", "error", err)
 	}
 	o.changed(ref)
 }
@@ -131,13 +129,17 @@ func (o *objects) latest(ctx context.Context, ref reference) (metav1.Object, err
 	case !ok || !last.live:
 		return o.get(ctx, ref)
 	case last.object == nil:
-		resource := "configmaps"
-		if ref.secret {
-			resource = "secrets"
-		}
-		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: resource}, ref.name)
+		return o.absent(ref, notFound(ref))
 	}
 	return last.object, nil
+}
+
+func notFound(ref reference) error {
+	resource := "configmaps"
+	if ref.secret {
+		resource = "secrets"
+	}
+	return apierrors.NewNotFound(schema.GroupResource{Resource: resource}, ref.name)
 }
 
 // contentDue has the content of a pod's volumes looked at soon.

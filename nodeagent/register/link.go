@@ -35,6 +35,9 @@ const (
 // connection, but are sent as soon as any request has been answered again.
 // Requests with a deadline fail at once.
 type Link struct {
+	// Heard, where set, is told of every answer before its body is read. It is set before the link is used.
+	Heard func(*http.Response)
+
 	id        Identity
 	transport *http.Transport
 	dialer    *connrotation.Dialer
@@ -94,6 +97,9 @@ func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		if err == nil {
 			l.tell()
+			if l.Heard != nil {
+				l.Heard(res)
+			}
 			return res, nil
 		}
 		if hurries || req.Method != http.MethodGet {

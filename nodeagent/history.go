@@ -1,0 +1,149 @@
+package nodeagent
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/pods"
+)
+
+const (
+	// lostLife is how long a pod that a new history does not know may wait for one that takes its place: as long as
+	// Kubernetes leaves pods on a node that it cannot reach.
+	lostLife = 5 * time.Minute
+	// lostCheck is how often such pods are compared with those that are there now.
+	lostCheck = time.Second
+)
+
+func (o Options) historyFile() string { return filepath.Join(o.agentDir(), "history") }
+
+// heard takes in an answer of the API.
+func (a *Agent) heard(res *http.Response) {
+	if history := res.Header.Get(historyHeader); history != "" {
+		a.historySeen(history)
+	}
+}
+
+// historySeen takes in which history of the cluster an answer of the API is of; it comes before the answer's body does. A
+// history that differs from the last one knows nothing of this node's pods, and its revisions are other revisions. So
+// everything is listed anew, and the pods run on until others have taken their places.
+func (a *Agent) historySeen(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.history == "" {
+		data, _ := os.ReadFile(a.opts.historyFile()) // absent on a new node
+		a.history = strings.TrimSpace(string(data))
+	}
+	if a.history == name {
+		return
+	}
+	first := a.history == ""
+	a.history = name
+	if first {
+		a.keepHistory()
+		return
+	}
+	a.lost = map[types.UID]time.Time{}
+	for uid := range a.pods {
+		a.lost[uid] = time.Now().Add(lostLife)
+	}
+	a.log.Warn("the cluster's store has been lost: everything is read anew, and pods run on until others take their places",
+		"pods", len(a.lost))
+	a.objects.startAnew()
+	if a.stopFollowing != nil {
+		a.stopFollowing()
+	}
+	poke(a.changed)
+	poke(a.lostWake)
+}
+
+// keepHistory keeps the name for the agent's next start. While there are lost pods, the name before stays: they are still lost
+// then. a.mu is held.
+func (a *Agent) keepHistory() {
+	if err := replaceFile(a.opts.historyFile(), []byte(a.history+"\n")); err != nil {
+		a.log.Warn("cannot keep the name of the cluster's history", "error", err)
+	}
+}
+
+// isLost says whether a pod is of a history that was lost, and the API has not shown it since.
+func (a *Agent) isLost(uid types.UID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, lost := a.lost[uid]
+	return lost
+}
+
+func (a *Agent) hasLost() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.lost) > 0
+}
+
+// found says that a pod is not lost, or ends.
+func (a *Agent) found(uid types.UID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.lost, uid)
+}
+
+// endLost ends the pods of a lost history once others have taken their places, until ctx ends.
+func (a *Agent) endLost(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.lostWake:
+		}
+		for a.endReplaced(time.Now()) && ctx.Err() == nil {
+			pause(ctx, lostCheck)
+		}
+	}
+}
+
+// endReplaced says whether pods are left to wait for.
+func (a *Agent) endReplaced(now time.Time) bool {
+	a.mu.Lock()
+	until := maps.Clone(a.lost)
+	a.mu.Unlock()
+	var lost, present []*corev1.Pod
+	for _, p := range a.allPods() {
+		p.mu.Lock()
+		o := p.wanted.Pod.DeepCopy()
+		o.Status = *p.status.DeepCopy()
+		gone := p.wanted.Gone
+		p.mu.Unlock()
+		switch end, ok := until[p.uid]; {
+		case gone:
+			a.found(p.uid) // it ends anyway
+		case !ok:
+			present = append(present, o)
+		case now.After(end):
+			a.end(p.uid, "no other pod has taken its place")
+		default:
+			lost = append(lost, o)
+		}
+	}
+	for _, uid := range pods.Replaced(lost, present) {
+		a.end(uid, "another pod has taken its place")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.lost) == 0 {
+		a.keepHistory()
+	}
+	return len(a.lost) > 0
+}
+
+func (a *Agent) end(uid types.UID, why string) {
+	a.log.Info("ending pod of a history that was lost", "uid", uid, "why", why)
+	a.found(uid)
+	a.podGone(uid)
+}

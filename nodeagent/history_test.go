@@ -1,0 +1,160 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/client-go/kubernetes"
+
+	"lockstep/daemon/pki"
+	"lockstep/daemon/store/memory"
+	"lockstep/kinds/strategy"
+	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/runtime"
+)
+
+// lose has the API come back at its address with an empty store.
+func (l *lab) lose(history string) {
+	l.t.Helper()
+	l.stopAPI()
+	l.store = memory.NewWith(memory.Options{Default: strategy.Default})
+	for _, name := range []string{"default", "kube-node-lease"} {
+		l.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, UID: uuid.NewUUID()}})
+	}
+	l.api.Store, l.api.History = l.store, history
+	l.serve(l.address)
+}
+
+// TestFollowsAnotherHistory has the API lose its store under an agent that follows it: the agent has the new one's objects
+// at once, though its revisions are lower, and takes no pod of before for deleted.
+func TestFollowsAnotherHistory(t *testing.T) {
+	dir := t.TempDir()
+	l := &lab{t: t, dir: dir}
+	l.startAPI(pki.Options{})
+	t.Cleanup(func() { l.stopAPI() })
+	l.stopAPI()
+	l.api.History = "first"
+	l.serve(l.address)
+	for i := range 50 {
+		l.put(configMap(fmt.Sprint("filler-", i), nil))
+	}
+	opts := Options{NodeName: "n1", Server: "https://" + l.address, Token: l.token(), DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"),
+		LogDir: filepath.Join(dir, "log"), NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)}, Metrics: prometheus.NewRegistry()}
+	a, err := New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(a.opts.agentDir(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if a.rt, err = runtime.Open(runtime.Options{Address: filepath.Join(dir, "nobody.sock"), Node: "n1", RunDir: opts.RunDir, Log: a.log}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.group, a.ctx = errgroup.WithContext(ctx)
+	t.Cleanup(func() {
+		cancel()
+		_ = a.group.Wait()
+	})
+	id := register.Identity{Server: a.opts.Server, Node: a.opts.NodeName, Dir: a.opts.agentDir()}
+	if err := a.join(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	link, err := id.Link()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link.Heard = a.heard
+	client, err := kubernetes.NewForConfig(link.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	podOf := func(uid, name string, ready bool) *pod {
+		o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid)}}
+		p := newPod(a, o)
+		if ready {
+			p.status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}
+		a.mu.Lock()
+		a.pods[o.UID] = p
+		a.mu.Unlock()
+		return p
+	}
+	gone := func(p *pod) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.wanted.Gone
+	}
+	never := podOf("never", "never", true) // the API does not have it
+	a.group.Go(func() error { return a.follow(a.ctx, client) })
+	l.eventually("what the API does not have ends", 20*time.Second, func() error {
+		if !gone(never) {
+			return fmt.Errorf("it goes on")
+		}
+		return nil
+	})
+	old, other := podOf("old", "web", true), podOf("other", "other", true)
+
+	l.lose("second")
+	l.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "fresh", UID: uuid.NewUUID()}})
+	began := time.Now()
+	l.eventually("the new store's objects are known, and no others", 20*time.Second, func() error {
+		a.mu.Lock()
+		c := a.caches
+		a.mu.Unlock()
+		_, err := c.namespaces.Get("fresh")
+		return err
+	})
+	t.Logf("the agent follows the new store after %v", time.Since(began))
+	if gone(old) || gone(other) || !a.isLost("old") || !a.isLost("other") {
+		t.Error("a pod of before ends because a new store does not know it")
+	}
+	heir := podOf("new", "web", false)
+	if left := a.endReplaced(time.Now()); !left || gone(old) {
+		t.Error("it ends before another one is ready")
+	}
+	opts.Metrics = prometheus.NewRegistry()
+	soon, err := New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon.pods["old"] = old
+	if soon.historySeen("second"); !soon.isLost("old") {
+		t.Error("an agent that starts meanwhile does not take the pod for lost")
+	}
+	heir.status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	if left := a.endReplaced(time.Now()); !left || !gone(old) || gone(other) || gone(heir) {
+		t.Error("another pod is ready in its place, and it goes on")
+	}
+	if left := a.endReplaced(time.Now().Add(lostLife + time.Second)); left || !gone(other) {
+		t.Error("it waits for ever")
+	}
+
+	// An agent that starts later knows by its file which history its pods are of.
+	opts.Metrics = prometheus.NewRegistry()
+	again, err := New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.pods["old"] = old
+	again.historySeen("second")
+	if again.isLost("old") {
+		t.Error("a pod is taken for lost though the history is the same")
+	}
+	again.heard(&http.Response{Header: http.Header{historyHeader: {"third"}}})
+	if !again.isLost("old") {
+		t.Error("a pod is not taken for lost after a restart")
+	}
+}
