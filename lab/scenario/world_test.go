@@ -175,12 +175,9 @@ func (r *repo) rolledOut(commit string, objects int) {
 
 // agrees says whether lockstep status and lockstep plan, on the server, say that a commit is applied and healthy.
 func (r *repo) agrees(commit string, objects int) error {
-	out, err := lockstep(r.t.Context(), "status")
-	if err != nil {
-		return err
-	}
+	out, err := lockstep(r.t.Context(), "status") // its code is of all sources and nodes
 	if want := fmt.Sprintf("revision %s: success: %d objects in sync and healthy", commit[:12], objects); !strings.Contains(out, want) {
-		return fmt.Errorf("lockstep status does not say %q: %s", want, out)
+		return fmt.Errorf("lockstep status does not say %q: %v: %s", want, err, out)
 	}
 	if out, err := lockstep(r.t.Context(), "plan", r.source); err != nil {
 		return fmt.Errorf("lockstep plan: %w: %s", err, out)

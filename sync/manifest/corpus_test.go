@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"lockstep/sync/manifest/tree"
 )
 
 // TestCorpus reads real public manifests, unchanged, from $LOCKSTEP_CORPUS, each folder as a source of its own, and
@@ -25,7 +27,7 @@ func TestCorpus(t *testing.T) {
 			return err
 		}
 		rel, err := filepath.Rel(root, name)
-		if err != nil || !Wanted(filepath.ToSlash(rel)) {
+		if err != nil || !tree.Wanted(filepath.ToSlash(rel)) {
 			return err
 		}
 		data, err := os.ReadFile(name)
