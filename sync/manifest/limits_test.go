@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -46,6 +47,23 @@ func TestLimits(t *testing.T) {
 				t.Errorf("%d errors", len(errs))
 			}
 		})
+	}
+}
+
+// TestMuchTogether: reading ends where a source is too much, not after all of it.
+func TestMuchTogether(t *testing.T) {
+	data := []byte(strings.Repeat("# nothing\n", 100_000))
+	var files []File
+	var reads atomic.Int64
+	for i := range 1000 {
+		files = append(files, File{Path: fmt.Sprintf("%03d.yaml", i), Hash: fmt.Sprint(i), Data: func() ([]byte, error) {
+			reads.Add(1)
+			return data, nil
+		}})
+	}
+	_, errs := Read(t.Context(), files, Options{})
+	if errs.Error() != "the source's manifests have more than 128 MiB together" || reads.Load() > 160 {
+		t.Errorf("got %v after %d files", errs, reads.Load())
 	}
 }
 

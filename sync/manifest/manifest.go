@@ -23,6 +23,8 @@ const (
 	MaxFile = 10 << 20
 	// MaxObjects bounds the objects of one source: what one watch, one plan and one status page are built for.
 	MaxObjects = 20_000
+	// MaxSource bounds what the files of one source have together, in bytes: three times MaxObjects of a usual size.
+	MaxSource = 128 << 20
 	// MaxDepth bounds the nesting of mappings and lists; the deepest field of Kubernetes' types is at about 20.
 	MaxDepth = 100
 	// MaxValues bounds the values of one document. The parser takes some 300 bytes for each, and a document of MaxObject
@@ -95,7 +97,9 @@ func (e *Error) Error() string {
 	}
 	for _, part := range []string{e.Object, e.Field, e.Message} {
 		if part != "" {
-			b.WriteString(": ")
+			if b.Len() > 0 {
+				b.WriteString(": ")
+			}
 			b.WriteString(plain.Cut(part, maxPart))
 		}
 	}

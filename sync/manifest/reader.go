@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -39,7 +40,8 @@ type content struct {
 
 type parsed struct {
 	readings []reading
-	round    int // when it was last wanted
+	round    int   // when it was last wanted
+	size     int64 // of the file, in bytes
 }
 
 // NewReader returns a reader that has read nothing yet.
@@ -96,15 +98,17 @@ func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Error
 	group.SetLimit(workers)
 	memory := semaphore.NewWeighted(maxParsed)
 	var unknown []int
+	var total sum
 	for i, f := range files {
 		if known := r.parsed[contentOf(f)]; known != nil && f.Hash != "" {
 			known.round = r.round
 			found[i] = known
+			total.add(known)
 			continue
 		}
 		unknown = append(unknown, i)
 		group.Go(func() error {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || total.over() != "" {
 				return nil
 			}
 			data, err := f.Data()
@@ -119,7 +123,8 @@ func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Error
 				return nil // ctx has ended
 			}
 			defer memory.Release(weight)
-			found[i] = &parsed{readings: readFile(ctx, f.Path, data), round: r.round}
+			found[i] = &parsed{readings: readFile(ctx, f.Path, data), round: r.round, size: int64(len(data))}
+			total.add(found[i])
 			return nil
 		})
 	}
@@ -127,12 +132,41 @@ func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Error
 	if ctx.Err() != nil {
 		return Errors{{Message: "the reading was ended"}} // nothing of it is kept: files may have been left out
 	}
+	if over := total.over(); over != "" {
+		clear(found)
+		return Errors{{Message: over}}
+	}
 	for _, i := range unknown {
 		if f := files[i]; f.Hash != "" && found[i] != nil {
 			r.parsed[contentOf(f)] = found[i]
 		}
 	}
 	return errs
+}
+
+// sum is what the files read so far have together: it ends the reading of a source that is too much, long before all of
+// it is in memory.
+type sum struct{ objects, bytes atomic.Int64 }
+
+func (s *sum) add(p *parsed) {
+	s.bytes.Add(p.size)
+	for i := range p.readings {
+		if p.readings[i].object != nil {
+			s.objects.Add(1)
+		}
+	}
+}
+
+// over says which limit is passed far enough for nothing else to matter; the object that passes it is told where all are
+// read.
+func (s *sum) over() string {
+	switch {
+	case s.bytes.Load() > MaxSource:
+		return fmt.Sprintf("the source's manifests have more than %d MiB together", MaxSource>>20)
+	case s.objects.Load() > 2*MaxObjects:
+		return fmt.Sprintf("the source has more than %d objects", MaxObjects)
+	}
+	return ""
 }
 
 // readFile reads a file's content, or refuses what Git LFS has put in its place: left out, it would delete the objects

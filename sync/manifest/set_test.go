@@ -32,7 +32,7 @@ func TestErrorAtFindsAnObjectAmongMany(t *testing.T) {
 	if e := set.ErrorAt(kinds.For[*corev1.Namespace]().Key("", "b"), "metadata.name", "taken"); e.Line != 2 || e.Column != 47 {
 		t.Errorf("got %v", e)
 	}
-	if e := set.ErrorAt(kinds.For[*corev1.Namespace]().Key("", "z"), "", "lost"); e.Error() != ": Namespace z: lost" {
+	if e := set.ErrorAt(kinds.For[*corev1.Namespace]().Key("", "z"), "", "lost"); e.Error() != "Namespace z: lost" {
 		t.Errorf("got %q", e)
 	}
 }

@@ -202,6 +202,8 @@ func TestGitLinksSubmodulesAndPointers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	o.write(".github/workflows/ci.yml", "on: push")
+	o.write("sub/.hidden/b.yaml", "hidden")
 	first := o.push()
 	o.git("update-index", "--add", "--cacheinfo", "160000,"+first+",module")
 	o.git("commit", "-q", "-m", "submodule")
