@@ -66,7 +66,7 @@ func etcdOptions(o Options, registry prometheus.Registerer) etcd.Options {
 		Endpoints: o.Etcd.Endpoints,
 		TLS:       etcd.TLS{CAFile: o.Etcd.CAFile, CertFile: o.Etcd.CertFile, KeyFile: o.Etcd.KeyFile},
 		DataDir:   filepath.Join(o.DataDir, "etcd"), SocketDir: filepath.Join(o.RunDir, "etcd"),
-		Name: o.Name, Log: o.Log, Registerer: registry,
+		Name: o.Name, Log: o.Log, Registerer: registry, Restart: o.Restart,
 	}
 }
 
@@ -143,10 +143,24 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	}
 	p.api = api.New(api.Options{
 		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
-		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID,
+		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID, Disk: database.Disk,
 	})
-	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.store.Health, Hosts: pageHosts(o.StatusURL), Log: o.Log})
+	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.health, Warning: p.warning, Hosts: pageHosts(o.StatusURL), Log: o.Log})
 	return p, nil
+}
+
+// health says why changes are not taken; the disk of etcd is named before what follows from it.
+func (p *plane) health() error {
+	if _, err := p.etcd.Disk(); err != nil {
+		return err
+	}
+	return p.store.Health()
+}
+
+// warning says what will become a problem; empty: nothing is known.
+func (p *plane) warning() string {
+	text, _ := p.etcd.Disk()
+	return text
 }
 
 // pageHosts is the name under which people reach the status page.

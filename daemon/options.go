@@ -37,6 +37,9 @@ type Options struct {
 	Sources []v1alpha1.Source
 	// PodCIDRs and ServiceCIDRs by family. Empty: 10.42.0.0/16 and 10.43.0.0/16.
 	PodCIDRs, ServiceCIDRs []netip.Prefix
+	// Restart replaces this process by a new one of the same arguments, and returns only an error: it is how an embedded etcd
+	// that its disk has failed comes up again. Nil: the daemon ends then.
+	Restart func() error
 	// Log receives the log; required.
 	Log *slog.Logger
 }

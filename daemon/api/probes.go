@@ -12,15 +12,19 @@ import (
 type check struct {
 	name string
 	run  func() error
+	note func() string // what will fail it; nil: nothing is known
 }
 
 // probes mounts /livez (and /healthz), which say that the process answers, and /readyz, which says that it is of use.
 func (s *server) probes(mux *http.ServeMux) {
-	ping := check{"ping", func() error { return nil }}
+	ping := check{name: "ping", run: func() error { return nil }}
 	ready := []check{
 		ping,
-		{"etcd", s.store.Health},
-		{"view", s.viewComplete},
+		{name: "etcd", run: s.store.Health},
+		{name: "view", run: s.viewComplete},
+	}
+	if disk := s.opts.Disk; disk != nil {
+		ready = append(ready, check{"disk", func() error { _, err := disk(); return err }, func() string { warning, _ := disk(); return warning }})
 	}
 	for path, checks := range map[string][]check{"/healthz": {ping}, "/livez": {ping}, "/readyz": ready} {
 		mux.Handle("GET "+path, probe(path[1:], checks))
@@ -60,7 +64,13 @@ func probe(name string, checks []check) http.Handler {
 				fmt.Fprintf(&out, "[-]%s failed: %v\n", c.name, err)
 				continue
 			}
-			fmt.Fprintf(&out, "[+]%s ok\n", c.name)
+			fmt.Fprintf(&out, "[+]%s ok", c.name)
+			if c.note != nil {
+				if note := c.note(); note != "" {
+					fmt.Fprintf(&out, " (%s)", note)
+				}
+			}
+			fmt.Fprintln(&out)
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -47,6 +47,9 @@ type Options struct {
 	// History names the store's data: another name means that revisions of before say nothing of it. Every answer bears it as
 	// HistoryHeader. Empty: none does.
 	History string
+	// Disk says for /readyz what is wrong with the disk of the cluster's data, or will be: a warning, or an error while no
+	// changes are taken. Nil: nothing is.
+	Disk func() (warning string, err error)
 	// Gatherer is what /metrics shows. Nil: prometheus.DefaultGatherer.
 	Gatherer prometheus.Gatherer
 	// Registerer takes the server's own metrics. Nil: they are not registered.

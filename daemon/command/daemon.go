@@ -39,7 +39,7 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 
 // options turns flags into options; address is the machine's, for what the flags leave out.
 func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options, error) {
-	o := daemon.Options{DataDir: dirs.data, RunDir: dirs.run, Name: f.name, Cluster: f.cluster, StatusURL: f.statusURL, Etcd: f.etcd}
+	o := daemon.Options{Restart: restart, DataDir: dirs.data, RunDir: dirs.run, Name: f.name, Cluster: f.cluster, StatusURL: f.statusURL, Etcd: f.etcd}
 	if o.Name == "" {
 		name, err := nodeName("")
 		if err != nil {

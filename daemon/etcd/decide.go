@@ -5,6 +5,8 @@ import "time"
 // member is one server's state.
 type member struct {
 	endpoint string
+	id       uint64
+	short    bool  // its disk is nearly full
 	size     int64 // of the database file, bytes
 	used     int64 // of it by live data and history
 	quota    int64 // zero where the server does not tell
@@ -30,12 +32,16 @@ const (
 
 // plan is what maintenance does next, in this order.
 type plan struct {
+	// raise is the member whose alarm is raised, before its disk refuses what etcd could not do without; zero: none.
+	raise uint64
 	// compactNow drops all history at once instead of waiting for it to age.
 	compactNow bool
 	defrag     []string // endpoints, one after the other
 	disarm     bool
 	reason     string
 }
+
+func (p plan) idle() bool { return p.raise == 0 && !p.compactNow && len(p.defrag) == 0 && !p.disarm }
 
 // remedy is how far the treatment of a raised alarm has come.
 type remedy int
@@ -50,9 +56,12 @@ const (
 // rewritten, and where they have become small enough the alarm is lifted. Where they have not, the live data fills it:
 // the zero plan says to wait and begin again.
 func decide(members []member, now time.Time, done remedy) plan {
-	full, shrunk := false, true
+	full, shrunk, cramped := false, true, false
 	for _, m := range members {
-		full = full || m.noSpace
+		if m.short && !m.noSpace {
+			return plan{raise: m.id, reason: "the disk is nearly full"}
+		}
+		full, cramped = full || m.noSpace, cramped || m.short
 		if m.quota > 0 && float64(m.size) > disarmShare*float64(m.quota) {
 			shrunk = false
 		}
@@ -60,6 +69,8 @@ func decide(members []member, now time.Time, done remedy) plan {
 	switch {
 	case full && done == untreated:
 		return plan{compactNow: true, reason: "etcd is full"}
+	case cramped:
+		return plan{} // rewriting a file takes as much again, and the alarm stays until the disk has room
 	case full && done == compacted:
 		p := plan{reason: "etcd is full"}
 		for _, m := range members {

@@ -18,6 +18,11 @@ func TestDecide(t *testing.T) {
 	shrunk := member{endpoint: "a", size: 50 * mib, used: 50 * mib, quota: 100 * mib, noSpace: true, defragAt: now}
 	loose := member{endpoint: "b", size: 400 * mib, used: 100 * mib, quota: 2048 * mib, defragAt: long}
 	tight := member{endpoint: "b", size: 85 * mib, used: 55 * mib, quota: 100 * mib, defragAt: long}
+	cramped := member{endpoint: "a", id: 7, short: true, size: 20 * mib, used: 19 * mib, quota: 100 * mib, defragAt: long}
+	refusing := cramped
+	refusing.noSpace = true
+	eased := refusing
+	eased.short = false
 	recent := loose
 	recent.defragAt = now.Add(-time.Minute)
 	for _, c := range []struct {
@@ -38,8 +43,15 @@ func TestDecide(t *testing.T) {
 		{"much is free", []member{loose, small}, untreated, plan{defrag: []string{"b"}, reason: "much of the file is free"}},
 		{"near the quota", []member{tight}, untreated, plan{defrag: []string{"b"}, reason: "much of the file is free"}},
 		{"not again so soon", []member{recent}, untreated, plan{}},
+		{"the disk fills: raise the alarm", []member{small, cramped}, untreated, plan{raise: 7, reason: "the disk is nearly full"}},
+		{"the disk is full: history goes", []member{refusing}, untreated, plan{compactNow: true, reason: "etcd is full"}},
+		{"the disk is full: nothing is rewritten", []member{refusing, loose}, compacted, plan{}},
+		{"the disk has room again", []member{eased}, defragmented, plan{disarm: true, reason: "there is space again"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.want.idle() != reflect.DeepEqual(c.want, plan{}) {
+				t.Errorf("idle = %v", c.want.idle())
+			}
 			if got := decide(c.members, now, c.done); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("decide = %+v, want %+v", got, c.want)
 			}

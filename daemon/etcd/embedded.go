@@ -51,6 +51,13 @@ func (e *Etcd) startEmbedded(ctx context.Context) error {
 	if err := os.MkdirAll(e.opts.SocketDir, 0o700); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(e.opts.DataDir, 0o700); err != nil {
+		return err
+	}
+	e.disk = newDisk(e.opts.DataDir, e.opts.Log)
+	if err := e.disk.awaitRoom(ctx); err != nil {
+		return err
+	}
 	if e.lock, err = lockDir(e.opts.DataDir); err != nil {
 		return err
 	}
@@ -58,23 +65,50 @@ func (e *Etcd) startEmbedded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	server, err := embed.StartEtcd(config)
-	if err != nil {
-		return err
+	e.disk.look()
+	started := make(chan error, 1)
+	var server *embed.Etcd
+	go func() { // it stands still where the disk fails it
+		var err error
+		server, err = embed.StartEtcd(config)
+		started <- err
+	}()
+	select {
+	case err := <-started:
+		if err != nil {
+			return err
+		}
+	case <-e.disk.broke:
+		return e.comeUpAgain(ctx)
 	}
 	e.server = server
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ready, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	select {
 	case <-server.Server.ReadyNotify():
 		return nil
+	case <-e.disk.broke:
+		return e.comeUpAgain(ctx)
 	case err := <-server.Err():
 		return err
 	case <-server.Server.StopNotify():
 		return errors.New("it stopped while starting")
-	case <-ctx.Done():
-		return fmt.Errorf("it has no leader yet: %w", ctx.Err())
+	case <-ready.Done():
+		return fmt.Errorf("it has no leader yet: %w", ready.Err())
 	}
+}
+
+// comeUpAgain waits until the disk that etcd could not write has room, and starts the process again: what etcd holds can be
+// had from it no other way. It returns nil only when ctx has ended.
+func (e *Etcd) comeUpAgain(ctx context.Context) error {
+	if err := e.disk.awaitRoom(ctx); err != nil {
+		return nil //nolint:nilerr // it was waited for as long as was asked
+	}
+	e.opts.Log.Warn("the disk has room: starting again", "dir", e.opts.DataDir)
+	if e.opts.Restart == nil {
+		return errors.New("etcd could not write its disk, which has room now")
+	}
+	return fmt.Errorf("cannot start again: %w", e.opts.Restart())
 }
 
 // config writes the options as etcd's own.
@@ -85,7 +119,7 @@ func (e *Etcd) config() (*embed.Config, error) {
 	c.SnapshotCount, c.SnapshotCatchUpEntries = walEntries, followerEntries
 	c.EnableGRPCGateway = false
 	c.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration // embed leaves it at 0: every request is slow
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(e.opts.Log, &e.closing))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(e.opts.Log, &e.closing, e.disk))
 	c.AuthToken = "" // no users: who opens the socket is root, who comes by TLS has a certificate
 	// Compaction is ours: it follows what readers may still ask for.
 	c.AutoCompactionRetention = "0"

@@ -41,6 +41,10 @@ type Options struct {
 	// QuotaBytes bounds the embedded database. Zero: etcd's default of 2 GiB.
 	QuotaBytes int64
 
+	// Restart replaces this process by a new one of the same arguments, and returns only an error. It is called when the
+	// embedded etcd could not write its disk, and the disk has room again. Nil: Run ends with an error then.
+	Restart func() error
+
 	// CompactEvery is how often history older than that is dropped. Zero: 5 minutes, as Kubernetes does.
 	CompactEvery time.Duration
 	// CheckEvery is how often alarms and sizes are looked at. Zero: 10 s.
@@ -77,6 +81,7 @@ type Etcd struct {
 	opts    Options
 	dialled *clientv3.Client // Client itself, but for an embedded etcd that is alone
 	server  *embed.Etcd      // nil for an external etcd
+	disk    *disk            // nil for an external etcd
 	lock    *os.File
 	metrics *metrics
 	closing atomic.Bool // the server is being stopped
@@ -214,8 +219,20 @@ func (e *Etcd) Dialled() *clientv3.Client { return e.dialled }
 // Embedded says whether the server is in this process.
 func (e *Etcd) Embedded() bool { return e.server != nil }
 
+// Disk says what is wrong with the disk of an embedded etcd, or will be if it goes on filling: a warning, or an error while
+// no changes are taken. It does not ask etcd.
+func (e *Etcd) Disk() (warning string, err error) {
+	if e.disk == nil {
+		return "", nil
+	}
+	return e.disk.state()
+}
+
 // Close closes the client and stops the embedded server. Calling it again does nothing.
 func (e *Etcd) Close() error {
+	if _, broken := e.Disk(); e.disk != nil && e.disk.dead() {
+		return broken // it stands still, and who asks it to stop with it
+	}
 	var err error
 	shut := func(c *clientv3.Client) {
 		if closeErr := c.Close(); closeErr != nil && !errors.Is(closeErr, context.Canceled) {

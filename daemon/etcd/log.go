@@ -10,9 +10,10 @@ import (
 )
 
 // zapTo returns a zap logger that writes warnings and worse to slog; etcd is talkative below that. While closing is set
-// nothing is written: etcd then warns of each listener that it was asked to close.
-func zapTo(log *slog.Logger, closing *atomic.Bool) *zap.Logger {
-	return zap.New(&core{log: log.With("component", "etcd"), closing: closing})
+// nothing is written: etcd then warns of each listener that it was asked to close. What etcd dies of is the disk's to judge.
+func zapTo(log *slog.Logger, closing *atomic.Bool, disk *disk) *zap.Logger {
+	return zap.New(&core{log: log.With("component", "etcd"), closing: closing},
+		zap.WithFatalHook(onDeath{disk, zapcore.WriteThenFatal}), zap.WithPanicHook(onDeath{disk, zapcore.WriteThenPanic}))
 }
 
 // core is a zapcore.Core over slog.

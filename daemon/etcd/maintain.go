@@ -52,6 +52,51 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 // Run compacts, defragments and frees a full etcd until ctx ends; then it returns nil. It returns an error where the
 // embedded server stops by itself.
 func (e *Etcd) Run(ctx context.Context) error {
+	if e.disk == nil {
+		return e.maintain(ctx, nil)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := make(chan struct{}, 1)
+	maintained, watched := make(chan error, 1), make(chan error, 1)
+	go func() { maintained <- e.maintain(ctx, changed) }()
+	go func() { watched <- e.watchDisk(ctx, changed) }()
+	select {
+	case err := <-maintained:
+		cancel()
+		return errors.Join(err, <-watched)
+	case err := <-watched:
+		cancel()
+		if e.disk.dead() {
+			return err // who asked etcd something stands still with it
+		}
+		return errors.Join(err, <-maintained)
+	}
+}
+
+// watchDisk looks at the disk, and has the process start again when etcd could not write it, until ctx ends.
+func (e *Etcd) watchDisk(ctx context.Context, changed chan<- struct{}) error {
+	t := time.NewTicker(diskEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.disk.broke:
+			return e.comeUpAgain(ctx)
+		case <-t.C:
+			if e.disk.look() {
+				select {
+				case changed <- struct{}{}:
+				default: // it is to be looked at already
+				}
+			}
+		}
+	}
+}
+
+// maintain looks after etcd in its periods, and when the disk has changed.
+func (e *Etcd) maintain(ctx context.Context, changed <-chan struct{}) error {
 	var failed <-chan error
 	var stopped <-chan struct{}
 	if e.server != nil {
@@ -62,6 +107,9 @@ func (e *Etcd) Run(ctx context.Context) error {
 	compact := time.NewTicker(e.opts.CompactEvery)
 	defer compact.Stop()
 	k := &keeper{etcd: e, defragAt: map[string]time.Time{}}
+	if e.disk != nil && e.disk.isShort() {
+		k.log(ctx, "cannot look after etcd", k.check(ctx))
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,6 +120,8 @@ func (e *Etcd) Run(ctx context.Context) error {
 			return errors.New("the embedded etcd has stopped")
 		case <-compact.C:
 			k.log(ctx, "cannot compact etcd", k.compactOld(ctx))
+		case <-changed:
+			k.log(ctx, "cannot look after etcd", k.check(ctx))
 		case <-check.C:
 			k.log(ctx, "cannot look after etcd", k.check(ctx))
 		}
@@ -104,7 +154,7 @@ func (k *keeper) check(ctx context.Context) error {
 			return err
 		}
 		p := decide(members, time.Now(), k.done)
-		if !p.compactNow && len(p.defrag) == 0 && !p.disarm {
+		if p.idle() {
 			return nil
 		}
 		if err := k.act(ctx, p); err != nil {
@@ -124,7 +174,7 @@ func (k *keeper) look(ctx context.Context) ([]member, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the state of %s: %w", endpoint, err)
 		}
-		m := member{endpoint: endpoint, size: s.DbSize, used: s.DbSizeInUse, quota: s.DbSizeQuota, defragAt: k.defragAt[endpoint]}
+		m := member{endpoint: endpoint, id: s.Header.MemberId, short: k.etcd.disk != nil && k.etcd.disk.isShort(), size: s.DbSize, used: s.DbSizeInUse, quota: s.DbSizeQuota, defragAt: k.defragAt[endpoint]}
 		// The status names all members' alarms, as text only; it needs no proposal as listing them does.
 		for _, text := range s.Errors {
 			m.noSpace = m.noSpace || strings.Contains(text, etcdserverpb.AlarmType_NOSPACE.String())
@@ -149,6 +199,10 @@ func (k *keeper) look(ctx context.Context) ([]member, error) {
 }
 
 func (k *keeper) act(ctx context.Context, p plan) error {
+	if p.raise != 0 {
+		k.etcd.opts.Log.Warn("raising etcd's alarm: it takes no changes", "reason", p.reason)
+		return k.count("raise", k.raise(ctx, p.raise))
+	}
 	if p.compactNow {
 		if err := k.count("compact", k.compactAll(ctx)); err != nil {
 			return err
@@ -186,6 +240,19 @@ func (k *keeper) defragment(ctx context.Context, endpoint string) error {
 	k.defragAt[endpoint] = time.Now()
 	if _, err := k.etcd.Client.Defragment(ctx, endpoint); err != nil {
 		return fmt.Errorf("cannot defragment %s: %w", endpoint, err)
+	}
+	return nil
+}
+
+// raise has etcd refuse writes before its disk does. The client has no method for it.
+func (k *keeper) raise(ctx context.Context, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := etcdserverpb.NewMaintenanceClient(k.etcd.dialled.ActiveConnection()).Alarm(ctx, &etcdserverpb.AlarmRequest{
+		Action: etcdserverpb.AlarmRequest_ACTIVATE, MemberID: id, Alarm: etcdserverpb.AlarmType_NOSPACE,
+	})
+	if err != nil {
+		return fmt.Errorf("cannot raise etcd's alarm: %w", err)
 	}
 	return nil
 }

@@ -67,6 +67,8 @@ type Options struct {
 	Version string
 	// Health says why the store does not work now. Nil: that is not shown.
 	Health func() error
+	// Warning says what will keep it from working. Nil, or an empty text: that is not shown.
+	Warning func() string
 	// Hosts are the names under which the page may be asked for, beside addresses and localhost: a page of somebody
 	// else's whose name leads here must not read it through a visitor's browser. "*" means any.
 	Hosts []string
@@ -214,6 +216,11 @@ func (s *Server) page(now time.Time) *page {
 	if s.opts.Health != nil {
 		if err := s.opts.Health(); err != nil {
 			p.Problem = "The store does not work now: " + err.Error()
+		}
+	}
+	if s.opts.Warning != nil && p.Problem == "" {
+		if text := s.opts.Warning(); text != "" {
+			p.Problem = "Soon the store will not work: " + text
 		}
 	}
 	return p
