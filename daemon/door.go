@@ -137,6 +137,9 @@ func (d *door) Report(context.Context) (control.Report, error) {
 	if err := d.ready(); err != nil {
 		r.Ready = err.Error()
 	}
+	if _, err := d.etcd.Disk(); err != nil { // the cause comes before what follows from it
+		r.Ready = err.Error()
+	}
 	v := d.store.View()
 	now := time.Now()
 	for n := range view.List[*corev1.Node](v, "") {
@@ -157,9 +160,9 @@ func (d *door) reportSource(v *view.View, s *v1alpha1.Source) control.SourceRepo
 	if live, ok := view.Get[*v1alpha1.Source](v, "", s.Name); ok {
 		out.Status = live.Status
 	}
-	now := time.Now()
+	judge := health.At(v, time.Now())
 	for _, item := range d.listing.of(v, s.Name) {
-		result := health.Of(item.key, v, now)
+		result := judge.Of(item.key)
 		out.Objects = append(out.Objects, control.ObjectReport{
 			Object: item.text, File: item.file, State: stateNames[result.State], Cause: result.Text(),
 		})

@@ -27,6 +27,8 @@ type Options struct {
 	Wake <-chan struct{}
 	// Drift, if set, is told of every repair, after it, from Run's goroutine.
 	Drift func(Drift)
+	// Changed, if set, is told that Health has changed, from Run's goroutine; also of the first success.
+	Changed func()
 	// Log may be nil: then nothing is logged.
 	Log *slog.Logger
 	// Registerer may be nil: then metrics are not registered.
@@ -97,7 +99,8 @@ type spelling struct {
 	have []string
 }
 
-var errNotSynced = errors.New("the rules were not written yet")
+// ErrNotSynced says that no attempt to write the rules has ended yet.
+var ErrNotSynced = errors.New("the rules were not written yet")
 
 // New returns a Proxy that does nothing until Run.
 func New(opts Options) (*Proxy, error) {
@@ -110,7 +113,7 @@ func New(opts Options) (*Proxy, error) {
 		metrics:  newMetrics(opts.Registerer),
 		compiler: rules.NewCompiler(rules.IPv4),
 		spelled:  map[rules.ChainID]spelling{},
-		health:   errNotSynced,
+		health:   ErrNotSynced,
 
 		watchEvery:      watchInterval,
 		legacyReadEvery: legacyReadInterval,
@@ -153,8 +156,8 @@ func (p *Proxy) Sync(ctx context.Context) error {
 	return cmp.Or(ctx.Err(), p.Health())
 }
 
-// Health is nil if the rules were right when last looked at, else why they may not be. It may be
-// called from any goroutine.
+// Health is nil if the rules were right when last looked at, else why they may not be; ErrNotSynced
+// before the first attempt. It may be called from any goroutine.
 func (p *Proxy) Health() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -178,8 +181,12 @@ func (p *Proxy) attempt(ctx context.Context, step func(context.Context) error) {
 		p.retry = 0
 	}
 	p.mu.Lock()
+	changed := (p.health == nil) != (err == nil) || errors.Is(p.health, ErrNotSynced)
 	p.health = err
 	p.mu.Unlock()
+	if changed && p.opts.Changed != nil {
+		p.opts.Changed()
+	}
 }
 
 // sync makes the kernel what State wants.

@@ -5,6 +5,7 @@ import (
 
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/sync/health"
 	"lockstep/sync/source"
 )
 
@@ -63,6 +64,8 @@ func (b *inbox) changes(changes []view.Change) {
 		switch c.Key.Resource {
 		case "pods", "replicasets", "namespaces":
 			b.news.health = true
+		case "nodes":
+			b.news.health = b.news.health || health.RulesChanged(c.Old, c.New)
 		}
 	}
 	ring := b.news.health && !before || len(b.news.keys) > 0

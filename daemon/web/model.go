@@ -207,7 +207,7 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 	if source != "" {
 		prefix = source + "/"
 	}
-	table := &objectTable{}
+	table, judge := &objectTable{}, health.At(v, now)
 	for r := range v.Records(provenance.Table, prefix) {
 		name, path, _ := strings.Cut(r.Name, "/")
 		key, err := kinds.ParsePath(path)
@@ -218,7 +218,7 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 		if !ok || origin.Source != name || revision != "" && origin.Commit != revision {
 			continue
 		}
-		judged := health.Of(key, v, now)
+		judged := judge.Of(key)
 		if judged.State == health.Healthy {
 			table.Healthy++
 		}

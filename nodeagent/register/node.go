@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/retry"
+
+	"lockstep/kinds"
 )
 
 const (
@@ -41,6 +43,11 @@ type State struct {
 	NotReady []string
 	// NoNetwork is why pods cannot get addresses; empty means they can.
 	NoNetwork string
+	// NoRules is why the kernel may not have the rules of services; empty means that it has them.
+	NoRules string
+	// Undecided says what is not known yet, and why: a node that was ready stays so, another one is not. What NoRules
+	// says is not known then.
+	Undecided string
 	// Images are those on the node, largest first.
 	Images []corev1.ContainerImage
 	// MemoryPressure, DiskPressure and PIDPressure say that there is too little.
@@ -109,6 +116,19 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 	why := slices.Clone(s.NotReady)
 	if s.NoNetwork != "" {
 		why = append(why, "container runtime network not ready: "+s.NoNetwork)
+	}
+	switch {
+	case s.Undecided != "":
+		if !slices.ContainsFunc(old.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		}) {
+			why = append(why, s.Undecided)
+		}
+	case s.NoRules != "":
+		set(kinds.NodeServiceRules, false, "RulesNotWritten", s.NoRules)
+		why = append(why, "service rules are not in place: "+s.NoRules)
+	default:
+		set(kinds.NodeServiceRules, true, "RulesWritten", "the kernel has the rules of all services")
 	}
 	if len(why) > 0 {
 		set(corev1.NodeReady, false, "KubeletNotReady", strings.Join(why, ", "))

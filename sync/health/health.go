@@ -49,8 +49,22 @@ func (r Result) Text() string {
 // moment before its nodes.
 const unschedulableAfter = 10 * time.Second
 
+// Judge judges objects as one view has them at one moment. What all services depend on is found once.
+type Judge struct {
+	view    *view.View
+	now     time.Time
+	unruled *string // withoutRules, once it was asked for
+}
+
+// At returns the judge of a view at time now.
+func At(v *view.View, now time.Time) *Judge { return &Judge{view: v, now: now} }
+
 // Of judges the object with that key as the view has it at time now. An object that is not there is Progressing.
-func Of(k kinds.Key, v *view.View, now time.Time) Result {
+func Of(k kinds.Key, v *view.View, now time.Time) Result { return At(v, now).Of(k) }
+
+// Of judges the object with that key. One that is not there is Progressing.
+func (j *Judge) Of(k kinds.Key) Result {
+	v, now := j.view, j.now
 	o := v.Get(k)
 	if o == nil {
 		return Result{Cause: "not created yet"}
@@ -66,7 +80,7 @@ func Of(k kinds.Key, v *view.View, now time.Time) Result {
 	case *corev1.Pod:
 		return pod(o, v, now)
 	case *corev1.Service:
-		return service(o, v, now)
+		return j.service(o)
 	}
 	return Result{State: Healthy}
 }
@@ -229,14 +243,23 @@ func pod(p *corev1.Pod, v *view.View, now time.Time) Result {
 	return Result{Cause: "not ready"}
 }
 
-// service is healthy unless pods it selects are wanted and none of them is ready.
-func service(s *corev1.Service, v *view.View, now time.Time) Result {
+// service is healthy unless a node lacks its rules, or pods it selects are wanted and none of them is ready.
+func (j *Judge) service(s *corev1.Service) Result {
+	if ruled(s) {
+		if j.unruled == nil {
+			cause := withoutRules(j.view)
+			j.unruled = &cause
+		}
+		if *j.unruled != "" {
+			return Result{State: Failed, Cause: *j.unruled}
+		}
+	}
 	if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.PublishNotReadyAddresses {
 		return Result{State: Healthy}
 	}
 	selector := labels.SelectorFromSet(s.Spec.Selector)
 	var wanted []*corev1.Pod
-	for p := range view.List[*corev1.Pod](v, s.Namespace) {
+	for p := range view.List[*corev1.Pod](j.view, s.Namespace) {
 		if p.DeletionTimestamp != nil || finished(p) || !selector.Matches(labels.Set(p.Labels)) {
 			continue
 		}
@@ -249,7 +272,7 @@ func service(s *corev1.Service, v *view.View, now time.Time) Result {
 		return Result{State: Healthy}
 	}
 	count := fmt.Sprintf("0/%d ready", len(wanted))
-	r := worst(slices.Values(wanted), v, now)
+	r := worst(slices.Values(wanted), j.view, j.now)
 	if r.State == Failed {
 		return r.failed(count)
 	}
@@ -307,9 +330,9 @@ type Roll struct {
 // its Deployment fails is not the cause, so workloads are looked at before services.
 func Sum(keys []kinds.Key, v *view.View, now time.Time) Roll {
 	roll := Roll{Total: len(keys)}
-	best := -1
+	best, judge := -1, At(v, now)
 	for _, k := range keys {
-		r := Of(k, v, now)
+		r := judge.Of(k)
 		if !r.Again.IsZero() && (roll.Again.IsZero() || r.Again.Before(roll.Again)) {
 			roll.Again = r.Again
 		}

@@ -81,8 +81,19 @@ func unschedulable(since time.Duration) func(*corev1.Pod) {
 	}
 }
 
-func svc() *corev1.Service {
-	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "cart"}}}
+func svc(change ...func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "cart"}}}
+	for _, f := range change {
+		f(s)
+	}
+	return s
+}
+
+func hasAddress(s *corev1.Service) { s.Spec.ClusterIP = "10.43.1.1" }
+
+func node(name string, ready, rules corev1.ConditionStatus) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+		{Type: corev1.NodeReady, Status: ready}, {Type: kinds.NodeServiceRules, Status: rules, Message: "cannot find iptables"}}}}
 }
 
 func TestOf(t *testing.T) {
@@ -129,25 +140,31 @@ func TestOf(t *testing.T) {
 			rs.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate"}}
 			return rs
 		}()}, Failed, "FailedCreate, 2/3 ready"},
-		"pod ready":               {single, []kinds.Object{podOf(nil, "p", isReady)}, Healthy, ""},
-		"pod succeeded":           {single, []kinds.Object{podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
-		"pod failed":              {single, []kinds.Object{podOf(nil, "p", isReady, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Status.Reason = "Evicted" })}, Failed, "Evicted"},
-		"pod config":              {single, []kinds.Object{podOf(nil, "p", waits("CreateContainerConfigError"))}, Failed, "CreateContainerConfigError"},
-		"service nobody behind":   {service, []kinds.Object{svc()}, Healthy, ""},
-		"service none ready":      {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q")}, Progressing, "0/2 ready"},
-		"service one ready":       {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q", isReady)}, Healthy, ""},
-		"image, asked":            {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", pullFailed))}, Failed, "ImagePullBackOff: cart:bad: not found"},
-		"image, waits":            {single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: `+pullFailed))}, Failed, "ImagePullBackOff: cart:bad: not found"},
-		"image, nobody there":     {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", dialFailed))}, Failed, "ImagePullBackOff: cart:bad: read tcp 10.0.0.9:443: read: connection reset by peer"},
-		"image, no rights":        {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", tokenFailed))}, Failed, "ImagePullBackOff: cart:bad: unexpected status from GET request to https://auth.example/token: 401 Unauthorized"},
-		"image, agent restarted":  {single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad"`))}, Failed, "ImagePullBackOff: cart:bad"},
-		"image of a deployment":   {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waitsFor("ErrImagePull", pullFailed))}, Failed, "ImagePullBackOff, 2/3 ready: cart:bad: not found"},
-		"image not an image":      {single, []kinds.Object{podOf(nil, "p", waitsFor("InvalidImageName", "whatever"))}, Failed, "InvalidImageName: cart:bad"},
-		"secret of a deployment":  {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waitsFor("CreateContainerConfigError", `secret "db" not found`))}, Failed, `CreateContainerConfigError, 2/3 ready: secret "db" not found`},
-		"service all failing":     {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, Failed, "ImagePullBackOff, 0/1 ready"},
-		"service finished pods":   {service, []kinds.Object{svc(), podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
-		"anything that is there":  {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}}}, Healthy, ""},
-		"anything on its way out": {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}}}}, Progressing, "is being deleted"},
+		"pod ready":              {single, []kinds.Object{podOf(nil, "p", isReady)}, Healthy, ""},
+		"pod succeeded":          {single, []kinds.Object{podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
+		"pod failed":             {single, []kinds.Object{podOf(nil, "p", isReady, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Status.Reason = "Evicted" })}, Failed, "Evicted"},
+		"pod config":             {single, []kinds.Object{podOf(nil, "p", waits("CreateContainerConfigError"))}, Failed, "CreateContainerConfigError"},
+		"service nobody behind":  {service, []kinds.Object{svc()}, Healthy, ""},
+		"service none ready":     {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q")}, Progressing, "0/2 ready"},
+		"service one ready":      {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q", isReady)}, Healthy, ""},
+		"image, asked":           {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", pullFailed))}, Failed, "ImagePullBackOff: cart:bad: not found"},
+		"image, waits":           {single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: `+pullFailed))}, Failed, "ImagePullBackOff: cart:bad: not found"},
+		"image, nobody there":    {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", dialFailed))}, Failed, "ImagePullBackOff: cart:bad: read tcp 10.0.0.9:443: read: connection reset by peer"},
+		"image, no rights":       {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", tokenFailed))}, Failed, "ImagePullBackOff: cart:bad: unexpected status from GET request to https://auth.example/token: 401 Unauthorized"},
+		"image, agent restarted": {single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad"`))}, Failed, "ImagePullBackOff: cart:bad"},
+		"image of a deployment":  {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waitsFor("ErrImagePull", pullFailed))}, Failed, "ImagePullBackOff, 2/3 ready: cart:bad: not found"},
+		"image not an image":     {single, []kinds.Object{podOf(nil, "p", waitsFor("InvalidImageName", "whatever"))}, Failed, "InvalidImageName: cart:bad"},
+		"secret of a deployment": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waitsFor("CreateContainerConfigError", `secret "db" not found`))}, Failed, `CreateContainerConfigError, 2/3 ready: secret "db" not found`},
+		"service all failing":    {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, Failed, "ImagePullBackOff, 0/1 ready"},
+		"service no rules on a node": {service, []kinds.Object{svc(hasAddress), podOf(nil, "q", isReady), node("n1", corev1.ConditionTrue, corev1.ConditionTrue),
+			node("n2", corev1.ConditionFalse, corev1.ConditionFalse), node("n3", corev1.ConditionTrue, corev1.ConditionFalse)}, Failed, "no service rules on node n2 and 1 more: cannot find iptables"},
+		"service no rules, no selector": {service, []kinds.Object{svc(hasAddress, func(s *corev1.Service) { s.Spec.Selector = nil }), node("n2", corev1.ConditionFalse, corev1.ConditionFalse)}, Failed,
+			"no service rules on node n2: cannot find iptables"},
+		"service no rules needed":     {service, []kinds.Object{svc(), podOf(nil, "q", isReady), node("n2", corev1.ConditionFalse, corev1.ConditionFalse)}, Healthy, ""},
+		"service silent nodes' rules": {service, []kinds.Object{svc(hasAddress), podOf(nil, "q", isReady), node("n2", corev1.ConditionUnknown, corev1.ConditionFalse)}, Healthy, ""},
+		"service finished pods":       {service, []kinds.Object{svc(), podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
+		"anything that is there":      {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}}}, Healthy, ""},
+		"anything on its way out":     {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}}}}, Progressing, "is being deleted"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := Of(c.key, view.Of(c.objects...), now)
