@@ -60,6 +60,9 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		ended = nil
 	}
 	err = logs.Read(r.Context(), logs.Path(p.logDir(), name, i.Attempt), opts, flusher(w), ended)
+	if err == nil && !opts.Follow && opts.LimitBytes == nil {
+		a.tellGaps(r.Context(), i.ID, w)
+	}
 	if err != nil && r.Context().Err() == nil {
 		if logs.Missing(err) {
 			http.Error(w, "the log does not exist", http.StatusNotFound)

@@ -8,14 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/logs/keeper"
 )
 
@@ -27,15 +23,11 @@ type (
 )
 
 const (
-	// startTimeout bounds the start of a keeper, a handover's wait for the old one included.
-	startTimeout = 15 * time.Second
 	// askTimeout bounds one request: closing a stream writes up to the two FIFOs' 8 MiB.
 	askTimeout = 30 * time.Second
 	// retryAfter is the pause between attempts to reach a keeper that is being replaced, or to start one that will
 	// not: short, as the containers' pipes fill meanwhile.
 	retryAfter = 20 * time.Millisecond
-	// maxComplaints is the size past which the keepers' own log begins anew when one starts.
-	maxComplaints = 1 << 20
 )
 
 // Options are what a keeper is started with.
@@ -44,8 +36,8 @@ type Options struct {
 	RunDir string
 	// Executable is the program to start; empty means this one. It must import package keeper/early.
 	Executable string
-	// Cgroup is the path under the cgroup mounts that the keeper is put into, `/lockstep-keeper/<node>`; it must not
-	// lie below the agent's, whose end would be the keeper's. Empty means that it stays where the agent is.
+	// Cgroup is the path under the cgroup mounts that the keeper is put into, `/lockstep-keeper/<node>`. Empty means that
+	// it stays where the agent is.
 	Cgroup string
 	// Build is the program's version. A running keeper of another build is replaced, without loss.
 	Build string
@@ -53,7 +45,7 @@ type Options struct {
 
 // Client speaks to the run directory's keeper, and starts one when there is none. It is safe for concurrent use.
 type Client struct {
-	options Options
+	program companion.Program
 
 	mu   sync.Mutex // one request at a time
 	conn net.Conn   // nil when there is none
@@ -66,14 +58,8 @@ func Ensure(ctx context.Context, options Options) (*Client, error) {
 	if options.RunDir == "" {
 		return nil, errors.New("cannot start the log keeper: no run directory")
 	}
-	if options.Executable == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			return nil, fmt.Errorf("cannot find the log keeper's program: %w", err)
-		}
-		options.Executable = exe
-	}
-	c := &Client{options: options}
+	c := &Client{program: companion.Program{Name: keeper.Command, RunDir: options.RunDir, Executable: options.Executable,
+		Cgroup: options.Cgroup, Build: options.Build}}
 	stats, err := c.Stats(ctx)
 	if err != nil {
 		return nil, err
@@ -90,7 +76,7 @@ func Ensure(ctx context.Context, options Options) (*Client, error) {
 // replaced at the next request only, and containers that print a lot wait for it.
 func (c *Client) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		conn, err := dial(ctx, c.options.RunDir)
+		conn, err := c.program.Dial(ctx)
 		if err != nil {
 			c.mu.Lock()
 			err = c.ensure(ctx)
@@ -146,7 +132,7 @@ func (c *Client) Replace(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hangUp()
-	return c.start(ctx)
+	return c.program.Start(ctx)
 }
 
 // ask sends one request. A keeper that goes away before it answers is followed by its successor, or by one that is
@@ -162,7 +148,7 @@ func (c *Client) ask(ctx context.Context, req keeper.Request) (*keeper.Answer, e
 		if err == nil {
 			if answer.Version != keeper.Version {
 				c.hangUp()
-				if err := c.start(ctx); err != nil {
+				if err := c.program.Start(ctx); err != nil {
 					return nil, err
 				}
 				continue
@@ -185,7 +171,7 @@ func (c *Client) try(ctx context.Context, req *keeper.Request) (*keeper.Answer, 
 		if err := c.ensure(ctx); err != nil {
 			return nil, err
 		}
-		conn, err := dial(ctx, c.options.RunDir)
+		conn, err := c.program.Dial(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -224,85 +210,11 @@ func (c *Client) hangUp() {
 
 // ensure starts a keeper if none answers. c.mu is held.
 func (c *Client) ensure(ctx context.Context) error {
-	conn, err := dial(ctx, c.options.RunDir)
+	conn, err := c.program.Dial(ctx)
 	if err == nil {
 		return conn.Close()
 	}
-	return c.start(ctx)
-}
-
-func dial(ctx context.Context, runDir string) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", keeper.Socket(runDir))
-}
-
-// start starts a keeper and returns when it reads. c.mu is held.
-func (c *Client) start(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	complaints, err := openComplaints(c.options.RunDir)
-	if err != nil {
-		return fmt.Errorf("cannot start the log keeper: %w", err)
-	}
-	defer complaints.Close()
-	ready, out, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("cannot start the log keeper: %w", err)
-	}
-	defer ready.Close()
-	cmd := exec.Command(c.options.Executable, keeper.Command, c.options.RunDir, c.options.Build)
-	cmd.Dir = "/"
-	// Two threads of Go are plenty for copying; the runtime's memory grows with their number.
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2"}
-	cmd.Stdout, cmd.Stderr = out, complaints
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	out.Close()
-	if err != nil {
-		return fmt.Errorf("cannot start the log keeper: %w", err)
-	}
-	// It outlives us; while we live we reap it. This ends with the process.
-	go func() { _ = cmd.Wait() }()
-	if err := enter(c.options.Cgroup, cmd.Process.Pid); err != nil {
-		_ = cmd.Process.Kill()
-		return fmt.Errorf("cannot put the log keeper into cgroup %s: %w", c.options.Cgroup, err)
-	}
-	// Under memory pressure any container is a better victim than what all containers print through.
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte("-999"), 0)
-
-	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	line, err := bufio.NewReader(ready).ReadString('\n')
-	if err != nil || strings.TrimSpace(line) != "ready" {
-		_ = cmd.Process.Kill()
-		return fmt.Errorf("cannot start the log keeper: it did not become ready: %s", lastComplaint(complaints.Name()))
-	}
-	return nil
-}
-
-// lastComplaint is the last line in the file.
-func lastComplaint(name string) string {
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return lines[len(lines)-1]
-}
-
-// openComplaints opens the file that keepers' standard error goes to: never ours, which may be a pipe whose end is
-// the agent's.
-func openComplaints(runDir string) (*os.File, error) {
-	dir := keeper.Dir(runDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
-	name := filepath.Join(dir, "keeper.log")
-	if info, err := os.Stat(name); err == nil && info.Size() > maxComplaints {
-		flags |= os.O_TRUNC
-	}
-	return os.OpenFile(name, flags, 0o600)
+	return c.program.Start(ctx)
 }
 
 func sleep(ctx context.Context, d time.Duration) {

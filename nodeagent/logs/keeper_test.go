@@ -355,6 +355,9 @@ func TestFullDisk(t *testing.T) {
 	}
 	written := 0
 	for line := range bytes.Lines(readAll(t, s.Path)) { // small pieces may have found room between lost ones
+		if bytes.Contains(line, []byte(" stderr F [lockstep: ")) || bytes.Contains(line, []byte(" stdout F [lockstep: ")) {
+			continue // what was lost before a piece that found room
+		}
 		if written++; len(line) != 100 || !bytes.HasPrefix(line, []byte("line ")) {
 			t.Fatalf("a torn line: %q", line)
 		}
@@ -366,13 +369,82 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Truncate(s.Path, 0); err != nil { // there is room again
 		t.Fatal(err)
 	}
+	gap := awaitGap(t, s.Path) // although nothing is printed
+	if want := got.Gaps[0]; want.Lines == 0 || gap != want.String()+"\n" || !strings.Contains(gap, "no space left on device") {
+		t.Errorf("the log tells %q, lost was %+v", gap, want)
+	}
 	if err := p.write(ctx, []byte("after\n")); err != nil {
 		t.Fatal(err)
 	}
-	awaitLog(t, s.Path, "after\n")
+	awaitLog(t, s.Path, gap+"after\n")
 	stats, err := c.Stats(ctx)
-	if err != nil || stats.Streams[0].Error != "" {
+	if err != nil || stats.Streams[0].Error != "" || stats.Streams[0].Gaps[0].Lines != 0 {
 		t.Errorf("got %+v, %v", stats, err)
+	}
+}
+
+// awaitGap waits until the log has something, and returns it.
+func awaitGap(t *testing.T, path string) string {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		var out bytes.Buffer
+		if err := Read(context.Background(), path, nil, &out, nil); err == nil && out.Len() > 0 {
+			return out.String()
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the log tells nothing")
+		}
+	}
+}
+
+// TestReadOnlyDisk keeps a stream on a disk that can only be read, hands it over, and lets the disk be written again: each
+// output tells what it lost, though the keeper that lost it is gone.
+func TestReadOnlyDisk(t *testing.T) {
+	ctx, dir := testContext(t), testDir(t)
+	pods := filepath.Join(dir, "pods")
+	if err := os.Mkdir(pods, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", pods, "tmpfs", syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(pods, syscall.MNT_DETACH) })
+	c, err := Ensure(ctx, Options{RunDir: dir, Build: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := testStream(dir, "c")
+	if err := c.Open(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	for fifo, text := range map[string]string{s.Stdout: "one\ntwo\n", s.Stderr: "three\n"} {
+		if err := newPrinter(t, fifo).write(ctx, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		stats, err := c.Stats(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stats.Streams[0].DroppedLines == 3 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", stats.Streams[0])
+		}
+	}
+	if err := c.Replace(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("", pods, "", syscall.MS_REMOUNT, ""); err != nil {
+		t.Fatal(err)
+	}
+	text := awaitGap(t, s.Path)
+	for _, part := range []string{"[lockstep: 2 lines (", "[lockstep: 1 lines (", "read-only file system]\n"} {
+		if !strings.Contains(text, part) {
+			t.Errorf("the log lacks %q: %q", part, text)
+		}
 	}
 }
 

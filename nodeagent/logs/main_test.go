@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"lockstep/nodeagent/companion"
+	"lockstep/nodeagent/logs/keeper"
 	_ "lockstep/nodeagent/logs/keeper/early" // this binary is the keepers' program, too
 )
 
@@ -72,9 +74,10 @@ func testDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	t.Cleanup(func() {
-		if conn, err := dial(context.Background(), dir); err == nil {
+		program := companion.Program{Name: keeper.Command, RunDir: dir}
+		if conn, err := program.Dial(context.Background()); err == nil {
 			conn.Close()
-			stats, err := (&Client{options: Options{RunDir: dir}}).Stats(context.Background())
+			stats, err := (&Client{program: program}).Stats(context.Background())
 			if err == nil {
 				kill(t, stats.PID)
 			}

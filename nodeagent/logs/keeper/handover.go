@@ -7,16 +7,9 @@ import (
 	"net"
 	"os"
 	"sort"
-	"syscall"
 	"time"
-)
 
-const (
-	// handoverTimeout is how long two keepers wait for each other. While they do nobody reads, and the FIFOs fill;
-	// a successor that takes longer has died, and the old keeper reads on.
-	handoverTimeout = 5 * time.Second
-	// descriptorsAtOnce is below the kernel's limit for one message (SCM_MAX_FD, 253).
-	descriptorsAtOnce = 200
+	"lockstep/nodeagent/companion/core"
 )
 
 // handover describes what goes to a successor: first the listening socket, then every stream's FIFOs in this order.
@@ -84,27 +77,6 @@ func (k *keeper) resume() {
 	k.start()
 }
 
-// send sends the descriptors from the given one on, as many as one message takes.
-func (o *offer) send(conn *net.UnixConn, from int) error {
-	if from < 0 || from >= len(o.files) {
-		return errors.New("no such descriptor")
-	}
-	files := o.files[from:min(from+descriptorsAtOnce, len(o.files))]
-	fds := make([]int, len(files))
-	for i, f := range files {
-		raw, err := f.SyscallConn()
-		if err != nil {
-			return err
-		}
-		if err := raw.Control(func(fd uintptr) { fds[i] = int(fd) }); err != nil {
-			return err
-		}
-	}
-	_ = conn.SetWriteDeadline(time.Now().Add(handoverTimeout))
-	_, _, err := conn.WriteMsgUnix([]byte{'\n'}, syscall.UnixRights(fds...), nil)
-	return err
-}
-
 // takeOver asks the keeper behind the socket for its streams. It returns false when nobody is there.
 func (k *keeper) takeOver(socket string) (bool, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
@@ -112,29 +84,27 @@ func (k *keeper) takeOver(socket string) (bool, error) {
 		return false, nil
 	}
 	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(handoverTimeout))
-	if err := writeMessage(conn, &Request{Version: Version, Op: "handover"}); err != nil {
+	_ = conn.SetReadDeadline(time.Now().Add(core.Patience))
+	if err := core.WriteMessage(conn, &Request{Version: Version, Op: "handover"}); err != nil {
 		return false, fmt.Errorf("cannot ask the running log keeper for its streams: %w", err)
 	}
 	// Nothing else is sent before it is asked for, so the reader takes no byte that descriptors come with.
 	var answer Answer
-	if err := readMessage(bufio.NewReader(conn), &answer); err != nil {
+	if err := core.ReadMessage(bufio.NewReader(conn), &answer, maxMessage); err != nil {
 		return false, fmt.Errorf("cannot take over from the running log keeper: %w", err)
 	}
 	if answer.Handed == nil {
 		return false, fmt.Errorf("cannot take over from the running log keeper: %s", answer.Error)
 	}
-	files, err := receive(conn, answer.Handed.Descriptors)
+	files, err := core.Receive(conn, answer.Handed.Descriptors, func(from int) error {
+		return core.WriteMessage(conn, &Request{Version: Version, Op: "descriptors", From: from})
+	})
 	if err != nil {
 		return false, fmt.Errorf("cannot take over the descriptors of the running log keeper: %w", err)
 	}
-	listener, err := net.FileListener(files[0])
-	if err != nil {
+	if k.listener, err = core.TakeListener(files[0]); err != nil {
 		return false, fmt.Errorf("cannot take over the socket of the running log keeper: %w", err)
 	}
-	files[0].Close()
-	k.listener = listener.(*net.UnixListener)
-	k.listener.SetUnlinkOnClose(false)
 	files = files[1:]
 	for _, handed := range answer.Handed.Streams {
 		s := plainStream(handed.Stream)
@@ -152,46 +122,8 @@ func (k *keeper) takeOver(socket string) (bool, error) {
 		}
 		k.streams[handed.Stream.ID] = s
 	}
-	if err := writeMessage(conn, &Request{Version: Version, Op: "release"}); err != nil {
+	if err := core.WriteMessage(conn, &Request{Version: Version, Op: "release"}); err != nil {
 		return false, fmt.Errorf("cannot release the running log keeper: %w", err)
 	}
 	return true, nil
-}
-
-// receive fetches the descriptors that the other side offers.
-func receive(conn *net.UnixConn, count int) ([]*os.File, error) {
-	var files []*os.File
-	data, rights := make([]byte, 1), make([]byte, syscall.CmsgSpace(descriptorsAtOnce*4))
-	for len(files) < count {
-		if err := writeMessage(conn, &Request{Version: Version, Op: "descriptors", From: len(files)}); err != nil {
-			return nil, err
-		}
-		_, n, _, _, err := conn.ReadMsgUnix(data, rights)
-		if err != nil {
-			return nil, err
-		}
-		messages, err := syscall.ParseSocketControlMessage(rights[:n])
-		if err != nil {
-			return nil, err
-		}
-		before := len(files)
-		for _, message := range messages {
-			fds, err := syscall.ParseUnixRights(&message)
-			if err != nil {
-				return nil, err
-			}
-			for _, fd := range fds {
-				syscall.CloseOnExec(fd)
-				_ = syscall.SetNonblock(fd, true)
-				files = append(files, os.NewFile(uintptr(fd), "handed over"))
-			}
-		}
-		if len(files) == before {
-			return nil, errors.New("none came")
-		}
-	}
-	if len(files) == 0 {
-		return nil, errors.New("the listening socket is missing")
-	}
-	return files, nil
 }

@@ -8,14 +8,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"sort"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"lockstep/nodeagent/companion/core"
 )
 
 // keeper is the process: its streams and the connections that ask for them. It outlives the agent that starts it, in a
@@ -46,11 +44,7 @@ func Main(args []string) int {
 	if len(args) > 1 {
 		build = args[1]
 	}
-	// The heap is a few hundred KiB; collecting it at 4 MiB, the runtime's least, would keep as much again.
-	debug.SetGCPercent(50)
-	// Nothing but a successor ends a keeper in an orderly way: the containers go on printing.
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGQUIT)
-
+	core.Frugal()
 	k := &keeper{dir: Dir(args[0]), build: build, streams: map[string]*stream{}, done: make(chan struct{})}
 	if err := k.run(args[0]); err != nil {
 		fmt.Fprintf(os.Stderr, "log keeper: %v\n", err)
@@ -63,25 +57,18 @@ func (k *keeper) run(runDir string) error {
 	if err := os.MkdirAll(filepath.Join(k.dir, "streams"), 0o700); err != nil {
 		return fmt.Errorf("cannot make the keeper's directory: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(k.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot open the keeper's lock: %w", err)
+	var err error
+	if k.lock, err = core.Lock(k.dir); err != nil {
+		return err
 	}
-	k.lock = lock
 	if err := k.inherit(runDir); err != nil {
 		return err
 	}
-	shrink()
-	os.Stdout.WriteString("ready\n")
-	os.Stdout.Close()
-	go k.serve()
-	// Once more when the first requests have been answered: what comes back after that is in use.
-	defer time.AfterFunc(shrinkAfter, shrink).Stop()
+	defer core.Ready()()
+	go core.Serve(k.listener, k.converse)
 	<-k.done
 	return nil
 }
-
-const shrinkAfter = 10 * time.Second
 
 // inherit makes this process the only keeper of the directory: it takes the running keeper's streams and socket
 // over, or, when there is none, those that a killed one left.
@@ -92,41 +79,20 @@ func (k *keeper) inherit(runDir string) error {
 	}
 	if taken {
 		k.start() // now: the end of the other process may take a while, and the FIFOs fill
-		return acquire(k.lock, 10*time.Second)
+		return core.Acquire(k.lock)
 	}
-	if err := acquire(k.lock, 10*time.Second); err != nil {
+	if err := core.Acquire(k.lock); err != nil {
 		return err
 	}
 	k.restore()
 	k.start()
-	os.Remove(Socket(runDir))
-	addr := &net.UnixAddr{Name: Socket(runDir), Net: "unix"}
-	mask := syscall.Umask(0o177)
-	k.listener, err = net.ListenUnix("unix", addr)
-	syscall.Umask(mask)
-	if err != nil {
-		return fmt.Errorf("cannot listen on the keeper's socket: %w", err)
-	}
-	k.listener.SetUnlinkOnClose(false)
-	return nil
+	k.listener, err = core.Listen(Socket(runDir))
+	return err
 }
 
 func (k *keeper) start() {
 	for _, s := range k.streams {
 		s.start()
-	}
-}
-
-// acquire waits for the lock, which the last keeper holds until its process is gone.
-func acquire(lock *os.File, wait time.Duration) error {
-	for deadline := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
-		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
-			return fmt.Errorf("cannot lock the keeper's directory: %w", err)
-		}
 	}
 }
 
@@ -155,24 +121,8 @@ func (k *keeper) restore() {
 
 func (k *keeper) record(id string) string { return filepath.Join(k.dir, "streams", id+".json") }
 
-// serve answers connections until the listener is closed.
-func (k *keeper) serve() {
-	for {
-		conn, err := k.listener.AcceptUnix()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			time.Sleep(10 * time.Millisecond) // out of descriptors: it passes
-			continue
-		}
-		go k.converse(conn)
-	}
-}
-
 // converse answers one connection's requests in their order.
 func (k *keeper) converse(conn *net.UnixConn) {
-	defer conn.Close()
 	in := bufio.NewReader(conn)
 	var offered *offer
 	defer func() {
@@ -182,18 +132,18 @@ func (k *keeper) converse(conn *net.UnixConn) {
 	}()
 	for {
 		var req Request
-		if err := readMessage(in, &req); err != nil {
+		if err := core.ReadMessage(in, &req, maxMessage); err != nil {
 			return
 		}
 		switch {
 		case req.Op == "handover" && offered == nil:
 			var answer Answer
-			if offered, answer = k.offer(); writeMessage(conn, &answer) != nil {
+			if offered, answer = k.offer(); core.WriteMessage(conn, &answer) != nil {
 				return
 			}
-			_ = conn.SetReadDeadline(time.Now().Add(handoverTimeout))
+			_ = conn.SetReadDeadline(time.Now().Add(core.Patience))
 		case req.Op == "descriptors" && offered != nil:
-			if offered.send(conn, req.From) != nil {
+			if core.Send(conn, offered.files, req.From) != nil {
 				return
 			}
 		case req.Op == "release" && offered != nil:
@@ -203,7 +153,7 @@ func (k *keeper) converse(conn *net.UnixConn) {
 			return
 		default:
 			answer, ok := k.answer(&req)
-			if !ok || writeMessage(conn, &answer) != nil {
+			if !ok || core.WriteMessage(conn, &answer) != nil {
 				return
 			}
 		}
@@ -322,75 +272,4 @@ func (k *keeper) statistics() *Stats {
 	}
 	sort.Slice(stats.Streams, func(i, j int) bool { return stats.Streams[i].Stream.ID < stats.Streams[j].Stream.ID })
 	return stats
-}
-
-// readMessage reads one line of JSON, at most maxMessage long.
-func readMessage(in *bufio.Reader, message any) error {
-	var line []byte
-	for {
-		part, err := in.ReadSlice('\n')
-		line = append(line, part...)
-		if err == nil {
-			return json.Unmarshal(line, message)
-		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return err
-		}
-		if len(line) > maxMessage {
-			return errors.New("the message is too long")
-		}
-	}
-}
-
-// writeMessage writes one line of JSON. A peer that does not read it within a few seconds has hung up.
-func writeMessage(conn net.Conn, message any) error {
-	data, err := json.Marshal(message)
-	if err != nil {
-		return err
-	}
-	_ = conn.SetWriteDeadline(time.Now().Add(handoverTimeout))
-	_, err = conn.Write(append(data, '\n'))
-	return err
-}
-
-// shrink gives the pages of the program's code back that the runtime's start has touched. They are the agent's own,
-// in the page cache; those that are needed come back by themselves, and a keeper needs few of a large program.
-func shrink() {
-	debug.FreeOSMemory() // first: collecting touches code all over the program
-	exe, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return
-	}
-	maps, err := os.ReadFile("/proc/self/smaps")
-	if err != nil {
-		return
-	}
-	for _, m := range cleanMappings(string(maps), exe) {
-		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, m.from, m.to-m.from, syscall.MADV_DONTNEED)
-	}
-}
-
-type mapping struct{ from, to uintptr }
-
-// cleanMappings finds, in the text of /proc/self/smaps (proc(5)), the mappings of a file that are read-only and have no
-// page of their own: dropping a page that was once written, as the loader writes its relocations, would lose that.
-func cleanMappings(smaps, file string) []mapping {
-	var clean []mapping
-	var current mapping
-	for line := range strings.Lines(smaps) {
-		line = strings.TrimSpace(line)
-		var m mapping
-		var mode string
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &m.from, &m.to, &mode); n == 3 {
-			current = mapping{}
-			if strings.HasPrefix(mode, "r-") && strings.HasSuffix(line, " "+file) {
-				current = m
-			}
-			continue
-		}
-		if current.to != 0 && strings.HasPrefix(line, "Anonymous:") && strings.HasSuffix(line, " 0 kB") {
-			clean = append(clean, current)
-		}
-	}
-	return clean
 }

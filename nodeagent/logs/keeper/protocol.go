@@ -82,9 +82,11 @@ type StreamStats struct {
 	// Bytes were read from the container; Lines were written, unfinished ones included.
 	Bytes int64 `json:"bytes"`
 	Lines int64 `json:"lines"`
-	// DroppedBytes and DroppedLines could not be written, and are lost.
-	DroppedBytes int64 `json:"droppedBytes,omitempty"`
-	DroppedLines int64 `json:"droppedLines,omitempty"`
+	// DroppedBytes and DroppedLines could not be written, and are lost. The log tells of them where they are missing, once
+	// it can be written again; Gaps are what it has not told yet, of stdout and stderr.
+	DroppedBytes int64  `json:"droppedBytes,omitempty"`
+	DroppedLines int64  `json:"droppedLines,omitempty"`
+	Gaps         [2]Gap `json:"gaps,omitzero"`
 	// Error is why the last write failed; empty after one that did not.
 	Error string `json:"error,omitempty"`
 }

@@ -53,6 +53,8 @@ type stream struct {
 	queued  int        // bytes, what is being written included
 	writing bool       // somebody empties the queue
 	moved   *sync.Cond // of mu: some of the queue was written
+	// retelling is set while gaps wait to be told without any output.
+	retelling *time.Timer
 
 	writes sync.Mutex // held for one write; taken before mu
 	file   file
@@ -62,9 +64,10 @@ type stream struct {
 
 // lines are log lines on their way to the file.
 type lines struct {
-	buf   *[]byte
-	count int
-	at    time.Time
+	buf    *[]byte // nil: only gaps are to be told
+	count  int
+	at     time.Time
+	output int // 0 for stdout, 1 for stderr
 }
 
 // fifo is one of the two outputs, read by one goroutine at a time.
@@ -142,6 +145,11 @@ func grow(f *os.File) {
 
 // start reads until stop is called.
 func (s *stream) start() {
+	s.mu.Lock()
+	if s.lost() {
+		s.retell() // who had the stream before did not come to it
+	}
+	s.mu.Unlock()
 	for _, f := range s.fifos {
 		if f == nil {
 			continue
@@ -164,7 +172,9 @@ func (s *stream) stop() {
 		}
 	}
 	s.readers.Wait()
+	s.stopRetelling()
 	s.flush()
+	s.stopRetelling() // the last lines may be lost, too
 }
 
 // flush waits until all lines that were read are written, or counted as lost.
@@ -187,7 +197,13 @@ func (s *stream) drain() {
 		}
 		s.take(f, nil)
 	}
+	s.mu.Lock()
+	if s.lost() {
+		s.enqueue(lines{at: s.now()}) // the last try
+	}
+	s.mu.Unlock()
 	s.flush()
+	s.stopRetelling()
 	s.writes.Lock()
 	s.file.close()
 	s.writes.Unlock()
@@ -223,11 +239,7 @@ func (s *stream) copy(f *fifo, wait bool) bool {
 func (s *stream) take(f *fifo, p []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
-	if !now.After(s.last) {
-		now = s.last.Add(1)
-	}
-	s.last = now
+	now := s.now()
 	buf := lineBuffers.Get().(*[]byte)
 	count := 0
 	if len(p) > 0 {
@@ -240,14 +252,35 @@ func (s *stream) take(f *fifo, p []byte) {
 		lineBuffers.Put(buf)
 		return
 	}
-	s.queue = append(s.queue, lines{buf, count, now})
-	s.hold(len(*buf))
+	output := 0
+	if f == s.fifos[1] {
+		output = 1
+	}
+	s.enqueue(lines{buf, count, now, output})
+	for s.queued > queueSize || s.queued > maxKept && queuedBytes.Load() > queuesSize {
+		s.moved.Wait()
+	}
+}
+
+// now is the time of the next lines: later than of those before. s.mu is held.
+func (s *stream) now() time.Time {
+	now := time.Now()
+	if !now.After(s.last) {
+		now = s.last.Add(1)
+	}
+	s.last = now
+	return now
+}
+
+// enqueue has lines written after those before. s.mu is held.
+func (s *stream) enqueue(l lines) {
+	s.queue = append(s.queue, l)
+	if l.buf != nil {
+		s.hold(len(*l.buf))
+	}
 	if !s.writing {
 		s.writing = true
 		go s.write()
-	}
-	for s.queued > queueSize || s.queued > maxKept && queuedBytes.Load() > queuesSize {
-		s.moved.Wait()
 	}
 }
 
@@ -265,23 +298,36 @@ func (s *stream) write() {
 		l := s.queue[0]
 		s.queue[0] = lines{}
 		s.queue = s.queue[1:]
+		size, text := 0, []byte(nil)
+		if l.buf != nil {
+			size, text = len(*l.buf), *l.buf
+		}
+		if s.lost() {
+			text = append(tell(nil, s.stats.Gaps, l.at), text...)
+		}
 		s.mu.Unlock()
 
-		s.writes.Lock()
-		err := s.file.write(*l.buf, l.at)
-		s.writes.Unlock()
+		var err error
+		if len(text) > 0 {
+			s.writes.Lock()
+			err = s.file.write(text, l.at)
+			s.writes.Unlock()
+		}
 
 		s.mu.Lock()
-		size := len(*l.buf)
 		if err != nil {
 			s.stats.Error = "cannot write " + s.spec.Path + ": " + err.Error()
 			s.stats.DroppedLines += int64(l.count)
 			s.stats.DroppedBytes += int64(size)
+			if l.count > 0 {
+				s.stats.Gaps[l.output].add(l, size, err)
+			}
+			s.retell()
 		} else {
-			s.stats.Error = ""
+			s.stats.Error, s.stats.Gaps = "", [2]Gap{}
 			s.stats.Lines += int64(l.count)
 		}
-		if cap(*l.buf) <= maxKept {
+		if l.buf != nil && cap(*l.buf) <= maxKept {
 			lineBuffers.Put(l.buf)
 		}
 		s.hold(-size)
