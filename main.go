@@ -8,7 +8,8 @@ import (
 	"syscall"
 
 	"lockstep/daemon/command"
-	_ "lockstep/nodeagent/logs/keeper/early" // runs the log keeper before the large packages initialise
+	_ "lockstep/nodeagent/dns/names/early"   // runs the names process before the large packages initialise
+	_ "lockstep/nodeagent/logs/keeper/early" // as it runs the log keeper
 )
 
 func main() {

@@ -113,6 +113,8 @@ type Agent struct {
 	noNetwork     string
 	down          string // why containerd does not answer; empty if it does
 
+	rules, names *vital // nil until services are known
+
 	contents   map[types.UID]bool // pods whose volumes are to be looked at
 	pressure   register.Held
 	nodeImages []corev1.ContainerImage
@@ -385,6 +387,7 @@ func (a *Agent) runAll() {
 		"observe":    a.observe,
 		"relist":     a.relistLoop,
 		"log keeper": a.logs.Run,
+		"losses":     a.tellLosses,
 		"probes":     a.probes.Run,
 		"volumes":    a.refresh,
 		"statuses":   a.statuses.run,

@@ -301,7 +301,7 @@ func TestReboot(t *testing.T) {
 	l.killContainerd(syscall.SIGKILL)
 	killShims(t, l)
 	opts, _ := l.opts.withDefaults()
-	if err := stopKeeper(context.Background(), opts); err != nil {
+	if err := stopCompanions(context.Background(), opts); err != nil {
 		t.Fatal(err)
 	}
 	if err := unmountBelow(l.dir); err != nil {

@@ -484,6 +484,7 @@ func (a *Agent) nodeState(context.Context) register.State {
 	if a.down != "" {
 		s.NotReady = []string{a.down}
 	}
+	a.reportVitals(&s, time.Now())
 	return s
 }
 

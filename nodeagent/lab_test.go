@@ -39,6 +39,7 @@ import (
 	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	_ "lockstep/nodeagent/dns/names/early"
 	_ "lockstep/nodeagent/logs/keeper/early"
 	"lockstep/nodeagent/runtime"
 )

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/runtime"
@@ -24,7 +25,7 @@ import (
 
 // Reset removes every trace of this node from the machine: containers, layers
 // and images of our containerd namespace, the network of its pods, mounts,
-// cgroups, the log keeper, service rules, links, routes and files. Options that
+// cgroups, the agent's companions, service rules, links, routes and files. Options that
 // are not stated are those the node was last run with; it is an error if it
 // runs. What is absent is fine, so it may be called twice; it goes on past
 // errors and returns them joined.
@@ -50,14 +51,15 @@ func Reset(ctx context.Context, opts Options) error {
 		return err
 	}
 	note(resetPods(ctx, opts))
-	note(stopKeeper(ctx, opts))
+	note(stopCompanions(ctx, opts))
 	note(proxy.Cleanup(ctx))
 	note(network.SetRoutes(nil))
 	note(network.RemoveIsolated())
 	note(resetForwarding(opts))
 	note(removeCgroup(nodeCgroup(opts.NodeName)))
 	note(removeCgroup(keeperCgroup(opts.NodeName)))
-	note(removeEmptyParents(filepath.Dir(nodeCgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName))))
+	note(removeCgroup(namesCgroup(opts.NodeName)))
+	note(removeEmptyParents(filepath.Dir(nodeCgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName)), filepath.Dir(namesCgroup(opts.NodeName))))
 	note(stopContainerd(ctx, opts))
 	note(os.RemoveAll(opts.managedDir()))
 	note(removeRuntimeDirs(opts))
@@ -204,10 +206,10 @@ func removeDirIfEmpty(dir string) error {
 	return nil
 }
 
-// stopKeeper ends the log keeper of the run directory, which nothing else
-// would end, and waits until it is gone.
-func stopKeeper(ctx context.Context, o Options) error {
-	pids, err := keepers(o.RunDir)
+// stopCompanions ends the log keeper and the names process of the run
+// directory, which nothing else would end, and waits until they are gone.
+func stopCompanions(ctx context.Context, o Options) error {
+	pids, err := companions(o.RunDir)
 	if err != nil {
 		return err
 	}
@@ -215,7 +217,7 @@ func stopKeeper(ctx context.Context, o Options) error {
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			if !errors.Is(err, syscall.ESRCH) {
-				errs = append(errs, fmt.Errorf("cannot end log keeper %d: %w", pid, err))
+				errs = append(errs, fmt.Errorf("cannot end process %d: %w", pid, err))
 			}
 			continue
 		}
@@ -230,9 +232,9 @@ func stopKeeper(ctx context.Context, o Options) error {
 	return errors.Join(errs...)
 }
 
-// keepers finds the log keepers of a run directory by their command lines. In
+// companions finds the companions of a run directory by their command lines. In
 // other mount namespaces the same path may be another node's directory.
-func keepers(runDir string) ([]int, error) {
+func companions(runDir string) ([]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return nil, err
@@ -241,7 +243,7 @@ func keepers(runDir string) ([]int, error) {
 	for _, f := range files {
 		data, err := os.ReadFile(f)
 		args := strings.Split(string(data), "\x00")
-		if err != nil || len(args) < 3 || args[1] != keeper.Command || args[2] != runDir {
+		if err != nil || len(args) < 3 || args[1] != keeper.Command && args[1] != names.Command || args[2] != runDir {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))

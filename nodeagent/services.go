@@ -2,20 +2,27 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/dns"
 	"lockstep/nodeagent/images"
+	"lockstep/nodeagent/register"
 	"lockstep/proxy"
 	"lockstep/proxy/rules"
 )
+
+// dnsPort is where names are asked for (RFC 1035).
+const dnsPort = 53
 
 // startNet starts proxy and DNS, which need complete caches: an incomplete
 // picture would remove rules that are in use.
@@ -24,22 +31,84 @@ func (a *Agent) startNet(ctx context.Context) {
 }
 
 func (a *Agent) runNet(ctx context.Context) {
-	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.proxyWake, Drift: a.proxyDrift, Log: a.log, Registerer: a.opts.Metrics})
+	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.proxyWake, Drift: a.proxyDrift, Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics})
 	if err != nil {
 		a.log.Error("cannot start proxy", "error", err)
-	} else {
-		a.group.Go(func() error { return p.Run(ctx) })
+		return
 	}
 	var listen []netip.AddrPort
 	for _, ip := range a.opts.ClusterDNS {
-		listen = append(listen, netip.AddrPortFrom(ip, 53))
+		listen = append(listen, netip.AddrPortFrom(ip, dnsPort))
 	}
-	d, err := dns.New(dns.Options{Listen: listen, Domain: a.opts.ClusterDomain, State: a.dnsState, Wake: a.dnsWake, Log: a.log, Registerer: a.opts.Metrics})
+	d, err := dns.New(dns.Options{Listen: listen, Domain: a.opts.ClusterDomain, State: a.dnsState, Wake: a.dnsWake, Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics,
+		Process: companion.Program{RunDir: a.opts.RunDir, Cgroup: namesCgroup(a.opts.NodeName), Build: a.opts.Version}})
 	if err != nil {
-		a.log.Error("cannot start DNS", "error", err)
+		a.log.Error("cannot have names answered", "error", err)
 		return
 	}
+	a.mu.Lock()
+	a.rules, a.names = &vital{health: p.Health}, &vital{health: d.Health}
+	a.mu.Unlock()
+	a.group.Go(func() error { return p.Run(ctx) })
 	a.group.Go(func() error { return d.Run(ctx) })
+}
+
+func namesCgroup(node string) string { return filepath.Join("/lockstep-names", node) }
+
+// vitalPatience is how long what worked may fail before the node is not ready for it: it was tried again by then, and who
+// held the lock of iptables has let go.
+const vitalPatience = 5 * time.Second
+
+// vital is a part without which the node is not ready.
+type vital struct {
+	health func() error // an undecided error before the first attempt has ended
+	right  bool         // it worked, once
+	failed time.Time    // since when it does not; zero: it does
+}
+
+// trouble is why the part does not work; undecided says that this is not known yet.
+func (v *vital) trouble(now time.Time) (err error, undecided bool) {
+	if v == nil {
+		return errors.New("the cluster's services are not known yet"), true
+	}
+	err = v.health()
+	switch {
+	case errors.Is(err, proxy.ErrNotSynced), errors.Is(err, dns.ErrNotAnswered):
+		return err, true
+	case err == nil:
+		v.right, v.failed = true, time.Time{}
+	case v.failed.IsZero():
+		v.failed = now
+	}
+	if err != nil && v.right && now.Sub(v.failed) < vitalPatience {
+		return nil, false
+	}
+	return err, false
+}
+
+// vitalChanged has the node report that a vital part works now, or does not; what has just failed, when its patience is over.
+func (a *Agent) vitalChanged() {
+	a.reportNode()
+	time.AfterFunc(vitalPatience, a.reportNode)
+}
+
+// reportVitals adds to a report how the vital parts are. a.mu is held.
+func (a *Agent) reportVitals(s *register.State, now time.Time) {
+	const rules, names = "service rules are not in place: ", "names are not answered: "
+	err, undecided := a.rules.trouble(now)
+	switch {
+	case undecided:
+		s.Undecided = rules + err.Error()
+	case err != nil:
+		s.NoRules = err.Error()
+	}
+	err, undecided = a.names.trouble(now)
+	switch {
+	case undecided && s.Undecided == "":
+		s.Undecided = names + err.Error()
+	case !undecided && err != nil:
+		s.NotReady = append(s.NotReady, names+err.Error())
+	}
 }
 
 func (a *Agent) proxyState() rules.Input {

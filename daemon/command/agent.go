@@ -131,6 +131,9 @@ Stopping the agent leaves all pods running.`,
 			if err != nil {
 				return err
 			}
+			if err := nodeagent.Preflight(cmd.Context(), o); err != nil {
+				return err
+			}
 			return agent.Run(cmd.Context())
 		}}
 	flags.add(c)

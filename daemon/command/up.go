@@ -16,6 +16,7 @@ import (
 	"lockstep/daemon"
 	"lockstep/daemon/control"
 	"lockstep/nodeagent"
+	"lockstep/nodeagent/preflight"
 )
 
 func newUp() *cobra.Command {
@@ -52,6 +53,12 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 				return err
 			}
 			a, err := node.options(dirs, address)
+			if err != nil {
+				return err
+			}
+			err = nodeagent.Preflight(cmd.Context(), a,
+				preflight.Port{Address: d.Listen, For: "the API is served there: stop what listens, or name another address with --listen"},
+				preflight.Port{Address: d.StatusListen, For: "the status page is served there: stop what listens, or name another address with --status-listen"})
 			if err != nil {
 				return err
 			}

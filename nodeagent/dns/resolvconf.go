@@ -6,24 +6,25 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/dns/names"
 )
 
 // The limits that Kubernetes sets, which are those of resolvers in use.
 const (
-	nameserversMost  = 3
 	searchesMost     = 32
 	searchCharacters = 2048
 )
 
-// resolv is a resolv.conf(5).
-type resolv struct{ nameservers, searches, options []string }
+// resolv is a resolv.conf(5) in the making.
+type resolv names.Resolv
 
 // ResolvConf is the text of a pod's /etc/resolv.conf by its dnsPolicy and dnsConfig, as the kubelet
 // writes it. hostResolv is the text of the node's own file. Without any clusterDNS the policies of
 // the cluster are that of the node.
 // (https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/#pod-s-dns-policy)
 func ResolvConf(pod *corev1.Pod, clusterDNS []netip.Addr, domain, hostResolv string) string {
-	host := parseResolv(hostResolv)
+	host := resolv(names.ParseResolv(hostResolv))
 	out := host
 	policy := pod.Spec.DNSPolicy
 	cluster := policy == corev1.DNSClusterFirstWithHostNet || (policy == corev1.DNSClusterFirst || policy == "") && !pod.Spec.HostNetwork
@@ -33,49 +34,19 @@ func ResolvConf(pod *corev1.Pod, clusterDNS []netip.Addr, domain, hostResolv str
 	case cluster && len(clusterDNS) > 0:
 		domain = strings.Trim(domain, ".")
 		out = resolv{
-			searches: append([]string{pod.Namespace + ".svc." + domain, "svc." + domain, domain}, host.searches...),
-			options:  []string{"ndots:5"},
+			Searches: append([]string{pod.Namespace + ".svc." + domain, "svc." + domain, domain}, host.Searches...),
+			Options:  []string{"ndots:5"},
 		}
 		for _, a := range clusterDNS {
-			out.nameservers = append(out.nameservers, a.String())
+			out.Nameservers = append(out.Nameservers, a.String())
 		}
 	}
 	if c := pod.Spec.DNSConfig; c != nil {
-		out.nameservers = append(slices.Clone(out.nameservers), c.Nameservers...)
-		out.searches = append(slices.Clone(out.searches), c.Searches...)
-		out.options = mergeOptions(out.options, c.Options)
+		out.Nameservers = append(slices.Clone(out.Nameservers), c.Nameservers...)
+		out.Searches = append(slices.Clone(out.Searches), c.Searches...)
+		out.Options = mergeOptions(out.Options, c.Options)
 	}
 	return out.String()
-}
-
-// parseResolv reads what resolvers read: of search and domain the last line counts, of options all.
-func parseResolv(text string) resolv {
-	var r resolv
-	for line := range strings.Lines(text) {
-		if i := strings.IndexAny(line, "#;"); i >= 0 {
-			line = line[:i]
-		}
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		switch fields[0] {
-		case "nameserver":
-			r.nameservers = append(r.nameservers, fields[1])
-		case "search":
-			r.searches = nil
-			for _, s := range fields[1:] {
-				if s = strings.TrimSuffix(s, "."); s != "" {
-					r.searches = append(r.searches, s)
-				}
-			}
-		case "domain":
-			r.searches = []string{strings.TrimSuffix(fields[1], ".")}
-		case "options":
-			r.options = append(r.options, fields[1:]...)
-		}
-	}
-	return r
 }
 
 // mergeOptions lets the pod's value of an option replace the one before.
@@ -98,29 +69,18 @@ func mergeOptions(before []string, more []corev1.PodDNSConfigOption) []string {
 
 func (r resolv) String() string {
 	var b strings.Builder
-	searches := firstFew(r.searches, searchesMost)
+	searches := names.FirstFew(r.Searches, searchesMost)
 	for len(strings.Join(searches, " ")) > searchCharacters {
 		searches = searches[:len(searches)-1]
 	}
 	if len(searches) > 0 {
 		b.WriteString("search " + strings.Join(searches, " ") + "\n")
 	}
-	for _, n := range firstFew(r.nameservers, nameserversMost) {
+	for _, n := range names.FirstFew(r.Nameservers, names.NameserversMost) {
 		b.WriteString("nameserver " + n + "\n")
 	}
-	if len(r.options) > 0 {
-		b.WriteString("options " + strings.Join(r.options, " ") + "\n")
+	if len(r.Options) > 0 {
+		b.WriteString("options " + strings.Join(r.Options, " ") + "\n")
 	}
 	return b.String()
-}
-
-// firstFew keeps the first n distinct items.
-func firstFew(list []string, n int) []string {
-	var out []string
-	for _, s := range list {
-		if len(out) < n && !slices.Contains(out, s) {
-			out = append(out, s)
-		}
-	}
-	return out
 }

@@ -1,4 +1,4 @@
-package dns
+package names
 
 import (
 	"context"
@@ -43,12 +43,12 @@ var (
 type forwarder struct {
 	resolvConf string
 	fixed      []netip.AddrPort // used instead of resolvConf if not nil
-	own        []netip.AddrPort // never asked: they are this server
 	now        func() time.Time
 	flights    singleflight.Group
 	slots      chan struct{}
 
 	mu      sync.Mutex
+	own     []netip.AddrPort // never asked
 	servers []netip.AddrPort
 	read    time.Time
 	cache   map[string]remembered
@@ -60,11 +60,18 @@ type remembered struct {
 	expires time.Time
 }
 
-func newForwarder(resolvConf string, fixed, own []netip.AddrPort) *forwarder {
+func newForwarder(resolvConf string, fixed []netip.AddrPort) *forwarder {
 	return &forwarder{
-		resolvConf: resolvConf, fixed: fixed, own: own, now: time.Now,
+		resolvConf: resolvConf, fixed: fixed, now: time.Now,
 		slots: make(chan struct{}, forwardsMost), cache: map[string]remembered{},
 	}
+}
+
+// avoid has addresses never asked: they are this server.
+func (f *forwarder) avoid(own []netip.AddrPort) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.own = own
 }
 
 // ask returns the upstream's answer, which the caller owns. dnssec says that the client wants
@@ -168,7 +175,7 @@ func (f *forwarder) upstreams() []netip.AddrPort {
 		f.read = now
 		if text, err := os.ReadFile(f.resolvConf); err == nil { // else the last list stands
 			f.servers = nil
-			for _, n := range firstFew(parseResolv(string(text)).nameservers, nameserversMost) {
+			for _, n := range FirstFew(ParseResolv(string(text)).Nameservers, NameserversMost) {
 				if a, err := netip.ParseAddr(n); err == nil {
 					f.servers = append(f.servers, netip.AddrPortFrom(a, 53))
 				}

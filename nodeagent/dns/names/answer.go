@@ -1,4 +1,4 @@
-package dns
+package names
 
 import (
 	"net/netip"
@@ -151,25 +151,25 @@ func (r *response) resolveService(owner string, labels []string) {
 		return
 	}
 	switch below := labels[:n-2]; {
-	case svc.external != "":
+	case svc.External != "":
 		if len(below) == 0 {
 			r.exists()
-			r.follow(owner, svc.external)
+			r.follow(owner, svc.External)
 		}
 	case len(below) == 0:
 		r.exists()
 		r.addService(owner, svc)
 		if r.question.Qtype == dns.TypeSRV {
-			r.addServices(owner, svc, func(port) bool { return true })
+			r.addServices(owner, svc, func(Port) bool { return true })
 		}
 	case len(below) == 1 && strings.HasPrefix(below[0], "_"):
-		if svc.has(func(p port) bool { return "_"+p.protocol == below[0] }) {
+		if svc.has(func(p Port) bool { return "_"+p.Protocol == below[0] }) {
 			r.exists()
 		}
 	case len(below) == 1:
 		r.addHost(owner, svc, below[0])
 	case len(below) == 2:
-		match := func(p port) bool { return p.name != "" && "_"+p.name == below[0] && "_"+p.protocol == below[1] }
+		match := func(p Port) bool { return p.Name != "" && "_"+p.Name == below[0] && "_"+p.Protocol == below[1] }
 		if svc.has(match) {
 			r.exists()
 			if r.asks(dns.TypeSRV) {
@@ -180,14 +180,14 @@ func (r *response) resolveService(owner string, labels []string) {
 }
 
 // has tells whether a port of the service, or of an endpoint of a headless one, matches.
-func (e *service) has(match func(port) bool) bool {
-	for _, p := range e.ports {
+func (e *Service) has(match func(Port) bool) bool {
+	for _, p := range e.Ports {
 		if match(p) {
 			return true
 		}
 	}
-	for _, h := range e.hosts {
-		for _, p := range h.ports {
+	for _, h := range e.Hosts {
+		for _, p := range h.Ports {
 			if match(p) {
 				return true
 			}
@@ -216,52 +216,52 @@ func (r *response) follow(owner, target string) {
 	r.resolve(target, path)
 }
 
-func (r *response) addService(owner string, svc *service) {
-	if !svc.headless {
-		r.addAddresses(owner, svc.addresses...)
+func (r *response) addService(owner string, svc *Service) {
+	if !svc.Headless {
+		r.addAddresses(owner, svc.Addresses...)
 		return
 	}
 	var addresses []netip.Addr
-	for _, h := range svc.hosts {
-		if n := len(addresses); n == 0 || addresses[n-1] != h.address {
-			addresses = append(addresses, h.address)
+	for _, h := range svc.Hosts {
+		if n := len(addresses); n == 0 || addresses[n-1] != h.Address {
+			addresses = append(addresses, h.Address)
 		}
 	}
 	r.addAddresses(owner, addresses...)
 }
 
 // addHost answers for one endpoint of a headless service.
-func (r *response) addHost(owner string, svc *service, name string) {
-	for _, h := range svc.hosts {
-		if h.name == name {
+func (r *response) addHost(owner string, svc *Service, name string) {
+	for _, h := range svc.Hosts {
+		if h.Name == name {
 			r.exists()
-			r.addAddresses(owner, h.address)
+			r.addAddresses(owner, h.Address)
 		}
 	}
 }
 
 // addServices answers SRV: the service itself, or each endpoint of a headless one.
-func (r *response) addServices(owner string, svc *service, match func(port) bool) {
-	suffix := svc.name + ".svc." + r.zone.domain + "."
-	add := func(target string, p port, addresses ...netip.Addr) {
-		r.add(&dns.SRV{Hdr: header(owner, dns.TypeSRV), Priority: 0, Weight: 100, Port: p.number, Target: target})
+func (r *response) addServices(owner string, svc *Service, match func(Port) bool) {
+	suffix := svc.Name + ".svc." + r.zone.domain + "."
+	add := func(target string, p Port, addresses ...netip.Addr) {
+		r.add(&dns.SRV{Hdr: header(owner, dns.TypeSRV), Priority: 0, Weight: 100, Port: p.Number, Target: target})
 		for _, a := range addresses {
 			r.addExtra(addressRecord(target, a))
 		}
 	}
-	if svc.headless {
-		for _, h := range svc.hosts {
-			for _, p := range h.ports {
+	if svc.Headless {
+		for _, h := range svc.Hosts {
+			for _, p := range h.Ports {
 				if match(p) {
-					add(h.name+"."+suffix, p, h.address)
+					add(h.Name+"."+suffix, p, h.Address)
 				}
 			}
 		}
 		return
 	}
-	for _, p := range svc.ports {
+	for _, p := range svc.Ports {
 		if match(p) {
-			add(suffix, p, svc.addresses...)
+			add(suffix, p, svc.Addresses...)
 		}
 	}
 }
@@ -353,4 +353,18 @@ func reverse(name string) (netip.Addr, bool) {
 		b[15-i/2] |= byte(digit) << (4 * (i % 2))
 	}
 	return netip.AddrFrom16(b), true
+}
+
+// Dashed is the label that stands for an address: 10-42-0-5.
+func Dashed(a netip.Addr) string {
+	return strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
+}
+
+// undashed reads such a label.
+func undashed(label string) (netip.Addr, bool) {
+	if a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", ".")); err == nil {
+		return a, true
+	}
+	a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", ":"))
+	return a, err == nil
 }

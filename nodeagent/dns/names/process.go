@@ -1,0 +1,309 @@
+// Package names is the small process that answers a node's names, and goes on while the agent does not run.
+package names
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"lockstep/nodeagent/companion/core"
+)
+
+// Version is the protocol's. Handover itself is the same in every version.
+const Version = 1
+
+// Command is the first argument that makes the program this process.
+const Command = "names"
+
+// maxMessage bounds a request: 10,000 services take 2 MiB, and the cluster's network has room for 65,536.
+const maxMessage = 64 << 20
+
+// State is what the agent wants to be answered, and where.
+type State struct {
+	Listen []netip.AddrPort `json:"listen"`
+	Data   Data             `json:"data"`
+}
+
+// Request is one line of JSON from a client.
+type Request struct {
+	Version int `json:"v"`
+	// Op is "state" (State), "stats", and between processes "handover", "descriptors" (From) and "release".
+	Op    string `json:"op"`
+	State *State `json:"state,omitempty"`
+	From  int    `json:"from,omitempty"`
+}
+
+// Reply is one line of JSON from the process.
+type Reply struct {
+	Version int       `json:"v"`
+	Error   string    `json:"error,omitempty"`
+	Stats   *Stats    `json:"stats,omitempty"`
+	Handed  *handover `json:"handed,omitempty"`
+}
+
+// handover describes what goes to a successor: first the process's own socket, then those that names are asked at.
+type handover struct {
+	Descriptors int    `json:"descriptors"`
+	State       *State `json:"state,omitempty"` // nil: nothing is answered yet
+}
+
+// process outlives the agent that starts it, in a session and cgroup of its own. It answers what it was last told to.
+type process struct {
+	dir    string
+	build  string
+	lock   *os.File // never closed
+	server *Server
+
+	mu       sync.Mutex
+	handing  bool   // a successor takes over
+	state    *State // nil: nothing is answered
+	sockets  *Sockets
+	end      func() // ends the answering and waits for it
+	listener *net.UnixListener
+	done     chan struct{} // closed when a successor has everything
+}
+
+// Main runs the process for the run directory in args (`RUNDIR [BUILD]`) until a successor has taken over, and returns its
+// exit code. It says "ready" on its standard output once its socket answers; complaints go to standard error.
+func Main(args []string) int {
+	if len(args) < 1 {
+		fmt.Fprintf(os.Stderr, "usage: lockstep %s RUNDIR [BUILD]\n", Command)
+		return 2
+	}
+	build := ""
+	if len(args) > 1 {
+		build = args[1]
+	}
+	core.Frugal()
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	p := &process{dir: filepath.Join(args[0], Command), build: build, server: NewServer(Options{Log: log}), done: make(chan struct{})}
+	if err := p.run(); err != nil {
+		fmt.Fprintf(os.Stderr, "names: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func (p *process) socket() string { return filepath.Join(p.dir, "sock") }
+
+func (p *process) run() error {
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make directory: %w", err)
+	}
+	var err error
+	if p.lock, err = core.Lock(p.dir); err != nil {
+		return err
+	}
+	taken, err := p.takeOver()
+	if err != nil {
+		return err
+	}
+	if err := core.Acquire(p.lock); err != nil {
+		return err
+	}
+	if !taken {
+		if p.listener, err = core.Listen(p.socket()); err != nil {
+			return err
+		}
+	}
+	defer core.Ready()()
+	go core.Serve(p.listener, p.converse)
+	<-p.done
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.end != nil {
+		p.end()
+	}
+	return nil
+}
+
+// converse answers one connection's requests in their order.
+func (p *process) converse(conn *net.UnixConn) {
+	in := bufio.NewReader(conn)
+	var offered []*os.File
+	defer func() {
+		if offered != nil { // the successor went away before it had everything
+			closeAll(offered)
+			p.mu.Lock()
+			p.handing = false
+			p.mu.Unlock()
+		}
+	}()
+	for {
+		var req Request
+		if core.ReadMessage(in, &req, maxMessage) != nil {
+			return
+		}
+		switch {
+		case req.Op == "handover" && offered == nil:
+			var reply Reply
+			if offered, reply = p.offer(); core.WriteMessage(conn, &reply) != nil {
+				return
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(core.Patience))
+		case req.Op == "descriptors" && offered != nil:
+			if core.Send(conn, offered, req.From) != nil {
+				return
+			}
+		case req.Op == "release" && offered != nil:
+			closeAll(offered)
+			offered = nil
+			p.listener.Close() // our descriptor of it; the successor has its own
+			close(p.done)
+			return
+		default:
+			reply, ok := p.reply(&req)
+			if !ok || core.WriteMessage(conn, &reply) != nil {
+				return
+			}
+		}
+	}
+}
+
+// reply carries a request out. It returns false when there is none to give, because a successor takes over.
+func (p *process) reply(req *Request) (Reply, bool) {
+	reply := Reply{Version: Version}
+	if req.Version != Version {
+		reply.Error = fmt.Sprintf("this process speaks version %d", Version)
+		return reply, true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.handing {
+		return reply, false
+	}
+	switch {
+	case req.Op == "state" && req.State != nil:
+		if err := p.set(req.State); err != nil {
+			reply.Error = err.Error()
+		}
+	case req.Op == "stats":
+		stats := p.server.Stats()
+		stats.PID, stats.Build = os.Getpid(), p.build
+		reply.Stats = &stats
+	default:
+		reply.Error = fmt.Sprintf("unknown request %q", req.Op)
+	}
+	return reply, true
+}
+
+// set answers from a state. Where other addresses are wanted the ones before are given up first. p.mu is held.
+func (p *process) set(s *State) error {
+	p.server.Set(s.Data)
+	if p.state != nil && slices.Equal(p.state.Listen, s.Listen) {
+		p.state = s
+		return nil
+	}
+	if p.end != nil {
+		p.end()
+		p.end, p.state, p.sockets = nil, nil, nil
+	}
+	sockets, err := Listen(context.Background(), s.Listen)
+	if err != nil {
+		return err
+	}
+	p.serve(s, sockets)
+	return nil
+}
+
+// serve answers at sockets from now on. p.mu is held.
+func (p *process) serve(s *State, sockets *Sockets) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	started := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := p.server.Run(ctx, sockets, func() { close(started) }); err != nil {
+			// The agent starts another one, which listens anew.
+			fmt.Fprintf(os.Stderr, "names: %v\n", err)
+			os.Exit(1)
+		}
+	}()
+	<-started
+	p.state, p.sockets = s, sockets
+	p.end = func() {
+		cancel()
+		<-ended
+	}
+}
+
+// offer describes what a successor gets. Questions are answered until it has everything.
+func (p *process) offer() ([]*os.File, Reply) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	reply := Reply{Version: Version}
+	if p.handing {
+		reply.Error = "this process is being replaced already"
+		return nil, reply
+	}
+	listener, err := p.listener.File()
+	if err != nil {
+		reply.Error = err.Error()
+		return nil, reply
+	}
+	files := []*os.File{listener}
+	if p.sockets != nil {
+		more, err := p.sockets.files()
+		if err != nil {
+			listener.Close()
+			reply.Error = err.Error()
+			return nil, reply
+		}
+		files = append(files, more...)
+	}
+	p.handing = true
+	reply.Handed = &handover{Descriptors: len(files), State: p.state}
+	return files, reply
+}
+
+// takeOver asks the process behind the socket for its sockets. It returns false when nobody is there.
+func (p *process) takeOver() (bool, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: p.socket(), Net: "unix"})
+	if err != nil {
+		return false, nil
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(core.Patience))
+	if err := core.WriteMessage(conn, &Request{Version: Version, Op: "handover"}); err != nil {
+		return false, fmt.Errorf("cannot ask the running process for its sockets: %w", err)
+	}
+	// Nothing else is sent before it is asked for, so the reader takes no byte that descriptors come with.
+	var reply Reply
+	if err := core.ReadMessage(bufio.NewReader(conn), &reply, maxMessage); err != nil {
+		return false, fmt.Errorf("cannot take over from the running process: %w", err)
+	}
+	if reply.Handed == nil {
+		return false, fmt.Errorf("cannot take over from the running process: %s", reply.Error)
+	}
+	files, err := core.Receive(conn, reply.Handed.Descriptors, func(from int) error {
+		return core.WriteMessage(conn, &Request{Version: Version, Op: "descriptors", From: from})
+	})
+	if err != nil {
+		return false, fmt.Errorf("cannot take over the descriptors of the running process: %w", err)
+	}
+	if p.listener, err = core.TakeListener(files[0]); err != nil {
+		return false, fmt.Errorf("cannot take over the socket of the running process: %w", err)
+	}
+	if s := reply.Handed.State; s != nil {
+		sockets, err := takeSockets(s.Listen, files[1:])
+		if err != nil {
+			return false, fmt.Errorf("cannot take over the sockets of the running process: %w", err)
+		}
+		p.server.Set(s.Data)
+		p.mu.Lock()
+		p.serve(s, sockets)
+		p.mu.Unlock()
+	}
+	if err := core.WriteMessage(conn, &Request{Version: Version, Op: "release"}); err != nil {
+		return false, fmt.Errorf("cannot release the running process: %w", err)
+	}
+	return true, nil
+}
