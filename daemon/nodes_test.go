@@ -1,8 +1,15 @@
 package daemon_test
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,10 +17,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"lockstep/daemon/command"
 	"lockstep/daemon/control"
 	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/tunnel"
 )
 
 // TestEtcdLost removes etcd's data and keeps the authority: a node goes on with its certificate, its name is given to no
@@ -82,5 +91,61 @@ func (s *server) removeNode(name string) {
 	s.t.Helper()
 	if err := command.Run(s.t.Context(), []string{"node", "remove", name, "--run-dir", filepath.Join(s.dir, "run")}); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// TestAgentIsRemoved: an agent's reports and tunnel work, and end with the node, also where the agent goes on trying.
+func TestAgentIsRemoved(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "a")
+	s.start()
+	s.untilReady()
+	token, err := s.door().Token(t.Context(), control.TokenOptions{TTL: time.Hour, Node: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity := register.Identity{Server: "https://" + s.api, Node: "n1", Dir: t.TempDir()}
+	if err := identity.Join(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	conf, err := identity.TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: identity.Server, Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed atomic.Bool
+	reporter := &register.Reporter{
+		Client: client, Name: "n1", State: func(context.Context) register.State { return register.State{} }, Changed: make(chan struct{}),
+		Reported: func(_ string, _ time.Time, err error) { failed.Store(err != nil) }, Log: slog.New(slog.DiscardHandler),
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = reporter.Run(ctx) })
+	running.Go(func() {
+		_ = tunnel.Serve(ctx, tunnel.Dialer(s.api, conf), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("the agent")) }))
+	})
+	viewer := s.client().CoreV1()
+	reach := func() string {
+		data, err := viewer.RESTClient().Get().AbsPath("/api/v1/nodes/n1/proxy/healthz").DoRaw(t.Context())
+		return string(data) + " " + fmt.Sprint(err)
+	}
+	s.until("the agent is there", func() (string, bool) {
+		node, err := viewer.Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+		answer := reach()
+		return answer, err == nil && len(node.Status.Conditions) > 0 && strings.HasPrefix(answer, "the agent ") && !failed.Load()
+	})
+	s.removeNode("n1")
+	s.until("the agent is out", func() (string, bool) {
+		_, err := viewer.Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+		return fmt.Sprint(err), apierrors.IsNotFound(err) && !strings.HasPrefix(reach(), "the agent ")
+	})
+	s.until("its reports are refused", func() (string, bool) { return "", failed.Load() })
+	if _, err := viewer.Nodes().Get(t.Context(), "n1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the removed node is back: %v", err)
 	}
 }
