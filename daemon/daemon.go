@@ -52,7 +52,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	p, err := assemble(ctx, o, registry, database)
 	if err == nil {
-		err = runTasks(ctx, p.tasks())
+		err = p.run(ctx)
 		p.tunnels.Close()
 	}
 	if closed := database.Close(); closed != nil {
@@ -92,6 +92,30 @@ func runTasks(ctx context.Context, tasks []task) error {
 		})
 	}
 	return g.Wait()
+}
+
+// deadPatience is how long the tasks may take to end once etcd stands still: those that asked it something never do.
+const deadPatience = 5 * time.Second
+
+// run runs all tasks until ctx ends or one fails.
+func (p *plane) run(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- runTasks(ctx, p.tasks()) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	for t := time.After(deadPatience); ; {
+		select {
+		case err := <-done:
+			return err
+		case <-t:
+			if p.etcd.Dead() {
+				return nil // the process ends, and what stands still with it
+			}
+		}
+	}
 }
 
 // plane is the control plane's parts, none of them started but etcd.

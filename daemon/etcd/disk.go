@@ -177,10 +177,14 @@ func (d *disk) dead() bool {
 
 // fail takes in that etcd could not write.
 func (d *disk) fail(cause error) {
+	s, err := d.read()
 	d.mu.Lock()
 	first := d.broken == nil
 	if first {
 		d.broken = cause
+	}
+	if err == nil {
+		d.space = s
 	}
 	d.mu.Unlock()
 	if first {
@@ -212,12 +216,15 @@ func (d *disk) awaitRoom(ctx context.Context) error {
 // room says why a start would fail.
 func (d *disk) room() error {
 	probe := filepath.Join(d.dir, "probe")
-	err := os.WriteFile(probe, make([]byte, 4096), 0o600)
-	if err = errors.Join(err, removeIfThere(probe)); err != nil {
-		return err
-	}
 	s, err := d.read()
 	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.space = s
+	d.mu.Unlock()
+	err = os.WriteFile(probe, make([]byte, 4096), 0o600)
+	if err = errors.Join(err, removeIfThere(probe)); err != nil {
 		return err
 	}
 	if s.free < leastRoom {

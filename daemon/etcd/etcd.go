@@ -228,9 +228,12 @@ func (e *Etcd) Disk() (warning string, err error) {
 	return e.disk.state()
 }
 
+// Dead says that the embedded etcd could not write its disk: it stands still for ever, and whoever asks it something may, too.
+func (e *Etcd) Dead() bool { return e.disk != nil && e.disk.dead() }
+
 // Close closes the client and stops the embedded server. Calling it again does nothing.
 func (e *Etcd) Close() error {
-	if _, broken := e.Disk(); e.disk != nil && e.disk.dead() {
+	if _, broken := e.Disk(); e.Dead() {
 		return broken // it stands still, and who asks it to stop with it
 	}
 	var err error

@@ -67,7 +67,7 @@ func (e *Etcd) Run(ctx context.Context) error {
 		return errors.Join(err, <-watched)
 	case err := <-watched:
 		cancel()
-		if e.disk.dead() {
+		if e.Dead() {
 			return err // who asked etcd something stands still with it
 		}
 		return errors.Join(err, <-maintained)

@@ -102,7 +102,8 @@ func Error(lacks []Lack) error {
 	fmt.Fprintf(&b, "cannot run a node on this machine: %d %s missing", len(lacks), things)
 	var packages []string
 	for _, l := range lacks {
-		fmt.Fprintf(&b, "\n  %s: %s\n      %s", l.What, l.Cause, l.Get)
+		cause := strings.ReplaceAll(l.Cause, "\n", "; ") // as of joined errors
+		fmt.Fprintf(&b, "\n  %s: %s\n      %s", l.What, cause, l.Get)
 		if l.Package != "" && !slices.Contains(packages, l.Package) {
 			packages = append(packages, l.Package)
 		}

@@ -41,6 +41,7 @@ func TestFindNamesAllAtOnce(t *testing.T) {
 	text := Error(lacks).Error()
 	for _, part := range []string{
 		"cannot run a node on this machine: 5 things are missing\n",
+		`  iptables: cannot find iptables: exec: "iptables-restore": executable file not found in $PATH; exec: `,
 		"  CNI plugins: no ptp and no host-local in ",
 		"  containerd: no containerd and no containerd-shim-runc-v2 and no runc in PATH\n",
 		"address already in use\n      --listen names another address",
