@@ -18,8 +18,9 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/turns"
 )
 
 // The reasons of an Error, as the kubelet has them in a waiting container's status.
@@ -35,6 +36,10 @@ const (
 // few enough that the layers of the first pod are not starved by those of the last.
 const defaultParallel = 4
 
+// longestTurn is how long a pull holds up those that came after it: longer than most take. A registry that is slow, or
+// says nothing, delays its own images alone.
+const longestTurn = 10 * time.Second
+
 // Options are what a Manager needs.
 type Options struct {
 	// Client speaks to containerd. Required.
@@ -46,7 +51,7 @@ type Options struct {
 	// CertsDirs hold `<registry>/hosts.toml`, `_default` too; the first that knows a registry wins. Empty means
 	// /etc/containerd/certs.d and /etc/docker/certs.d.
 	CertsDirs []string
-	// Parallel bounds the pulls at a time; zero means 4.
+	// Parallel bounds the pulls that begin together; zero means 4.
 	Parallel int
 	// DiskPath is on the file system whose fullness makes Collect remove images; empty means /var/lib/containerd.
 	DiskPath string
@@ -71,7 +76,7 @@ type Manager struct {
 	now         func() time.Time
 
 	backoff backoff
-	pulls   *semaphore.Weighted
+	pulls   *turns.Turns
 
 	mu     sync.Mutex
 	flying map[string]*flight   // pulls under way, by image and credentials
@@ -166,7 +171,7 @@ func New(ctx context.Context, options Options) (*Manager, error) {
 	if parallel <= 0 {
 		parallel = defaultParallel
 	}
-	m.pulls = semaphore.NewWeighted(int64(parallel))
+	m.pulls = turns.New(parallel, longestTurn)
 	if m.snapshotter == "" {
 		var err error
 		if m.snapshotter, err = chooseSnapshotter(ctx, m.client); err != nil {

@@ -429,8 +429,9 @@ func TestDamage(t *testing.T) {
 func TestMissingContent(t *testing.T) {
 	f := newFixture(t)
 	f.push("library/app:1")
-	ctx := f.context(testContext(t))
-	stored, err := f.client.Fetch(ctx, "docker.io/library/app:1", client.WithResolver(f.resolver(ctx, "docker.io/library/app:1", credential{})))
+	ctx, heard := unlessSilent(f.context(testContext(t)), time.Minute)
+	defer heard.end()
+	stored, err := f.client.Fetch(ctx, "docker.io/library/app:1", client.WithResolver(f.resolver(ctx, "docker.io/library/app:1", credential{}, heard)))
 	if err != nil {
 		t.Fatal(err)
 	}

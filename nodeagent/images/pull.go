@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
 	"time"
@@ -22,8 +23,10 @@ import (
 )
 
 const (
-	// pullTimeout bounds one pull: an hour is a 20 GB image at 50 Mbit/s. What was downloaded stays for the next.
-	pullTimeout = time.Hour
+	// pullTimeout bounds one pull that goes on: half a day is 200 GB at 50 Mbit/s. What was downloaded stays for the next.
+	pullTimeout = 12 * time.Hour
+	// silence ends a pull for which a registry has said nothing while it was asked: as containerd has it for Kubernetes.
+	silence = 5 * time.Minute
 	// pullTries is how often a pull whose content arrived damaged is repeated at once; containerd keeps the parts
 	// that arrived well.
 	pullTries = 3
@@ -59,19 +62,25 @@ func credentialsFor(name string, pullSecrets []corev1.Secret) ([]credential, err
 
 // download fetches and unpacks the image, with one credential after the other.
 func (m *Manager) download(ctx context.Context, name string, credentials []credential) landed {
-	if err := m.pulls.Acquire(ctx, 1); err != nil {
+	done, err := m.pulls.Take(ctx)
+	if err != nil {
 		return landed{err: err}
 	}
-	defer m.pulls.Release(1)
+	defer done()
 	ctx, cancel := context.WithTimeout(m.context(ctx), pullTimeout)
 	defer cancel()
+	ctx, heard := unlessSilent(ctx, silence)
+	defer heard.end()
 	began := m.now()
 	var errs []error
 	for _, credential := range credentials {
-		image, err := m.fetch(ctx, name, credential)
+		image, err := m.fetch(ctx, name, credential, heard)
 		if err == nil {
 			described, err := m.describe(ctx, image)
 			return landed{image: described, err: err, took: m.now().Sub(began)}
+		}
+		if errors.Is(context.Cause(ctx), errSilent) {
+			err = errSilent
 		}
 		errs = append(errs, fmt.Errorf("failed to pull and unpack image %q: %w", name, err))
 		if ctx.Err() != nil {
@@ -81,12 +90,12 @@ func (m *Manager) download(ctx context.Context, name string, credentials []crede
 	return landed{err: errors.Join(errs...)}
 }
 
-func (m *Manager) fetch(ctx context.Context, name string, c credential) (client.Image, error) {
+func (m *Manager) fetch(ctx context.Context, name string, c credential, heard *hearing) (client.Image, error) {
 	var image client.Image
 	var err error
 	for range pullTries {
 		image, err = m.client.Pull(ctx, name,
-			client.WithResolver(m.resolver(ctx, name, c)),
+			client.WithResolver(m.resolver(ctx, name, c, heard)),
 			client.WithPullUnpack,
 			client.WithPullSnapshotter(m.snapshotter))
 		if err == nil {
@@ -147,13 +156,17 @@ func (m *Manager) unimport(ctx context.Context, image client.Image) error {
 }
 
 // resolver finds registries by certs.d. The credential goes to the image's own registry only, never to a mirror.
-func (m *Manager) resolver(ctx context.Context, name string, c credential) remotes.Resolver {
+func (m *Manager) resolver(ctx context.Context, name string, c credential, heard *hearing) remotes.Resolver {
 	registry := ""
 	if named, err := reference.ParseDockerRef(name); err == nil {
 		registry = reference.Domain(named)
 	}
 	hosts := config.ConfigureHosts(ctx, config.HostOptions{
 		HostDir: m.hostDir,
+		UpdateClient: func(c *http.Client) error {
+			c.Transport = &hearingTransport{c.Transport, heard}
+			return nil
+		},
 		Credentials: func(host string) (string, string, error) {
 			if host == registry || registry == "docker.io" && host == "registry-1.docker.io" {
 				return c.username, c.password, nil
