@@ -319,6 +319,9 @@ func TestBombsAreRefused(t *testing.T) {
 		"too much work":   {clone.Limits{CPU: time.Nanosecond}, commitOf(deep, "nested"), whole(append(nestedObjects, commitOf(deep, "nested"))...), "more than 1ns of a processor"},
 		"missing objects": {clone.Limits{}, commitOf(without, "missing"), whole(commitOf(without, "missing"), without), "object not found"},
 	} {
+		if name == "memory is bounded" && !clone.Confined {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			e := newEvil(t)
 			e.branch("good", good, whole(good, files, manifest))

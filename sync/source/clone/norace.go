@@ -2,4 +2,5 @@
 
 package clone
 
-const unconfined = false
+// Confined says that the memory of a process that reads a repository is bounded: not under the race detector.
+const Confined = true

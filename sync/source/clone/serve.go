@@ -134,7 +134,7 @@ func confine(memory int64) error {
 	debug.SetMemoryLimit(memory * 2 / 3) // collect early rather than end
 	// Best effort: without the right to it the machine's own choice stands.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
-	if unconfined {
+	if !Confined {
 		return nil
 	}
 	// The data limit counts what is private and writable, unlike that on addresses, of which Go reserves many.
