@@ -158,3 +158,49 @@ func TestFollowsAnotherHistory(t *testing.T) {
 		t.Error("a pod is not taken for lost after a restart")
 	}
 }
+
+// TestStoreIsLost has the API come back with an empty store, once with the agent running and once while it is away: pods run
+// on, the new store's pods are seen at once, and a pod of before ends when one has taken its place.
+func TestStoreIsLost(t *testing.T) {
+	l := newLab(t)
+	l.stopAPI()
+	l.api.History = "first"
+	l.serve(l.address)
+	l.start()
+	l.ready()
+	spec := corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}}
+	l.bind("web", spec)
+	l.bind("other", spec)
+	l.running("web")
+	l.running("other")
+	for range 50 { // the new store's revisions are lower ones, then
+		l.put(configMap("filler", nil))
+	}
+	before := l.pids()
+
+	l.lose("second")
+	l.ready()
+	began := time.Now()
+	l.bind("new", spec)
+	l.running("new")
+	t.Logf("a pod of the new store runs after %v", time.Since(began))
+	if now := l.pids(); now["web/main"] != before["web/main"] || now["other/main"] != before["other/main"] {
+		t.Errorf("processes were %v, are %v", before, now)
+	}
+
+	l.halt()
+	l.lose("third")
+	l.start()
+	l.ready()
+	l.bind("web", spec)
+	l.running("web")
+	l.eventually("the pod whose place was taken ends", 20*time.Second, func() error {
+		if now := l.pids(); now["other/main"] != before["other/main"] || now["new/main"] == 0 {
+			return fmt.Errorf("processes %v", now)
+		}
+		if n := len(l.agent.allPods()); n != 3 {
+			return fmt.Errorf("%d pods", n)
+		}
+		return nil
+	})
+}
