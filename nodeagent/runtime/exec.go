@@ -86,17 +86,30 @@ func (r *Runtime) exec(ctx context.Context, id string, command []string) (int, [
 	if err != nil {
 		return 0, nil, err
 	}
-	killed := true
-	defer func() { r.dispose(id, p, killed) }()
+	killed, started := true, make(chan struct{})
+	defer func() { r.dispose(id, p, started, killed) }()
 	// Not ctx's deadline, which containerd could find passed before we do.
 	wait, stop := context.WithCancel(namespaces.WithNamespace(context.WithoutCancel(ctx), Namespace))
 	defer stop()
 	ended, err := p.Wait(wait)
 	if err != nil {
+		close(started)
 		return 0, nil, err
 	}
-	if err := p.Start(meta); err != nil {
-		return 0, nil, err
+	var startErr error
+	r.killing.Go(func() { // to its end, so that what has been started is known, and can be killed
+		defer close(started)
+		begin, cancel := call(r.life, callTimeout)
+		defer cancel()
+		startErr = p.Start(begin)
+	})
+	select {
+	case <-started:
+		if startErr != nil {
+			return 0, nil, startErr
+		}
+	case <-ctx.Done():
+		return 0, nil, ctx.Err()
 	}
 	select {
 	case s := <-ended:
@@ -136,14 +149,21 @@ func drain(ctx context.Context, streams cio.IO) {
 // dispose cuts a command's output, kills what is left of it if its time was
 // over, and frees what containerd holds for it. That goes on behind the caller:
 // a shim waits some seconds for output that a child still holds.
-func (r *Runtime) dispose(id string, p client.Process, kill bool) {
+func (r *Runtime) dispose(id string, p client.Process, started <-chan struct{}, kill bool) {
 	p.IO().Cancel()
-	r.behind.Go(func() {
-		ctx, cancel := call(r.life, callTimeout)
-		defer cancel()
-		if kill {
+	killed := make(chan struct{})
+	r.killing.Go(func() {
+		defer close(killed)
+		if <-started; kill {
+			ctx, cancel := call(r.life, callTimeout)
+			defer cancel()
 			r.killSession(ctx, id, p.Pid())
 		}
+	})
+	r.behind.Go(func() {
+		<-killed
+		ctx, cancel := call(r.life, callTimeout)
+		defer cancel()
 		if _, err := p.Delete(ctx, client.WithProcessKill); err != nil {
 			r.opts.Log.Debug("cannot remove command", "container", short(id), "error", err)
 		}

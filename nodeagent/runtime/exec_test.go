@@ -190,7 +190,7 @@ func TestExec(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > closeTimeout+10*time.Second {
+	if took := time.Since(began); took > killTimeout+10*time.Second {
 		t.Errorf("Close took %s", took)
 	}
 	if n := left(); n != 0 {

@@ -55,9 +55,10 @@ const (
 	answerTimeout = 5 * time.Second
 	// createTimeout bounds what starts processes and mounts.
 	createTimeout = 2 * time.Minute
-	// closeTimeout is what killing commands may take at the end: milliseconds,
-	// seconds on a busy machine.
-	closeTimeout = 2 * time.Second
+	// killTimeout is what killing commands may take at the end: milliseconds,
+	// seconds on a busy machine. closeTimeout is for what only frees memory.
+	killTimeout  = 10 * time.Second
+	closeTimeout = time.Second
 )
 
 // Options configures the connection to containerd.
@@ -75,9 +76,10 @@ type Runtime struct {
 	client *client.Client
 	losses *losses
 
-	life   context.Context // until Close
-	end    context.CancelFunc
-	behind sync.WaitGroup // what goes on behind those who asked for it
+	life    context.Context // until Close
+	end     context.CancelFunc
+	killing sync.WaitGroup // of commands whose time is over
+	behind  sync.WaitGroup // what else goes on behind those who asked for it
 }
 
 // losses counts how often the connection has ended.
@@ -169,11 +171,16 @@ func (r *Runtime) Usage(ctx context.Context, id string) (bytes, inodes uint64, e
 }
 
 // Close ends the connection; containers are not touched. Commands that are
-// being killed get a moment, so that none outlives those who waited for it.
+// being killed get their time, so that none outlives those who waited for it.
 func (r *Runtime) Close() error {
-	timer := time.AfterFunc(closeTimeout, r.end)
-	r.behind.Wait()
-	timer.Stop()
+	for _, of := range []struct {
+		work *sync.WaitGroup
+		time time.Duration
+	}{{&r.killing, killTimeout}, {&r.behind, closeTimeout}} {
+		timer := time.AfterFunc(of.time, r.end)
+		of.work.Wait()
+		timer.Stop()
+	}
 	r.end()
 	return r.client.Close()
 }
