@@ -67,6 +67,7 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	t.Cleanup(func() {
 		cancel()
 		_ = a.group.Wait()
+		endNetwork(t, a.opts)
 	})
 	id := register.Identity{Server: a.opts.Server, Node: a.opts.NodeName, Dir: a.opts.agentDir()}
 	if err := a.join(ctx, id); err != nil {

@@ -43,6 +43,23 @@ func endpoint() []*discoveryv1.EndpointSlice {
 		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.7.99"}}}}}
 }
 
+// endNetwork removes an agent's rules and ends its names, which outlive it.
+func endNetwork(t *testing.T, o Options) {
+	ctx := context.Background()
+	if err := errors.Join(stopCompanions(ctx, o), proxy.Cleanup(ctx), removeCgroup(namesCgroup(o.NodeName)),
+		removeEmptyParents(filepath.Dir(namesCgroup(o.NodeName)))); err != nil {
+		t.Error(err)
+	}
+	for _, root := range hierarchies() {
+		if _, err := os.Stat(filepath.Join(root, namesCgroup(o.NodeName))); err == nil {
+			t.Errorf("a cgroup is left in %s", root)
+		}
+	}
+	if dns.Answers(ctx, o.RunDir) {
+		t.Error("the names process is left")
+	}
+}
+
 // start has rules written and names answered until stop.
 func (n *netOnly) start() (a *Agent, stop func()) {
 	n.t.Helper()
@@ -125,18 +142,9 @@ func TestNodeIsReadyWithItsRulesAndNames(t *testing.T) {
 	n := &netOnly{t, Options{Server: "https://127.0.0.1:1", NodeName: "n" + filepath.Base(dir)[6:], NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
 		DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Version: "v1-test"}}
 	t.Cleanup(func() {
-		ctx := context.Background()
-		if err := errors.Join(stopCompanions(ctx, n.opts), proxy.Cleanup(ctx), removeCgroup(namesCgroup(n.opts.NodeName)),
-			removeEmptyParents(filepath.Dir(namesCgroup(n.opts.NodeName))), os.RemoveAll(dir)); err != nil {
+		endNetwork(t, n.opts)
+		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
-		}
-		for _, root := range hierarchies() {
-			if _, err := os.Stat(filepath.Join(root, namesCgroup(n.opts.NodeName))); err == nil {
-				t.Errorf("a cgroup is left in %s", root)
-			}
-		}
-		if dns.Answers(ctx, n.opts.RunDir) {
-			t.Error("the names process is left")
 		}
 	})
 	fails := func(a *Agent) func() error {

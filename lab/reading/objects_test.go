@@ -31,6 +31,13 @@ spec:
           readinessProbe: {tcpSocket: {port: http}, periodSeconds: 1}
 ---
 apiVersion: v1
+kind: PodTemplate
+metadata: {name: cart, namespace: shop}
+template:
+  metadata: {labels: {app: cart}}
+  spec: {containers: [{name: main, image: "lab.example/talker:1"}]}
+---
+apiVersion: v1
 kind: Service
 metadata: {name: cart, namespace: shop}
 spec:

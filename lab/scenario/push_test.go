@@ -154,9 +154,15 @@ func rename(t *testing.T, shop, _ *repo) {
 	if after := containers(pods(t, "shop", "")); !maps.Equal(before, after) {
 		t.Errorf("a rename replaced containers: before %v, after %v", before, after)
 	}
+	// The object is as it was, at its revision, and so is where its content comes from; who wants to change it is told where
+	// it stands now.
 	now := annotations(t, "web")
-	if got, want := now["lockstep.dev/file"], "apps/front.yaml:15"; got != want || old["lockstep.dev/file"] != "web.yaml:15" {
-		t.Errorf("the web stood at %q and stands at %q now, want %q", old["lockstep.dev/file"], got, want)
+	if got, want := now["lockstep.dev/file"], "web.yaml:15"; got != want || old["lockstep.dev/file"] != want {
+		t.Errorf("the content of the web stood at %q and stands at %q now, want %q", old["lockstep.dev/file"], got, want)
+	}
+	err := cluster.client.AppsV1().Deployments("shop").Delete(t.Context(), "web", metav1.DeleteOptions{})
+	if err == nil || !strings.Contains(err.Error(), "apps/front.yaml:15") {
+		t.Errorf("a refusal does not say where the web stands now: %v", err)
 	}
 	if got := now["lockstep.dev/commit"]; got != old["lockstep.dev/commit"] || got == commit {
 		t.Errorf("its content is of commit %q, was of %q", got, old["lockstep.dev/commit"])
