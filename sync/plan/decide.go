@@ -91,8 +91,7 @@ func (d *decision) object(o *Object) {
 		Commit: d.in.Revision.ID, Author: d.in.Revision.Author, State: Pending,
 	}
 	if keptByCluster(o.Key) {
-		d.problems = append(d.problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Message: "is kept by the cluster itself, in every namespace; choose another name"})
-		return
+		return // an export of a namespace has it, and means nothing by it, as with a status
 	}
 	if i, had := d.before[o.Key]; had {
 		d.stated[i] = true

@@ -144,6 +144,9 @@ func (f *Folder) tell(what string, is bool, message string, args ...any) {
 // look scans once, yields what is new, and returns when to look again. late says that nothing but time asks for it.
 func (f *Folder) look(ctx context.Context, watcher *fsnotify.Watcher, late bool, yield func(Update)) time.Duration {
 	rev, stable, err := f.scan(ctx, watcher)
+	if ctx.Err() != nil {
+		return absent // what a look found that was cut short says nothing about the folder
+	}
 	f.metrics.looks.WithLabelValues(f.source.Spec.Folder, result(err)).Inc()
 	f.mu.Lock()
 	now := yielded{}
