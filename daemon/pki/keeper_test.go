@@ -183,6 +183,14 @@ type fullDisk struct {
 	full bool
 }
 
+// Replace implements Vault.
+func (d *fullDisk) Replace(name string, data []byte) error {
+	if d.full {
+		return syscall.ENOSPC
+	}
+	return d.Vault.Replace(name, data)
+}
+
 // Append implements Vault.
 func (d *fullDisk) Append(name string, data []byte) error {
 	if d.full {
@@ -218,6 +226,32 @@ func TestFullDisk(t *testing.T) {
 	}
 	if k, _, _ := reopened.read(); k.Nodes["n1"].Key == "" {
 		t.Error("the ledger does not know the node")
+	}
+
+	// A server that is killed starts also while the disk is full, from a ledger whose last line is half written.
+	if err := dir.Append(ledgerFile, []byte(`{"node":"n2","is":{"ke`)); err != nil {
+		t.Fatal(err)
+	}
+	disk.full = true
+	if reopened, err = OpenLedger(disk); err != nil {
+		t.Fatal(err)
+	}
+	if k, _, begun := reopened.read(); k.Nodes["n1"].Key == "" || !begun {
+		t.Error("the ledger does not know the node while the disk is full")
+	}
+	is := registration{Key: "k3", Since: start}
+	if err := reopened.register("n3", is); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("noted while the disk is full: %v", err)
+	}
+	disk.full = false
+	if err := reopened.register("n3", is); err != nil {
+		t.Fatal(err)
+	}
+	if reopened, err = OpenLedger(dir); err != nil {
+		t.Fatal(err)
+	}
+	if k, _, _ := reopened.read(); len(k.Nodes) != 2 || k.Nodes["n3"] != is {
+		t.Errorf("the ledger reads back as %v", k)
 	}
 }
 

@@ -83,7 +83,10 @@ func OpenLedger(vault Vault) (*Ledger, error) {
 		}
 		l.take(e)
 	}
-	return l, l.compact()
+	if l.compact() != nil {
+		l.torn = true // the disk is full, which keeps no server from starting: it is tried again before the next line
+	}
+	return l, nil
 }
 
 func (l *Ledger) take(e entry) {
