@@ -3,9 +3,11 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestLimits(t *testing.T) {
@@ -115,6 +117,58 @@ func TestSecretCanary(t *testing.T) {
 		text := `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "data": {"a": ` + value + `}}`
 		if _, errs := Read(t.Context(), []File{fileOf("a.json", []byte(text))}, Options{}); len(errs) == 0 || strings.Contains(errs.Error(), canary) {
 			t.Errorf("got %v of %s", errs, text)
+		}
+	}
+}
+
+// TestMuchMemory: objects that take forty times their text are counted by what they take.
+func TestMuchMemory(t *testing.T) {
+	var files []File
+	var reads atomic.Int64
+	const made = MaxSource/MaxObject - 1
+	for i := range made {
+		files = append(files, File{Path: fmt.Sprintf("%03d.yaml", i), Hash: fmt.Sprint(i), Data: func() ([]byte, error) {
+			reads.Add(1)
+			var b strings.Builder
+			fmt.Fprintf(&b, "apiVersion: v1\nkind: Pod\nmetadata: {name: a%d}\nspec: {containers: [\n", i)
+			for n := 0; b.Len() < 8*MaxObject/10; n++ {
+				fmt.Fprintf(&b, "{name: c%d, image: b},\n", n)
+			}
+			b.WriteString("]}\n")
+			return []byte(b.String()), nil
+		}})
+	}
+	r := NewReader()
+	_, errs := r.Read(t.Context(), files, Options{})
+	if len(errs) != 1 || errs[0].Error() != "the source's objects take more than 512 MiB of memory together" {
+		t.Errorf("got %.300s", errs)
+	}
+	if n := reads.Load(); n > made/2 {
+		t.Errorf("%d files were read", n)
+	}
+	if set, errs := r.Read(t.Context(), files[:2], Options{}); len(errs) > 0 || len(set.Objects) != 2 {
+		t.Errorf("two of them: %.300s", errs)
+	}
+}
+
+// TestMemoryOf compares what is reckoned with what the types say.
+func TestMemoryOf(t *testing.T) {
+	type inner struct {
+		Text string // 16 bytes
+		Long [112]byte
+	}
+	list := make([]inner, 3, 4)
+	list[1].Text = "12345"
+	for what, c := range map[string]struct {
+		value any
+		want  int64
+	}{
+		"nothing": {(*inner)(nil), 0}, "a number": {7, 0}, "a text": {"1234", 4}, "a pointer": {&inner{Text: "12"}, 130},
+		"a list": {list, 4*128 + 5}, "bytes": {make([]byte, 3, 10), 10}, "a map": {map[string]inner{"12": {Text: "3"}}, 16 + 128 + 16 + 3},
+		"an interface": {[]any{&list[1]}, 16 + 8 + 128 + 5}, "a time": {time.Now(), 0},
+	} {
+		if got := memoryOf(reflect.ValueOf(c.value)); got != c.want {
+			t.Errorf("%s: %d, want %d", what, got, c.want)
 		}
 	}
 }

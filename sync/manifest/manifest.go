@@ -25,6 +25,9 @@ const (
 	MaxObjects = 20_000
 	// MaxSource bounds what the files of one source have together, in bytes: three times MaxObjects of a usual size.
 	MaxSource = 128 << 20
+	// MaxMemory bounds about what the objects of one source take in memory: MaxObjects of 25 KiB, several times a usual one.
+	// A text that is made for it becomes forty times as much.
+	MaxMemory = 512 << 20
 	// MaxDepth bounds the nesting of mappings and lists; the deepest field of Kubernetes' types is at about 20.
 	MaxDepth = 100
 	// MaxValues bounds the values of one document. The parser takes some 300 bytes for each, and a document of MaxObject

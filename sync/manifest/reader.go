@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ type parsed struct {
 	readings []reading
 	round    int   // when it was last wanted
 	size     int64 // of the file, in bytes
+	memory   int64 // of its objects, in bytes
 }
 
 // NewReader returns a reader that has read nothing yet.
@@ -123,8 +125,12 @@ func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Error
 				return nil // ctx has ended
 			}
 			defer memory.Release(weight)
-			found[i] = &parsed{readings: readFile(ctx, f.Path, data), round: r.round, size: int64(len(data))}
-			total.add(found[i])
+			p := &parsed{readings: readFile(ctx, f.Path, data), round: r.round, size: int64(len(data))}
+			for _, reading := range p.readings {
+				p.memory += memoryOf(reflect.ValueOf(reading.object))
+			}
+			found[i] = p
+			total.add(p)
 			return nil
 		})
 	}
@@ -146,10 +152,11 @@ func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Error
 
 // sum is what the files read so far have together: it ends the reading of a source that is too much, long before all of
 // it is in memory.
-type sum struct{ objects, bytes atomic.Int64 }
+type sum struct{ objects, bytes, memory atomic.Int64 }
 
 func (s *sum) add(p *parsed) {
 	s.bytes.Add(p.size)
+	s.memory.Add(p.memory)
 	for i := range p.readings {
 		if p.readings[i].object != nil {
 			s.objects.Add(1)
@@ -163,6 +170,8 @@ func (s *sum) over() string {
 	switch {
 	case s.bytes.Load() > MaxSource:
 		return fmt.Sprintf("the source's manifests have more than %d MiB together", MaxSource>>20)
+	case s.memory.Load() > MaxMemory:
+		return fmt.Sprintf("the source's objects take more than %d MiB of memory together", MaxMemory>>20)
 	case s.objects.Load() > 2*MaxObjects:
 		return fmt.Sprintf("the source has more than %d objects", MaxObjects)
 	}
