@@ -12,6 +12,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sync/singleflight"
+
+	"lockstep/internal/quota"
 )
 
 const (
@@ -22,6 +24,9 @@ const (
 	// forwardsMost bounds the questions under way: each holds a socket. Beyond it the answer is
 	// SERVFAIL at once, so that clients do not wait for nothing.
 	forwardsMost = 256
+	// share is the part of the questions under way, and of the connections, that one client may have: a pod that asks what
+	// nobody answers leaves names to the others.
+	share = 4
 	// resolvInterval is how old the list of upstream servers may be.
 	resolvInterval = 5 * time.Second
 	// cacheMost bounds the remembered answers: 1 KiB each is 4 MiB. cacheTTL bounds their age, for
@@ -46,6 +51,7 @@ type forwarder struct {
 	now        func() time.Time
 	flights    singleflight.Group
 	slots      chan struct{}
+	clients    *quota.Gate
 
 	mu      sync.Mutex
 	own     []netip.AddrPort // never asked
@@ -63,7 +69,7 @@ type remembered struct {
 func newForwarder(resolvConf string, fixed []netip.AddrPort) *forwarder {
 	return &forwarder{
 		resolvConf: resolvConf, fixed: fixed, now: time.Now,
-		slots: make(chan struct{}, forwardsMost), cache: map[string]remembered{},
+		slots: make(chan struct{}, forwardsMost), clients: quota.NewGate(forwardsMost / share), cache: map[string]remembered{},
 	}
 }
 
@@ -74,10 +80,10 @@ func (f *forwarder) avoid(own []netip.AddrPort) {
 	f.own = own
 }
 
-// ask returns the upstream's answer, which the caller owns. dnssec says that the client wants
+// ask returns the upstream's answer, which the caller owns. client is who asks. dnssec says that the client wants
 // DNSSEC records, disabled that it checks them itself. life is the server's, not that of one
 // question: those that are equal share its end.
-func (f *forwarder) ask(life context.Context, q dns.Question, dnssec, disabled bool) (*dns.Msg, error) {
+func (f *forwarder) ask(life context.Context, client string, q dns.Question, dnssec, disabled bool) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(life, forwardTimeout)
 	defer cancel()
 	q.Name = dns.CanonicalName(q.Name)
@@ -85,6 +91,11 @@ func (f *forwarder) ask(life context.Context, q dns.Question, dnssec, disabled b
 	if m := f.recall(key); m != nil {
 		return m, nil
 	}
+	leave := f.clients.Enter(client)
+	if leave == nil {
+		return nil, errBusy
+	}
+	defer leave()
 	result := f.flights.DoChan(key, func() (any, error) {
 		select {
 		case f.slots <- struct{}{}:

@@ -15,6 +15,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
+
+	"lockstep/internal/quota"
 )
 
 // Options of a Server; none is required.
@@ -87,7 +89,7 @@ func (s *Server) Run(ctx context.Context, at *Sockets, started func()) error {
 		servers = append(servers, &dns.Server{PacketConn: p, UDPSize: dns.DefaultMsgSize, Handler: handler})
 	}
 	for _, l := range at.streams {
-		b := &bounded{Listener: l, slots: make(chan struct{}, connectionsMost)}
+		b := &bounded{Listener: l, slots: make(chan struct{}, connectionsMost), clients: quota.NewGate(connectionsMost / share)}
 		listeners = append(listeners, b)
 		servers = append(servers, &dns.Server{Listener: b, Handler: handler, IdleTimeout: func() time.Duration { return idle }})
 	}
@@ -132,7 +134,7 @@ func (s *Server) Run(ctx context.Context, at *Sockets, started func()) error {
 func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, request *dns.Msg) {
 	start := time.Now()
 	_, stream := w.RemoteAddr().(*net.TCPAddr)
-	response := s.respond(ctx, request)
+	response := s.respond(ctx, quota.Peer(w.RemoteAddr().String()), request)
 	fit(response, request, stream)
 	if err := w.WriteMsg(response); err != nil {
 		s.log.Debug("cannot write a DNS answer", "error", err)
@@ -155,7 +157,7 @@ func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, request *dns.M
 }
 
 // respond makes the whole response, however long.
-func (s *Server) respond(ctx context.Context, request *dns.Msg) *dns.Msg {
+func (s *Server) respond(ctx context.Context, client string, request *dns.Msg) *dns.Msg {
 	response := new(dns.Msg).SetReply(request)
 	response.RecursionAvailable = true
 	opt := request.IsEdns0()
@@ -177,7 +179,7 @@ func (s *Server) respond(ctx context.Context, request *dns.Msg) *dns.Msg {
 	}
 	answer := s.zone.Load().Answer(q, s.seed())
 	if !answer.Ours {
-		s.fill(ctx, response, request, q)
+		s.fill(ctx, client, response, request, q)
 		return response
 	}
 	response.Authoritative = true
@@ -187,13 +189,13 @@ func (s *Server) respond(ctx context.Context, request *dns.Msg) *dns.Msg {
 		response.Ns = []dns.RR{answer.SOA}
 	}
 	if answer.Follow != "" {
-		s.fill(ctx, response, request, dns.Question{Name: answer.Follow, Qtype: q.Qtype, Qclass: q.Qclass})
+		s.fill(ctx, client, response, request, dns.Question{Name: answer.Follow, Qtype: q.Qtype, Qclass: q.Qclass})
 	}
 	return response
 }
 
 // fill adds what the upstream says.
-func (s *Server) fill(ctx context.Context, response, request *dns.Msg, q dns.Question) {
+func (s *Server) fill(ctx context.Context, client string, response, request *dns.Msg, q dns.Question) {
 	if !request.RecursionDesired {
 		if len(response.Answer) == 0 {
 			response.Rcode = dns.RcodeRefused
@@ -202,7 +204,7 @@ func (s *Server) fill(ctx context.Context, response, request *dns.Msg, q dns.Que
 	}
 	opt := request.IsEdns0()
 	start := time.Now()
-	upstream, err := s.forward.ask(ctx, q, opt != nil && opt.Do(), request.CheckingDisabled)
+	upstream, err := s.forward.ask(ctx, client, q, opt != nil && opt.Do(), request.CheckingDisabled)
 	s.stats.forward.observe(time.Since(start))
 	if err != nil {
 		response.Rcode = dns.RcodeServerFailure

@@ -259,7 +259,7 @@ func TestForwarderEnds(t *testing.T) {
 		ended = time.Now()
 		end()
 	}()
-	if _, err := f.ask(life, dns.Question{Name: "www.example.org.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, false, false); !errors.Is(err, context.Canceled) {
+	if _, err := f.ask(life, "192.0.2.7", dns.Question{Name: "www.example.org.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, false, false); !errors.Is(err, context.Canceled) {
 		t.Errorf("ask = %v, want that the server has ended", err)
 	}
 	for len(f.slots) > 0 && time.Since(ended) < forwardTimeout {
@@ -311,5 +311,37 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestOthersAreAnswered: one client holds as many connections and questions without an answer as it can; others are
+// answered all the same.
+func TestOthersAreAnswered(t *testing.T) {
+	silent := fakeUpstream(t, func(q dns.Question) (*dns.Msg, bool) {
+		return &dns.Msg{Answer: []dns.RR{&dns.TXT{Hdr: header(q.Name, dns.TypeTXT), Txt: []string{"yes"}}}}, q.Name == "good.example.org."
+	})
+	r := start(t, many(3), silent.addr)
+	hostile := &net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	for range 2 * connectionsMost {
+		c, err := hostile.Dial("tcp", r.addr)
+		if err != nil {
+			continue
+		}
+		defer c.Close()
+	}
+	flood, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2)}}).Dial("udp", r.addr)
+	must(t, err)
+	defer flood.Close()
+	for i := range 2 * forwardsMost {
+		data, err := new(dns.Msg).SetQuestion(fmt.Sprintf("%d.example.org.", i), dns.TypeA).Pack()
+		must(t, err)
+		_, err = flood.Write(data)
+		must(t, err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	for _, network := range []string{"udp", "tcp"} {
+		if m := r.ask(t, network, "good.example.org.", dns.TypeTXT); m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1 {
+			t.Errorf("%s: %s, %d answers", network, dns.RcodeToString[m.Rcode], len(m.Answer))
+		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/quota"
 )
 
 // connectionsMost bounds the TCP connections of one address: each holds a goroutine and a buffer. Clients use TCP for the
@@ -121,10 +123,11 @@ func freebind(_, _ string, conn syscall.RawConn) error {
 	return err
 }
 
-// bounded is a listener with a limit of open connections; more are closed at once.
+// bounded is a listener with a limit of open connections, and one of each client's; more are closed at once.
 type bounded struct {
 	net.Listener
-	slots chan struct{}
+	slots   chan struct{}
+	clients *quota.Gate
 }
 
 func (b *bounded) Accept() (net.Conn, error) {
@@ -133,10 +136,16 @@ func (b *bounded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		leave := b.clients.Enter(quota.Peer(conn.RemoteAddr().String()))
+		if leave == nil {
+			conn.Close()
+			continue
+		}
 		select {
 		case b.slots <- struct{}{}:
-			return &releasing{Conn: conn, slots: b.slots}, nil
+			return &releasing{Conn: conn, slots: b.slots, leave: leave}, nil
 		default:
+			leave()
 			conn.Close()
 		}
 	}
@@ -150,9 +159,13 @@ type releasing struct {
 	net.Conn
 	once  sync.Once
 	slots chan struct{}
+	leave func()
 }
 
 func (r *releasing) Close() error {
-	r.once.Do(func() { <-r.slots })
+	r.once.Do(func() {
+		<-r.slots
+		r.leave()
+	})
 	return r.Conn.Close()
 }
