@@ -153,7 +153,7 @@ func (c *conns) know(ctx context.Context, id identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, known := c.all[conn]
-	if !known {
+	if !known && ctx.Err() == nil { // the context ends before the connection is closed: nobody would forget it later
 		c.all[conn] = id
 	}
 	return !known

@@ -1,10 +1,12 @@
 package api
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -198,4 +200,21 @@ func (s *testServer) openTunnel(node string) io.Reader {
 		s.t.Fatalf("the tunnel is answered %q, %v", answer, err)
 	}
 	return c
+}
+
+// TestClosedConnectionsAreForgotten: a request over HTTP/2 may be looked at when its connection is closed already.
+func TestClosedConnectionsAreForgotten(t *testing.T) {
+	c := newConns()
+	one, other := net.Pipe()
+	defer other.Close()
+	ctx, cancel := context.WithCancel(c.context(t.Context(), one))
+	if !c.know(ctx, identity{}) || c.know(ctx, identity{}) || len(c.all) != 1 {
+		t.Errorf("known: %v", c.all)
+	}
+	cancel()
+	c.state(one, http.StateClosed)
+	c.know(ctx, identity{})
+	if len(c.all) != 0 {
+		t.Error("a connection that was closed is kept for ever")
+	}
 }
