@@ -13,6 +13,7 @@ import (
 
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/logs/keeper"
+	"lockstep/nodeagent/supervise"
 )
 
 // Stream, Stats and StreamStats are the keeper's own.
@@ -25,9 +26,10 @@ type (
 const (
 	// askTimeout bounds one request: closing a stream writes up to the two FIFOs' 8 MiB.
 	askTimeout = 30 * time.Second
-	// retryAfter is the pause between attempts to reach a keeper that is being replaced, or to start one that will
-	// not: short, as the containers' pipes fill meanwhile.
+	// retryAfter is the first pause between attempts to reach a keeper that is being replaced, or to start one that will
+	// not: short, as the containers' pipes fill meanwhile. It doubles up to retryLast, since each is a process.
 	retryAfter = 20 * time.Millisecond
+	retryLast  = 5 * time.Second
 )
 
 // Options are what a keeper is started with.
@@ -41,11 +43,16 @@ type Options struct {
 	Cgroup string
 	// Build is the program's version. A running keeper of another build is replaced, without loss.
 	Build string
+	// Ended is told when a keeper has ended while Run runs, Started when another serves in its place, Failed why none
+	// can be started, each time, and when that is tried again. They must not block; nil drops what they would be told.
+	Ended, Started func()
+	Failed         func(err error, again time.Duration)
 }
 
 // Client speaks to the run directory's keeper, and starts one when there is none. It is safe for concurrent use.
 type Client struct {
 	program companion.Program
+	options Options
 
 	mu   sync.Mutex // one request at a time
 	conn net.Conn   // nil when there is none
@@ -58,7 +65,7 @@ func Ensure(ctx context.Context, options Options) (*Client, error) {
 	if options.RunDir == "" {
 		return nil, errors.New("cannot start the log keeper: no run directory")
 	}
-	c := &Client{program: companion.Program{Name: keeper.Command, RunDir: options.RunDir, Executable: options.Executable,
+	c := &Client{options: options, program: companion.Program{Name: keeper.Command, RunDir: options.RunDir, Executable: options.Executable,
 		Cgroup: options.Cgroup, Build: options.Build}}
 	stats, err := c.Stats(ctx)
 	if err != nil {
@@ -75,24 +82,16 @@ func Ensure(ctx context.Context, options Options) (*Client, error) {
 // Run starts a new keeper whenever the running one ends, until ctx does. Without it a keeper that was killed is
 // replaced at the next request only, and containers that print a lot wait for it.
 func (c *Client) Run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		conn, err := c.program.Dial(ctx)
-		if err != nil {
-			c.mu.Lock()
-			err = c.ensure(ctx)
-			c.mu.Unlock()
+	return supervise.Keep(ctx, supervise.Service{
+		Start: func(ctx context.Context) (int, error) {
+			stats, err := c.Stats(ctx)
 			if err != nil {
-				sleep(ctx, retryAfter)
+				return 0, err
 			}
-			continue
-		}
-		// The keeper says nothing unasked, so this returns when it is gone.
-		stop := context.AfterFunc(ctx, func() { conn.Close() })
-		_, _ = conn.Read(make([]byte, 1))
-		stop()
-		conn.Close()
-	}
-	return nil
+			return stats.PID, nil
+		},
+		Ended: c.options.Ended, Started: c.options.Started, Failed: c.options.Failed,
+	})
 }
 
 // Open begins to keep a container's output. The FIFOs exist and are read when it returns, so a container may be
@@ -143,7 +142,7 @@ func (c *Client) ask(ctx context.Context, req keeper.Request) (*keeper.Answer, e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	req.Version = keeper.Version
-	for {
+	for wait := retryAfter; ; wait = min(2*wait, retryLast) {
 		answer, err := c.try(ctx, &req)
 		if err == nil {
 			if answer.Version != keeper.Version {
@@ -159,7 +158,7 @@ func (c *Client) ask(ctx context.Context, req keeper.Request) (*keeper.Answer, e
 			return answer, nil
 		}
 		c.hangUp()
-		sleep(ctx, retryAfter)
+		sleep(ctx, wait)
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("cannot ask the log keeper: %w", errors.Join(ctx.Err(), err))
 		}

@@ -249,7 +249,8 @@ func TestKeeperOutlivesItsAgent(t *testing.T) {
 // TestKilledKeeperIsReplaced kills the keeper itself: the container goes on, and does not wait.
 func TestKilledKeeperIsReplaced(t *testing.T) {
 	ctx, dir := testContext(t), testDir(t)
-	c, err := Ensure(ctx, Options{RunDir: dir, Build: "0"})
+	told := make(chan string, 10)
+	c, err := Ensure(ctx, Options{RunDir: dir, Build: "0", Ended: func() { told <- "ended" }, Started: func() { told <- "started" }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,6 +294,16 @@ func TestKilledKeeperIsReplaced(t *testing.T) {
 	}
 	if p.longest >= 100*time.Millisecond {
 		t.Errorf("the container waited %v", p.longest)
+	}
+	for _, want := range []string{"ended", "started", "ended", "started"} {
+		select {
+		case got := <-told:
+			if got != want {
+				t.Errorf("told %s, want %s", got, want)
+			}
+		case <-ctx.Done():
+			t.Fatalf("not told that it %s", want)
+		}
 	}
 }
 

@@ -19,6 +19,9 @@ const (
 	// readSize is how much is read at once, what a pipe has by default: one write to the log file each.
 	readSize = 64 << 10
 
+	// drainTimeout bounds the taking over of what FIFOs hold, 8 MiB at most, to a slow disk.
+	drainTimeout = 20 * time.Second
+
 	fSetPipeSize = 1031 // F_SETPIPE_SZ, fcntl(2)
 )
 
@@ -186,14 +189,16 @@ func (s *stream) flush() {
 	}
 }
 
-// drain takes over, after stop, what is in the FIFOs, including a last line without an end.
+// drain takes over, after stop, what is in the FIFOs, including a last line without an end. A writer that goes on has
+// it end all the same.
 func (s *stream) drain() {
+	deadline := time.Now().Add(drainTimeout)
 	for _, f := range s.fifos {
 		if f == nil {
 			continue
 		}
 		_ = f.f.SetReadDeadline(time.Time{})
-		for s.copy(f, false) {
+		for s.copy(f, false) && time.Now().Before(deadline) {
 		}
 		s.take(f, nil)
 	}
