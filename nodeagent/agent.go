@@ -19,7 +19,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,6 +34,7 @@ import (
 	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/stats"
+	"lockstep/nodeagent/turns"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -43,6 +43,9 @@ const (
 	// executes shims and runc: more of the latter than cores only makes all of
 	// them slower.
 	parallelPrepares = 8
+	// longestTurn is how long one of either holds up others: many times what it
+	// takes. One that hangs, as on a dead file system, goes on beside them.
+	longestTurn = 10 * time.Second
 	// hookTimeout bounds one HTTP hook.
 	hookTimeout = 30 * time.Second
 	// containerdRetry is the pause between attempts to reach containerd.
@@ -68,8 +71,8 @@ type Agent struct {
 	events     record.EventRecorder
 	broadcast  record.EventBroadcaster
 	hookClient *http.Client
-	preparing  *semaphore.Weighted
-	starting   *semaphore.Weighted
+	preparing  *turns.Turns
+	starting   *turns.Turns
 	group      *errgroup.Group // of everything that runs
 	ctx        context.Context // of everything that runs
 	changed    chan struct{}   // wakes the node's report
@@ -133,7 +136,7 @@ func New(opts Options) (*Agent, error) {
 		opts: opts, log: opts.Log.With("node", opts.NodeName), metrics: newMetrics(opts.Metrics),
 		records:    records{filepath.Join(opts.agentDir(), "pods")},
 		hookClient: newHookClient(),
-		preparing:  semaphore.NewWeighted(parallelPrepares), starting: semaphore.NewWeighted(parallelStarts()),
+		preparing:  turns.New(parallelPrepares, longestTurn), starting: turns.New(parallelStarts(), longestTurn),
 		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), known: make(chan struct{}), imagesWake: make(chan struct{}, 1),
 		connected: make(chan struct{}), complete: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
 		pods: map[types.UID]*pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
@@ -195,12 +198,15 @@ func (a *Agent) open(ctx context.Context) error {
 		return err
 	}
 	if a.opts.Containerd == Managed {
-		if err := startContainerd(ctx, a.opts); err != nil {
+		if _, err := startContainerd(ctx, a.opts); err != nil {
 			return err
 		}
 	}
 	if a.rt, err = runtime.Open(runtime.Options{Address: a.opts.containerdSocket(), Node: a.opts.NodeName,
 		Snapshotter: a.opts.Snapshotter, RunDir: a.opts.RunDir, Log: a.log}); err != nil {
+		return err
+	}
+	if err := a.rt.ForgetCommands(); err != nil {
 		return err
 	}
 	version, err := a.waitForContainerd(ctx)
@@ -227,8 +233,16 @@ func (a *Agent) open(ctx context.Context) error {
 		return err
 	}
 	a.summary = stats.New(stats.Options{NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir, ImageDir: a.imageDir, RootFS: a.rt.Usage})
-	a.probes = probes.New(probes.Options{Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed, Probed: a.metrics.probed})
-	a.logs, err = logs.Ensure(ctx, logs.Options{RunDir: a.opts.RunDir, Cgroup: keeperCgroup(a.opts.NodeName), Build: a.opts.Version})
+	a.probes = probes.New(probes.Options{Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed, Warned: a.probeWarned, Probed: a.metrics.probed})
+	a.logs, err = logs.Ensure(ctx, logs.Options{RunDir: a.opts.RunDir, Cgroup: keeperCgroup(a.opts.NodeName), Build: a.opts.Version,
+		Ended: func() { a.log.Warn("the log keeper has ended, starting it again") },
+		Started: func() {
+			a.log.Info("the log keeper was started again")
+			a.drift("LogKeeperRestarted", "The log keeper ended and was started again")
+		},
+		Failed: func(err error, again time.Duration) {
+			a.log.Warn("cannot run the log keeper", "error", err, "again", again)
+		}})
 	if err != nil {
 		return err
 	}
@@ -371,6 +385,7 @@ func (a *Agent) restore(ctx context.Context) error {
 	if err := a.volumes.Sweep(ctx, func(uid types.UID) bool { return known[string(uid)] }); err != nil {
 		a.log.Warn("cannot remove volumes of vanished pods", "error", err)
 	}
+	a.sweepForgotten(ctx)
 	if err := a.relist(ctx); err != nil {
 		a.log.Warn("cannot list containers", "error", err)
 	}
@@ -383,7 +398,7 @@ func (a *Agent) runAll() {
 	for _, p := range a.allPods() {
 		a.runPod(p)
 	}
-	for name, task := range map[string]func(context.Context) error{
+	tasks := map[string]func(context.Context) error{
 		"observe":    a.observe,
 		"relist":     a.relistLoop,
 		"log keeper": a.logs.Run,
@@ -399,7 +414,11 @@ func (a *Agent) runAll() {
 		"storage":    a.limitStorage,
 		"history":    a.endLost,
 		"stats":      a.summary.Run,
-	} {
+	}
+	if a.opts.Containerd == Managed {
+		tasks["containerd"] = a.keepContainerd
+	}
+	for name, task := range tasks {
 		a.group.Go(func() error {
 			if err := task(a.ctx); err != nil && a.ctx.Err() == nil {
 				return fmt.Errorf("%s: %w", name, err)

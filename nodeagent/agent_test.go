@@ -193,7 +193,7 @@ func (l *lab) endsForGood(t *testing.T) {
 	phase("good", corev1.PodSucceeded)
 	phase("bad", corev1.PodFailed)
 	reason("nosuch", "ErrImageNeverPull")
-	reason("noconfig", "CreateContainerConfigError")
+	l.waits("noconfig", "CreateContainerConfigError", `configmap "absent" not found`)
 }
 
 func (l *lab) sharesProcesses(t *testing.T) {

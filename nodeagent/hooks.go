@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	nethttp "net/http"
+	"net/http"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/kubernetes/pkg/probe/http"
+
+	"lockstep/nodeagent/probes"
 )
 
 // hook runs a lifecycle handler of a container; nil means it succeeded.
@@ -67,11 +68,10 @@ func (p *pod) httpHook(ctx context.Context, c *corev1.Container, g *corev1.HTTPG
 		}
 		ip = ips[0]
 	}
-	req, err := http.NewRequestForHTTPGetAction(g, c, ip, "lifecycle")
+	req, err := probes.Request(ctx, g, c, ip, "lifecycle")
 	if err != nil {
 		return err
 	}
-	req = req.WithContext(ctx)
 	err = p.get(req)
 	if err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
 		req = req.Clone(ctx)
@@ -85,7 +85,7 @@ func (p *pod) httpHook(ctx context.Context, c *corev1.Container, g *corev1.HTTPG
 	return err
 }
 
-func (p *pod) get(req *nethttp.Request) error {
+func (p *pod) get(req *http.Request) error {
 	res, err := p.a.hookClient.Do(req)
 	if err != nil {
 		return err
@@ -97,14 +97,14 @@ func (p *pod) get(req *nethttp.Request) error {
 
 // newHookClient has nothing to verify a container's certificate by, and hence
 // no credentials.
-func newHookClient() *nethttp.Client {
-	return &nethttp.Client{
+func newHookClient() *http.Client {
+	return &http.Client{
 		Timeout:   hookTimeout,
-		Transport: &nethttp.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true},
-		CheckRedirect: func(req *nethttp.Request, via []*nethttp.Request) error {
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true},
+		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			switch {
 			case req.URL.Hostname() != via[0].URL.Hostname():
-				return nethttp.ErrUseLastResponse
+				return http.ErrUseLastResponse
 			case len(via) >= 10:
 				return errors.New("stopped after 10 redirects")
 			}

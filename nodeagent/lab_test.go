@@ -49,6 +49,9 @@ const insideEnv = "LOCKSTEP_TEST_INSIDE"
 // TestMain runs the tests in network and mount namespaces of their own, which
 // containerd and the agent share and which have no way out.
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "containerd" {
+		listenAsContainerd()
+	}
 	if os.Getenv(insideEnv) == "" {
 		if os.Getuid() != 0 {
 			fmt.Println("SKIPPED: the agent's tests need root")
@@ -513,7 +516,7 @@ func fetch(url, want string) error {
 	return err
 }
 
-// events are those posted about a pod.
+// events are those posted about a pod, or the node.
 func (l *lab) events(name string) []*corev1.Event {
 	var out []*corev1.Event
 	for e := range view.List[*corev1.Event](l.store.View(), "default") {

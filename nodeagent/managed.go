@@ -8,14 +8,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"lockstep/nodeagent/process"
+	"lockstep/nodeagent/supervise"
 )
 
-// managedStart bounds how long a containerd of our own may take to listen.
-const managedStart = 30 * time.Second
+// managedStart bounds how long a containerd of our own may take to listen,
+// managedStop how long it may take to end.
+const (
+	managedStart = 30 * time.Second
+	managedStop  = 10 * time.Second
+)
 
 // managedConfig is a containerd without plugins that we do not use, in
 // directories of its own.
@@ -32,53 +37,92 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 `, o.managedDir(), dir, filepath.Join(dir, "containerd.sock"), filepath.Join(dir, "containerd.sock.ttrpc"))
 }
 
-// startContainerd starts a containerd of our own unless it runs. It is in a
-// session of its own, so that it outlives the agent.
-func startContainerd(ctx context.Context, o Options) error {
-	socket := o.containerdSocket()
-	if answers(socket) {
-		return nil
+// startContainerd starts a containerd of our own unless it runs, and returns
+// its number when it listens. It is in a session of its own, so that it outlives
+// the agent.
+func startContainerd(ctx context.Context, o Options) (int, error) {
+	pid, socket := findContainerd(o), o.containerdSocket()
+	if pid == 0 {
+		var err error
+		if pid, err = spawnContainerd(o); err != nil {
+			return 0, fmt.Errorf("cannot start containerd: %w", err)
+		}
 	}
-	dir := filepath.Dir(socket)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return fmt.Errorf("cannot start containerd: %w", err)
+	deadline := time.After(managedStart)
+	for !answers(socket) {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-deadline:
+			return 0, fmt.Errorf("cannot start containerd: it does not listen, see %s", managedLog(o))
+		case <-time.After(20 * time.Millisecond): // it listens within half a second
+		}
+		if !process.Alive(pid) {
+			return 0, fmt.Errorf("cannot start containerd: it ended, see %s", managedLog(o))
+		}
 	}
-	config := filepath.Join(dir, "config.toml")
+	return pid, nil
+}
+
+// spawnContainerd starts the process. The log of the one before is kept: it
+// says why that ended.
+func spawnContainerd(o Options) (int, error) {
+	config := managedConfigFile(o)
+	if err := os.MkdirAll(filepath.Dir(config), 0o711); err != nil {
+		return 0, err
+	}
 	if err := os.WriteFile(config, []byte(managedConfig(o)), 0o600); err != nil {
-		return fmt.Errorf("cannot start containerd: %w", err)
+		return 0, err
 	}
-	log, err := os.OpenFile(filepath.Join(dir, "containerd.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err := os.Rename(managedLog(o), managedLog(o)+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
+	}
+	log, err := os.OpenFile(managedLog(o), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return fmt.Errorf("cannot start containerd: %w", err)
+		return 0, err
 	}
 	defer log.Close()
 	cmd := exec.Command("containerd", "--config", config)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("cannot start containerd: %w", err)
+		return 0, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }() // ends with containerd, which outlives us
-	if err := os.WriteFile(pidFile(o), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
-		return fmt.Errorf("cannot start containerd: %w", err)
-	}
-	deadline := time.After(managedStart)
-	for !answers(socket) {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-ended:
-			return fmt.Errorf("cannot start containerd: it ended (%v), see %s", err, log.Name())
-		case <-deadline:
-			return fmt.Errorf("cannot start containerd: it does not listen, see %s", log.Name())
-		case <-time.After(20 * time.Millisecond): // it listens within half a second
-		}
-	}
-	return nil
+	go func() { _ = cmd.Wait() }() // ends with containerd, which outlives us
+	return cmd.Process.Pid, nil
 }
 
-func pidFile(o Options) string { return filepath.Join(o.RunDir, "containerd", "containerd.pid") }
+func managedConfigFile(o Options) string { return filepath.Join(o.RunDir, "containerd", "config.toml") }
+func managedLog(o Options) string        { return filepath.Join(o.RunDir, "containerd", "containerd.log") }
+
+// findContainerd finds the containerd of our own by its command line; 0 if it
+// does not run.
+func findContainerd(o Options) int {
+	config := managedConfigFile(o)
+	for _, pid := range process.All() {
+		args := process.Arguments(pid)
+		if len(args) == 3 && filepath.Base(args[0]) == "containerd" && args[1] == "--config" && args[2] == config &&
+			process.Alive(pid) && seesSame(pid, config) {
+			return pid
+		}
+	}
+	return 0
+}
+
+// keepContainerd starts the containerd of our own again whenever it ends.
+func (a *Agent) keepContainerd(ctx context.Context) error {
+	return supervise.Keep(ctx, supervise.Service{
+		Start: func(ctx context.Context) (int, error) { return startContainerd(ctx, a.opts) },
+		Ended: func() { a.log.Warn("containerd has ended, starting it again") },
+		Started: func() {
+			a.log.Info("containerd was started again")
+			a.drift("ContainerdRestarted", "containerd ended and was started again")
+		},
+		Failed: func(err error, again time.Duration) {
+			a.log.Warn("cannot run containerd", "error", err, "again", again)
+		},
+	})
+}
 
 func answers(socket string) bool {
 	c, err := net.DialTimeout("unix", socket, time.Second)
@@ -91,42 +135,17 @@ func answers(socket string) bool {
 
 // stopContainerd ends the containerd of our own; without one it does nothing.
 func stopContainerd(ctx context.Context, o Options) error {
-	data, err := os.ReadFile(pidFile(o))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot stop containerd: %w", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil {
-		return fmt.Errorf("cannot stop containerd: %w", err)
-	}
-	// The number may have passed to another process since.
-	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if !strings.Contains(string(line), filepath.Join(o.RunDir, "containerd")) {
+	pid := findContainerd(o)
+	if pid == 0 {
 		return nil
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("cannot stop containerd: %w", err)
 	}
-	deadline := time.After(10 * time.Second)
-	for {
-		if syscall.Kill(pid, 0) != nil || zombie(pid) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-deadline:
-			return errors.Join(errors.New("cannot stop containerd in time: killed it"), syscall.Kill(pid, syscall.SIGKILL))
-		case <-time.After(20 * time.Millisecond):
-		}
+	wait, cancel := context.WithTimeout(ctx, managedStop)
+	defer cancel()
+	if process.Wait(wait, pid) == nil || ctx.Err() != nil {
+		return ctx.Err()
 	}
-}
-
-func zombie(pid int) bool {
-	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, after, ok := strings.Cut(string(data), ") ")
-	return ok && strings.HasPrefix(after, "Z")
+	return errors.Join(errors.New("cannot stop containerd in time: killed it"), syscall.Kill(pid, syscall.SIGKILL))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +24,7 @@ const (
 )
 
 // parallelStarts is how many containers are created at a time.
-func parallelStarts() int64 { return int64(max(2, 2*runtime.NumCPU())) }
+func parallelStarts() int { return max(2, 2*runtime.NumCPU()) }
 
 // observe turns containerd's events into wake-ups of the pods they concern.
 func (a *Agent) observe(ctx context.Context) error {
@@ -121,7 +122,8 @@ func (a *Agent) relistLogged(ctx context.Context) {
 }
 
 // relist compares everything that containerd has with what is known: it finds
-// what events lost.
+// what events lost. Each pod's containers are taken in beside the others': a
+// shim that does not answer holds up its own pod.
 func (a *Agent) relist(ctx context.Context) error {
 	began := time.Now()
 	list, err := a.rt.List(ctx)
@@ -129,10 +131,16 @@ func (a *Agent) relist(ctx context.Context) error {
 		return err
 	}
 	seen := map[string]bool{}
+	found, orphans := map[*pod][]lsruntime.Container{}, map[*pod]bool{}
+	for _, p := range a.allPods() {
+		found[p] = nil
+	}
+	var looks sync.WaitGroup
+	defer looks.Wait()
 	for _, c := range list {
-		seen[c.ID] = true
+		seen[c.ID] = c.State != lsruntime.Absent
 		if c.Foreign {
-			a.removeForeign(ctx, c)
+			looks.Go(func() { a.removeForeign(ctx, c) })
 			continue
 		}
 		a.mu.Lock()
@@ -142,48 +150,62 @@ func (a *Agent) relist(ctx context.Context) error {
 			a.claims[c.ID] = p
 		}
 		a.mu.Unlock()
-		if p == nil {
-			if synced {
-				a.adoptOrphan(c)
-			}
-			continue
+		if p == nil && synced {
+			var adopted bool
+			p, adopted = a.adoptOrphan(c)
+			orphans[p] = adopted
 		}
-		if p.busy(c.ID, c.Name, began) {
+		if p != nil {
+			found[p] = append(found[p], c)
+		}
+	}
+	for p, cs := range found {
+		looks.Go(func() {
+			p.relist(ctx, cs, seen, began)
+			if orphans[p] {
+				a.runPod(p)
+			}
+		})
+	}
+	return nil
+}
+
+// relist takes in the pod's containers that were listed at that time, and those
+// that should have been and were not. That one is lost is not believed of a
+// list, which leaves out what does not answer, but asked for again.
+func (p *pod) relist(ctx context.Context, found []lsruntime.Container, seen map[string]bool, listed time.Time) {
+	for _, c := range found {
+		if p.busy(c.ID, c.Name, listed) || c.State == lsruntime.Absent && p.knows(c.ID) {
 			continue
 		}
 		if err := p.learn(ctx, c); err != nil {
 			p.log.Warn("cannot take in container", "container", c.ID, "error", err)
 		}
 	}
-	for _, p := range a.allPods() {
-		for _, id := range p.vanished(seen, began) {
-			if err := p.learn(ctx, lsruntime.Container{ID: id, State: lsruntime.Absent}); err != nil {
-				p.log.Warn("cannot take in lost container", "container", id, "error", err)
-			}
+	for _, id := range p.vanished(seen, listed) {
+		if err := p.settle(ctx, id); err != nil {
+			p.log.Warn("cannot take in lost container", "container", id, "error", err)
 		}
 	}
-	return nil
 }
 
-// adoptOrphan takes up a container whose pod nobody knows, to end it properly.
-func (a *Agent) adoptOrphan(c lsruntime.Container) {
+// adoptOrphan takes up the pod of a container, which nobody knows, to end it
+// properly: it is run once its containers are known.
+func (a *Agent) adoptOrphan(c lsruntime.Container) (p *pod, adopted bool) {
 	o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.PodNamespace, Name: c.PodName, UID: types.UID(c.PodUID)}}
-	p := newPod(a, o)
+	p = newPod(a, o)
 	p.wanted.Gone, p.traces = true, true
 	a.mu.Lock()
 	if other := a.pods[o.UID]; other != nil {
 		a.mu.Unlock()
-		return
+		return other, false
 	}
 	a.pods[o.UID] = p
 	a.claims[c.ID] = p
 	a.mu.Unlock()
 	a.log.Warn("ending container of a pod that does not exist", "pod", c.PodNamespace+"/"+c.PodName, "container", c.Name)
 	a.drift("RemovedOrphan", fmt.Sprintf("Ending container %s of pod %s/%s, which does not exist", c.Name, c.PodNamespace, c.PodName))
-	if err := p.learn(a.ctx, c); err != nil {
-		p.log.Warn("cannot take in container", "container", c.ID, "error", err)
-	}
-	a.runPod(p)
+	return p, true
 }
 
 // busy says whether what was listed at that time may be outdated.
@@ -199,6 +221,12 @@ func (p *pod) busy(id, name string, listed time.Time) bool {
 		}
 	}
 	return false
+}
+
+func (p *pod) knows(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.instances[id] != nil
 }
 
 // vanished are the instances that should be in containerd and are not.
@@ -265,10 +293,18 @@ func (a *Agent) probeChanged(uid types.UID) {
 }
 
 func (a *Agent) probeFailed(uid types.UID, container, message string) {
+	a.probeEvent(uid, container, "Unhealthy", message)
+}
+
+func (a *Agent) probeWarned(uid types.UID, container, message string) {
+	a.probeEvent(uid, container, "ProbeWarning", message)
+}
+
+func (a *Agent) probeEvent(uid types.UID, container, reason, message string) {
 	a.mu.Lock()
 	p := a.pods[uid]
 	a.mu.Unlock()
 	if p != nil {
-		p.containerEvent(container, corev1.EventTypeWarning, "Unhealthy", message)
+		p.containerEvent(container, corev1.EventTypeWarning, reason, message)
 	}
 }

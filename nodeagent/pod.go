@@ -60,6 +60,10 @@ type instance struct {
 	// changed is when its state was last learned here.
 	changed time.Time
 	oom     bool
+	// killBy is when its grace period ends, zero unless it is being stopped;
+	// preStopped says that its preStop hook has had its turn.
+	killBy     time.Time
+	preStopped bool
 	// released says that its log has been closed: nothing more will be in it.
 	released bool
 }
@@ -167,7 +171,7 @@ func (p *pod) begin(ctx context.Context, step pods.Step) {
 				delete(p.failures, key)
 			case again: // not the pod's doing, so neither its failure nor a reason to back off
 				p.failures[key] = pods.Failure{Reason: "ContainerCreating", Message: err.Error(),
-					Count: p.failures[key].Count, Until: time.Now().Add(interruptedRetry)}
+					Count: p.failures[key].Count, Until: time.Now().Add(interruptedRetry), Interrupted: true}
 			case !cancelled:
 				f := failureOf(step, err)
 				f.Count, f.At = p.failures[key].Count+1, time.Now()

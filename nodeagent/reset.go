@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,6 +18,7 @@ import (
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/process"
 	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/volumes"
 	"lockstep/proxy"
@@ -88,7 +89,7 @@ func resetContainers(ctx context.Context, o Options) error {
 		return nil
 	}
 	if o.Containerd == Managed {
-		if err := startContainerd(ctx, o); err != nil {
+		if _, err := startContainerd(ctx, o); err != nil {
 			return err
 		}
 	}
@@ -112,12 +113,32 @@ func resetContainers(ctx context.Context, o Options) error {
 			errs = append(errs, beneath.RemoveAll(ctx, dir))
 		}
 	}
+	// What containerd does not know is not in the list, and would run on.
+	forgotten, err := endForgotten(ctx, o, func(string) bool { return false })
+	errs = append(errs, err, rt.DropSockets(append(shimNames(o, list), forgotten...), 0))
 	layers, err := rt.Layers(ctx)
 	errs = append(errs, err)
 	for _, id := range layers {
 		errs = append(errs, rt.DropLayer(ctx, id))
 	}
 	return errors.Join(append(errs, rt.Clear(ctx))...)
+}
+
+// shimNames are what shims of the node were named by, as far as it is known.
+func shimNames(o Options, list []runtime.Container) []string {
+	var names []string
+	for _, c := range list {
+		names = append(names, c.ID, c.PodUID)
+	}
+	r := records{filepath.Join(o.agentDir(), "pods")}
+	dirs, _ := os.ReadDir(r.dir)
+	for _, d := range dirs {
+		names = append(names, d.Name())
+		for id := range r.load(types.UID(d.Name())) {
+			names = append(names, id)
+		}
+	}
+	return names
 }
 
 // resetPods takes all pods out of the network and removes their sandboxes and volumes.
@@ -209,49 +230,30 @@ func removeDirIfEmpty(dir string) error {
 // stopCompanions ends the log keeper and the names process of the run
 // directory, which nothing else would end, and waits until they are gone.
 func stopCompanions(ctx context.Context, o Options) error {
-	pids, err := companions(o.RunDir)
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, pid := range pids {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			if !errors.Is(err, syscall.ESRCH) {
-				errs = append(errs, fmt.Errorf("cannot end process %d: %w", pid, err))
-			}
-			continue
+	for _, pid := range companions(o.RunDir, keeper.Command, names.Command) {
+		err := syscall.Kill(pid, syscall.SIGKILL)
+		if err == nil {
+			err = process.Wait(ctx, pid)
 		}
-		for syscall.Kill(pid, 0) == nil && !zombie(pid) {
-			select {
-			case <-ctx.Done():
-				return errors.Join(append(errs, ctx.Err())...)
-			case <-time.After(5 * time.Millisecond): // a killed process needs a moment to go
-			}
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, fmt.Errorf("cannot end process %d: %w", pid, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// companions finds the companions of a run directory by their command lines. In
+// companions finds those companions of a run directory by their command lines. In
 // other mount namespaces the same path may be another node's directory.
-func companions(runDir string) ([]int, error) {
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return nil, err
-	}
+func companions(runDir string, commands ...string) []int {
 	var pids []int
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		args := strings.Split(string(data), "\x00")
-		if err != nil || len(args) < 3 || args[1] != keeper.Command && args[1] != names.Command || args[2] != runDir {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-		if err == nil && seesSame(pid, runDir) {
+	for _, pid := range process.All() {
+		args := process.Arguments(pid)
+		if len(args) >= 3 && slices.Contains(commands, args[1]) && args[2] == runDir && seesSame(pid, runDir) {
 			pids = append(pids, pid)
 		}
 	}
-	return pids, nil
+	return pids
 }
 
 // seesSame says whether a path leads a process where it leads us; of one that

@@ -40,14 +40,14 @@ func TestKeepersOfOthers(t *testing.T) {
 	}
 	other := start("unshare", "-m", "sh", "-c", `mount -t tmpfs none "$1" && exec "$0" log-keeper "$1" test`, os.Args[0], dir)
 	own := start(os.Args[0], keeper.Command, dir, "test")
-	pids, err := companions(dir)
-	if err != nil || !slices.Equal(pids, []int{own}) {
-		t.Errorf("keepers = %v, %v, want [%d] without the other's %d", pids, err, own, other)
+	pids := companions(dir, keeper.Command)
+	if !slices.Equal(pids, []int{own}) {
+		t.Errorf("keepers = %v, want [%d] without the other's %d", pids, own, other)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if pids, err = companions(dir); err != nil || !slices.Equal(pids, []int{own}) {
-		t.Errorf("with the directory removed: keepers = %v, %v, want [%d]", pids, err, own)
+	if pids = companions(dir, keeper.Command); !slices.Equal(pids, []int{own}) {
+		t.Errorf("with the directory removed: keepers = %v, want [%d]", pids, own)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/nodeagent/logs"
@@ -45,10 +46,11 @@ func (p *pod) prepare(ctx context.Context, step pods.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := p.a.preparing.Acquire(ctx, 1); err != nil {
+	done, err := p.a.preparing.Take(ctx)
+	if err != nil {
 		return err
 	}
-	defer p.a.preparing.Release(1)
+	defer done()
 	layer, err := p.a.rt.Prepare(ctx, id, img.chainID)
 	if err != nil {
 		return &stepError{"CreateContainerError", err}
@@ -93,16 +95,18 @@ func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 	if err != nil {
 		return configError(err)
 	}
-	if group := p.shimGroup(object, c); group != "" {
+	group := p.shimGroup(object, c)
+	if group != "" {
 		oci.Annotations = map[string]string{runtime.GroupAnnotation: group}
 	}
-	if err := p.a.starting.Acquire(ctx, 1); err != nil {
+	done, err := p.turn(ctx, group != "")
+	if err != nil {
 		return err
 	}
 	inst := &instance{
 		Container: pods.Container{
 			ID: pr.id, Name: c.Name, Attempt: step.Attempt, Sandbox: sb.ID, Hash: pods.Hash(c), Crashes: step.Crashes,
-			State: pods.Created, Image: c.Image, ImageID: pr.image.id, Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
+			State: pods.Created, Image: c.Image, ImageID: pr.image.id, User: userOf(oci), Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
 		},
 		StopSignal: stopSignal(c, pr.image), changed: time.Now(),
 	}
@@ -112,7 +116,7 @@ func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 			Crashes: step.Crashes, Image: pr.image.name, ImageID: pr.image.id},
 		Spec: oci, Layer: pr.layer, Stdout: pr.stream.Stdout, Stderr: pr.stream.Stderr,
 	}), in.Sources.Secrets)
-	p.a.starting.Release(1)
+	done()
 	if failed := (*runtime.StartError)(nil); errors.As(err, &failed) && !interrupted(context.WithoutCancel(ctx)) {
 		return p.unstarted(context.WithoutCancel(ctx), inst, err)
 	}
@@ -132,6 +136,33 @@ func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 	return nil
 }
 
+// turn waits until a container of the pod may be made. Those that share a shim
+// are made one after the other: together, each would start one.
+func (p *pod) turn(ctx context.Context, shares bool) (done func(), err error) {
+	if !shares {
+		return p.a.starting.Take(ctx)
+	}
+	p.sharing.Lock()
+	end, err := p.a.starting.Take(ctx)
+	if err != nil {
+		p.sharing.Unlock()
+		return nil, err
+	}
+	return func() {
+		end()
+		p.sharing.Unlock()
+	}, nil
+}
+
+// userOf is who a container's first process begins as.
+func userOf(oci *specs.Spec) *corev1.ContainerUser {
+	u := &corev1.LinuxContainerUser{UID: int64(oci.Process.User.UID), GID: int64(oci.Process.User.GID)}
+	for _, gid := range oci.Process.User.AdditionalGids {
+		u.SupplementalGroups = append(u.SupplementalGroups, int64(gid))
+	}
+	return &corev1.ContainerUser{Linux: u}
+}
+
 // launch makes and starts the container and records it.
 func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) error {
 	// Once begun it is carried through: cancelling half-way would only cost
@@ -142,7 +173,7 @@ func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 	p.instances[inst.ID] = inst // before it exists, so that its end is noticed however early
 	delete(p.prepared, inst.Name)
 	p.mu.Unlock()
-	made, err := p.create(ctx, req)
+	made, err := p.a.rt.Create(ctx, req)
 	if failed := (*runtime.StartError)(nil); err != nil && !errors.As(err, &failed) {
 		return &stepError{"CreateContainerError", err}
 	}
@@ -187,22 +218,19 @@ func (p *pod) unstarted(ctx context.Context, inst *instance, why error) error {
 	return &endedError{why}
 }
 
-// create makes the container. Those that share a shim are created one after
-// the other: together, each would start one.
-func (p *pod) create(ctx context.Context, req runtime.Request) (runtime.Container, error) {
-	if req.Spec.Annotations[runtime.GroupAnnotation] != "" {
-		p.sharing.Lock()
-		defer p.sharing.Unlock()
-	}
-	return p.a.rt.Create(ctx, req)
-}
-
 // postStart runs the hook; its failure ends the container.
 func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance) error {
 	interrupted := p.a.rt.Interruption()
-	err := p.hook(ctx, c, inst.ID, c.Lifecycle.PostStart)
-	if err != nil && (ctx.Err() != nil || interrupted(ctx)) {
+	hook, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.steps.Go(func() { p.cancelAfter(hook, inst.ID, cancel) })
+	err := p.hook(hook, c, inst.ID, c.Lifecycle.PostStart)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil || interrupted(ctx):
 		return err // nobody knows how it ended: it runs again
+	case hook.Err() != nil:
+		return nil // the container has ended, and the hook's end means nothing any more
 	}
 	why := ""
 	if err != nil {

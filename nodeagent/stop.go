@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// afterHook is what a container gets at least to end by itself after its
-	// preStop hook used up the grace period; Kubernetes' figure.
-	afterHook = 2 * time.Second
+	// leastGrace is what a container gets at least to end by itself, also when
+	// its preStop hook used up the grace period; Kubernetes' figure.
+	leastGrace = 2 * time.Second
 	// hookCheck is how soon a hook ends after its container did.
 	hookCheck = 100 * time.Millisecond
 	// maxMessage bounds termination messages, fallbackLines and fallbackBytes
@@ -33,7 +33,8 @@ const (
 	fallbackBytes = 2048
 )
 
-// stop ends a container: preStop, the stop signal, SIGKILL after the grace period.
+// stop ends a container: preStop, the stop signal, SIGKILL after the grace
+// period. One that failed goes on with what is left of that.
 func (p *pod) stop(ctx context.Context, step pods.Step) error {
 	p.mu.Lock()
 	inst := p.instances[step.ID]
@@ -41,20 +42,17 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 		p.mu.Unlock()
 		return nil
 	}
-	c, sig := containerOf(p.wanted.Pod, inst.Name), inst.StopSignal
+	again := !inst.killBy.IsZero()
+	if by := time.Now().Add(step.Grace); !again || by.Before(inst.killBy) {
+		inst.killBy = by
+	}
+	c, sig, deadline, hooked := containerOf(p.wanted.Pod, inst.Name), inst.StopSignal, inst.killBy, inst.preStopped
 	p.mu.Unlock()
-	p.containerEvent(step.Container, corev1.EventTypeNormal, "Killing", killing(step, restartsAfterKill(p.object(), c)))
-	grace := step.Grace
-	if step.Hooks && c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
-		began := time.Now()
-		hook, cancel := context.WithTimeout(ctx, grace)
-		p.steps.Go(func() { p.cancelAfter(hook, step.ID, cancel) })
-		if err := p.hook(hook, c, step.ID, c.Lifecycle.PreStop); err != nil {
-			p.containerEvent(c.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
-			p.log.Warn("hook failed", "hook", "preStop", "container", c.Name, "error", err)
-		}
-		cancel()
-		grace = max(grace-time.Since(began), afterHook)
+	if !again {
+		p.containerEvent(step.Container, corev1.EventTypeNormal, "Killing", killing(step, restartsAfterKill(p.object(), c)))
+	}
+	if step.Hooks && !hooked && c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+		p.preStop(ctx, c, inst, deadline)
 	}
 	number := syscall.SIGTERM
 	if sig != "" {
@@ -62,10 +60,26 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 			number = n
 		}
 	}
-	if err := p.a.rt.Stop(ctx, step.ID, number, grace); err != nil {
+	if err := p.a.rt.Stop(ctx, step.ID, number, max(time.Until(deadline), leastGrace)); err != nil {
 		return err
 	}
 	return p.settle(ctx, step.ID)
+}
+
+// preStop runs the hook until the grace period or the container ends.
+func (p *pod) preStop(ctx context.Context, c *corev1.Container, inst *instance, deadline time.Time) {
+	hook, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	p.steps.Go(func() { p.cancelAfter(hook, inst.ID, cancel) })
+	if err := p.hook(hook, c, inst.ID, c.Lifecycle.PreStop); err != nil {
+		p.containerEvent(c.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+		p.log.Warn("hook failed", "hook", "preStop", "container", c.Name, "error", err)
+	}
+	if ctx.Err() == nil {
+		p.mu.Lock()
+		inst.preStopped = true
+		p.mu.Unlock()
+	}
 }
 
 // cancelAfter ends a hook whose container has ended before it.
@@ -191,6 +205,11 @@ func (p *pod) learnPause(c runtime.Container) {
 // exited records an exit. Absent means that the container vanished, or that
 // the machine was started anew.
 func (p *pod) exited(ctx context.Context, inst *instance, c runtime.Container) error {
+	if c.State == runtime.Absent {
+		if err := p.a.endRemains(ctx, p.uid, c.ID); err != nil {
+			p.log.Warn("cannot end container that containerd has forgotten", "container", c.ID, "error", err)
+		}
+	}
 	spec := containerOf(p.object(), inst.Name)
 	message := p.terminationMessage(spec, inst)
 	released := false
@@ -263,6 +282,9 @@ func (p *pod) remove(ctx context.Context, step pods.Step) error {
 	if err := p.a.logs.Close(ctx, step.ID); err != nil {
 		return err
 	}
+	if err := p.a.rt.DropSockets([]string{step.ID}, 0); err != nil {
+		return err
+	}
 	p.removeLog(step.Container, step.Attempt)
 	p.change(func() { delete(p.instances, step.ID) })
 	p.a.unclaim(step.ID)
@@ -299,6 +321,7 @@ func (p *pod) purge(ctx context.Context) error {
 		ids = append(ids, id)
 	}
 	p.mu.Unlock()
+	shims := p.shimNames()
 	var errs []error
 	for _, id := range ids {
 		if err := errors.Join(p.a.rt.Remove(ctx, id, true), p.a.logs.Close(ctx, id)); err != nil {
@@ -308,6 +331,7 @@ func (p *pod) purge(ctx context.Context) error {
 		p.a.unclaim(id)
 		p.change(func() { delete(p.instances, id) })
 	}
+	errs = append(errs, p.a.rt.DropSockets(shims, 0))
 	if err := beneath.RemoveAll(ctx, p.logDir()); err != nil {
 		errs = append(errs, fmt.Errorf("cannot remove logs of pod: %w", err))
 	}

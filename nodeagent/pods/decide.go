@@ -99,7 +99,7 @@ func decideEnd(p *Plan, w Wanted, o Observed, why string, now time.Time) {
 		if slices.Contains(sidecars, c.Name) && (mains || c.Name != last) {
 			continue
 		}
-		p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: grace, Hooks: c.State == Running, Reason: why})
+		p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: grace, Hooks: c.State == Running && grace > 0, Reason: why})
 	}
 	if len(alive) > 0 || len(p.Cancel) > 0 {
 		return
@@ -161,7 +161,7 @@ func starting(p *Plan, o Observed, c *corev1.Container, now time.Time) bool {
 	}
 	return slices.ContainsFunc(p.Steps, func(s Step) bool {
 		f, failed := o.Failures[s.Key()]
-		waits := failed && now.Before(f.Retry(s.Kind))
+		waits := failed && !f.Interrupted && now.Before(f.Retry(s.Kind))
 		return s.Container == c.Name && (s.Kind == Prepare || s.Kind == Start) && !waits
 	})
 }
@@ -201,7 +201,7 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 	hash := Hash(c)
 	if any && here && last.State != Exited {
 		if why, grace := unwanted(pod, c, last, hash, now); why != "" {
-			p.add(Step{Kind: Stop, Container: c.Name, ID: last.ID, Grace: grace, Hooks: true, Reason: why})
+			p.add(Step{Kind: Stop, Container: c.Name, ID: last.ID, Grace: grace, Hooks: grace > 0, Reason: why})
 			return
 		}
 		if last.State == Running {
@@ -370,7 +370,7 @@ func finished(pod *corev1.Pod, o Observed) corev1.PodPhase {
 	return phase
 }
 
-// graceOf is what is left of the pod's grace period, at least a second as in Kubernetes.
+// graceOf is what is left of the pod's grace period. Without any, no preStop hook runs.
 func graceOf(pod *corev1.Pod, now time.Time) time.Duration {
 	grace := defaultGrace
 	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
@@ -379,7 +379,7 @@ func graceOf(pod *corev1.Pod, now time.Time) time.Duration {
 	if g := pod.DeletionGracePeriodSeconds; g != nil && pod.DeletionTimestamp != nil {
 		grace = min(time.Duration(*g)*time.Second, max(0, pod.DeletionTimestamp.Sub(now)))
 	}
-	return max(grace, time.Second)
+	return grace
 }
 
 // Hash identifies what of a container's spec needs a new instance when it

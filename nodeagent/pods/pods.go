@@ -91,6 +91,8 @@ type Container struct {
 	Message    string
 	Image      string
 	ImageID    string
+	// User is who its first process began as; nil if nobody remembers.
+	User *corev1.ContainerUser
 	// Removed says that only the record of its exit is left.
 	Removed bool
 
@@ -113,6 +115,9 @@ type Failure struct {
 	At      time.Time
 	// Until, when set, is when to try again, instead of the step's own backoff.
 	Until time.Time
+	// Interrupted says that it is not the step's doing: it goes on where it was,
+	// and what waits for it waits on.
+	Interrupted bool
 }
 
 // Kind is what a step does.

@@ -173,7 +173,7 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 	s.RestartCount = int32(last.Attempt)
 	s.ContainerID = "containerd://" + last.ID
 	s.ImageID = last.ImageID
-	s.Resources, s.AllocatedResources = c.Resources.DeepCopy(), c.Resources.Requests.DeepCopy()
+	s.Resources, s.AllocatedResources, s.User = c.Resources.DeepCopy(), c.Resources.Requests.DeepCopy(), last.User.DeepCopy()
 	if last.Image != "" {
 		s.Image = last.Image
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -192,6 +193,15 @@ func (r *Runtime) killSession(ctx context.Context, id string, leader uint32) {
 			return
 		}
 	}
+}
+
+// ForgetCommands removes the pipes of commands that were run before, by an
+// agent that was killed: nobody reads them.
+func (r *Runtime) ForgetCommands() error {
+	if err := os.RemoveAll(r.execDir()); err != nil {
+		return fmt.Errorf("cannot remove pipes of earlier commands: %w", err)
+	}
+	return nil
 }
 
 func (r *Runtime) execDir() string { return filepath.Join(r.opts.RunDir, "exec") }

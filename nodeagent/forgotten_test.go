@@ -1,0 +1,267 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/logs/keeper"
+	"lockstep/nodeagent/process"
+	"lockstep/nodeagent/runtime"
+)
+
+// TestCgroupOfContainer: a process below a container's cgroup is the container's.
+func TestCgroupOfContainer(t *testing.T) {
+	for below, want := range map[string]string{".": "", "pod1": "", "pod1/c": "c", "pod1/c/own/deeper": "c"} {
+		if got := containerOfCgroup(below); got != want {
+			t.Errorf("%s: %q, want %q", below, got, want)
+		}
+	}
+}
+
+// TestEndForgotten has two shims with a container each, one of which containerd
+// does not know.
+func TestEndForgotten(t *testing.T) {
+	o := Options{NodeName: fmt.Sprintf("forgotten-%d", os.Getpid()), Containerd: filepath.Join(t.TempDir(), "c.sock")}
+	path := nodeCgroup(o.NodeName)
+	t.Cleanup(func() {
+		if err := errors.Join(removeCgroup(path), removeEmptyParents(filepath.Dir(path))); err != nil {
+			t.Error(err)
+		}
+	})
+	start := func(id string) (shim, child int) {
+		t.Helper()
+		cmd := exec.Command("sh", "-c", "sleep 1000 & echo $!; wait", "-namespace", runtime.Namespace, "-id", id, "-address", o.Containerd)
+		cmd.Args[0] = "/usr/bin/containerd-shim-runc-v2"
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fscan(out, &child); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = syscall.Kill(child, syscall.SIGKILL)
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
+		joined := false
+		for _, root := range hierarchies() {
+			dir := filepath.Join(root, path, "pod1", id, "own")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				continue // such as a hierarchy that is read-only
+			}
+			joined = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(child)), 0) == nil || joined
+		}
+		if !joined {
+			t.Fatal("the child is in no cgroup")
+		}
+		return cmd.Process.Pid, child
+	}
+	lostShim, lost := start("lost")
+	shim, child := start("known")
+	for i, want := range [][]string{{"lost"}, nil} {
+		ids, err := endForgotten(t.Context(), o, func(id string) bool { return id != "lost" })
+		if err != nil || !slices.Equal(ids, want) {
+			t.Errorf("look %d: %v, %v, want %v", i, ids, err, want)
+		}
+	}
+	if process.Alive(lost) || process.Wait(t.Context(), lostShim) != nil {
+		t.Error("the lost container is alive")
+	}
+	if !process.Alive(shim) || !process.Alive(child) {
+		t.Error("the known container is not")
+	}
+	// As a reset does.
+	if ids, err := endForgotten(t.Context(), o, func(string) bool { return false }); err != nil || !slices.Equal(ids, []string{"known"}) {
+		t.Errorf("%v, %v", ids, err)
+	}
+	if process.Alive(child) || process.Wait(t.Context(), shim) != nil {
+		t.Error("something is left")
+	}
+}
+
+// nodeEvent waits for an event about the node.
+func (l *lab) nodeEvent(reason string) {
+	l.t.Helper()
+	l.eventually("event "+reason+" of the node", 20*time.Second, func() error {
+		for _, e := range l.events(l.opts.NodeName) {
+			if e.Reason == reason {
+				return nil
+			}
+		}
+		return errors.New("none")
+	})
+}
+
+// forget makes containerd forget its tasks, which run on.
+func (l *lab) forget() {
+	l.t.Helper()
+	l.killContainerd(syscall.SIGKILL)
+	state := filepath.Join(l.dir, "c", "state")
+	if err := unmountBelow(state); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.RemoveAll(state); err != nil {
+		l.t.Fatal(err)
+	}
+	l.startContainerd()
+}
+
+// TestForgotten has containers that containerd has forgotten, and shims that are
+// killed: nothing of them is left, nor meets its successor.
+func TestForgotten(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ready()
+	opts, _ := l.opts.withDefaults()
+	l.bind("one", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("a", forever), shell("b", forever)}})
+	p := l.running("one")
+	socket := func() error {
+		names := []string{string(p.UID)}
+		for _, c := range l.list() {
+			names = append(names, c.ID)
+		}
+		for _, name := range names {
+			if _, err := os.Lstat(runtime.ShimSocket(l.opts.Containerd, name)); err == nil {
+				return nil
+			}
+		}
+		return errors.New("no socket")
+	}
+	if err := socket(); err != nil {
+		t.Fatalf("the shim's socket is named otherwise: %v", err)
+	}
+	restarts := func(want int32) {
+		t.Helper()
+		l.eventually(fmt.Sprintf("%d restarts", want), 60*time.Second, func() error {
+			s := l.pod("one").Status
+			for _, c := range s.ContainerStatuses {
+				if c.State.Running == nil || c.RestartCount < want {
+					return fmt.Errorf("status %+v", s.ContainerStatuses)
+				}
+			}
+			return nil
+		})
+	}
+	gone := func(pids map[string]uint32) {
+		t.Helper()
+		for name, pid := range pids {
+			l.eventually(name+" ended", 20*time.Second, func() error {
+				if process.Alive(int(pid)) && within(int(pid), nodeCgroup(opts.NodeName)) {
+					return fmt.Errorf("process %d lives", pid)
+				}
+				return nil
+			})
+		}
+	}
+
+	before := l.pids()
+	l.halt()
+	l.forget()
+	l.start()
+	restarts(1)
+	gone(before)
+	l.nodeEvent("RemovedForgottenContainer")
+	if n := shimsOf(t, l); n != 1 {
+		t.Errorf("%d shims", n)
+	}
+
+	// While the agent runs it finds out by looking.
+	before = l.pids()
+	l.forget()
+	restarts(2)
+	gone(before)
+	if n := shimsOf(t, l); n != 1 {
+		t.Errorf("%d shims", n)
+	}
+
+	killShims(t, l)
+	restarts(3)
+
+	before = l.pids()
+	l.halt()
+	l.forget()
+	if err := Reset(t.Context(), l.opts); err != nil {
+		t.Errorf("Reset = %v", err)
+	}
+	gone(before)
+	if n := shimsOf(t, l); n != 0 {
+		t.Errorf("%d shims after the reset", n)
+	}
+	if err := socket(); err == nil {
+		t.Error("a socket is left")
+	}
+	if left := processesIn(nodeCgroup(opts.NodeName)); len(left) > 0 {
+		t.Errorf("processes left: %v", left)
+	}
+}
+
+// TestWhatIsOursComesBack kills what the agent started: containers do not notice.
+func TestWhatIsOursComesBack(t *testing.T) {
+	l := newLab(t)
+	l.opts.Containerd = Managed
+	l.start()
+	l.ready()
+	opts, _ := l.opts.withDefaults()
+	l.bind("keep", corev1.PodSpec{Containers: []corev1.Container{shell("main", "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 1 & wait; done")}})
+	p := l.running("keep")
+	comesBack := func(what string, find func() []int) {
+		t.Helper()
+		old := find()
+		if len(old) != 1 || old[0] == 0 {
+			t.Fatalf("%s: %v", what, old)
+		}
+		if err := syscall.Kill(old[0], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		l.eventually(what+" is back", 60*time.Second, func() error {
+			if now := find(); len(now) != 1 || now[0] == 0 || slices.Equal(now, old) {
+				return fmt.Errorf("processes %v", now)
+			}
+			return nil
+		})
+	}
+	for range 2 {
+		comesBack("containerd", func() []int { return []int{findContainerd(opts)} })
+		comesBack("log keeper", func() []int { return companions(opts.RunDir, keeper.Command) })
+	}
+	l.nodeEvent("ContainerdRestarted")
+	l.nodeEvent("LogKeeperRestarted")
+	lines := strings.Count(l.log(p, "main", 0), "line")
+	l.eventually("it prints on", 20*time.Second, func() error {
+		if strings.Count(l.log(p, "main", 0), "line") == lines {
+			return errors.New("nothing")
+		}
+		return nil
+	})
+	// The new containerd does what it is asked.
+	l.bind("next", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
+	l.running("next")
+	if s := l.running("keep").Status.ContainerStatuses[0]; s.RestartCount != 0 {
+		t.Errorf("restarted: %+v", s)
+	}
+	l.halt()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := Reset(ctx, l.opts); err != nil {
+		t.Errorf("Reset = %v", err)
+	}
+	if pid := findContainerd(opts); pid != 0 {
+		t.Errorf("containerd %d is left", pid)
+	}
+}
