@@ -149,13 +149,16 @@ func drain(ctx context.Context, streams cio.IO) {
 
 // dispose cuts a command's output, kills what is left of it if its time was
 // over, and frees what containerd holds for it. That goes on behind the caller:
-// a shim waits some seconds for output that a child still holds.
+// a shim waits some seconds for output that a child still holds. While a
+// command is being started its output is read: a shim that finds no reader
+// reports that it was not started, and not its number, though it runs.
 func (r *Runtime) dispose(id string, p client.Process, started <-chan struct{}, kill bool) {
-	p.IO().Cancel()
 	killed := make(chan struct{})
 	r.killing.Go(func() {
 		defer close(killed)
-		if <-started; kill {
+		<-started
+		p.IO().Cancel()
+		if kill {
 			ctx, cancel := call(r.life, callTimeout)
 			defer cancel()
 			r.killSession(ctx, id, p.Pid())

@@ -38,6 +38,7 @@ type execServer struct {
 	ended   chan struct{}
 	deleted int
 	drain   time.Duration // how long a shim waits for output before a command is deleted
+	begins  time.Duration // how long a command has run when the shim opens its output
 }
 
 // oneContainer has the record of the container.
@@ -94,11 +95,18 @@ func (s *execServer) Start(context.Context, *tasks.StartRequest) (*tasks.StartRe
 		return nil, err
 	}
 	s.cmd.Stdout.(*os.File).Close()
+	time.Sleep(s.begins)
+	path := s.stdout.Name()
 	s.stdout.Close() // the command alone has it: its end of file is what the shim would pass on
 	go func(cmd *exec.Cmd, ended chan struct{}) {
 		_ = cmd.Wait()
 		close(ended)
 	}(s.cmd, s.ended)
+	out, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if err != nil { // nobody reads it; the shim would wait first
+		return nil, err
+	}
+	defer out.Close()
 	return &tasks.StartResponse{Pid: uint32(s.cmd.Process.Pid)}, nil
 }
 
@@ -138,33 +146,61 @@ func (s *execServer) DeleteProcess(context.Context, *tasks.DeleteProcessRequest)
 	return &tasks.DeleteResponse{}, nil
 }
 
-// TestExec has commands that end, that leave a child with their output, and that
-// do not end.
-func TestExec(t *testing.T) {
-	socket, run := filepath.Join(t.TempDir(), "c.sock"), t.TempDir()
-	s := &execServer{drain: 300 * time.Millisecond}
+// done is how many commands have been deleted.
+func (s *execServer) done() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deleted
+}
+
+// open serves, and is a runtime that is connected.
+func (s *execServer) open(t *testing.T) *Runtime {
+	socket := filepath.Join(t.TempDir(), "c.sock")
 	serveWith(t, socket, func(g *grpc.Server) {
 		containersapi.RegisterContainersServer(g, oneContainer{})
 		tasks.RegisterTasksServer(g, s)
 	})
-	r, err := Open(Options{Address: socket, RunDir: run})
+	r, err := Open(Options{Address: socket, RunDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r
+}
+
+// gone waits until the last command's processes have ended, which a signal does not: it returns how many have not.
+func (s *execServer) gone() (n int) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if n = s.left(); n == 0 || time.Now().After(deadline) {
+			return n
+		}
+	}
+}
+
+// left is how many processes there are of the last command.
+func (s *execServer) left() (n int) {
+	for _, pid := range process.All() {
+		if process.Session(pid) == s.cmd.Process.Pid {
+			n++
+		}
+	}
+	return n
+}
+
+// TestExec has commands that end, that leave a child with their output, and that
+// do not end.
+func TestExec(t *testing.T) {
+	s := &execServer{drain: 300 * time.Millisecond}
+	r := s.open(t)
 	try := func(script string, timeout time.Duration) (int, string, time.Duration, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		defer cancel()
-		began := time.Now()
+		want, began := s.done()+1, time.Now()
 		code, out, err := r.Exec(ctx, "c", []string{"sh", "-c", script})
-		return code, string(out), time.Since(began), err
-	}
-	left := func() (n int) {
-		for _, pid := range process.All() {
-			if process.Session(pid) == s.cmd.Process.Pid {
-				n++
-			}
+		took := time.Since(began)
+		for deadline := time.Now().Add(20 * time.Second); s.done() < want && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond) // the server knows one command at a time
 		}
-		return n
+		return code, string(out), took, err
 	}
 	if code, out, _, err := try("echo word; exit 3", time.Minute); code != 3 || out != "word\n" || err != nil {
 		t.Errorf("one that ends: %d, %q, %v", code, out, err)
@@ -172,7 +208,7 @@ func TestExec(t *testing.T) {
 	if code, out, took, err := try("echo word; sleep 1000 & exit 4", time.Minute); code != 4 || out != "word\n" || err != nil || took > 20*time.Second {
 		t.Errorf("one with a child: %d, %q, %v after %s", code, out, err, took)
 	}
-	if n := left(); n != 1 {
+	if n := s.left(); n != 1 {
 		t.Errorf("%d processes left behind, want the child", n)
 	} else if err := syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL); err != nil {
 		t.Error(err)
@@ -193,13 +229,32 @@ func TestExec(t *testing.T) {
 	if took := time.Since(began); took > killTimeout+10*time.Second {
 		t.Errorf("Close took %s", took)
 	}
-	if n := left(); n != 0 {
+	if n := s.gone(); n != 0 {
 		t.Errorf("%d processes left of one that was killed", n)
 	}
-	if s.deleted != 4 {
-		t.Errorf("%d of 4 commands deleted", s.deleted)
+	if n := s.done(); n != 4 {
+		t.Errorf("%d of 4 commands deleted", n)
 	}
-	if files, _ := filepath.Glob(filepath.Join(run, "exec", "*")); len(files) > 0 {
+	if files, _ := filepath.Glob(filepath.Join(r.execDir(), "*")); len(files) > 0 {
 		t.Errorf("pipes left: %s", strings.Join(files, " "))
+	}
+}
+
+// TestExecBeginsLate has a command whose time is over while the shim still
+// starts it: it is known, and killed, all the same.
+func TestExecBeginsLate(t *testing.T) {
+	s := &execServer{begins: 2 * time.Second}
+	r := s.open(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, _, err := r.Exec(ctx, "c", []string{"sh", "-c", "sleep 1000 & sleep 1000"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("one that begins for longer than it has: %v", err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := s.gone(); n != 0 {
+		t.Errorf("%d processes left of one that was killed", n)
+		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 	}
 }
