@@ -261,7 +261,7 @@ func (a *Agent) waitForContainerd(ctx context.Context) (string, error) {
 		if err == nil {
 			return strings.TrimPrefix(strings.Fields(version + " ")[0], "v"), nil
 		}
-		if !told {
+		if !told && ctx.Err() == nil {
 			a.log.Warn("containerd does not answer", "address", a.opts.containerdSocket(), "error", err)
 			told = true
 		}

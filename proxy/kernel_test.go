@@ -343,11 +343,9 @@ func TestRepair(t *testing.T) {
 				run("-t nat -A PREROUTING -j LOCKSTEP-SERVICES")
 			}, JumpMoved},
 			{"our jump twice", func() { run("-t nat -A PREROUTING -j LOCKSTEP-SERVICES") }, JumpRepeated},
-			{"our chain deleted", func() {
-				run("-t nat -F LOCKSTEP-SERVICES")
-				run("-t nat -D OUTPUT -j LOCKSTEP-SERVICES")
-				run("-t nat -D PREROUTING -j LOCKSTEP-SERVICES")
-				run("-t nat -X LOCKSTEP-SERVICES")
+			{"our chain deleted", func() { // at once: a repair between two steps would make the rest fail
+				must(t, b.restore(t.Context(), "*nat\n-F LOCKSTEP-SERVICES\n-D OUTPUT -j LOCKSTEP-SERVICES\n"+
+					"-D PREROUTING -j LOCKSTEP-SERVICES\n-X LOCKSTEP-SERVICES\nCOMMIT\n"))
 			}, ChainMissing},
 			{"an unknown chain", func() { run("-t nat -N LOCKSTEP-X"); run("-t nat -A LOCKSTEP-X -j ACCEPT") }, ChainUnknown},
 			{"the link deleted", func() { command(t, "ip", "link", "del", LinkName) }, SettingAbsent},

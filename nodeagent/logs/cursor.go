@@ -39,8 +39,20 @@ func (c *cursor) files() []string {
 	return files
 }
 
+// seeks is how often a log is looked for before it is taken for absent: its files may be renamed while they are listed.
+const seeks = 5
+
 // seek opens the log at the first line that is wanted.
 func (c *cursor) seek(tail *int64, since time.Time) error {
+	for tries := 1; ; tries++ {
+		err := c.find(tail, since)
+		if tries == seeks || !errors.Is(err, os.ErrNotExist) || len(c.files()) == 0 {
+			return err
+		}
+	}
+}
+
+func (c *cursor) find(tail *int64, since time.Time) error {
 	if tail != nil {
 		return c.seekTail(max(*tail, 0))
 	}
@@ -166,6 +178,9 @@ func (c *cursor) following() (name string, again bool) {
 		if info, err := os.Lstat(name); err == nil && os.SameFile(info, c.info) {
 			c.name = name
 			files = files[i+1:]
+			if len(files) > 0 && files[0] == name+".gz" { // it is being compressed
+				files = files[1:]
+			}
 			if len(files) == 0 {
 				return "", false
 			}
