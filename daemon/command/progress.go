@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -149,11 +150,15 @@ func (p *progress) fetched(source, problem string) {
 	}
 }
 
+// silence is how long a node has been silent, which says nothing new as it grows.
+var silence = regexp.MustCompile(`silent for \d+ (s|min|h)\b`)
+
 // once prints a thing's text unless it was the last that was printed of it.
 func (p *progress) once(thing, text string) {
-	if p.last[thing] == text {
+	meaning := silence.ReplaceAllString(text, "silent")
+	if p.last[thing] == meaning {
 		return
 	}
-	p.last[thing] = text
+	p.last[thing] = meaning
 	p.screen.line("%s", text)
 }

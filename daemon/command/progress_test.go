@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"context"
+	"strings"
 	"testing"
 
 	"lockstep/daemon/control"
@@ -37,6 +38,18 @@ source shop: success at 0123456789ab: 1 object in sync and healthy
 `
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func TestProgressTellsOnceThatANodeIsSilent(t *testing.T) {
+	var out bytes.Buffer
+	p := newProgress(&screen{out: &out})
+	for _, ago := range []string{"50 s", "51 s", "2 min"} {
+		cause := "node one has been silent for " + ago + "; 0/2 ready"
+		p.show(report("success", "1 object in sync and healthy", control.ObjectReport{Object: "Deployment shop/cart", State: "failed", Cause: cause}))
+	}
+	if n := strings.Count(out.String(), "silent for"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, out.String())
 	}
 }
 
