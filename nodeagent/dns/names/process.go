@@ -125,47 +125,23 @@ func (p *process) run() error {
 	return nil
 }
 
-// converse answers one connection's requests in their order.
 func (p *process) converse(conn *net.UnixConn) {
-	in := bufio.NewReader(conn)
-	var offered []*os.File
-	defer func() {
-		if offered != nil { // the successor went away before it had everything
-			closeAll(offered)
-			p.mu.Lock()
-			p.handing = false
-			p.mu.Unlock()
-		}
-	}()
-	for {
-		var req Request
-		if core.ReadMessage(in, &req, maxMessage) != nil {
-			return
-		}
-		switch {
-		case req.Op == "handover" && offered == nil:
-			var reply Reply
-			if offered, reply = p.offer(); core.WriteMessage(conn, &reply) != nil {
-				return
-			}
-			_ = conn.SetReadDeadline(time.Now().Add(core.Patience))
-		case req.Op == "descriptors" && offered != nil:
-			if core.Send(conn, offered, req.From) != nil {
-				return
-			}
-		case req.Op == "release" && offered != nil:
-			closeAll(offered)
-			offered = nil
-			p.listener.Close() // our descriptor of it; the successor has its own
-			close(p.done)
-			return
-		default:
-			reply, ok := p.reply(&req)
-			if !ok || core.WriteMessage(conn, &reply) != nil {
-				return
-			}
-		}
+	core.Converse(conn, core.Dialog[Request, Reply]{
+		Most: maxMessage, Answer: p.reply, Offer: p.offer, Over: p.over,
+		Step: func(r *Request) (string, int) { return r.Op, r.From },
+	})
+}
+
+func (p *process) over(offered []*os.File, taken bool) {
+	closeAll(offered)
+	if taken {
+		p.listener.Close() // our descriptor of it; the successor has its own
+		close(p.done)
+		return
 	}
+	p.mu.Lock()
+	p.handing = false
+	p.mu.Unlock()
 }
 
 // reply carries a request out. It returns false when there is none to give, because a successor takes over.

@@ -28,11 +28,8 @@ type handedOver struct {
 	Last time.Time `json:"last"`
 }
 
-// offer is a handover that has begun: the streams stand still, their descriptors are ready to go.
-type offer struct{ files []*os.File }
-
-// offer stops all streams and describes them.
-func (k *keeper) offer() (*offer, Answer) {
+// offer stops all streams, and returns their descriptors and what goes with them.
+func (k *keeper) offer() ([]*os.File, Answer) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	answer := Answer{Version: Version}
@@ -46,7 +43,7 @@ func (k *keeper) offer() (*offer, Answer) {
 		return nil, answer
 	}
 	k.handing = true
-	o := &offer{files: []*os.File{listener}}
+	files := []*os.File{listener}
 	answer.Handed = &handover{}
 	ids := make([]string, 0, len(k.streams))
 	for id := range k.streams {
@@ -60,13 +57,13 @@ func (k *keeper) offer() (*offer, Answer) {
 		for i, rest := range []*[]byte{&handed.Stdout, &handed.Stderr} {
 			if f := s.fifos[i]; f != nil {
 				*rest = f.framer.rest
-				o.files = append(o.files, f.f)
+				files = append(files, f.f)
 			}
 		}
 		answer.Handed.Streams = append(answer.Handed.Streams, handed)
 	}
-	answer.Handed.Descriptors = len(o.files)
-	return o, answer
+	answer.Handed.Descriptors = len(files)
+	return files, answer
 }
 
 // resume goes on as if there had been no offer.

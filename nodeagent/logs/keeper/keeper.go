@@ -2,7 +2,6 @@
 package keeper
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -121,43 +120,20 @@ func (k *keeper) restore() {
 
 func (k *keeper) record(id string) string { return filepath.Join(k.dir, "streams", id+".json") }
 
-// converse answers one connection's requests in their order.
 func (k *keeper) converse(conn *net.UnixConn) {
-	in := bufio.NewReader(conn)
-	var offered *offer
-	defer func() {
-		if offered != nil {
-			k.resume() // the successor went away before it had everything
-		}
-	}()
-	for {
-		var req Request
-		if err := core.ReadMessage(in, &req, maxMessage); err != nil {
-			return
-		}
-		switch {
-		case req.Op == "handover" && offered == nil:
-			var answer Answer
-			if offered, answer = k.offer(); core.WriteMessage(conn, &answer) != nil {
-				return
-			}
-			_ = conn.SetReadDeadline(time.Now().Add(core.Patience))
-		case req.Op == "descriptors" && offered != nil:
-			if core.Send(conn, offered.files, req.From) != nil {
-				return
-			}
-		case req.Op == "release" && offered != nil:
-			offered = nil
-			k.listener.Close() // our descriptor of it; the successor has its own
-			close(k.done)
-			return
-		default:
-			answer, ok := k.answer(&req)
-			if !ok || core.WriteMessage(conn, &answer) != nil {
-				return
-			}
-		}
+	core.Converse(conn, core.Dialog[Request, Answer]{
+		Most: maxMessage, Answer: k.answer, Offer: k.offer, Over: k.over,
+		Step: func(r *Request) (string, int) { return r.Op, r.From },
+	})
+}
+
+func (k *keeper) over(_ []*os.File, taken bool) {
+	if !taken {
+		k.resume()
+		return
 	}
+	k.listener.Close() // our descriptor of it; the successor has its own
+	close(k.done)
 }
 
 // answer carries a request out. It returns false when there is no answer to give, because the keeper is being
