@@ -108,7 +108,7 @@ Stopping the agent leaves all pods running.`,
 			if err := needRoot("run a node"); err != nil {
 				return err
 			}
-			log, err := logs.logger(cmd.ErrOrStderr())
+			log, err := logs.logger(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

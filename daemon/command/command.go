@@ -81,46 +81,28 @@ func (f *logFlags) add(cmd *cobra.Command, level string) {
 	cmd.Flags().StringVar(&f.format, "log-format", "text", "`FORM` of the log on standard error: text or json")
 }
 
-func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
+// logger writes to w; ctx is that of all who log.
+func (f *logFlags) logger(ctx context.Context, w io.Writer) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.level)); err != nil {
 		return nil, fmt.Errorf("cannot use --log-level %q: want debug, info, warn or error", f.level)
 	}
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: logged}
-	var log *slog.Logger
+	var handler slog.Handler
 	switch f.format {
 	case "text":
-		log = slog.New(slog.NewTextHandler(w, options))
+		handler = slog.NewTextHandler(w, options)
 	case "json":
-		log = slog.New(slog.NewJSONHandler(w, options))
+		handler = slog.NewJSONHandler(w, options)
 	default:
 		return nil, fmt.Errorf("cannot use --log-format %q: want text or json", f.format)
 	}
+	log := slog.New(untilEnd{handler, ctx})
 	// What Kubernetes' libraries log is about their own working; what matters of it is in our own log.
 	klog.SetSlogLogger(slog.New(asDebug{log.Handler()}))
 	grpclog.SetLoggerV2(grpcLog{log})
 	return log, nil
 }
-
-// asDebug writes everything as debug lines.
-type asDebug struct{ slog.Handler }
-
-func (h asDebug) Enabled(ctx context.Context, l slog.Level) bool {
-	return h.Handler.Enabled(ctx, min(l, slog.LevelDebug))
-}
-
-func (h asDebug) Handle(ctx context.Context, r slog.Record) error {
-	r.Level = min(r.Level, slog.LevelDebug)
-	if !h.Handler.Enabled(ctx, r.Level) { // logr hands errors over without asking
-		return nil
-	}
-	return h.Handler.Handle(ctx, r)
-}
-
-func (h asDebug) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return asDebug{h.Handler.WithAttrs(attrs)}
-}
-func (h asDebug) WithGroup(name string) slog.Handler { return asDebug{h.Handler.WithGroup(name)} }
 
 // dirFlags say where things lie.
 type dirFlags struct{ data, run string }

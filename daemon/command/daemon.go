@@ -105,7 +105,7 @@ func newDaemon() *cobra.Command {
 		Long: `Run the control plane: etcd, the API, the status page, and the loops that follow the sources.
 Stopping it leaves all pods running.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := logs.logger(cmd.ErrOrStderr())
+			log, err := logs.logger(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

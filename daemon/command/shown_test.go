@@ -72,7 +72,7 @@ func TestHostileTextIsPlainInEveryOutput(t *testing.T) {
 
 func logHostile(t *testing.T, w io.Writer, format string) {
 	flags := logFlags{level: "debug", format: format}
-	log, err := flags.logger(w)
+	log, err := flags.logger(t.Context(), w)
 	if err != nil {
 		t.Fatal(err)
 	}

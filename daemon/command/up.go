@@ -39,7 +39,7 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 				return err
 			}
 			out := screenOf(cmd.OutOrStdout())
-			log, err := logs.logger(out.beside(cmd.ErrOrStderr()))
+			log, err := logs.logger(cmd.Context(), out.beside(cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}
