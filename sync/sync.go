@@ -24,6 +24,7 @@ import (
 	"lockstep/sync/forge"
 	"lockstep/sync/plan"
 	"lockstep/sync/source"
+	"lockstep/sync/source/clone"
 )
 
 // Options of a Sync. Store is required, and DataDir where a source is a Git repository.
@@ -58,6 +59,7 @@ type Options struct {
 // Sync follows all sources.
 type Sync struct {
 	opts     Options
+	crew     *clone.Crew
 	watchers []source.Watcher
 	forges   map[string]forge.Forge
 	readers  map[string]*reader
@@ -79,11 +81,12 @@ func New(opts Options) (*Sync, error) {
 	if opts.StatusURL == nil {
 		opts.StatusURL = func(string, string) string { return "" }
 	}
-	watchers, err := source.Watchers(opts.Sources, opts.watching())
+	crew := clone.NewCrew()
+	watchers, err := source.Watchers(opts.Sources, opts.watching(crew))
 	if err != nil {
 		return nil, err
 	}
-	s := &Sync{opts: opts, watchers: watchers, forges: map[string]forge.Forge{}, readers: map[string]*reader{}, metrics: newMetrics(opts.Registerer)}
+	s := &Sync{opts: opts, crew: crew, watchers: watchers, forges: map[string]forge.Forge{}, readers: map[string]*reader{}, metrics: newMetrics(opts.Registerer)}
 	for _, src := range opts.Sources {
 		s.readers[src.Name] = newReader(src)
 		f, err := forge.New(src)
@@ -101,8 +104,8 @@ func New(opts Options) (*Sync, error) {
 	return s, nil
 }
 
-func (o Options) watching() source.Options {
-	return source.Options{DataDir: o.DataDir, Seed: o.Seed, Log: o.Log, Registerer: o.Registerer}
+func (o Options) watching(crew *clone.Crew) source.Options {
+	return source.Options{DataDir: o.DataDir, Seed: o.Seed, Log: o.Log, Registerer: o.Registerer, Crew: crew}
 }
 
 // Hooks handles POST /hooks/git. It may be used before, during and after Run; a hook while nothing runs is remembered.
@@ -238,7 +241,7 @@ func (s *Sync) PlanAs(ctx context.Context, spec v1alpha1.Source) (*plan.Plan, er
 		return nil, fmt.Errorf("cannot plan source %s: %w", spec.Name, err)
 	}
 	defer os.RemoveAll(dir)
-	watchers, err := source.Watchers([]v1alpha1.Source{spec}, source.Options{DataDir: dir, Seed: s.opts.Seed, Log: s.opts.Log})
+	watchers, err := source.Watchers([]v1alpha1.Source{spec}, source.Options{DataDir: dir, Seed: s.opts.Seed, Log: s.opts.Log, Crew: s.crew})
 	if err != nil {
 		return nil, err
 	}

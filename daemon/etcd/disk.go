@@ -14,6 +14,8 @@ import (
 
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/room"
 )
 
 const (
@@ -21,20 +23,11 @@ const (
 	// 64 MB. On a small disk it is a share.
 	reserveSize  = 96 << 20
 	reserveShare = 20
-	// lowSize and lowShare of the disk are when it is told that it fills, shortSize and shortShare when etcd takes no more
-	// writes while it still can; whichever is less.
-	lowSize    = 1 << 30
-	lowShare   = 10
-	shortSize  = 256 << 20
-	shortShare = 20
 	// leastRoom is what a start needs: some pages of the database, and the WAL segment that is there already.
 	leastRoom = 16 << 20
 	// diskEvery is how often the disk is looked at: at 100 MB/s a second takes less than is between low and short.
 	diskEvery = time.Second
 )
-
-// space is what a file system has for root, in bytes.
-type space struct{ free, size int64 }
 
 // fullness says how much of the disk is left.
 type fullness int
@@ -45,26 +38,23 @@ const (
 	short
 )
 
-// fullness judges the space; one that was short has to grow by half before it is not, so that writes do not begin and end
-// with every file that is removed.
-func (s space) fullness(before fullness) fullness {
-	least := min(shortSize, s.size/shortShare)
+// judge the space; one that was short has to grow to what others keep before it is not.
+func judge(s room.Space, before fullness) fullness {
+	least := s.Short()
 	if before == short {
-		least += least / 2
+		least = s.Kept()
 	}
 	switch {
-	case s.free < least:
+	case s.Free < least:
 		return short
-	case s.free < min(lowSize, s.size/lowShare):
+	case s.Free < s.Low():
 		return low
 	}
 	return ample
 }
 
 // reserve is the size of the reserve file on a disk.
-func (s space) reserve() int64 { return min(reserveSize, s.size/reserveShare) }
-
-func (s space) String() string { return fmt.Sprintf("%d of %d MiB are left", s.free>>20, s.size>>20) }
+func reserve(s room.Space) int64 { return min(reserveSize, s.Size/reserveShare) }
 
 // disk is the file system of the embedded etcd.
 type disk struct {
@@ -74,7 +64,7 @@ type disk struct {
 	broke chan error
 
 	mu     sync.Mutex
-	space  space
+	space  room.Space
 	level  fullness
 	broken error // what broke received
 }
@@ -85,24 +75,16 @@ func newDisk(dir string, log *slog.Logger) *disk {
 
 func (d *disk) reserveFile() string { return filepath.Join(d.dir, "reserve") }
 
-func (d *disk) read() (space, error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(d.dir, &s); err != nil {
-		return space{}, fmt.Errorf("cannot read the size of the disk of %s: %w", d.dir, err)
-	}
-	return space{int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize}, nil
-}
-
 // look measures the disk, tells when its level changes, and keeps the reserve while there is room for it. It returns true
 // where etcd has to take notice.
 func (d *disk) look() bool {
-	s, err := d.read()
+	s, err := room.Of(d.dir)
 	if err != nil {
 		return false // whoever writes there will tell
 	}
 	d.mu.Lock()
 	before := d.level
-	d.space, d.level = s, s.fullness(before)
+	d.space, d.level = s, judge(s, before)
 	now := d.level
 	d.mu.Unlock()
 	if now == ample {
@@ -113,23 +95,23 @@ func (d *disk) look() bool {
 	}
 	switch now {
 	case ample:
-		d.log.Info("the disk of the cluster's data has room again", "dir", d.dir, "free", s.free, "size", s.size)
+		d.log.Info("the disk of the cluster's data has room again", "dir", d.dir, "free", s.Free, "size", s.Size)
 	case low:
-		d.log.Warn("the disk of the cluster's data is filling", "dir", d.dir, "free", s.free, "size", s.size)
+		d.log.Warn("the disk of the cluster's data is filling", "dir", d.dir, "free", s.Free, "size", s.Size)
 	case short:
-		d.log.Error("the disk of the cluster's data is nearly full: no changes are taken until there is room", "dir", d.dir, "free", s.free, "size", s.size)
+		d.log.Error("the disk of the cluster's data is nearly full: no changes are taken until there is room", "dir", d.dir, "free", s.Free, "size", s.Size)
 	}
 	return now == short || before == short
 }
 
 // setAside makes the reserve file unless it is there, or would take most of what is left.
-func (d *disk) setAside(s space) {
-	if _, err := os.Stat(d.reserveFile()); err == nil || s.free < 4*s.reserve() {
+func (d *disk) setAside(s room.Space) {
+	if _, err := os.Stat(d.reserveFile()); err == nil || s.Free < 4*reserve(s) {
 		return
 	}
 	f, err := os.OpenFile(d.reserveFile(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
-		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, s.reserve()), f.Close())
+		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserve(s)), f.Close())
 	}
 	if err != nil {
 		d.log.Warn("cannot set disk space aside", "error", err)
@@ -177,7 +159,7 @@ func (d *disk) dead() bool {
 
 // fail takes in that etcd could not write.
 func (d *disk) fail(cause error) {
-	s, err := d.read()
+	s, err := room.Of(d.dir)
 	d.mu.Lock()
 	first := d.broken == nil
 	if first {
@@ -216,7 +198,7 @@ func (d *disk) awaitRoom(ctx context.Context) error {
 // room says why a start would fail.
 func (d *disk) room() error {
 	probe := filepath.Join(d.dir, "probe")
-	s, err := d.read()
+	s, err := room.Of(d.dir)
 	if err != nil {
 		return err
 	}
@@ -227,7 +209,7 @@ func (d *disk) room() error {
 	if err = errors.Join(err, removeIfThere(probe)); err != nil {
 		return err
 	}
-	if s.free < leastRoom {
+	if s.Free < leastRoom {
 		return fmt.Errorf("%s", s)
 	}
 	return nil

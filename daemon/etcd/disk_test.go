@@ -15,6 +15,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"lockstep/internal/room"
 )
 
 func TestFullness(t *testing.T) {
@@ -35,7 +37,7 @@ func TestFullness(t *testing.T) {
 		{19 * mib, 400 * mib, ample, short},
 		{0, 0, ample, ample}, // no size is told
 	} {
-		if got := (space{c.free, c.size}).fullness(c.before); got != c.want {
+		if got := judge(room.Space{Free: c.free, Size: c.size}, c.before); got != c.want {
 			t.Errorf("%d of %d MiB after %d: %d, want %d", c.free/mib, c.size/mib, c.before, got, c.want)
 		}
 	}
@@ -115,7 +117,7 @@ func await(t *testing.T, what string, f func() bool) {
 // fill writes a file until only left bytes are free.
 func fill(t *testing.T, name string, left int64) {
 	t.Helper()
-	s, err := newDisk(filepath.Dir(name), nil).read()
+	s, err := room.Of(filepath.Dir(name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +126,7 @@ func fill(t *testing.T, name string, left int64) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, s.free-left); err != nil {
+	if err := syscall.Fallocate(int(f.Fd()), 0, 0, s.Free-left); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -47,6 +47,7 @@ type Repository struct {
 
 	mu     sync.Mutex    // one look at a time
 	worker *clone.Worker // nil before the first look
+	part   part
 	last   map[string]yielded
 }
 
@@ -74,6 +75,7 @@ func newRepository(id string, s v1alpha1.Source, opts Options, m *metrics) *Repo
 		poke:    poke,
 		asked:   rate.NewLimiter(rate.Every(pokeEvery), pokeBurst),
 		backoff: newBackoff(opts.Seed),
+		part:    newPart(opts.Limits.OrDefault().CPU, time.Now()),
 		last:    map[string]yielded{},
 		dir:     filepath.Join(opts.DataDir, "git", id),
 	}
@@ -184,7 +186,7 @@ func (r *Repository) timeout() time.Duration {
 func (r *Repository) look(ctx context.Context, yield func(Update)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	found := r.newest(ctx, r.sources)
+	found := r.inTurn(ctx, r.sources)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -219,7 +221,7 @@ func (r *Repository) Look(ctx context.Context, name string) (*Revision, error) {
 	last := r.last[name]
 	delete(r.last, name) // it is read also where it has not moved
 	defer func() { r.last[name] = last }()
-	found := r.newest(ctx, one)[0]
+	found := r.inTurn(ctx, one)[0]
 	if found.err != nil && r.damaged.Load() {
 		found = r.newest(ctx, one)[0]
 	}
@@ -238,7 +240,7 @@ type outcome struct {
 // refused, so that its commit is told, and nothing tries it again until it is another one.
 func (r *Repository) newest(ctx context.Context, sources []v1alpha1.Source) []outcome {
 	if r.worker == nil {
-		r.worker = clone.NewWorker(clone.Place{Dir: r.dir, URL: r.url, Credentials: r.sources[0].Spec.Credentials, Silence: r.timeout(), Limits: r.opts.Limits})
+		r.worker = clone.NewWorker(clone.Place{Dir: r.dir, URL: r.url, Credentials: r.sources[0].Spec.Credentials, Silence: r.timeout(), Limits: r.opts.Limits}, r.opts.Crew)
 	}
 	anew := r.damaged.Swap(false)
 	if anew {
@@ -273,6 +275,25 @@ func (r *Repository) newest(ctx context.Context, sources []v1alpha1.Source) []ou
 		if commit := answer.Commits[s.Name]; tooMuch && commit != "" {
 			out[i] = refused(s.Name, commit, failure)
 		}
+	}
+	return out
+}
+
+// inTurn is newest, or what is told while the repository has used more than its part.
+func (r *Repository) inTurn(ctx context.Context, sources []v1alpha1.Source) []outcome {
+	used, now := time.Duration(0), time.Now()
+	if r.worker != nil {
+		used = r.worker.Used()
+	}
+	wait := r.part.wait(used, now)
+	if wait <= 0 {
+		return r.newest(ctx, sources)
+	}
+	err := fmt.Errorf("cannot look at %s yet: reading it has used %s of a processor and more than a fourth of it since; the next look is at %s",
+		giturl.Redact(r.url), r.part.most, now.Add(wait).UTC().Format(time.RFC3339))
+	out := make([]outcome, len(sources))
+	for i, s := range sources {
+		out[i] = outcome{name: s.Name, err: err}
 	}
 	return out
 }

@@ -87,6 +87,8 @@ type Options struct {
 	Log *slog.Logger
 	// Limits bound what each repository may cost. The zero value is the defaults.
 	Limits clone.Limits
+	// Crew bounds how many repositories are read at once, also over several watchers. Nil: one for these alone.
+	Crew *clone.Crew
 	// Registerer may be nil: metrics are kept and not exported.
 	Registerer prometheus.Registerer
 }
@@ -96,6 +98,9 @@ type Options struct {
 func Watchers(sources []v1alpha1.Source, opts Options) ([]Watcher, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Crew == nil {
+		opts.Crew = clone.NewCrew()
 	}
 	m := newMetrics(opts.Registerer)
 	var watchers []Watcher

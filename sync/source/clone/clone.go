@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,18 +78,20 @@ func (c *clone) have(ctx context.Context, wanted []reference, a access) error {
 		try("shallow", func() error { return c.renew(ctx, wanted, a, 1) })
 		return err
 	case packs > maxPacks || bytes > 2*c.place.Limits.Pack:
-		try("clone", func() error { return c.renew(ctx, wanted, a, 0) })
+		if try("clone", func() error { return c.renew(ctx, wanted, a, 0) }); isFull(err) { // for two
+			try("incremental", func() error { return c.fetch(ctx, c.store, wanted, a, 0) })
+		}
 	default:
 		try("incremental", func() error { return c.fetch(ctx, c.store, wanted, a, 0) })
 	}
-	if err == nil || remoteError(err) || ctx.Err() != nil {
+	if err == nil || remoteError(err) || isFull(err) || ctx.Err() != nil {
 		return err
 	}
 	// What is too much would be too much again with the whole history.
 	if way != "clone" && !isLimit(err) {
 		c.note("the clone cannot be fetched into, it is made anew: %v", err)
 		try("clone", func() error { return c.renew(ctx, wanted, a, 0) })
-		if err == nil || remoteError(err) || ctx.Err() != nil {
+		if err == nil || remoteError(err) || isFull(err) || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -149,7 +152,10 @@ func (c *clone) renew(ctx context.Context, wanted []reference, a access, depth i
 }
 
 func (c *clone) fetch(ctx context.Context, store *filesystem.Storage, wanted []reference, a access, depth int) error {
-	limits := c.place.Limits
+	limits, dir := c.place.Limits, store.Filesystem().Root()
+	if err := roomIn(dir, 0); err != nil {
+		return err
+	}
 	// A fetch begins with the references once more.
 	c.meter.allow(limits.Listing+limits.Pack, exceeded("it sends more than %s", size(limits.Listing+limits.Pack)))
 	remote := git.NewRemote(bounded{store, c.meter, limits}, &config.RemoteConfig{Name: "origin", URLs: []string{c.place.URL}})
@@ -166,7 +172,10 @@ func (c *clone) fetch(ctx context.Context, store *filesystem.Storage, wanted []r
 	if errors.Is(err, git.NoErrAlreadyUpToDate) {
 		return nil
 	}
-	return c.meter.cause(err)
+	if err = c.meter.cause(filled(dir, err)); isFull(err) {
+		c.sweep() // what came in vain is in the way of others, too
+	}
+	return err
 }
 
 // localName keeps what was fetched out of refs/heads, where go-git wants fast-forwards.
@@ -220,9 +229,19 @@ func (c *clone) packs() (n int, bytes int64) {
 
 // sweep removes what a fetch has left that was ended in the middle.
 func (c *clone) sweep() {
-	names, err := filepath.Glob(filepath.Join(c.place.Dir, "objects", "pack", "tmp_pack_*"))
+	packs := filepath.Join(c.place.Dir, "objects", "pack")
+	names, err := filepath.Glob(filepath.Join(packs, "tmp_pack_*"))
 	if err != nil {
 		return
+	}
+	indexes, err := filepath.Glob(filepath.Join(packs, "*.idx"))
+	if err != nil {
+		return
+	}
+	for _, name := range indexes { // is written first, and may be a half
+		if _, err := os.Stat(strings.TrimSuffix(name, ".idx") + ".pack"); errors.Is(err, fs.ErrNotExist) {
+			names = append(names, name)
+		}
 	}
 	for _, name := range append(names, c.place.Dir+".new") {
 		if err := os.RemoveAll(name); err != nil {

@@ -30,6 +30,16 @@ func isLimit(err error) bool {
 	return errors.As(err, &l)
 }
 
+// full is an error that says that the disk has no room for more: it may have later.
+type full struct{ text string }
+
+func (f *full) Error() string { return f.text }
+
+func isFull(err error) bool {
+	var f *full
+	return errors.As(err, &f)
+}
+
 // size writes bytes for people.
 func size(n int64) string {
 	switch {
@@ -83,7 +93,7 @@ func (m *meter) took(n int) error {
 	return m.told
 }
 
-// refuse remembers a limit that was passed, which go-git's errors may hide.
+// refuse remembers why a fetch was ended, which go-git's errors may hide.
 func (m *meter) refuse(err error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -93,7 +103,7 @@ func (m *meter) refuse(err error) error {
 	return m.told
 }
 
-// cause is the limit that was passed, or err.
+// cause is why a fetch was ended, or err.
 func (m *meter) cause(err error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

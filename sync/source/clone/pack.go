@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+	"golang.org/x/sys/unix"
+
+	"lockstep/internal/room"
 )
 
 // bounded is a storage whose packs are looked through while they are written: what an object inflates to is known from
@@ -27,9 +31,9 @@ func (b bounded) PackfileWriter() (io.WriteCloser, error) {
 		return nil, err
 	}
 	r, tee := io.Pipe()
-	p := &pack{to: w, tee: tee, meter: b.meter, most: b.limits.Pack, done: make(chan error, 1)}
+	p := &pack{to: w, tee: tee, meter: b.meter, dir: b.Filesystem().Root(), most: b.limits.Pack, done: make(chan error, 1)}
 	go func() {
-		err := look(r, b.limits)
+		err := look(r, b.limits, &p.objects)
 		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 		p.done <- err
 	}()
@@ -42,10 +46,47 @@ type pack struct {
 	to    io.WriteCloser
 	tee   *io.PipeWriter
 	meter *meter
+	dir   string
 	most  int64
+	seen  int64 // what may still be written before the disk is looked at again
 	held  []byte
 	done  chan error
 	err   error
+	// objects is how many it has, as far as is known.
+	objects atomic.Int64
+}
+
+const (
+	// lookEvery is how many bytes are written between two looks at the disk: little beside what is kept of it.
+	lookEvery = 1 << 20
+	// indexed is what an index takes for an object: a hash, a sum, and an offset (gitformat-pack).
+	indexed = 20 + 4 + 8
+)
+
+// roomIn says whether the disk of a folder has room for so many bytes beside what etcd needs of it.
+func roomIn(dir string, bytes int64) error {
+	s, err := room.Of(dir)
+	if err != nil {
+		return fmt.Errorf("cannot fetch: %w", err)
+	}
+	if s.Free-bytes < s.Kept() {
+		return noRoom(dir, s)
+	}
+	return nil
+}
+
+// noRoom is the same text for as long as it holds.
+func noRoom(dir string, s room.Space) error {
+	return &full{fmt.Sprintf("the disk of %s has too little room: a fetch leaves %s of its %s free", dir, size(s.Kept()), size(s.Size))}
+}
+
+// filled puts it in words that a write found the disk full.
+func filled(dir string, err error) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	s, _ := room.Of(dir) // of no size: what is said is true all the same
+	return noRoom(dir, s)
 }
 
 func (p *pack) Write(data []byte) (int, error) {
@@ -56,6 +97,12 @@ func (p *pack) Write(data []byte) (int, error) {
 	if p.most -= int64(len(data)); p.most < 0 {
 		return 0, p.fail(exceeded("it sends more than the limit for a fetch"))
 	}
+	if p.seen -= int64(len(data)); p.seen < 0 {
+		p.seen = lookEvery
+		if err := roomIn(p.dir, lookEvery+indexed*p.objects.Load()); err != nil {
+			return 0, p.fail(err)
+		}
+	}
 	if _, err := p.tee.Write(data); err != nil {
 		err = <-p.done
 		p.done <- err
@@ -65,7 +112,7 @@ func (p *pack) Write(data []byte) (int, error) {
 		return 0, p.fail(err)
 	}
 	if _, err := p.to.Write(p.held); err != nil {
-		return 0, err
+		return 0, p.fail(filled(p.dir, err))
 	}
 	p.held = append(p.held[:0], data...)
 	return len(data), nil
@@ -73,7 +120,7 @@ func (p *pack) Write(data []byte) (int, error) {
 
 func (p *pack) fail(err error) error {
 	p.err = err
-	if isLimit(err) {
+	if isLimit(err) || isFull(err) {
 		p.err = p.meter.refuse(err)
 	}
 	return p.err
@@ -88,21 +135,23 @@ func (p *pack) Close() error {
 	if p.err != nil {
 		return errors.Join(p.err, p.to.Close())
 	}
-	if _, err := p.to.Write(p.held); err != nil {
-		return errors.Join(err, p.to.Close())
+	_, err = p.to.Write(p.held)
+	if err = errors.Join(err, p.to.Close()); err != nil {
+		return p.fail(filled(p.dir, err))
 	}
-	return p.to.Close()
+	return nil
 }
 
 // look reads a pack to its end and says whether it is within the limits. It holds no object in memory. A pack that is
 // malformed is for go-git to refuse.
-func look(r io.Reader, limits Limits) error {
+func look(r io.Reader, limits Limits, objects *atomic.Int64) error {
 	scanner := packfile.NewScanner(r)
 	_, count, err := scanner.Header()
 	if err == nil {
 		if int64(count) > limits.Objects {
 			return exceeded("it sends %d objects at once, more than the limit of %d", count, limits.Objects)
 		}
+		objects.Store(int64(count))
 		left := limits.Unpacked
 		for range count {
 			if left, err = lookAt(scanner, left, limits); err != nil {

@@ -36,7 +36,8 @@ type Limits struct {
 	Tree tree.Limits
 }
 
-func (l Limits) orDefault() Limits {
+// OrDefault has no zero values.
+func (l Limits) OrDefault() Limits {
 	def := Limits{Memory: 768 << 20, CPU: 15 * time.Minute, Total: time.Hour, Listing: 32 << 20, Pack: 1 << 30, Unpacked: 8 << 30, Objects: 1_000_000,
 		Object: 100 << 20, Commit: 1 << 20}
 	for _, f := range []struct{ value, def *int64 }{{&l.Memory, &def.Memory}, {&l.Listing, &def.Listing}, {&l.Pack, &def.Pack}, {&l.Unpacked, &def.Unpacked},
@@ -149,4 +150,6 @@ type reply struct {
 	Err     *Failure
 	Steps   []Step
 	Notes   []string
+	// Busy is what the process has used of processors so far.
+	Busy time.Duration
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/storage/memory"
+	"golang.org/x/sys/unix"
 
 	"lockstep/internal/plain"
 	"lockstep/sync/manifest"
@@ -115,7 +116,7 @@ func (s *server) answer(r request) error {
 	over := context.Cause(ctx)
 	end(nil)
 	<-watched
-	answer.Steps, answer.Notes = c.steps, c.notes
+	answer.Steps, answer.Notes, answer.Busy = c.steps, c.notes, busy()
 	c.steps, c.notes = nil, nil
 	if err := s.send(answer); err != nil {
 		return err
@@ -129,8 +130,17 @@ const (
 	overdue = 3
 )
 
-// confine bounds this process: so much memory and no more, the first to be ended where the machine has none left.
+// niceness of a process that reads a repository: the daemon and etcd, at 0, come about nine times before it where
+// processors are short (sched(7)).
+const niceness = 10
+
+// confine bounds this process: so much memory and no more, the first to be ended where the machine has none left, the last
+// to be given a processor.
 func confine(memory int64) error {
+	// Its group, for a single call changes one thread; the group has no other process.
+	if err := unix.Setpriority(unix.PRIO_PGRP, 0, niceness); err != nil {
+		return fmt.Errorf("cannot lower the priority of a process that reads a repository: %w", err)
+	}
 	debug.SetMemoryLimit(memory * 2 / 3) // collect early rather than end
 	// Best effort: without the right to it the machine's own choice stands.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)

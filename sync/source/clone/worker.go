@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,12 +31,32 @@ type Worker struct {
 	place   Place
 	looking slot
 	reading slot
+	used    atomic.Int64
 }
 
 // NewWorker starts nothing.
-func NewWorker(p Place) *Worker {
-	p.Limits = p.Limits.orDefault()
-	return &Worker{place: p}
+func NewWorker(p Place, c *Crew) *Worker {
+	p.Limits = p.Limits.OrDefault()
+	w := &Worker{place: p}
+	w.looking.room, w.looking.used = c.looking, &w.used
+	w.reading.room, w.reading.used = c.reading, &w.used
+	return w
+}
+
+// Used is what the processes have used of processors so far.
+func (w *Worker) Used() time.Duration { return time.Duration(w.used.Load()) }
+
+// crewMost is how many repositories are read at the same time. Each may take all the memory that it may, and a server that
+// sends drop by drop keeps its place for an hour: so there are several times as many as a machine has processors for.
+const crewMost = 16
+
+// Crew bounds how many processes read repositories at the same time, over all Workers that share it: so many look, and as
+// many read files while those look, so that neither waits for the other.
+type Crew struct{ looking, reading chan struct{} }
+
+// NewCrew makes a crew.
+func NewCrew() *Crew {
+	return &Crew{make(chan struct{}, crewMost), make(chan struct{}, crewMost)}
 }
 
 // Answer is what a look came to.
@@ -112,6 +133,9 @@ func (w *Worker) Close() {
 
 // slot has a process, or none.
 type slot struct {
+	room chan struct{} // has one for each process
+	used *atomic.Int64 // what processes have used
+
 	mu    sync.Mutex
 	run   *process
 	timer *time.Timer // ends run once it is idle
@@ -123,18 +147,17 @@ func (s *slot) call(ctx context.Context, p Place, r request) (reply, error) {
 		s.timer.Stop()
 	}
 	if s.run == nil {
-		run, err := start()
-		if err != nil {
-			return reply{}, &Failure{Text: err.Error()}
+		if err := s.begin(ctx, p); err != nil {
+			return reply{}, err
 		}
-		s.run = run
 	}
 	run := s.run
 	out, err := run.ask(ctx, r)
 	if err != nil {
-		s.run = nil
+		s.end()
 		return out, run.ended(ctx, p)
 	}
+	s.charge(out.Busy)
 	s.timer = time.AfterFunc(idle, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -148,15 +171,45 @@ func (s *slot) call(ctx context.Context, p Place, r request) (reply, error) {
 	return out, nil
 }
 
+// begin starts the process, once there is room for it.
+func (s *slot) begin(ctx context.Context, p Place) error {
+	timer := time.NewTimer(p.Silence)
+	defer timer.Stop()
+	select {
+	case s.room <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return &Failure{Text: fmt.Sprintf("cannot read %s: %d repositories are being read, and none was done within %s", giturl.Redact(p.URL), cap(s.room), p.Silence)}
+	}
+	run, err := start()
+	if err != nil {
+		<-s.room
+		return &Failure{Text: err.Error()}
+	}
+	s.run = run
+	return nil
+}
+
+// charge counts what the process has used since it was last charged.
+func (s *slot) charge(total time.Duration) {
+	s.used.Add(int64(total - s.run.charged))
+	s.run.charged = total
+}
+
 func (s *slot) end() {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	if s.run != nil {
-		s.run.kill()
-		_ = s.run.command.Wait() // it was killed
-		s.run = nil
+	if s.run == nil {
+		return
 	}
+	s.run.kill()
+	s.run.over = s.run.command.Wait() // how it has ended, where it was not killed
+	state := s.run.command.ProcessState
+	s.charge(state.UserTime() + state.SystemTime())
+	s.run = nil
+	<-s.room
 }
 
 // process is a process that serves a repository.
@@ -165,6 +218,8 @@ type process struct {
 	in      *gob.Encoder
 	out     *gob.Decoder
 	words   head
+	charged time.Duration // of what it has used
+	over    error         // how it has ended
 }
 
 func start() (*process, error) {
@@ -213,10 +268,8 @@ func (p *process) ask(ctx context.Context, r request) (reply, error) {
 	}
 }
 
-// ended says why a process that should have answered has ended.
+// ended says why a process that should have answered is over.
 func (p *process) ended(ctx context.Context, place Place) error {
-	p.kill()
-	err := p.command.Wait()
 	if cause := ctx.Err(); errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -230,7 +283,7 @@ func (p *process) ended(ctx context.Context, place Place) error {
 		why = fmt.Sprintf("reading it needs more than %s of memory", size(place.Limits.Memory))
 	default:
 		line, _, _ := strings.Cut(strings.TrimSpace(words), "\n")
-		why = plain.Text(giturl.Text(fmt.Sprintf("the process that reads it has ended: %v %s", err, line)))
+		why = plain.Text(giturl.Text(fmt.Sprintf("the process that reads it has ended: %v %s", p.over, line)))
 	}
 	return &Failure{Text: fmt.Sprintf("cannot read %s: %s", giturl.Redact(place.URL), why), Limit: true}
 }
