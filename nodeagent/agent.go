@@ -171,6 +171,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.rt != nil {
 		err = errors.Join(err, a.rt.Close())
 	}
+	a.endUnjoined(ctx)
 	if a.held != nil {
 		err = errors.Join(err, a.held.Close())
 	}
@@ -178,6 +179,26 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// endUnjoined ends what was started for a node that never joined: there are no
+// pods for which it would have to go on, and nobody who would end it later.
+func (a *Agent) endUnjoined(ctx context.Context) {
+	if a.held == nil || len(a.allPods()) > 0 { // what runs may be another agent's, or is of use
+		return
+	}
+	if _, err := a.identity().Certificate(); !errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout+managedStop)
+	defer cancel()
+	err := stopCompanions(ctx, a.opts)
+	if a.opts.Containerd == Managed {
+		err = errors.Join(err, stopContainerd(ctx, a.opts))
+	}
+	if err != nil {
+		a.log.Warn("cannot end what was started for a node that has not joined", "error", err)
+	}
 }
 
 // open makes what the agent works with; it waits for containerd.
@@ -295,7 +316,7 @@ func (a *Agent) readMachine(version string) error {
 	}
 	if floor, free := oomFloor(caps); !free {
 		n.OOMFloor = floor
-		a.log.Warn("this process may not lower oom_score_adj (no CAP_SYS_RESOURCE): containers keep at least its own", "floor", floor)
+		a.log.Info("without CAP_SYS_RESOURCE no container gets a lower oom_score_adj than this process has", "floor", floor)
 	}
 	if n.AppArmor = appArmor(); n.AppArmor {
 		if err := apparmor.LoadDefaultProfile(defaultAppArmor); err != nil {

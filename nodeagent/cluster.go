@@ -54,7 +54,7 @@ type caches struct {
 // joinCluster joins, then keeps what needs the API running until ctx ends. A
 // refused token is an error; a server that does not answer is waited for.
 func (a *Agent) joinCluster(ctx context.Context) error {
-	id := register.Identity{Server: strings.TrimSuffix(a.opts.Server, "/"), Node: a.opts.NodeName, Dir: a.opts.agentDir()}
+	id := a.identity()
 	if err := a.join(ctx, id); err != nil {
 		return err
 	}
@@ -95,6 +95,10 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 		a.group.Go(func() error { return task(a.ctx) })
 	}
 	return nil
+}
+
+func (a *Agent) identity() register.Identity {
+	return register.Identity{Server: strings.TrimSuffix(a.opts.Server, "/"), Node: a.opts.NodeName, Dir: a.opts.agentDir()}
 }
 
 // join gets a certificate unless there is one.

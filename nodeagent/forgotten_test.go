@@ -16,8 +16,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/process"
+	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
 )
 
@@ -214,19 +216,19 @@ func TestForgotten(t *testing.T) {
 // TestWhatIsOursComesBack kills what the agent started: containers do not notice.
 func TestWhatIsOursComesBack(t *testing.T) {
 	l := newLab(t)
-	l.opts.Containerd = Managed
+	l.opts.Containerd, l.opts.answerEvery = Managed, 5*time.Second
 	l.start()
 	l.ready()
 	opts, _ := l.opts.withDefaults()
 	l.bind("keep", corev1.PodSpec{Containers: []corev1.Container{shell("main", "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 1 & wait; done")}})
 	p := l.running("keep")
-	comesBack := func(what string, find func() []int) {
+	comesBack := func(what string, sig syscall.Signal, find func() []int) {
 		t.Helper()
 		old := find()
 		if len(old) != 1 || old[0] == 0 {
 			t.Fatalf("%s: %v", what, old)
 		}
-		if err := syscall.Kill(old[0], syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(old[0], sig); err != nil {
 			t.Fatal(err)
 		}
 		l.eventually(what+" is back", 60*time.Second, func() error {
@@ -236,9 +238,9 @@ func TestWhatIsOursComesBack(t *testing.T) {
 			return nil
 		})
 	}
-	for range 2 {
-		comesBack("containerd", func() []int { return []int{findContainerd(opts)} })
-		comesBack("log keeper", func() []int { return companions(opts.RunDir, keeper.Command) })
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} { // one that is stopped hangs
+		comesBack("containerd", sig, func() []int { return []int{findContainerd(opts)} })
+		comesBack("log keeper", syscall.SIGKILL, func() []int { return companions(opts.RunDir, keeper.Command) })
 	}
 	l.nodeEvent("ContainerdRestarted")
 	l.nodeEvent("LogKeeperRestarted")
@@ -263,5 +265,46 @@ func TestWhatIsOursComesBack(t *testing.T) {
 	}
 	if pid := findContainerd(opts); pid != 0 {
 		t.Errorf("containerd %d is left", pid)
+	}
+}
+
+// TestRefused has an agent whose token is refused: it ends with one line, and with what it had started. One that has joined
+// ends without that.
+func TestRefused(t *testing.T) {
+	l := newLab(t)
+	token := l.opts.Token
+	l.opts.Containerd, l.opts.Token = Managed, token[:strings.LastIndex(token, ".")+1]+"wrong"
+	opts, err := l.opts.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := func() []int {
+		pids := companions(opts.RunDir, keeper.Command, names.Command)
+		if pid := findContainerd(opts); pid != 0 {
+			pids = append(pids, pid)
+		}
+		return pids
+	}
+	for range 2 {
+		a, err := New(l.opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		err = a.Run(ctx)
+		cancel()
+		if !errors.Is(err, register.ErrRefused) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("Run = %v", err)
+		}
+		if pids := left(); len(pids) > 0 {
+			t.Errorf("left: %v", pids)
+		}
+	}
+	l.opts.Token = token
+	l.start()
+	l.ready()
+	l.halt()
+	if len(left()) < 2 {
+		t.Errorf("only %v run on after the end of an agent that has joined", left())
 	}
 }
