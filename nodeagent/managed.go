@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"lockstep/nodeagent/process"
+	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/supervise"
 )
 
@@ -39,9 +40,23 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 
 // startContainerd starts a containerd of our own unless it runs, and returns
 // its number when it listens. It is in a session of its own, so that it outlives
-// the agent.
+// the agent. One that runs and hangs is killed for another; containers and their
+// shims do not notice.
 func startContainerd(ctx context.Context, o Options) (int, error) {
 	pid, socket := findContainerd(o), o.containerdSocket()
+	if pid != 0 {
+		err := supervise.Ask(ctx, o.answerEvery, func(ctx context.Context) error { return asked(ctx, o) })
+		if err == nil || ctx.Err() != nil {
+			return pid, ctx.Err()
+		}
+		if process.Kill(pid, func() bool { return findContainerd(o) == pid }) {
+			o.Log.Warn("containerd hangs: killed it, and starting another", "error", err)
+			if err := process.Wait(ctx, pid); err != nil {
+				return 0, err
+			}
+		}
+		pid = findContainerd(o)
+	}
 	if pid == 0 {
 		var err error
 		if pid, err = spawnContainerd(o); err != nil {
@@ -109,11 +124,26 @@ func findContainerd(o Options) int {
 	return 0
 }
 
-// keepContainerd starts the containerd of our own again whenever it ends.
+// asked returns an error if the containerd of our own does not answer in time.
+func asked(ctx context.Context, o Options) error {
+	rt, err := runtime.Open(runtime.Options{Address: o.containerdSocket(), Node: o.NodeName})
+	if err != nil {
+		return err
+	}
+	defer rt.Close()
+	_, err = rt.Version(ctx)
+	return err
+}
+
+// keepContainerd starts the containerd of our own again whenever it ends or
+// hangs.
 func (a *Agent) keepContainerd(ctx context.Context) error {
 	return supervise.Keep(ctx, supervise.Service{
-		Start: func(ctx context.Context) (int, error) { return startContainerd(ctx, a.opts) },
-		Ended: func() { a.log.Warn("containerd has ended, starting it again") },
+		Start:   func(ctx context.Context) (int, error) { return startContainerd(ctx, a.opts) },
+		Answers: func(ctx context.Context) error { return asked(ctx, a.opts) },
+		Every:   a.opts.answerEvery,
+		Hangs:   func(err error) { a.log.Warn("containerd hangs, killing it", "error", err) },
+		Ended:   func() { a.log.Warn("containerd has ended, starting it again") },
 		Started: func() {
 			a.log.Info("containerd was started again")
 			a.drift("ContainerdRestarted", "containerd ended and was started again")

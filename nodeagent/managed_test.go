@@ -11,6 +11,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	version "github.com/containerd/containerd/api/services/version/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // listenAsContainerd is what this binary does under the name of containerd.
@@ -22,14 +26,23 @@ func listenAsContainerd() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	for {
-		if conn, err := listener.Accept(); err == nil {
-			conn.Close()
-		}
-	}
+	server := grpc.NewServer()
+	version.RegisterVersionServer(server, answering{})
+	fmt.Fprintln(os.Stderr, server.Serve(listener))
+	os.Exit(1)
 }
 
-// TestKeepContainerd has a containerd that is killed, and one that will not start.
+// answering is what a containerd always answers.
+type answering struct {
+	version.UnimplementedVersionServer
+}
+
+func (answering) Version(context.Context, *emptypb.Empty) (*version.VersionResponse, error) {
+	return &version.VersionResponse{Version: "v1.6.20"}, nil
+}
+
+// TestKeepContainerd has a containerd that is killed, one that will not start,
+// and one that hangs, with and without a keeper.
 func TestKeepContainerd(t *testing.T) {
 	dir, err := os.MkdirTemp("", "keep-") // unix sockets need a short path
 	if err != nil {
@@ -49,7 +62,7 @@ func TestKeepContainerd(t *testing.T) {
 	}
 	t.Setenv("PATH", filepath.Dir(program))
 	a, err := New(Options{Server: "https://127.0.0.1:1", NodeName: "keep", NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
-		DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Containerd: Managed})
+		DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Containerd: Managed, answerEvery: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +76,7 @@ func TestKeepContainerd(t *testing.T) {
 	})
 	next := func(old int) int {
 		t.Helper()
-		for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(90 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			if pid := findContainerd(a.opts); pid != 0 && pid != old && answers(a.opts.containerdSocket()) {
 				return pid
 			}
@@ -90,10 +103,20 @@ func TestKeepContainerd(t *testing.T) {
 	if _, err := os.Stat(managedLog(a.opts) + ".1"); err != nil {
 		t.Errorf("the log of the first is gone: %v", err)
 	}
+	if err := syscall.Kill(second, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	third := next(second)
 	cancel()
 	keeping.Wait()
-	if pid := findContainerd(a.opts); pid != second {
-		t.Errorf("containerd is %d after the end of its keeper, want %d", pid, second)
+	if pid := findContainerd(a.opts); pid != third {
+		t.Errorf("containerd is %d after the end of its keeper, want %d", pid, third)
+	}
+	if err := syscall.Kill(third, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := startContainerd(t.Context(), a.opts); pid == 0 || pid == third || err != nil {
+		t.Errorf("started where one hung: %d, %v; it was %d", pid, err, third)
 	}
 	for range 2 {
 		if err := stopContainerd(t.Context(), a.opts); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -77,6 +78,8 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics takes the agent's metrics, which /metrics of its tunnel shows; a registry of the agent's own if nil.
 	Metrics *prometheus.Registry
+
+	answerEvery time.Duration // of a managed containerd; zero means 10 s, which is long in tests
 }
 
 // withDefaults fills in what is not stated and refuses what cannot be.
