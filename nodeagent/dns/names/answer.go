@@ -18,6 +18,10 @@ const (
 	// specVersion is the version of the specification that the names follow.
 	// (https://github.com/kubernetes/dns/blob/master/docs/specification.md)
 	specVersion = "1.1.0"
+	// leastRecord is what a record takes of a message, in bytes: a pointer to its name, its header, and an IPv4 address.
+	leastRecord = 2 + 10 + 4
+	// recordsMost bounds the records of an answer: what is left out would be cut off in any case.
+	recordsMost = dns.MaxMsgSize / leastRecord
 )
 
 // Answer is what a zone says to a question.
@@ -85,6 +89,12 @@ type response struct {
 	question dns.Question
 	seed     uint32
 	out      Answer
+	extra    map[extra]bool // what Extra has
+}
+
+type extra struct {
+	target  string
+	address netip.Addr
 }
 
 // resolve answers for a name, the question's or one that an alias led to; path is relative to the
@@ -243,48 +253,60 @@ func (r *response) addHost(owner string, svc *Service, name string) {
 // addServices answers SRV: the service itself, or each endpoint of a headless one.
 func (r *response) addServices(owner string, svc *Service, match func(Port) bool) {
 	suffix := svc.Name + ".svc." + r.zone.domain + "."
-	add := func(target string, p Port, addresses ...netip.Addr) {
+	add := func(target string, p Port, addresses ...netip.Addr) (more bool) {
+		if len(r.out.Records) >= recordsMost {
+			return false
+		}
 		r.add(&dns.SRV{Hdr: header(owner, dns.TypeSRV), Priority: 0, Weight: 100, Port: p.Number, Target: target})
 		for _, a := range addresses {
-			r.addExtra(addressRecord(target, a))
+			r.addExtra(target, a)
 		}
+		return true
 	}
 	if svc.Headless {
 		for _, h := range svc.Hosts {
 			for _, p := range h.Ports {
-				if match(p) {
-					add(h.Name+"."+suffix, p, h.Address)
+				if match(p) && !add(h.Name+"."+suffix, p, h.Address) {
+					return
 				}
 			}
 		}
 		return
 	}
 	for _, p := range svc.Ports {
-		if match(p) {
-			add(suffix, p, svc.Addresses...)
+		if match(p) && !add(suffix, p, svc.Addresses...) {
+			return
 		}
 	}
 }
 
 func (r *response) addAddresses(owner string, addresses ...netip.Addr) {
-	var list []dns.RR
+	var list []netip.Addr
 	for _, a := range addresses {
-		record := addressRecord(owner, a)
-		if r.asks(record.Header().Rrtype) {
-			list = append(list, record)
+		if r.asks(kindOf(a)) {
+			list = append(list, a)
 		}
 	}
-	if n := uint32(len(list)); n > 0 {
-		first := r.seed % n
-		r.add(append(list[first:], list[:first]...)...)
+	if len(list) == 0 {
+		return
+	}
+	first := int(r.seed % uint32(len(list)))
+	for i := range min(len(list), recordsMost) {
+		r.add(addressRecord(owner, list[(first+i)%len(list)]))
 	}
 }
 
-// addExtra adds a record once: several ports have one target.
-func (r *response) addExtra(record dns.RR) {
-	if !slices.ContainsFunc(r.out.Extra, func(rr dns.RR) bool { return dns.IsDuplicate(rr, record) }) {
-		r.out.Extra = append(r.out.Extra, record)
+// addExtra adds an address once: several ports have one target.
+func (r *response) addExtra(target string, a netip.Addr) {
+	key := extra{target, a}
+	if r.extra[key] {
+		return
 	}
+	if r.extra == nil {
+		r.extra = map[extra]bool{}
+	}
+	r.extra[key] = true
+	r.out.Extra = append(r.out.Extra, addressRecord(target, a))
 }
 
 func (r *response) exists() { r.out.Rcode = dns.RcodeSuccess }
@@ -320,6 +342,13 @@ func (z *Zone) soa(owner string) dns.RR {
 
 func header(owner string, kind uint16) dns.RR_Header {
 	return dns.RR_Header{Name: owner, Rrtype: kind, Class: dns.ClassINET, Ttl: ttl}
+}
+
+func kindOf(a netip.Addr) uint16 {
+	if a.Is4() {
+		return dns.TypeA
+	}
+	return dns.TypeAAAA
 }
 
 func addressRecord(owner string, a netip.Addr) dns.RR {

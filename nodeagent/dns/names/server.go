@@ -37,6 +37,14 @@ const (
 	// lastQuestions is how long connections that were accepted may still bring questions when the server ends; the next
 	// ones are its successor's.
 	lastQuestions = time.Second
+	// questionsPerSecond and questionsAtOnce bound what one client asks: several times what a busy pod does, of whom a
+	// thousand questions a second are expected, and some tenths of a processor. Beyond it the answer is REFUSED.
+	questionsPerSecond, questionsAtOnce = 10_000, 20_000
+	// recordsPerQuestion is how many records are as much work as a question: an answer of a thousand counts as fifty.
+	recordsPerQuestion = 20
+	// answersMost bounds the questions of one client that are being answered: each is a goroutine, and those that wait for
+	// an upstream server are a quarter of it. Beyond it there is no answer: one who has so many open reads none.
+	answersMost = 4 * forwardsMost / share
 )
 
 // Server answers names at sockets.
@@ -44,13 +52,15 @@ type Server struct {
 	seed    func() uint32
 	log     *slog.Logger
 	stats   stats
+	asked   *quota.Rate
+	inside  *quota.Gate
 	forward *forwarder
 	zone    atomic.Pointer[Zone]
 }
 
 // NewServer returns a server of an empty cluster that does nothing until Run.
 func NewServer(opts Options) *Server {
-	s := &Server{seed: opts.Seed, log: opts.Log}
+	s := &Server{seed: opts.Seed, log: opts.Log, asked: quota.NewRate(questionsPerSecond, questionsAtOnce), inside: quota.NewGate(answersMost)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -134,7 +144,17 @@ func (s *Server) Run(ctx context.Context, at *Sockets, started func()) error {
 func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, request *dns.Msg) {
 	start := time.Now()
 	_, stream := w.RemoteAddr().(*net.TCPAddr)
-	response := s.respond(ctx, quota.Peer(w.RemoteAddr().String()), request)
+	client := quota.Peer(w.RemoteAddr().String())
+	leave := s.inside.Enter(client)
+	if leave == nil {
+		return
+	}
+	defer leave()
+	response := new(dns.Msg).SetRcode(request, dns.RcodeRefused)
+	if s.asked.Allow(client, 1, start) {
+		response = s.respond(ctx, client, request)
+		s.asked.Spend(client, float64(len(response.Answer)+len(response.Extra))/recordsPerQuestion, start)
+	}
 	fit(response, request, stream)
 	if err := w.WriteMsg(response); err != nil {
 		s.log.Debug("cannot write a DNS answer", "error", err)
@@ -238,6 +258,12 @@ func fit(response, request *dns.Msg, stream bool) {
 	}
 	if stream {
 		size = dns.MaxMsgSize
+	}
+	// What is more than fits in any case costs nothing to cut here.
+	most := size/leastRecord + 1
+	response.Answer = response.Answer[:min(len(response.Answer), most)]
+	if opt := len(response.Extra) - 1; opt > most { // EDNS is the last
+		response.Extra = append(response.Extra[:most], response.Extra[opt])
 	}
 	response.Compress = true
 	response.Truncate(size)
