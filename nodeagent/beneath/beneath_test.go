@@ -251,6 +251,66 @@ func TestUsageUnderAttack(t *testing.T) {
 	}
 }
 
+// TestUsageOfWhatMoves measures while directories are moved to others and back, and renamed, near the top and far below it:
+// what stays where it is is measured whole each time, and so are directories that change their name only.
+func TestUsageOfWhatMoves(t *testing.T) {
+	const size = 64 << 10
+	for _, depth := range []int{0, 2, maxOpen + 4} {
+		t.Run(fmt.Sprint(depth), func(t *testing.T) {
+			dir := t.TempDir()
+			base := filepath.Join(dir, "v", strings.Repeat("d/", depth))
+			still := 0
+			for i := range 8 {
+				for _, sub := range []string{"near/p", "near/q", "far"} {
+					sub = filepath.Join(base, fmt.Sprint(i), sub)
+					for _, path := range []string{filepath.Join(sub, "x", "y"), filepath.Join(dir, "v", fmt.Sprint("top", i))} {
+						if err := os.MkdirAll(path, 0o700); err != nil {
+							t.Fatal(err)
+						}
+					}
+					for _, file := range []string{filepath.Join(sub, "f"), filepath.Join(dir, "v", fmt.Sprint("top", i), strings.ReplaceAll(sub, "/", "_"))} {
+						if err := os.WriteFile(file, make([]byte, size), 0o600); err != nil {
+							t.Fatal(err)
+						}
+						still += size
+					}
+				}
+			}
+			stop := make(chan struct{})
+			var movers sync.WaitGroup
+			defer movers.Wait()
+			defer close(stop)
+			for i := range 8 {
+				at := filepath.Join(base, fmt.Sprint(i))
+				movers.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						case <-time.After(50 * time.Microsecond):
+						}
+						for _, move := range [][2]string{{"near/p/x", "near/q/moved"}, {"near/q/moved", "near/p/x"}, {"far/x", "far/renamed"}, {"far/renamed", "far/x"}} {
+							if err := os.Rename(filepath.Join(at, move[0]), filepath.Join(at, move[1])); err != nil {
+								t.Error(err)
+								return
+							}
+						}
+					}
+				})
+			}
+			for range 200 {
+				got, err := Usage(t.Context(), filepath.Join(dir, "v"))
+				if err != nil && !errors.Is(err, ErrChanged) || depth < maxOpen-4 && got.Bytes < uint64(still) {
+					t.Fatalf("measured %+v, %v; %d bytes stay where they are", got, err, still)
+				}
+				if got.Bytes < uint64(still)*3/4 {
+					t.Fatalf("measured %+v, %v of %d bytes", got, err, still)
+				}
+			}
+		})
+	}
+}
+
 // TestRemoveAllLeavesMounts removes around a mount point, as after an unmount that failed: what is mounted stays.
 func TestRemoveAllLeavesMounts(t *testing.T) {
 	if os.Getuid() != 0 {
