@@ -158,7 +158,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	a.group, a.ctx = errgroup.WithContext(running)
-	a.broadcast.StartRecordingToSink(&lateSink{ctx: running, connected: a.connected, api: a.api})
+	a.broadcast.StartRecordingToSink(&lateSink{ctx: running, connected: a.connected, api: a.api, log: a.log})
 	err := a.open(a.ctx)
 	if err == nil {
 		err = a.restore(a.ctx)

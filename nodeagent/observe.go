@@ -105,8 +105,8 @@ func (a *Agent) relistLoop(ctx context.Context) error {
 
 func (a *Agent) relistLogged(ctx context.Context) {
 	err := a.relist(ctx)
-	if err != nil && ctx.Err() == nil {
-		a.log.Warn("cannot list containers", "error", err)
+	if ctx.Err() != nil {
+		return
 	}
 	why := ""
 	if err != nil {
@@ -116,9 +116,13 @@ func (a *Agent) relistLogged(ctx context.Context) {
 	changed := a.down != why
 	a.down = why
 	a.mu.Unlock()
-	if changed {
-		a.reportNode()
+	if !changed {
+		return
 	}
+	if err != nil {
+		a.log.Warn("cannot list containers", "error", err)
+	}
+	a.reportNode()
 }
 
 // relist compares everything that containerd has with what is known: it finds

@@ -69,9 +69,7 @@ func (s *statuses) tell(p *pod, err error) {
 	if errors.Is(err, errNeedless) {
 		return
 	}
-	status := apierrors.APIStatus(nil)
-	answered := err == nil || errors.As(err, &status) && !apierrors.IsServiceUnavailable(err) && !apierrors.IsServerTimeout(err) &&
-		!apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err)
+	answered := answered(err)
 	s.mu.Lock()
 	changed := s.away == answered
 	s.away = !answered

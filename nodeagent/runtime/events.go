@@ -29,7 +29,7 @@ func (r *Runtime) Watch(ctx context.Context, handle func(Event)) error {
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	// A subscription ends when containerd does; it is back within about a second.
 	const first, last = 50 * time.Millisecond, 2 * time.Second
-	delay := first
+	delay, told := first, false
 	for ctx.Err() == nil {
 		sub, stop := context.WithCancel(ctx)
 		messages, errs := r.client.Subscribe(sub,
@@ -54,8 +54,9 @@ func (r *Runtime) Watch(ctx context.Context, handle func(Event)) error {
 					handle(Event{ID: e.ID, Made: true})
 				}
 			case err := <-errs:
-				if ctx.Err() == nil {
+				if ctx.Err() == nil && !(told && time.Since(began) <= last) { // once until it has lasted
 					r.opts.Log.Warn("cannot receive containerd events", "error", err)
+					told = true
 				}
 				break receive
 			case <-ctx.Done():
