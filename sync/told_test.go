@@ -126,7 +126,7 @@ func TestEmptyFolderIsAWarning(t *testing.T) {
 		}
 	}
 	w.until("held", func() bool {
-		return w.status().State == "error" && strings.HasPrefix(w.status().Message, `held: no manifests, would delete all 5 objects; allow it with "prune: allow" in its Source`)
+		return w.status().State == "error" && strings.HasPrefix(w.status().Message, `held: no manifests, would delete all 5 objects; put them back, or allow it with "prune: allow" in its Source document (--config)`)
 	})
 	if got := len(w.uids()); got != 5 {
 		t.Errorf("%d objects are left", got)

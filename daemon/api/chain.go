@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"lockstep/internal/plain"
 	"lockstep/internal/quota"
 )
 
@@ -203,7 +204,10 @@ func (s *server) permitted(next http.Handler) http.Handler {
 		case notThisWay:
 			s.fail(w, r, s.refusal(v, a, why))
 		default:
-			s.fail(w, r, forbiddenError(id, a, why))
+			if id.role == viewer && a.group == "" && a.resource == "secrets" {
+				why = s.secretUnread(v, a, why)
+			}
+			s.fail(w, r, forbiddenError(id, a, plain.Text(why)))
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -43,12 +44,17 @@ func (s *server) instead(v *view.View, a access) string {
 	switch a.subresource {
 	case "exec", "attach", "ephemeralcontainers":
 		return "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
+	case "eviction":
+		return "nothing drains a node yet: " + nodeInstead("NAME")
 	case "portforward", "proxy":
 		return "connections go by Services: from outside the cluster, state one of type NodePort"
 	case "scale":
 		return "change spec.replicas there and push"
 	}
 	kind := a.kind()
+	if kind != nil && kind.Kind == "Node" {
+		return s.insteadOfNode(a)
+	}
 	if kind == nil || !kind.Declarable {
 		return ""
 	}
@@ -81,6 +87,23 @@ func (s *server) instead(v *view.View, a access) string {
 	}
 }
 
+// insteadOfNode says what there is to do with a node: no cordon and no drain.
+func (s *server) insteadOfNode(a access) string {
+	switch {
+	case a.verb == "create":
+		return "a machine becomes one by lockstep agent, with a token of lockstep token create"
+	case a.verb == "delete" || a.verb == "deletecollection":
+		return nodeInstead(cmp.Or(a.name, "NAME"))
+	}
+	return "there is no cordon and no drain yet: " + nodeInstead(cmp.Or(a.name, "NAME")) + "; a node's labels are those its agent " +
+		"starts with (--label), its taints those it first joins with (--taint)"
+}
+
+// nodeInstead is how a node loses its pods.
+func nodeInstead(name string) string {
+	return fmt.Sprintf("lockstep node remove %s, on a server, takes the node out of the cluster, and its pods are replaced elsewhere", name)
+}
+
 // declared says whether a manifest states the object itself.
 func (s *server) declared(v *view.View, o kinds.Object) bool {
 	_, ok := s.hub.origins.Declared(v, kinds.KeyOf(o))
@@ -99,6 +122,14 @@ func (a access) object(v *view.View) kinds.Object {
 		return nil
 	}
 	return v.Get(kind.Key(a.namespace, a.name))
+}
+
+// secretUnread says why a viewer gets no Secret, and what leads to what kubectl apply, edit and diff want, which read before
+// they write. Where this very one is stated is left out: that it is there is its readers' to know.
+func (s *server) secretUnread(v *view.View, a access, why string) string {
+	a.name = ""
+	return fmt.Sprintf("%s, which kubectl apply, edit and diff begin with; a Secret is stated in Git as everything else: %s; add or change it there and push",
+		why, s.where(v, a))
 }
 
 // impersonates refuses to answer as somebody else: the answer would be to who asks, and taken for another's. Paths that are

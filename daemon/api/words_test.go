@@ -21,7 +21,11 @@ func TestRefusalsSayWhatInstead(t *testing.T) {
 		inside     = pod + "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
 		made       = pod + "it is made for Deployment shop/cart: change that one and push"
 		asked      = "lockstep validate checks manifests, and lockstep plan shows what a push would change"
-		nodes      = toGit + "nodes are made by the cluster itself, no manifest states them"
+		nodes      = toGit + "nodes are made by the cluster itself, no manifest states them; "
+		removal    = "lockstep node remove n1, on a server, takes the node out of the cluster, and its pods are replaced elsewhere"
+		noCordon   = nodes + "there is no cordon and no drain yet: " + removal
+		secret     = `viewers cannot read Secrets, which kubectl apply, edit and diff begin with; a Secret is stated in Git as everything else: ` +
+			"its manifests are in source main (https://git.example/shop.git, branch main); add or change it there and push"
 	)
 	for args, want := range map[string]string{
 		"apply -f testdata/words/stated.yaml":                      service + "change it there and push",
@@ -49,11 +53,21 @@ func TestRefusalsSayWhatInstead(t *testing.T) {
 		`patch deployment cart -n shop -p {"spec":{"replicas":3}}`: deployment + "change it there and push",
 		"rollout restart deployment/cart -n shop":                  deployment + "change it there and push",
 		"set image deployment/cart main=x -n shop":                 deployment + "change it there and push",
-		"drain n1 --ignore-daemonsets --force":                     nodes,
-		"taint node n1 a=b:NoSchedule":                             nodes,
-		"run x --image=x":                                          elsewhere + "add it there and push",
-		"expose deployment cart -n shop --port 80 --name other":    elsewhere + "add it there and push",
-		"get pods --as somebody":                                   `User "alice" cannot impersonate resource "users"`,
+		"drain n1 --ignore-daemonsets --force":                     noCordon,
+		"taint node n1 a=b:NoSchedule":                             noCordon,
+		"label node n1 a=b":                                        noCordon,
+		"delete node n1":                                           nodes + removal,
+		"apply -f testdata/words/node.yaml":                        noCordon,
+		"create -f testdata/words/newnode.yaml":                    nodes + "a machine becomes one by lockstep agent",
+		"apply -f testdata/words/secret.yaml":                      secret,
+		"diff -f testdata/words/secret.yaml":                       secret,
+		"edit secret cart-1-a -n shop":                             secret,
+		"get secret cart-1-a -n shop":                              secret,
+		"create -f testdata/words/secret.yaml":                     elsewhere + "add it there and push",
+		"create --raw /api/v1/namespaces/shop/pods/cart-1-a/eviction -f testdata/words/eviction.json": "nothing drains a node yet: ",
+		"run x --image=x": elsewhere + "add it there and push",
+		"expose deployment cart -n shop --port 80 --name other": elsewhere + "add it there and push",
+		"get pods --as somebody":                                `User "alice" cannot impersonate resource "users"`,
 	} {
 		t.Run(args, func(t *testing.T) {
 			out, ok := s.kubectl(t.Context(), strings.Fields(args)...)

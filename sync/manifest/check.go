@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"lockstep/internal/near"
 	"lockstep/internal/plain"
 	"lockstep/kinds/quantity"
 )
@@ -178,7 +179,7 @@ func (c *checker) allowed(n *node, field, at string) {
 
 func (c *checker) unknown(e *entry, path, parent string, s *structure) {
 	hint := ""
-	if name := nearest(e.name, s.names); name != "" {
+	if name := near.Of(e.name, s.names); name != "" {
 		hint = fmt.Sprintf(" (did you mean %q?)", name)
 		if c.misspelt == nil {
 			c.misspelt = map[string]bool{}

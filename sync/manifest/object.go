@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	sigsjson "sigs.k8s.io/json"
 
+	"lockstep/internal/near"
 	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
@@ -201,7 +203,7 @@ func (r *reading) envelope(name string, n *node) *kinds.Kind {
 }
 
 func whyNot(gvk schema.GroupVersionKind, k *kinds.Kind) string {
-	skip := fmt.Sprintf("to skip it, list %s under the source's ignoreKinds", gvk.Kind)
+	skip := fmt.Sprintf("to skip it, list %s under ignoreKinds of its Source document (--config; validate: --ignore-kinds)", gvk.Kind)
 	switch {
 	case gvk.Kind == "List" && gvk.Group == "":
 		return "a List needs items, a list of objects"
@@ -210,7 +212,34 @@ func whyNot(gvk schema.GroupVersionKind, k *kinds.Kind) string {
 	case gvk.Group == "kustomize.config.k8s.io":
 		return "Kustomize is not supported yet: commit what kustomize build prints; " + skip
 	}
+	if meant := misspelt(gvk); meant != nil {
+		hint := meant.Kind
+		if meant.GroupVersion() != gvk.GroupVersion() {
+			hint += " (" + meant.GroupVersion().String() + ")"
+		}
+		return fmt.Sprintf("%s (%s) is not served: did you mean %s?", gvk.Kind, gvk.GroupVersion(), hint)
+	}
 	return fmt.Sprintf("%s (%s) is not served yet; %s", gvk.Kind, gvk.GroupVersion(), skip)
+}
+
+// slips is how many letters of a kind or a group may be wrong: with more it is likely to be another one, of another system.
+const slips = 2
+
+// misspelt returns the kind that was most likely meant where kind or group have a slip, or nil. A group that is known, or
+// like none, is not mistaken for another; a kind without a group may be of any.
+func misspelt(gvk schema.GroupVersionKind) *kinds.Kind {
+	named := map[string]*kinds.Kind{}
+	for _, k := range kinds.All {
+		slip := near.Of(gvk.Group, []string{k.Group}) != "" && near.Distance(gvk.Group, k.Group) <= slips
+		if k.Declarable && (k.Group == gvk.Group || gvk.Group == "" || slip) {
+			named[k.Kind] = k
+		}
+	}
+	kind := near.Of(gvk.Kind, slices.Sorted(maps.Keys(named)))
+	if near.Distance(strings.ToLower(gvk.Kind), strings.ToLower(kind)) > slips {
+		return nil
+	}
+	return named[kind]
 }
 
 // otherVersion returns the kind of the same name that is served in another version or group Kubernetes once had it in.

@@ -205,7 +205,7 @@ func (d *decision) lost() int {
 func held(rev Revision, objects, prunes, lost, before int) string {
 	remedy := `allow it with the commit trailer "Lockstep-Prune: allow"`
 	if rev.Folder {
-		remedy = `allow it with "prune: allow" in its Source, or put them back`
+		remedy = `put them back, or allow it with "prune: allow" in its Source document (--config)`
 	}
 	switch {
 	case rev.AllowPrune, rev.Folder && objects == 0 && before == 0:
