@@ -101,7 +101,7 @@ func newAgent() *cobra.Command {
 	var dirs dirFlags
 	var logs logFlags
 	var server, token, tokenFile string
-	c := &cobra.Command{Use: "agent", Short: "Run this machine as a node of a cluster", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "agent", Short: "Run this machine as a node of a cluster", Args: takes(0, 0),
 		Long: `Run this machine as a node. The token is needed once, until the node has its certificate.
 Stopping the agent leaves all pods running.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

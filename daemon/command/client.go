@@ -21,13 +21,13 @@ import (
 )
 
 func newToken() *cobra.Command {
-	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join, and take tokens back", Args: cobra.NoArgs,
+	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join, and take tokens back",
 		Long: `Make tokens with which nodes join; list and take back these and those of viewers, which
-"lockstep kubeconfig --bearer" makes.`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+"lockstep kubeconfig --bearer" makes.`}
+	group(token)
 	var dirs dirFlags
 	var opts control.TokenOptions
-	create := &cobra.Command{Use: "create", Short: "Print a new join token, for lockstep agent --token", Args: cobra.NoArgs,
+	create := &cobra.Command{Use: "create", Short: "Print a new join token, for lockstep agent --token", Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.TTL <= 0 {
 				return fmt.Errorf("cannot make a token that is good for %s", opts.TTL)
@@ -48,7 +48,7 @@ func newToken() *cobra.Command {
 
 func newTokenList() *cobra.Command {
 	var dirs dirFlags
-	c := &cobra.Command{Use: "list", Short: "List tokens, without their secrets", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "list", Short: "List tokens, without their secrets", Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tokens, err := control.Dial(dirs.run).Tokens(cmd.Context())
 			if err != nil {
@@ -76,7 +76,7 @@ func newTokenList() *cobra.Command {
 
 func newTokenDelete() *cobra.Command {
 	var dirs dirFlags
-	c := &cobra.Command{Use: "delete ID", Short: "Take a token back", Args: cobra.ExactArgs(1),
+	c := &cobra.Command{Use: "delete ID", Short: "Take a token back", Args: takes(1, 1),
 		Long: `Take a token back. Nobody joins or reads with it from then on; nodes that have joined with it
 stay, since they have certificates. IDs are in "lockstep token list"; a kubeconfig's token is
 ID.SECRET, a join token CA.ID.SECRET.`,
@@ -88,10 +88,10 @@ ID.SECRET, a join token CA.ID.SECRET.`,
 }
 
 func newNode() *cobra.Command {
-	node := &cobra.Command{Use: "node", Short: "Take nodes out of the cluster", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	node := &cobra.Command{Use: "node", Short: "Take nodes out of the cluster"}
+	group(node)
 	var dirs dirFlags
-	remove := &cobra.Command{Use: "remove NAME", Short: "Take a node out of the cluster, with its certificate", Args: cobra.ExactArgs(1),
+	remove := &cobra.Command{Use: "remove NAME", Short: "Take a node out of the cluster, with its certificate", Args: takes(1, 1),
 		Long: `Take a node out of the cluster. From then on no server takes its certificate or renews it, its
 connections are closed, its pods are replaced elsewhere, and its name is free for another
 machine. The machine itself is not asked: what runs on it goes on until "lockstep reset" there,
@@ -108,7 +108,7 @@ func newKubeconfig() *cobra.Command {
 	var dirs dirFlags
 	var out string
 	var opts control.KubeconfigOptions
-	c := &cobra.Command{Use: "kubeconfig", Short: "Write a viewer's kubeconfig", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "kubeconfig", Short: "Write a viewer's kubeconfig", Args: takes(0, 0),
 		Long: `Write a kubeconfig that reads everything but Secrets, with a new client certificate, or with a
 new bearer token (--bearer) for programs and proxies that take no certificate.
 
@@ -151,7 +151,7 @@ Exit code 0: nothing would change; 2: something would; 1: a plan could not be ma
   lockstep plan shop                    and that at source shop
   lockstep plan shop=./checkout         what a push of this folder to source shop would change
   lockstep plan 'shop=https://git.example.com/acme/shop.git#next'    and of that branch`,
-		Args: cobra.MaximumNArgs(1),
+		Args: takes(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := control.Dial(dirs.run)
 			report, err := client.Report(cmd.Context())

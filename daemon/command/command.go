@@ -58,15 +58,13 @@ cluster, push: there is no other way. To read it, use kubectl, the status page o
 		SilenceErrors: true,
 	}
 	root.SetVersionTemplate("lockstep {{.Version}}\n")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w (see %s --help)", err, c.CommandPath())
-	})
 	root.AddCommand(newUp(), newDaemon(), newAgent(), newValidate(), newPlan(), newStatus(), newKubeconfig(), newToken(), newNode(), newReset(), newVersion())
+	plainly(root)
 	return root
 }
 
 func newVersion() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), "lockstep", version.Version)
 			return err

@@ -101,7 +101,7 @@ func newDaemon() *cobra.Command {
 	var flags daemonFlags
 	var dirs dirFlags
 	var logs logFlags
-	c := &cobra.Command{Use: "daemon", Short: "Run the control plane", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "daemon", Short: "Run the control plane", Args: takes(0, 0),
 		Long: `Run the control plane: etcd, the API, the status page, and the loops that follow the sources.
 Stopping it leaves all pods running.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -29,7 +29,7 @@ func newStatus() *cobra.Command {
 	var dirs dirFlags
 	var output string
 	var wait time.Duration
-	c := &cobra.Command{Use: "status", Short: "Show sources, revisions, objects and their health", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "status", Short: "Show sources, revisions, objects and their health", Args: takes(0, 0),
 		Long: `Show what the daemon on this machine follows: each source's newest revision and how it went, its
 objects with their health and the line they are stated at, and the nodes.
 Exit code 0: all is well; 2: a source, the cluster or a node is not; 3: a source is still rolling

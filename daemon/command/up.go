@@ -24,7 +24,7 @@ func newUp() *cobra.Command {
 	var node agentFlags
 	var dirs dirFlags
 	var logs logFlags
-	c := &cobra.Command{Use: "up [FOLDER|GIT-URL]", Short: "Run a cluster on this machine: control plane and node in one process", Args: cobra.MaximumNArgs(1),
+	c := &cobra.Command{Use: "up [FOLDER|GIT-URL]", Short: "Run a cluster on this machine: control plane and node in one process", Args: takes(0, 1),
 		Long: `Run control plane and node agent in this process, follow a folder or a Git repository, and show
 how the rollout goes. Stopping it leaves all pods running; "lockstep reset" removes them.`,
 		Example: `  lockstep up ./manifests
@@ -151,7 +151,7 @@ func farewell(ctx context.Context, p *progress, door *control.Client, d daemon.O
 func newReset() *cobra.Command {
 	var dirs dirFlags
 	var name, containerd string
-	c := &cobra.Command{Use: "reset", Short: "Remove every trace of Lockstep from this machine", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "reset", Short: "Remove every trace of Lockstep from this machine", Args: takes(0, 0),
 		Long: `Remove everything Lockstep made on this machine: pods, rules, links, mounts, control groups,
 namespaces, logs and all data, the cluster's certificates and history included. The daemon and
 the agent must be stopped. What Git holds can be run again; nothing else comes back.`,

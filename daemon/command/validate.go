@@ -10,7 +10,7 @@ import (
 
 func newValidate() *cobra.Command {
 	var o validate.Options
-	c := &cobra.Command{Use: "validate PATH…", Short: "Check manifests, without a cluster", Args: cobra.MinimumNArgs(1),
+	c := &cobra.Command{Use: "validate PATH…", Short: "Check manifests, without a cluster", Args: takes(1, -1),
 		Long: `Check files and folders as one source would be checked, offline. Every error is printed, one a
 line, as file:line:column; the exit code is then 1. Meant for pre-commit hooks and CI.
 The path - is standard input.`,
