@@ -156,11 +156,13 @@ func (m *memo) decide(s scope) bool {
 // keep replaces chains by the old ones that are equal, so that comparing them later is comparing
 // pointers.
 func (c *compiled) keep(old *compiled) {
+	before := make(map[ChainID]*Chain, len(old.chains))
+	for _, chain := range old.chains {
+		before[chain.ChainID] = chain
+	}
 	for i, chain := range c.chains {
-		for _, before := range old.chains {
-			if chain.Equal(before) {
-				c.chains[i] = before
-			}
+		if was := before[chain.ChainID]; was != nil && chain.Equal(was) {
+			c.chains[i] = was
 		}
 	}
 }

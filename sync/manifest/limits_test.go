@@ -80,6 +80,57 @@ func TestTooManyObjects(t *testing.T) {
 	}
 }
 
+// TestManyPorts: what services and slices add to every node's rules is bounded, one object's and a source's.
+func TestManyPorts(t *testing.T) {
+	service := func(name string, ports, external int) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, "apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec:\n", name)
+		if external > 0 {
+			b.WriteString("  externalIPs:\n")
+		}
+		for i := range external {
+			fmt.Fprintf(&b, "  - 198.51.%d.%d\n", i/250, i%250)
+		}
+		b.WriteString("  ports:\n")
+		for i := range ports {
+			fmt.Fprintf(&b, "  - {name: p%d, port: %d}\n", i, i+1)
+		}
+		return b.String()
+	}
+	slice := func(name string, ports, endpoints int) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: %s, labels: {kubernetes.io/service-name: a}}\naddressType: IPv4\nendpoints:\n", name)
+		for i := range endpoints {
+			fmt.Fprintf(&b, "- addresses: [198.51.%d.%d]\n", i/250, 1+i%250)
+		}
+		b.WriteString("ports:\n")
+		for i := range ports {
+			fmt.Fprintf(&b, "- {name: p%d, port: %d}\n", i, i+1)
+		}
+		return b.String()
+	}
+	for text, want := range map[string]string{
+		service("a", MaxPorts, 0):   "",
+		service("a", MaxPorts+1, 0): "a.yaml:5:3: Service default/a: spec.ports: 1001 ports for 1 addresses are more than the limit of 1000 together, which every node would have rules for",
+		service("a", 12_000, 0):     "spec.ports: 12000 ports for 1 addresses are more than",
+		service("a", 100, 10):       "spec.ports: 100 ports for 11 addresses are more than",
+		slice("a", 10, 1000):        "",
+		slice("a", 101, 100):        "ports: 101 ports for 100 addresses are more than the limit of 10000 together",
+	} {
+		_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
+		if want == "" && len(errs) > 0 || want != "" && !strings.Contains(errs.Error(), want) {
+			t.Errorf("%s...: got %v, want %q", text[:70], errs, want)
+		}
+	}
+	var files []File
+	for i := range 2 + MaxReached/MaxSlicePorts {
+		files = append(files, fileOf(fmt.Sprintf("%d.yaml", i), []byte(slice(fmt.Sprint("a", i), 10, 1000))))
+	}
+	if _, errs := Read(t.Context(), files, Options{}); len(errs) != 1 || errs[0].Message != "the source's services and EndpointSlices have more than 200000 ports of addresses together" {
+		t.Errorf("got %.300v", errs)
+	}
+}
+
 func TestUnreadableFile(t *testing.T) {
 	f := File{Path: "a.yaml", Data: func() ([]byte, error) { return nil, errors.New("gone") }}
 	_, errs := Read(t.Context(), []File{f}, Options{})

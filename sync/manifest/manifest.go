@@ -28,6 +28,14 @@ const (
 	// MaxMemory bounds about what the objects of one source take in memory: MaxObjects of 25 KiB, several times a usual one.
 	// A text that is made for it becomes forty times as much.
 	MaxMemory = 512 << 20
+	// MaxPorts bounds what one service adds to each node's rules: its ports, for each address that it has. A node takes 0.2 s
+	// to load the rules of a thousand, and 9 s for those of the 30,000 that an object has room for.
+	MaxPorts = 1_000
+	// MaxSlicePorts bounds the same of an EndpointSlice: its ports, for each endpoint. A thousand endpoints of ten ports.
+	MaxSlicePorts = 10_000
+	// MaxReached bounds what the services and EndpointSlices of one source have of both together: several times what
+	// MaxObjects services have, and about what a node takes 15 s to load.
+	MaxReached = 200_000
 	// MaxDepth bounds the nesting of mappings and lists; the deepest field of Kubernetes' types is at about 20.
 	MaxDepth = 100
 	// MaxValues bounds the values of one document. The parser takes some 300 bytes for each, and a document of MaxObject

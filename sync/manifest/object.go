@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -326,6 +328,11 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		}
 		c.invalid(n, e)
 	}
+	if field, ports, of, most := reached(o); ports*of > most {
+		p := problem{field: field, message: fmt.Sprintf("%d ports for %d addresses are more than the limit of %d together, which every node would have rules for", ports, of, most)}
+		p.line, p.column, _ = locate(n, field)
+		c.problems = append(c.problems, p)
+	}
 	if len(c.problems) > 0 {
 		return nil
 	}
@@ -335,6 +342,18 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		return nil
 	}
 	return &Object{Object: o, Stated: stated}
+}
+
+// reached is what an object adds to the rules of each node: ports, for each of so many addresses, with the most that these
+// may be together. Ports of other objects are none.
+func reached(o kinds.Object) (field string, ports, addresses, most int) {
+	switch o := o.(type) {
+	case *corev1.Service:
+		return "spec.ports", len(o.Spec.Ports), 1 + len(o.Spec.ExternalIPs), MaxPorts
+	case *discoveryv1.EndpointSlice:
+		return "ports", len(o.Ports), len(o.Endpoints), MaxSlicePorts
+	}
+	return "", 0, 0, 0
 }
 
 // prepare turns a panic of Kubernetes' validation, which is reached by whatever somebody pushes, into an error.

@@ -152,14 +152,16 @@ func (r *Reader) parse(ctx context.Context, files []File, found []*parsed) Error
 
 // sum is what the files read so far have together: it ends the reading of a source that is too much, long before all of
 // it is in memory.
-type sum struct{ objects, bytes, memory atomic.Int64 }
+type sum struct{ objects, bytes, memory, reached atomic.Int64 }
 
 func (s *sum) add(p *parsed) {
 	s.bytes.Add(p.size)
 	s.memory.Add(p.memory)
 	for i := range p.readings {
-		if p.readings[i].object != nil {
+		if o := p.readings[i].object; o != nil {
 			s.objects.Add(1)
+			_, ports, addresses, _ := reached(o.Object)
+			s.reached.Add(int64(ports * addresses))
 		}
 	}
 }
@@ -172,6 +174,8 @@ func (s *sum) over() string {
 		return fmt.Sprintf("the source's manifests have more than %d MiB together", MaxSource>>20)
 	case s.memory.Load() > MaxMemory:
 		return fmt.Sprintf("the source's objects take more than %d MiB of memory together", MaxMemory>>20)
+	case s.reached.Load() > MaxReached:
+		return fmt.Sprintf("the source's services and EndpointSlices have more than %d ports of addresses together", MaxReached)
 	case s.objects.Load() > 2*MaxObjects:
 		return fmt.Sprintf("the source has more than %d objects", MaxObjects)
 	}
