@@ -446,6 +446,28 @@ func (w *world) ours(b *backend) []string {
 	return out
 }
 
+// TestLongNames: what the kernel cuts is cut before, so that rules read back as they were made: a pod's name may be longer
+// than a comment.
+func TestLongNames(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b *backend) {
+		newLAN(t)
+		w := newWorld(t, b)
+		w.in.HostPorts = []rules.HostPort{{Pod: strings.Repeat("n", 63) + "/" + strings.Repeat("p", 253), PodIP: netip.MustParseAddr("10.42.0.5"), Port: 8080, HostPort: 9090}}
+		long := strings.Repeat("s", 63)
+		svc := service(long, "10.43.0.20", "TCP")
+		svc.Namespace, svc.Spec.Ports[0].Name = strings.Repeat("n", 63), strings.Repeat("p", 63)
+		w.set(svc, 8080, "10.42.0.5")
+		w.run()
+		tool := strings.TrimSuffix(b.restoring, "-restore")
+		command(t, tool, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", "7", "-j", "ACCEPT") // has the rules read
+		select {
+		case d := <-w.drift:
+			t.Errorf("drift without one: %v", d.Findings)
+		case <-time.After(3 * time.Second):
+		}
+	})
+}
+
 func TestCleanup(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		newLAN(t)

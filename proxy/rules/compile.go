@@ -294,11 +294,15 @@ func (c *Compiler) hostPorts(all []HostPort) []HostPort {
 // specific tells whether a host port is bound to one address.
 func specific(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() }
 
+// maxComment is what the kernel keeps of a comment, in bytes (XT_MAX_COMMENT_LEN with its NUL); what is longer would read
+// back as another rule. Only a pod's name with its namespace is.
+const maxComment = 255
+
 func hostPortRule(p HostPort) string {
 	proto, destination := strings.ToLower(string(protocolOf(p.Protocol))), ""
 	if specific(p.HostIP) {
 		destination = "-d " + host(p.HostIP) + " "
 	}
 	return fmt.Sprintf("%s-p %s -m comment --comment \"%s\" -m %s --dport %d -j DNAT --to-destination %s",
-		destination, proto, p.Pod, proto, p.HostPort, netip.AddrPortFrom(p.PodIP, p.Port))
+		destination, proto, p.Pod[:min(len(p.Pod), maxComment)], proto, p.HostPort, netip.AddrPortFrom(p.PodIP, p.Port))
 }
