@@ -143,18 +143,27 @@ func (a *Agent) proxyState() rules.Input {
 func (p *pod) hostPorts() []rules.HostPort {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	o := p.wanted.Pod
-	if o.Spec.HostNetwork || p.sandbox.ID == "" {
+	if p.wanted.Pod.Spec.HostNetwork || p.sandbox.ID == "" {
 		return nil
 	}
+	return hostPortsOf(p.wanted.Pod, p.sandbox.IPs)
+}
+
+// hostPortsOf are the host ports of a pod that has addresses. One for an address that is none is none: it must not be
+// open at every address.
+func hostPortsOf(o *corev1.Pod, ips []string) []rules.HostPort {
 	var out []rules.HostPort
 	for _, c := range o.Spec.Containers {
 		for _, port := range c.Ports {
 			if port.HostPort == 0 {
 				continue
 			}
-			hostIP, _ := netip.ParseAddr(port.HostIP) // empty means every address
-			for _, ip := range p.sandbox.IPs {
+			hostIP, err := netip.ParseAddr(port.HostIP)
+			if err != nil && port.HostIP != "" {
+				continue
+			}
+			hostIP = hostIP.Unmap()
+			for _, ip := range ips {
 				if addr, err := netip.ParseAddr(ip); err == nil {
 					out = append(out, rules.HostPort{Pod: o.Namespace + "/" + o.Name, PodIP: addr, Port: uint16(port.ContainerPort),
 						HostPort: uint16(port.HostPort), HostIP: hostIP, Protocol: port.Protocol})

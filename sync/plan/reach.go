@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -38,6 +39,9 @@ func (d *decision) reach(steps []Step) Problems {
 			}
 		}
 		for _, p := range nodePorts(s.Object) {
+			if _, err := netip.ParseAddr(p.ip); err != nil && p.ip != "" {
+				refuse(p.field[:strings.LastIndex(p.field, ".")]+".hostIP", fmt.Sprintf("%q is no IP address", p.ip))
+			}
 			if what := d.needed(p.number); what != "" {
 				refuse(p.field, fmt.Sprintf("port %d is needed by nodes themselves: %s", p.number, what))
 			}
@@ -134,13 +138,14 @@ func (d *decision) needed(port int32) string {
 type nodePort struct {
 	field  string
 	number int32
+	ip     string // the only one of the node's, where it is stated
 }
 
 func nodePorts(o kinds.Object) []nodePort {
 	var out []nodePort
 	for _, c := range claims(o) {
 		if c.port != 0 {
-			out = append(out, nodePort{c.field, c.port})
+			out = append(out, nodePort{c.field, c.port, ""})
 		}
 	}
 	spec, at := podSpec(o)
@@ -154,7 +159,7 @@ func nodePorts(o kinds.Object) []nodePort {
 		for i, c := range list.containers {
 			for j, p := range c.Ports {
 				if p.HostPort != 0 {
-					out = append(out, nodePort{fmt.Sprintf("%s.%s[%d].ports[%d].hostPort", at, list.name, i, j), p.HostPort})
+					out = append(out, nodePort{fmt.Sprintf("%s.%s[%d].ports[%d].hostPort", at, list.name, i, j), p.HostPort, p.HostIP})
 				}
 			}
 		}
