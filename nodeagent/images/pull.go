@@ -97,6 +97,7 @@ func (m *Manager) fetch(ctx context.Context, name string, c credential, heard *h
 		image, err = m.client.Pull(ctx, name,
 			client.WithResolver(m.resolver(ctx, name, c, heard)),
 			client.WithPullUnpack,
+			client.WithImageHandlerWrapper(sized),
 			client.WithPullSnapshotter(m.snapshotter))
 		if err == nil {
 			return image, m.unimport(ctx, image)
