@@ -323,6 +323,7 @@ func (m *Manager) attempt(ctx context.Context, d dueProbe) {
 		m.nudge()
 		return
 	}
+	output = output[:min(len(output), maxOutput)] // a server says what it likes, in its address or its status, too
 	success := err == nil && answer != kubeprobe.Failure
 	message, result := "", "success"
 	switch {

@@ -16,9 +16,11 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -190,6 +192,85 @@ func TestKinds(t *testing.T) {
 			h.await("it is ready", func(r Result) bool { return r.Ready })
 		})
 	}
+}
+
+// TestTargetsAreHostile: what a probe's target says is bounded where it is taken, and a probe adds no lines to a request.
+func TestTargetsAreHostile(t *testing.T) {
+	var asked sync.Map
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(fmt.Sprintf("%s %s %s", r.Host, r.Header.Get("X-Test"), r.Header.Get("X-Injected")), true)
+		switch r.URL.Path {
+		case "/endless":
+			for r.Context().Err() == nil {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
+			}
+		case "/silent":
+			<-r.Context().Done()
+		case "/loop":
+			http.Redirect(w, r, "/loop", http.StatusFound)
+		case "/away":
+			http.Redirect(w, r, "http://"+strings.Repeat("a", 500_000)+".invalid/", http.StatusFound)
+		default:
+			w.Header().Set("Location", "http://127.0.0.1:1/"+strings.Repeat("a", 500_000))
+			w.WriteHeader(http.StatusFound)
+		}
+	}))
+	defer server.Close()
+	rpc := grpc.NewServer(grpc.UnaryInterceptor(func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
+		return nil, status.Error(codes.Unimplemented, strings.Repeat("a", 500_000))
+	}))
+	healthpb.RegisterHealthServer(rpc, health.NewServer())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = rpc.Serve(l) })
+	defer serving.Wait()
+	defer rpc.Stop()
+	port := intstr.FromInt32(int32(server.Listener.Addr().(*net.TCPAddr).Port))
+	get := func(path string, headers ...corev1.HTTPHeader) corev1.ProbeHandler {
+		return corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: port, HTTPHeaders: headers}}
+	}
+	for name, c := range map[string]struct {
+		handler corev1.ProbeHandler
+		want    string // empty: it is ready
+	}{
+		"a body without end":  {get("/endless"), ""},
+		"no answer":           {get("/silent"), "Client.Timeout exceeded"},
+		"a circle":            {get("/loop"), "stopped after 10 redirects"},
+		"to a long address":   {get("/"), "connect: connection refused"},
+		"to another host":     {get("/away"), ""},
+		"a header with lines": {get("/endless", corev1.HTTPHeader{Name: "X-Test", Value: "x\r\nX-Injected: yes"}), "invalid header field value"},
+		"a host with lines":   {get("/endless", corev1.HTTPHeader{Name: "Host", Value: "x\r\nX-Injected: yes"}), "invalid header field value"},
+		"a path with lines":   {get("/endless\r\nX-Injected: yes"), "connect: connection refused"},
+		"a long status":       {corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(l.Addr().(*net.TCPAddr).Port)}}, "does not implement the grpc health protocol"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t, Options{})
+			h.Set(testPod(corev1.Container{ReadinessProbe: probeOf(c.handler)}), running("1"), "127.0.0.1")
+			if c.want == "" {
+				h.await("it is ready", func(r Result) bool { return r.Ready })
+				return
+			}
+			h.await("it failed", func(Result) bool { return h.said() != "" })
+			said, _, _ := strings.Cut(h.said(), "\n")
+			if !strings.Contains(h.said(), c.want) && len(said) < maxOutput {
+				t.Errorf("said %q, want %q", said, c.want)
+			}
+			if len(said) > maxOutput+100 {
+				t.Errorf("said %d bytes", len(said))
+			}
+		})
+	}
+	asked.Range(func(k, _ any) bool {
+		if strings.Contains(k.(string), "yes") {
+			t.Errorf("asked with %q", k)
+		}
+		return true
+	})
 }
 
 // TestLife follows a container from its start to its death, and its successor.

@@ -24,7 +24,7 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
-// maxOutput is how much of a command's output a message carries, as the kubelet has it.
+// maxOutput is how much of what a probe's target has said a message carries, as the kubelet has it for commands.
 const maxOutput = 10 << 10
 
 // target is whom a probe asks.
@@ -139,9 +139,6 @@ func checkHealth(ctx context.Context, t target) (kubeprobe.Result, string, error
 func runCommand(ctx context.Context, exec func(context.Context, string, []string, time.Duration) (int, string, error), t target) (kubeprobe.Result, string, error) {
 	command := expand(t.spec.Exec.Command, t.container.Env)
 	code, output, err := exec(ctx, t.id, command, t.timeout)
-	if len(output) > maxOutput {
-		output = output[:maxOutput]
-	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return kubeprobe.Failure, fmt.Sprintf("command timed out: %q timed out after %v", command, t.timeout), nil
