@@ -42,12 +42,20 @@ func (s *server) chain() http.Handler {
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := s.now()
-		info, err := s.infos.NewRequestInfo(r)
-		if err != nil {
-			s.fail(w, r, apierrors.NewBadRequest(err.Error()))
+		out := &writer{ResponseWriter: w, control: http.NewResponseController(w)}
+		unread := func(err error) {
+			_ = out.control.SetReadDeadline(time.Now().Add(min(refusedBody, s.opts.RequestTimeout)))
+			s.fail(out, r, err)
+		}
+		if len(r.RequestURI) > maxURI {
+			unread(apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit of a request's address is %d bytes", maxURI)))
 			return
 		}
-		out := &writer{ResponseWriter: w, control: http.NewResponseController(w)}
+		info, err := s.infos.NewRequestInfo(r)
+		if err != nil {
+			unread(apierrors.NewBadRequest(err.Error()))
+			return
+		}
 		// Also of a request that is refused unread: net/http reads on for the connection's next one.
 		_ = out.control.SetReadDeadline(time.Now().Add(s.opts.RequestTimeout))
 		defer func() {

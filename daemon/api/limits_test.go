@@ -43,7 +43,7 @@ func TestSlowBody(t *testing.T) {
 	expect(t, "the first", take(t, w, 1), "ADDED one")
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.authority.PEM())
-	for _, path := range []string{joinPath, "/api/v1/pods", "/api/v1/pods?watch=true", "/nowhere"} {
+	for _, path := range []string{joinPath, "/api/v1/pods", "/api/v1/pods?watch=true", "/nowhere", "/api/v1/pods?a=" + strings.Repeat("a", maxURI)} {
 		c, err := tls.Dial("tcp", s.address, &tls.Config{RootCAs: roots})
 		if err != nil {
 			t.Fatal(err)

@@ -28,6 +28,9 @@ const (
 	maxNote = 8 << 10
 	// maxPatch bounds a patch: merging lists by key costs the square of their length.
 	maxPatch = 256 << 10
+	// maxURI bounds a request's address in bytes, selectors included, which are parsed before anybody is known: a megabyte of
+	// them took two seconds. What stands between clients and servers rarely takes more than 8 KiB.
+	maxURI = 32 << 10
 	// maxOperations of a JSON patch; an agent needs none, a person's script a few.
 	maxOperations = 100
 	// maxReview bounds the question in a review, and an event before its message is cut.
