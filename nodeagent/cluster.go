@@ -101,6 +101,12 @@ func (a *Agent) identity() register.Identity {
 	return register.Identity{Server: strings.TrimSuffix(a.opts.Server, "/"), Node: a.opts.NodeName, Dir: a.opts.agentDir()}
 }
 
+// Joined says that the node has a certificate that holds: it needs no token.
+func Joined(o Options) bool {
+	o, err := o.withDefaults()
+	return err == nil && (&Agent{opts: o}).identity().Joined(time.Now())
+}
+
 // join gets a certificate unless there is one.
 func (a *Agent) join(ctx context.Context, id register.Identity) error {
 	begun, told, pause := time.Now(), false, joinRetry/10

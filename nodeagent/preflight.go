@@ -25,6 +25,10 @@ func Preflight(ctx context.Context, o Options, others ...preflight.Port) error {
 	if _, err := os.Stat(filepath.Join(o.agentDir(), whereaboutsFile)); errors.Is(err, fs.ErrNotExist) {
 		p.DataDir, p.Dirs = o.DataDir, append(p.Dirs, o.DataDir)
 	}
+	// One that has run containers for this node is waited for: it may be on its way up, as we are.
+	if last, err := LastContainerd(o.DataDir); o.Containerd != Managed && (err != nil || last != o.Containerd) {
+		p.Containerd = o.Containerd
+	}
 	for _, a := range o.ClusterDNS {
 		if dns.Answers(ctx, o.RunDir) {
 			break // our own process, which goes on while no agent runs

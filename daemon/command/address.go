@@ -24,7 +24,10 @@ func nodeAddress(flag string) (netip.Addr, error) {
 		if err != nil {
 			return addr, fmt.Errorf("cannot use --node-ip %q: it is not an address", flag)
 		}
-		return addr.Unmap(), nil
+		if addr = addr.Unmap(); addr != network.Isolated && !own(addr.AsSlice()) {
+			return addr, fmt.Errorf("cannot use --node-ip %q: no link of this machine has this address", flag)
+		}
+		return addr, nil
 	}
 	links, err := net.Interfaces()
 	if err != nil {
@@ -87,7 +90,8 @@ func alone(ctx context.Context, dirs dirFlags) error {
 	attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if report, err := control.Dial(dirs.run).Report(attempt); err == nil {
-		return fmt.Errorf("lockstep already runs on this machine (cluster %s): lockstep status shows what it does; stop it first to start it with other sources or flags", report.Cluster)
+		return fmt.Errorf("lockstep already runs on this machine (cluster %s): %s shows what it does; stop it first to start it with other sources or flags",
+			report.Cluster, dirs.client("status"))
 	}
 	return nil
 }

@@ -48,6 +48,11 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 	if f.podPids == 0 || f.podPids < -1 {
 		return o, fmt.Errorf("cannot use --pod-pids-limit %d: want a number above 0, or -1 for no limit", f.podPids)
 	}
+	for _, folder := range []struct{ flag, path string }{{"images", f.images}, {"registry-config", f.registries}, {"cni-conf", f.cniConf}} {
+		if err := readable(folder.flag, folder.path, true); err != nil {
+			return o, err
+		}
+	}
 	var err error
 	if o.NodeName, err = nodeName(f.nodeName); err != nil {
 		return o, err
@@ -115,6 +120,12 @@ Stopping the agent leaves all pods running.`,
 			if server == "" {
 				return errors.New("cannot run the agent: --server is required, as https://ADDRESS:6443")
 			}
+			if err := wantURL("server", server, "https://ADDRESS:6443", "https"); err != nil {
+				return err
+			}
+			if err := dirs.usable(); err != nil {
+				return err
+			}
 			if token != "" && tokenFile != "" {
 				return errors.New("cannot run the agent: --token and --token-file exclude each other")
 			}
@@ -127,6 +138,11 @@ Stopping the agent leaves all pods running.`,
 				return err
 			}
 			o.Server, o.Token, o.TokenFile, o.Log = server, token, tokenFile, log
+			if !nodeagent.Joined(o) { // the token is not needed afterwards, and may be gone
+				if err := readable("token-file", tokenFile, false); err != nil {
+					return err
+				}
+			}
 			agent, err := nodeagent.New(o)
 			if err != nil {
 				return err

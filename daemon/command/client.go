@@ -118,6 +118,9 @@ holds until it expires.`,
 			if opts.TTL <= 0 {
 				return fmt.Errorf("cannot make a kubeconfig that is good for %s", opts.TTL)
 			}
+			if err := wantURL("server", opts.Server, "a URL as https://HOST:6443", "https"); err != nil {
+				return err
+			}
 			raw, err := control.Dial(dirs.run).Kubeconfig(cmd.Context(), opts)
 			if err != nil {
 				return err

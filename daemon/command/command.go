@@ -102,12 +102,14 @@ func (f *logFlags) logger(ctx context.Context, w io.Writer) (*slog.Logger, error
 	return log, nil
 }
 
+const defaultData, defaultRun = "/var/lib/lockstep", "/run/lockstep"
+
 // dirFlags say where things lie.
 type dirFlags struct{ data, run string }
 
 func (f *dirFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.data, "data-dir", "/var/lib/lockstep", "`FOLDER` for what must survive a reboot")
-	cmd.Flags().StringVar(&f.run, "run-dir", "/run/lockstep", "`FOLDER` for what a reboot may remove: sockets, namespaces, mounts")
+	cmd.Flags().StringVar(&f.data, "data-dir", defaultData, "`FOLDER` for what must survive a reboot")
+	cmd.Flags().StringVar(&f.run, "run-dir", defaultRun, "`FOLDER` for what a reboot may remove: sockets, namespaces, mounts")
 }
 
 // addClient is for commands that only ask the daemon. They take the data folder too, so that one set of flags fits every

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -74,6 +75,22 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 			return o, fmt.Errorf("cannot use --advertise %q: pods and other nodes cannot reach this address", f.advertise)
 		}
 	}
+	for _, file := range []struct{ flag, path string }{{"etcd-cafile", f.etcd.CAFile}, {"etcd-certfile", f.etcd.CertFile}, {"etcd-keyfile", f.etcd.KeyFile}, {"config", f.config}} {
+		if err := readable(file.flag, file.path, false); err != nil {
+			return o, err
+		}
+	}
+	for _, endpoint := range f.etcd.Endpoints {
+		if _, _, err := net.SplitHostPort(endpoint); err == nil {
+			continue
+		}
+		if err := wantURL("etcd-endpoints", endpoint, "URLs as https://ADDRESS:2379", "http", "https"); err != nil {
+			return o, err
+		}
+	}
+	if err := wantURL("status-url", f.statusURL, "a URL as https://HOST", "http", "https"); err != nil {
+		return o, err
+	}
 	o.Sources, err = f.allSources()
 	return o, err
 }
@@ -105,6 +122,9 @@ func newDaemon() *cobra.Command {
 		Long: `Run the control plane: etcd, the API, the status page, and the loops that follow the sources.
 Stopping it leaves all pods running.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := dirs.usable(); err != nil {
+				return err
+			}
 			log, err := logs.logger(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err

@@ -35,6 +35,9 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 			if err := needRoot("run a node"); err != nil {
 				return err
 			}
+			if err := dirs.usable(); err != nil {
+				return err
+			}
 			if err := alone(cmd.Context(), dirs); err != nil {
 				return err
 			}
@@ -64,10 +67,10 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 			}
 			a.Server = "https://" + netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.Listen.Port()).String()
 			d.Log, a.Log = log, log
-			if err := up(cmd.Context(), out, d, a); err != nil {
+			if err := up(cmd.Context(), out, dirs, d, a); err != nil {
 				return err
 			}
-			out.line("stopped; the pods keep running until lockstep reset")
+			out.line("stopped; the pods keep running until %s", dirs.command("reset"))
 			return nil
 		}}
 	server.add(c)
@@ -78,7 +81,7 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 }
 
 // up runs the daemon and the agent until ctx ends or one of them fails.
-func up(ctx context.Context, out *screen, d daemon.Options, a nodeagent.Options) error {
+func up(ctx context.Context, out *screen, dirs dirFlags, d daemon.Options, a nodeagent.Options) error {
 	door := control.Dial(d.RunDir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return daemon.Run(ctx, d) })
@@ -95,7 +98,7 @@ func up(ctx context.Context, out *screen, d daemon.Options, a nodeagent.Options)
 	})
 	g.Go(func() error {
 		p := newProgress(out)
-		p.follow(ctx, door, func(r control.Report) { farewell(ctx, p, door, d, r) })
+		p.follow(ctx, door, func(r control.Report) { farewell(ctx, p, door, dirs, d, r) })
 		return nil
 	})
 	return g.Wait()
@@ -119,20 +122,23 @@ func awaitToken(ctx context.Context, door *control.Client, node string) (string,
 }
 
 // farewell says what to open and what to try.
-func farewell(ctx context.Context, p *progress, door *control.Client, d daemon.Options, r control.Report) {
+func farewell(ctx context.Context, p *progress, door control.Backend, dirs dirFlags, d daemon.Options, r control.Report) {
 	say := p.screen.line
 	say("")
 	p.opened(r)
 	say("status   %s", cmp.Or(d.StatusURL, "http://"+d.StatusListen.String()))
-	path := filepath.Join(d.DataDir, "viewer.kubeconfig")
-	raw, err := door.Kubeconfig(ctx, control.KubeconfigOptions{})
+	path, err := filepath.Abs(filepath.Join(d.DataDir, "viewer.kubeconfig"))
+	var raw []byte
+	if err == nil {
+		raw, err = door.Kubeconfig(ctx, control.KubeconfigOptions{})
+	}
 	if err == nil {
 		err = os.WriteFile(path, raw, 0o600)
 	}
 	if err != nil {
 		say("kubectl  cannot write a kubeconfig: %v", err)
 	} else {
-		say("kubectl  kubectl --kubeconfig %s get deploy,rs,po,svc -A", path)
+		say("kubectl  kubectl --kubeconfig %s get deploy,rs,po,svc -A", quoted(path))
 	}
 	for i, s := range r.Sources {
 		how := "push to "
@@ -144,7 +150,7 @@ func farewell(ctx context.Context, p *progress, door *control.Client, d daemon.O
 	if len(r.Sources) == 0 {
 		say("change   nothing is followed; stop this, and start it with a folder or a Git URL")
 	}
-	say("stop     Ctrl-C leaves the pods running; lockstep reset removes everything")
+	say("stop     Ctrl-C leaves the pods running; %s removes everything", dirs.command("reset"))
 	say("")
 }
 

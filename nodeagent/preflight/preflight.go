@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/cgroups/v3"
 	"github.com/containernetworking/cni/libcni"
@@ -32,6 +33,8 @@ type Options struct {
 	DataDir string
 	// Managed says that containerd will be the agent's own.
 	Managed bool
+	// Containerd is the socket at which containerd must answer; empty: it is not asked.
+	Containerd string
 	// Snapshotter is overlayfs if empty.
 	Snapshotter string
 	// CNIBinDirs have the plugins; CNIConfDir, if not empty, the user's own network.
@@ -70,7 +73,7 @@ func Find(ctx context.Context, o Options) []Lack {
 		privileges,
 		func() []Lack { return iptables(ctx, root) },
 		func() []Lack { return plugins(o) },
-		func() []Lack { return containerd(o) },
+		func() []Lack { return containerd(ctx, o) },
 		func() []Lack { return modules(ctx, o, root) },
 		controllers,
 	}
@@ -194,8 +197,20 @@ func wantedPlugins(o Options) ([]string, error) {
 	return names, nil
 }
 
-// containerd looks for the programs of a containerd of our own. One of the system's may come later: it is waited for.
-func containerd(o Options) []Lack {
+// dialTimeout is how long a socket of this machine may take: one that is listened at answers at once.
+const dialTimeout = 5 * time.Second
+
+// containerd looks for the programs of a containerd of our own, or dials the one that is named.
+func containerd(ctx context.Context, o Options) []Lack {
+	if o.Containerd != "" {
+		conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", o.Containerd)
+		if err == nil {
+			conn.Close()
+			return nil
+		}
+		return []Lack{{What: "containerd", Cause: fmt.Sprintf("nothing answers at %s: %v", o.Containerd, err),
+			Get: "start containerd, or name with --containerd the socket of one that runs, or managed"}}
+	}
 	if !o.Managed {
 		return nil
 	}
