@@ -149,6 +149,14 @@ func (d *door) Report(context.Context) (control.Report, error) {
 		}
 		r.Nodes = append(r.Nodes, node)
 	}
+	if len(r.Nodes) == 0 {
+		for range v.PodsOnNode("") {
+			r.Waiting++
+		}
+		if name, at := pki.LastRemoved(v); name != "" {
+			r.Removed = &control.RemovedNode{Name: name, At: at}
+		}
+	}
 	for i := range d.opts.Sources {
 		r.Sources = append(r.Sources, d.reportSource(v, &d.opts.Sources[i]))
 	}

@@ -97,7 +97,17 @@ connections are closed, its pods are replaced elsewhere, and its name is free fo
 machine. The machine itself is not asked: what runs on it goes on until "lockstep reset" there,
 after which it may join anew with a token.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return control.Dial(dirs.run).RemoveNode(cmd.Context(), args[0])
+			client := control.Dial(dirs.run)
+			if err := client.RemoveNode(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			_, _ = fmt.Fprintln(out, plain.Text(fmt.Sprintf("node %s is removed: no server takes its certificate, and its name is free; what runs on its machine "+
+				"goes on until lockstep reset there", args[0])))
+			if report, err := client.Report(cmd.Context()); err == nil && len(report.Nodes) == 0 {
+				_, _ = fmt.Fprintln(out, nodeless(report, dirs))
+			}
+			return nil
 		}}
 	dirs.addClient(remove)
 	node.AddCommand(remove)

@@ -45,7 +45,7 @@ func TestHostileTextIsPlainInEveryOutput(t *testing.T) {
 		}},
 	}
 	for name, print := range map[string]func(io.Writer){
-		"status": func(w io.Writer) { _ = printReport(w, r) },
+		"status": func(w io.Writer) { _ = printReport(w, r, dirFlags{defaultData, defaultRun}) },
 		"progress": func(w io.Writer) {
 			p := newProgress(&screen{out: w})
 			p.show(r)

@@ -50,7 +50,7 @@ out, or was not read yet; 1: the daemon could not be asked.`,
 				encoder.SetIndent("", "  ")
 				err = encoder.Encode(report)
 			} else {
-				err = printReport(cmd.OutOrStdout(), report)
+				err = printReport(cmd.OutOrStdout(), report, dirs)
 			}
 			if code := standing(report); err == nil && code != exitWell {
 				return exitError{code}
@@ -93,13 +93,16 @@ func standing(r control.Report) int {
 			return exitFailed
 		}
 	}
+	if code == exitWell && len(r.Nodes) == 0 && r.Waiting > 0 {
+		return exitFailed
+	}
 	if code == exitWell && (r.Ready != "" || slices.ContainsFunc(r.Nodes, func(n control.NodeReport) bool { return !n.Ready })) {
 		return exitFailed
 	}
 	return code
 }
 
-func printReport(out io.Writer, r control.Report) error {
+func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", shown(args)...) }
 	line("cluster %s, lockstep %s", r.Cluster, r.Version)
@@ -154,9 +157,25 @@ func printReport(out io.Writer, r control.Report) error {
 		}
 	}
 	if len(r.Nodes) == 0 {
-		line("no node has joined yet; lockstep token create makes a token for one")
+		line("%s", nodeless(r, dirs))
 	}
 	return w.Flush()
+}
+
+// nodeless says why there is no node, what waits for one, and what to do.
+func nodeless(r control.Report, dirs dirFlags) string {
+	text := "no node has joined yet"
+	if r.Removed != nil {
+		text = fmt.Sprintf("no node: %s was removed at %s", r.Removed.Name, r.Removed.At.UTC().Format(time.RFC3339))
+	}
+	switch r.Waiting {
+	case 0:
+	case 1:
+		text += "; 1 pod waits for one"
+	default:
+		text += fmt.Sprintf("; %d pods wait for one", r.Waiting)
+	}
+	return text + "; " + dirs.client("token create") + " makes a token for one"
 }
 
 // short is a revision as people name it: the first digits of its hash.

@@ -1,7 +1,9 @@
 package command
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"lockstep/daemon/control"
 	"lockstep/kinds/v1alpha1"
@@ -17,8 +19,10 @@ func TestStanding(t *testing.T) {
 		ready   string
 		nodes   []control.NodeReport
 		sources []control.SourceReport
+		waiting int
 		want    int
 	}{
+		"pods without any node":   {sources: []control.SourceReport{well}, waiting: 2, want: exitFailed},
 		"nothing":                 {want: exitWell},
 		"well":                    {nodes: []control.NodeReport{ready}, sources: []control.SourceReport{well}, want: exitWell},
 		"the store":               {ready: "slow", sources: []control.SourceReport{well}, want: exitFailed},
@@ -30,8 +34,23 @@ func TestStanding(t *testing.T) {
 		"failed, another rolling": {sources: []control.SourceReport{rolling, failed}, want: exitFailed},
 		"drifted":                 {sources: []control.SourceReport{drifted}, want: exitFailed},
 	} {
-		if got := standing(control.Report{Ready: c.ready, Nodes: c.nodes, Sources: c.sources}); got != c.want {
+		if got := standing(control.Report{Ready: c.ready, Nodes: c.nodes, Sources: c.sources, Waiting: c.waiting}); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// TestNodeless tells a cluster that lost its nodes from one that never had any.
+func TestNodeless(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	dirs := dirFlags{defaultData, "/run/a b"}
+	for want, r := range map[string]control.Report{
+		"no node has joined yet; ":                                               {},
+		"no node: n1 was removed at 2026-01-02T03:04:05Z; ":                      {Removed: &control.RemovedNode{Name: "n1", At: at}},
+		"no node: n1 was removed at 2026-01-02T03:04:05Z; 2 pods wait for one; ": {Removed: &control.RemovedNode{Name: "n1", At: at}, Waiting: 2},
+	} {
+		if got := nodeless(r, dirs); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, " token create --run-dir '/run/a b' makes a token for one") {
+			t.Errorf("%q, want %q…", got, want)
 		}
 	}
 }

@@ -29,6 +29,16 @@ type Report struct {
 	Ready   string         `json:"ready"` // empty: ready; else why not
 	Sources []SourceReport `json:"sources"`
 	Nodes   []NodeReport   `json:"nodes"`
+	// Waiting counts the pods that wait for a node where there is none.
+	Waiting int `json:"waiting,omitempty"`
+	// Removed is the node that was taken out last, where there is none.
+	Removed *RemovedNode `json:"removed,omitempty"`
+}
+
+// RemovedNode is a node that was taken out of the cluster.
+type RemovedNode struct {
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
 }
 
 // SourceReport is one source with its objects.

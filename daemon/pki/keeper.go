@@ -273,6 +273,16 @@ func (r *Registrar) remove(ctx context.Context, node string) (key string, err er
 	return reg.Key, err
 }
 
+// LastRemoved is the node that was taken out last, and when; empty where none is known.
+func LastRemoved(v *view.View) (node string, at time.Time) {
+	for _, is := range knownIn(v).Removed {
+		if is.Since.After(at) || is.Since.Equal(at) && is.Node > node {
+			node, at = is.Node, is.Since
+		}
+	}
+	return node, at
+}
+
 // useless are writes that forget removals older than any certificate, some at a time.
 func (r *Registrar) useless(v *view.View) store.Group {
 	var out store.Group

@@ -148,6 +148,9 @@ func TestRemoved(t *testing.T) {
 	if p.store.View().Get(kinds.KeyOf(node)) != nil {
 		t.Error("the Node object is still there")
 	}
+	if name, at := LastRemoved(p.store.View()); name != "n1" || at.IsZero() {
+		t.Errorf("the last removed is %q at %v", name, at)
+	}
 	if err := p.Admit(t.Context(), "n1", cert); !errors.Is(err, ErrRemoved) {
 		t.Errorf("admitted: %v", err)
 	}

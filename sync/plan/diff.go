@@ -218,6 +218,9 @@ func (p *Plan) WriteDiff(w io.Writer) (changes bool, err error) {
 			fmt.Fprintf(out, "? %v (%s): waits, %s\n", s.Key, place, s.Reason)
 		}
 	}
+	if p.Held == "" && !slices.ContainsFunc(p.Inventory, func(d Desired) bool { return d.State != Pruning }) {
+		fmt.Fprintln(out, "warning: no manifest is in it; their names end in .yaml, .yml or .json")
+	}
 	if p.Held != "" {
 		fmt.Fprintf(out, "%s\n", p.Held)
 	}

@@ -53,10 +53,17 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 		}
 		return ErrInvalid
 	}
-	if len(found.files) == 0 {
-		if _, err := fmt.Fprintf(out, "warning: no manifest is in %s; their names end in .yaml, .yml or .json\n", strings.Join(paths, ", ")); err != nil {
-			return fmt.Errorf("cannot print the result: %w", err)
-		}
+	warning := ""
+	switch {
+	case len(found.files) == 0:
+		warning = fmt.Sprintf("warning: no manifest is in %s; their names end in .yaml, .yml or .json\n", strings.Join(paths, ", "))
+	case len(set.Objects) == 0 && len(opts.IgnoreKinds) > 0:
+		warning = fmt.Sprintf("warning: no manifest is in %s but of kinds that are ignored\n", strings.Join(paths, ", "))
+	case len(set.Objects) == 0:
+		warning = fmt.Sprintf("warning: no manifest is in %s\n", strings.Join(paths, ", "))
+	}
+	if _, err := io.WriteString(out, warning); err != nil {
+		return fmt.Errorf("cannot print the result: %w", err)
 	}
 	if _, err := fmt.Fprintf(out, "%s in %s %s valid\n", count(len(set.Objects), "object"), count(len(found.files), "file"), verb(len(set.Objects))); err != nil {
 		return fmt.Errorf("cannot print the result: %w", err)
