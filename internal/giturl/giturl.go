@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 // Hidden stands where a credential was.
@@ -14,7 +15,7 @@ const Hidden = "REDACTED"
 
 var (
 	// scp is Git's short form of an SSH address, user@host:path.
-	scp = regexp.MustCompile(`^[\w.+-]+@[\w.-]+:[^/]`)
+	scp = regexp.MustCompile(`^[\w.+-]+@[\w.][\w.-]*:[^/]`)
 	// scpPassword is the short form with what ssh would not take, and somebody may write all the same.
 	scpPassword = regexp.MustCompile(`[\w.+-]+:[^\s"'@/]+@([\w.-]+:)`)
 	// address is an address inside a text: up to what cannot stand in one.
@@ -30,6 +31,9 @@ func Short(text string) bool { return scp.MatchString(text) }
 // file, or a credential in it. An address is shown, logged and stored, so credentials are named by files instead. No error
 // repeats the address.
 func Check(text string) error {
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		return errors.New("is not a URL")
+	}
 	if Short(text) {
 		return nil
 	}
@@ -50,6 +54,19 @@ func Check(text string) error {
 	}
 	if u.User != nil && u.Scheme != "ssh" {
 		return errors.New("holds a user name, which may be a token; name files in spec.credentials (tokenFile, usernameFile) of a Source instead")
+	}
+	// What follows is read in another way by who fetches: as a host, or as a part of the path.
+	switch user := u.User.Username(); {
+	case u.Opaque != "" || !strings.EqualFold(text[:min(len(text), len(u.Scheme)+3)], u.Scheme+"://"):
+		return fmt.Errorf("has no // after %s:", u.Scheme)
+	case u.Scheme == "file" && u.Host != "" && u.Host != "localhost":
+		return errors.New("names a host, which a file has none of: write file:///path")
+	case u.Scheme != "file" && (u.Hostname() == "" || strings.HasPrefix(u.Hostname(), "-")):
+		return errors.New("names no host")
+	case strings.ContainsFunc(user, unicode.IsControl), strings.Contains(user, ":"):
+		return errors.New("holds a user name with a colon or control characters, which may be a password")
+	case u.Fragment != "":
+		return errors.New("has a part after #, which means nothing")
 	}
 	for part := range strings.FieldsFuncSeq(u.RawQuery, separator) {
 		name, _, _ := strings.Cut(part, "=")
