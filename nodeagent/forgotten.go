@@ -133,7 +133,7 @@ func endForgotten(ctx context.Context, o Options, alive func(id string) bool) ([
 	for _, below := range killed {
 		if id := containerOfCgroup(below); id != "" && !slices.Contains(ids, id) {
 			ids = append(ids, id)
-			err = errors.Join(err, removeRuntimeState(id))
+			err = errors.Join(err, removeRuntimeState(o, id))
 		}
 	}
 	slices.Sort(ids)
@@ -175,8 +175,12 @@ func flagOf(args []string, name string) string {
 
 // removeRuntimeState removes what runc and the shim kept of a container that
 // containerd has forgotten, whose instance would be in the way of the next.
-func removeRuntimeState(id string) error {
-	bundle := filepath.Join(runtimeState, "io.containerd.runtime.v2.task", runtime.Namespace, id)
+func removeRuntimeState(o Options, id string) error {
+	state := runtimeState
+	if o.Containerd == Managed {
+		state = filepath.Dir(managedConfigFile(o))
+	}
+	bundle := filepath.Join(state, "io.containerd.runtime.v2.task", runtime.Namespace, id)
 	errs := []error{unmountBelow(bundle)}
 	for _, dir := range []string{bundle, filepath.Join(runtimeState, "runc", runtime.Namespace, id)} {
 		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, syscall.EBUSY) {
@@ -234,11 +238,12 @@ func (p *pod) shimNames() []string {
 	return names
 }
 
-// endRemains ends what runs of a container that containerd says it does not have:
-// its successor must not meet it.
+// endRemains ends what runs of a container that containerd says it does not have,
+// and removes what the OCI runtime knows of it: its successor must not meet it,
+// nor must the next try to start it, where the shim was killed during the first.
 func (a *Agent) endRemains(ctx context.Context, uid types.UID, id string) error {
 	if len(processesIn(filepath.Join(a.podCgroup(uid), id))) == 0 {
-		return nil
+		return removeRuntimeState(a.opts, id)
 	}
 	a.log.Warn("ending container that containerd has forgotten", "container", id)
 	_, err := endForgotten(ctx, a.opts, func(other string) bool { return other != id })

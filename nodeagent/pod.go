@@ -36,6 +36,7 @@ type pod struct {
 	stale     map[string]stale           // volumes that could not be updated
 	traces    bool
 	prepared  map[string]*prepared // by container name
+	begun     map[string]bool      // IDs of which there may be a layer, pipes and a shim's socket, whatever became of them
 	instances map[string]*instance // by containerd ID
 	failures  map[string]pods.Failure
 	inflight  map[string]context.CancelFunc
@@ -73,7 +74,7 @@ func newPod(a *Agent, object *corev1.Pod) *pod {
 		a: a, uid: object.UID, wake: make(chan struct{}, 1),
 		log:      a.log.With("pod", object.Namespace+"/"+object.Name, "uid", object.UID),
 		wanted:   pods.Wanted{Pod: object},
-		prepared: map[string]*prepared{}, instances: map[string]*instance{},
+		prepared: map[string]*prepared{}, begun: map[string]bool{}, instances: map[string]*instance{},
 		failures: map[string]pods.Failure{}, inflight: map[string]context.CancelFunc{},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 
@@ -51,6 +52,7 @@ func (p *pod) prepare(ctx context.Context, step pods.Step) error {
 		return err
 	}
 	defer done()
+	p.change(func() { p.begun[id], p.traces = true, true })
 	layer, err := p.a.rt.Prepare(ctx, id, img.chainID)
 	if err != nil {
 		return &stepError{"CreateContainerError", err}
@@ -121,6 +123,11 @@ func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 		return p.unstarted(context.WithoutCancel(ctx), inst, err)
 	}
 	if err != nil {
+		left, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		defer cancel()
+		if c, getErr := p.a.rt.Get(left, pr.id); errdefs.IsNotFound(getErr) || getErr == nil && c.State == runtime.Absent {
+			err = errors.Join(err, p.a.endRemains(left, p.uid, pr.id))
+		}
 		p.change(func() {
 			delete(p.instances, pr.id)
 			delete(p.prepared, c.Name)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -286,7 +287,10 @@ func (p *pod) remove(ctx context.Context, step pods.Step) error {
 		return err
 	}
 	p.removeLog(step.Container, step.Attempt)
-	p.change(func() { delete(p.instances, step.ID) })
+	p.change(func() {
+		delete(p.instances, step.ID)
+		delete(p.begun, step.ID)
+	})
 	p.a.unclaim(step.ID)
 	return p.a.records.drop(p.uid, step.Container, step.Attempt)
 }
@@ -294,17 +298,21 @@ func (p *pod) remove(ctx context.Context, step pods.Step) error {
 // teardown removes sandbox, volumes and cgroup; containers stay for their logs.
 func (p *pod) teardown(ctx context.Context) error {
 	p.mu.Lock()
-	unused := maps.Clone(p.prepared)
+	unused := slices.DeleteFunc(slices.Collect(maps.Keys(p.begun)), func(id string) bool { return p.instances[id] != nil })
 	p.mu.Unlock()
 	// Each by itself: what cannot be removed keeps nothing else from going, and is tried again.
 	var errs []error
-	for name, pr := range unused {
-		if err := errors.Join(p.a.rt.DropLayer(ctx, pr.id), p.a.logs.Close(ctx, pr.id)); err != nil {
+	for _, id := range unused {
+		if err := errors.Join(p.a.rt.Remove(ctx, id, true), p.a.logs.Close(ctx, id), p.a.rt.DropSockets([]string{id}, 0)); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		p.change(func() { delete(p.prepared, name) })
+		p.change(func() {
+			delete(p.begun, id)
+			maps.DeleteFunc(p.prepared, func(_ string, pr *prepared) bool { return pr.id == id })
+		})
 	}
+	errs = append(errs, p.a.rt.DropSockets([]string{string(p.uid)}, 0))
 	errs = append(errs, p.teardownSandbox(ctx), p.a.volumes.Teardown(ctx, p.uid), p.a.removePodCgroup(p.uid))
 	if err := errors.Join(errs...); err != nil {
 		return err

@@ -38,11 +38,17 @@ func Wait(ctx context.Context, pid int) error {
 	if err == nil {
 		defer unix.Close(fd)
 	}
-	for ctx.Err() == nil && Alive(pid) {
+	for ctx.Err() == nil {
 		if err == nil {
-			// An error, as of a signal that came, is a reason to look.
-			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(look.Milliseconds()))
+			// It tells only when all threads have ended: the first may long be a zombie while another still has the
+			// process's files open. An error, as of a signal that came, is a reason to look.
+			if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(look.Milliseconds())); n > 0 {
+				break
+			}
 			continue
+		}
+		if !Alive(pid) {
+			break
 		}
 		select {
 		case <-ctx.Done():
