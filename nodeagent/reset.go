@@ -38,6 +38,9 @@ func Reset(ctx context.Context, opts Options) error {
 	if opts, err = opts.withDefaults(); err != nil {
 		return err
 	}
+	if err := opts.refuseOthers(); err != nil {
+		return err
+	}
 	if _, err := os.Stat(opts.agentDir()); err == nil {
 		held, err := opts.hold()
 		if err != nil {

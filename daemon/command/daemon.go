@@ -1,9 +1,11 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 
@@ -12,6 +14,7 @@ import (
 
 	"lockstep/daemon"
 	"lockstep/daemon/config"
+	"lockstep/internal/giturl"
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -111,7 +114,33 @@ func (f *daemonFlags) allSources() ([]v1alpha1.Source, error) {
 		}
 		out = append(out, source)
 	}
+	for i := range out {
+		if err := hostKeys(&out[i]); err != nil {
+			return nil, err
+		}
+	}
 	return out, config.Unique(out)
+}
+
+// hostKeys refuses a source by SSH whose server could not be known: no later look would find more.
+func hostKeys(s *v1alpha1.Source) error {
+	endpoint := s.Spec.URL
+	if !strings.HasPrefix(endpoint, "ssh://") && !giturl.Short(endpoint) {
+		return nil
+	}
+	file := ""
+	if s.Spec.Credentials != nil {
+		file = s.Spec.Credentials.KnownHostsFile
+	}
+	err := errors.New("it is by SSH, and its server's keys are not known: have them in a file (ssh-keyscan HOST > known_hosts, and compare them), " +
+		"and name that in spec.credentials.knownHostsFile of a Source document, in a file for --config")
+	if file != "" {
+		var f *os.File
+		if f, err = os.Open(file); err == nil {
+			return f.Close()
+		}
+	}
+	return fmt.Errorf("cannot use source %s: %w", s.Name, err)
 }
 
 func newDaemon() *cobra.Command {
