@@ -2,6 +2,8 @@ package core
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"time"
@@ -61,4 +63,58 @@ func Converse[Q, A any](conn *net.UnixConn, d Dialog[Q, A]) {
 			}
 		}
 	}
+}
+
+// Succession is the other half: how a successor takes over, with questions of type Q and answers of type A.
+type Succession[Q, A any] struct {
+	// Most bounds an answer in bytes.
+	Most int
+	// Ask makes the question of a step, and for "descriptors" of the first that is to come.
+	Ask func(op string, from int) *Q
+	// Handed is how many descriptors an answer announces, the listening socket's first; none where it refuses, and why.
+	Handed func(*A) (descriptors int, refusal string)
+	// Take takes what was handed over, without the listening socket.
+	Take func(a *A, rest []*os.File) error
+}
+
+// TakeOver takes over from the companion behind a socket, and returns the listener at it; nil when nobody is there.
+func TakeOver[Q, A any](socket string, s Succession[Q, A]) (*net.UnixListener, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, nil
+	}
+	defer conn.Close()
+	l, err := succeed(conn, s)
+	if err != nil {
+		return nil, fmt.Errorf("cannot take over from the process at %s: %w", socket, err)
+	}
+	return l, nil
+}
+
+func succeed[Q, A any](conn *net.UnixConn, s Succession[Q, A]) (*net.UnixListener, error) {
+	_ = conn.SetReadDeadline(time.Now().Add(Patience))
+	if err := WriteMessage(conn, s.Ask("handover", 0)); err != nil {
+		return nil, err
+	}
+	// Nothing else is sent before it is asked for, so the reader takes no byte that descriptors come with.
+	var a A
+	if err := ReadMessage(bufio.NewReader(conn), &a, s.Most); err != nil {
+		return nil, err
+	}
+	descriptors, refusal := s.Handed(&a)
+	if descriptors == 0 {
+		return nil, errors.New(refusal)
+	}
+	files, err := Receive(conn, descriptors, func(from int) error { return WriteMessage(conn, s.Ask("descriptors", from)) })
+	if err != nil {
+		return nil, fmt.Errorf("cannot receive descriptors: %w", err)
+	}
+	l, err := TakeListener(files[0])
+	if err != nil {
+		return nil, fmt.Errorf("cannot take its socket: %w", err)
+	}
+	if err := s.Take(&a, files[1:]); err != nil {
+		return nil, err
+	}
+	return l, WriteMessage(conn, s.Ask("release", 0))
 }

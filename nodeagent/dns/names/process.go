@@ -2,7 +2,6 @@
 package names
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"lockstep/nodeagent/companion/core"
 )
@@ -240,46 +238,36 @@ func (p *process) offer() ([]*os.File, Reply) {
 	return files, reply
 }
 
-// takeOver asks the process behind the socket for its sockets. It returns false when nobody is there.
+// takeOver takes the sockets of the process behind the socket. It returns false when nobody is there.
 func (p *process) takeOver() (bool, error) {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: p.socket(), Net: "unix"})
-	if err != nil {
-		return false, nil
-	}
-	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(core.Patience))
-	if err := core.WriteMessage(conn, &Request{Version: Version, Op: "handover"}); err != nil {
-		return false, fmt.Errorf("cannot ask the running process for its sockets: %w", err)
-	}
-	// Nothing else is sent before it is asked for, so the reader takes no byte that descriptors come with.
-	var reply Reply
-	if err := core.ReadMessage(bufio.NewReader(conn), &reply, maxMessage); err != nil {
-		return false, fmt.Errorf("cannot take over from the running process: %w", err)
-	}
-	if reply.Handed == nil {
-		return false, fmt.Errorf("cannot take over from the running process: %s", reply.Error)
-	}
-	files, err := core.Receive(conn, reply.Handed.Descriptors, func(from int) error {
-		return core.WriteMessage(conn, &Request{Version: Version, Op: "descriptors", From: from})
+	var err error
+	p.listener, err = core.TakeOver(p.socket(), core.Succession[Request, Reply]{
+		Most: maxMessage,
+		Ask:  func(op string, from int) *Request { return &Request{Version: Version, Op: op, From: from} },
+		Handed: func(r *Reply) (int, string) {
+			if r.Handed == nil {
+				return 0, r.Error
+			}
+			return r.Handed.Descriptors, ""
+		},
+		Take: p.take,
 	})
+	return p.listener != nil, err
+}
+
+// take answers at what another process had.
+func (p *process) take(r *Reply, files []*os.File) error {
+	s := r.Handed.State
+	if s == nil {
+		return nil
+	}
+	sockets, err := takeSockets(s.Listen, files)
 	if err != nil {
-		return false, fmt.Errorf("cannot take over the descriptors of the running process: %w", err)
+		return fmt.Errorf("cannot take the sockets for names: %w", err)
 	}
-	if p.listener, err = core.TakeListener(files[0]); err != nil {
-		return false, fmt.Errorf("cannot take over the socket of the running process: %w", err)
-	}
-	if s := reply.Handed.State; s != nil {
-		sockets, err := takeSockets(s.Listen, files[1:])
-		if err != nil {
-			return false, fmt.Errorf("cannot take over the sockets of the running process: %w", err)
-		}
-		p.server.Set(s.Data)
-		p.mu.Lock()
-		p.serve(s, sockets)
-		p.mu.Unlock()
-	}
-	if err := core.WriteMessage(conn, &Request{Version: Version, Op: "release"}); err != nil {
-		return false, fmt.Errorf("cannot release the running process: %w", err)
-	}
-	return true, nil
+	p.server.Set(s.Data)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.serve(s, sockets)
+	return nil
 }

@@ -1,10 +1,7 @@
 package keeper
 
 import (
-	"bufio"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"sort"
 	"time"
@@ -74,36 +71,26 @@ func (k *keeper) resume() {
 	k.start()
 }
 
-// takeOver asks the keeper behind the socket for its streams. It returns false when nobody is there.
+// takeOver takes the streams and the socket of the keeper behind a socket. It returns false when nobody is there.
 func (k *keeper) takeOver(socket string) (bool, error) {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		return false, nil
-	}
-	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(core.Patience))
-	if err := core.WriteMessage(conn, &Request{Version: Version, Op: "handover"}); err != nil {
-		return false, fmt.Errorf("cannot ask the running log keeper for its streams: %w", err)
-	}
-	// Nothing else is sent before it is asked for, so the reader takes no byte that descriptors come with.
-	var answer Answer
-	if err := core.ReadMessage(bufio.NewReader(conn), &answer, maxMessage); err != nil {
-		return false, fmt.Errorf("cannot take over from the running log keeper: %w", err)
-	}
-	if answer.Handed == nil {
-		return false, fmt.Errorf("cannot take over from the running log keeper: %s", answer.Error)
-	}
-	files, err := core.Receive(conn, answer.Handed.Descriptors, func(from int) error {
-		return core.WriteMessage(conn, &Request{Version: Version, Op: "descriptors", From: from})
+	var err error
+	k.listener, err = core.TakeOver(socket, core.Succession[Request, Answer]{
+		Most: maxMessage,
+		Ask:  func(op string, from int) *Request { return &Request{Version: Version, Op: op, From: from} },
+		Handed: func(a *Answer) (int, string) {
+			if a.Handed == nil {
+				return 0, a.Error
+			}
+			return a.Handed.Descriptors, ""
+		},
+		Take: k.take,
 	})
-	if err != nil {
-		return false, fmt.Errorf("cannot take over the descriptors of the running log keeper: %w", err)
-	}
-	if k.listener, err = core.TakeListener(files[0]); err != nil {
-		return false, fmt.Errorf("cannot take over the socket of the running log keeper: %w", err)
-	}
-	files = files[1:]
-	for _, handed := range answer.Handed.Streams {
+	return k.listener != nil, err
+}
+
+// take makes its own what another keeper had.
+func (k *keeper) take(a *Answer, files []*os.File) error {
+	for _, handed := range a.Handed.Streams {
 		s := plainStream(handed.Stream)
 		s.stats, s.last, s.file.rotated = handed.Stats, handed.Last, handed.Last
 		for i, path := range []string{handed.Stream.Stdout, handed.Stream.Stderr} {
@@ -111,7 +98,7 @@ func (k *keeper) takeOver(socket string) (bool, error) {
 				continue
 			}
 			if len(files) == 0 {
-				return false, errors.New("cannot take over from the running log keeper: a descriptor is missing")
+				return errors.New("a descriptor is missing")
 			}
 			rest := [2][]byte{handed.Stdout, handed.Stderr}[i]
 			s.fifos[i] = &fifo{framer: framer{name: outputs[i], rest: rest}, f: files[0]}
@@ -119,8 +106,5 @@ func (k *keeper) takeOver(socket string) (bool, error) {
 		}
 		k.streams[handed.Stream.ID] = s
 	}
-	if err := core.WriteMessage(conn, &Request{Version: Version, Op: "release"}); err != nil {
-		return false, fmt.Errorf("cannot release the running log keeper: %w", err)
-	}
-	return true, nil
+	return nil
 }
