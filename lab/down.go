@@ -40,15 +40,25 @@ func Remove(ctx context.Context, dir string) error {
 	}
 	in := spaces{}
 	defer in.close()
-	if err := killAll(ctx, func() []process { return labProcesses(dir, nodes, in) }); err != nil {
-		return fmt.Errorf("cannot end the lab in %s: %w", dir, err)
+	for tries := 1; ; tries++ {
+		if err := killAll(ctx, func() []process { return labProcesses(dir, nodes, in) }); err != nil {
+			return fmt.Errorf("cannot end the lab in %s: %w", dir, err)
+		}
+		// A process that was being started has its mark only now, and may have written into a folder that was removed.
+		err := removeDir(dir, entries)
+		if errors.Is(err, unix.ENOTEMPTY) && tries < removals {
+			continue
+		}
+		errs := []error{err}
+		for _, node := range nodes {
+			errs = append(errs, removeCgroups(node))
+		}
+		return errors.Join(errs...)
 	}
-	var errs []error
-	for _, node := range nodes {
-		errs = append(errs, removeCgroups(node))
-	}
-	return errors.Join(append(errs, removeDir(dir, entries))...)
 }
+
+// removals bounds the tries to remove a folder: whoever has started what still writes there has ended before the second.
+const removals = 5
 
 // isLab says whether a folder was made by Up; a lab whose making or removal was cut short is one too.
 func isLab(entries []fs.DirEntry) bool {

@@ -223,15 +223,19 @@ func rolls(t *testing.T, m *machine, folder, url string) {
 		}
 		return err
 	}))
-	second, err := pods()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for pod := range strings.FieldsSeq(first) {
-		if strings.Contains(second, pod) {
-			t.Errorf("%s was not replaced: %s", pod, second)
+	// Those that end are not counted among the replicas, and are there until they have ended.
+	m.eventually("other pods", func() error {
+		second, err := pods()
+		if err != nil {
+			return err
 		}
-	}
+		for pod := range strings.FieldsSeq(first) {
+			if strings.Contains(second, pod) {
+				return fmt.Errorf("%s was not replaced: %s", pod, second)
+			}
+		}
+		return nil
+	})
 	edit("harbour.yaml", "Corvina ", "Dorado ")
 	t.Logf("an edit of the configuration is read after %s", m.eventually("the new ship", func() error { return m.says(url, "Dorado") }))
 	broken := `apiVersion: v1

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -291,10 +292,7 @@ func fakeUpstream(t *testing.T, answer func(dns.Question) (*dns.Msg, bool)) *ups
 		fit(reply, request, stream)
 		w.WriteMsg(reply)
 	})
-	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
-	must(t, err)
-	streams, err := net.Listen("tcp", packets.LocalAddr().String())
-	must(t, err)
+	packets, streams := samePort(t)
 	u.addr = netip.MustParseAddrPort(packets.LocalAddr().String())
 	for _, s := range []*dns.Server{{PacketConn: packets, Handler: handler}, {Listener: streams, Handler: handler}} {
 		started := make(chan struct{})
@@ -305,6 +303,23 @@ func fakeUpstream(t *testing.T, answer func(dns.Question) (*dns.Msg, bool)) *ups
 		t.Cleanup(func() { s.Shutdown(); <-done })
 	}
 	return u
+}
+
+// samePort listens for both at one port: one that is free for the first may be another program's for the second.
+func samePort(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for {
+		packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+		must(t, err)
+		streams, err := net.Listen("tcp", packets.LocalAddr().String())
+		if err == nil {
+			return packets, streams
+		}
+		must(t, packets.Close())
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
 }
 
 func must(t testing.TB, err error) {
