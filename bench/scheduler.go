@@ -10,10 +10,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/storebench"
 	"lockstep/kinds"
 	"lockstep/reconcilers/scheduler"
+	"lockstep/store"
+	"lockstep/store/storebench"
 )
 
 // schedule measures how many pending pods a second are bound, stored and seen in the view, against etcd's own rate for

@@ -19,9 +19,9 @@ import (
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/heap"
 	"lockstep/daemon/pki"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/storebench"
 	"lockstep/kinds/strategy"
+	"lockstep/store"
+	"lockstep/store/storebench"
 )
 
 // bigStore measures a store of many pods: updates, opening, and what an agent reads at its start.

@@ -22,7 +22,6 @@ import (
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/heap"
 	"lockstep/daemon/pki"
-	"lockstep/daemon/store"
 	"lockstep/daemon/version"
 	"lockstep/daemon/web"
 	"lockstep/internal/giturl"
@@ -30,6 +29,7 @@ import (
 	"lockstep/reconcilers"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/scheduler"
+	"lockstep/store"
 	"lockstep/sync"
 	"lockstep/sync/plan"
 )

@@ -13,10 +13,10 @@ import (
 
 	"lockstep/daemon/control"
 	"lockstep/daemon/pki"
-	"lockstep/daemon/store/view"
 	"lockstep/daemon/version"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 	"lockstep/sync/health"
 	"lockstep/sync/plan"
 )

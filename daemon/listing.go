@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"sync"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 	"lockstep/sync/plan"
 )
 

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"testing"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store"
+	"lockstep/store/memory"
+	"lockstep/store/view"
 	"lockstep/sync/plan"
 )
 

@@ -19,10 +19,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"lockstep/daemon/pki"
-	"lockstep/daemon/store/memory"
 	"lockstep/kinds/strategy"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
+	"lockstep/store/memory"
 )
 
 // lose has the API come back at its address with an empty store.

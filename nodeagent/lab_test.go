@@ -34,14 +34,14 @@ import (
 	"lockstep/daemon/api"
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/pki"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	_ "lockstep/nodeagent/dns/names/early"
 	_ "lockstep/nodeagent/logs/keeper/early"
 	"lockstep/nodeagent/runtime"
+	"lockstep/store"
+	"lockstep/store/memory"
+	"lockstep/store/view"
 )
 
 const insideEnv = "LOCKSTEP_TEST_INSIDE"

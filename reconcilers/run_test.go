@@ -10,12 +10,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/daemon/etcd/etcdtest"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers/engine"
+	"lockstep/store"
+	"lockstep/store/memory"
+	"lockstep/store/view"
 )
 
 // TestRun runs the engine as the daemon does, on the machine's clock, and measures how long a deployment's hundred pods

@@ -12,10 +12,10 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/pods"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 func shop(t *testing.T, seed uint64, deployments ...*appsv1.Deployment) *sim {

@@ -18,14 +18,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/looptest"
 	"lockstep/reconcilers/pods"
+	"lockstep/store"
+	"lockstep/store/memory"
+	"lockstep/store/view"
 )
 
 // sim is a cluster of which everything happens in one goroutine, in an order that a seed decides: the engine's turns,

@@ -14,9 +14,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/lab/githost"
+	"lockstep/store/view"
 )
 
 // bigFiles is how many manifests the benchmarks' sources have, a hundred a folder.

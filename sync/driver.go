@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"lockstep/daemon/store"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
 	"lockstep/sync/apply"
 	"lockstep/sync/forge"
 	"lockstep/sync/health"

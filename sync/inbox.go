@@ -3,8 +3,8 @@ package sync
 import (
 	"sync"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 	"lockstep/sync/health"
 	"lockstep/sync/source"
 )

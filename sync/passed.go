@@ -4,8 +4,8 @@ import (
 	"context"
 	"slices"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 	"lockstep/sync/forge"
 	"lockstep/sync/source"
 )

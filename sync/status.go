@@ -10,12 +10,12 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/internal/giturl"
 	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
+	"lockstep/store/view"
 	"lockstep/sync/apply"
 	"lockstep/sync/forge"
 	"lockstep/sync/health"

@@ -15,11 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
+	"lockstep/store/view"
 	"lockstep/sync/apply"
 	"lockstep/sync/forge"
 	"lockstep/sync/plan"

@@ -12,8 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 	"lockstep/sync/forge/forgetest"
 )
 

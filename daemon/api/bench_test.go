@@ -6,7 +6,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store"
+	"lockstep/store"
 )
 
 // BenchmarkNodePods lists one node's pods among 100,000 through the TLS API, as an agent does. The goal is 5 ms.

@@ -18,10 +18,10 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 const (

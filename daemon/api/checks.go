@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 )
 
 // checkNode: a node registers itself, with labels that are its own business and any taints, and no address range; after

@@ -14,11 +14,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 func named(namespace, name string) metav1.ObjectMeta {

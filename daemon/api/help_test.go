@@ -18,10 +18,10 @@ import (
 	"k8s.io/client-go/rest"
 
 	"lockstep/daemon/pki"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/store"
+	"lockstep/store/memory"
 )
 
 // testServer is an API server on loopback over a store in memory.

@@ -13,9 +13,9 @@ import (
 	apistorage "k8s.io/apiserver/pkg/storage"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"lockstep/daemon/pki"
-	"lockstep/daemon/store/view"
+	"lockstep/store/view"
 )
 
 // admitTimeout bounds the recording of a node that the store has forgotten.

@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
-	"lockstep/daemon/store"
 	"lockstep/kinds"
+	"lockstep/store"
 )
 
 // requestLog counts requests that read everything anew of anything but heartbeats, whose history is not kept.

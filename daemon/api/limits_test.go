@@ -16,7 +16,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store/memory"
+	"lockstep/store/memory"
 )
 
 func TestTooManyRequests(t *testing.T) {

@@ -26,7 +26,7 @@ import (
 	registrypod "k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
-	"lockstep/daemon/store/view"
+	"lockstep/store/view"
 )
 
 // podLog answers GET pods/<name>/log: Kubernetes' own code chooses the container and words the errors, and the node's

@@ -6,10 +6,10 @@ import (
 	"sync"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store/view"
 	"lockstep/internal/giturl"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 )
 
 // present copies an object's outermost struct, so that the caller may set its kind, revision and annotations, and adds

@@ -13,11 +13,11 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store/view"
 	"lockstep/internal/giturl"
 	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 )
 
 // refusal is the answer to every change that is not a node's own business: how this cluster is changed, where, and what to do

@@ -10,8 +10,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
-	"lockstep/daemon/store/memory"
 	"lockstep/kinds/strategy"
+	"lockstep/store/memory"
 )
 
 // reset has the server lose everything, as with its etcd, and come back at the same address.

@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
-	"lockstep/daemon/store/view"
+	"lockstep/store/view"
 )
 
 // access is one thing a client asks to do.

@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"lockstep/daemon/store/view"
+	"lockstep/store/view"
 )
 
 // stay is a request that lives long: a watch, a followed log or a tunnel. What permitted it may end before it does.

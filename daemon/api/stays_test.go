@@ -20,8 +20,8 @@ import (
 
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/pki"
-	"lockstep/daemon/store"
 	"lockstep/kinds"
+	"lockstep/store"
 )
 
 // ends waits until a watch ends and returns what it said meanwhile.

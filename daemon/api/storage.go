@@ -17,9 +17,9 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	apistorage "k8s.io/apiserver/pkg/storage"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/store/view"
 )
 
 // storage reads one kind for Kubernetes' handlers, which negotiate formats and encode.

@@ -16,11 +16,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
+	"lockstep/store/memory"
+	"lockstep/store/view"
 )
 
 func configMap(namespace, name string, labels map[string]string) *corev1.ConfigMap {

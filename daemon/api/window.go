@@ -10,8 +10,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 )
 
 const (

@@ -11,9 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 
-	"lockstep/daemon/store/memory"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/memory"
+	"lockstep/store/view"
 )
 
 // TestWindowIsBounded changes an object over and over: a window of small states goes back its whole length, one of large

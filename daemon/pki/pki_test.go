@@ -19,7 +19,7 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 
-	"lockstep/daemon/store/memory"
+	"lockstep/store/memory"
 )
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -14,8 +14,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 var (

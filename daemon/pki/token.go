@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 // Usages of a token.

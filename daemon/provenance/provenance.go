@@ -11,10 +11,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"lockstep/daemon/store/view"
 	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 )
 
 // Annotations that reads of the API bear and no stored object has: where a declared object, or the one that controls

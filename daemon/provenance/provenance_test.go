@@ -9,9 +9,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 )
 
 func owned(name, kind, owner string) metav1.ObjectMeta {

@@ -13,10 +13,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store/view"
 	"lockstep/internal/giturl"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 	"lockstep/sync/health"
 )
 

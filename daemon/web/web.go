@@ -23,8 +23,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lockstep/daemon/provenance"
-	"lockstep/daemon/store"
 	"lockstep/internal/plain"
+	"lockstep/store"
 )
 
 //go:embed page.html style.css refresh.js

@@ -151,17 +151,17 @@ func rules() []rule {
 				"k8s.io/kubernetes/pkg/api/v1/resource", "k8s.io/kubernetes/pkg/api/v1/endpoints", "k8s.io/kubernetes/third_party/forked/golang/expansion"},
 			reason: "Kubernetes' types and registry are large and change with every release: they are reached through kinds/strategy; what is small and stands alone may be used"},
 		{from: []string{"nodeagent", "proxy", "reconcilers", "sync", "kinds"}, never: []string{"go.etcd.io/"}, reason: "only the store speaks to etcd"},
-		{from: []string{"daemon/store"}, never: []string{"lockstep/"}, but: []string{"lockstep/daemon/store", "lockstep/daemon/store/view", "lockstep/daemon/store/conformance", "lockstep/kinds", "lockstep/kinds/quantity", "lockstep/kinds/v1alpha1"},
+		{from: []string{"store"}, never: []string{"lockstep/"}, but: []string{"lockstep/store", "lockstep/store/view", "lockstep/store/conformance", "lockstep/kinds", "lockstep/kinds/quantity", "lockstep/kinds/v1alpha1"},
 			reason: "the store keeps objects and knows nothing of what they are for"},
-		{from: []string{"reconcilers"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/sync/", "lockstep/sync"}, but: []string{"lockstep/daemon/store", "lockstep/daemon/store/view"},
+		{from: []string{"reconcilers"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/sync/", "lockstep/sync"}, but: []string{"lockstep/store", "lockstep/store/view"},
 			reason: "reconcilers know objects, not where they come from"},
-		{from: []string{"sync"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/reconcilers/", "lockstep/reconcilers"}, but: []string{"lockstep/daemon/store", "lockstep/daemon/store/view"},
+		{from: []string{"sync"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/reconcilers/", "lockstep/reconcilers"}, but: []string{"lockstep/store", "lockstep/store/view"},
 			reason: "sync states what is wanted, and leaves to reconcilers what becomes of it"},
 		{from: []string{""}, except: []string{"sync/source"}, never: []string{"github.com/go-git/"}, reason: "one place reads Git repositories"},
 		{from: []string{""}, except: []string{"sync/forge"}, never: []string{"code.gitea.io/"}, reason: "forges are behind an interface"},
 		{from: []string{""}, except: []string{"nodeagent", "bench"}, never: []string{"github.com/containerd/containerd/"}, reason: "only the node agent runs containers"},
 		{from: []string{""}, except: []string{"daemon/command", "lab", "manifests-example", "main.go"}, never: []string{"github.com/spf13/"}, reason: "flags end at the command line; rooms take Options"},
-		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{"lockstep/lab/", "lockstep/lab", "lockstep/daemon/store/memory", "lockstep/daemon/store/conformance", "lockstep/daemon/store/storebench",
+		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{"lockstep/lab/", "lockstep/lab", "lockstep/store/memory", "lockstep/store/conformance", "lockstep/store/storebench",
 			"lockstep/daemon/etcd/etcdtest", "lockstep/sync/forge/forgetest", "lockstep/proxy/load", "lockstep/nodeagent/baseline", "testing"},
 			reason: "what serves tests and benchmarks is not part of the program"},
 		{from: []string{""}, never: []string{"log", "math/rand", "io/ioutil", "github.com/pkg/errors", "github.com/sirupsen/logrus"},
@@ -172,7 +172,7 @@ func rules() []rule {
 
 // forTests are folders whose files serve tests without being named so.
 func forTests() []string {
-	return []string{"daemon/store/conformance", "daemon/store/memory", "daemon/store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline"}
+	return []string{"store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline"}
 }
 
 func TestImportDirections(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/dump"
 
-	"lockstep/daemon/store/view"
 	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
 )
 
 // Kubernetes' annotations (k8s.io/kubernetes/pkg/controller/deployment/util).

@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"lockstep/daemon/store/view"
 	"lockstep/reconcilers/pods"
+	"lockstep/store/view"
 )
 
 // group is the endpoints that have the same ports: pods may give a named port different numbers.

@@ -9,10 +9,10 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/pods"
+	"lockstep/store/view"
 )
 
 const (

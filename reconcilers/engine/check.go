@@ -10,9 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
 )
 
 // writeRules are a reconciler's declared writes by kind.

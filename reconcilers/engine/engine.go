@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/utils/clock"
 
-	"lockstep/daemon/store"
 	"lockstep/reconcilers/loop"
+	"lockstep/store"
 )
 
 // Options are what an engine works with. Store, Commit and Events are required.

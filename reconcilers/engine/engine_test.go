@@ -15,12 +15,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/loop"
+	"lockstep/store"
+	"lockstep/store/memory"
+	"lockstep/store/view"
 )
 
 var start = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)

@@ -4,8 +4,8 @@ import (
 	"math/rand/v2"
 	"sync"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 )
 
 const (

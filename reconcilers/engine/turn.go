@@ -11,10 +11,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 // commitTimeout bounds one write: etcd itself gives up a proposal after about 7 s (its request timeout at default

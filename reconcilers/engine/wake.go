@@ -1,9 +1,9 @@
 package engine
 
 import (
-	"lockstep/daemon/store"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
+	"lockstep/store"
 )
 
 // wake queues every key that the batch's changes concern. A wake-up carries no data: the key is decided from whatever

@@ -4,10 +4,10 @@ import (
 	"testing"
 	"time"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/looptest"
+	"lockstep/store/view"
 )
 
 func TestOwners(t *testing.T) { looptest.Golden(t, "testdata/owners", Owners()) }

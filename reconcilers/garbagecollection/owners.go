@@ -8,9 +8,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
 )
 
 // Owners returns the reconciler that deletes objects whose owners are all gone (Kubernetes' background propagation).

@@ -8,10 +8,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/pods"
+	"lockstep/store/view"
 )
 
 const (

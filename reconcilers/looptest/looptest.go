@@ -22,11 +22,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -10,9 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
 )
 
 // New returns the reconciler of namespaces.

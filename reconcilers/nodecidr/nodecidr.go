@@ -8,9 +8,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
 )
 
 // Bits of a node's part, by family: Kubernetes' defaults. 254 pod addresses are more than twice the 110 pods that a

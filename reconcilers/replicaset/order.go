@@ -11,8 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/reconcilers/pods"
+	"lockstep/store/view"
 )
 
 // deletionOrder returns the pods in the order in which Kubernetes deletes them: the ones whose loss hurts least first.

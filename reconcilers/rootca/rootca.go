@@ -8,9 +8,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
 )
 
 // What Kubernetes' root CA publisher writes (k8s.io/kubernetes/pkg/controller/certificates/rootcacertpublisher).

@@ -13,8 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store"
 	"lockstep/kinds"
+	"lockstep/store"
 )
 
 // component is how Kubernetes' scheduler signs its events.

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"strings"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
+	"lockstep/store"
+	"lockstep/store/view"
 	"lockstep/sync/plan"
 )
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"sync"
 
-	"lockstep/daemon/store/view"
+	"lockstep/store/view"
 	"lockstep/sync/plan"
 )
 

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store"
+	"lockstep/store/view"
 	"lockstep/sync/plan"
 )
 

@@ -6,10 +6,10 @@ import (
 	"testing"
 	"time"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/store"
+	"lockstep/store/memory"
 	"lockstep/sync/plan"
 )
 

@@ -14,9 +14,9 @@ import (
 
 	"go.uber.org/goleak"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/memory"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
+	"lockstep/store/memory"
 	"lockstep/sync/forge/forgetest"
 )
 

@@ -14,8 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 const (

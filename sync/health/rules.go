@@ -5,8 +5,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 )
 
 // withoutRules says which nodes tell that they cannot write the rules of services; empty: none does. Any node may be where

@@ -7,7 +7,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 
-	"lockstep/daemon/store/view"
+	"lockstep/store/view"
 )
 
 // Silence says since when a node that counts as silent has not been heard of, "node b has been silent for 40 s"; empty

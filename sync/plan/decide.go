@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 )
 
 // freePrunes is how many objects a revision may delete whatever their share: a source of four objects that loses three

@@ -21,9 +21,9 @@ import (
 	apischema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/store/view"
 )
 
 var updateGolden = flag.Bool("update", false, "write what the planner says into the golden files")

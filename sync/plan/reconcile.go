@@ -11,9 +11,9 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/quantity"
+	"lockstep/store/view"
 )
 
 // Reconcile returns the steps that bring the store to an inventory: first what is to exist, in the order of kinds.All,

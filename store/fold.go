@@ -11,8 +11,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	coordinationv1 "k8s.io/api/coordination/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 )
 
 // item is one etcd event or key, decoded.

@@ -16,8 +16,8 @@ import (
 
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/etcd/etcdtest"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 // cutter is a watcher whose watches can be cut, and held off until healed.

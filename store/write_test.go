@@ -12,9 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/daemon/etcd/etcdtest"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 func configMap(name, value string) *corev1.ConfigMap {

@@ -16,11 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/daemon/etcd/etcdtest"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -11,7 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 
-	"lockstep/daemon/store/view"
+	"lockstep/store/view"
 )
 
 const (

@@ -3,9 +3,9 @@ package memory_test
 import (
 	"testing"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/conformance"
-	"lockstep/daemon/store/memory"
+	"lockstep/store"
+	"lockstep/store/conformance"
+	"lockstep/store/memory"
 )
 
 func TestConformance(t *testing.T) {

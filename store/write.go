@@ -7,8 +7,8 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store/view"
 )
 
 // Write is one conditional change of one object or one record. Object and Record are not both set; where neither is,

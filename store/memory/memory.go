@@ -15,9 +15,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/record"
 
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 // Options of a store. The zero value is usable.

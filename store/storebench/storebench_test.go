@@ -11,9 +11,9 @@ import (
 
 	"lockstep/daemon/etcd/etcdtest"
 	"lockstep/daemon/heap"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/storebench"
 	"lockstep/kinds/strategy"
+	"lockstep/store"
+	"lockstep/store/storebench"
 )
 
 // pods is how many pods the store holds: STOREBENCH_PODS, or 100,000.

@@ -12,10 +12,10 @@ import (
 	"sigs.k8s.io/randfill"
 
 	"lockstep/daemon/etcd/etcdtest"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/store"
+	"lockstep/store/view"
 )
 
 // TestUnchangedHead writes random states of one pod, of which some change the status only: each is in the view as a

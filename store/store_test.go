@@ -12,8 +12,8 @@ import (
 
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/etcd/etcdtest"
-	"lockstep/daemon/store"
-	"lockstep/daemon/store/conformance"
+	"lockstep/store"
+	"lockstep/store/conformance"
 )
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))

@@ -10,7 +10,7 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"lockstep/daemon/etcd/etcdtest"
-	"lockstep/daemon/store"
+	"lockstep/store"
 )
 
 // leftover makes the key of a leader that died without resigning: its lease is not renewed, and lasts for minutes.

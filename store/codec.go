@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"strconv"
 
-	"lockstep/daemon/store/view"
 	"lockstep/kinds"
 	"lockstep/kinds/quantity"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store/view"
 )
 
 // Transformer changes values on their way to etcd and back, for encryption at rest. Key is the etcd key, so that a value
