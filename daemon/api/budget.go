@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"lockstep/daemon/rights"
 	"lockstep/internal/quota"
 )
 
@@ -61,7 +62,7 @@ func (b *budgets) afford(credential string, now time.Time) error {
 
 // stay counts a request that lives long, until leave is called; leave is nil where there are too many.
 func (b *budgets) stay(id identity, peer string) (leave func()) {
-	if id.role == node {
+	if id.Role == rights.Node {
 		return b.nodes.Enter(id.credential)
 	}
 	one := b.viewers.Enter(id.credential)

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"lockstep/daemon/rights"
 	"lockstep/kinds"
 )
 
@@ -190,7 +191,7 @@ func TestBudgets(t *testing.T) {
 	for range cap(s.server.writes) / share {
 		s.server.budgets.writes.Enter("peer/127.0.0.1")
 	}
-	if code, _ := s.ask(&rest.Config{Host: s.viewer().Host, TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()}}, "POST", joinPath, "{}"); code != http.StatusTooManyRequests {
+	if code, _ := s.ask(&rest.Config{Host: s.viewer().Host, TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()}}, "POST", rights.JoinPath, "{}"); code != http.StatusTooManyRequests {
 		t.Errorf("one more join from an address with %d under way: %d", cap(s.server.writes)/share, code)
 	}
 	viewer := s.viewer()
@@ -220,9 +221,9 @@ func TestStoredBytes(t *testing.T) {
 // TestLongRequestsAreBounded: as many as a credential may have, none with a body, none that outlives its right.
 func TestLongRequestsAreBounded(t *testing.T) {
 	s := newTestServer(t, nil, testCluster()...)
-	id := identity{role: viewer, credential: "token/x"}
+	id := identity{Subject: rights.Subject{Role: rights.Viewer}, credential: "token/x"}
 	watch := httptest.NewRequest(http.MethodGet, "/api/v1/pods?watch=true&timeoutSeconds=99999999", nil)
-	a := access{verb: "watch", resource: "pods"}
+	a := rights.Access{Verb: "watch", Resource: "pods"}
 	var end time.Time
 	next := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { end, _ = r.Context().Deadline() })
 	s.server.lasting(httptest.NewRecorder(), watch, id, a, next)
@@ -230,7 +231,7 @@ func TestLongRequestsAreBounded(t *testing.T) {
 		t.Errorf("a watch may go on for %s", left)
 	}
 	id.until = time.Now().Add(time.Minute)
-	s.server.lasting(httptest.NewRecorder(), watch, id, access{verb: "get", resource: "pods", subresource: "log"}, next)
+	s.server.lasting(httptest.NewRecorder(), watch, id, rights.Access{Verb: "get", Resource: "pods", Subresource: "log"}, next)
 	if left := time.Until(end); left > time.Minute {
 		t.Errorf("a followed log outlives its credential: %s", left)
 	}
@@ -249,9 +250,9 @@ func TestLongRequestsAreBounded(t *testing.T) {
 	if s.server.lasting(w, watch, id, a, next); w.Code != http.StatusTooManyRequests {
 		t.Errorf("watch %d from an address: %d", peerStays+1, w.Code)
 	}
-	id = identity{role: node, node: "n1", credential: "node/n1"}
+	id = identity{Subject: rights.Subject{Role: rights.Node, Node: "n1"}, credential: "node/n1"}
 	w = httptest.NewRecorder()
-	if s.server.lasting(w, watch, id, access{verb: "watch", resource: "nodes"}, next); w.Code != http.StatusOK {
+	if s.server.lasting(w, watch, id, rights.Access{Verb: "watch", Resource: "nodes"}, next); w.Code != http.StatusOK {
 		t.Errorf("a node's watch from there: %d", w.Code)
 	}
 }
@@ -270,7 +271,7 @@ func TestBodyThatNeverComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, certificates := range map[string][]tls.Certificate{"nobody": nil, "a viewer": {cert}} {
-		for _, path := range []string{"/api/v1/pods?watch=true", "/api/v1/namespaces/shop/pods/cart-1-a/log?follow=true", tunnelPath} {
+		for _, path := range []string{"/api/v1/pods?watch=true", "/api/v1/namespaces/shop/pods/cart-1-a/log?follow=true", rights.TunnelPath} {
 			c, err := tls.Dial("tcp", s.address, &tls.Config{RootCAs: roots, Certificates: certificates})
 			if err != nil {
 				t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"lockstep/daemon/rights"
 	"lockstep/internal/plain"
 	"lockstep/internal/quota"
 )
@@ -101,8 +102,8 @@ func (s *server) loaded(next http.Handler) http.Handler {
 
 // probing says that a path is for those who ask how the server is.
 func probing(path string) bool {
-	verdict, _ := decidePath(anonymousIdentity(), access{verb: "get", path: path})
-	return verdict == allowed && path != joinPath && path != hookPath
+	verdict, _ := rights.Decide(rights.Subject{}, rights.Access{Verb: "get", Path: path}, nil)
+	return verdict == rights.Allowed && path != rights.JoinPath && path != rights.HookPath
 }
 
 func (s *server) identified(next http.Handler) http.Handler {
@@ -148,11 +149,11 @@ func (s *server) bounded(next http.Handler) http.Handler {
 			return
 		}
 		slots, mine := s.reads, s.budgets.reads
-		if !a.read() {
+		if !a.Read() {
 			slots, mine = s.writes, s.budgets.writes
 		}
-		if !openPaths[info.Path] || info.Path == joinPath {
-			if info.Path == joinPath {
+		if !rights.Open(info.Path) || info.Path == rights.JoinPath {
+			if info.Path == rights.JoinPath {
 				slots = nil // who may be nobody takes no place of those who are known
 			}
 			leave := s.enter(id, a, slots, mine)
@@ -171,8 +172,8 @@ func (s *server) bounded(next http.Handler) http.Handler {
 
 // enter takes a place among all requests under way, where there are slots, and among the client's own; nil where there is
 // none.
-func (s *server) enter(id identity, a access, slots chan struct{}, mine *quota.Gate) (leave func()) {
-	if id.role == node && a.resource == "events" && !a.read() && !s.budgets.events.Allow(id.credential, 1, s.now()) {
+func (s *server) enter(id identity, a rights.Access, slots chan struct{}, mine *quota.Gate) (leave func()) {
+	if id.Role == rights.Node && a.Resource == "events" && !a.Read() && !s.budgets.events.Allow(id.credential, 1, s.now()) {
 		return nil
 	}
 	own := mine.Enter(id.credential)
@@ -196,7 +197,7 @@ func (s *server) enter(id identity, a access, slots chan struct{}, mine *quota.G
 
 func longRunning(r *http.Request, info *request.RequestInfo) bool {
 	follow, _ := strconv.ParseBool(r.URL.Query().Get("follow"))
-	return info.Verb == "watch" || info.Subresource == "log" && follow || info.Path == tunnelPath
+	return info.Verb == "watch" || info.Subresource == "log" && follow || info.Path == rights.TunnelPath
 }
 
 func (s *server) permitted(next http.Handler) http.Handler {
@@ -204,15 +205,15 @@ func (s *server) permitted(next http.Handler) http.Handler {
 		info, _ := request.RequestInfoFrom(r.Context())
 		id, a := identityOf(r.Context()), accessOf(r, info)
 		v := s.hub.View()
-		switch verdict, why := decide(id, a, v); verdict {
-		case allowed:
+		switch verdict, why := rights.Decide(id.Subject, a, v); verdict {
+		case rights.Allowed:
 			next.ServeHTTP(w, r)
-		case unauthorized:
+		case rights.Unauthorized:
 			s.fail(w, r, apierrors.NewUnauthorized(why))
-		case notThisWay:
+		case rights.NotThisWay:
 			s.fail(w, r, s.refusal(v, a, why))
 		default:
-			if id.role == viewer && a.group == "" && a.resource == "secrets" {
+			if id.Role == rights.Viewer && a.Group == "" && a.Resource == "secrets" {
 				why = s.secretUnread(v, a, why)
 			}
 			s.fail(w, r, forbiddenError(id, a, plain.Text(why)))
@@ -221,39 +222,39 @@ func (s *server) permitted(next http.Handler) http.Handler {
 }
 
 // forbiddenError is worded as Kubernetes words it.
-func forbiddenError(id identity, a access, why string) error {
-	gr := schema.GroupResource{Group: a.group, Resource: a.resource}
+func forbiddenError(id identity, a rights.Access, why string) error {
+	gr := schema.GroupResource{Group: a.Group, Resource: a.Resource}
 	scope := "at the cluster scope"
-	if a.namespace != "" {
-		scope = fmt.Sprintf("in the namespace %q", a.namespace)
+	if a.Namespace != "" {
+		scope = fmt.Sprintf("in the namespace %q", a.Namespace)
 	}
-	if a.resource == "" {
-		return apierrors.NewForbidden(gr, "", fmt.Errorf("User %q cannot %s path %q: %s", id.user.Name, a.verb, a.path, why))
+	if a.Resource == "" {
+		return apierrors.NewForbidden(gr, "", fmt.Errorf("User %q cannot %s path %q: %s", id.user.Name, a.Verb, a.Path, why))
 	}
-	full := a.resource
-	if a.subresource != "" {
-		full += "/" + a.subresource
+	full := a.Resource
+	if a.Subresource != "" {
+		full += "/" + a.Subresource
 	}
-	return apierrors.NewForbidden(gr, a.name, fmt.Errorf("User %q cannot %s resource %q in API group %q %s: %s",
-		id.user.Name, a.verb, full, a.group, scope, why))
+	return apierrors.NewForbidden(gr, a.Name, fmt.Errorf("User %q cannot %s resource %q in API group %q %s: %s",
+		id.user.Name, a.Verb, full, a.Group, scope, why))
 }
 
 // accessOf reads what a request asks to do.
-func accessOf(r *http.Request, info *request.RequestInfo) access {
+func accessOf(r *http.Request, info *request.RequestInfo) rights.Access {
 	if !info.IsResourceRequest {
-		return access{verb: info.Verb, path: info.Path}
+		return rights.Access{Verb: info.Verb, Path: info.Path}
 	}
-	a := access{
-		verb: info.Verb, group: info.APIGroup, resource: info.Resource, subresource: info.Subresource,
-		namespace: info.Namespace, name: info.Name, dryRun: r.URL.Query().Has("dryRun"),
+	a := rights.Access{
+		Verb: info.Verb, Group: info.APIGroup, Resource: info.Resource, Subresource: info.Subresource,
+		Namespace: info.Namespace, Name: info.Name, DryRun: r.URL.Query().Has("dryRun"),
 	}
 	// A namespace's own path has its name as the namespace too.
-	if a.group == "" && a.resource == "namespaces" {
-		a.namespace = ""
+	if a.Group == "" && a.Resource == "namespaces" {
+		a.Namespace = ""
 	}
 	if text := r.URL.Query().Get("fieldSelector"); text != "" {
 		if selector, err := fields.ParseSelector(text); err == nil {
-			a.fields = selector
+			a.Fields = selector
 		}
 	}
 	return a

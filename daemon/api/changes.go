@@ -12,12 +12,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"lockstep/daemon/provenance"
+	"lockstep/daemon/rights"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/store"
@@ -56,18 +58,18 @@ func nodeChanges(s *storage) []*change {
 	switch s.kind.GroupResource().String() {
 	case "nodes":
 		return []*change{
-			{storage: s, create: true, body: maxReport, size: maxReport, check: checkNode, prepare: strategy.PrepareUpdate},
-			{storage: s, subresource: "status", body: maxReport, size: maxReport, check: checkNodeStatus, prepare: strategy.PrepareStatus},
+			{storage: s, create: true, body: maxReport, size: maxReport, check: rights.CheckNode, prepare: strategy.PrepareUpdate},
+			{storage: s, subresource: "status", body: maxReport, size: maxReport, check: rights.CheckNodeStatus, prepare: strategy.PrepareStatus},
 		}
 	case "pods":
 		return []*change{
 			{storage: s, delete: true, body: maxNote},
-			{storage: s, subresource: "status", body: maxBody, size: maxReport, check: checkPodStatus, prepare: strategy.PrepareStatus},
+			{storage: s, subresource: "status", body: maxBody, size: maxReport, check: rights.CheckPodStatus, prepare: strategy.PrepareStatus},
 		}
 	case "events":
-		return []*change{{storage: s, create: true, body: maxReview, size: maxNote, check: checkEvent, prepare: strategy.PrepareUpdate}}
+		return []*change{{storage: s, create: true, body: maxReview, size: maxNote, check: rights.CheckEvent, prepare: strategy.PrepareUpdate}}
 	case "leases.coordination.k8s.io":
-		return []*change{{storage: s, create: true, heartbeat: true, body: maxNote, size: maxNote, check: checkLease, prepare: strategy.PrepareUpdate}}
+		return []*change{{storage: s, create: true, heartbeat: true, body: maxNote, size: maxNote, check: rights.CheckLease, prepare: strategy.PrepareUpdate}}
 	default:
 		return nil
 	}
@@ -80,7 +82,7 @@ func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.V
 		return nil, err
 	}
 	v := c.store.View()
-	if err := c.check(identityOf(ctx).node, v, o, nil); err != nil {
+	if err := c.check(identityOf(ctx).Node, v, o, nil); err != nil {
 		return nil, c.refused(v, "create", o.GetName(), err)
 	}
 	if err := cmp.Or(honest(o, c.now()), c.fits(o, nil)); err != nil {
@@ -175,7 +177,7 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 	}
 	o.SetAnnotations(provenance.Strip(o.GetAnnotations()))
 	strategy.Default(o)
-	if err := c.check(identityOf(ctx).node, v, o, old); err != nil {
+	if err := c.check(identityOf(ctx).Node, v, o, old); err != nil {
 		return nil, c.refused(v, "update", key.Name, err)
 	}
 	if err := cmp.Or(honest(o, c.now()), c.fits(o, old)); err != nil {
@@ -208,7 +210,7 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 	}
 	lease := updated.(*coordinationv1.Lease)
 	lease.SetAnnotations(provenance.Strip(lease.GetAnnotations()))
-	if err := checkLease(identityOf(ctx).node, nil, lease, nil); err != nil {
+	if err := rights.CheckLease(identityOf(ctx).Node, nil, lease, nil); err != nil {
 		return nil, c.refused(c.store.View(), "update", key.Name, err)
 	}
 	if err := cmp.Or(honest(lease, c.now()), c.fits(lease, old)); err != nil {
@@ -230,13 +232,13 @@ func (c *change) Delete(ctx context.Context, name string, validate rest.Validate
 	if old == nil {
 		return nil, false, c.notFound(name)
 	}
-	if nodeOf(old) != identityOf(ctx).node { // it came after the request was judged
-		a := access{verb: "delete", resource: c.kind.Resource, namespace: key.Namespace, name: name}
+	if kinds.NodeOf(old) != identityOf(ctx).Node { // it came after the request was judged
+		a := rights.Access{Verb: "delete", Resource: c.kind.Resource, Namespace: key.Namespace, Name: name}
 		return nil, false, c.refusal(v, a, "the pod is not bound to this node")
 	}
 	p := opts.Preconditions
 	if opts.GracePeriodSeconds == nil || *opts.GracePeriodSeconds != 0 || p == nil || p.UID == nil {
-		a := access{verb: "delete", resource: c.kind.Resource, namespace: key.Namespace, name: name}
+		a := rights.Access{Verb: "delete", Resource: c.kind.Resource, Namespace: key.Namespace, Name: name}
 		return nil, false, c.refusal(v, a, "a node deletes a pod only with grace period 0 and a uid precondition")
 	}
 	if *p.UID != old.GetUID() {
@@ -319,11 +321,14 @@ func unavailable(err error) error {
 
 // refused turns a check's objection into the answer to a change that is not a node's.
 func (c *change) refused(v *view.View, verb, name string, err error) error {
-	a := access{verb: verb, group: c.kind.Group, resource: c.kind.Resource, subresource: c.subresource, name: name}
+	a := rights.Access{Verb: verb, Group: c.kind.Group, Resource: c.kind.Resource, Subresource: c.subresource, Name: name}
 	return c.refusal(v, a, err.Error())
 }
 
 func (c *change) keyOf(o kinds.Object) kinds.Key { return c.kind.Key(o.GetNamespace(), o.GetName()) }
+
+// suffix ends a generated name as Kubernetes' do.
+func suffix() string { return rand.String(5) }
 
 func dryRun(values []string) bool { return len(values) > 0 }
 

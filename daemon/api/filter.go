@@ -77,7 +77,7 @@ func (f *filter) matches(o kinds.Object) bool {
 	switch {
 	case f.namespace != "" && o.GetNamespace() != f.namespace,
 		f.name != "" && o.GetName() != f.name,
-		f.node != "" && nodeOf(o) != f.node,
+		f.node != "" && kinds.NodeOf(o) != f.node,
 		!f.labels.Empty() && !f.labels.Matches(labels.Set(o.GetLabels())):
 		return false
 	}

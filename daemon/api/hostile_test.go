@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"lockstep/daemon/rights"
 )
 
 // held are the goroutines and descriptors of this process.
@@ -51,9 +53,9 @@ func TestNothingIsHeldOfTheAborted(t *testing.T) {
 		{"viewer", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "Content-Type: application/json\r\nContent-Length: 100000\r\n", "{"},
 		{"node", "PATCH", "/api/v1/nodes/n1/status", "Content-Type: application/strategic-merge-patch+json\r\nContent-Length: 100000\r\n", "{"},
 		{"node", "POST", "/api/v1/namespaces/shop/events", "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n", "5\r\n{\"kin\r\n"},
-		{"node", "GET", tunnelPath, "Connection: Upgrade\r\nUpgrade: lockstep-tunnel\r\n", ""},
+		{"node", "GET", rights.TunnelPath, "Connection: Upgrade\r\nUpgrade: lockstep-tunnel\r\n", ""},
 		{"node", "GET", "/api/v1/pods?watch=true&fieldSelector=spec.nodeName%3Dn1", "", ""},
-		{"node", "POST", joinPath, "Content-Length: 1000\r\n", "{"},
+		{"node", "POST", rights.JoinPath, "Content-Length: 1000\r\n", "{"},
 	}
 	abort := func(i int) {
 		r := requests[i%len(requests)]

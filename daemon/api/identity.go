@@ -14,26 +14,16 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"lockstep/daemon/pki"
+	"lockstep/daemon/rights"
 	"lockstep/store/view"
 )
 
 // admitTimeout bounds the recording of a node that the store has forgotten.
 const admitTimeout = 10 * time.Second
 
-// role is what the API knows to tell apart.
-type role int
-
-const (
-	anonymous role = iota
-	viewer
-	node
-)
-
 // identity is who makes a request.
 type identity struct {
-	role role
-	// node is the node's name, for role node.
-	node string
+	rights.Subject
 	user user.DefaultInfo
 	// credential is what its budgets are kept by: a node's name, one viewer's certificate or token, or an address.
 	credential string
@@ -53,9 +43,9 @@ func identify(name string, groups []string) identity {
 	short, isNode := strings.CutPrefix(name, pki.NodeUserPrefix)
 	switch {
 	case isNode && short != "" && slices.Contains(groups, pki.NodeGroup):
-		id.role, id.node = node, short
+		id.Role, id.Node = rights.Node, short
 	case slices.Contains(groups, pki.ViewerGroup):
-		id.role = viewer
+		id.Role = rights.Viewer
 	}
 	return id
 }
@@ -87,14 +77,14 @@ func (s *server) authenticate(r *http.Request) (identity, error) {
 func (s *server) byCertificate(r *http.Request, cert *x509.Certificate) (identity, error) {
 	id := identify(cert.Subject.CommonName, cert.Subject.Organization)
 	id.until = cert.NotAfter
-	switch id.role {
-	case node:
+	switch id.Role {
+	case rights.Node:
 		key := pki.Fingerprint(cert)
-		id.credential = "node/" + id.node
-		id.holds = func(v *view.View) bool { return !pki.Gone(v, id.node, key) }
+		id.credential = "node/" + id.Node
+		id.holds = func(v *view.View) bool { return !pki.Gone(v, id.Node, key) }
 		ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
 		defer cancel()
-		err := s.joins.Admit(ctx, id.node, cert)
+		err := s.joins.Admit(ctx, id.Node, cert)
 		switch {
 		case errors.Is(err, pki.ErrRemoved), errors.Is(err, pki.ErrTaken):
 			return identity{}, apierrors.NewUnauthorized(err.Error())
@@ -104,7 +94,7 @@ func (s *server) byCertificate(r *http.Request, cert *x509.Certificate) (identit
 		if s.conns.know(r.Context(), id) && !id.holds(s.store.View()) { // it ceased to hold meanwhile
 			return identity{}, apierrors.NewUnauthorized(pki.ErrRemoved.Error())
 		}
-	case viewer:
+	case rights.Viewer:
 		id.credential = "cert/" + cert.SerialNumber.String()
 	default:
 		return identity{}, apierrors.NewUnauthorized("the certificate is neither a node's nor a viewer's")

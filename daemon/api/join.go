@@ -53,7 +53,7 @@ func (s *server) renew(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	self := identityOf(r.Context()).node
+	self := identityOf(r.Context()).Node
 	certificate, err := s.joins.Renew(self, r.TLS.VerifiedChains[0][0], []byte(request.CSR))
 	s.joined(w, r, self, certificate, err)
 }
@@ -99,7 +99,7 @@ func (s *server) tunnel(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, noSuchPath())
 		return
 	}
-	s.opts.Tunnels.Accept(w, r, identityOf(r.Context()).node)
+	s.opts.Tunnels.Accept(w, r, identityOf(r.Context()).Node)
 }
 
 // noTunnel is the answer where a node's agent cannot be reached; trying again at once would not help.

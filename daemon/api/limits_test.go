@@ -16,6 +16,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/daemon/rights"
 	"lockstep/store/memory"
 )
 
@@ -43,7 +44,7 @@ func TestSlowBody(t *testing.T) {
 	expect(t, "the first", take(t, w, 1), "ADDED one")
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.authority.PEM())
-	for _, path := range []string{joinPath, "/api/v1/pods", "/api/v1/pods?watch=true", "/nowhere", "/api/v1/pods?a=" + strings.Repeat("a", maxURI)} {
+	for _, path := range []string{rights.JoinPath, "/api/v1/pods", "/api/v1/pods?watch=true", "/nowhere", "/api/v1/pods?a=" + strings.Repeat("a", maxURI)} {
 		c, err := tls.Dial("tcp", s.address, &tls.Config{RootCAs: roots})
 		if err != nil {
 			t.Fatal(err)
@@ -86,7 +87,7 @@ func TestReadiness(t *testing.T) {
 // TestStarting asks a server that does not run yet.
 func TestStarting(t *testing.T) {
 	s := New(Options{Store: memory.New(), Log: slog.New(slog.DiscardHandler)})
-	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/version": 200, "/api/v1/pods": 503, joinPath: 503} {
+	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/version": 200, "/api/v1/pods": 503, rights.JoinPath: 503} {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		if w.Code != want {

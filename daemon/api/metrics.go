@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"lockstep/daemon/rights"
 	"lockstep/kinds"
 )
 
@@ -60,7 +61,7 @@ func (m *metrics) request(info *request.RequestInfo, status int, took time.Durat
 		verb = "other"
 	}
 	m.requests.WithLabelValues(verb, resource, strconv.Itoa(status)).Inc()
-	if verb != "watch" && info.Path != tunnelPath && info.Subresource != "log" {
+	if verb != "watch" && info.Path != rights.TunnelPath && info.Subresource != "log" {
 		m.seconds.WithLabelValues(verb, resource).Observe(took.Seconds())
 	}
 }

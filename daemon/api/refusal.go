@@ -9,10 +9,10 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"lockstep/daemon/provenance"
+	"lockstep/daemon/rights"
 	"lockstep/internal/giturl"
 	"lockstep/internal/plain"
 	"lockstep/kinds"
@@ -22,7 +22,7 @@ import (
 
 // refusal is the answer to every change that is not a node's own business: how this cluster is changed, where, and what to do
 // instead.
-func (s *server) refusal(v *view.View, a access, why string) error {
+func (s *server) refusal(v *view.View, a rights.Access, why string) error {
 	message := "this cluster is changed by pushing to Git, not through its API: " + s.where(v, a)
 	if hint := s.instead(v, a); hint != "" {
 		message += "; " + hint
@@ -35,13 +35,13 @@ func (s *server) refusal(v *view.View, a access, why string) error {
 		Code:    http.StatusMethodNotAllowed,
 		Reason:  metav1.StatusReasonMethodNotAllowed,
 		Message: plain.Text(message),
-		Details: &metav1.StatusDetails{Group: a.group, Kind: a.resource, Name: a.name},
+		Details: &metav1.StatusDetails{Group: a.Group, Kind: a.Resource, Name: a.Name},
 	}}
 }
 
 // instead says what leads to what the request wanted; nothing where nothing does.
-func (s *server) instead(v *view.View, a access) string {
-	switch a.subresource {
+func (s *server) instead(v *view.View, a rights.Access) string {
+	switch a.Subresource {
 	case "exec", "attach", "ephemeralcontainers":
 		return "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
 	case "eviction":
@@ -51,20 +51,20 @@ func (s *server) instead(v *view.View, a access) string {
 	case "scale":
 		return "change spec.replicas there and push"
 	}
-	kind := a.kind()
+	kind := a.Kind()
 	if kind != nil && kind.Kind == "Node" {
 		return s.insteadOfNode(a)
 	}
 	if kind == nil || !kind.Declarable {
 		return ""
 	}
-	if a.verb == "deletecollection" {
+	if a.Verb == "deletecollection" {
 		return "remove them there and push"
 	}
-	if a.dryRun {
+	if a.DryRun {
 		return "lockstep validate checks manifests, and lockstep plan shows what a push would change"
 	}
-	o, deletes := a.object(v), a.verb == "delete"
+	o, deletes := a.Object(v), a.Verb == "delete"
 	switch {
 	case o == nil && deletes:
 		return ""
@@ -88,14 +88,14 @@ func (s *server) instead(v *view.View, a access) string {
 }
 
 // insteadOfNode says what there is to do with a node: no cordon and no drain.
-func (s *server) insteadOfNode(a access) string {
+func (s *server) insteadOfNode(a rights.Access) string {
 	switch {
-	case a.verb == "create":
+	case a.Verb == "create":
 		return "a machine becomes one by lockstep agent, with a token of lockstep token create"
-	case a.verb == "delete" || a.verb == "deletecollection":
-		return nodeInstead(cmp.Or(a.name, "NAME"))
+	case a.Verb == "delete" || a.Verb == "deletecollection":
+		return nodeInstead(cmp.Or(a.Name, "NAME"))
 	}
-	return "there is no cordon and no drain yet: " + nodeInstead(cmp.Or(a.name, "NAME")) + "; a node's labels are those its agent " +
+	return "there is no cordon and no drain yet: " + nodeInstead(cmp.Or(a.Name, "NAME")) + "; a node's labels are those its agent " +
 		"starts with (--label), its taints those it first joins with (--taint)"
 }
 
@@ -110,24 +110,10 @@ func (s *server) declared(v *view.View, o kinds.Object) bool {
 	return ok
 }
 
-// kind is the one that an access is to, or nil.
-func (a access) kind() *kinds.Kind {
-	return kinds.ForResource(schema.GroupResource{Group: a.group, Resource: a.resource})
-}
-
-// object is the one that an access names, or nil.
-func (a access) object(v *view.View) kinds.Object {
-	kind := a.kind()
-	if kind == nil || a.name == "" {
-		return nil
-	}
-	return v.Get(kind.Key(a.namespace, a.name))
-}
-
 // secretUnread says why a viewer gets no Secret, and what leads to what kubectl apply, edit and diff want, which read before
 // they write. Where this very one is stated is left out: that it is there is its readers' to know.
-func (s *server) secretUnread(v *view.View, a access, why string) string {
-	a.name = ""
+func (s *server) secretUnread(v *view.View, a rights.Access, why string) string {
+	a.Name = ""
 	return fmt.Sprintf("%s, which kubectl apply, edit and diff begin with; a Secret is stated in Git as everything else: %s; add or change it there and push",
 		why, s.where(v, a))
 }
@@ -141,20 +127,20 @@ func impersonates(id identity, r *http.Request) error {
 	name := r.Header.Get(authenticationv1.ImpersonateUserHeader)
 	for key := range r.Header {
 		if strings.HasPrefix(key, "Impersonate-") {
-			return forbiddenError(id, access{verb: "impersonate", resource: "users", name: name}, "nobody may act as somebody else in this cluster")
+			return forbiddenError(id, rights.Access{Verb: "impersonate", Resource: "users", Name: name}, "nobody may act as somebody else in this cluster")
 		}
 	}
 	return nil
 }
 
 // where says which file states an object, or else which sources there are.
-func (s *server) where(v *view.View, a access) string {
-	if o := a.object(v); o != nil {
+func (s *server) where(v *view.View, a rights.Access) string {
+	if o := a.Object(v); o != nil {
 		if origin, ok := s.hub.origins.Of(v, o); ok {
 			return fmt.Sprintf("%s comes from %s in %s", kinds.KeyOf(o), origin.Place(), sourceText(v, origin.Source))
 		}
 	}
-	if kind := a.kind(); kind != nil && !kind.Declarable {
+	if kind := a.Kind(); kind != nil && !kind.Declarable {
 		return kind.Resource + " are made by the cluster itself, no manifest states them"
 	}
 	var names []string

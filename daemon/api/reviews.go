@@ -22,6 +22,7 @@ import (
 	authorizationvalidation "k8s.io/kubernetes/pkg/apis/authorization/validation"
 
 	"lockstep/daemon/pki"
+	"lockstep/daemon/rights"
 )
 
 // review is a question that is asked by creating it; nothing is stored.
@@ -117,27 +118,27 @@ func internalSpec(in authorizationv1.SubjectAccessReviewSpec) (out authorization
 
 // mayDo answers by the same function that judges the request itself.
 func (s *server) mayDo(id identity, res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
-	var a access
+	var a rights.Access
 	switch {
 	case res != nil && path == nil:
-		a = access{
-			verb: res.Verb, group: res.Group, resource: res.Resource, subresource: res.Subresource,
-			namespace: res.Namespace, name: res.Name, fields: selectorOf(res.FieldSelector),
+		a = rights.Access{
+			Verb: res.Verb, Group: res.Group, Resource: res.Resource, Subresource: res.Subresource,
+			Namespace: res.Namespace, Name: res.Name, Fields: selectorOf(res.FieldSelector),
 		}
 	case path != nil && res == nil:
-		a = access{verb: path.Verb, path: path.Path}
+		a = rights.Access{Verb: path.Verb, Path: path.Path}
 	default:
 		return authorizationv1.SubjectAccessReviewStatus{}, apierrors.NewBadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
 	}
 	v := s.hub.View()
-	verdict, why := decide(id, a, v)
+	verdict, why := rights.Decide(id.Subject, a, v)
 	switch verdict {
-	case notThisWay:
+	case rights.NotThisWay:
 		why = statusOf(s.refusal(v, a, why)).Message
-	case unauthorized:
+	case rights.Unauthorized:
 		why = fmt.Sprintf("User %q is neither a viewer nor a node", id.user.Name)
 	}
-	return authorizationv1.SubjectAccessReviewStatus{Allowed: verdict == allowed, Reason: why}, nil
+	return authorizationv1.SubjectAccessReviewStatus{Allowed: verdict == rights.Allowed, Reason: why}, nil
 }
 
 func selectorOf(attributes *authorizationv1.FieldSelectorAttributes) fields.Selector {
@@ -172,7 +173,7 @@ func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Obj
 		Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews", "tokenreviews"},
 	}}
 	for _, k := range served() {
-		if verdict, _ := decide(id, access{verb: "list", group: k.Group, resource: k.Resource}, s.hub.View()); verdict == allowed {
+		if verdict, _ := rights.Decide(id.Subject, rights.Access{Verb: "list", Group: k.Group, Resource: k.Resource}, s.hub.View()); verdict == rights.Allowed {
 			rules = append(rules, authorizationv1.ResourceRule{Verbs: read, APIGroups: []string{k.Group}, Resources: []string{k.Resource}})
 		}
 	}
@@ -180,7 +181,7 @@ func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Obj
 		ResourceRules:    rules,
 		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"*"}}},
 		// A node's rights depend on which pods are bound to it, which no rule can say.
-		Incomplete: id.role == node,
+		Incomplete: id.Role == rights.Node,
 	}
 	return r, nil
 }

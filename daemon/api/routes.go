@@ -21,14 +21,8 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"lockstep/daemon/api/schema"
+	"lockstep/daemon/rights"
 	"lockstep/kinds"
-)
-
-const (
-	joinPath   = "/lockstep/v1/join"
-	renewPath  = "/lockstep/v1/renew"
-	tunnelPath = "/lockstep/v1/tunnel"
-	hookPath   = "/hooks/git"
 )
 
 const (
@@ -51,11 +45,11 @@ func (s *server) routes() http.Handler {
 	s.discover(mux)
 	s.probes(mux)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{}))
-	mux.HandleFunc("POST "+joinPath, s.join)
-	mux.HandleFunc("POST "+renewPath, s.renew)
-	mux.HandleFunc("GET "+tunnelPath, s.tunnel)
+	mux.HandleFunc("POST "+rights.JoinPath, s.join)
+	mux.HandleFunc("POST "+rights.RenewPath, s.renew)
+	mux.HandleFunc("GET "+rights.TunnelPath, s.tunnel)
 	if s.opts.Hooks != nil {
-		mux.Handle("POST "+hookPath, s.opts.Hooks)
+		mux.Handle("POST "+rights.HookPath, s.opts.Hooks)
 	}
 	s.schemas(mux)
 	resources := s.resources()
@@ -94,7 +88,7 @@ func (s *server) noOldSchema(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(http.StatusNotAcceptable)
 	_, _ = io.WriteString(w, "this cluster publishes its schema as OpenAPI 3.0 only, at /openapi/v3; it is changed by pushing to Git, "+
-		"not through its API: "+s.where(s.hub.View(), access{}))
+		"not through its API: "+s.where(s.hub.View(), rights.Access{}))
 }
 
 func noSuchPath() error {

@@ -10,13 +10,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"lockstep/daemon/rights"
 	"lockstep/store/view"
 )
 
 // stay is a request that lives long: a watch, a followed log or a tunnel. What permitted it may end before it does.
 type stay struct {
 	id     identity
-	access access
+	access rights.Access
 	end    context.CancelFunc
 }
 
@@ -25,8 +26,8 @@ func (s *stay) good(v *view.View) bool {
 	if s.id.holds != nil && !s.id.holds(v) {
 		return false
 	}
-	verdict, _ := decide(s.id, s.access, v)
-	return verdict == allowed
+	verdict, _ := rights.Decide(s.id.Subject, s.access, v)
+	return verdict == rights.Allowed
 }
 
 // stays are all requests that live long.
@@ -43,7 +44,7 @@ func newStays() *stays {
 
 // restsOnPods says that a node's right is its pods' need.
 func (s *stay) restsOnPods() bool {
-	return s.id.role == node && (s.access.resource == "secrets" || s.access.resource == "configmaps")
+	return s.id.Role == rights.Node && (s.access.Resource == "secrets" || s.access.Resource == "configmaps")
 }
 
 func (s *stays) enter(st *stay) (leave func()) {
@@ -51,10 +52,10 @@ func (s *stays) enter(st *stay) (leave func()) {
 	defer s.mu.Unlock()
 	s.all[st] = struct{}{}
 	if st.restsOnPods() {
-		set := s.ofPods[st.id.node]
+		set := s.ofPods[st.id.Node]
 		if set == nil {
 			set = map[*stay]struct{}{}
-			s.ofPods[st.id.node] = set
+			s.ofPods[st.id.Node] = set
 		}
 		set[st] = struct{}{}
 	}
@@ -62,10 +63,10 @@ func (s *stays) enter(st *stay) (leave func()) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.all, st)
-		if set := s.ofPods[st.id.node]; set != nil {
+		if set := s.ofPods[st.id.Node]; set != nil {
 			delete(set, st)
 			if len(set) == 0 {
-				delete(s.ofPods, st.id.node)
+				delete(s.ofPods, st.id.Node)
 			}
 		}
 	}
@@ -176,7 +177,7 @@ func (c *conns) judge(v *view.View) {
 
 // lasting lets a request that lives long go on for as long as its credential and its right do, and bounds how many there
 // are of a credential and from an address.
-func (s *server) lasting(w http.ResponseWriter, r *http.Request, id identity, a access, next http.Handler) {
+func (s *server) lasting(w http.ResponseWriter, r *http.Request, id identity, a rights.Access, next http.Handler) {
 	if r.ContentLength != 0 {
 		s.fail(w, r, apierrors.NewBadRequest("a request that lives long has no body"))
 		return
@@ -191,7 +192,7 @@ func (s *server) lasting(w http.ResponseWriter, r *http.Request, id identity, a 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	end := id.until
-	if a.verb == "watch" {
+	if a.Verb == "watch" {
 		if most := s.now().Add(maxWatch); end.IsZero() || most.Before(end) {
 			end = most
 		}

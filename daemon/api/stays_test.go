@@ -20,6 +20,7 @@ import (
 
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/pki"
+	"lockstep/daemon/rights"
 	"lockstep/kinds"
 	"lockstep/store"
 )
@@ -144,7 +145,7 @@ func TestRemovedNode(t *testing.T) {
 	if _, err := one.Nodes().Get(t.Context(), "n1", metav1.GetOptions{}); !apierrors.IsUnauthorized(err) {
 		t.Errorf("the removed node asks: %v", err)
 	}
-	code, body := s.ask(s.node("n1"), http.MethodPost, renewPath, `{"csr":"x"}`)
+	code, body := s.ask(s.node("n1"), http.MethodPost, rights.RenewPath, `{"csr":"x"}`)
 	if code != http.StatusUnauthorized || !strings.Contains(body, "removed") {
 		t.Errorf("the removed node renews: %d %s", code, body)
 	}
@@ -157,7 +158,7 @@ func TestRemovedNode(t *testing.T) {
 		known := map[string]int{}
 		s.server.conns.mu.Lock()
 		for _, id := range s.server.conns.all {
-			known[id.node]++
+			known[id.Node]++
 		}
 		s.server.conns.mu.Unlock()
 		if known["n1"] == 0 && known["n2"] > 0 {
@@ -192,7 +193,7 @@ func (s *testServer) dial(node string) *tls.Conn {
 func (s *testServer) openTunnel(node string) io.Reader {
 	s.t.Helper()
 	c := s.dial(node)
-	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", tunnelPath, tunnel.Protocol); err != nil {
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", rights.TunnelPath, tunnel.Protocol); err != nil {
 		s.t.Fatal(err)
 	}
 	answer := make([]byte, len("HTTP/1.1 101"))

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"lockstep/daemon/provenance"
@@ -54,14 +53,7 @@ func sizeOf(o kinds.Object) int {
 
 // concerns says whether an event is of a pod that is or was bound to that node.
 func (e *event) concerns(node string) bool {
-	return nodeOf(e.old) == node || nodeOf(e.new) == node
-}
-
-func nodeOf(o kinds.Object) string {
-	if p, ok := o.(*corev1.Pod); ok && p != nil {
-		return p.Spec.NodeName
-	}
-	return ""
+	return kinds.NodeOf(e.old) == node || kinds.NodeOf(e.new) == node
 }
 
 // traced is a change with where its two states come from.
@@ -109,13 +101,13 @@ func (w *window) append(rev int64, changes []traced) {
 		if c.New != nil {
 			e.added = &encoded{object: c.New, origin: c.is}
 			e.sends += sizeOf(c.New)
-			nodes[nodeOf(c.New)] = struct{}{}
+			nodes[kinds.NodeOf(c.New)] = struct{}{}
 		}
 		if c.Old != nil {
 			e.removed = &encoded{object: c.Old, origin: c.was, rev: at}
 			e.holds = sizeOf(c.Old)
 			e.sends += e.holds
-			nodes[nodeOf(c.Old)] = struct{}{}
+			nodes[kinds.NodeOf(c.Old)] = struct{}{}
 		}
 		w.events = append(w.events, e)
 		w.held += e.holds

@@ -1,4 +1,4 @@
-package api
+package rights
 
 import (
 	"errors"
@@ -9,16 +9,15 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/rand"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"lockstep/kinds"
 	"lockstep/store/view"
 )
 
-// checkNode: a node registers itself, with labels that are its own business and any taints, and no address range; after
+// CheckNode: a node registers itself, with labels that are its own business and any taints, and no address range; after
 // that it changes nothing but such labels and its annotations.
-func checkNode(self string, _ *view.View, new, old kinds.Object) error {
+func CheckNode(self string, _ *view.View, new, old kinds.Object) error {
 	n := new.(*corev1.Node)
 	if n.Name != self {
 		return fmt.Errorf("node %s may write only itself, not node %s", self, n.Name)
@@ -85,15 +84,15 @@ func union(a, b map[string]string) map[string]string {
 	return out
 }
 
-// checkNodeStatus keeps everything but the status: the strategy does that for the spec.
-func checkNodeStatus(_ string, _ *view.View, new, old kinds.Object) error {
+// CheckNodeStatus keeps everything but the status: the strategy does that for the spec.
+func CheckNodeStatus(_ string, _ *view.View, new, old kinds.Object) error {
 	keepMeta(new, old)
 	return nil
 }
 
-// checkPodStatus keeps the pod's metadata: labels decide which services send it packets.
-func checkPodStatus(self string, _ *view.View, new, old kinds.Object) error {
-	if nodeOf(old) != self {
+// CheckPodStatus keeps the pod's metadata: labels decide which services send it packets.
+func CheckPodStatus(self string, _ *view.View, new, old kinds.Object) error {
+	if kinds.NodeOf(old) != self {
 		return fmt.Errorf("node %s may not write the status of a pod that is not bound to it", self)
 	}
 	keepMeta(new, old)
@@ -106,8 +105,8 @@ func keepMeta(new, old kinds.Object) {
 	reflect.ValueOf(new).Elem().FieldByName("ObjectMeta").Set(kept)
 }
 
-// checkEvent: a node tells what happened to itself and to its pods.
-func checkEvent(self string, v *view.View, new, old kinds.Object) error {
+// CheckEvent: a node tells what happened to itself and to its pods.
+func CheckEvent(self string, v *view.View, new, old kinds.Object) error {
 	for _, o := range []kinds.Object{new, old} {
 		e, ok := o.(*corev1.Event)
 		if !ok || e == nil {
@@ -141,8 +140,8 @@ func checkSubject(self string, v *view.View, about corev1.ObjectReference) error
 	return fmt.Errorf("node %s may report only about itself and its pods", self)
 }
 
-// checkLease: a node renews its own heartbeat.
-func checkLease(self string, _ *view.View, new, _ kinds.Object) error {
+// CheckLease: a node renews its own heartbeat.
+func CheckLease(self string, _ *view.View, new, _ kinds.Object) error {
 	if new.GetNamespace() != nodeLeases || new.GetName() != self {
 		return fmt.Errorf("node %s may write only its own lease", self)
 	}
@@ -152,6 +151,3 @@ func checkLease(self string, _ *view.View, new, _ kinds.Object) error {
 	new.SetManagedFields(nil)
 	return nil
 }
-
-// suffix ends a generated name as Kubernetes' do.
-func suffix() string { return rand.String(5) }
