@@ -21,7 +21,7 @@ func BenchmarkNodePods(b *testing.B) {
 		}
 		s.commit(group...)
 	}
-	if _, err := s.server.hub.wait(b.Context(), s.store.View().Revision()); err != nil {
+	if _, err := s.server.hub.Wait(b.Context(), s.store.View().Revision()); err != nil {
 		b.Fatal(err)
 	}
 	config := s.viewer()

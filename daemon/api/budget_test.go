@@ -18,11 +18,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"lockstep/daemon/api/watch"
 	"lockstep/daemon/rights"
 	"lockstep/kinds"
 )
@@ -294,7 +293,11 @@ func TestWorkEndsWithItsClient(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	pods := &storage{kind: kinds.For[*corev1.Pod](), server: s.server.server}
-	if p := pods.page(ctx, s.store.View(), filter{kind: pods.kind, labels: labels.Everything(), fields: fields.Everything()}, "", 0); len(p.objects) > 0 {
+	all, err := watch.NewFilter(pods.kind, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := pods.page(ctx, s.store.View(), all, "", 0); len(p.objects) > 0 {
 		t.Errorf("%d objects are listed for nobody", len(p.objects))
 	}
 	if _, err := pods.ConvertToTable(ctx, &corev1.PodList{}, nil); !apierrors.IsTimeout(err) {

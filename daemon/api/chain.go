@@ -92,7 +92,7 @@ func unaudited(ctx context.Context) context.Context {
 // right missing.
 func (s *server) loaded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.hub.begun() && !probing(r.URL.Path) {
+		if !s.hub.Begun() && !probing(r.URL.Path) {
 			s.fail(w, r, unavailable(errors.New("the server is starting")))
 			return
 		}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
+	"lockstep/daemon/api/watch"
 	"lockstep/daemon/provenance"
 	"lockstep/daemon/rights"
 	"lockstep/kinds"
@@ -166,7 +167,7 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 	}
 	o := updated.(kinds.Object)
 	if given := o.GetResourceVersion(); given != "" && given != old.GetResourceVersion() {
-		if asked, err := revisionIn(given); err == nil && asked > v.Revision() {
+		if asked, err := watch.Revision(given); err == nil && asked > v.Revision() {
 			return nil, store.ErrConflict // it has seen more than our view
 		}
 		return nil, apierrors.NewConflict(c.kind.GroupResource(), key.Name, errChanged)
@@ -191,7 +192,7 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 	}
 	o.GetObjectKind().SetGroupVersionKind(old.GetObjectKind().GroupVersionKind())
 	if reflect.DeepEqual(o, old) || dryRun(opts.DryRun) {
-		return c.hub.present(v, o), nil
+		return c.hub.Present(v, o), nil
 	}
 	return c.commit(ctx, store.Write{
 		Key: key, Object: o, If: store.Revision(old), Reason: "written by " + identityOf(ctx).user.Name,
@@ -249,11 +250,11 @@ func (c *change) Delete(ctx context.Context, name string, validate rest.Validate
 		return nil, false, err
 	}
 	if dryRun(opts.DryRun) {
-		return c.hub.present(v, old), true, nil
+		return c.hub.Present(v, old), true, nil
 	}
 	changed, gone := strategy.Delete(old, c.now(), opts.GracePeriodSeconds)
 	if !gone && changed == nil {
-		return c.hub.present(v, old), false, nil
+		return c.hub.Present(v, old), false, nil
 	}
 	write := store.Write{Key: key, Object: changed, If: store.Revision(old), Reason: "ended by " + identityOf(ctx).user.Name}
 	if gone {
@@ -267,7 +268,7 @@ func (c *change) Delete(ctx context.Context, name string, validate rest.Validate
 		return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name, errChanged)
 	}
 	if out == nil {
-		out = c.hub.present(v, old)
+		out = c.hub.Present(v, old)
 	}
 	return out, gone, err
 }
@@ -289,7 +290,7 @@ func (c *change) commit(ctx context.Context, w store.Write) (runtime.Object, err
 	}
 	switch o := v.Get(w.Key); {
 	case o != nil:
-		return c.hub.present(v, o), nil
+		return c.hub.Present(v, o), nil
 	case w.Object != nil:
 		return w.Object, nil // somebody has deleted it since, or the store has not shown it yet
 	default:

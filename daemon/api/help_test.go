@@ -75,7 +75,7 @@ func (s *testServer) start(address string) {
 	})
 	wait, cancelWait := context.WithTimeout(s.t.Context(), 5*time.Second)
 	defer cancelWait()
-	if _, err := s.server.hub.wait(wait, s.store.View().Revision()); err != nil {
+	if _, err := s.server.hub.Wait(wait, s.store.View().Revision()); err != nil {
 		s.t.Fatal(err)
 	}
 }

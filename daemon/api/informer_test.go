@@ -103,7 +103,7 @@ func TestInformers(t *testing.T) {
 	}
 	for round := range 2 {
 		eventually(t, "all kinds are watched", func() string {
-			if n := s.server.hub.watchers(); n != len(stores) {
+			if n := s.server.stays.count(); n != len(stores) {
 				return fmt.Sprintf("%d of %d", n, len(stores))
 			}
 			return ""
@@ -154,22 +154,6 @@ func (r *recorder) count(prefix string) int {
 		if strings.HasPrefix(name, prefix) {
 			n++
 		}
-	}
-	return n
-}
-
-// watchers counts the watches under way.
-func (h *hub) watchers() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n := 0
-	for _, w := range h.windows {
-		w.mu.Lock()
-		n += len(w.sleepers)
-		for _, set := range w.byNode {
-			n += len(set)
-		}
-		w.mu.Unlock()
 	}
 	return n
 }

@@ -19,9 +19,6 @@ type metrics struct {
 	seconds     *prometheus.HistogramVec
 	longRunning prometheus.Gauge
 	refused     prometheus.Counter
-	watchers    *prometheus.GaugeVec
-	events      *prometheus.CounterVec
-	expired     prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -39,18 +36,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "lockstep_api_refused_requests_total", Help: "Requests answered 429 because too many were under way.",
 		}),
-		watchers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "lockstep_api_watchers", Help: "Watches under way.",
-		}, []string{"resource"}),
-		events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "lockstep_api_watch_events_total", Help: "Events sent to watchers.",
-		}, []string{"resource"}),
-		expired: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "lockstep_api_watches_expired_total", Help: "Watches that were told to list again.",
-		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.longRunning, m.refused, m.watchers, m.events, m.expired)
+		reg.MustRegister(m.requests, m.seconds, m.longRunning, m.refused)
 	}
 	return m
 }

@@ -41,7 +41,7 @@ func (s *server) viewComplete() error {
 	default:
 		return errors.New("the store is still being read")
 	}
-	if !s.hub.begun() {
+	if !s.hub.Begun() {
 		return errors.New("the windows are still being filled")
 	}
 	return nil

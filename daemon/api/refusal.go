@@ -106,7 +106,7 @@ func nodeInstead(name string) string {
 
 // declared says whether a manifest states the object itself.
 func (s *server) declared(v *view.View, o kinds.Object) bool {
-	_, ok := s.hub.origins.Declared(v, kinds.KeyOf(o))
+	_, ok := s.hub.Origins().Declared(v, kinds.KeyOf(o))
 	return ok
 }
 
@@ -136,7 +136,7 @@ func impersonates(id identity, r *http.Request) error {
 // where says which file states an object, or else which sources there are.
 func (s *server) where(v *view.View, a rights.Access) string {
 	if o := a.Object(v); o != nil {
-		if origin, ok := s.hub.origins.Of(v, o); ok {
+		if origin, ok := s.hub.Origins().Of(v, o); ok {
 			return fmt.Sprintf("%s comes from %s in %s", kinds.KeyOf(o), origin.Place(), sourceText(v, origin.Source))
 		}
 	}

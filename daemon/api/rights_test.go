@@ -28,7 +28,7 @@ func TestRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.server.hub.wait(t.Context(), s.store.View().Revision()); err != nil {
+	if _, err := s.server.hub.Wait(t.Context(), s.store.View().Revision()); err != nil {
 		t.Fatal(err)
 	}
 	bearer := func(token string) *rest.Config {
@@ -125,7 +125,7 @@ func TestRights(t *testing.T) {
 		fmt.Fprintf(&out, "%s\n   ", line)
 		for _, c := range callers {
 			code, body := s.ask(c.config, r.method, r.path, r.body)
-			if _, err := s.server.hub.wait(t.Context(), s.store.View().Revision()); err != nil {
+			if _, err := s.server.hub.Wait(t.Context(), s.store.View().Revision()); err != nil {
 				t.Fatal(err)
 			}
 			fmt.Fprintf(&out, " %s=%d", c.name, code)

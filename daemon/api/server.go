@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"lockstep/daemon/api/watch"
 	"lockstep/daemon/pki"
 	"lockstep/store"
 	"lockstep/store/view"
@@ -77,7 +78,7 @@ type Server struct {
 type server struct {
 	opts    Options
 	store   store.Backend
-	hub     *hub
+	hub     *watch.Hub
 	log     *slog.Logger
 	now     func() time.Time
 	tokens  pki.Tokens
@@ -119,21 +120,24 @@ func New(opts Options) *Server {
 		opts.Nodes = pki.NewRegistrar(opts.Authority, tokens, pki.RegistrarOptions{Log: opts.Log})
 	}
 	s := &server{
-		opts: opts, store: opts.Store, hub: newHub(opts.Store, opts.Log), log: opts.Log, now: opts.Now,
+		opts: opts, store: opts.Store, log: opts.Log, now: opts.Now,
 		tokens: tokens, joins: opts.Nodes, budgets: newBudgets(opts.MaxReads, opts.MaxWrites), stays: newStays(), conns: newConns(),
 		infos:   request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		metrics: newMetrics(opts.Registerer),
 		reads:   make(chan struct{}, opts.MaxReads),
 		writes:  make(chan struct{}, opts.MaxWrites),
 	}
-	s.hub.judge = func(v *view.View, changes []view.Change, all bool) {
-		credentials, nodes := bearing(changes)
-		s.stays.judge(v, all || credentials, nodes)
-		if all || credentials {
-			s.conns.judge(v)
-		}
-	}
+	s.hub = watch.New(watch.Options{Store: opts.Store, Judge: s.judge, Registerer: opts.Registerer, Log: opts.Log})
 	return &Server{server: s, handler: s.historic(s.chain())}
+}
+
+// judge ends what changes have taken the right from.
+func (s *server) judge(v *view.View, changes []view.Change, all bool) {
+	credentials, nodes := bearing(changes)
+	s.stays.judge(v, all || credentials, nodes)
+	if all || credentials {
+		s.conns.judge(v)
+	}
 }
 
 // HistoryHeader of an answer names the history that its revisions are of. It is another one once the store has been lost, so
@@ -158,7 +162,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.joins.Run(ctx, s.store.Ready()) })
 	g.Go(func() error {
-		s.hub.run(ctx)
+		s.hub.Run(ctx)
 		return nil
 	})
 	return g.Wait()
@@ -203,7 +207,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	})
 	g.Go(func() error {
 		<-ctx.Done()
-		s.hub.close()
+		s.hub.Close()
 		grace, cancel := context.WithTimeout(base, drainTimeout)
 		defer cancel()
 		if err := server.Shutdown(grace); err != nil {

@@ -219,3 +219,10 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 		t.Error("a connection that was closed is kept for ever")
 	}
 }
+
+// count is how many requests that live long are under way.
+func (s *stays) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.all)
+}

@@ -12,11 +12,12 @@ import (
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	apistorage "k8s.io/apiserver/pkg/storage"
 
+	"lockstep/daemon/api/watch"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/store/view"
@@ -50,36 +51,24 @@ func (s *storage) Get(ctx context.Context, name string, opts *metav1.GetOptions)
 	if o == nil {
 		return nil, s.notFound(name)
 	}
-	return s.hub.present(v, o), nil
+	return s.hub.Present(v, o), nil
 }
 
 // viewFor returns a view that is as new as a resourceVersion asks: now for "", any for "0", else at least it.
 func (s *storage) viewFor(ctx context.Context, resourceVersion string) (*view.View, error) {
-	rev, err := revisionIn(resourceVersion)
+	rev, err := watch.Revision(resourceVersion)
 	if err == nil && resourceVersion == "" {
 		rev, err = s.latest(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return s.reach(ctx, rev)
-}
-
-// reach returns a view at a revision that a client names, or later. A revision that the store has not reached, by a read
-// no older than the request, is of a history that the store has lost, and never comes: 410 Expired at once, upon which
-// clients list anew. "Too large resource version" is for a server that lags behind its store; clients wait for it, ten times.
-func (s *storage) reach(ctx context.Context, rev int64) (*view.View, error) {
-	if s.hub.View().Revision() < rev {
-		if now, err := s.store.Current(ctx); err == nil && now < rev {
-			return nil, fromTheFuture(rev, now)
-		}
-	}
-	return s.hub.wait(ctx, rev)
+	return s.hub.Reach(ctx, rev)
 }
 
 // List implements rest.Lister.
 func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOptions) (runtime.Object, error) {
-	f, err := newFilter(s.kind, s.namespace(ctx), opts)
+	f, err := watch.NewFilter(s.kind, s.namespace(ctx), opts)
 	if err != nil {
 		return nil, err
 	}
@@ -106,24 +95,24 @@ func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOption
 			return nil, err
 		}
 		access.SetContinue(token)
-		if f.labels.Empty() && f.fields.Empty() {
+		if f.Whole() {
 			access.SetRemainingItemCount(&page.remaining)
 		}
-		s.hub.keep(v, s.now())
+		s.hub.Keep(v, s.now())
 	}
 	setItems(list, page.objects)
 	return list, nil
 }
 
 // listView returns the view a list reads and, where it continues one, the path after which it does.
-func (s *storage) listView(ctx context.Context, f *filter, opts *metainternalversion.ListOptions) (*view.View, string, error) {
+func (s *storage) listView(ctx context.Context, f *watch.Filter, opts *metainternalversion.ListOptions) (*view.View, string, error) {
 	if opts.Continue == "" {
 		if opts.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
 			return s.exact(ctx, opts.ResourceVersion)
 		}
 		v, err := s.viewFor(ctx, opts.ResourceVersion)
 		if err == nil && opts.ResourceVersion == "" {
-			v = s.whole(ctx, f, v)
+			v = s.hub.Whole(ctx, f, v)
 		}
 		return v, "", err
 	}
@@ -136,41 +125,22 @@ func (s *storage) listView(ctx context.Context, f *filter, opts *metainternalver
 		v, err := s.viewFor(ctx, "")
 		return v, after, err
 	}
-	v := s.hub.snapshot(rev, s.now())
+	v := s.hub.Snapshot(rev, s.now())
 	if v == nil {
 		return nil, "", expiredContinue(after)
 	}
 	return v, after, nil
 }
 
-// whole returns a view from whose revision a watch resumes without a repetition. Where several objects that the list is about
-// changed in the view's revision, a watch from it must begin with all of them, since its client may have been cut among them; one
-// that has just listed them would see them twice. So the list is of a later revision, made for it where there is none.
-// Where none can be made, the events come twice.
-func (s *storage) whole(ctx context.Context, f *filter, v *view.View) *view.View {
-	_, window := s.hub.at(s.kind.GroupResource())
-	if window.exact(v.Revision(), f) {
-		return v
-	}
-	rev, err := s.store.Step(ctx)
-	if err != nil {
-		return v
-	}
-	if later, err := s.hub.wait(ctx, rev); err == nil {
-		return later
-	}
-	return v
-}
-
 func (s *storage) exact(ctx context.Context, resourceVersion string) (*view.View, string, error) {
-	rev, err := revisionIn(resourceVersion)
+	rev, err := watch.Revision(resourceVersion)
 	if err != nil {
 		return nil, "", err
 	}
-	if _, err := s.reach(ctx, rev); err != nil {
+	if _, err := s.hub.Reach(ctx, rev); err != nil {
 		return nil, "", err
 	}
-	if v := s.hub.snapshot(rev, s.now()); v != nil {
+	if v := s.hub.Snapshot(rev, s.now()); v != nil {
 		return v, "", nil
 	}
 	return nil, "", apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
@@ -199,9 +169,9 @@ type page struct {
 }
 
 // page reads up to limit objects (0: all) after a path, counting how many are left. It ends with ctx, where it may.
-func (s *storage) page(ctx context.Context, v *view.View, f filter, after string, limit int64) page {
+func (s *storage) page(ctx context.Context, v *view.View, f watch.Filter, after string, limit int64) page {
 	var p page
-	for o := range f.objects(v) {
+	for o := range f.Objects(v) {
 		path := pagePath(o)
 		switch {
 		case ctx.Err() != nil:
@@ -211,7 +181,7 @@ func (s *storage) page(ctx context.Context, v *view.View, f filter, after string
 			p.next = pagePath(p.objects[limit-1])
 			p.remaining++
 		default:
-			p.objects = append(p.objects, s.hub.present(v, o))
+			p.objects = append(p.objects, s.hub.Present(v, o))
 		}
 	}
 	return p
@@ -246,16 +216,22 @@ func setItems(list runtime.Object, objects []kinds.Object) {
 }
 
 // Watch implements rest.Watcher.
-func (s *storage) Watch(ctx context.Context, opts *metainternalversion.ListOptions) (watch.Interface, error) {
-	f, err := newFilter(s.kind, s.namespace(ctx), opts)
+func (s *storage) Watch(ctx context.Context, opts *metainternalversion.ListOptions) (apiwatch.Interface, error) {
+	f, err := watch.NewFilter(s.kind, s.namespace(ctx), opts)
 	if err != nil {
 		return nil, err
 	}
-	return s.watch(ctx, f, watchOptions{
-		resourceVersion: opts.ResourceVersion,
-		initial:         opts.SendInitialEvents != nil && *opts.SendInitialEvents,
-		bookmarks:       opts.AllowWatchBookmarks,
-	})
+	from := watch.From{Initial: opts.SendInitialEvents != nil && *opts.SendInitialEvents, Bookmarks: opts.AllowWatchBookmarks}
+	if from.Revision, err = watch.Revision(opts.ResourceVersion); err != nil {
+		return nil, err
+	}
+	from.Least = from.Revision
+	if opts.ResourceVersion == "" { // what is sent first is never older than the request
+		if from.Least, err = s.latest(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s.hub.Watch(ctx, f, from)
 }
 
 // ConvertToTable implements rest.TableConvertor: every row bears its whole object, which the handler reduces to what

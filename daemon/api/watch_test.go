@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -240,15 +241,6 @@ func TestWatchTimeoutEndsWithBookmark(t *testing.T) {
 	}
 }
 
-func TestWatchTooOld(t *testing.T) {
-	s := newTestServer(t, nil, configMap("a", "one", nil))
-	_, window := s.server.hub.at(kinds.For[*corev1.ConfigMap]().GroupResource())
-	window.expire()
-	c := client(t, s.viewer())
-	w := watchMaps(t, c, metav1.ListOptions{ResourceVersion: "1"})
-	expect(t, "past the window", take(t, w, 1), "ERROR Expired")
-}
-
 // ahead is a store that has revisions which this server has not seen yet.
 type ahead struct{ *memory.Store }
 
@@ -264,47 +256,11 @@ func TestServerBehindItsStore(t *testing.T) {
 	}
 }
 
-// TestSlowWatcher falls behind a window, on purpose a watcher whose events nobody reads.
-func TestSlowWatcher(t *testing.T) {
-	s := newTestServer(t, nil, configMap("a", "one", nil))
-	st := &storage{kind: kinds.For[*corev1.ConfigMap](), server: s.server.server}
-	f, err := newFilter(st.kind, "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := st.watch(t.Context(), f, watchOptions{resourceVersion: fmt.Sprint(s.store.View().Revision())})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Stop()
-	_, window := s.server.hub.at(st.kind.GroupResource())
-	rev := s.store.View().Revision()
-	write := func(n int) {
-		for range n {
-			rev++
-			o := configMap("a", "m", nil)
-			window.append(rev, []traced{{Change: view.Change{Key: kinds.KeyOf(o), New: o, Revision: rev}}})
-		}
-	}
-	write(watchBuffer + 2)
-	eventually(t, "the watcher waits for its client", func() string {
-		if n := len(w.ResultChan()); n < watchBuffer {
-			return fmt.Sprint(n)
-		}
-		return ""
-	})
-	write(2*windowEvents + 100)
-	last := watch.Event{}
-	for e := range w.ResultChan() {
-		last = e
-	}
-	if status, ok := last.Object.(*metav1.Status); !ok || status.Reason != metav1.StatusReasonExpired {
-		t.Errorf("the slow watch ends with %v", last)
-	}
-}
-
 func TestContinue(t *testing.T) {
 	s := newTestServer(t, nil)
+	var passed atomic.Int64 // beside what passes anyway
+	s.opts.Now = func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }
+	s.restart()
 	for i := range 7 {
 		s.put(configMap("a", fmt.Sprint("m", i), nil))
 	}
@@ -335,7 +291,7 @@ func TestContinue(t *testing.T) {
 	}
 	expect(t, "in parts", names, "m0", "m1", "m2", "m3", "m4", "m5", "m6")
 
-	s.server.hub.forgetSnapshots()
+	passed.Store(int64(time.Hour)) // longer than any snapshot is kept
 	_, err = c.List(t.Context(), metav1.ListOptions{Limit: 3, Continue: first.Continue})
 	status, ok := err.(apierrors.APIStatus)
 	if !ok || status.Status().Code != 410 || status.Status().Reason != metav1.StatusReasonExpired || status.Status().Continue == "" {
@@ -351,10 +307,4 @@ func TestContinue(t *testing.T) {
 	if _, err := c.List(t.Context(), metav1.ListOptions{Continue: "rubbish"}); !apierrors.IsBadRequest(err) {
 		t.Errorf("a bad token: %v", err)
 	}
-}
-
-func (h *hub) forgetSnapshots() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.kept = nil
 }

@@ -1,4 +1,4 @@
-package api
+package watch
 
 import (
 	"iter"
@@ -13,8 +13,8 @@ import (
 	"lockstep/store/view"
 )
 
-// filter says which objects of a kind a read is about.
-type filter struct {
+// Filter says which objects of a kind a read is about.
+type Filter struct {
 	kind      *kinds.Kind
 	namespace string // empty: all
 	name      string // empty: all
@@ -23,9 +23,9 @@ type filter struct {
 	fields    fields.Selector
 }
 
-// newFilter reads a request's selectors. Terms that an index or a key answers are taken out of the field selector.
-func newFilter(k *kinds.Kind, namespace string, opts *metainternalversion.ListOptions) (filter, error) {
-	f := filter{kind: k, namespace: namespace, labels: labels.Everything(), fields: fields.Everything()}
+// NewFilter reads a request's selectors. Terms that an index or a key answers are taken out of the field selector.
+func NewFilter(k *kinds.Kind, namespace string, opts *metainternalversion.ListOptions) (Filter, error) {
+	f := Filter{kind: k, namespace: namespace, labels: labels.Everything(), fields: fields.Everything()}
 	if opts == nil {
 		return f, nil
 	}
@@ -53,7 +53,7 @@ func newFilter(k *kinds.Kind, namespace string, opts *metainternalversion.ListOp
 }
 
 // take removes an equality from the field selector and returns its value.
-func (f *filter) take(field string) string {
+func (f *Filter) take(field string) string {
 	value, ok := f.fields.RequiresExactMatch(field)
 	if !ok || value == "" {
 		return ""
@@ -72,8 +72,11 @@ func (f *filter) take(field string) string {
 	return value
 }
 
+// Whole says that nothing is selected by labels, nor by fields that no index or key answers.
+func (f *Filter) Whole() bool { return f.labels.Empty() && f.fields.Empty() }
+
 // matches says whether an object of the kind is among those the read is about.
-func (f *filter) matches(o kinds.Object) bool {
+func (f *Filter) matches(o kinds.Object) bool {
 	switch {
 	case f.namespace != "" && o.GetNamespace() != f.namespace,
 		f.name != "" && o.GetName() != f.name,
@@ -85,7 +88,7 @@ func (f *filter) matches(o kinds.Object) bool {
 }
 
 // sees says how an event changes what the read is about: whether its object was and whether it is among it.
-func (f *filter) sees(e *event) (was, is bool) {
+func (f *Filter) sees(e *event) (was, is bool) {
 	if f.node != "" && !e.concerns(f.node) {
 		return false, false
 	}
@@ -93,7 +96,7 @@ func (f *filter) sees(e *event) (was, is bool) {
 }
 
 // countOf counts the events that the read is about.
-func (f *filter) countOf(events []*event) int {
+func (f *Filter) countOf(events []*event) int {
 	n := 0
 	for _, e := range events {
 		if was, is := f.sees(e); was || is {
@@ -103,8 +106,8 @@ func (f *filter) countOf(events []*event) int {
 	return n
 }
 
-// objects yields what matches, in ascending order of namespace and name.
-func (f *filter) objects(v *view.View) iter.Seq[kinds.Object] {
+// Objects yields what matches, in ascending order of namespace and name.
+func (f *Filter) Objects(v *view.View) iter.Seq[kinds.Object] {
 	return func(yield func(kinds.Object) bool) {
 		for o := range f.candidates(v) {
 			if f.matches(o) && !yield(o) {
@@ -115,7 +118,7 @@ func (f *filter) objects(v *view.View) iter.Seq[kinds.Object] {
 }
 
 // candidates are the objects of the narrowest index.
-func (f *filter) candidates(v *view.View) iter.Seq[kinds.Object] {
+func (f *Filter) candidates(v *view.View) iter.Seq[kinds.Object] {
 	switch {
 	case f.name != "" && (f.namespace != "" || !f.kind.Namespaced):
 		return func(yield func(kinds.Object) bool) {

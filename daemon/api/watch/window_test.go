@@ -1,15 +1,13 @@
-package api
+package watch
 
 import (
-	"log/slog"
 	"strings"
 	"testing"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/labels"
-
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"lockstep/kinds"
 	"lockstep/store/memory"
@@ -20,7 +18,7 @@ import (
 // states as far as they fit, and neither further than that for long.
 func TestWindowIsBounded(t *testing.T) {
 	kind := kinds.For[*corev1.ConfigMap]()
-	all := &filter{kind: kind, labels: labels.Everything(), fields: fields.Everything()}
+	all := &Filter{kind: kind, labels: labels.Everything(), fields: fields.Everything()}
 	for _, test := range []struct {
 		name   string
 		bytes  int
@@ -31,10 +29,10 @@ func TestWindowIsBounded(t *testing.T) {
 		{"small", 100, 5 * windowEvents, windowEvents, windowEvents + windowSlack},
 		{"large", 1 << 20, 1000, 40, windowBytes >> 20},
 	} {
-		w := newWindow(kind, newHub(memory.New(), slog.New(slog.DiscardHandler)), 0)
+		w := newWindow(kind, New(Options{Store: memory.New()}), 0)
 		text := strings.Repeat("x", test.bytes)
 		state := func() kinds.Object {
-			o := configMap("a", "m", nil)
+			o := configMap("m")
 			o.Data = map[string]string{"text": text}
 			return o
 		}

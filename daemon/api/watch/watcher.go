@@ -1,4 +1,4 @@
-package api
+package watch
 
 import (
 	"context"
@@ -26,10 +26,9 @@ const (
 
 // watcher is one client's watch of one kind. It implements watch.Interface.
 type watcher struct {
-	hub       *hub
+	hub       *Hub
 	window    *window
-	metrics   *metrics
-	filter    filter
+	filter    Filter
 	place     int
 	initial   *view.View // its matching objects are sent first; nil for none
 	closing   bool       // the initial objects end with a marked bookmark
@@ -47,7 +46,7 @@ func (w *watcher) start(ctx context.Context) {
 	w.woken = make(chan struct{}, 1)
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	w.window.enter(w)
-	w.metrics.watchers.WithLabelValues(w.window.kind.Resource).Inc()
+	w.hub.metrics.watchers.WithLabelValues(w.window.kind.Resource).Inc()
 	go w.run()
 }
 
@@ -71,8 +70,8 @@ func (w *watcher) run() {
 	defer w.window.leave(w)
 	defer w.cancel()
 	resource := w.window.kind.Resource
-	defer w.metrics.watchers.WithLabelValues(resource).Dec()
-	sent := w.metrics.events.WithLabelValues(resource)
+	defer w.hub.metrics.watchers.WithLabelValues(resource).Dec()
+	sent := w.hub.metrics.events.WithLabelValues(resource)
 	if !w.sendInitial() {
 		return
 	}
@@ -82,7 +81,7 @@ func (w *watcher) run() {
 	for {
 		events, place, rev, err := w.window.since(w.place)
 		if err != nil {
-			w.metrics.expired.Inc()
+			w.hub.metrics.expired.Inc()
 			w.send(failed(err))
 			return
 		}
@@ -129,8 +128,8 @@ func (w *watcher) sendInitial() bool {
 	}
 	v := w.initial
 	w.initial = nil // the picture need not outlive its listing
-	for o := range w.filter.objects(v) {
-		if !w.send(watch.Event{Type: watch.Added, Object: w.hub.present(v, o)}) {
+	for o := range w.filter.Objects(v) {
+		if !w.send(watch.Event{Type: watch.Added, Object: w.hub.Present(v, o)}) {
 			return false
 		}
 	}
@@ -203,51 +202,46 @@ func (f failedWatch) ResultChan() <-chan watch.Event { return f }
 // Stop implements watch.Interface.
 func (f failedWatch) Stop() {}
 
-// watch starts a watch as a client's options ask. From "": the objects of now, never older than the request, then
-// everything after. From "0": the same, as old as the view may be. From X: everything after X, or with initial events
-// the objects at X or later first.
-func (s *storage) watch(ctx context.Context, f filter, opts watchOptions) (watch.Interface, error) {
-	rev, err := revisionIn(opts.resourceVersion)
-	if err != nil {
-		return nil, err
-	}
-	list := opts.initial || rev == 0
-	need := rev
-	if opts.resourceVersion == "" {
-		if need, err = s.latest(ctx); err != nil {
-			return nil, err
-		}
-	}
-	switch _, err := s.reach(ctx, need); {
+// From says where a watch begins.
+type From struct {
+	// Revision that the client has seen. 0: none, and what is there is sent first.
+	Revision int64
+	// Least is the revision that the view must have reached before.
+	Least int64
+	// Initial asks for what is there, at Revision or later, before what comes.
+	Initial bool
+	// Bookmarks asks for them; after what was asked for by Initial comes one that is marked.
+	Bookmarks bool
+}
+
+// Watch starts a watch, which ends with ctx. From revision 0: the objects of now, then everything after. From X:
+// everything after X, or with Initial the objects at X or later first. One that cannot resume there only tells so.
+func (h *Hub) Watch(ctx context.Context, f Filter, from From) (watch.Interface, error) {
+	switch _, err := h.Reach(ctx, from.Least); {
 	case apierrors.IsResourceExpired(err):
-		s.metrics.expired.Inc()
+		h.metrics.expired.Inc()
 		return newFailedWatch(err), nil
 	case err != nil:
 		return nil, err
 	}
-	v, window := s.hub.at(s.kind.GroupResource())
-	w := &watcher{hub: s.hub, window: window, metrics: s.metrics, filter: f, bookmarks: opts.bookmarks}
-	from := rev
+	v, window := h.at(f.kind.GroupResource())
+	w := &watcher{hub: h, window: window, filter: f, bookmarks: from.Bookmarks}
+	rev, list := from.Revision, from.Initial || from.Revision == 0
 	if list {
-		from = v.Revision()
-		w.initial, w.closing = v, opts.initial && opts.bookmarks
+		rev = v.Revision()
+		w.initial, w.closing = v, from.Initial && from.Bookmarks
 	}
-	if w.place, err = window.seek(from, list, &f); err != nil {
-		s.metrics.expired.Inc()
+	var err error
+	if w.place, err = window.seek(rev, list, &f); err != nil {
+		h.metrics.expired.Inc()
 		return newFailedWatch(err), nil
 	}
 	w.start(ctx)
 	return w, nil
 }
 
-type watchOptions struct {
-	resourceVersion string
-	initial         bool // sendInitialEvents
-	bookmarks       bool
-}
-
-// revisionIn reads a resourceVersion; empty is 0.
-func revisionIn(s string) (int64, error) {
+// Revision reads a resourceVersion; empty is 0.
+func Revision(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}

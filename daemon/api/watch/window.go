@@ -1,4 +1,4 @@
-package api
+package watch
 
 import (
 	"cmp"
@@ -66,7 +66,7 @@ type traced struct {
 // there, so there is no queue a watcher: one that is too slow finds that its place is gone.
 type window struct {
 	kind *kinds.Kind
-	hub  *hub
+	hub  *Hub
 
 	mu     sync.Mutex
 	events []*event
@@ -83,7 +83,7 @@ type window struct {
 	byNode   map[string]map[*watcher]struct{}
 }
 
-func newWindow(k *kinds.Kind, h *hub, rev int64) *window {
+func newWindow(k *kinds.Kind, h *Hub, rev int64) *window {
 	return &window{
 		kind: k, hub: h, lost: rev, rev: rev,
 		sleepers: map[*watcher]struct{}{}, byNode: map[string]map[*watcher]struct{}{},
@@ -194,7 +194,7 @@ func (w *window) wake(nodes map[string]struct{}, changed bool) {
 // seek returns the place from which a watcher that has seen revision rev reads on. A revision's events may be one
 // transaction's, and the watcher may have been cut among them, so all of them are read again, unless at most one of them is
 // for this watcher, or it has the complete picture of rev. It fails with 410 Expired where events since are no longer known.
-func (w *window) seek(rev int64, complete bool, f *filter) (int, error) {
+func (w *window) seek(rev int64, complete bool, f *Filter) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.gone || rev < w.lost && !(complete && rev == w.lost-1) {
@@ -208,7 +208,7 @@ func (w *window) seek(rev int64, complete bool, f *filter) (int, error) {
 }
 
 // exact says whether a watch from revision rev begins with what came after it, neither refused nor with events of rev.
-func (w *window) exact(rev int64, f *filter) bool {
+func (w *window) exact(rev int64, f *Filter) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return rev >= w.lost && f.countOf(w.events[w.find(rev):w.find(rev+1)]) < 2

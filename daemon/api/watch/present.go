@@ -1,4 +1,4 @@
-package api
+package watch
 
 import (
 	"maps"
@@ -12,14 +12,14 @@ import (
 	"lockstep/store/view"
 )
 
-// present copies an object's outermost struct, so that the caller may set its kind, revision and annotations, and adds
+// Present copies an object's outermost struct, so that the caller may set its kind, revision and annotations, and adds
 // where it comes from. Everything further in is still shared.
-func (h *hub) present(v *view.View, o kinds.Object) kinds.Object {
+func (h *Hub) Present(v *view.View, o kinds.Object) kinds.Object {
 	return show(o, h.ledger.of(v, o, h.current))
 }
 
 // current says whether the object is the newest state of what it is.
-func (h *hub) current(o kinds.Object) bool { return h.View().Get(kinds.KeyOf(o)) == o }
+func (h *Hub) current(o kinds.Object) bool { return h.View().Get(kinds.KeyOf(o)) == o }
 
 func show(o kinds.Object, origin *provenance.Origin) kinds.Object {
 	shallow := reflect.New(reflect.TypeOf(o).Elem())

@@ -1,4 +1,5 @@
-package api
+// Package watch keeps windows of what has changed in the store, and the clients' watches that read them.
+package watch
 
 import (
 	"context"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apistorage "k8s.io/apiserver/pkg/storage"
@@ -28,15 +30,26 @@ const (
 	snapshotLife = 5 * time.Minute
 )
 
-// hub feeds one window a kind from the store's batches and hands out the view they lead to: what a client lists and what
+// Options of a Hub. Store is required.
+type Options struct {
+	Store store.Backend
+	// Judge is told of changes before any client is; all says that others may have been missed. Nil: nobody is.
+	Judge func(v *view.View, changes []view.Change, all bool)
+	// Registerer takes the metrics. Nil: they are not registered.
+	Registerer prometheus.Registerer
+	// Log. Nil: slog.Default().
+	Log *slog.Logger
+}
+
+// Hub feeds one window a kind from the store's batches and hands out the view they lead to: what a client lists and what
 // it then watches come from the same place.
-type hub struct {
+type Hub struct {
 	store   store.Backend
 	log     *slog.Logger
 	origins *provenance.Finder
 	ledger  *ledger
-	// judge is told of changes before any client is; all says that others may have been missed.
-	judge func(v *view.View, changes []view.Change, all bool)
+	metrics *metrics
+	judge   func(v *view.View, changes []view.Change, all bool)
 
 	mu      sync.Mutex
 	view    *view.View
@@ -50,14 +63,24 @@ type snapshot struct {
 	at   time.Time
 }
 
-func newHub(r store.Backend, log *slog.Logger) *hub {
+// New returns a hub; it starts nothing.
+func New(opts Options) *Hub {
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	if opts.Judge == nil {
+		opts.Judge = func(*view.View, []view.Change, bool) {}
+	}
 	origins := provenance.New()
-	return &hub{store: r, log: log, origins: origins, ledger: newLedger(origins), judge: func(*view.View, []view.Change, bool) {},
-		view: view.NewDB().View(), moved: make(chan struct{})}
+	return &Hub{store: opts.Store, log: opts.Log, origins: origins, ledger: newLedger(origins), metrics: newMetrics(opts.Registerer),
+		judge: opts.Judge, view: view.NewDB().View(), moved: make(chan struct{})}
 }
 
+// Origins says where objects come from.
+func (h *Hub) Origins() *provenance.Finder { return h.origins }
+
 // begin replaces all windows: those before, if any, tell their watchers to list again.
-func (h *hub) begin(v *view.View, windows map[schema.GroupResource]*window) {
+func (h *Hub) begin(v *view.View, windows map[schema.GroupResource]*window) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, w := range h.windows {
@@ -68,7 +91,7 @@ func (h *hub) begin(v *view.View, windows map[schema.GroupResource]*window) {
 	h.move(v)
 }
 
-func (h *hub) move(v *view.View) {
+func (h *Hub) move(v *view.View) {
 	h.view = v
 	close(h.moved)
 	h.moved = make(chan struct{})
@@ -78,8 +101,8 @@ func (h *hub) move(v *view.View) {
 // restart: half a window where each has two changes of a kind.
 const historyRevisions = windowEvents / 2
 
-// run follows the store until ctx ends, from when its first view is complete.
-func (h *hub) run(ctx context.Context) {
+// Run follows the store until ctx ends, from when its first view is complete.
+func (h *Hub) Run(ctx context.Context) {
 	select {
 	case <-h.store.Ready():
 	case <-ctx.Done():
@@ -94,7 +117,7 @@ func (h *hub) run(ctx context.Context) {
 	}
 }
 
-func (h *hub) follow(ctx context.Context, sub *store.Subscription) {
+func (h *Hub) follow(ctx context.Context, sub *store.Subscription) {
 	first := h.store.View()
 	h.judge(first, nil, true)
 	h.seed(ctx, first)
@@ -114,7 +137,7 @@ func (h *hub) follow(ctx context.Context, sub *store.Subscription) {
 }
 
 // seed starts the windows with what the store remembers from before its first view.
-func (h *hub) seed(ctx context.Context, first *view.View) {
+func (h *Hub) seed(ctx context.Context, first *view.View) {
 	rev := first.Revision()
 	since, changes, err := h.store.History(ctx, max(0, rev-historyRevisions), rev)
 	if err != nil {
@@ -137,7 +160,7 @@ func (h *hub) seed(ctx context.Context, first *view.View) {
 }
 
 // apply adds a batch to the windows, then shows its view: what is listed is never ahead of what is watched.
-func (h *hub) apply(b store.Batch) {
+func (h *Hub) apply(b store.Batch) {
 	h.mu.Lock()
 	windows, before := h.windows, h.view
 	h.mu.Unlock()
@@ -153,7 +176,7 @@ func (h *hub) apply(b store.Batch) {
 
 // objects sorts the changes of objects by kind, each with where its states come from; of the others the provenance of what is
 // gone is forgotten.
-func (h *hub) objects(changes []view.Change, was, is func(kinds.Object) *provenance.Origin) map[schema.GroupResource][]traced {
+func (h *Hub) objects(changes []view.Change, was, is func(kinds.Object) *provenance.Origin) map[schema.GroupResource][]traced {
 	byKind := map[schema.GroupResource][]traced{}
 	for _, c := range changes {
 		if c.NewRecord != nil || c.OldRecord != nil {
@@ -181,29 +204,29 @@ func fill(windows map[schema.GroupResource]*window, rev int64, byKind map[schema
 	}
 }
 
-// begun says whether there is anything to read yet.
-func (h *hub) begun() bool {
+// Begun says whether there is anything to read yet.
+func (h *Hub) Begun() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.windows != nil
 }
 
 // View is the view that the windows lead to.
-func (h *hub) View() *view.View {
+func (h *Hub) View() *view.View {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.view
 }
 
 // at returns a view and the window of a kind that leads to it or further.
-func (h *hub) at(gr schema.GroupResource) (*view.View, *window) {
+func (h *Hub) at(gr schema.GroupResource) (*view.View, *window) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.view, h.windows[gr]
 }
 
-// wait returns a complete view at revision rev or later, or Kubernetes' "Too large resource version" after freshWait.
-func (h *hub) wait(ctx context.Context, rev int64) (*view.View, error) {
+// Wait returns a complete view at revision rev or later, or Kubernetes' "Too large resource version" after freshWait.
+func (h *Hub) Wait(ctx context.Context, rev int64) (*view.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, freshWait)
 	defer cancel()
 	for {
@@ -224,8 +247,39 @@ func (h *hub) wait(ctx context.Context, rev int64) (*view.View, error) {
 	}
 }
 
-// close ends every watch: clients come back to another server, or to this one when it is up again.
-func (h *hub) close() {
+// Reach returns a view at a revision that a client names, or later. A revision that the store has not reached, by a read
+// no older than the request, is of a history that the store has lost, and never comes: 410 Expired at once, upon which
+// clients list anew. "Too large resource version" is for a server that lags behind its store; clients wait for it, ten times.
+func (h *Hub) Reach(ctx context.Context, rev int64) (*view.View, error) {
+	if h.View().Revision() < rev {
+		if now, err := h.store.Current(ctx); err == nil && now < rev {
+			return nil, fromTheFuture(rev, now)
+		}
+	}
+	return h.Wait(ctx, rev)
+}
+
+// Whole returns a view from whose revision a watch resumes without a repetition. Where several objects that the list is about
+// changed in the view's revision, a watch from it must begin with all of them, since its client may have been cut among them; one
+// that has just listed them would see them twice. So the list is of a later revision, made for it where there is none.
+// Where none can be made, the events come twice.
+func (h *Hub) Whole(ctx context.Context, f *Filter, v *view.View) *view.View {
+	_, window := h.at(f.kind.GroupResource())
+	if window.exact(v.Revision(), f) {
+		return v
+	}
+	rev, err := h.store.Step(ctx)
+	if err != nil {
+		return v
+	}
+	if later, err := h.Wait(ctx, rev); err == nil {
+		return later
+	}
+	return v
+}
+
+// Close ends every watch: clients come back to another server, or to this one when it is up again.
+func (h *Hub) Close() {
 	h.mu.Lock()
 	windows := h.windows
 	h.mu.Unlock()
@@ -234,8 +288,8 @@ func (h *hub) close() {
 	}
 }
 
-// keep holds a view for the lists that continue from it.
-func (h *hub) keep(v *view.View, now time.Time) {
+// Keep holds a view for the lists that continue from it, for some minutes.
+func (h *Hub) Keep(v *view.View, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	kept := h.kept[:0]
@@ -251,8 +305,8 @@ func (h *hub) keep(v *view.View, now time.Time) {
 	h.kept = append(kept, snapshot{view: v, at: now})
 }
 
-// snapshot returns the view of exactly that revision, or nil where it is not kept.
-func (h *hub) snapshot(rev int64, now time.Time) *view.View {
+// Snapshot returns the view of exactly that revision, or nil where it is not kept.
+func (h *Hub) Snapshot(rev int64, now time.Time) *view.View {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.view.Revision() == rev {
