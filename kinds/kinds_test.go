@@ -1,8 +1,11 @@
 package kinds
 
 import (
+	"reflect"
 	"slices"
 	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
 )
 
 func TestKeysAsPaths(t *testing.T) {
@@ -58,5 +61,46 @@ func TestTableIsWhole(t *testing.T) {
 		if gvks, _, err := Scheme.ObjectKinds(k.NewList()); err != nil || gvks[0].Kind != k.Kind+"List" {
 			t.Errorf("the scheme knows the list of %s as %v, %v", k.Kind, gvks, err)
 		}
+	}
+}
+
+// TestEveryColumnIsStated wants an answer of every kind: what is left out would be a no that nobody has thought of.
+func TestEveryColumnIsStated(t *testing.T) {
+	for _, k := range All {
+		columns := reflect.ValueOf(k.Columns)
+		for i := range columns.NumField() {
+			switch column := columns.Type().Field(i); column.Name {
+			case "Namespaced", "Declarable", "Status", "Categories": // the zero value is an answer
+			default:
+				if columns.Field(i).IsZero() {
+					t.Errorf("%s does not state %s", k.Kind, column.Name)
+				}
+			}
+		}
+	}
+}
+
+// TestStatusFollows holds the rows to their types: only what has these fields, in this order, can be read in two halves.
+func TestStatusFollows(t *testing.T) {
+	for _, k := range All {
+		var names []string
+		for i := range k.object.NumField() {
+			names = append(names, k.object.Field(i).Name)
+		}
+		if k.StatusFollows == Yes && !slices.Equal(names, []string{"TypeMeta", "ObjectMeta", "Spec", "Status"}) {
+			t.Errorf("the status of %s does not follow: it has the fields %v", k.Kind, names)
+		}
+		if k.Status && k.status == nil {
+			t.Errorf("%s has a status subresource and no field Status", k.Kind)
+		}
+	}
+}
+
+func TestWithoutStatus(t *testing.T) {
+	o := &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Paused: true}, Status: appsv1.DeploymentStatus{Replicas: 3}}
+	o.Name = "cart"
+	bare := Of(o).WithoutStatus(o).(*appsv1.Deployment)
+	if bare.Name != "cart" || !bare.Spec.Paused || bare.Status.Replicas != 0 || o.Status.Replicas != 3 {
+		t.Errorf("got %+v of %+v", bare, o)
 	}
 }

@@ -11,13 +11,6 @@ import (
 	"lockstep/kinds"
 )
 
-// generations are the resources whose generation Kubernetes counts, from 1 at creation.
-var generations = map[string]bool{
-	"pods": true, "replicasets": true, "deployments": true, "statefulsets": true, "daemonsets": true, "jobs": true,
-	"cronjobs": true, "endpointslices": true, "ingresses": true, "horizontalpodautoscalers": true,
-	"poddisruptionbudgets": true, "networkpolicies": true, "sources": true,
-}
-
 // Stamped returns a copy of the object, sharing all but the outermost struct, as it is to be stored: with its
 // kind, without resourceVersion, and where create is set with uid, creationTimestamp and generation where they are empty.
 func Stamped(o kinds.Object, create bool, now time.Time) kinds.Object {
@@ -41,7 +34,7 @@ func stamp(o kinds.Object, create bool, now time.Time) {
 	if created := o.GetCreationTimestamp(); created.IsZero() {
 		o.SetCreationTimestamp(metav1.NewTime(now.Truncate(time.Second)))
 	}
-	if o.GetGeneration() == 0 && generations[kind.Resource] {
+	if o.GetGeneration() == 0 && kind.Generation == kinds.Yes {
 		o.SetGeneration(1)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/kinds"
 )
@@ -64,25 +62,15 @@ func (s *sums) forget() {
 	clear(s.of)
 }
 
-// withoutStatus returns a copy of an object, sharing what its metadata and spec point to, with an empty status; nil for
-// the kinds that are decoded whole. Those here have no defaults outside of their spec.
-func withoutStatus(o kinds.Object) kinds.Object {
-	switch o := o.(type) {
-	case *corev1.Pod:
-		return &corev1.Pod{TypeMeta: o.TypeMeta, ObjectMeta: o.ObjectMeta, Spec: o.Spec}
-	case *appsv1.ReplicaSet:
-		return &appsv1.ReplicaSet{TypeMeta: o.TypeMeta, ObjectMeta: o.ObjectMeta, Spec: o.Spec}
-	case *appsv1.Deployment:
-		return &appsv1.Deployment{TypeMeta: o.TypeMeta, ObjectMeta: o.ObjectMeta, Spec: o.Spec}
-	}
-	return nil
-}
-
 // followed returns the object whose metadata and spec are those of an earlier one and whose status is the rest of a
 // payload; nil where it is to be decoded whole.
 func followed(old kinds.Object, rest []byte, revision int64) kinds.Object {
-	o := withoutStatus(old)
-	if o == nil || unmarshal(encodingProtobuf, rest, o) != nil {
+	kind := kinds.Of(old)
+	if kind.StatusFollows != kinds.Yes {
+		return nil
+	}
+	o := kind.WithoutStatus(old)
+	if unmarshal(encodingProtobuf, rest, o) != nil {
 		return nil
 	}
 	o.SetResourceVersion(strconv.FormatInt(revision, 10))

@@ -21,8 +21,8 @@ func Owners() loop.Reconciler {
 		Decide:    decideOwned,
 	}
 	for _, k := range kinds.All {
-		if k.Resource == "events" {
-			continue // has no owners, and expires
+		if k.Expires == kinds.Yes {
+			continue
 		}
 		r.Reads = append(r.Reads, loop.Read{
 			Kind: k, How: "itself; when it is gone, what it owned", Keys: dependents,

@@ -33,9 +33,9 @@ func New() loop.Reconciler {
 	return r
 }
 
-// contents are the kinds that live in namespaces. Events are left to expire: they tell how the namespace ended.
+// contents are the kinds that live in namespaces. What expires is left to do so: events tell how the namespace ended.
 func contents() []*kinds.Kind {
-	return slices.DeleteFunc(slices.Clone(kinds.All), func(k *kinds.Kind) bool { return !k.Namespaced || k.Resource == "events" })
+	return slices.DeleteFunc(slices.Clone(kinds.All), func(k *kinds.Kind) bool { return !k.Namespaced || k.Expires == kinds.Yes })
 }
 
 func terminatingNamespace(v *view.View, o kinds.Object) []kinds.Key {

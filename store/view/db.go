@@ -8,8 +8,6 @@ import (
 	"sync"
 
 	"github.com/google/btree"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
@@ -25,9 +23,8 @@ const (
 	byUID index = iota
 	byOwner
 	byOrphanage
-	byNode
-	byService
-	indexes
+	byRow   // the first of those that rows of the table ask for
+	indexes = byRow + index(kinds.Indexes)
 )
 
 // DB is the database behind the views: one writer applies batches of changes, any number of readers take views.
@@ -223,7 +220,7 @@ func (s *step) setObject(c *Change) bool {
 		was, _ = tree.ReplaceOrInsert(object{c.New.GetNamespace(), c.New.GetName(), c.New})
 	}
 	c.Old = was.Object
-	if c.Old != nil && c.New != nil && sameValues(c.Old, c.New) {
+	if c.Old != nil && c.New != nil && sameValues(kind, c.Old, c.New) {
 		return true
 	}
 	if c.Old != nil {
@@ -268,38 +265,29 @@ func eachRef(kind *kinds.Kind, o kinds.Object, f func(index, ref)) {
 	for _, owner := range o.GetOwnerReferences() {
 		add(byOwner, string(owner.UID))
 	}
-	if controllerOf(o) == "" {
-		if value := orphanage(kind.GroupResource(), o.GetNamespace()); value != "" {
-			add(byOrphanage, value)
+	if kind.Adoptable == kinds.Yes && controllerOf(o) == "" {
+		add(byOrphanage, orphanage(kind, o.GetNamespace()))
+	}
+	for _, by := range kind.Indexes {
+		if value, ok := by.Value(o); ok {
+			add(byRow+index(by.Index), value)
 		}
-	}
-	if p, ok := o.(*corev1.Pod); ok {
-		add(byNode, p.Spec.NodeName)
-	}
-	if service := serviceOf(o); service != "" {
-		add(byService, service)
 	}
 }
 
 // sameValues says that two states of an object have the same index values.
-func sameValues(a, b kinds.Object) bool {
+func sameValues(kind *kinds.Kind, a, b kinds.Object) bool {
 	sameOwner := func(x, y metav1.OwnerReference) bool { return x.UID == y.UID }
 	if a.GetUID() != b.GetUID() || controllerOf(a) != controllerOf(b) ||
 		!slices.EqualFunc(a.GetOwnerReferences(), b.GetOwnerReferences(), sameOwner) {
 		return false
 	}
-	if p, ok := a.(*corev1.Pod); ok {
-		q, ok := b.(*corev1.Pod)
-		return ok && p.Spec.NodeName == q.Spec.NodeName
+	for _, by := range kind.Indexes {
+		was, had := by.Value(a)
+		is, has := by.Value(b)
+		if had != has || had && was != is {
+			return false
+		}
 	}
-	return serviceOf(a) == serviceOf(b)
-}
-
-// serviceOf returns namespace/name of the service an endpoint slice belongs to, or nothing.
-func serviceOf(o kinds.Object) string {
-	s, ok := o.(*discoveryv1.EndpointSlice)
-	if !ok || s.Labels[discoveryv1.LabelServiceName] == "" {
-		return ""
-	}
-	return s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
+	return true
 }

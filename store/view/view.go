@@ -86,7 +86,7 @@ func List[T kinds.Object](v *View, namespace string) iter.Seq[T] {
 
 // PodsOnNode yields the pods whose spec.nodeName is node; the empty name yields the pods that are not bound.
 func (v *View) PodsOnNode(node string) iter.Seq[*corev1.Pod] {
-	return typed[*corev1.Pod](v.having(byNode, node))
+	return typed[*corev1.Pod](v.having(byRow+index(kinds.ByNode), node))
 }
 
 // Controlled yields the objects whose controller owner reference has that uid.
@@ -100,9 +100,14 @@ func (v *View) Controlled(uid types.UID) iter.Seq[kinds.Object] {
 	}
 }
 
-// Orphans yields the pods or replica sets of a namespace that have no controller: what a claimant might adopt.
+// Orphans yields the objects of a namespace that have no controller: what a claimant might adopt. It panics for a kind
+// that is not adoptable, of which no claimant would ever find any.
 func Orphans[T kinds.Object](v *View, namespace string) iter.Seq[T] {
-	return typed[T](v.having(byOrphanage, orphanage(kinds.For[T]().GroupResource(), namespace)))
+	kind := kinds.For[T]()
+	if kind.Adoptable != kinds.Yes {
+		panic("view: " + kind.Kind + " is not adoptable")
+	}
+	return typed[T](v.having(byOrphanage, orphanage(kind, namespace)))
 }
 
 // Dependents yields the objects that have an owner reference, controlling or not, with that uid.
@@ -112,7 +117,7 @@ func (v *View) Dependents(uid types.UID) iter.Seq[kinds.Object] {
 
 // SlicesOfService yields the endpoint slices labelled with that service's name, in its namespace.
 func (v *View) SlicesOfService(namespace, service string) iter.Seq[*discoveryv1.EndpointSlice] {
-	return typed[*discoveryv1.EndpointSlice](v.having(byService, namespace+"/"+service))
+	return typed[*discoveryv1.EndpointSlice](v.having(byRow+index(kinds.ByService), namespace+"/"+service))
 }
 
 // ByUID returns the object with that uid, or nil.
@@ -188,13 +193,8 @@ func typed[T kinds.Object](seq iter.Seq[kinds.Object]) iter.Seq[T] {
 	}
 }
 
-// orphanage is the index value of an object without a controller; empty, so not kept, for the kinds that nothing adopts.
-func orphanage(gr schema.GroupResource, namespace string) string {
-	if gr.Resource != "pods" && gr.Resource != "replicasets" {
-		return ""
-	}
-	return gr.Resource + "\x01" + namespace
-}
+// orphanage is the index value of an object of the kind without a controller.
+func orphanage(kind *kinds.Kind, namespace string) string { return kind.Resource + "\x01" + namespace }
 
 func controllerOf(o metav1.Object) types.UID {
 	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {

@@ -171,14 +171,15 @@ func describe(v *View) string {
 		}
 		b.WriteString("\n")
 	}
-	pods := kinds.For[*corev1.Pod]().GroupResource()
+	kind := kinds.For[*corev1.Pod]()
+	pods := kind.GroupResource()
 	fmt.Fprintf(&b, "%d pods\n", v.Len(pods))
 	line("all", v.List(pods, ""))
 	line("ns1", v.List(pods, "ns1"))
 	for i := range 5 {
-		line("node", v.having(byNode, fmt.Sprintf("n%d", i)))
+		line("node", v.having(byRow+index(kinds.ByNode), fmt.Sprintf("n%d", i)))
 		line("dependents", v.Dependents(types.UID(fmt.Sprintf("o%d", i))))
-		line("orphans", v.having(byOrphanage, orphanage(pods, fmt.Sprintf("ns%d", i))))
+		line("orphans", v.having(byOrphanage, orphanage(kind, fmt.Sprintf("ns%d", i))))
 	}
 	for o := range v.List(pods, "") {
 		if v.ByUID(o.GetUID()) == nil || v.Get(kinds.KeyOf(o)) != o {
