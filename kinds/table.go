@@ -35,7 +35,27 @@ type Columns struct {
 	Expires Answer
 	// Indexes are those of the view that have its objects, beside uids and owners; None, where there are none.
 	Indexes []Indexed
+	// Health is when an object of the kind is healthy.
+	Health Health
 }
+
+// Health is a rule by which objects are judged, of which package sync/health has what it reads and what it says. The zero
+// value is none.
+type Health int8
+
+// The rules.
+const (
+	// HealthyOnceThere is for what only states something: nothing can become of it, and nothing can go wrong.
+	HealthyOnceThere Health = iota + 1
+	// HealthyOnceRolledOut wants the newest template in all replicas, and these available.
+	HealthyOnceRolledOut
+	// HealthyOnceReplicated wants all replicas, and these available.
+	HealthyOnceReplicated
+	// HealthyOnceReady wants a pod that is ready or has succeeded.
+	HealthyOnceReady
+	// HealthyOnceReached wants one ready pod where there is any that is selected, and the rules of every node.
+	HealthyOnceReached
+)
 
 // Answer is a yes or a no. The zero value is neither.
 type Answer int8
@@ -97,52 +117,67 @@ var (
 var All = []*Kind{
 	row[v1alpha1.Source, v1alpha1.SourceList](lockstep, "sources", "", Columns{
 		Status: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[corev1.Namespace, corev1.NamespaceList](core, "namespaces", "ns", Columns{
 		Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[corev1.Node, corev1.NodeList](core, "nodes", "no", Columns{
 		Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[coordinationv1.Lease, coordinationv1.LeaseList](coordination, "leases", "", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[corev1.ServiceAccount, corev1.ServiceAccountList](core, "serviceaccounts", "sa", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[corev1.Secret, corev1.SecretList](core, "secrets", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[corev1.ConfigMap, corev1.ConfigMapList](core, "configmaps", "cm", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[corev1.Service, corev1.ServiceList](core, "services", "svc", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceReached,
 	}),
 	row[appsv1.Deployment, appsv1.DeploymentList](apps, "deployments", "deploy", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+		Health: HealthyOnceRolledOut,
 	}),
 	row[appsv1.ReplicaSet, appsv1.ReplicaSetList](apps, "replicasets", "rs", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+		Health: HealthyOnceReplicated,
 	}),
 	row[corev1.PodTemplate, corev1.PodTemplateList](core, "podtemplates", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[corev1.Pod, corev1.PodList](core, "pods", "po", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: by(ByNode, nodeOf),
+		Health: HealthyOnceReady,
 	}),
 	row[corev1.Endpoints, corev1.EndpointsList](core, "endpoints", "ep", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 	row[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discovery, "endpointslices", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: by(ByService, serviceOf),
+		Health: HealthyOnceThere,
 	}),
 	row[corev1.Event, corev1.EventList](core, "events", "ev", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: Yes, Indexes: None(),
+		Health: HealthyOnceThere,
 	}),
 }
 

@@ -3,6 +3,8 @@ package sync
 import (
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"lockstep/kinds"
 	"lockstep/store/view"
 	"lockstep/sync/health"
@@ -12,7 +14,8 @@ import (
 // inbox gathers what a driver has to look at. Everything in it is the newest of its kind, so that it is bounded by the
 // number of the source's objects however slow the driver is.
 type inbox struct {
-	wake chan struct{}
+	wake  chan struct{}
+	reads health.Reads
 
 	mu    sync.Mutex
 	owned map[kinds.Key]bool // the objects of the source
@@ -29,7 +32,7 @@ type letter struct {
 	health   bool               // something changed that health may depend on
 }
 
-func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
+func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1), reads: health.AllReads()} }
 
 func (b *inbox) update(u source.Update) {
 	b.mu.Lock()
@@ -61,11 +64,10 @@ func (b *inbox) changes(changes []view.Change) {
 			}
 			b.news.keys[c.Key], b.news.health = true, true
 		}
-		switch c.Key.Resource {
-		case "pods", "replicasets", "namespaces":
+		// What waits for its namespace is looked at again with the health of all.
+		kind := kinds.ForResource(c.Key.GroupResource())
+		if !b.news.health && (kind == kinds.For[*corev1.Namespace]() || b.reads.Concern(kind, c.Old, c.New)) {
 			b.news.health = true
-		case "nodes":
-			b.news.health = b.news.health || health.RulesChanged(c.Old, c.New)
 		}
 	}
 	ring := b.news.health && !before || len(b.news.keys) > 0

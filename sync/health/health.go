@@ -64,25 +64,14 @@ func Of(k kinds.Key, v *view.View, now time.Time) Result { return At(v, now).Of(
 
 // Of judges the object with that key. One that is not there is Progressing.
 func (j *Judge) Of(k kinds.Key) Result {
-	v, now := j.view, j.now
-	o := v.Get(k)
+	o := j.view.Get(k)
 	if o == nil {
 		return Result{Cause: "not created yet"}
 	}
 	if o.GetDeletionTimestamp() != nil {
 		return Result{Cause: "is being deleted"}
 	}
-	switch o := o.(type) {
-	case *appsv1.Deployment:
-		return deployment(o, v, now)
-	case *appsv1.ReplicaSet:
-		return replicaSet(o, v, now)
-	case *corev1.Pod:
-		return pod(o, v, now)
-	case *corev1.Service:
-		return j.service(o)
-	}
-	return Result{State: Healthy}
+	return ruleOf(kinds.Of(o)).judge(j, o)
 }
 
 func deployment(d *appsv1.Deployment, v *view.View, now time.Time) Result {
@@ -341,7 +330,7 @@ func Sum(keys []kinds.Key, v *view.View, now time.Time) Roll {
 			continue
 		}
 		weight := 1
-		if k.GroupResource() != kinds.For[*corev1.Service]().GroupResource() {
+		if !ruleOf(kinds.ForResource(k.GroupResource())).follows {
 			weight++
 		}
 		if r.State == Failed {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -222,5 +223,37 @@ func TestSilentNodeIsTheCause(t *testing.T) {
 	r := Of(kinds.KeyOf(lost), view.Of(lost, rs, podOf(rs, "q", on("b")), silent("b", 150*time.Second)), now)
 	if want := "node b has been silent for 2 min; 1/2 ready"; r.Text() != want {
 		t.Errorf("%q, want %q", r.Text(), want)
+	}
+}
+
+// TestEveryKindIsJudged judges an object of each kind by what its rule declares to read, and no more.
+func TestEveryKindIsJudged(t *testing.T) {
+	for _, k := range kinds.All {
+		o := k.New()
+		o.SetName("cart")
+		v := view.Of(o, deploy(), node("n1", corev1.ConditionTrue, corev1.ConditionTrue))
+		if r := Of(kinds.KeyOf(o), v, now); k.Health == kinds.HealthyOnceThere && r.State != Healthy {
+			t.Errorf("%s is %+v", k.Kind, r)
+		}
+	}
+}
+
+func TestReads(t *testing.T) {
+	reads := AllReads()
+	rules, none := node("n1", corev1.ConditionTrue, corev1.ConditionTrue), node("n1", corev1.ConditionTrue, corev1.ConditionFalse)
+	for _, c := range []struct {
+		old, new kinds.Object
+		concern  bool
+	}{
+		{nil, podOf(nil, "p"), true},
+		{nil, set("s", "1"), true},
+		{deploy(), deploy(), false},
+		{rules, rules, false},
+		{rules, none, true},
+		{nil, &coordinationv1.Lease{}, false},
+	} {
+		if got := reads.Concern(kinds.Of(c.new), c.old, c.new); got != c.concern {
+			t.Errorf("a change of %v concerns others: %v", kinds.KeyOf(c.new), got)
+		}
 	}
 }

@@ -48,8 +48,8 @@ func lacksRules(n *corev1.Node) (why string, lacks bool) {
 	return why, lacks
 }
 
-// RulesChanged says whether services may be judged anew because of a node's change; either may be nil.
-func RulesChanged(old, new kinds.Object) bool {
+// rulesChanged says whether services may be judged anew because of a node's change; either may be nil.
+func rulesChanged(old, new kinds.Object) bool {
 	before, _ := old.(*corev1.Node)
 	after, _ := new.(*corev1.Node)
 	was, lacked := lacksRules(before)
