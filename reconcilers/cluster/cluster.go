@@ -31,6 +31,9 @@ type Options struct {
 	APIServers func() []netip.AddrPort
 }
 
+// unselected is why slices are shared with the loop that makes them of pods.
+const unselected = "the API servers' service selects no pods"
+
 // New returns the reconciler of the cluster's own namespaces and services.
 func New(o Options) loop.Reconciler {
 	all := func(kind *kinds.Kind, how string) loop.Read {
@@ -47,8 +50,14 @@ func New(o Options) loop.Reconciler {
 		},
 		Writes: []loop.Write{
 			{Kind: kinds.For[*corev1.Namespace](), Create: true},
-			{Kind: kinds.For[*corev1.Service](), Create: true, Fields: []string{"spec"}},
-			{Kind: kinds.For[*discoveryv1.EndpointSlice](), Create: true, Fields: []string{"metadata.labels", "endpoints", "ports"}},
+			{
+				Kind: kinds.For[*corev1.Service](), Create: true, Fields: []string{"spec.type", "spec.selector", "spec.ports"},
+				Shared: map[string]string{"spec.ports": "the cluster's own services have no node ports, which are all that is allocated"},
+			},
+			{
+				Kind: kinds.For[*discoveryv1.EndpointSlice](), Create: true, Fields: []string{"metadata.labels", "endpoints", "ports"},
+				Shared: map[string]string{"metadata.labels": unselected, "endpoints": unselected, "ports": unselected},
+			},
 		},
 		Decide: func(v *view.View, _ kinds.Key, now time.Time) (loop.Decision, error) { return decide(v, o, now), nil },
 	}

@@ -38,6 +38,7 @@ func New() loop.Reconciler {
 			{
 				Kind: kinds.For[*appsv1.ReplicaSet](), Create: true, Delete: true, Children: true,
 				Fields: []string{"metadata.ownerReferences", "metadata.annotations", "spec.replicas", "spec.minReadySeconds"},
+				Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference},
 			},
 			{Kind: kinds.For[*appsv1.Deployment](), Fields: []string{"metadata.annotations." + revisionAnnotation, "status"}},
 		},

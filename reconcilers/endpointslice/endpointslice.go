@@ -22,6 +22,9 @@ const (
 	sliceSize = 100
 )
 
+// selecting is why slices are shared with the loop that lists the API servers.
+const selecting = "only slices that belong to a service which selects pods are changed"
+
 // New returns the reconciler of endpoint slices.
 func New() loop.Reconciler {
 	service := kinds.For[*corev1.Service]()
@@ -30,20 +33,21 @@ func New() loop.Reconciler {
 		Component: "endpoint-slice-controller",
 		Owner:     service,
 		Reads: []loop.Read{
-			{Kind: kinds.For[*corev1.Pod](), How: "the services that select it", Keys: selecting, Changed: podMatters},
+			{Kind: kinds.For[*corev1.Pod](), How: "the services that select it", Keys: selectors, Changed: podMatters},
 			{Kind: kinds.For[*discoveryv1.EndpointSlice](), How: "its service", Keys: loop.ControllerKeys(service)},
 			{Kind: kinds.For[*corev1.Node](), How: "one that changed zones: the services of its pods", Keys: servicesOfNode, Changed: zoneChanged},
 		},
 		Writes: []loop.Write{{
 			Kind: kinds.For[*discoveryv1.EndpointSlice](), Create: true, Delete: true, Children: true, Derived: true,
 			Fields: []string{"metadata.labels", "endpoints", "ports"},
+			Shared: map[string]string{"metadata.labels": selecting, "endpoints": selecting, "ports": selecting},
 		}},
 		Decide: decide,
 	}
 }
 
-// selecting maps a pod to the services that select it.
-func selecting(v *view.View, o kinds.Object) []kinds.Key {
+// selectors maps a pod to the services that select it.
+func selectors(v *view.View, o kinds.Object) []kinds.Key {
 	var keys []kinds.Key
 	for s := range view.List[*corev1.Service](v, o.GetNamespace()) {
 		if len(s.Spec.Selector) > 0 && selects(s, o) {
@@ -77,7 +81,7 @@ func servicesOfNode(v *view.View, node kinds.Object) []kinds.Key {
 	seen := map[kinds.Key]bool{}
 	var keys []kinds.Key
 	for p := range v.PodsOnNode(node.GetName()) {
-		for _, k := range selecting(v, p) {
+		for _, k := range selectors(v, p) {
 			if !seen[k] {
 				seen[k] = true
 				keys = append(keys, k)

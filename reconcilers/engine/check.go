@@ -24,9 +24,61 @@ func newWriteRules(r loop.Reconciler) writeRules {
 		if _, twice := rules[w.Kind]; twice {
 			panic(fmt.Sprintf("engine: reconciler %q declares %s twice", r.Name, w.Kind.Kind))
 		}
+		for path := range w.Shared {
+			if !slices.Contains(w.Fields, path) {
+				panic(fmt.Sprintf("engine: reconciler %q shares %s of %s and does not write it", r.Name, path, w.Kind.Kind))
+			}
+		}
 		rules[w.Kind] = w
 	}
 	return rules
+}
+
+// quarrels are the fields that two reconcilers write without both saying that they are shared. What one writes of a field,
+// another one that decides from its own point of view would undo, and so on for ever.
+func quarrels(loops []loop.Reconciler) (found []string) {
+	for i, a := range loops {
+		for _, b := range loops[i+1:] {
+			for _, pair := range meetings(a, b) {
+				if !pair.shared {
+					found = append(found, fmt.Sprintf("reconcilers %q and %q both write %s of %s and do not declare it shared", a.Name, b.Name, pair.field, pair.kind.Kind))
+				}
+			}
+		}
+	}
+	return found
+}
+
+// meeting is a field that two reconcilers write.
+type meeting struct {
+	kind   *kinds.Kind
+	field  string // the deeper one of the two paths
+	shared bool   // both declare it
+}
+
+func meetings(a, b loop.Reconciler) (list []meeting) {
+	for _, mine := range a.Writes {
+		for _, theirs := range b.Writes {
+			if mine.Kind != theirs.Kind {
+				continue
+			}
+			for _, f := range mine.Fields {
+				for _, g := range theirs.Fields {
+					if covered(f, []string{g}) || covered(g, []string{f}) {
+						list = append(list, meeting{mine.Kind, longer(f, g), mine.Shared[f] != "" && theirs.Shared[g] != ""})
+					}
+				}
+			}
+		}
+	}
+	return list
+}
+
+func longer(a, b string) string {
+	if len(b) > len(a) {
+		return b
+	}
+	return a
 }
 
 // check finds what makes a decision a bug of its reconciler: something it did not declare, a child it forgot. owner is

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -15,6 +16,7 @@ import (
 
 	"lockstep/reconcilers/loop"
 	"lockstep/store"
+	"lockstep/store/view"
 )
 
 // Options are what an engine works with. Store, Commit and Events are required.
@@ -44,14 +46,15 @@ type Reconciler = loop.Reconciler
 type Engine struct {
 	Options
 	loops   []Reconciler
+	sees    []view.Scope
 	writes  []writeRules
 	names   *names
 	metrics *metrics
 	queue   *queue
 }
 
-// New returns an engine for these reconcilers. It starts nothing. It panics where two have the same name or one's
-// declaration is incomplete: that is a mistake in the program.
+// New returns an engine for these reconcilers. It starts nothing. It panics where two have the same name, or write one field
+// without both declaring it shared, or one's declaration is incomplete: that is a mistake in the program.
 func New(loops []Reconciler, o Options) *Engine {
 	if o.Store == nil || o.Commit == nil || o.Events == nil {
 		panic("engine: Store, Commit and Events are required")
@@ -78,7 +81,11 @@ func New(loops []Reconciler, o Options) *Engine {
 			panic(fmt.Sprintf("engine: reconciler %q decides about the whole cluster and about %s", r.Name, r.Owner.Kind))
 		}
 		seen[r.Name] = true
+		e.sees = append(e.sees, r.Sees())
 		e.writes = append(e.writes, newWriteRules(r))
+	}
+	if quarrels := quarrels(loops); len(quarrels) > 0 {
+		panic("engine: " + strings.Join(quarrels, "; "))
 	}
 	e.metrics = newMetrics(o.Registerer)
 	return e

@@ -326,6 +326,53 @@ func TestPanicStallsOnlyItsKey(t *testing.T) {
 	}
 }
 
+// TestUndeclaredLooksAreBugs: what a loop does not declare it cannot look at, neither to decide nor to find its keys.
+func TestUndeclaredLooksAreBugs(t *testing.T) {
+	r := loop.Reconciler{Writes: secretWrites(), Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+		view.List[*corev1.Pod](v, "shop")
+		return children(1)(v, key, now)
+	}}
+	b := newBench(t, r)
+	b.drain(t)
+	if len(b.secrets()) != 0 || !strings.Contains(b.log.String(), "not declared to be looked at: Pod") {
+		t.Errorf("secrets = %v, and the log says:\n%s", b.secrets(), b.log.String())
+	}
+}
+
+// TestTwoWritersOfAField are refused, unless both say that they share it.
+func TestTwoWritersOfAField(t *testing.T) {
+	service := kinds.For[*corev1.Service]()
+	writes := func(name, field string, shared bool) loop.Reconciler {
+		w := loop.Write{Kind: service, Fields: []string{field}}
+		if shared {
+			w.Shared = map[string]string{field: "test"}
+		}
+		return loop.Reconciler{Name: name, Component: "test", Single: true, Decide: noDecision, Writes: []loop.Write{w}}
+	}
+	s := memory.New()
+	for name, c := range map[string]struct {
+		loops []loop.Reconciler
+		want  string
+	}{
+		"two fields":    {[]loop.Reconciler{writes("a", "spec.ports", false), writes("b", "spec.portsOfCall", false)}, ""},
+		"the same":      {[]loop.Reconciler{writes("a", "spec.ports", false), writes("b", "spec.ports", false)}, `reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
+		"one in other":  {[]loop.Reconciler{writes("a", "spec", false), writes("b", "spec.ports", false)}, `reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
+		"one shares it": {[]loop.Reconciler{writes("a", "spec.ports", true), writes("b", "spec.ports", false)}, `reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
+		"both share it": {[]loop.Reconciler{writes("a", "spec.ports", true), writes("b", "spec.ports", true)}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if got := fmt.Sprint(recover()); (c.want == "") != (got == "<nil>") || !strings.HasSuffix(got, c.want) && c.want != "" {
+					t.Errorf("New panics with %q, want %q", got, c.want)
+				}
+			}()
+			engine.New(c.loops, engine.Options{Store: s, Commit: s, Events: s})
+		})
+	}
+}
+
+func noDecision(*view.View, kinds.Key, time.Time) (loop.Decision, error) { return loop.Decision{}, nil }
+
 // TestErrorsCarryTheirPolicy counts turns over an hour.
 func TestErrorsCarryTheirPolicy(t *testing.T) {
 	for name, c := range map[string]struct {

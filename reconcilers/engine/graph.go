@@ -28,7 +28,12 @@ func Graph(loops []Reconciler) string {
 			if w.Delete {
 				may = append(may, "delete")
 			}
-			may = append(may, w.Fields...)
+			for _, f := range w.Fields {
+				if w.Shared[f] != "" {
+					f += " (shared)"
+				}
+				may = append(may, f)
+			}
 			if w.Children {
 				may = append(may, "(children)")
 			}

@@ -34,7 +34,7 @@ func (e *Engine) turn(ctx context.Context, it item) outcome {
 		owner = v.Get(it.key)
 	}
 
-	d, err := e.decide(r, v, it.key, now)
+	d, err := e.decide(r, v.Only(e.sees[it.loop]), it.key, now)
 	e.metrics.deciding.WithLabelValues(r.Name).Observe(e.Clock.Since(now).Seconds())
 	if err != nil {
 		return e.failed(r, it.key, err, now)

@@ -4,11 +4,13 @@ import (
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
 	"lockstep/store"
+	"lockstep/store/view"
 )
 
 // wake queues every key that the batch's changes concern. A wake-up carries no data: the key is decided from whatever
 // view is the newest by then.
 func (e *Engine) wake(batch store.Batch) {
+	views := e.views(batch.View)
 	for _, c := range batch.Changes {
 		if c.Old == nil && c.New == nil {
 			continue // a record
@@ -24,7 +26,7 @@ func (e *Engine) wake(batch store.Batch) {
 				}
 				for _, o := range []kinds.Object{c.Old, c.New} {
 					if o != nil {
-						e.addAll(n, read.Keys(batch.View, o))
+						e.addAll(n, read.Keys(views[n], o))
 					}
 				}
 			}
@@ -35,6 +37,7 @@ func (e *Engine) wake(batch store.Batch) {
 // resync queues every key there is: at the start, and after changes were lost.
 func (e *Engine) resync() {
 	v := e.Store.View()
+	views := e.views(v)
 	for n, r := range e.loops {
 		if r.Single {
 			e.add(n, loop.ClusterKey())
@@ -50,10 +53,19 @@ func (e *Engine) resync() {
 				continue
 			}
 			for o := range v.List(read.Kind.GroupResource(), "") {
-				e.addAll(n, read.Keys(v, o))
+				e.addAll(n, read.Keys(views[n], o))
 			}
 		}
 	}
+}
+
+// views are what each loop sees of a view.
+func (e *Engine) views(v *view.View) []*view.View {
+	views := make([]*view.View, len(e.loops))
+	for n := range views {
+		views[n] = v.Only(e.sees[n])
+	}
+	return views
 }
 
 func (e *Engine) addAll(n int, keys []kinds.Key) {

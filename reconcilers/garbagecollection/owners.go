@@ -13,6 +13,8 @@ import (
 	"lockstep/store/view"
 )
 
+const references = "metadata.ownerReferences"
+
 // Owners returns the reconciler that deletes objects whose owners are all gone (Kubernetes' background propagation).
 func Owners() loop.Reconciler {
 	r := loop.Reconciler{
@@ -22,6 +24,7 @@ func Owners() loop.Reconciler {
 	}
 	for _, k := range kinds.All {
 		if k.Expires == kinds.Yes {
+			r.Reads = append(r.Reads, loop.Read{Kind: k, How: "an owner; wakes nothing"})
 			continue
 		}
 		r.Reads = append(r.Reads, loop.Read{
@@ -30,7 +33,11 @@ func Owners() loop.Reconciler {
 				return old.GetUID() != new.GetUID() || !equality.Semantic.DeepEqual(old.GetOwnerReferences(), new.GetOwnerReferences())
 			},
 		})
-		r.Writes = append(r.Writes, loop.Write{Kind: k, Delete: true, Fields: []string{"metadata.ownerReferences"}})
+		w := loop.Write{Kind: k, Delete: true, Fields: []string{references}}
+		if k.Adoptable == kinds.Yes {
+			w.Shared = map[string]string{references: "only references to what is gone are taken away"}
+		}
+		r.Writes = append(r.Writes, w)
 	}
 	return r
 }

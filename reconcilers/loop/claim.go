@@ -10,6 +10,9 @@ import (
 	"lockstep/store/view"
 )
 
+// OwnReference is why owners share the references of what they claim.
+const OwnReference = "each owner adds and takes away the reference to itself alone"
+
 // Claims are the objects of one kind that an owner has, or should have, after Kubernetes' rules of adoption and release.
 type Claims[T kinds.Object] struct {
 	// Mine are controlled by the owner and match its selector; the adopted ones are among them, as changed copies.

@@ -24,9 +24,25 @@ type Reconciler struct {
 	Reads  []Read
 	Writes []Write
 	// Decide says what should be so for one key, from nothing but its arguments. It is called again whenever something
-	// it declares to read has changed; it changes nothing that it was given. An error of Stall or WaitFor carries its
-	// own retry policy, any other is retried with backoff.
+	// it declares to read has changed; it changes nothing that it was given. The view has the kinds of Sees alone: it panics
+	// where it is asked for another. An error of Stall or WaitFor carries its own retry policy, any other is retried with
+	// backoff.
 	Decide func(v *view.View, key kinds.Key, now time.Time) (Decision, error)
+}
+
+// Sees are the kinds that a decision may look at: the owner's, and those that the loop declares to read or to write.
+func (r Reconciler) Sees() view.Scope {
+	scope := view.Scope{}
+	if r.Owner != nil {
+		scope[r.Owner] = true
+	}
+	for _, read := range r.Reads {
+		scope[read.Kind] = true
+	}
+	for _, w := range r.Writes {
+		scope[w.Kind] = true
+	}
+	return scope
 }
 
 // Read declares a kind that a loop looks at.
@@ -35,7 +51,8 @@ type Read struct {
 	// How says in a few words how a change of such an object leads to a key, for the graph.
 	How string
 	// Keys yields the keys that a change of the object concerns; it is asked about the object before the change, and
-	// after it. The view is the one after the change. Nil: the kind is looked at, but a change of it wakes nothing.
+	// after it. The view is the one after the change, as Decide sees it. Nil: the kind is looked at, but a change of it
+	// wakes nothing.
 	Keys func(v *view.View, o kinds.Object) []kinds.Key
 	// Changed says whether an update matters; nil: every update does.
 	Changed func(old, new kinds.Object) bool
@@ -49,6 +66,9 @@ type Write struct {
 	// Fields are the paths it may change in an object that exists: "spec.replicas", "metadata.ownerReferences",
 	// "status". A path covers everything below it; a list is changed as a whole.
 	Fields []string
+	// Shared are those of Fields that another loop writes as well, by path, with why they do not undo each other's work.
+	// Two loops write one field only where both say so.
+	Shared map[string]string
 	// Children says that the owner's controlled objects of this kind are its children: each decision names every one of
 	// them, as wanted or as dropped.
 	Children bool

@@ -33,7 +33,10 @@ func New() loop.Reconciler {
 			{Kind: kinds.For[*appsv1.ReplicaSet](), How: "siblings, for the order of deletion; wakes nothing"},
 		},
 		Writes: []loop.Write{
-			{Kind: kinds.For[*corev1.Pod](), Create: true, Delete: true, Fields: []string{"metadata.ownerReferences"}, Children: true},
+			{
+				Kind: kinds.For[*corev1.Pod](), Create: true, Delete: true, Fields: []string{"metadata.ownerReferences"}, Children: true,
+				Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference},
+			},
 			{Kind: kinds.For[*appsv1.ReplicaSet](), Fields: []string{"status"}},
 		},
 		Decide: decide,

@@ -41,9 +41,13 @@ func New(o Options) loop.Reconciler {
 				return !equality.Semantic.DeepEqual(old.(*corev1.Service).Spec, new.(*corev1.Service).Spec)
 			},
 		}},
-		Writes: []loop.Write{{Kind: service, Fields: []string{
-			"spec.clusterIP", "spec.clusterIPs", "spec.ipFamilies", "spec.ipFamilyPolicy", "spec.ports", "spec.healthCheckNodePort",
-		}}},
+		Writes: []loop.Write{{
+			Kind: service,
+			Fields: []string{
+				"spec.clusterIP", "spec.clusterIPs", "spec.ipFamilies", "spec.ipFamilyPolicy", "spec.ports", "spec.healthCheckNodePort",
+			},
+			Shared: map[string]string{"spec.ports": "only node ports are set, of which the cluster's own services have none"},
+		}},
 		Decide: func(v *view.View, _ kinds.Key, _ time.Time) (loop.Decision, error) { return decide(v, o), nil },
 	}
 }

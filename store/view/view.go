@@ -20,7 +20,27 @@ import (
 // one View.
 type View struct {
 	picture
-	rev int64
+	rev   int64
+	scope Scope
+}
+
+// Scope is a set of kinds; nil: all of them, and the records.
+type Scope map[*kinds.Kind]bool
+
+// Only returns the same picture of the kinds in scope alone. Asking it for another kind, or for a record, panics: who sees
+// it has not declared that it looks there. Objects of other kinds that have an owner or a uid which is asked for are left out.
+func (v *View) Only(scope Scope) *View { return &View{picture: v.picture, rev: v.rev, scope: scope} }
+
+// see panics where the kind, or records for nil, are not in the view's scope.
+func (v *View) see(kind *kinds.Kind) {
+	if v.scope == nil || v.scope[kind] {
+		return
+	}
+	what := "records"
+	if kind != nil {
+		what = kind.Kind
+	}
+	panic("view: not declared to be looked at: " + what)
 }
 
 // Record is a document of Lockstep's own that is not an API object: an inventory entry, a source's state, an outbox
@@ -48,7 +68,12 @@ func (v *View) Revision() int64 { return v.rev }
 
 // Get returns the object, or nil if there is none.
 func (v *View) Get(k kinds.Key) kinds.Object {
-	return v.get(kinds.ForResource(k.GroupResource()), k.Namespace, k.Name)
+	kind := kinds.ForResource(k.GroupResource())
+	if kind == nil {
+		return nil
+	}
+	v.see(kind)
+	return v.get(kind, k.Namespace, k.Name)
 }
 
 func (v *View) get(kind *kinds.Kind, namespace, name string) kinds.Object {
@@ -62,13 +87,19 @@ func (v *View) get(kind *kinds.Kind, namespace, name string) kinds.Object {
 
 // Get returns the object of type T with that namespace (empty for cluster-scoped kinds) and name.
 func Get[T kinds.Object](v *View, namespace, name string) (T, bool) {
-	o, ok := v.get(kinds.For[T](), namespace, name).(T)
+	kind := kinds.For[T]()
+	v.see(kind)
+	o, ok := v.get(kind, namespace, name).(T)
 	return o, ok
 }
 
 // List yields the objects of a kind in a namespace, or in all of them for an empty namespace.
 func (v *View) List(gr schema.GroupResource, namespace string) iter.Seq[kinds.Object] {
-	tree := v.objects[kinds.ForResource(gr)]
+	kind := kinds.ForResource(gr)
+	if kind != nil {
+		v.see(kind)
+	}
+	tree := v.objects[kind]
 	return func(yield func(kinds.Object) bool) {
 		if tree == nil {
 			return
@@ -86,6 +117,7 @@ func List[T kinds.Object](v *View, namespace string) iter.Seq[T] {
 
 // PodsOnNode yields the pods whose spec.nodeName is node; the empty name yields the pods that are not bound.
 func (v *View) PodsOnNode(node string) iter.Seq[*corev1.Pod] {
+	v.see(kinds.For[*corev1.Pod]())
 	return typed[*corev1.Pod](v.having(byRow+index(kinds.ByNode), node))
 }
 
@@ -107,6 +139,7 @@ func Orphans[T kinds.Object](v *View, namespace string) iter.Seq[T] {
 	if kind.Adoptable != kinds.Yes {
 		panic("view: " + kind.Kind + " is not adoptable")
 	}
+	v.see(kind)
 	return typed[T](v.having(byOrphanage, orphanage(kind, namespace)))
 }
 
@@ -117,6 +150,7 @@ func (v *View) Dependents(uid types.UID) iter.Seq[kinds.Object] {
 
 // SlicesOfService yields the endpoint slices labelled with that service's name, in its namespace.
 func (v *View) SlicesOfService(namespace, service string) iter.Seq[*discoveryv1.EndpointSlice] {
+	v.see(kinds.For[*discoveryv1.EndpointSlice]())
 	return typed[*discoveryv1.EndpointSlice](v.having(byRow+index(kinds.ByService), namespace+"/"+service))
 }
 
@@ -130,6 +164,7 @@ func (v *View) ByUID(uid types.UID) kinds.Object {
 
 // Record returns the record, if there is one.
 func (v *View) Record(table, name string) (Record, bool) {
+	v.see(nil)
 	if v.records == nil {
 		return Record{}, false
 	}
@@ -142,6 +177,7 @@ func (v *View) Record(table, name string) (Record, bool) {
 
 // Records yields the records of a table whose name starts with prefix, in order of their names.
 func (v *View) Records(table, prefix string) iter.Seq[Record] {
+	v.see(nil)
 	return func(yield func(Record) bool) {
 		if v.records == nil {
 			return
@@ -154,6 +190,7 @@ func (v *View) Records(table, prefix string) iter.Seq[Record] {
 
 // AllRecords yields the records of all tables, in order of table and name.
 func (v *View) AllRecords() iter.Seq[Record] {
+	v.see(nil)
 	return func(yield func(Record) bool) {
 		if v.records == nil {
 			return
@@ -164,21 +201,28 @@ func (v *View) AllRecords() iter.Seq[Record] {
 
 // Len counts the objects of a kind.
 func (v *View) Len(gr schema.GroupResource) int {
-	tree := v.objects[kinds.ForResource(gr)]
+	kind := kinds.ForResource(gr)
+	if kind != nil {
+		v.see(kind)
+	}
+	tree := v.objects[kind]
 	if tree == nil {
 		return 0
 	}
 	return tree.Len()
 }
 
-// having yields the objects that have a value in an index.
+// having yields the objects, of the kinds in scope, that have a value in an index.
 func (v *View) having(i index, value string) iter.Seq[kinds.Object] {
 	return func(yield func(kinds.Object) bool) {
 		if v.refs[i] == nil {
 			return
 		}
 		v.refs[i].AscendGreaterOrEqual(ref{value: value}, func(r ref) bool {
-			return r.value == value && yield(v.get(r.kind, r.namespace, r.name))
+			if r.value != value {
+				return false
+			}
+			return v.scope != nil && !v.scope[r.kind] || yield(v.get(r.kind, r.namespace, r.name))
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -187,4 +188,40 @@ func describe(v *View) string {
 		}
 	}
 	return b.String()
+}
+
+// TestScope: what is not in scope is not seen, and cannot be asked for.
+func TestScope(t *testing.T) {
+	owner := types.UID("rs")
+	controller := true
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "shop", Name: "p", UID: "p", OwnerReferences: []metav1.OwnerReference{{UID: owner, Controller: &controller}},
+	}}
+	secret := &corev1.Secret{ObjectMeta: pod.ObjectMeta}
+	secret.UID = "s"
+	v := Of(pod, secret).Only(Scope{kinds.For[*corev1.Pod](): true})
+	if got := slices.Collect(v.Controlled(owner)); len(got) != 1 || got[0] != kinds.Object(pod) || v.ByUID("s") != nil || v.Get(kinds.KeyOf(pod)) == nil {
+		t.Errorf("of the owner's objects it sees %v", got)
+	}
+	for what, look := range map[string]func(){
+		"a secret":  func() { Get[*corev1.Secret](v, "shop", "p") },
+		"its key":   func() { v.Get(kinds.KeyOf(secret)) },
+		"a list":    func() { List[*corev1.Secret](v, "") },
+		"a count":   func() { v.Len(kinds.For[*corev1.Secret]().GroupResource()) },
+		"orphans":   func() { Orphans[*appsv1.ReplicaSet](v, "shop") },
+		"slices":    func() { v.SlicesOfService("shop", "web") },
+		"a record":  func() { v.Record("desired", "a") },
+		"records":   func() { v.Records("desired", "") },
+		"all of it": func() { v.AllRecords() },
+	} {
+		if !panics(look) {
+			t.Errorf("%s can be asked for", what)
+		}
+	}
+}
+
+func panics(f func()) (did bool) {
+	defer func() { did = recover() != nil }()
+	f()
+	return false
 }

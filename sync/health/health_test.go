@@ -168,7 +168,7 @@ func TestOf(t *testing.T) {
 		"anything on its way out":     {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}}}}, Progressing, "is being deleted"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Of(c.key, view.Of(c.objects...), now)
+			got := Of(c.key, seen(view.Of(c.objects...), c.key), now)
 			if got.State != c.want || got.Cause != c.cause {
 				t.Errorf("%v %q, want %v %q", got.State, got.Cause, c.want, c.cause)
 			}
@@ -226,13 +226,23 @@ func TestSilentNodeIsTheCause(t *testing.T) {
 	}
 }
 
+// seen is what the rule of a kind declares to read, beside the object.
+func seen(v *view.View, k kinds.Key) *view.View {
+	kind := kinds.ForResource(k.GroupResource())
+	scope := view.Scope{kind: true}
+	for _, r := range ruleOf(kind).reads() {
+		scope[r.kind] = true
+	}
+	return v.Only(scope)
+}
+
 // TestEveryKindIsJudged judges an object of each kind by what its rule declares to read, and no more.
 func TestEveryKindIsJudged(t *testing.T) {
 	for _, k := range kinds.All {
 		o := k.New()
 		o.SetName("cart")
 		v := view.Of(o, deploy(), node("n1", corev1.ConditionTrue, corev1.ConditionTrue))
-		if r := Of(kinds.KeyOf(o), v, now); k.Health == kinds.HealthyOnceThere && r.State != Healthy {
+		if r := Of(kinds.KeyOf(o), seen(v, kinds.KeyOf(o)), now); k.Health == kinds.HealthyOnceThere && r.State != Healthy {
 			t.Errorf("%s is %+v", k.Kind, r)
 		}
 	}
