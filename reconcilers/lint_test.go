@@ -35,6 +35,7 @@ func deciding() map[string][]string {
 		"reconcilers/scheduler/scores.go":     nil,
 		"sync/plan/*.go":                      nil,
 		"sync/health/*.go":                    nil,
+		"sync/verdict/*.go":                   {"lockstep/internal/plain", "lockstep/sync/health"},
 		"proxy/rules/*.go":                    nil,
 		"nodeagent/pods/*.go":                 nil,
 		// net is for JoinHostPort. The default seccomp profile asks for the kernel's version, which no decision outlives.

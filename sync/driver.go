@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"lockstep/kinds"
@@ -12,9 +11,9 @@ import (
 	"lockstep/store"
 	"lockstep/sync/apply"
 	"lockstep/sync/forge"
-	"lockstep/sync/health"
 	"lockstep/sync/plan"
 	"lockstep/sync/source"
+	"lockstep/sync/verdict"
 )
 
 const (
@@ -27,9 +26,6 @@ const (
 	redecide = 5 * time.Second
 	// retryBase and retryMax space the attempts after the store's errors.
 	retryBase, retryMax = 100 * time.Millisecond, 10 * time.Second
-	// driftDwell is how long an object's health must be lost before that is reported as drift: a container that is
-	// repaired at once is not worth a commit status.
-	driftDwell = 15 * time.Second
 )
 
 // driver brings one source's revisions into the store, keeps them there, and judges.
@@ -61,17 +57,15 @@ type driver struct {
 	owned   []plan.Desired // what the inbox was told
 
 	failures int
-	said     saying    // the newest cause
-	lost     time.Time // since when an object of a once healthy revision is not
-	started  time.Time // of the pass
-	status   statusWriter
+	repaired verdict.Repairs // not told yet
+	memory   verdict.Memory
+	took     time.Duration // of the last pass
+	ended    time.Time
 }
 
 func newDriver(s *Sync, src v1alpha1.Source, w source.Watcher, a *apply.Applier, o *forge.Outbox, c store.Committer) *driver {
-	d := &driver{sync: s, source: src, watcher: w, applier: a, outbox: o, commit: c, inbox: newInbox(), all: true,
+	return &driver{sync: s, source: src, watcher: w, applier: a, outbox: o, commit: c, inbox: newInbox(), all: true,
 		log: s.opts.Log.With("source", src.Name)}
-	d.status = statusWriter{driver: d}
-	return d
 }
 
 // run passes until ctx ends.
@@ -96,7 +90,7 @@ func (d *driver) run(ctx context.Context) error {
 // rest keeps passes apart that only the cluster's own changes ask for; a push does not wait.
 func (d *driver) rest(ctx context.Context) bool {
 	for {
-		wait := time.Until(d.status.ended.Add(max(passGap, passShare*d.status.took)))
+		wait := time.Until(d.ended.Add(max(passGap, passShare*d.took)))
 		if wait <= 0 || d.inbox.pushed() {
 			return ctx.Err() == nil
 		}
@@ -114,8 +108,8 @@ func (d *driver) rest(ctx context.Context) bool {
 
 // pass takes what is new, makes it so, judges, and returns how long to wait if nothing happens.
 func (d *driver) pass(ctx context.Context) time.Duration {
-	d.started = time.Now()
-	defer func() { d.status.took, d.status.ended = time.Since(d.started), time.Now() }()
+	started := time.Now()
+	defer func() { d.took, d.ended = time.Since(started), time.Now() }()
 	d.take(ctx, d.inbox.take())
 	again, err := d.step(ctx)
 	if ctx.Err() != nil {
@@ -185,7 +179,7 @@ func (d *driver) step(ctx context.Context) (time.Duration, error) {
 	if err := d.converge(ctx, &next); err != nil {
 		return 0, err
 	}
-	if err := d.judge(ctx, &next); err != nil {
+	if err := d.tell(ctx, &next); err != nil {
 		return 0, err
 	}
 	return next.wait(d.sync.opts.Now()), nil
@@ -242,7 +236,7 @@ func (d *driver) decide(ctx context.Context, next *later) error {
 		return err
 	}
 	d.sync.metrics.took("accept", started)
-	d.lost = time.Time{}
+	d.memory.Lost = time.Time{}
 	d.conclude("accepted", nil, "", false)
 	return nil
 }
@@ -288,7 +282,7 @@ func (d *driver) converge(ctx context.Context, next *later) error {
 		return err
 	}
 	outcome, err := d.applier.Converge(ctx, d.source.Name, keys)
-	d.report(ctx, outcome)
+	d.repair(outcome.Drifted)
 	if err != nil {
 		return err
 	}
@@ -300,23 +294,19 @@ func (d *driver) converge(ctx context.Context, next *later) error {
 	return d.own()
 }
 
-// report posts what was repaired without a push, on the revision that it belongs to.
-func (d *driver) report(ctx context.Context, outcome apply.Outcome) {
-	if len(outcome.Drifted) == 0 {
+// repair notes what was repaired without a push, on the revision that it belongs to.
+func (d *driver) repair(steps []plan.Step) {
+	if len(steps) == 0 {
 		return
 	}
-	state, err := apply.Load(d.sync.opts.Store.View(), d.source.Name)
-	if err != nil || state.Accepted == "" {
-		return
+	if d.repaired.Count == 0 {
+		state, err := apply.Load(d.sync.opts.Store.View(), d.source.Name)
+		if err != nil || state.Accepted == "" {
+			return
+		}
+		d.repaired = verdict.Repairs{Revision: state.Accepted, First: *first(steps)}
 	}
-	first := outcome.Drifted[0]
-	text := "repaired " + first.Key.String() + ": " + first.Reason
-	if n := len(outcome.Drifted) - 1; n > 0 {
-		text = "repaired " + count(n+1) + ", first " + first.Key.String() + ": " + first.Reason
-	}
-	if _, err := d.outbox.Want(ctx, d.entry(forge.Drift, state.Accepted, forge.Success, text)); err != nil {
-		d.log.Warn("cannot report drift", "error", err)
-	}
+	d.repaired.Count += len(steps)
 }
 
 // own tells the inbox which objects are the source's now, if they have changed.
@@ -337,131 +327,6 @@ func (d *driver) own() error {
 	d.inbox.own(keys)
 	return nil
 }
-
-// judge writes the source's status and puts the verdict into the outbox.
-func (d *driver) judge(ctx context.Context, next *later) error {
-	if err := d.supersede(ctx); err != nil {
-		return err
-	}
-	now := d.sync.opts.Now()
-	v := d.sync.opts.Store.View()
-	state, err := apply.Load(v, d.source.Name)
-	if err != nil {
-		return err
-	}
-	inventory, err := d.applier.Inventory(v, d.source.Name)
-	if err != nil {
-		return err
-	}
-	keys := make([]kinds.Key, 0, len(inventory))
-	for _, e := range inventory {
-		if e.State != plan.Pruning {
-			keys = append(keys, e.Key)
-		}
-	}
-	roll := health.Sum(keys, v, now)
-	next.at(roll.Again)
-	roll.First = d.said.of(roll)
-	accepted, message := judge(facts{folder: d.source.Spec.Folder != "", applied: state.Applied == state.Accepted, waiting: d.outcome.Waiting, refused: d.outcome.Refused, roll: roll})
-	state, err = d.celebrate(ctx, state, accepted)
-	if err != nil {
-		return err
-	}
-	verdict, text, drift := accepted, message, ""
-	if state.Accepted != "" && state.Healthy == state.Accepted && accepted != forge.Success {
-		verdict, text, drift = forge.Success, wasHealthy(roll), lostText(message)
-	}
-	refused := d.seen != nil && (len(d.refusal) > 0 || d.held != "")
-	switch {
-	case refused:
-		verdict, text = judge(facts{errors: d.refusal, held: d.held})
-	case d.doubt.pending():
-		verdict, text = forge.Pending, d.doubt.String()
-	}
-	if err := d.status.write(ctx, state, roll, told{verdict, text, drift}, next); err != nil {
-		return err
-	}
-	return d.post(ctx, state, accepted, message, verdict, text, refused, next)
-}
-
-// celebrate notes that a revision was healthy; what it loses from then on is drift.
-func (d *driver) celebrate(ctx context.Context, state apply.State, verdict forge.State) (apply.State, error) {
-	if verdict != forge.Success || state.Healthy == state.Accepted || state.Accepted == "" {
-		return state, nil
-	}
-	state.Healthy = state.Accepted
-	return state, d.applier.Mark(ctx, d.source.Name, func(s *apply.State) { s.Healthy = s.Accepted })
-}
-
-// post puts the verdicts into the outbox: on the newest revision why it is refused, and on the accepted one how it does
-// until it is healthy, then its drift. A revision that is no longer the newest is not waited for.
-func (d *driver) post(ctx context.Context, state apply.State, accepted forge.State, message string, verdict forge.State, text string, refused bool, next *later) error {
-	want := func(kind forge.Kind, revision string, s forge.State, text string) error {
-		if !commitID(revision) {
-			return nil
-		}
-		again, err := d.outbox.Want(ctx, d.entry(kind, revision, s, text))
-		next.at(again)
-		return err
-	}
-	if refused {
-		if err := want(forge.Verdict, d.seen.ID, verdict, text); err != nil {
-			return err
-		}
-	}
-	for _, old := range d.outbox.Open(d.source.Name) {
-		if old == state.Accepted || d.seen == nil || old == d.seen.ID || !d.decided {
-			continue
-		}
-		if err := want(forge.Verdict, old, forge.Error, "superseded by "+short(state.Accepted)+" before it was healthy"); err != nil {
-			return err
-		}
-	}
-	switch {
-	case state.Accepted == "" || d.seen != nil && d.seen.ID != state.Accepted && !refused:
-		return nil
-	case state.Healthy != state.Accepted:
-		if refused && d.seen.ID != state.Accepted && accepted == forge.Pending {
-			return nil
-		}
-		return want(forge.Verdict, state.Accepted, accepted, message)
-	case accepted == forge.Success:
-		d.lost = time.Time{}
-		if last, ok := d.outbox.Last(d.source.Name, state.Accepted, forge.Drift); ok && last.State != forge.Success {
-			if err := want(forge.Drift, state.Accepted, forge.Success, "healthy again: "+message); err != nil {
-				return err
-			}
-		}
-		if last, ok := d.outbox.Last(d.source.Name, state.Accepted, forge.Verdict); ok && last.State == forge.Success {
-			return nil
-		}
-		return want(forge.Verdict, state.Accepted, accepted, message)
-	}
-	now := d.sync.opts.Now()
-	if d.lost.IsZero() {
-		d.lost = now
-	}
-	if due := d.lost.Add(driftDwell); now.Before(due) {
-		next.at(due)
-		return nil
-	}
-	return want(forge.Drift, state.Accepted, forge.Failure, lostText(message))
-}
-
-func (d *driver) entry(kind forge.Kind, revision string, s forge.State, text string) forge.Entry {
-	name := "lockstep/" + d.sync.opts.Cluster + "/" + d.source.Name
-	if kind == forge.Drift {
-		name += "/drift"
-	}
-	return forge.Entry{Source: d.source.Name, Revision: revision, Kind: kind, Status: forge.Status{
-		State: s, Context: name, Description: forge.Cut(text), TargetURL: d.sync.opts.StatusURL(d.source.Name, revision)}}
-}
-
-// short is a commit as people write it.
-func short(revision string) string { return revision[:min(len(revision), 10)] }
-
-// commitID says whether a revision is a commit; a folder's has no forge to be told to.
-func commitID(revision string) bool { return revision != "" && !strings.Contains(revision, ":") }
 
 // later gathers when to look again although nothing happens.
 type later struct{ due time.Time }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"lockstep/sync/health"
 	"lockstep/sync/plan"
 )
 
@@ -43,6 +44,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 
 func (m *metrics) took(step string, since time.Time) {
 	m.seconds.WithLabelValues(step).Observe(time.Since(since).Seconds())
+}
+
+// rolled keeps how many objects a source has, and how many are healthy.
+func (m *metrics) rolled(source string, r health.Roll) {
+	m.objects.WithLabelValues(source, "all").Set(float64(r.Total))
+	m.objects.WithLabelValues(source, "healthy").Set(float64(r.Healthy))
 }
 
 func (m *metrics) did(source string, s plan.Step) {

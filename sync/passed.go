@@ -1,12 +1,10 @@
 package sync
 
 import (
-	"context"
 	"slices"
 
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
-	"lockstep/sync/forge"
 	"lockstep/sync/source"
 )
 
@@ -35,19 +33,4 @@ func (d *driver) passed(rev *source.Revision, replaced []string) {
 	slices.Sort(over)
 	over = slices.DeleteFunc(slices.Compact(over), func(id string) bool { return id == rev.ID })
 	d.over = over[:min(len(over), 2*maxPassed)]
-}
-
-// supersede tells the commits that were passed over so, once: those that have a word keep it.
-func (d *driver) supersede(ctx context.Context) error {
-	for len(d.over) > 0 {
-		id := d.over[0]
-		if _, has := d.outbox.Last(d.source.Name, id, forge.Verdict); !has && commitID(id) {
-			text := "superseded by " + short(d.seen.ID) + " before it was applied"
-			if _, err := d.outbox.Want(ctx, d.entry(forge.Verdict, id, forge.Error, text)); err != nil {
-				return err
-			}
-		}
-		d.over = d.over[1:]
-	}
-	return nil
 }

@@ -22,7 +22,7 @@ func TestEveryCommitGetsItsWord(t *testing.T) {
 	first := w.push("first", files("blue"))
 	s, stop := w.start(data)
 	w.receives(first, "success")
-	if got := w.texts(w.git("rev-parse", "HEAD~1"), verdict); len(got) != 0 {
+	if got := w.texts(w.git("rev-parse", "HEAD~1"), judged); len(got) != 0 {
 		t.Errorf("a commit before the first look was told %q", got)
 	}
 	shas := []string{w.push("one", files("green")), w.push("two", files("white")), w.push("three", files("black"))}
@@ -54,12 +54,12 @@ func TestEveryCommitGetsItsWord(t *testing.T) {
 	}
 	time.Sleep(50 * time.Millisecond)
 	for _, sha := range append(many[:3], w.git("rev-parse", shas[0]+"~2")) {
-		if got := w.texts(sha, verdict); len(got) != 0 {
+		if got := w.texts(sha, judged); len(got) != 0 {
 			t.Errorf("%s was told %q", sha, got)
 		}
 	}
 	for _, sha := range []string{first, shas[2], last, forced, shas[0], missed} {
-		if got := w.texts(sha, verdict); len(got) != 1 {
+		if got := w.texts(sha, judged); len(got) != 1 {
 			t.Errorf("%s was told %q", sha, got)
 		}
 	}

@@ -9,10 +9,8 @@ import (
 	"lockstep/sync/manifest"
 	"lockstep/sync/plan"
 	"lockstep/sync/source"
+	"lockstep/sync/verdict"
 )
-
-// maxErrors bounds the errors of a revision that are kept for the status page.
-const maxErrors = 100
 
 // reader turns the revisions of one source into objects, keeping what did not change from the revision before.
 type reader struct {
@@ -80,7 +78,7 @@ func objects(set *manifest.Set) []plan.Object {
 func (r reading) locate(problems plan.Problems) []string {
 	texts := make([]string, len(problems))
 	for i, p := range problems {
-		if r.set != nil && p.Field != "" && i < maxErrors {
+		if r.set != nil && p.Field != "" && i < verdict.MaxErrors {
 			if at := r.set.ErrorAt(p.Key, p.Field, ""); at.Line > 0 {
 				p.Line, p.Column = at.Line, at.Column
 			}

@@ -31,7 +31,6 @@ import (
 	"lockstep/store/memory"
 	"lockstep/store/view"
 	"lockstep/sync/apply"
-	"lockstep/sync/forge"
 	"lockstep/sync/forge/forgetest"
 	"lockstep/sync/plan"
 	"lockstep/sync/source"
@@ -231,12 +230,12 @@ func (w *world) texts(commit, context string) []string {
 	return out
 }
 
-const verdict = "lockstep/test/shop"
+const judged = "lockstep/test/shop"
 
 func (w *world) receives(commit, text string) {
 	w.t.Helper()
 	w.until("status "+text, func() bool {
-		list := w.texts(commit, verdict)
+		list := w.texts(commit, judged)
 		return len(list) > 0 && strings.HasPrefix(list[len(list)-1], text)
 	})
 }
@@ -350,7 +349,7 @@ func TestPushBecomesVerdict(t *testing.T) {
 		w.until("repaired", func() bool { return w.deployment().Spec.Template.Spec.Containers[0].Image == "cart:bad" })
 		sha := w.git("rev-parse", "HEAD")
 		w.until("reported", func() bool {
-			list := w.texts(sha, verdict+"/drift")
+			list := w.texts(sha, judged+"/drift")
 			return len(list) > 0 && strings.Contains(list[0], "spec.template.spec.containers[cart].image")
 		})
 		w.rollOut()
@@ -427,7 +426,7 @@ func TestANewerRevisionEndsTheWaiting(t *testing.T) {
 	w.rollOut()
 	w.receives(second, "success: 2 objects in sync and healthy")
 	time.Sleep(50 * time.Millisecond)
-	if got := w.texts(first, verdict); len(got) != 2 {
+	if got := w.texts(first, judged); len(got) != 2 {
 		t.Errorf("the older revision received %q", got)
 	}
 }
@@ -534,7 +533,7 @@ func TestForgeOutageLosesNothing(t *testing.T) {
 	w.until("decided", func() bool { return w.status().State == "success" })
 	w.until("tried", func() bool { return w.forge.Requests() > 0 })
 	stop()
-	if got := w.texts(sha, verdict); len(got) != 0 {
+	if got := w.texts(sha, judged); len(got) != 0 {
 		t.Fatalf("posted during the outage: %v", got)
 	}
 	w.forge.Heal()
@@ -552,7 +551,7 @@ func TestLostAnswerIsNotPostedTwice(t *testing.T) {
 		_, posted := w.store.View().Record("posted", "shop/"+sha+"/verdict")
 		return posted && !waiting
 	})
-	if got := w.texts(sha, verdict); len(got) != 1 {
+	if got := w.texts(sha, judged); len(got) != 1 {
 		t.Errorf("statuses %q, want one", got)
 	}
 }
@@ -775,26 +774,5 @@ func TestNoSecretAnywhere(t *testing.T) {
 	}
 	if !strings.Contains(diff.String(), "data.password: (secret) → (secret)") {
 		t.Errorf("diff:\n%s", diff.String())
-	}
-}
-
-func TestJudge(t *testing.T) {
-	long := strings.Repeat("ä", 200)
-	for name, c := range map[string]struct {
-		facts facts
-		state forge.State
-		text  string
-	}{
-		"one error":   {facts{errors: []string{"cart.yaml:14: bad"}}, forge.Error, "cart.yaml:14: bad"},
-		"two errors":  {facts{errors: []string{"cart.yaml:14: bad", "x"}}, forge.Error, "cart.yaml:14: bad (and 1 more)"},
-		"long errors": {facts{errors: []string{long, "x"}}, forge.Error, strings.Repeat("ä", 126) + "… (and 1 more)"},
-	} {
-		state, text := judge(c.facts)
-		if state != c.state || text != c.text {
-			t.Errorf("%s: %s %q, want %s %q", name, state, text, c.state, c.text)
-		}
-		if n := len([]rune(forge.Cut(text))); n > forge.MaxDescription {
-			t.Errorf("%s: %d characters", name, n)
-		}
 	}
 }

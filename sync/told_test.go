@@ -43,7 +43,7 @@ func TestStatusChangesOnlyWithItsMeaning(t *testing.T) {
 		w.waitWith("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`)
 		time.Sleep(3 * passGap)
 	}
-	if got := w.texts(sha, verdict); len(got) != 2 {
+	if got := w.texts(sha, judged); len(got) != 2 {
 		t.Errorf("statuses %q, want one pending and one failure", got)
 	}
 }
@@ -70,19 +70,19 @@ func TestLossIsDriftInAllWindows(t *testing.T) {
 		t.Errorf("status %+v", got)
 	}
 	for range 4 {
-		clock.Add(int64(driftDwell))
-		d := w.deployment().DeepCopy() // anything that wakes
+		clock.Add(int64(15 * time.Second)) // as long as a loss dwells until it is told
+		d := w.deployment().DeepCopy()     // anything that wakes
 		d.Annotations = map[string]string{"at": at().String()}
 		if err := w.put(d); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * passGap)
 	}
-	w.until("the forge is told", func() bool { return len(w.texts(sha, verdict+"/drift")) > 0 })
-	if got := w.texts(sha, verdict+"/drift"); len(got) != 1 || got[0] != "failure: "+loss {
+	w.until("the forge is told", func() bool { return len(w.texts(sha, judged+"/drift")) > 0 })
+	if got := w.texts(sha, judged+"/drift"); len(got) != 1 || got[0] != "failure: "+loss {
 		t.Errorf("drift %q", got)
 	}
-	list := w.texts(sha, verdict)
+	list := w.texts(sha, judged)
 	if got := list[len(list)-1]; got != "success: 2 objects in sync and healthy" {
 		t.Errorf("the verdict became %q", got)
 	}

@@ -8,49 +8,18 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	"lockstep/internal/plain"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/sync/verdict"
 )
-
-// State of a commit status; forges that know others are mapped to these.
-type State string
-
-const (
-	Pending State = "pending"
-	Success State = "success"
-	Failure State = "failure" // it was applied, and does not work
-	Error   State = "error"   // it could not be applied
-)
-
-// Status is one commit status.
-type Status struct {
-	State       State  `json:"state"`
-	Context     string `json:"context"`     // "lockstep/<cluster>/<source>"
-	Description string `json:"description"` // at most MaxDescription characters
-	TargetURL   string `json:"targetURL,omitempty"`
-}
-
-// MaxDescription is the longest description, in characters, that every forge shows whole (GitHub refuses more).
-const MaxDescription = 140
-
-// Cut makes a text plain, and shortens it to MaxDescription characters, on a character's border, ending with an ellipsis where it did.
-func Cut(text string) string {
-	text = plain.Text(strings.Join(strings.Fields(text), " "))
-	if utf8.RuneCountInString(text) <= MaxDescription {
-		return text
-	}
-	return string([]rune(text)[:MaxDescription-1]) + "…"
-}
 
 // Forge is one repository on a forge. A Forge may be used by several goroutines. All methods end when ctx does.
 type Forge interface {
 	// Post adds a status to a commit. Posting the same again adds a second one. An error that is not a *Refusal leaves
 	// it open whether the status was added.
-	Post(ctx context.Context, commit string, s Status) error
+	Post(ctx context.Context, commit string, s verdict.Status) error
 	// Last returns the newest status of a commit in a context; false where there is none.
-	Last(ctx context.Context, commit, name string) (Status, bool, error)
+	Last(ctx context.Context, commit, name string) (verdict.Status, bool, error)
 }
 
 // Refusal is an answer of the forge by which the status was certainly not added.

@@ -18,6 +18,7 @@ import (
 	"lockstep/store"
 	"lockstep/store/memory"
 	"lockstep/sync/forge/forgetest"
+	"lockstep/sync/verdict"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,14 +48,14 @@ func TestGitea(t *testing.T) {
 	if _, ok, err := f.Last(ctx, "abc", "ctx"); ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	want := Status{State: Failure, Context: "ctx", Description: "a cause", TargetURL: "https://status/1"}
-	for _, s := range []Status{{State: Pending, Context: "ctx"}, want, {State: Success, Context: "other"}} {
+	want := verdict.Status{State: verdict.Failure, Context: "ctx", Description: "a cause", TargetURL: "https://status/1"}
+	for _, s := range []verdict.Status{{State: verdict.Pending, Context: "ctx"}, want, {State: verdict.Success, Context: "other"}} {
 		if err := f.Post(ctx, "abc", s); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for range 60 { // a page and more of another context
-		if err := f.Post(ctx, "abc", Status{State: Success, Context: "other"}); err != nil {
+		if err := f.Post(ctx, "abc", verdict.Status{State: verdict.Success, Context: "other"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -111,32 +112,6 @@ func TestNewGuessesTheForge(t *testing.T) {
 	}
 }
 
-func TestDue(t *testing.T) {
-	at := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
-	entry := func(s State, text string, after time.Duration) Entry {
-		return Entry{Status: Status{State: s, Description: text}, At: at.Add(after)}
-	}
-	none := Entry{}
-	for name, c := range map[string]struct {
-		want, posted, waiting Entry
-		take                  bool
-		again                 time.Time
-	}{
-		"the first":              {entry(Pending, "1", 0), none, none, true, time.Time{}},
-		"the same again":         {entry(Pending, "1", time.Minute), entry(Pending, "1", 0), none, false, time.Time{}},
-		"pending soon after":     {entry(Pending, "2", time.Second), entry(Pending, "1", 0), none, false, at.Add(pendingEvery)},
-		"pending later":          {entry(Pending, "2", pendingEvery), entry(Pending, "1", 0), none, true, time.Time{}},
-		"an end soon after":      {entry(Success, "2", time.Second), entry(Pending, "1", 0), none, true, time.Time{}},
-		"what waits is replaced": {entry(Pending, "2", time.Second), none, entry(Pending, "1", 0), true, time.Time{}},
-		"what waits is the same": {entry(Pending, "1", time.Second), none, entry(Pending, "1", 0), false, time.Time{}},
-	} {
-		take, again := due(c.want, c.posted, c.posted != none, c.waiting, c.waiting != none)
-		if take != c.take || !again.Equal(c.again) {
-			t.Errorf("%s: %v %v, want %v %v", name, take, again, c.take, c.again)
-		}
-	}
-}
-
 // TestBackoff: however long the forge was away, posting goes on within a minute; what the forge itself asks for is kept.
 func TestBackoff(t *testing.T) {
 	p := &poster{random: rand.New(rand.NewPCG(1, 1))}
@@ -148,21 +123,6 @@ func TestBackoff(t *testing.T) {
 	}
 	if got := p.backoff(&Refusal{Code: 429, After: time.Hour}); got != time.Hour {
 		t.Errorf("told to wait an hour: %v", got)
-	}
-}
-
-func TestCut(t *testing.T) {
-	if got := Cut("a\x1b[31m\u202e b"); got != `a\x1b[31m\u202e b` {
-		t.Errorf("%q", got)
-	}
-	if got := Cut("a\n b"); got != "a b" {
-		t.Errorf("%q", got)
-	}
-	if got := []rune(Cut(strings.Repeat("ü", 141))); len(got) != 140 || got[139] != '…' {
-		t.Errorf("%d characters, ending in %q", len(got), got[len(got)-1])
-	}
-	if got := Cut(strings.Repeat("ü", 140)); got != strings.Repeat("ü", 140) {
-		t.Errorf("%q", got)
 	}
 }
 
@@ -182,14 +142,14 @@ func TestKilledBetweenDecidingAndPosting(t *testing.T) {
 			}
 			return nil
 		}})
-		states := []Status{{State: Pending, Context: "c", Description: "1 of 2"}, {State: Failure, Context: "c", Description: "broken"}, {State: Success, Context: "c", Description: "fine"}}
+		states := []verdict.Status{{State: verdict.Pending, Context: "c", Description: "1 of 2"}, {State: verdict.Failure, Context: "c", Description: "broken"}, {State: verdict.Success, Context: "c", Description: "fine"}}
 		life := func(until func() bool) {
 			o := NewOutbox(Options{Store: s, Commit: s, Forges: map[string]Forge{"shop": f}})
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- o.Run(ctx) }()
 			for _, status := range states {
-				if _, err := o.Want(ctx, Entry{Source: "shop", Revision: "abc", Kind: Verdict, Status: status}); err != nil && !errors.Is(err, store.ErrUnavailable) {
+				if err := o.Put(ctx, verdict.Entry{Source: "shop", Revision: "abc", Kind: verdict.Outcome, Status: status}); err != nil && !errors.Is(err, store.ErrUnavailable) {
 					t.Error(err)
 				}
 				time.Sleep(2 * time.Millisecond)
@@ -217,8 +177,8 @@ func TestKilledBetweenDecidingAndPosting(t *testing.T) {
 		states = states[2:]
 		life(func() bool {
 			_, waiting := s.View().Record(outboxTable, "shop/abc/verdict")
-			posted, ok, err := load(s.View(), postedTable, "shop/abc/verdict")
-			return err == nil && ok && !waiting && posted.Status.State == Success
+			posted, ok := told(s.View(), "shop/abc/verdict")
+			return ok && !waiting && posted.Status.State == verdict.Success
 		})
 		got := server.Statuses("team/shop", "abc")
 		if len(got) == 0 || got[len(got)-1].Description != "fine" {

@@ -15,6 +15,7 @@ import (
 	sdk "code.gitea.io/sdk/gitea"
 
 	"lockstep/internal/giturl"
+	"lockstep/sync/verdict"
 )
 
 const (
@@ -33,7 +34,7 @@ type gitea struct {
 	tokenFile, caFile string
 }
 
-func (g *gitea) Post(ctx context.Context, commit string, s Status) error {
+func (g *gitea) Post(ctx context.Context, commit string, s verdict.Status) error {
 	return g.do(ctx, func(c *sdk.Client) (*sdk.Response, error) {
 		_, resp, err := c.CreateStatus(g.owner, g.name, commit, sdk.CreateStatusOption{
 			State: sdk.StatusState(s.State), Context: s.Context, Description: s.Description, TargetURL: s.TargetURL,
@@ -43,7 +44,7 @@ func (g *gitea) Post(ctx context.Context, commit string, s Status) error {
 }
 
 // Last takes the status with the highest id, because servers differ in the order of their lists.
-func (g *gitea) Last(ctx context.Context, commit, name string) (Status, bool, error) {
+func (g *gitea) Last(ctx context.Context, commit, name string) (verdict.Status, bool, error) {
 	var newest *sdk.Status
 	for page := 1; page <= maxPages; page++ {
 		var list []*sdk.Status
@@ -54,7 +55,7 @@ func (g *gitea) Last(ctx context.Context, commit, name string) (Status, bool, er
 			return resp, err
 		})
 		if err != nil {
-			return Status{}, false, err
+			return verdict.Status{}, false, err
 		}
 		for _, s := range list {
 			if s.Context == name && (newest == nil || s.ID > newest.ID) {
@@ -66,9 +67,9 @@ func (g *gitea) Last(ctx context.Context, commit, name string) (Status, bool, er
 		}
 	}
 	if newest == nil {
-		return Status{}, false, nil
+		return verdict.Status{}, false, nil
 	}
-	return Status{State: State(newest.State), Context: newest.Context, Description: newest.Description, TargetURL: newest.TargetURL}, true, nil
+	return verdict.Status{State: verdict.State(newest.State), Context: newest.Context, Description: newest.Description, TargetURL: newest.TargetURL}, true, nil
 }
 
 // do makes a client with the credentials as they are now and turns its answer into our errors.

@@ -16,6 +16,7 @@ import (
 
 	"lockstep/store"
 	"lockstep/store/view"
+	"lockstep/sync/verdict"
 )
 
 const (
@@ -24,8 +25,6 @@ const (
 	outboxTable = "outbox"
 	postedTable = "posted"
 
-	// pendingEvery is the least time between two pending statuses of a revision.
-	pendingEvery = 15 * time.Second
 	// maxEntries bounds the outbox and the memory of a source: some hours of pushes while the forge is away. The
 	// oldest go first.
 	maxEntries = 128
@@ -35,25 +34,6 @@ const (
 	backoffBase = time.Second
 	backoffMax  = time.Minute
 )
-
-// Kind tells a revision's statuses apart.
-type Kind string
-
-const (
-	Verdict Kind = "verdict"
-	Drift   Kind = "drift"
-)
-
-// Entry is a status that a source wants on a revision; the data of the records.
-type Entry struct {
-	Source   string    `json:"source"`
-	Revision string    `json:"revision"`
-	Kind     Kind      `json:"kind"`
-	Status   Status    `json:"status"`
-	At       time.Time `json:"at"` // when it was decided, or posted
-}
-
-func (e Entry) name() string { return e.Source + "/" + e.Revision + "/" + string(e.Kind) }
 
 // Options of an Outbox. Store, Commit and Forges are required.
 type Options struct {
@@ -107,73 +87,42 @@ func NewOutbox(opts Options) *Outbox {
 	return o
 }
 
-// Want puts a status into the outbox, unless it is there or was the last posted. A pending status that follows another
-// too closely is not taken: again says when to come back. Wanting the same twice does nothing.
-func (o *Outbox) Want(ctx context.Context, e Entry) (again time.Time, err error) {
+// Put keeps a status until its forge has it, in the place of one of the same revision and kind that waits. One that waits
+// already, or was the last posted, is not put again. A source without a forge keeps none.
+func (o *Outbox) Put(ctx context.Context, e verdict.Entry) error {
 	if o.opts.Forges[e.Source] == nil {
-		return time.Time{}, nil
+		return nil
 	}
-	e.Status.Description, e.At = Cut(e.Status.Description), o.opts.Now()
 	v := o.opts.Store.View()
-	posted, wasPosted, err := load(v, postedTable, e.name())
-	if err != nil {
-		return time.Time{}, err
-	}
-	waiting, isWaiting, err := load(v, outboxTable, e.name())
-	if err != nil {
-		return time.Time{}, err
-	}
-	take, again := due(e, posted, wasPosted, waiting, isWaiting)
-	if !take {
-		return again, nil
+	_, isWaiting := v.Record(outboxTable, e.Name())
+	if last, ok := told(v, e.Name()); ok && last.Status == e.Status {
+		return nil
 	}
 	o.mu.Lock()
-	o.mine[e.name()] = !isWaiting || o.mine[e.name()]
+	o.mine[e.Name()] = !isWaiting || o.mine[e.Name()]
 	o.mu.Unlock()
 	g := store.Group{record(outboxTable, e)}
 	for _, old := range surplus(v, e) {
 		g = append(g, store.Write{Record: &view.Record{Table: old.Table, Name: old.Name}, If: store.Anyway, Reason: "outbox"})
 	}
 	if err := o.commit(ctx, g); err != nil {
-		return time.Time{}, fmt.Errorf("cannot keep the status of revision %s: %w", e.Revision, err)
+		return fmt.Errorf("cannot keep the status of revision %s: %w", e.Revision, err)
 	}
 	o.poke()
-	return time.Time{}, nil
-}
-
-// due decides whether a wanted status goes into the outbox; if not, when to ask again (zero: never).
-func due(want, posted Entry, wasPosted bool, waiting Entry, isWaiting bool) (take bool, again time.Time) {
-	if isWaiting {
-		if waiting.Status == want.Status {
-			return false, time.Time{}
-		}
-		// What waits has not been seen by anybody: it is replaced at once.
-		return true, time.Time{}
-	}
-	if !wasPosted {
-		return true, time.Time{}
-	}
-	if posted.Status == want.Status {
-		return false, time.Time{}
-	}
-	if at := posted.At.Add(pendingEvery); want.Status.State == Pending && posted.Status.State == Pending && want.At.Before(at) {
-		return false, at
-	}
-	return true, time.Time{}
+	return nil
 }
 
 // surplus are the oldest records of the entry's source beyond the bound, at most 32 at a time.
-func surplus(v *view.View, e Entry) []view.Record {
+func surplus(v *view.View, e verdict.Entry) []view.Record {
 	var out []view.Record
 	for _, table := range []string{outboxTable, postedTable} {
 		var all []view.Record
 		at := map[string]time.Time{}
 		for r := range v.Records(table, e.Source+"/") {
-			var old Entry
-			if r.Name == e.name() {
+			if r.Name == e.Name() {
 				continue
 			}
-			if json.Unmarshal(r.Data, &old) == nil {
+			if old, ok := decode(r); ok {
 				at[r.Name] = old.At
 			}
 			all = append(all, r)
@@ -187,54 +136,47 @@ func surplus(v *view.View, e Entry) []view.Record {
 	return out
 }
 
-// Last returns the status of a revision that is on its forge or on the way there.
-func (o *Outbox) Last(source, revision string, kind Kind) (Status, bool) {
-	name := Entry{Source: source, Revision: revision, Kind: kind}.name()
+// Told returns the last status of every revision of a source and each kind: on its forge, or on the way there.
+func (o *Outbox) Told(source string) []verdict.Told {
 	v := o.opts.Store.View()
-	for _, table := range []string{outboxTable, postedTable} {
-		if e, ok, err := load(v, table, name); ok && err == nil {
-			return e.Status, true
+	var all []verdict.Told
+	for r := range v.Records(outboxTable, source+"/") {
+		if e, ok := decode(r); ok {
+			all = append(all, verdict.Told{Entry: e, Waiting: true})
 		}
 	}
-	return Status{}, false
+	for r := range v.Records(postedTable, source+"/") {
+		if _, waiting := v.Record(outboxTable, r.Name); waiting {
+			continue
+		}
+		if e, ok := decode(r); ok {
+			all = append(all, verdict.Told{Entry: e})
+		}
+	}
+	return all
 }
 
-// Waiting says how many statuses of a source wait for its forge, and why; why is empty as long as no attempt has failed.
-func (o *Outbox) Waiting(source string) (n int, why string) {
-	for range o.opts.Store.View().Records(outboxTable, source+"/") {
-		n++
+// told is the last status of one name, on its forge or on the way there.
+func told(v *view.View, name string) (verdict.Entry, bool) {
+	for _, table := range []string{outboxTable, postedTable} {
+		if r, ok := v.Record(table, name); ok {
+			return decode(r)
+		}
 	}
+	return verdict.Entry{}, false
+}
+
+// Refused is why the last attempt to post a status of a source failed; empty where it did not.
+func (o *Outbox) Refused(source string) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return n, o.refused[source]
+	return o.refused[source]
 }
 
 func (p *poster) tell(why string) {
 	p.outbox.mu.Lock()
 	p.outbox.refused[p.source] = why
 	p.outbox.mu.Unlock()
-}
-
-// Open returns the revisions of a source whose last status, posted or on the way, says that they are waited for.
-func (o *Outbox) Open(source string) []string {
-	v := o.opts.Store.View()
-	state := map[string]State{}
-	for _, table := range []string{postedTable, outboxTable} {
-		for r := range v.Records(table, source+"/") {
-			var e Entry
-			if err := json.Unmarshal(r.Data, &e); err == nil && e.Kind == Verdict {
-				state[e.Revision] = e.Status.State
-			}
-		}
-	}
-	var open []string
-	for revision, s := range state {
-		if s == Pending {
-			open = append(open, revision)
-		}
-	}
-	slices.Sort(open)
-	return open
 }
 
 // Forget drops everything about a source.
@@ -300,24 +242,18 @@ func (o *Outbox) commit(ctx context.Context, g store.Group) error {
 	return err
 }
 
-func load(v *view.View, table, name string) (Entry, bool, error) {
-	r, ok := v.Record(table, name)
-	if !ok {
-		return Entry{}, false, nil
-	}
-	var e Entry
-	if err := json.Unmarshal(r.Data, &e); err != nil {
-		return Entry{}, false, fmt.Errorf("cannot decode record %s %s: %w", table, name, err)
-	}
-	return e, true, nil
+// decode reads an entry. One that nobody can read is as none: the next status of its name replaces it.
+func decode(r view.Record) (e verdict.Entry, ok bool) {
+	err := json.Unmarshal(r.Data, &e)
+	return e, err == nil
 }
 
-func record(table string, e Entry) store.Write {
+func record(table string, e verdict.Entry) store.Write {
 	data, err := json.Marshal(e)
 	if err != nil {
 		panic(fmt.Sprintf("forge: an entry must encode: %v", err))
 	}
-	return store.Write{Record: &view.Record{Table: table, Name: e.name(), Data: data}, If: store.Anyway, Reason: "commit status"}
+	return store.Write{Record: &view.Record{Table: table, Name: e.Name(), Data: data}, If: store.Anyway, Reason: "commit status"}
 }
 
 // poster posts the entries of one source, the oldest first.
@@ -375,32 +311,32 @@ func (p *poster) post(ctx context.Context) time.Duration {
 	return idle
 }
 
-func (p *poster) entries() []Entry {
-	var entries []Entry
+func (p *poster) entries() []verdict.Entry {
+	var entries []verdict.Entry
 	for r := range p.outbox.opts.Store.View().Records(outboxTable, p.source+"/") {
-		var e Entry
-		if err := json.Unmarshal(r.Data, &e); err != nil {
-			p.log.Error("cannot decode an outbox entry", "record", r.Name, "error", err)
+		e, ok := decode(r)
+		if !ok {
+			p.log.Error("cannot decode an outbox entry", "record", r.Name)
 			continue
 		}
 		entries = append(entries, e)
 	}
-	slices.SortFunc(entries, func(a, b Entry) int {
+	slices.SortFunc(entries, func(a, b verdict.Entry) int {
 		if c := a.At.Compare(b.At); c != 0 {
 			return c
 		}
-		return strings.Compare(a.name(), b.name())
+		return strings.Compare(a.Name(), b.Name())
 	})
 	return entries
 }
 
 // one brings one entry to the forge. superseded says that a newer revision waits behind it.
-func (p *poster) one(ctx context.Context, e Entry, superseded bool) error {
+func (p *poster) one(ctx context.Context, e verdict.Entry, superseded bool) error {
 	doubt := p.takeDoubt(e)
 	same := false
 	var err error
 	if doubt {
-		var last Status
+		var last verdict.Status
 		last, same, err = p.forge.Last(ctx, e.Revision, e.Status.Context)
 		same = same && last == e.Status
 	}
@@ -430,28 +366,28 @@ func (p *poster) one(ctx context.Context, e Entry, superseded bool) error {
 }
 
 // takeDoubt says whether the entry may have been posted by an earlier attempt, and notes that there is one now.
-func (p *poster) takeDoubt(e Entry) bool {
+func (p *poster) takeDoubt(e verdict.Entry) bool {
 	p.outbox.mu.Lock()
 	defer p.outbox.mu.Unlock()
-	doubt := !p.outbox.mine[e.name()]
-	delete(p.outbox.mine, e.name())
+	doubt := !p.outbox.mine[e.Name()]
+	delete(p.outbox.mine, e.Name())
 	return doubt
 }
 
-func (p *poster) certain(e Entry) {
+func (p *poster) certain(e verdict.Entry) {
 	p.outbox.mu.Lock()
 	defer p.outbox.mu.Unlock()
-	p.outbox.mine[e.name()] = true
+	p.outbox.mine[e.Name()] = true
 }
 
 // done moves an entry from the outbox to the posted ones. Where it was replaced meanwhile the replacement stays.
-func (p *poster) done(ctx context.Context, e Entry) error {
-	now, ok := p.outbox.opts.Store.View().Record(outboxTable, e.name())
+func (p *poster) done(ctx context.Context, e verdict.Entry) error {
+	now, ok := p.outbox.opts.Store.View().Record(outboxTable, e.Name())
 	posted := e
 	posted.At = p.outbox.opts.Now()
 	g := store.Group{record(postedTable, posted)}
-	if current, _, err := load(p.outbox.opts.Store.View(), outboxTable, e.name()); ok && err == nil && current.Status == e.Status {
-		g = append(g, store.Write{Record: &view.Record{Table: outboxTable, Name: e.name()}, If: now.Revision, Reason: "commit status"})
+	if current, readable := decode(now); ok && readable && current.Status == e.Status {
+		g = append(g, store.Write{Record: &view.Record{Table: outboxTable, Name: e.Name()}, If: now.Revision, Reason: "commit status"})
 	} else if ok {
 		p.certain(e) // the replacement has not been tried
 	}

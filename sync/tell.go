@@ -1,0 +1,128 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/internal/giturl"
+	"lockstep/kinds"
+	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
+	"lockstep/store/view"
+	"lockstep/sync/apply"
+	"lockstep/sync/health"
+	"lockstep/sync/plan"
+	"lockstep/sync/verdict"
+)
+
+// tell decides what is told of the source, and writes it: the Source's status, and commit statuses into the outbox.
+func (d *driver) tell(ctx context.Context, next *later) error {
+	live, exists := view.Get[*v1alpha1.Source](d.sync.opts.Store.View(), "", d.source.Name)
+	if !exists {
+		live = &v1alpha1.Source{}
+	}
+	in, err := d.facts(live.Status)
+	if err != nil {
+		return err
+	}
+	d.sync.metrics.rolled(d.source.Name, in.Accepted.Roll)
+	v := verdict.Decide(in)
+	d.memory = v.Memory
+	next.at(v.Again)
+	if v.Healthy {
+		if err := d.applier.Mark(ctx, d.source.Name, func(s *apply.State) { s.Healthy = s.Accepted }); err != nil {
+			return err
+		}
+	}
+	if v.Write || !exists || !reflect.DeepEqual(shown(d.source.Spec), live.Spec) {
+		if err := d.write(ctx, live, v.Status, next); err != nil {
+			return err
+		}
+	}
+	for _, e := range v.Posts {
+		if err := d.outbox.Put(ctx, e); err != nil {
+			return err
+		}
+	}
+	d.repaired, d.over = verdict.Repairs{}, nil
+	return nil
+}
+
+// facts are what the verdict is decided from.
+func (d *driver) facts(live v1alpha1.SourceStatus) (verdict.Input, error) {
+	v, now, name := d.sync.opts.Store.View(), d.sync.opts.Now(), d.source.Name
+	state, err := apply.Load(v, name)
+	if err != nil {
+		return verdict.Input{}, err
+	}
+	inventory, err := d.applier.Inventory(v, name)
+	if err != nil {
+		return verdict.Input{}, err
+	}
+	keys := make([]kinds.Key, 0, len(inventory))
+	for _, e := range inventory {
+		if e.State != plan.Pruning {
+			keys = append(keys, e.Key)
+		}
+	}
+	in := verdict.Input{
+		Cluster: d.sync.opts.Cluster, Source: name, Folder: d.source.Spec.Folder != "", Posts: d.sync.forges[name] != nil,
+		Link:   func(revision string) string { return d.sync.opts.StatusURL(name, revision) },
+		Passed: d.over, Repaired: d.repaired, FetchError: d.fetchErr, ForgeError: d.outbox.Refused(name),
+		Accepted: verdict.Accepted{Revision: state.Accepted, Applied: state.Applied, Healthy: state.Healthy,
+			Waiting: first(d.outcome.Waiting), Refused: first(d.outcome.Refused), Roll: health.Sum(keys, v, now)},
+		Live: live, Told: d.outbox.Told(name), Memory: d.memory, Now: now,
+	}
+	if d.seen != nil {
+		in.Seen = verdict.Seen{Revision: d.seen.ID, Decided: d.decided, Refusal: d.refusal, Held: d.held}
+		if d.doubt.pending() {
+			in.Seen.Doubt = d.doubt.String()
+		}
+	}
+	return in, nil
+}
+
+func first(steps []plan.Step) *verdict.Step {
+	if len(steps) == 0 {
+		return nil
+	}
+	return &verdict.Step{Key: steps[0].Key, Reason: steps[0].Reason}
+}
+
+// write keeps the Source object in the store as the driver knows it.
+func (d *driver) write(ctx context.Context, live *v1alpha1.Source, status v1alpha1.SourceStatus, next *later) error {
+	want := live.DeepCopy()
+	want.Name = d.source.Name
+	want.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Source"}
+	want.Spec, want.Status = shown(d.source.Spec), status
+	revision := int64(0)
+	if live.Name != "" {
+		revision, _ = strconv.ParseInt(live.ResourceVersion, 10, 64)
+	}
+	r := d.commit.Commit(ctx, store.Group{{Key: kinds.KeyOf(want), Object: want, If: revision, Reason: "status"}})[0]
+	switch {
+	case errors.Is(r.Err, store.ErrConflict):
+		next.at(d.sync.opts.Now().Add(passGap))
+		return nil
+	case r.Err != nil:
+		return fmt.Errorf("cannot write the status of source %s: %w", d.source.Name, r.Err)
+	}
+	d.memory.Written = d.sync.opts.Now()
+	_, err := d.sync.opts.Store.Wait(ctx, r.Revision)
+	return err
+}
+
+// shown is a specification as it may be read by viewers: without credentials in the URLs.
+func shown(spec v1alpha1.SourceSpec) v1alpha1.SourceSpec {
+	spec.URL = giturl.Redact(spec.URL)
+	if spec.Forge != nil {
+		f := *spec.Forge
+		f.URL, spec.Forge = giturl.Redact(f.URL), &f
+	}
+	return spec
+}

@@ -1,0 +1,59 @@
+package verdict
+
+import (
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"lockstep/internal/plain"
+)
+
+// State of a commit status; forges that know others are mapped to these.
+type State string
+
+const (
+	Pending State = "pending"
+	Success State = "success"
+	Failure State = "failure" // it was applied, and does not work
+	Error   State = "error"   // it could not be applied
+)
+
+// Status is one commit status.
+type Status struct {
+	State       State  `json:"state"`
+	Context     string `json:"context"`     // "lockstep/<cluster>/<source>"
+	Description string `json:"description"` // at most MaxDescription characters
+	TargetURL   string `json:"targetURL,omitempty"`
+}
+
+// Kind tells a revision's statuses apart.
+type Kind string
+
+const (
+	Outcome Kind = "verdict"
+	Drift   Kind = "drift"
+)
+
+// Entry is a status that a source wants on a revision; the data of the records that package forge keeps.
+type Entry struct {
+	Source   string    `json:"source"`
+	Revision string    `json:"revision"`
+	Kind     Kind      `json:"kind"`
+	Status   Status    `json:"status"`
+	At       time.Time `json:"at"` // when it was decided, or posted
+}
+
+// Name identifies the entry among those of all sources: "<source>/<revision>/<kind>".
+func (e Entry) Name() string { return e.Source + "/" + e.Revision + "/" + string(e.Kind) }
+
+// MaxDescription is the longest description, in characters, that every forge shows whole (GitHub refuses more).
+const MaxDescription = 140
+
+// Cut makes a text plain, and shortens it to MaxDescription characters, on a character's border, ending with an ellipsis where it did.
+func Cut(text string) string {
+	text = plain.Text(strings.Join(strings.Fields(text), " "))
+	if utf8.RuneCountInString(text) <= MaxDescription {
+		return text
+	}
+	return string([]rune(text)[:MaxDescription-1]) + "…"
+}

@@ -1,0 +1,101 @@
+package verdict
+
+import (
+	"fmt"
+	"strings"
+
+	"lockstep/sync/health"
+)
+
+// refusal words why the newest revision is not applied, before it is cut to length.
+func refusal(s Seen) string {
+	switch n := len(s.Refusal); {
+	case n == 1:
+		return s.Refusal[0]
+	case n > 1:
+		more := fmt.Sprintf(" (and %d more)", n-1)
+		return shorten(s.Refusal[0], MaxDescription-len(more)) + more
+	}
+	return s.Held
+}
+
+// outcome gives the verdict on the accepted revision, with its text before it is cut to length.
+func outcome(a Accepted, folder bool) (State, string) {
+	applied := a.Applied == a.Revision
+	switch {
+	case a.Refused != nil:
+		return Failure, a.Refused.text()
+	case a.Roll.Failed:
+		return Failure, a.Roll.First
+	case applied && a.Roll.Total == 0 && folder:
+		return Success, "warning: no manifests (.yaml, .yml, .json) in the folder"
+	case applied && a.Roll.Healthy == a.Roll.Total:
+		return Success, wasHealthy(a.Roll)
+	}
+	text := fmt.Sprintf(rolling+"%d of %d", a.Roll.Healthy, a.Roll.Total)
+	switch {
+	case a.Waiting != nil:
+		text += "; " + a.Waiting.text()
+	case a.Roll.First != "":
+		text += "; " + a.Roll.First
+	}
+	return Pending, text
+}
+
+const rolling = "rolling out "
+
+func wasHealthy(roll health.Roll) string { return Count(roll.Total) + " in sync and healthy" }
+
+// lostText words a message on a revision that was healthy before: nothing is rolled out.
+func lostText(message string) string {
+	counts, ok := strings.CutPrefix(message, rolling)
+	if !ok {
+		return message
+	}
+	counts, cause, _ := strings.Cut(counts, "; ")
+	if cause == "" {
+		return counts + " healthy"
+	}
+	return counts + " healthy; " + cause
+}
+
+// repaired words what was repaired without a push.
+func repaired(r Repairs) string {
+	if r.Count > 1 {
+		return "repaired " + Count(r.Count) + ", first " + r.First.text()
+	}
+	return "repaired " + r.First.text()
+}
+
+func (s Step) text() string { return s.Key.String() + ": " + s.Reason }
+
+// superseded words what became of a revision that a newer one came before.
+func superseded(by, before string) string {
+	return "superseded by " + short(by) + " before it was " + before
+}
+
+// short is a commit as people write it.
+func short(revision string) string { return revision[:min(len(revision), 10)] }
+
+// Count writes how many objects: "1 object", "12 objects".
+func Count(n int) string {
+	if n == 1 {
+		return "1 object"
+	}
+	return fmt.Sprintf("%d objects", n)
+}
+
+func waitForForge(n int) string {
+	if n == 1 {
+		return "1 commit status waits for the forge"
+	}
+	return fmt.Sprintf("%d commit statuses wait for the forge", n)
+}
+
+// shorten cuts a text to n characters.
+func shorten(text string, n int) string {
+	if runes := []rune(text); len(runes) > n {
+		return string(runes[:n-1]) + "…"
+	}
+	return text
+}
