@@ -9,6 +9,7 @@ import (
 	"lockstep/store"
 	"lockstep/store/memory"
 	"lockstep/store/view"
+	"lockstep/sync/origin"
 	"lockstep/sync/plan"
 )
 
@@ -16,7 +17,7 @@ func TestListingFollowsTheInventory(t *testing.T) {
 	s := memory.New()
 	write := func(source, name string, line int) {
 		t.Helper()
-		d := plan.Desired{Source: source, Key: kinds.Key{Resource: "configmaps", Namespace: "shop", Name: name}, File: "a.yaml", Line: line}
+		d := plan.Desired{Source: source, Key: kinds.Key{Resource: "configmaps", Namespace: "shop", Name: name}, Origin: origin.Origin{File: "a.yaml", Line: line}}
 		record := &view.Record{Table: plan.Table, Name: d.RecordName()}
 		if line > 0 {
 			data, err := json.Marshal(d)

@@ -8,26 +8,27 @@ import (
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/manifest"
 	"lockstep/sync/plan"
+	"lockstep/sync/render"
 	"lockstep/sync/source"
 	"lockstep/sync/verdict"
 )
 
 // reader turns the revisions of one source into objects, keeping what did not change from the revision before.
 type reader struct {
-	source    v1alpha1.Source
-	manifests *manifest.Reader
+	source v1alpha1.Source
+	render *render.Reader
 }
 
 // reading is what a revision came to: objects, or errors that refuse it, or unread, why it cannot be told now.
 type reading struct {
 	objects []plan.Object
-	set     *manifest.Set
+	set     *render.Set
 	errors  []string
 	unread  error
 }
 
 func newReader(src v1alpha1.Source) *reader {
-	return &reader{source: src, manifests: manifest.NewReader()}
+	return &reader{source: src, render: render.NewReader(render.All()...)}
 }
 
 func (r *reader) read(ctx context.Context, rev *source.Revision) reading {
@@ -45,7 +46,7 @@ func (r *reader) read(ctx context.Context, rev *source.Revision) reading {
 			return data, err
 		}}
 	}
-	set, errs := r.manifests.Read(ctx, files, manifest.Options{IgnoreKinds: r.source.Spec.IgnoreKinds})
+	set, errs := r.render.Read(ctx, files, manifest.Options{IgnoreKinds: r.source.Spec.IgnoreKinds})
 	if out.unread == nil {
 		out.unread = ctx.Err()
 	}
@@ -61,17 +62,11 @@ func (r *reader) read(ctx context.Context, rev *source.Revision) reading {
 	if len(out.errors) > 0 {
 		return out
 	}
-	out.set, out.objects = set, objects(set)
-	return out
-}
-
-func objects(set *manifest.Set) []plan.Object {
-	objects := make([]plan.Object, len(set.Objects))
-	for i := range set.Objects {
-		o := &set.Objects[i]
-		objects[i] = plan.Object{Key: o.Key, Stated: o.Stated, File: o.File, Line: o.Line}
+	out.set, out.objects = set, make([]plan.Object, len(set.Objects))
+	for i, o := range set.Objects {
+		out.objects[i] = plan.Object{Key: o.Key, Stated: o.Stated, Origin: o.Origin}
 	}
-	return objects
+	return out
 }
 
 // locate words problems with the position of the field that each is about.
@@ -80,7 +75,7 @@ func (r reading) locate(problems plan.Problems) []string {
 	for i, p := range problems {
 		if r.set != nil && p.Field != "" && i < verdict.MaxErrors {
 			if at := r.set.ErrorAt(p.Key, p.Field, ""); at.Line > 0 {
-				p.Line, p.Column = at.Line, at.Column
+				p.File, p.Line, p.Column = at.File, at.Line, at.Column
 			}
 		}
 		texts[i] = p.Error()

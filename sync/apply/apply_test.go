@@ -15,6 +15,7 @@ import (
 	"lockstep/store"
 	"lockstep/store/memory"
 	"lockstep/store/view"
+	"lockstep/sync/origin"
 	"lockstep/sync/plan"
 )
 
@@ -30,7 +31,7 @@ func revision(n, skip int, fields string) []plan.Object {
 		}
 		name := fmt.Sprintf("c%03d", i)
 		raw := fmt.Sprintf(`{"apiVersion":"v1","data":{%s},"kind":"ConfigMap","metadata":{"name":%q,"namespace":"default"}}`, fields, name)
-		objects = append(objects, plan.Object{Key: kinds.For[*corev1.ConfigMap]().Key("default", name), Stated: json.RawMessage(raw), File: name + ".yaml", Line: 1})
+		objects = append(objects, plan.Object{Key: kinds.For[*corev1.ConfigMap]().Key("default", name), Stated: json.RawMessage(raw), Origin: origin.Origin{File: name + ".yaml", Line: 1}})
 	}
 	return objects
 }

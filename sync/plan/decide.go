@@ -12,6 +12,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/store/view"
+	"lockstep/sync/origin"
 )
 
 // freePrunes is how many objects a revision may delete whatever their share: a source of four objects that loses three
@@ -48,7 +49,7 @@ func Decide(in Input) (*Plan, Problems) {
 	p.Steps = Reconcile(look, in.View, in.Rules, in.Now)
 	for _, s := range p.Steps {
 		if s.Verb == Refuse {
-			d.problems = append(d.problems, Problem{File: s.Entry.File, Line: s.Entry.Line, Key: s.Key, Field: s.Field, Message: s.Reason})
+			d.problems = append(d.problems, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: s.Field, Message: s.Reason})
 		}
 	}
 	d.problems = append(d.problems, d.services(p.Steps)...)
@@ -87,7 +88,7 @@ type decision struct {
 
 func (d *decision) object(o *Object) {
 	now := Desired{
-		Source: d.in.Source, Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line,
+		Source: d.in.Source, Key: o.Key, Object: o.Stated, Origin: o.Origin,
 		Commit: d.in.Revision.ID, Author: d.in.Revision.Author, State: Pending,
 	}
 	if keptByCluster(o.Key) {
@@ -101,7 +102,7 @@ func (d *decision) object(o *Object) {
 		return
 	}
 	if reason := d.belongs(o.Key); reason != "" {
-		d.problems = append(d.problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Message: reason})
+		d.problems = append(d.problems, Problem{Origin: o.Origin, Key: o.Key, Message: reason})
 		return
 	}
 	d.keep(&Desired{}, &now)
@@ -110,8 +111,8 @@ func (d *decision) object(o *Object) {
 // belongs says whose an object is that is not the source's yet; empty: nobody's.
 func (d *decision) belongs(k kinds.Key) string {
 	for _, other := range d.in.Others {
-		if file, line, ok := ownedBy(d.in.View, other, k); ok {
-			return fmt.Sprintf("belongs to source %s (%s:%d); a source never takes another's object", other, file, line)
+		if place, ok := ownedBy(d.in.View, other, k); ok {
+			return fmt.Sprintf("belongs to source %s (%s); a source never takes another's object", other, place)
 		}
 	}
 	if live := d.in.View.Get(k); live != nil {
@@ -243,7 +244,7 @@ func (d *decision) namespaces() Problems {
 			missing[o.Key.Namespace] = reason
 		}
 		if reason != "" {
-			problems = append(problems, Problem{File: o.File, Line: o.Line, Key: o.Key, Field: "metadata.namespace", Message: reason})
+			problems = append(problems, Problem{Origin: o.Origin, Key: o.Key, Field: "metadata.namespace", Message: reason})
 		}
 	}
 	return problems
@@ -274,17 +275,15 @@ func keptByCluster(k kinds.Key) bool {
 	return k.Name == "kube-root-ca.crt" && k.GroupResource() == kinds.For[*corev1.ConfigMap]().GroupResource()
 }
 
-func ownedBy(v *view.View, source string, k kinds.Key) (file string, line int, ok bool) {
+// ownedBy says where another source states an object, if it does.
+func ownedBy(v *view.View, source string, k kinds.Key) (place string, ok bool) {
 	r, ok := v.Record(Table, source+"/"+k.Path())
 	if !ok {
-		return "", 0, false
+		return "", false
 	}
-	var entry struct {
-		File string `json:"file"`
-		Line int    `json:"line"`
+	var at origin.Origin
+	if err := json.Unmarshal(r.Data, &at); err != nil {
+		return "unreadable inventory", true
 	}
-	if err := json.Unmarshal(r.Data, &entry); err != nil {
-		return "unreadable inventory", 0, true
-	}
-	return entry.File, entry.Line, true
+	return at.Place(), true
 }

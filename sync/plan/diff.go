@@ -200,7 +200,7 @@ func (p *Plan) WriteDiff(w io.Writer) (changes bool, err error) {
 	counts := map[Verb]int{}
 	for _, s := range p.Steps {
 		counts[s.Verb]++
-		place := fmt.Sprintf("%s:%d", s.Entry.File, s.Entry.Line)
+		place := s.Entry.Place()
 		switch s.Verb {
 		case Create:
 			fmt.Fprintf(out, "+ %v (%s): %s\n", s.Key, place, s.Reason)

@@ -13,6 +13,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/store/view"
+	"lockstep/sync/origin"
 )
 
 // Table is the record table of the inventory; a record's name is "<source>/<Key.Path()>" and its data a Desired.
@@ -38,9 +39,7 @@ type Desired struct {
 	Object json.RawMessage `json:"object"`
 	// Before is what was stated when the object was last written; set only while Pending. Empty: it was not stated.
 	Before json.RawMessage `json:"before,omitempty"`
-	// File is slash-separated and relative to the root of the source; Line counts from 1.
-	File string `json:"file"`
-	Line int    `json:"line"`
+	origin.Origin
 	// Commit is the revision in which this content was first applied, Author who made it.
 	Commit string `json:"commit"`
 	Author string `json:"author,omitempty"`
@@ -56,8 +55,7 @@ type Object struct {
 	// Stated is what the manifest states and nothing more, as JSON with apiVersion and kind, in Kubernetes' canonical
 	// values; equal statements are equal bytes.
 	Stated json.RawMessage
-	File   string
-	Line   int
+	origin.Origin
 }
 
 // Revision is what a plan needs to know of a commit.
@@ -168,10 +166,10 @@ type Input struct {
 
 // Problem is why a revision is refused, at the place that is to be changed.
 type Problem struct {
-	File string
-	// Line counts from 1. Column does too; zero: not known.
-	Line, Column int
-	Key          kinds.Key
+	origin.Origin
+	// Column counts from 1; zero: not known.
+	Column int
+	Key    kinds.Key
 	// Field is the path of the field at fault; empty where none is.
 	Field   string
 	Message string
@@ -179,7 +177,7 @@ type Problem struct {
 
 // Error writes the problem as "cart.yaml:14: Deployment shop/cart: …".
 func (p Problem) Error() string {
-	place := fmt.Sprintf("%s:%d", p.File, p.Line)
+	place := p.Place()
 	if p.Column > 0 {
 		place += fmt.Sprintf(":%d", p.Column)
 	}

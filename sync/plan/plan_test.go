@@ -24,6 +24,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/store/view"
+	"lockstep/sync/origin"
 )
 
 var updateGolden = flag.Bool("update", false, "write what the planner says into the golden files")
@@ -110,12 +111,12 @@ func input(t *testing.T, a *txtar.Archive) (Input, string) {
 		case "promised":
 			in.Others = []string{"elsewhere"}
 			for _, o := range objects {
-				changes = append(changes, recordOf(t, Desired{Source: "elsewhere", Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line, State: Pending}))
+				changes = append(changes, recordOf(t, Desired{Source: "elsewhere", Key: o.Key, Object: o.Stated, Origin: o.Origin, State: Pending}))
 			}
 		case "before", "other":
 			source := map[string]string{"before": "shop", "other": "elsewhere"}[f.Name]
 			for _, o := range objects {
-				d := Desired{Source: source, Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line, Commit: "c1", Author: "Bob"}
+				d := Desired{Source: source, Key: o.Key, Object: o.Stated, Origin: o.Origin, Commit: "c1", Author: "Bob"}
 				if source == "shop" {
 					in.Inventory = append(in.Inventory, d)
 				} else {
@@ -185,7 +186,7 @@ func documents(t testing.TB, f txtar.File) []Object {
 		if !ok {
 			continue
 		}
-		objects = append(objects, Object{Key: k, Stated: raw, File: f.Name + ".yaml", Line: at})
+		objects = append(objects, Object{Key: k, Stated: raw, Origin: origin.Origin{File: f.Name + ".yaml", Line: at}})
 	}
 	return objects
 }
@@ -286,7 +287,7 @@ func FuzzDecide(f *testing.F) {
 		in := Input{Source: "s", Revision: Revision{ID: "c2", AllowPrune: true}, View: db.View(), Services: testNetworks, Rules: testRules, Now: testTime, Drift: true}
 		in.Objects = unique(documents(t, txtar.File{Name: "now", Data: []byte(now)}))
 		for _, o := range unique(documents(t, txtar.File{Name: "before", Data: []byte(before)})) {
-			in.Inventory = append(in.Inventory, Desired{Source: "s", Key: o.Key, Object: o.Stated, File: o.File, Line: o.Line, Commit: "c1"})
+			in.Inventory = append(in.Inventory, Desired{Source: "s", Key: o.Key, Object: o.Stated, Origin: o.Origin, Commit: "c1"})
 		}
 		p, problems := Decide(in)
 		if len(problems) > 0 {

@@ -28,7 +28,7 @@ func (d *decision) reach(steps []Step) Problems {
 			continue
 		}
 		refuse := func(field, reason string) {
-			problems = append(problems, Problem{File: s.Entry.File, Line: s.Entry.Line, Key: s.Key, Field: field, Message: field + ": " + reason})
+			problems = append(problems, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: field, Message: field + ": " + reason})
 		}
 		for field, addr := range outsideAddresses(s.Object) {
 			if nodes == nil {

@@ -89,7 +89,7 @@ func (d *decision) services(steps []Step) Problems {
 				holders = d.holders()
 			}
 			if reason := d.refuses(c.scarce, s.Key, holders[c.scarce], steps); reason != "" {
-				problems = append(problems, Problem{File: s.Entry.File, Line: s.Entry.Line, Key: s.Key, Field: c.field, Message: c.field + ": " + reason})
+				problems = append(problems, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: c.field, Message: c.field + ": " + reason})
 			}
 			holders[c.scarce] = append(holders[c.scarce], s.Key)
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"lockstep/sync/manifest"
+	"lockstep/sync/render"
 )
 
 // ErrInvalid says that the manifests have errors, which are printed: exit 1 without saying more.
@@ -42,7 +43,7 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 			return fmt.Errorf("cannot validate %s: %w", path, err)
 		}
 	}
-	set, errs := manifest.Read(ctx, found.files, manifest.Options{IgnoreKinds: opts.IgnoreKinds})
+	set, errs := render.NewReader(render.All()...).Read(ctx, found.files, manifest.Options{IgnoreKinds: opts.IgnoreKinds})
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("cannot validate: %w", err)
 	}
