@@ -17,6 +17,14 @@ import (
 // Behind a pattern stand packages that those files may import besides allowed.
 func deciding() map[string][]string {
 	return map[string][]string{
+		"reconcilers/scheduler/decide.go":     nil,
+		"reconcilers/scheduler/demand.go":     nil,
+		"reconcilers/scheduler/node.go":       nil,
+		"reconcilers/scheduler/predicates.go": nil,
+		"reconcilers/scheduler/resources.go":  nil,
+		"reconcilers/scheduler/scores.go":     nil,
+		"reconcilers/scheduler/state.go":      nil,
+		"reconcilers/scheduler/table.go":      nil,
 		"reconcilers/pods/*.go":               nil,
 		"reconcilers/cluster/*.go":            nil,
 		"reconcilers/namespace/*.go":          nil,
@@ -30,9 +38,6 @@ func deciding() map[string][]string {
 		"reconcilers/endpoints/*.go":          {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/endpointslice/*.go":      nil,
 		"reconcilers/garbagecollection/*.go":  nil,
-		"reconcilers/scheduler/decide.go":     nil,
-		"reconcilers/scheduler/predicates.go": nil,
-		"reconcilers/scheduler/scores.go":     nil,
 		"sync/plan/*.go":                      {"lockstep/sync/origin"},
 		"sync/origin/*.go":                    nil,
 		"sync/health/*.go":                    nil,
@@ -45,14 +50,13 @@ func deciding() map[string][]string {
 			"github.com/containerd/containerd/v2/contrib/seccomp", "k8s.io/kubernetes/pkg/fieldpath",
 			"k8s.io/kubernetes/third_party/forked/golang/expansion",
 		},
-		"nodeagent/dns/names/answer.go":  {"github.com/miekg/dns"},
-		"nodeagent/dns/zone.go":          {"lockstep/nodeagent/dns/names"},
-		"reconcilers/loop/*.go":          nil,
-		"reconcilers/engine/check.go":    nil,
-		"reconcilers/scheduler/state.go": nil,
-		"daemon/etcd/decide.go":          nil,
-		"daemon/rights/*.go":             {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
-		"daemon/web/model.go":            {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health"},
+		"nodeagent/dns/names/answer.go": {"github.com/miekg/dns"},
+		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},
+		"reconcilers/loop/*.go":         nil,
+		"reconcilers/engine/check.go":   nil,
+		"daemon/etcd/decide.go":         nil,
+		"daemon/rights/*.go":            {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
+		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health"},
 	}
 }
 

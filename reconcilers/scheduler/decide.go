@@ -20,9 +20,11 @@ type Binding struct {
 type Refusal struct {
 	Pod    *corev1.Pod
 	Reason string
+	// Wakes are the changes after which the verdict may be another, in its words at least.
+	Wakes Changes
 }
 
-// Plan is what one decision asks for. Both lists are in the order of the pods decided.
+// Plan is what one decision asks for. Bindings and refusals are in the order of the pods decided.
 type Plan struct {
 	Bindings []Binding
 	Refusals []Refusal
@@ -36,29 +38,30 @@ func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
 	var plan Plan
 	for i, p := range pods {
 		c := demanded[i]
-		node, refused := r.place(c)
-		if node == nil {
-			plan.Refusals = append(plan.Refusals, Refusal{Pod: p, Reason: refused})
-			continue
+		if node := r.place(c); node != nil {
+			plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: c.why})
+		} else {
+			plan.Refusals = append(plan.Refusals, Refusal{Pod: p, Reason: c.refused, Wakes: c.wakes})
 		}
-		plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: c.why})
 	}
 	return plan
 }
 
 // round is the work of one Decide.
 type round struct {
+	cluster
+	table   *table
 	seed    uint64
-	nodes   []*nodeInfo // in order of their names, with the placements of this round
-	mine    []bool      // the nodes that are copies, made for a placement
-	ties    []uint64    // settle which of equally good nodes comes first
+	mine    []bool   // the nodes that are copies, made for a placement
+	ties    []uint64 // settle which of equally good nodes comes first
 	classes map[string]*class
+	placed  int // how many pods this round has placed
 }
 
 func newRound(s *State, seed uint64) *round {
 	r := &round{
-		seed: seed, nodes: make([]*nodeInfo, len(s.names)), mine: make([]bool, len(s.names)),
-		ties: make([]uint64, len(s.names)), classes: map[string]*class{},
+		cluster: cluster{nodes: make([]*nodeInfo, len(s.names)), objects: s.objects}, table: s.table,
+		seed: seed, mine: make([]bool, len(s.names)), ties: make([]uint64, len(s.names)), classes: map[string]*class{},
 	}
 	for i, name := range s.names {
 		r.nodes[i], r.ties[i] = s.infos[name], mix(seed, name)
@@ -66,36 +69,44 @@ func newRound(s *State, seed uint64) *round {
 	return r
 }
 
-// class is the pods of a round that are alike. Its candidates are scored once; a placement changes one node's score, so
-// that each further pod costs a step of the heap, not a look at every node.
+// class is the pods of a round that are alike. Its candidates are ranked once. As long as no row looks across nodes, a
+// placement changes what is known of one node, so that each further pod costs a step of the heap, not a look at every node;
+// else the class is ranked anew after each placement, its own or another's.
 type class struct {
-	demand  *demand
-	invalid string // why its pods can never be placed; empty for none
-	pods    int    // of it in this round
-	start   int    // the first node to look at
-	looked  int    // how many nodes have been looked at from there
-	ranked  candidates
-	// refused is the verdict on the class once no node is left: in a round nodes only fill, so it stays.
+	demand     *demand
+	predicates []*predicate // those that concern it
+	doubts     []*predicate // and of them those that placements change
+	still      []*score     // those that concern it and stay
+	moving     []*score     // those that placements change
+	base       int64        // what the scores that do not concern it are worth
+	across     bool         // a row looks across nodes
+	pods       int          // of it in this round
+	start      int          // the first node to look at
+
+	placed int // the round's count that what follows is of
+	looked int // how many nodes have been looked at from start
+	ranked candidates
+	// refused is the verdict once no node is left, wakes its changes. In a round nodes only fill, so it stays, unless a row
+	// looks across nodes. It stays for ever where what the pods ask cannot be understood.
 	refused string
+	wakes   Changes
+	invalid bool
 	why     string // the reason of the last placement
 }
 
 func (r *round) classify(pods []*corev1.Pod) []*class {
 	out := make([]*class, len(pods))
+	var alike fingerprints
 	for i, p := range pods {
-		key := fingerprint(p, loadOf(p))
-		c := r.classes[key]
+		l := loadOf(p)
+		key := alike.of(r.table, p, &l)
+		c := r.classes[string(key)]
 		if c == nil {
-			c = &class{}
-			d, err := newDemand(p)
-			if err != nil {
-				c.invalid = err.Error()
-			}
-			c.demand = d
+			c = r.newClass(p, l)
 			if n := len(r.nodes); n > 0 {
-				c.start = int(mix(r.seed, key) % uint64(n))
+				c.start = int(mix(r.seed, string(key)) % uint64(n))
 			}
-			r.classes[key] = c
+			r.classes[string(key)] = c
 		}
 		c.pods++
 		out[i] = c
@@ -103,26 +114,59 @@ func (r *round) classify(pods []*corev1.Pod) []*class {
 	return out
 }
 
-// place takes the best node for one pod of the class, or says why there is none.
-func (r *round) place(c *class) (*nodeInfo, string) {
-	if c.invalid != "" {
-		return nil, c.invalid
+func (r *round) newClass(p *corev1.Pod, l load) *class {
+	d, err := newDemand(p, l)
+	if err != nil {
+		return &class{refused: err.Error(), invalid: true}
 	}
+	c := &class{demand: d}
+	for i := range r.table.predicates {
+		row := &r.table.predicates[i]
+		if row.concerns != nil && !row.concerns(d) {
+			continue
+		}
+		c.predicates = append(c.predicates, row)
+		if row.scope != still {
+			c.doubts = append(c.doubts, row)
+		}
+		c.across = c.across || row.scope == across
+	}
+	for i := range r.table.scores {
+		row := &r.table.scores[i]
+		switch {
+		case row.concerns != nil && !row.concerns(d):
+			c.base += row.weight * row.nothing
+		case row.scope == still:
+			c.still = append(c.still, row)
+		default:
+			c.moving = append(c.moving, row)
+			c.across = c.across || row.scope == across
+		}
+	}
+	return c
+}
+
+// place takes the best node for one pod of the class. Nil: there is none, and the class says why.
+func (r *round) place(c *class) *nodeInfo {
+	if c.across && c.placed != r.placed && !c.invalid {
+		c.looked, c.ranked, c.refused, c.wakes = 0, nil, "", 0
+	}
+	c.placed = r.placed
 	if c.refused != "" {
-		return nil, c.refused
+		return nil
 	}
 	for {
 		if c.ranked.Len() == 0 && !r.widen(c) {
-			c.refused = r.explain(c)
-			return nil, c.refused
+			c.refused, c.wakes = r.explain(c)
+			return nil
 		}
 		top := &c.ranked[0]
 		// Other classes may have filled the node since it was ranked.
-		if len(c.demand.refusals(r.nodes[top.node])) > 0 {
+		if r.refuses(c.doubts, c.demand, r.nodes[top.node]) != nil {
 			heap.Pop(&c.ranked)
 			continue
 		}
-		if score := top.fixed + c.demand.movingScore(r.nodes[top.node]); score != top.score {
+		if score := top.fixed + r.moving(c, r.nodes[top.node]); score != top.score {
 			top.score = score
 			heap.Fix(&c.ranked, 0)
 			continue
@@ -130,10 +174,31 @@ func (r *round) place(c *class) (*nodeInfo, string) {
 		c.why = fmt.Sprintf("the best of %d nodes that can take it, score %d", c.ranked.Len(), top.score)
 		info := r.own(top.node)
 		info.take(c.demand.load, 1)
-		top.score = top.fixed + c.demand.movingScore(info)
-		heap.Fix(&c.ranked, 0)
-		return info, ""
+		r.placed++
+		if !c.across {
+			top.score = top.fixed + r.moving(c, info)
+			heap.Fix(&c.ranked, 0)
+		}
+		return info
 	}
+}
+
+// refuses returns the first of the rows that the node answers with no, or nil: the node can take the pod.
+func (r *round) refuses(list []*predicate, d *demand, n *nodeInfo) *predicate {
+	for _, row := range list {
+		if !row.check(d, n, &r.cluster) {
+			return row
+		}
+	}
+	return nil
+}
+
+// moving is the part of a node's score that placements change.
+func (r *round) moving(c *class, n *nodeInfo) (sum int64) {
+	for _, row := range c.moving {
+		sum += row.weight * row.of(c.demand, n, &r.cluster)
+	}
+	return sum
 }
 
 // widen ranks more nodes: enough for the class's pods, a sample of many nodes as kube-scheduler takes it. It reports
@@ -142,36 +207,60 @@ func (r *round) widen(c *class) bool {
 	total := len(r.nodes)
 	want := max(sample(total), min(total, 2*c.pods))
 	c.ranked = make(candidates, 0, want)
-	taints, affinities := make([]int64, 0, want), make([]int64, 0, want)
-	var maxTaints, maxAffinity int64
 	for ; c.looked < total && len(c.ranked) < want; c.looked++ {
 		i := (c.start + c.looked) % total
-		if len(c.demand.refusals(r.nodes[i])) > 0 {
-			continue
+		if r.refuses(c.predicates, c.demand, r.nodes[i]) == nil {
+			c.ranked = append(c.ranked, candidate{node: i, fixed: c.base, tie: r.ties[i]})
 		}
-		t, a := c.demand.rawScores(r.nodes[i])
-		taints, affinities = append(taints, t), append(affinities, a)
-		maxTaints, maxAffinity = max(maxTaints, t), max(maxAffinity, a)
-		c.ranked = append(c.ranked, candidate{node: i, tie: r.ties[i]})
+	}
+	numbers := make([]int64, len(c.ranked))
+	for _, row := range c.still {
+		r.fix(row, c, numbers)
 	}
 	for n := range c.ranked {
 		found := &c.ranked[n]
-		found.fixed = fixedScore(taints[n], maxTaints, affinities[n], maxAffinity)
-		found.score = found.fixed + c.demand.movingScore(r.nodes[found.node])
+		found.score = found.fixed + r.moving(c, r.nodes[found.node])
 	}
 	heap.Init(&c.ranked)
 	return len(c.ranked) > 0
 }
 
-// explain counts the reasons of all nodes.
-func (r *round) explain(c *class) string {
+// fix adds the score of a row that stays to each candidate; numbers is room for one number each.
+func (r *round) fix(row *score, c *class, numbers []int64) {
+	var most int64
+	for n := range c.ranked {
+		numbers[n] = row.of(c.demand, r.nodes[c.ranked[n].node], &r.cluster)
+		most = max(most, numbers[n])
+	}
+	for n, number := range numbers {
+		switch {
+		case row.scale == nil:
+		case most == 0:
+			number = row.nothing
+		default:
+			number = row.scale(number, most)
+		}
+		c.ranked[n].fixed += row.weight * number
+	}
+}
+
+// explain counts the reasons of all nodes. The verdict may be another after what wakes the rows that refused, and in its words
+// also after what the rows asked before them read.
+func (r *round) explain(c *class) (string, Changes) {
 	reasons := map[string]int{}
+	wakes := NodeListed
 	for _, n := range r.nodes {
-		for _, reason := range c.demand.refusals(n) {
-			reasons[reason]++
+		for _, row := range c.predicates {
+			wakes |= row.wakes
+			if !row.check(c.demand, n, &r.cluster) {
+				for _, reason := range row.words(c.demand, n, &r.cluster) {
+					reasons[reason]++
+				}
+				break
+			}
 		}
 	}
-	return message(len(r.nodes), reasons)
+	return message(len(r.nodes), reasons), wakes
 }
 
 // own returns a node that this round may change.

@@ -4,7 +4,8 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/component-helpers/resource"
+	"k8s.io/apimachinery/pkg/api/resource"
+	requests "k8s.io/component-helpers/resource"
 )
 
 // amounts are quantities of resources: CPU in millicores, memory and ephemeral storage in bytes, others as they are.
@@ -39,7 +40,7 @@ func amountsOf(list corev1.ResourceList) (a amounts, pods int64) {
 
 // requestsOf returns what a pod requests in all, init containers and overhead included, as Kubernetes counts it.
 func requestsOf(p *corev1.Pod) amounts {
-	a, _ := amountsOf(resource.PodRequests(p, resource.PodResourcesOptions{}))
+	a, _ := amountsOf(requests.PodRequests(p, requests.PodResourcesOptions{}))
 	return a
 }
 
@@ -58,13 +59,13 @@ func (a *amounts) add(b amounts, sign int64) {
 	}
 }
 
+func (a amounts) equal(b amounts) bool {
+	return a.cpu == b.cpu && a.memory == b.memory && a.storage == b.storage && maps.Equal(a.scalar, b.scalar)
+}
+
 func (a amounts) clone() amounts {
 	a.scalar = maps.Clone(a.scalar)
 	return a
-}
-
-func (a amounts) none() bool {
-	return a.cpu == 0 && a.memory == 0 && a.storage == 0 && len(a.scalar) == 0
 }
 
 // What scoring takes for a container that requests nothing, so that such pods do not all look free: as kube-scheduler.
@@ -75,6 +76,13 @@ const (
 
 // weightOf returns the requests as scoring sees them: each container at least what is presumed where it says nothing.
 func weightOf(p *corev1.Pod) (cpu, memory int64) {
-	a, _ := amountsOf(resource.PodRequests(p, resource.PodResourcesOptions{NonMissingContainerRequests: presumed()}))
+	a, _ := amountsOf(requests.PodRequests(p, requests.PodResourcesOptions{NonMissingContainerRequests: presumed()}))
 	return a.cpu, a.memory
+}
+
+func presumed() corev1.ResourceList {
+	return corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewMilliQuantity(presumedCPU, resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(presumedMemory, resource.BinarySI),
+	}
 }

@@ -48,18 +48,21 @@ type Scheduler struct {
 	opts    Options
 	metrics *metrics
 
-	state *State
-	seen  int64                  // revision the state is of
-	fresh map[kinds.Key]struct{} // pods to decide
-	all   bool                   // decide every pod that waits
-	told  map[kinds.Key]verdict  // the last refusal of the pods that wait
-	round uint64                 // seed of the next round
+	table   *table
+	state   *State
+	seen    int64                  // revision the state is of
+	fresh   map[kinds.Key]struct{} // pods to decide
+	changes Changes                // decide the pods whose verdict these may change
+	all     bool                   // decide every pod that waits
+	told    map[kinds.Key]verdict  // the last refusal of the pods that wait
+	round   uint64                 // seed of the next round
 }
 
 // verdict is what was last said about a pod.
 type verdict struct {
-	text string
-	at   time.Time
+	text  string
+	at    time.Time
+	wakes Changes
 }
 
 // New returns a scheduler; Run starts it.
@@ -71,7 +74,7 @@ func New(opts Options) *Scheduler {
 		opts.Now = time.Now
 	}
 	return &Scheduler{
-		opts: opts, metrics: newMetrics(opts.Registerer),
+		opts: opts, metrics: newMetrics(opts.Registerer), table: rows(),
 		fresh: map[kinds.Key]struct{}{}, told: map[kinds.Key]verdict{},
 	}
 }
@@ -89,11 +92,11 @@ func (s *Scheduler) follow(ctx context.Context) {
 	sub := s.opts.Store.Subscribe("scheduler")
 	defer sub.Close()
 	v := s.opts.Store.View()
-	s.state, s.seen, s.all = NewState(v), v.Revision(), true
+	s.state, s.seen, s.all = newState(v, s.table), v.Revision(), true
 	again := time.NewTicker(lookAgain)
 	defer again.Stop()
 	for {
-		if (s.all || len(s.fresh) > 0) && s.seen > 0 {
+		if (s.all || s.changes != 0 || len(s.fresh) > 0) && s.seen > 0 {
 			if err := s.schedule(ctx); err != nil && ctx.Err() == nil {
 				level := slog.LevelWarn
 				if store.Outage(err) {
@@ -146,28 +149,40 @@ func (s *Scheduler) fold(b store.Batch) {
 	}
 	s.seen = b.View.Revision()
 	for _, c := range b.Changes {
-		switch s.state.Fold(c) {
-		case Frees:
-			s.all = true
-		case Waits:
+		changes := s.state.Fold(c)
+		if changes&PodWaits != 0 {
 			s.fresh[c.Key] = struct{}{}
 		}
+		s.changes |= changes &^ PodWaits
 	}
+}
+
+// due returns the pods to decide now, in order, and forgets why. A pod that waits and was refused before is decided again
+// after the changes that its refusal named.
+func (s *Scheduler) due() []*corev1.Pod {
+	maps.DeleteFunc(s.told, func(k kinds.Key, _ verdict) bool { return s.state.pending[k] == nil })
+	pods := s.state.Pending(func(k kinds.Key) bool {
+		if _, fresh := s.fresh[k]; fresh || s.all {
+			return true
+		}
+		last, told := s.told[k]
+		return s.changes != 0 && (!told || last.wakes&s.changes != 0)
+	})
+	for _, p := range pods { // until it is refused again, or bound
+		if last, told := s.told[kinds.KeyOf(p)]; told {
+			last.wakes = anything
+			s.told[kinds.KeyOf(p)] = last
+		}
+	}
+	s.all, s.changes = false, 0
+	clear(s.fresh)
+	return pods
 }
 
 // schedule decides what there is to decide and writes it.
 func (s *Scheduler) schedule(ctx context.Context) error {
-	pods := s.state.Pending()
-	s.metrics.pending.Set(float64(len(pods)))
-	if !s.all {
-		pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool {
-			_, ok := s.fresh[kinds.KeyOf(p)]
-			return !ok
-		})
-	}
-	s.all = false
-	clear(s.fresh)
-	maps.DeleteFunc(s.told, func(k kinds.Key, _ verdict) bool { return s.state.pending[k] == nil })
+	pods := s.due()
+	s.metrics.pending.Set(float64(len(s.state.pending)))
 	if len(pods) == 0 {
 		return nil
 	}
@@ -184,15 +199,17 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 	defer cancel()
 	now := metav1.NewTime(s.opts.Now())
 	var groups []store.Group
+	var done []func() // what to tell once a group is written; nil for nothing
+	add := func(w store.Write, tell func()) { groups, done = append(groups, store.Group{w}), append(done, tell) }
 	for _, b := range plan.Bindings {
-		groups = append(groups, store.Group{write(bound(b, now), b.Reason)})
+		add(write(bound(b, now), b.Reason), func() { s.announce(b, now.Time) })
 	}
 	for _, r := range plan.Refusals {
 		if s.news(r, now.Time) {
 			s.opts.Events.Event(component, r.Pod, corev1.EventTypeWarning, "FailedScheduling", r.Reason)
 		}
 		if p, changed := refused(r, now); changed {
-			groups = append(groups, store.Group{write(p, r.Reason)})
+			add(write(p, r.Reason), nil)
 		}
 	}
 	s.metrics.refusals.Add(float64(len(plan.Refusals)))
@@ -205,12 +222,14 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 	for i, r := range results {
 		reached = max(reached, r.Revision)
 		switch {
-		case r.Err == nil && i < len(plan.Bindings):
-			s.announce(plan.Bindings[i], now.Time)
+		case r.Err == nil:
+			if done[i] != nil {
+				done[i]()
+			}
 		case errors.Is(r.Err, store.ErrConflict):
 			// The change that was in the way comes through the view and has the pod decided again.
 			s.metrics.conflicts.Inc()
-		case r.Err != nil:
+		default:
 			failed = r.Err
 		}
 	}
@@ -229,15 +248,17 @@ func (s *Scheduler) announce(b Binding, now time.Time) {
 		fmt.Sprintf("Successfully assigned %s/%s to %s", b.Pod.Namespace, b.Pod.Name, b.Node))
 }
 
-// news says whether a refusal is to be told: it is another one than the last, or that was long ago.
+// news remembers a refusal and says whether it is to be told: it is another one than the last, or that was long ago.
 func (s *Scheduler) news(r Refusal, now time.Time) bool {
 	key := kinds.KeyOf(r.Pod)
+	next := verdict{text: r.Reason, at: now, wakes: r.Wakes}
 	last := s.told[key]
-	if last.text == r.Reason && now.Sub(last.at) < lookAgain {
-		return false
+	old := last.text == r.Reason && now.Sub(last.at) < lookAgain
+	if old {
+		next.at = last.at
 	}
-	s.told[key] = verdict{text: r.Reason, at: now}
-	return true
+	s.told[key] = next
+	return !old
 }
 
 func write(p *corev1.Pod, reason string) store.Write {

@@ -6,50 +6,43 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The weights of the scores, each from 0 to 100, are kube-scheduler's defaults; spread has that of topology spreading.
 const (
-	weightTaints    = 3
-	weightAffinity  = 2
-	weightSpread    = 2
-	weightLeast     = 1
-	weightBalanced  = 1
 	best            = 100
 	neutralBalanced = 0 // for pods that request neither CPU nor memory
 )
 
-// fixedScore is the part of a node's score that bindings do not change. Taints and affinity are what rawScores returned
-// for the node, the maxima those over all candidates.
-func fixedScore(taints, maxTaints, affinity, maxAffinity int64) int64 {
-	score := int64(weightTaints * best)
-	if maxTaints > 0 {
-		score = weightTaints * (best - best*taints/maxTaints)
+// scores have kube-scheduler's default weights; spread has that of topology spreading.
+func scores() []score {
+	return []score{
+		{
+			name: "TaintToleration", weight: 3, scope: still, reads: tolerations, of: (*demand).avoided,
+			scale: func(taints, most int64) int64 { return best - best*taints/most }, nothing: best,
+		},
+		{
+			name: "NodeAffinity", weight: 2, scope: still, reads: nodeAffinity, of: (*demand).preference, concerns: func(d *demand) bool { return d.preferred != nil },
+			scale: func(weight, most int64) int64 { return best * weight / most },
+		},
+		{name: "NodeResourcesFit", weight: 1, scope: itself, of: (*demand).leastAllocated},
+		{name: "NodeResourcesBalancedAllocation", weight: 1, scope: itself, of: (*demand).balanced},
+		{name: "OwnerSpread", weight: 2, scope: itself, of: (*demand).spread},
 	}
-	if maxAffinity > 0 {
-		score += weightAffinity * (best * affinity / maxAffinity)
-	}
-	return score
 }
 
-// rawScores counts the taints of a node the pod had better avoid, and the weight of the preferences the node satisfies.
-func (d *demand) rawScores(n *nodeInfo) (taints, affinity int64) {
+// avoided counts the taints of a node that the pod had better avoid.
+func (d *demand) avoided(n *nodeInfo, _ *cluster) (taints int64) {
 	for i := range n.taints {
 		if t := &n.taints[i]; t.Effect == corev1.TaintEffectPreferNoSchedule && !d.tolerates(t) {
 			taints++
 		}
 	}
-	if d.preferred != nil {
-		affinity = d.preferred.Score(n.node)
-	}
-	return taints, affinity
+	return taints
 }
 
-// movingScore is the part of a node's score that its own bindings change, and no other node's.
-func (d *demand) movingScore(n *nodeInfo) int64 {
-	return weightLeast*d.leastAllocated(n) + weightBalanced*d.balanced(n) + weightSpread*d.spread(n)
-}
+// preference is the weight of the preferences that the node satisfies.
+func (d *demand) preference(n *nodeInfo, _ *cluster) int64 { return d.preferred.Score(n.node) }
 
 // leastAllocated is the share of CPU and memory that stays free, in percent.
-func (d *demand) leastAllocated(n *nodeInfo) int64 {
+func (d *demand) leastAllocated(n *nodeInfo, _ *cluster) int64 {
 	sum, parts := int64(0), int64(0)
 	add := func(used, capacity int64) {
 		if capacity > 0 {
@@ -66,7 +59,7 @@ func (d *demand) leastAllocated(n *nodeInfo) int64 {
 }
 
 // balanced is 75 where the pod leaves the proportion of used CPU to used memory as it is, more where it evens it out.
-func (d *demand) balanced(n *nodeInfo) int64 {
+func (d *demand) balanced(n *nodeInfo, _ *cluster) int64 {
 	if d.load.requests.cpu == 0 && d.load.requests.memory == 0 {
 		return neutralBalanced
 	}
@@ -86,7 +79,7 @@ func evenness(n *nodeInfo, cpu, memory int64) int64 {
 }
 
 // spread falls with each pod of the same controller on the node: 100, 50, 33, 25, … A pod without one is not spread.
-func (d *demand) spread(n *nodeInfo) int64 {
+func (d *demand) spread(n *nodeInfo, _ *cluster) int64 {
 	if d.load.owner == "" {
 		return best
 	}

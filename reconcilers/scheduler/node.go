@@ -1,0 +1,156 @@
+package scheduler
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// hostPort is a port of a node; an empty ip is any address.
+type hostPort struct {
+	protocol corev1.Protocol
+	ip       string
+	port     int32
+}
+
+// load is what one pod takes of its node.
+type load struct {
+	requests    amounts
+	cpu, memory int64 // as scoring sees them
+	ports       []hostPort
+	owner       types.UID // of its controller, or empty
+}
+
+func (l *load) equal(o *load) bool {
+	return l.requests.equal(o.requests) && l.cpu == o.cpu && l.memory == o.memory && slices.Equal(l.ports, o.ports) && l.owner == o.owner
+}
+
+// appendTo appends a text that is equal for equal loads, and for no others.
+func (l *load) appendTo(b []byte) []byte {
+	b = append(b, l.owner...)
+	for _, n := range [...]int64{l.requests.cpu, l.requests.memory, l.requests.storage, l.cpu, l.memory} {
+		b = strconv.AppendInt(append(b, ' '), n, 10)
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.requests.scalar)) {
+		b = fmt.Appendf(b, " %s=%d", name, l.requests.scalar[name])
+	}
+	for _, p := range l.ports {
+		b = fmt.Appendf(b, " %s %s:%d", p.protocol, p.ip, p.port)
+	}
+	return append(b, ' ')
+}
+
+// nodeInfo is a node with the sum of the loads bound to it.
+type nodeInfo struct {
+	name        string
+	node        *corev1.Node // nil while only pods name it
+	allocatable amounts
+	maxPods     int64
+	taints      []corev1.Taint // the node's, and what its conditions amount to
+
+	pods        int64
+	requested   amounts
+	cpu, memory int64
+	ports       map[hostPort]int
+	owners      map[types.UID]int
+}
+
+func (n *nodeInfo) clone() *nodeInfo {
+	c := *n
+	c.requested = n.requested.clone()
+	c.ports, c.owners = maps.Clone(n.ports), maps.Clone(n.owners)
+	return &c
+}
+
+// take adds a load, or with sign -1 takes it away.
+func (n *nodeInfo) take(l load, sign int64) {
+	n.pods += sign
+	n.requested.add(l.requests, sign)
+	n.cpu += sign * l.cpu
+	n.memory += sign * l.memory
+	for _, p := range l.ports {
+		n.ports = count(n.ports, p, sign)
+	}
+	if l.owner != "" {
+		n.owners = count(n.owners, l.owner, sign)
+	}
+}
+
+func count[K comparable](m map[K]int, k K, sign int64) map[K]int {
+	if m == nil {
+		m = map[K]int{}
+	}
+	if m[k] += int(sign); m[k] == 0 {
+		delete(m, k)
+	}
+	return m
+}
+
+func loadOf(p *corev1.Pod) load {
+	l := load{requests: requestsOf(p), ports: hostPorts(p)}
+	l.cpu, l.memory = weightOf(p)
+	if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
+		l.owner = ref.UID
+	}
+	return l
+}
+
+// hostPorts returns the ports of a pod's containers, and of its init containers that keep running beside them.
+func hostPorts(p *corev1.Pod) []hostPort {
+	var out []hostPort
+	for i := range p.Spec.InitContainers {
+		if c := &p.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			out = appendPorts(out, c)
+		}
+	}
+	for i := range p.Spec.Containers {
+		out = appendPorts(out, &p.Spec.Containers[i])
+	}
+	return out
+}
+
+func appendPorts(out []hostPort, c *corev1.Container) []hostPort {
+	for _, port := range c.Ports {
+		if port.HostPort > 0 {
+			out = append(out, newHostPort(port))
+		}
+	}
+	return out
+}
+
+func newHostPort(p corev1.ContainerPort) hostPort {
+	out := hostPort{protocol: p.Protocol, ip: p.HostIP, port: p.HostPort}
+	if out.protocol == "" {
+		out.protocol = corev1.ProtocolTCP
+	}
+	if out.ip == "0.0.0.0" || out.ip == "::" {
+		out.ip = ""
+	}
+	return out
+}
+
+// effectiveTaints returns a node's taints, with the one Kubernetes' node lifecycle gives a node that is not ready.
+func effectiveTaints(n *corev1.Node) []corev1.Taint {
+	key := corev1.TaintNodeNotReady
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			switch c.Status {
+			case corev1.ConditionTrue:
+				return n.Spec.Taints
+			case corev1.ConditionUnknown:
+				key = corev1.TaintNodeUnreachable
+			}
+		}
+	}
+	for _, t := range n.Spec.Taints {
+		if t.Key == key && t.Effect != corev1.TaintEffectPreferNoSchedule {
+			return n.Spec.Taints
+		}
+	}
+	return append(slices.Clone(n.Spec.Taints), corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule})
+}

@@ -1,0 +1,131 @@
+package scheduler
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"lockstep/kinds"
+)
+
+// table is all that the scheduler knows of placing pods: a row for each reason to refuse a node, in the order in which they
+// are asked, and one for each reason to prefer it.
+type table struct {
+	predicates []predicate
+	scores     []score
+}
+
+// rows returns the table, named as kube-scheduler's plugins are.
+func rows() *table { return &table{predicates: predicates(), scores: scores()} }
+
+// scope says which placements change what a row says of a node.
+type scope int
+
+const (
+	still  scope = iota // none: it stays for a whole round
+	itself              // those on that node
+	across              // those on any node
+)
+
+// predicate is a question to each node; the first that a node answers with no refuses the pod there.
+type predicate struct {
+	name  string
+	scope scope
+	// wakes are the changes after which a pod that it refused may find a node.
+	wakes Changes
+	// reads copies what the answer depends on from a pod to an empty one; the pod's load need not be: every class has one load.
+	// Nil: the load is all.
+	reads func(of, into *corev1.Pod)
+	// objects are the kinds besides nodes and pods that it looks at, such as claims of volumes.
+	objects []schema.GroupResource
+	// concerns says whether it can refuse the pod at all. Nil: it can.
+	concerns func(*demand) bool
+	// check says whether the node can take the pod.
+	check func(*demand, *nodeInfo, *cluster) bool
+	// words are the reasons why the node cannot, as kube-scheduler words them; it is asked where check says no.
+	words func(*demand, *nodeInfo, *cluster) []string
+}
+
+// score is a reason to prefer a node.
+type score struct {
+	name   string
+	weight int64
+	scope  scope
+	// reads is as a predicate's.
+	reads func(of, into *corev1.Pod)
+	// concerns says whether nodes can differ for the pod. Nil: they can.
+	concerns func(*demand) bool
+	// of is the score of a node, from 0 to best; of a row with scale, which is still, any number from 0.
+	of func(*demand, *nodeInfo, *cluster) int64
+	// scale brings a number to a score; most is the highest number among the candidates, above 0. Where it is 0, or the row
+	// does not concern the pod, all nodes have what nothing is worth.
+	scale   func(number, most int64) int64
+	nothing int64
+}
+
+// cluster is what rows may look at besides the node they are asked about.
+type cluster struct {
+	nodes   []*nodeInfo                // in order of their names, with the placements of this round
+	objects map[kinds.Key]kinds.Object // of the kinds that rows name
+}
+
+// fingerprints writes what pods are compared by. It keeps what it writes with from one pod to the next.
+type fingerprints struct {
+	bare corev1.Pod
+	text []byte
+}
+
+// of returns a text, valid until the next call, that is equal for pods that all rows answer alike, and that weigh alike on the
+// nodes and on the pods decided after them.
+func (f *fingerprints) of(t *table, p *corev1.Pod, l *load) []byte {
+	f.bare = corev1.Pod{}
+	for i := range t.predicates {
+		if read := t.predicates[i].reads; read != nil {
+			read(p, &f.bare)
+		}
+	}
+	for i := range t.scores {
+		if read := t.scores[i].reads; read != nil {
+			read(p, &f.bare)
+		}
+	}
+	f.text = l.appendTo(f.text[:0])
+	begin, size := len(f.text), f.bare.Size()
+	f.text = slices.Grow(f.text, size)[:begin+size]
+	if _, err := f.bare.MarshalToSizedBuffer(f.text[begin:]); err != nil {
+		return []byte(p.UID) // alike to nobody
+	}
+	return f.text
+}
+
+// looksAt says whether a row looks at objects of a kind.
+func (t *table) looksAt(kind schema.GroupResource) bool {
+	for i := range t.predicates {
+		for _, k := range t.predicates[i].objects {
+			if k == kind {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Changes are what has changed in the cluster, as far as it means something to pods that wait.
+type Changes uint
+
+// The changes.
+const (
+	PodWaits          Changes = 1 << iota // the changed pod itself waits
+	PodGone                               // a pod takes less of a node, or nothing any more
+	PodPlaced                             // a pod takes something of a node that it did not before
+	NodeListed                            // there is a node more or less
+	NodeUnschedulable                     // what a node's spec says of it
+	NodeTaints                            // its taints, and those that its conditions amount to
+	NodeLabels
+	NodeAllocatable
+	ObjectChanged // an object of a kind that rows look at
+)
+
+// anything is every change.
+const anything = ^Changes(0)

@@ -1,0 +1,314 @@
+package scheduler
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/kinds"
+	"lockstep/store"
+	"lockstep/store/memory"
+	"lockstep/store/view"
+)
+
+// TestRows states the table: which rows there are, in which order, what changes their answers, and what wakes.
+func TestRows(t *testing.T) {
+	changes := []string{"PodWaits", "PodGone", "PodPlaced", "NodeListed", "NodeUnschedulable", "NodeTaints", "NodeLabels", "NodeAllocatable", "ObjectChanged"}
+	scopes := map[scope]string{still: "still", itself: "itself", across: "across"}
+	var got strings.Builder
+	for _, row := range predicates() {
+		fmt.Fprintf(&got, "refuse %s, %s:", row.name, scopes[row.scope])
+		for i, name := range changes {
+			if row.wakes&(1<<i) != 0 {
+				got.WriteString(" " + name)
+			}
+		}
+		got.WriteString("\n")
+	}
+	for _, row := range scores() {
+		fmt.Fprintf(&got, "prefer %s, %s, weight %d\n", row.name, scopes[row.scope], row.weight)
+	}
+	const want = `refuse NodeUnschedulable, still: NodeUnschedulable
+refuse TaintToleration, still: NodeTaints
+refuse NodeAffinity, still: NodeLabels
+refuse NodePorts, itself: PodGone
+refuse NodeResourcesFit, itself: PodGone NodeAllocatable
+prefer TaintToleration, still, weight 3
+prefer NodeAffinity, still, weight 2
+prefer NodeResourcesFit, itself, weight 1
+prefer NodeResourcesBalancedAllocation, itself, weight 1
+prefer OwnerSpread, itself, weight 2
+`
+	if got.String() != want {
+		t.Errorf("the table is\n%s\nwant\n%s", got.String(), want)
+	}
+}
+
+// randomPod asks for something of everything that rows know.
+func randomPod(r *rand.Rand, name string) *corev1.Pod {
+	p := pod(name, fmt.Sprintf("cpu=%dm memory=%dMi example.com/gpu=%d", 500*r.IntN(5), 512*r.IntN(5), r.IntN(2)), nil)
+	some := func(change func(*corev1.Pod)) {
+		if r.IntN(3) == 0 {
+			change(p)
+		}
+	}
+	some(owned(fmt.Sprint("rs", r.IntN(2))))
+	some(hostPorted(int32(80+r.IntN(2)), []string{"", "10.0.0.1"}[r.IntN(2)]))
+	some(zoneAffinity(r.IntN(2) == 0, fmt.Sprint("z", r.IntN(2))))
+	some(func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"zone": fmt.Sprint("z", r.IntN(2))} })
+	some(func(p *corev1.Pod) {
+		p.Spec.Tolerations = []corev1.Toleration{{Key: []string{"k", corev1.TaintNodeUnschedulable}[r.IntN(2)], Operator: corev1.TolerationOpExists}}
+	})
+	return p
+}
+
+func randomNode(r *rand.Rand, name string) *corev1.Node {
+	return node(name, fmt.Sprintf("cpu=%d memory=%dGi pods=%d example.com/gpu=%d", r.IntN(3), r.IntN(3), r.IntN(4), r.IntN(2)), func(n *corev1.Node) {
+		n.Labels["zone"] = fmt.Sprint("z", r.IntN(3))
+		n.Spec.Unschedulable = r.IntN(5) == 0
+		if r.IntN(4) == 0 {
+			tainted("k", "v", []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule}[r.IntN(2)])(n)
+		}
+	})
+}
+
+// TestRowsReadWhatTheySay: a row says the same of a pod as of one that has nothing but its load and what the row reads, for
+// pods that are alike in that are one class.
+func TestRowsReadWhatTheySay(t *testing.T) {
+	table := rows()
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		p := randomPod(r, "p")
+		s := NewState(view.Of(randomNode(r, "a"), pod("o", "cpu=500m", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "")(p); owned("rs0")(p) })))
+		full, err := newDemand(p, loadOf(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bareOf := func(reads func(of, into *corev1.Pod)) *demand {
+			into := &corev1.Pod{}
+			if reads != nil {
+				reads(p, into)
+			}
+			d, err := newDemand(into, loadOf(p))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+		c := &cluster{nodes: []*nodeInfo{s.infos["a"]}, objects: s.objects}
+		for _, row := range table.predicates {
+			bare := bareOf(row.reads)
+			if row.check(full, c.nodes[0], c) != row.check(bare, c.nodes[0], c) {
+				t.Errorf("seed %d: %s reads more than it says", seed, row.name)
+			}
+			if row.concerns != nil && !row.concerns(full) && !row.check(full, c.nodes[0], c) {
+				t.Errorf("seed %d: %s refuses a pod that it does not concern", seed, row.name)
+			}
+			if !row.check(full, c.nodes[0], c) && len(row.words(full, c.nodes[0], c)) == 0 {
+				t.Errorf("seed %d: %s has no words", seed, row.name)
+			}
+		}
+		for _, row := range table.scores {
+			if row.concerns != nil && !row.concerns(full) {
+				continue
+			}
+			if row.of(full, c.nodes[0], c) != row.of(bareOf(row.reads), c.nodes[0], c) {
+				t.Errorf("seed %d: the score %s reads more than it says", seed, row.name)
+			}
+		}
+	}
+}
+
+// TestNobodyIsForgotten walks random changes: a pod that was refused and has not been woken would be refused again, and
+// where only nodes changed, in the same words.
+func TestNobodyIsForgotten(t *testing.T) {
+	woken, slept := 0, 0
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		db := view.NewDB()
+		s := New(Options{})
+		s.state = NewState(db.View())
+		placeable := map[*corev1.Pod]bool{} // since their last decision; nobody binds them
+		for step := range 150 {
+			var c view.Change
+			if r.IntN(2) == 0 {
+				c = changeOf(db.View(), randomNode(r, fmt.Sprint("n", r.IntN(3))), r.IntN(6) == 0)
+			} else {
+				p := randomPod(r, fmt.Sprint("p", r.IntN(9)))
+				if r.IntN(2) == 0 {
+					p.Spec.NodeName = fmt.Sprint("n", r.IntN(3))
+				}
+				c = changeOf(db.View(), p, r.IntN(4) == 0)
+			}
+			if c.Old == nil && c.New == nil {
+				continue
+			}
+			db.Apply(int64(step+1), []view.Change{c})
+			s.fold(store.Batch{View: db.View(), Changes: []view.Change{c}})
+			due := map[types.UID]bool{}
+			pods := s.due()
+			for _, p := range pods {
+				due[p.UID] = true
+			}
+			for _, p := range s.state.Pending(func(kinds.Key) bool { return true }) {
+				if due[p.UID] {
+					woken++
+					continue
+				}
+				if placeable[p] {
+					continue
+				}
+				slept++
+				plan := Decide(s.state, []*corev1.Pod{p}, 1)
+				if len(plan.Bindings) > 0 {
+					t.Fatalf("seed %d, step %d: %s could be placed, and was not woken by %v", seed, step, p.Name, c.Key)
+				}
+				if told := s.told[kinds.KeyOf(p)]; c.Key.Resource == "nodes" && told.text != plan.Refusals[0].Reason {
+					t.Fatalf("seed %d, step %d: %s is told %q, now %q", seed, step, p.Name, told.text, plan.Refusals[0].Reason)
+				}
+			}
+			for _, p := range pods {
+				plan := Decide(s.state, []*corev1.Pod{p}, 1)
+				placeable[p] = len(plan.Bindings) > 0
+				for _, refusal := range plan.Refusals {
+					s.news(refusal, time.Unix(int64(step), 0))
+				}
+			}
+		}
+	}
+	if woken == 0 || slept < woken/4 {
+		t.Errorf("%d verdicts were made anew, %d kept: the walk shows nothing", woken, slept)
+	}
+}
+
+func zoneOf(n *nodeInfo) string { return n.node.Labels["zone"] }
+
+// owners counts the pods of an owner in a zone.
+func owners(c *cluster, zone string, owner types.UID) (count int) {
+	for _, n := range c.nodes {
+		if zoneOf(n) == zone {
+			count += n.owners[owner]
+		}
+	}
+	return count
+}
+
+func zones(perZone int, names ...string) []kinds.Object {
+	var out []kinds.Object
+	for _, z := range names {
+		for i := range perZone {
+			out = append(out, node(fmt.Sprintf("%s-%d", z, i), big, zone(z)))
+		}
+	}
+	return out
+}
+
+// TestAcross places with rows that look across nodes: in one round, each placement counts for the next.
+func TestAcross(t *testing.T) {
+	table := rows()
+	table.predicates = append(table.predicates, predicate{
+		name: "OnePerZone", scope: across, wakes: PodGone | NodeLabels, concerns: func(d *demand) bool { return d.load.owner == "alone" },
+		check: func(d *demand, n *nodeInfo, c *cluster) bool { return owners(c, zoneOf(n), "alone") == 0 },
+		words: always("node(s) had one in their zone"),
+	}, predicate{
+		name: "Beside", scope: across, wakes: PodPlaced | NodeLabels, concerns: func(d *demand) bool { return d.load.owner == "beside" },
+		check: func(d *demand, n *nodeInfo, c *cluster) bool { return owners(c, zoneOf(n), "alone") > 0 },
+		words: always("node(s) had none in their zone"),
+	})
+	s := newState(view.Of(zones(3, "x", "y")...), table)
+	plan := Decide(s, []*corev1.Pod{
+		pod("b0", "", owned("beside")), // nobody is there yet
+		pod("a0", "", owned("alone")), pod("a1", "", owned("alone")), pod("a2", "", owned("alone")), pod("b1", "", owned("beside")),
+	}, 3)
+	got := map[string]string{}
+	for _, b := range plan.Bindings {
+		got[b.Pod.Name] = b.Node[:1]
+	}
+	for _, r := range plan.Refusals {
+		got[r.Pod.Name] = r.Reason
+	}
+	if got["b0"] != "0/6 nodes are available: 6 node(s) had none in their zone." || got["a2"] != "0/6 nodes are available: 6 node(s) had one in their zone." {
+		t.Errorf("refused %q", got)
+	}
+	if got["a0"] == got["a1"] || len(got["a0"]) != 1 || len(got["a1"]) != 1 || len(got["b1"]) != 1 {
+		t.Errorf("placed %q", got)
+	}
+	if plan.Refusals[0].Wakes&PodPlaced == 0 {
+		t.Error("a pod that waits for another is not woken by it")
+	}
+	if effect := s.Fold(view.Change{Key: kinds.KeyOf(pod("a9", "", nil)), New: pod("a9", "", on("x-0"))}); effect != PodPlaced {
+		t.Errorf("a pod that came is told as %b", effect)
+	}
+}
+
+// TestAcrossScores spreads over zones by a score that looks across nodes.
+func TestAcrossScores(t *testing.T) {
+	table := rows()
+	table.scores = append(table.scores, score{name: "ZoneSpread", weight: 1000, scope: across, of: func(d *demand, n *nodeInfo, c *cluster) int64 {
+		return best / int64(1+owners(c, zoneOf(n), d.load.owner))
+	}})
+	objects := append(zones(1, "x", "y"), zones(8, "z")...)
+	var pods []*corev1.Pod
+	for i := range 9 {
+		pods = append(pods, pod(fmt.Sprint("p", i), "", owned("rs")))
+	}
+	s := newState(view.Of(objects...), table)
+	count := map[string]int{}
+	for _, b := range Decide(s, pods, 1).Bindings {
+		count[b.Node[:1]]++
+	}
+	if want := map[string]int{"x": 3, "y": 3, "z": 3}; !reflect.DeepEqual(count, want) {
+		t.Errorf("placed %v, want %v", count, want)
+	}
+}
+
+// TestObjects: a row may look at other kinds. Here a pod has a claim by the name of its owner, which says the zone that its
+// volume is in.
+func TestObjects(t *testing.T) {
+	claims := schema.GroupResource{Resource: "configmaps"}
+	volume := func(d *demand, c *cluster) (string, bool) {
+		o, ok := c.objects[kinds.Key{Resource: claims.Resource, Namespace: "shop", Name: string(d.load.owner)}].(*corev1.ConfigMap)
+		if !ok {
+			return "", false
+		}
+		return o.Data["zone"], true
+	}
+	table := rows()
+	table.predicates = append(table.predicates, predicate{
+		name: "VolumeZone", scope: still, wakes: ObjectChanged | NodeLabels, objects: []schema.GroupResource{claims},
+		concerns: func(d *demand) bool { return d.load.owner != "" },
+		check: func(d *demand, n *nodeInfo, c *cluster) bool {
+			z, ok := volume(d, c)
+			return ok && z == zoneOf(n)
+		},
+		words: func(d *demand, _ *nodeInfo, c *cluster) []string {
+			if _, ok := volume(d, c); !ok {
+				return []string{"node(s) wait for a volume"}
+			}
+			return []string{"node(s) had no volume"}
+		},
+	})
+	s := memory.New(append(zones(2, "x", "y"), pod("p", "", owned("claim")))...)
+	scheduler := New(Options{Store: s, Commit: s, Events: s})
+	scheduler.table = table
+	run(t, scheduler)
+	awaitEvent(t, s, "Warning FailedScheduling 0/4 nodes are available: 4 node(s) wait for a volume.")
+	claim := &corev1.ConfigMap{Data: map[string]string{"zone": "y"}}
+	claim.Namespace, claim.Name = "shop", "claim"
+	commit(t, s, store.Write{Key: kinds.KeyOf(claim), Object: claim})
+	await(t, s, "p", func(p *corev1.Pod) bool { return strings.HasPrefix(p.Spec.NodeName, "y") })
+
+	if again := newState(s.View(), table); len(again.objects) != 1 {
+		t.Errorf("a new state has the objects %v", again.objects)
+	}
+	if len(NewState(s.View()).objects) != 0 {
+		t.Error("objects are kept that no row looks at")
+	}
+}
