@@ -24,10 +24,18 @@ type Refusal struct {
 	Wakes Changes
 }
 
-// Plan is what one decision asks for. Bindings and refusals are in the order of the pods decided.
+// Eviction takes a pod off its node, for the sake of another.
+type Eviction struct {
+	Pod    *corev1.Pod
+	Reason string
+}
+
+// Plan is what one decision asks for. Bindings and refusals are in the order of the pods decided. What an eviction makes room
+// for is bound once its pod is gone.
 type Plan struct {
-	Bindings []Binding
-	Refusals []Refusal
+	Evictions []Eviction
+	Bindings  []Binding
+	Refusals  []Refusal
 }
 
 // Decide places pods, in their order, on the nodes of a state, which it does not change. Seed settles ties: equal

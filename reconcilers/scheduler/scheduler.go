@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
+	"lockstep/kinds/strategy"
 	"lockstep/store"
 )
 
@@ -201,6 +202,11 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 	var groups []store.Group
 	var done []func() // what to tell once a group is written; nil for nothing
 	add := func(w store.Write, tell func()) { groups, done = append(groups, store.Group{w}), append(done, tell) }
+	for _, e := range plan.Evictions {
+		if w, ok := s.evict(e, now); ok {
+			add(w, func() { s.opts.Events.Event(component, e.Pod, corev1.EventTypeNormal, "Preempted", e.Reason) })
+		}
+	}
 	for _, b := range plan.Bindings {
 		add(write(bound(b, now), b.Reason), func() { s.announce(b, now.Time) })
 	}
@@ -259,6 +265,20 @@ func (s *Scheduler) news(r Refusal, now time.Time) bool {
 	}
 	s.told[key] = next
 	return !old
+}
+
+// evict is the write that ends a pod, marked as Kubernetes marks a preempted one; false: it is ending already.
+func (s *Scheduler) evict(e Eviction, now metav1.Time) (store.Write, bool) {
+	p, _ := withCondition(e.Pod, corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: now,
+		Reason: corev1.PodReasonPreemptionByScheduler, Message: e.Reason,
+	})
+	changed, gone := strategy.Delete(p, now.Time, nil)
+	w := store.Write{Key: kinds.KeyOf(p), If: store.Revision(p), Reason: e.Reason}
+	if !gone {
+		w.Object = changed
+	}
+	return w, gone || changed != nil
 }
 
 func write(p *corev1.Pod, reason string) store.Write {

@@ -312,3 +312,41 @@ func TestObjects(t *testing.T) {
 		t.Error("objects are kept that no row looks at")
 	}
 }
+
+// TestEvict carries out a plan with an eviction: the pod is told to end as a deletion would, says why, and its place is
+// taken once it is gone.
+func TestEvict(t *testing.T) {
+	grace := int64(30)
+	victim := pod("victim", "cpu=1", func(p *corev1.Pod) { on("a")(p); p.Spec.TerminationGracePeriodSeconds = &grace })
+	gone := pod("unbound", "", nil)
+	s := memory.New(node("a", "cpu=1 memory=1Gi pods=10", nil), victim, gone)
+	scheduler := New(Options{Store: s, Commit: s, Events: s})
+	stored := func(name string) *corev1.Pod { p, _ := view.Get[*corev1.Pod](s.View(), "shop", name); return p }
+	plan := Plan{Evictions: []Eviction{{stored("victim"), "makes room for shop/high"}, {stored("unbound"), "makes room for shop/high"}}}
+	if err := scheduler.act(t.Context(), plan); err != nil {
+		t.Fatal(err)
+	}
+	p := stored("victim")
+	if p == nil || p.DeletionTimestamp == nil || *p.DeletionGracePeriodSeconds != grace || p.Spec.NodeName != "a" {
+		t.Fatalf("the victim is %+v", p)
+	}
+	if c := p.Status.Conditions; len(c) != 1 || c[0].Type != corev1.DisruptionTarget || c[0].Reason != "PreemptionByScheduler" || c[0].Message != "makes room for shop/high" {
+		t.Errorf("conditions %+v", c)
+	}
+	awaitEvent(t, s, "Normal Preempted makes room for shop/high")
+	if stored("unbound") != nil {
+		t.Error("a pod that no node runs is still there")
+	}
+	before := s.View().Revision()
+	if err := scheduler.act(t.Context(), Plan{Evictions: []Eviction{{p, "again"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if s.View().Revision() != before {
+		t.Error("a pod that is going was written again")
+	}
+	commit(t, s, store.Write{Key: kinds.KeyOf(pod("high", "", nil)), Object: pod("high", "cpu=1", nil)})
+	run(t, scheduler)
+	awaitEvent(t, s, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu.")
+	commit(t, s, store.Write{Key: kinds.KeyOf(p), If: store.Revision(p)})
+	await(t, s, "high", func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" })
+}
