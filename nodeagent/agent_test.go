@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"lockstep/nodeagent/logs"
+	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 )
 
@@ -238,7 +239,7 @@ func TestNothingRestarts(t *testing.T) {
 	l.startContainerd()
 	time.Sleep(500 * time.Millisecond) // what would go wrong would go wrong by now
 	l.eventually("pod still ready", 10*time.Second, func() error {
-		if !ready(l.pod("keep").Status) {
+		if !pods.Ready(l.pod("keep").Status) {
 			return fmt.Errorf("%+v", l.pod("keep").Status)
 		}
 		return nil
@@ -338,7 +339,7 @@ func TestReboot(t *testing.T) {
 	l.serve(l.address)
 	l.eventually("reported", 30*time.Second, func() error {
 		s := l.pod("survivor").Status
-		if !ready(s) || s.ContainerStatuses[0].RestartCount != 1 {
+		if !pods.Ready(s) || s.ContainerStatuses[0].RestartCount != 1 {
 			return fmt.Errorf("status %+v", s)
 		}
 		return nil

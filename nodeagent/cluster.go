@@ -14,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -28,6 +27,7 @@ import (
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/tunnel"
 )
 
@@ -306,8 +306,7 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 	a.mu.Unlock()
 	if p == nil {
 		p = newPod(a, o)
-		// Pods that had been admitted before, as their status says, stay so.
-		if o.Status.StartTime == nil && o.DeletionTimestamp == nil {
+		if !pods.Admitted(o) {
 			p.wanted.Rejected, p.wanted.RejectedMessage = a.admit(o)
 		}
 		if reason := p.wanted.Rejected; reason != "" {
@@ -328,21 +327,28 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 		old = p.wanted.Pod
 		p.wanted.Pod, p.wanted.Gone = o, false
 	})
-	if !equality.Semantic.DeepEqual(old.Labels, o.Labels) || !equality.Semantic.DeepEqual(old.Annotations, o.Annotations) {
+	if pods.Relabelled(old, o) {
 		a.contentDue(o.UID)
 	}
-	if keepAgain(old, o) {
+	if pods.KeepAgain(old, o) {
 		if err := errors.Join(a.records.savePod(o), a.dropForgotten(o.UID)); err != nil {
 			p.log.Warn("cannot keep pod", "error", err)
 		}
 	}
 }
 
-// keepAgain says whether a kept pod is outdated for an agent that starts without the API.
-func keepAgain(old, o *corev1.Pod) bool {
-	return old.Status.Phase != o.Status.Phase || old.Status.PodIP != o.Status.PodIP || !old.DeletionTimestamp.Equal(o.DeletionTimestamp) ||
-		!equality.Semantic.DeepEqual(old.Labels, o.Labels) || !equality.Semantic.DeepEqual(old.Annotations, o.Annotations) ||
-		!equality.Semantic.DeepEqual(old.Spec, o.Spec)
+// admit says why the node cannot take the pod beside those it has. Those of a lost history give way.
+func (a *Agent) admit(o *corev1.Pod) (reason, message string) {
+	if reason, message = spec.Unfit(a.nodeFacts(), o); reason != "" {
+		return reason, message
+	}
+	var others []pods.Wanted
+	for _, p := range a.allPods() {
+		if !a.isLost(p.uid) {
+			others = append(others, p.asked())
+		}
+	}
+	return pods.Admit(a.nodeFacts().Allocatable, others, o)
 }
 
 // podDeleted takes in that the API has no such pod. A lost history's pods it cannot have.
@@ -359,13 +365,6 @@ func (a *Agent) podGone(uid types.UID) {
 	if p != nil {
 		p.change(func() { p.wanted.Gone = true })
 	}
-}
-
-// rejected says whether the node refused the pod.
-func (p *pod) rejected() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.wanted.Rejected != "" || p.wanted.Gone
 }
 
 // servicesWait bounds how long a container waits for the services that its
@@ -464,7 +463,7 @@ func (a *Agent) configureNetwork(cidrs []string, keep bool) {
 	}
 	a.reportNode()
 	for _, p := range a.allPods() {
-		p.change(func() { delete(p.failures, string(pods.Setup)) })
+		p.hear(pods.NetworkChanged)
 	}
 }
 

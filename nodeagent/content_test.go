@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"lockstep/nodeagent/pods"
 )
 
 // prompt is how soon a change must be seen, less than refreshPeriod; it takes
@@ -91,7 +93,7 @@ func TestWaitsForWhatIsMissing(t *testing.T) {
 	l.event("volume", "FailedMount", `MountVolume.SetUp failed for volume "config" : configmap "late" not found`)
 	l.event("env", "Failed", `Error: configmap "late" not found`)
 	// Nothing but the news that it is there may have them tried again.
-	for name, key := range map[string]string{"volume": "Volumes", "env": "Start/main"} {
+	for name, key := range map[string]pods.Key{"volume": {Kind: pods.Volumes}, "env": {Kind: pods.Start, Of: "main"}} {
 		p := l.agent.podNamed("default", name)
 		l.eventually(name+" waits for long", 20*time.Second, func() error {
 			p.mu.Lock()

@@ -12,7 +12,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
@@ -20,8 +19,6 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
-
-	"lockstep/nodeagent/pods"
 )
 
 // TestEventsWaitForTheServer has a server that goes away while many events come: each is written when it is back, and two
@@ -84,54 +81,6 @@ func TestEventsWaitForTheAPI(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("%d events are written", len(list.Items))
-		}
-	}
-}
-
-// TestKilling has the kubelet's words for why a container ends.
-func TestKilling(t *testing.T) {
-	never, onFailure := corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure
-	for _, c := range []struct {
-		reason string
-		pod    corev1.RestartPolicy
-		own    *corev1.ContainerRestartPolicy
-		want   string
-	}{
-		{"the pod is being deleted", corev1.RestartPolicyAlways, nil, "Stopping container main"},
-		{"FailedPostStartHook", corev1.RestartPolicyAlways, nil, "FailedPostStartHook"},
-		{"Container main failed liveness probe", corev1.RestartPolicyAlways, nil, "Container main failed liveness probe, will be restarted"},
-		{"Container main failed liveness probe", corev1.RestartPolicyNever, nil, "Container main failed liveness probe"},
-		{"Container main failed liveness probe", corev1.RestartPolicyNever, &onFailure, "Container main failed liveness probe, will be restarted"},
-		{"Container main failed startup probe", corev1.RestartPolicyAlways, &never, "Container main failed startup probe"},
-		{"Container main definition changed", corev1.RestartPolicyNever, nil, "Container main definition changed, will be restarted"},
-	} {
-		o := &corev1.Pod{Spec: corev1.PodSpec{RestartPolicy: c.pod}}
-		got := killing(pods.Step{Container: "main", Reason: c.reason}, restartsAfterKill(o, &corev1.Container{RestartPolicy: c.own}))
-		if got != c.want {
-			t.Errorf("%s, %s: %q, want %q", c.reason, c.pod, got, c.want)
-		}
-	}
-}
-
-func TestTooLittle(t *testing.T) {
-	asks := func(cpu, memory string) *corev1.Pod {
-		return &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Resources: corev1.ResourceRequirements{
-			Requests: corev1.ResourceList{"cpu": apiresource.MustParse(cpu), "memory": apiresource.MustParse(memory)}}}}}}
-	}
-	node := corev1.ResourceList{"cpu": apiresource.MustParse("2"), "memory": apiresource.MustParse("1Ki"), "pods": apiresource.MustParse("3")}
-	two := []*corev1.Pod{asks("500m", "0"), asks("1", "24")}
-	for _, c := range []struct {
-		others          []*corev1.Pod
-		pod             *corev1.Pod
-		reason, message string
-	}{
-		{two, asks("500m", "1000"), "", ""},
-		{two, asks("501m", "1"), "OutOfcpu", "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000"},
-		{two, asks("0", "1001"), "OutOfmemory", "Node didn't have enough resource: memory, requested: 1001, used: 24, capacity: 1024"},
-		{append(two, &corev1.Pod{}), &corev1.Pod{}, "OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"},
-	} {
-		if reason, message := tooLittle(node, c.others, c.pod); reason != c.reason || message != c.message {
-			t.Errorf("%s: %s, want %s: %s", reason, message, c.reason, c.message)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 )
 
@@ -93,7 +94,7 @@ func TestKilledShims(t *testing.T) {
 	}
 	for _, name := range []string{"first", "second", "third"} {
 		l.eventually(name+" runs", 120*time.Second, func() error {
-			if s := l.pod(name).Status; !ready(s) {
+			if s := l.pod(name).Status; !pods.Ready(s) {
 				return fmt.Errorf("status %+v", s.ContainerStatuses)
 			}
 			return nil

@@ -38,6 +38,7 @@ import (
 	"lockstep/kinds/strategy"
 	_ "lockstep/nodeagent/dns/names/early"
 	_ "lockstep/nodeagent/logs/keeper/early"
+	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 	"lockstep/store"
 	"lockstep/store/memory"
@@ -353,7 +354,7 @@ func (l *lab) running(name string) *corev1.Pod {
 		if p == nil {
 			return errors.New("no pod")
 		}
-		if !ready(p.Status) {
+		if !pods.Ready(p.Status) {
 			return fmt.Errorf("phase %s, conditions %v, containers %v", p.Status.Phase, p.Status.Conditions, p.Status.ContainerStatuses)
 		}
 		return nil

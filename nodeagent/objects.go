@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,10 +15,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/component-helpers/resource"
 
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/volumes"
@@ -359,53 +356,4 @@ func (a *Agent) latestSources(ctx context.Context) volumes.Sources {
 		},
 		Allocatable: a.nodeFacts().Allocatable,
 	}
-}
-
-// admit says why the node cannot take the pod beside those it has; the
-// scheduler and other writers may have raced. Empty means it can.
-func (a *Agent) admit(o *corev1.Pod) (reason, message string) {
-	if reason, message = spec.Unfit(a.nodeFacts(), o); reason != "" {
-		return reason, message
-	}
-	var others []*corev1.Pod
-	for _, p := range a.allPods() {
-		other := p.object()
-		if other.UID == o.UID || p.rejected() || a.isLost(other.UID) || other.Status.Phase == corev1.PodSucceeded || other.Status.Phase == corev1.PodFailed {
-			continue
-		}
-		others = append(others, other)
-	}
-	return tooLittle(a.nodeFacts().Allocatable, others, o)
-}
-
-// tooLittle names the first resource of which the node has too little for o
-// beside the others, in the kubelet's words; empty if there is none.
-func tooLittle(allocatable corev1.ResourceList, others []*corev1.Pod, o *corev1.Pod) (reason, message string) {
-	used := corev1.ResourceList{}
-	for _, other := range others {
-		for name, q := range resource.PodRequests(other, resource.PodResourcesOptions{}) {
-			sum := used[name]
-			sum.Add(q)
-			used[name] = sum
-		}
-	}
-	lacks := func(name corev1.ResourceName, requested, used, capacity int64) (string, string) {
-		return "OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)
-	}
-	if most, ok := allocatable[corev1.ResourcePods]; ok && int64(len(others)) >= most.Value() {
-		return lacks(corev1.ResourcePods, 1, int64(len(others)), most.Value())
-	}
-	requests := resource.PodRequests(o, resource.PodResourcesOptions{})
-	for _, name := range slices.Sorted(maps.Keys(requests)) {
-		most, ok := allocatable[name]
-		value := (*apiresource.Quantity).Value
-		if name == corev1.ResourceCPU {
-			value = (*apiresource.Quantity).MilliValue
-		}
-		requested, before := requests[name], used[name]
-		if ok && !requested.IsZero() && value(&requested) > value(&most)-value(&before) {
-			return lacks(name, value(&requested), value(&before), value(&most))
-		}
-	}
-	return "", ""
 }

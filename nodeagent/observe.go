@@ -220,7 +220,7 @@ func (p *pod) busy(id, name string, listed time.Time) bool {
 		return true
 	}
 	for key := range p.inflight {
-		if key == "Start/"+name || key == "Prepare/"+name || key == string(pods.Setup) || key == string(pods.Purge) || key == string(pods.Teardown) {
+		if key.Touches(name) {
 			return true
 		}
 	}

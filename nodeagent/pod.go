@@ -38,8 +38,8 @@ type pod struct {
 	prepared  map[string]*prepared // by container name
 	begun     map[string]bool      // IDs of which there may be a layer, pipes and a shim's socket, whatever became of them
 	instances map[string]*instance // by containerd ID
-	failures  map[string]pods.Failure
-	inflight  map[string]context.CancelFunc
+	failures  map[pods.Key]pods.Failure
+	inflight  map[pods.Key]context.CancelFunc
 	deleted   bool
 	status    corev1.PodStatus // last computed
 	version   int              // of status
@@ -75,7 +75,7 @@ func newPod(a *Agent, object *corev1.Pod) *pod {
 		log:      a.log.With("pod", object.Namespace+"/"+object.Name, "uid", object.UID),
 		wanted:   pods.Wanted{Pod: object},
 		prepared: map[string]*prepared{}, begun: map[string]bool{}, instances: map[string]*instance{},
-		failures: map[string]pods.Failure{}, inflight: map[string]context.CancelFunc{},
+		failures: map[pods.Key]pods.Failure{}, inflight: map[pods.Key]context.CancelFunc{},
 	}
 }
 
@@ -95,11 +95,25 @@ func (p *pod) change(f func()) {
 	p.poke()
 }
 
+// hear has tried again at once what failed for want of what the news is about.
+func (p *pod) hear(news pods.News) {
+	p.change(func() {
+		maps.DeleteFunc(p.failures, func(k pods.Key, f pods.Failure) bool { return news.Ends(k, f) })
+	})
+}
+
 // object is the newest known object.
 func (p *pod) object() *corev1.Pod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.wanted.Pod
+}
+
+// asked is what is wanted of the pod.
+func (p *pod) asked() pods.Wanted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wanted
 }
 
 // run is the pod's loop; it returns when nothing of the pod is left or ctx
@@ -157,7 +171,7 @@ func (p *pod) begin(ctx context.Context, step pods.Step) {
 	key := step.Key()
 	p.inflight[key] = cancel
 	p.a.metrics.steps.WithLabelValues(string(step.Kind)).Inc()
-	p.log.Debug("step", "step", key, "reason", step.Reason)
+	p.log.Debug("step", "step", key, "reason", step.Reason())
 	p.steps.Go(func() {
 		defer cancel()
 		began, interrupted := time.Now(), p.a.rt.Interruption()
@@ -236,7 +250,7 @@ func (p *pod) observe() pods.Observed {
 		Traces:   p.traces,
 		Prepared: map[string]bool{},
 		Failures: maps.Clone(p.failures),
-		InFlight: map[string]bool{},
+		InFlight: map[pods.Key]bool{},
 		Deleted:  p.deleted,
 		HostIPs:  p.a.hostIPs(),
 	}
@@ -321,25 +335,7 @@ func (p *pod) report(s corev1.PodStatus, o pods.Observed) {
 		p.confirmed = p.version
 		return
 	}
-	p.a.statuses.add(p, urgent(p.wanted.Pod.Status, s))
-}
-
-// urgent says whether somebody waits for this status: others may be coalesced
-// with what follows.
-func urgent(old, s corev1.PodStatus) bool {
-	if s.Phase != corev1.PodPending && s.Phase != old.Phase {
-		return true
-	}
-	return ready(old) != ready(s)
-}
-
-func ready(s corev1.PodStatus) bool {
-	for _, c := range s.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
+	p.a.statuses.add(p, pods.Urgent(p.wanted.Pod.Status, s))
 }
 
 // interruptedRetry is the pause after a step that failed because containerd

@@ -22,6 +22,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/nodeagent/pods"
 )
 
 // TestRegistries pulls with credentials, through a mirror, again and in vain.
@@ -104,12 +106,12 @@ func TestRegistries(t *testing.T) {
 	l.eventually("early waits for long", 20*time.Second, func() error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		f := p.failures["Prepare/main"]
+		f := p.failures[pods.Key{Kind: pods.Prepare, Of: "main"}]
 		if f.Reason != "ImagePullBackOff" {
 			return fmt.Errorf("failures %v", p.failures)
 		}
 		f.Until = time.Now().Add(time.Hour)
-		p.failures["Prepare/main"] = f
+		p.failures[pods.Key{Kind: pods.Prepare, Of: "main"}] = f
 		return nil
 	})
 	secret("late")

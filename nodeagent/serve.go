@@ -128,7 +128,7 @@ func (a *Agent) podNamed(namespace, name string) *pod {
 	var found *pod
 	for _, p := range a.allPods() {
 		o := p.object()
-		if o.Namespace == namespace && o.Name == name && (found == nil || !p.rejected()) {
+		if o.Namespace == namespace && o.Name == name && (found == nil || !p.asked().Refused()) {
 			found = p
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -50,7 +49,7 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 	c, sig, deadline, hooked := containerOf(p.wanted.Pod, inst.Name), inst.StopSignal, inst.killBy, inst.preStopped
 	p.mu.Unlock()
 	if !again {
-		p.containerEvent(step.Container, corev1.EventTypeNormal, "Killing", killing(step, restartsAfterKill(p.object(), c)))
+		p.containerEvent(step.Container, corev1.EventTypeNormal, "Killing", pods.Killing(step, p.object()))
 	}
 	if step.Hooks && !hooked && c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 		p.preStop(ctx, c, inst, deadline)
@@ -102,27 +101,6 @@ func (p *pod) cancelAfter(ctx context.Context, id string, cancel context.CancelF
 			return
 		}
 	}
-}
-
-// restartsAfterKill says whether a container whose probe gave up gets a successor.
-func restartsAfterKill(o *corev1.Pod, c *corev1.Container) bool {
-	if c != nil && c.RestartPolicy != nil {
-		return *c.RestartPolicy != corev1.ContainerRestartPolicyNever
-	}
-	return o.Spec.RestartPolicy != corev1.RestartPolicyNever
-}
-
-// killing is what the kubelet says of why it ends a container.
-func killing(step pods.Step, restarts bool) string {
-	switch {
-	case step.Reason == "FailedPostStartHook":
-		return "FailedPostStartHook"
-	case strings.HasPrefix(step.Reason, "Container ") && (restarts || strings.HasSuffix(step.Reason, " definition changed")):
-		return step.Reason + ", will be restarted"
-	case strings.HasPrefix(step.Reason, "Container "):
-		return step.Reason
-	}
-	return "Stopping container " + step.Container
 }
 
 // settle learns how a container ended, records it and frees what containerd
@@ -197,7 +175,7 @@ func (p *pod) learnPause(c runtime.Container) {
 		return
 	}
 	p.change(func() {
-		if p.inflight[string(pods.Setup)] == nil {
+		if p.inflight[pods.Key{Kind: pods.Setup}] == nil {
 			p.sandbox = sandbox{}
 		}
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -159,23 +158,8 @@ func (a *Agent) objectChanged(ref reference) {
 			continue
 		}
 		a.contentDue(p.uid)
-		p.change(func() {
-			for key, f := range p.failures {
-				if key == string(pods.Volumes) || f.Reason == "CreateContainerConfigError" || ref.secret && pullsWith(object, ref.name) {
-					delete(p.failures, key)
-				}
-			}
-		})
+		p.hear(pods.ContentNews(object, ref.secret, ref.name))
 	}
-}
-
-func pullsWith(o *corev1.Pod, secret string) bool {
-	for _, s := range o.Spec.ImagePullSecrets {
-		if s.Name == secret {
-			return true
-		}
-	}
-	return false
 }
 
 func ptrTo[T any](v T) *T { return &v }

@@ -22,9 +22,9 @@ const evictionGrace = time.Second
 // changed and at Plan.Again; steps in flight are not named a second time.
 func Decide(w Wanted, o Observed, now time.Time) Plan {
 	var p Plan
-	switch why := ending(w, o, now); {
+	switch why, detail := ending(w, o, now); {
 	case why != "":
-		decideEnd(&p, w, o, why, now)
+		decideEnd(&p, w, o, Step{Cause: why, Detail: detail}, now)
 	default:
 		decideRun(&p, w, o, now)
 	}
@@ -42,26 +42,26 @@ func Decide(w Wanted, o Observed, now time.Time) Plan {
 }
 
 // ending says why the pod must not run any more; empty if it may.
-func ending(w Wanted, o Observed, now time.Time) string {
+func ending(w Wanted, o Observed, now time.Time) (why Cause, detail string) {
 	pod := w.Pod
 	switch {
 	case w.Gone:
-		return "the pod is not bound to this node"
+		return Unbound, ""
 	case pod.DeletionTimestamp != nil:
-		return "the pod is being deleted"
+		return Deleting, ""
 	case w.Rejected != "":
-		return w.RejectedMessage
+		return Rejected, w.RejectedMessage
 	case pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded:
-		return "the pod has finished"
+		return Finished, ""
 	case w.Evicted != "":
-		return "the pod is evicted"
+		return Evicted, ""
 	case overdue(pod, now):
-		return "the pod was active longer than its deadline"
+		return Overdue, ""
 	}
 	if phase := finished(pod, o); phase != "" {
-		return "the pod has finished"
+		return Finished, ""
 	}
-	return ""
+	return "", ""
 }
 
 // overdue says whether activeDeadlineSeconds have passed since the pod's start.
@@ -70,14 +70,15 @@ func overdue(pod *corev1.Pod, now time.Time) bool {
 	return d != nil && pod.Status.StartTime != nil && !now.Before(pod.Status.StartTime.Add(time.Duration(*d)*time.Second))
 }
 
-// decideEnd stops containers, mains before sidecars, then removes what is left.
-func decideEnd(p *Plan, w Wanted, o Observed, why string, now time.Time) {
+// decideEnd stops containers, mains before sidecars, then removes what is left. All its steps have the cause of why.
+func decideEnd(p *Plan, w Wanted, o Observed, why Step, now time.Time) {
 	for key := range o.InFlight {
-		if k := kindOf(key); k == Prepare || k == Start || k == Hook || k == Volumes || k == Setup {
+		switch key.Kind {
+		case Prepare, Start, Hook, Volumes, Setup:
 			p.Cancel = append(p.Cancel, key)
 		}
 	}
-	slices.Sort(p.Cancel)
+	slices.SortFunc(p.Cancel, func(a, b Key) int { return strings.Compare(a.String(), b.String()) })
 	grace := graceOf(w.Pod, now)
 	if w.Evicted != "" {
 		grace = evictionGrace
@@ -99,22 +100,22 @@ func decideEnd(p *Plan, w Wanted, o Observed, why string, now time.Time) {
 		if slices.Contains(sidecars, c.Name) && (mains || c.Name != last) {
 			continue
 		}
-		p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: grace, Hooks: c.State == Running && grace > 0, Reason: why})
+		p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: grace, Hooks: c.State == Running && grace > 0, Cause: why.Cause, Detail: why.Detail})
 	}
 	if len(alive) > 0 || len(p.Cancel) > 0 {
 		return
 	}
 	switch {
 	case o.Traces:
-		p.add(Step{Kind: Teardown, Reason: why})
+		p.add(Step{Kind: Teardown, Cause: why.Cause, Detail: why.Detail})
 	case w.Gone || o.Deleted:
 		if len(o.Containers) > 0 {
-			p.add(Step{Kind: Purge, Reason: why})
+			p.add(Step{Kind: Purge, Cause: why.Cause, Detail: why.Detail})
 			return
 		}
 		p.Done = true
 	case w.Pod.DeletionTimestamp != nil && o.Reported:
-		p.add(Step{Kind: Delete, Reason: "everything of the pod is down"})
+		p.add(Step{Kind: Delete, Cause: AllDown})
 	}
 }
 
@@ -125,16 +126,16 @@ func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 		p.again(pod.Status.StartTime.Add(time.Duration(*d) * time.Second))
 	}
 	if !o.Volumes {
-		p.add(Step{Kind: Volumes, Reason: "the pod's volumes are not set up"})
+		p.add(Step{Kind: Volumes, Cause: NoVolumes})
 	}
 	if o.Sandbox.ID == "" {
 		// Containers cannot outlive the namespaces they were made in.
 		alive := liveOf(o)
 		for _, c := range alive {
-			p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: graceOf(pod, now), Hooks: false, Reason: "the pod's sandbox is gone"})
+			p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: graceOf(pod, now), Hooks: false, Cause: SandboxGone})
 		}
 		if len(alive) == 0 {
-			p.add(Step{Kind: Setup, Reason: "the pod has no sandbox"})
+			p.add(Step{Kind: Setup, Cause: NoSandbox})
 		}
 	}
 	turn := decideInit(p, w, o, now)
@@ -150,10 +151,8 @@ func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 // included: those after it in the list wait. One whose start has failed is not,
 // until it is tried again.
 func starting(p *Plan, o Observed, c *corev1.Container, now time.Time) bool {
-	for key := range o.InFlight {
-		if k, name, _ := strings.Cut(key, "/"); name == c.Name && (k == string(Prepare) || k == string(Start)) {
-			return true
-		}
+	if o.InFlight[Key{Prepare, c.Name}] || o.InFlight[Key{Start, c.Name}] {
+		return true
 	}
 	last, _ := latest(o, c.Name)
 	if last.State == Running && !last.Hooked {
@@ -201,12 +200,12 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 	hash := Hash(c)
 	if any && here && last.State != Exited {
 		if why, grace := unwanted(pod, c, last, hash, now); why != "" {
-			p.add(Step{Kind: Stop, Container: c.Name, ID: last.ID, Grace: grace, Hooks: grace > 0, Reason: why})
+			p.add(Step{Kind: Stop, Container: c.Name, ID: last.ID, Grace: grace, Hooks: grace > 0, Cause: why, Detail: last.Unhealthy})
 			return
 		}
 		if last.State == Running {
-			if !last.Hooked && !o.InFlight[Step{Kind: Start, Container: c.Name}.Key()] {
-				p.add(Step{Kind: Hook, Container: c.Name, ID: last.ID, Reason: "the container's postStart hook was interrupted"})
+			if !last.Hooked && !o.InFlight[Key{Start, c.Name}] {
+				p.add(Step{Kind: Hook, Container: c.Name, ID: last.ID, Cause: Interrupted})
 			}
 			return
 		}
@@ -214,12 +213,12 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 	if any && last.State == Exited && here && last.Hash == hash && !restarts(pod, c, init, last) {
 		return
 	}
-	next := Step{Kind: Start, Container: c.Name, Reason: "the container has not been started"}
+	next := Step{Kind: Start, Container: c.Name, Cause: NotStarted}
 	if any {
 		next.Attempt, next.Crashes = last.Attempt, last.Crashes
 		if last.State == Exited {
 			next.Attempt, next.Crashes = last.Attempt+1, crashes(last)
-			next.Reason = fmt.Sprintf("the container exited with code %d", last.ExitCode)
+			next.Cause, next.Detail = Restarting, fmt.Sprint(last.ExitCode)
 			if !here || last.Hash != hash {
 				next.Crashes = 0
 			}
@@ -234,28 +233,28 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 	}
 	if !o.Prepared[c.Name] {
 		if !o.InFlight[next.Key()] {
-			p.add(Step{Kind: Prepare, Container: c.Name, Attempt: next.Attempt, Reason: "the container's image and layer are not ready"})
+			p.add(Step{Kind: Prepare, Container: c.Name, Attempt: next.Attempt, Cause: Unprepared})
 		}
 		return
 	}
-	if turn && o.Volumes && o.Sandbox.ID != "" && !o.InFlight["Prepare/"+c.Name] {
+	if turn && o.Volumes && o.Sandbox.ID != "" && !o.InFlight[Key{Prepare, c.Name}] {
 		p.add(next)
 	}
 }
 
 // unwanted says why a living instance must end; empty if it may live on.
-func unwanted(pod *corev1.Pod, c *corev1.Container, i Container, hash string, now time.Time) (string, time.Duration) {
+func unwanted(pod *corev1.Pod, c *corev1.Container, i Container, hash string, now time.Time) (Cause, time.Duration) {
 	switch {
 	case i.Hash != hash:
-		return fmt.Sprintf("Container %s definition changed", c.Name), graceOf(pod, now)
+		return Changed, graceOf(pod, now)
 	case i.HookError != "":
-		return "FailedPostStartHook", graceOf(pod, now)
+		return HookFailed, graceOf(pod, now)
 	case i.Unhealthy != "":
 		grace := graceOf(pod, now)
 		if g := probeGrace(c, i); g != nil {
 			grace = time.Duration(*g) * time.Second
 		}
-		return fmt.Sprintf("Container %s %s", c.Name, i.Unhealthy), grace
+		return Unhealthy, grace
 	}
 	return "", 0
 }
@@ -276,7 +275,7 @@ func probeGrace(c *corev1.Container, i Container) *int64 {
 func decideGarbage(p *Plan, o Observed) {
 	for _, c := range o.Containers {
 		if last, _ := latest(o, c.Name); c.State == Exited && c.Attempt < last.Attempt-1 {
-			p.add(Step{Kind: Remove, Container: c.Name, ID: c.ID, Attempt: c.Attempt, Reason: "two newer instances exist"})
+			p.add(Step{Kind: Remove, Container: c.Name, ID: c.ID, Attempt: c.Attempt, Cause: Superseded})
 		}
 	}
 }
@@ -425,9 +424,4 @@ func sidecarNames(pod *corev1.Pod) []string {
 		}
 	}
 	return names
-}
-
-func kindOf(key string) Kind {
-	k, _, _ := strings.Cut(key, "/")
-	return Kind(k)
 }

@@ -1,10 +1,13 @@
 package pods
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +56,7 @@ func TestGolden(t *testing.T) {
 					t.Fatalf("%s: %v", f.Name, err)
 				}
 			}
-			got := map[string]string{"plan": render(Decide(w, o, now), now), "status": renderStatus(t, Status(w, o, now))}
+			got := map[string]string{"plan": render(Decide(w, o, now), now), "status": renderStatus(t, w.Pod.Status, Status(w, o, now), now)}
 			if *update {
 				kept := ar.Files[:0]
 				for _, f := range ar.Files {
@@ -98,11 +101,84 @@ func render(p Plan, now time.Time) string {
 	return b.String()
 }
 
-func renderStatus(t *testing.T, s corev1.PodStatus) string {
-	t.Helper()
-	data, err := yaml.Marshal(s)
-	if err != nil {
-		t.Fatal(err)
+// UnmarshalText reads a key as cases write it.
+func (k *Key) UnmarshalText(text []byte) error {
+	kind, of, _ := strings.Cut(string(text), "/")
+	*k = Key{Kind(kind), of}
+	return nil
+}
+
+// UnmarshalText reads a state as cases write it.
+func (s *State) UnmarshalText(text []byte) error {
+	for _, known := range []State{Created, Running, Exited} {
+		if known.String() == string(text) {
+			*s = known
+			return nil
+		}
 	}
-	return string(data)
+	return fmt.Errorf("no state is called %q", text)
+}
+
+// renderStatus has a line for each condition and each other value of a status that the API does not have yet; a dash
+// stands for one that it has to drop.
+func renderStatus(t *testing.T, old, s corev1.PodStatus, now time.Time) string {
+	t.Helper()
+	before, after := map[string]string{}, map[string]string{}
+	for to, status := range map[*map[string]string]corev1.PodStatus{&before: old, &after: s} {
+		for _, c := range status.Conditions {
+			words := []string{string(c.Status), c.Reason, c.Message}
+			if !c.LastTransitionTime.Time.Equal(now) {
+				words = append(words, "since "+c.LastTransitionTime.UTC().Format(time.TimeOnly))
+			}
+			(*to)["conditions["+string(c.Type)+"]"] = strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), ", ")
+		}
+		status.Conditions = nil
+		data, err := json.Marshal(status)
+		var tree any
+		if err == nil {
+			err = json.Unmarshal(data, &tree)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		flatten(*to, "", tree)
+	}
+	for path := range before {
+		if _, ok := after[path]; !ok {
+			after[path] = "-"
+		}
+	}
+	var b strings.Builder
+	for _, path := range slices.Sorted(maps.Keys(after)) {
+		if before[path] != after[path] {
+			fmt.Fprintf(&b, "%s: %s\n", path, after[path])
+		}
+	}
+	return b.String()
+}
+
+// flatten adds a tree's values by their paths. Elements of lists go by their name, else by their place.
+func flatten(to map[string]string, path string, tree any) {
+	switch tree := tree.(type) {
+	case map[string]any:
+		for key, value := range tree {
+			flatten(to, strings.TrimPrefix(path+"."+key, "."), value)
+		}
+	case []any:
+		for i, value := range tree {
+			place := fmt.Sprint(i)
+			if m, ok := value.(map[string]any); ok {
+				if name, ok := m["name"].(string); ok {
+					place = name
+					delete(m, "name")
+				}
+			}
+			flatten(to, fmt.Sprintf("%s[%s]", path, place), value)
+		}
+	case nil:
+	default:
+		if text := fmt.Sprint(tree); text != "" {
+			to[path] = text
+		}
+	}
 }

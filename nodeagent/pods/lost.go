@@ -42,10 +42,8 @@ func placeOf(p *corev1.Pod) string {
 
 // rank is 0 for a pod that is ready.
 func rank(p *corev1.Pod) int {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			return 0
-		}
+	if Ready(p.Status) {
+		return 0
 	}
 	return 1
 }

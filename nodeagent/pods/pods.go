@@ -2,6 +2,7 @@
 package pods
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -37,11 +38,10 @@ type Observed struct {
 	Prepared map[string]bool
 	// Containers are all known instances, in any order.
 	Containers []Container
-	// Failures has the last failure of a step, by Step.Key; a step that
-	// succeeded has none.
-	Failures map[string]Failure
-	// InFlight has the keys of the steps that are being carried out.
-	InFlight map[string]bool
+	// Failures has the last failure of each step; one that succeeded has none.
+	Failures map[Key]Failure
+	// InFlight are the steps that are being carried out.
+	InFlight map[Key]bool
 	// Deleted says that the API has confirmed the final deletion.
 	Deleted bool
 	// Reported says that the API has confirmed the status in which every
@@ -70,6 +70,16 @@ const (
 	// Exited has ended; ExitCode and FinishedAt are set.
 	Exited
 )
+
+func (s State) String() string {
+	switch s {
+	case Created:
+		return "Created"
+	case Running:
+		return "Running"
+	}
+	return "Exited"
+}
 
 // Container is one instance of a container of the pod.
 type Container struct {
@@ -147,30 +157,87 @@ type Step struct {
 	Grace time.Duration
 	// Hooks says that Stop runs the preStop hook first, within Grace.
 	Hooks bool
-	// Event is the Kubernetes reason under which Stop is reported ("Unhealthy", "Killing").
-	Reason string
+	// Cause is why the step is taken, Detail what the cause is in this case; empty for most.
+	Cause  Cause
+	Detail string
 }
 
-// Key identifies what a step works on; two steps with one key never run together.
-func (s Step) Key() string {
-	switch {
-	case s.ID != "":
-		return string(s.Kind) + "/" + s.ID
-	case s.Container != "":
-		return string(s.Kind) + "/" + s.Container
+// Cause is why a step is taken, in words where those are always the same.
+type Cause string
+
+const (
+	Unbound  Cause = "the pod is not bound to this node"
+	Deleting Cause = "the pod is being deleted"
+	Rejected Cause = "the node refuses the pod" // Detail says why
+	Finished Cause = "the pod has finished"
+	Evicted  Cause = "the pod is evicted"
+	Overdue  Cause = "the pod was active longer than its deadline"
+	AllDown  Cause = "everything of the pod is down"
+
+	NoVolumes   Cause = "the pod's volumes are not set up"
+	NoSandbox   Cause = "the pod has no sandbox"
+	SandboxGone Cause = "the pod's sandbox is gone"
+
+	Unprepared  Cause = "the container's image and layer are not ready"
+	NotStarted  Cause = "the container has not been started"
+	Restarting  Cause = "the container exited" // Detail is its exit code
+	Interrupted Cause = "the container's postStart hook was interrupted"
+	HookFailed  Cause = "FailedPostStartHook" // as the kubelet says it
+	Changed     Cause = "the container's definition changed"
+	Unhealthy   Cause = "the container is unhealthy" // Detail says which probe failed
+	Superseded  Cause = "two newer instances exist"
+)
+
+// Key is what a step works on; two steps with one key never run together.
+type Key struct {
+	Kind Kind
+	// Of is a container's name for Prepare and Start, an instance's ID for Hook, Stop and Remove, and else empty: the pod.
+	Of string
+}
+
+func (k Key) String() string {
+	if k.Of == "" {
+		return string(k.Kind)
 	}
-	return string(s.Kind)
+	return string(k.Kind) + "/" + k.Of
 }
 
-func (s Step) String() string {
-	return fmt.Sprintf("%s: %s", s.Key(), s.Reason)
+// Touches says whether a step with the key may change the container's instances.
+func (k Key) Touches(container string) bool {
+	switch k.Kind {
+	case Prepare, Start:
+		return k.Of == container
+	case Setup, Teardown, Purge:
+		return true
+	}
+	return false
 }
+
+// Key is what the step works on.
+func (s Step) Key() Key { return Key{s.Kind, cmp.Or(s.ID, s.Container)} }
+
+// Reason is the step's cause in words.
+func (s Step) Reason() string {
+	switch s.Cause {
+	case Rejected:
+		return s.Detail
+	case Restarting:
+		return "the container exited with code " + s.Detail
+	case Changed:
+		return fmt.Sprintf("Container %s definition changed", s.Container)
+	case Unhealthy:
+		return fmt.Sprintf("Container %s %s", s.Container, s.Detail)
+	}
+	return string(s.Cause)
+}
+
+func (s Step) String() string { return fmt.Sprintf("%s: %s", s.Key(), s.Reason()) }
 
 // Plan is what a decision asks for.
 type Plan struct {
 	Steps []Step
-	// Cancel has keys of steps in flight that no longer serve.
-	Cancel []string
+	// Cancel are the steps in flight that no longer serve.
+	Cancel []Key
 	// Again is when to look again without being woken; zero means never.
 	Again time.Time
 	// Done says that nothing of the pod is left and nobody asks for it.

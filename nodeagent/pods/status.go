@@ -20,6 +20,7 @@ const (
 	reasonLost         = "ContainerStatusUnknown"
 	reasonRun          = "RunContainerError"
 	reasonHook         = "PostStartHookError"
+	reasonConfig       = "CreateContainerConfigError"
 )
 
 // ReasonStartError and StartErrorCode are the exit of a container that
@@ -79,7 +80,8 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 		s.Phase, s.Reason, s.Message = corev1.PodFailed, w.Rejected, "Pod was rejected: "+w.RejectedMessage
 		return s
 	}
-	end := ending(w, o, now) != ""
+	why, _ := ending(w, o, now)
+	end := why != ""
 	inited := initialised(pod, o)
 	done := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	s.InitContainerStatuses = containerStatuses(pod, o, pod.Spec.InitContainers, pod.Status.InitContainerStatuses, true, inited, end, now)
@@ -221,10 +223,10 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 
 // waiting says why a container does not run yet.
 func waiting(pod *corev1.Pod, o Observed, c *corev1.Container, init, inited, tried bool, last Container) *corev1.ContainerStateWaiting {
-	if f, ok := o.Failures["Prepare/"+c.Name]; ok && (inited || init) {
+	if f, ok := o.Failures[Key{Prepare, c.Name}]; ok && (inited || init) {
 		return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
 	}
-	if f, ok := o.Failures["Start/"+c.Name]; ok {
+	if f, ok := o.Failures[Key{Start, c.Name}]; ok {
 		return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
 	}
 	if !tried && len(pod.Spec.InitContainers) > 0 && !inited {
