@@ -20,12 +20,13 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/record"
 
+	"lockstep/internal/whole"
+	"lockstep/nodeagent/content"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/network"
@@ -66,7 +67,7 @@ type Agent struct {
 	volumes    *volumes.Manager
 	images     *images.Manager
 	probes     *probes.Manager
-	objects    *objects
+	content    *content.Store
 	statuses   *statuses
 	events     record.EventRecorder
 	broadcast  record.EventBroadcaster
@@ -142,8 +143,7 @@ func New(opts Options) (*Agent, error) {
 		pods: map[types.UID]*pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
-	a.objects = &objects{dir: filepath.Join(opts.agentDir(), "objects"), api: a.api, log: a.log, changed: a.objectChanged,
-		holds: a.hasLost, known: map[reference]fetched{}, onDisk: map[reference]metav1.Object{}, watched: map[reference]context.CancelFunc{}}
+	a.content = content.New(content.Options{Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged, Holds: a.hasLost})
 	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
 	a.broadcast = record.NewBroadcaster()
 	a.events = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: opts.NodeName})
@@ -371,7 +371,7 @@ func (a *Agent) enableForwarding() error {
 	if _, err := os.Stat(path); err == nil {
 		return nil // an earlier run changed it
 	}
-	return replaceFile(path, []byte(old))
+	return whole.Write(path, []byte(old))
 }
 
 // restore takes up the pods of an earlier run: from their kept objects, their

@@ -24,6 +24,7 @@ import (
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"lockstep/internal/whole"
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/register"
@@ -450,7 +451,7 @@ func (a *Agent) configureNetwork(cidrs []string, keep bool) {
 	if err != nil {
 		why = err.Error()
 	} else if keep {
-		if err := replaceFile(filepath.Join(a.opts.agentDir(), podCIDRsFile), []byte(strings.Join(cidrs, "\n"))); err != nil {
+		if err := whole.Write(filepath.Join(a.opts.agentDir(), podCIDRsFile), []byte(strings.Join(cidrs, "\n"))); err != nil {
 			a.log.Warn("cannot keep pod ranges", "error", err)
 		}
 	}

@@ -2,16 +2,12 @@ package nodeagent
 
 import (
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
 
 	"lockstep/nodeagent/pods"
 )
@@ -139,60 +135,4 @@ func (l *lab) event(name, reason, message string) {
 		}
 		return fmt.Errorf("events %q", seen)
 	})
-}
-
-// TestObjectsNeverGoBack has answers arrive late and by several ways: what is known and what is kept never becomes older.
-func TestObjectsNeverGoBack(t *testing.T) {
-	ref := reference{false, "default", "settings"}
-	at := func(revision string) *corev1.ConfigMap {
-		c := configMap("settings", nil)
-		c.ResourceVersion = revision
-		return c
-	}
-	client := fake.NewClientset(at("5"))
-	o := &objects{dir: t.TempDir(), api: func() kubernetes.Interface { return client }, log: slog.New(slog.DiscardHandler),
-		changed: func(reference) {}, known: map[reference]fetched{}, onDisk: map[reference]metav1.Object{}}
-	seen := func(revision string) fetched { o := at(revision); return fetched{object: o, revision: revisionOf(o)} }
-	check := func(when, want string) {
-		t.Helper()
-		if got, err := o.latest(t.Context(), ref); err != nil || got.GetResourceVersion() != want {
-			t.Errorf("%s: latest = %v, %v, want %s", when, got, err, want)
-		}
-		if got := o.kept(ref); got.GetResourceVersion() != want {
-			t.Errorf("%s: kept is %s, want %s", when, got.GetResourceVersion(), want)
-		}
-	}
-	longAgo := func(live bool) {
-		last := o.known[ref]
-		last.at, last.live = time.Time{}, live
-		o.known[ref] = last
-	}
-	if got, err := o.get(t.Context(), ref); err != nil || got.GetResourceVersion() != "5" {
-		t.Fatalf("get = %v, %v", got, err)
-	}
-	o.learn(ref, seen("7"))
-	check("the watch has news", "7")
-	for _, live := range []bool{true, false} {
-		longAgo(live)
-		if got, err := o.get(t.Context(), ref); err != nil || got.GetResourceVersion() != "7" {
-			t.Errorf("get of an older state, watch alive %v: %v, %v", live, got, err)
-		}
-		check("after it", "7")
-	}
-	o.learn(ref, seen("6"))
-	check("a watch made again, of a server that is behind", "7")
-	o.learn(ref, fetched{revision: 4})
-	check("its initial state is an older absence", "7")
-	o.learn(ref, seen("8"))
-	check("it has caught up", "8")
-	o.learn(ref, fetched{revision: 9})
-	for _, live := range []bool{true, false} {
-		longAgo(live)
-		if got, err := o.get(t.Context(), ref); !apierrors.IsNotFound(err) {
-			t.Errorf("get of what is deleted, watch alive %v: %v, %v", live, got, err)
-		}
-	}
-	o.startAnew()
-	o.learn(ref, seen("2"))
-	check("another history", "2")
 }

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/whole"
 	"lockstep/nodeagent/pods"
 )
 
@@ -57,7 +58,7 @@ func (a *Agent) historySeen(name string) {
 	}
 	a.log.Warn("the cluster's store has been lost: everything is read anew, and pods run on until others take their places",
 		"pods", len(a.lost))
-	a.objects.startAnew()
+	a.content.StartAnew()
 	if a.stopFollowing != nil {
 		a.stopFollowing()
 	}
@@ -68,7 +69,7 @@ func (a *Agent) historySeen(name string) {
 // keepHistory keeps the name for the agent's next start. While there are lost pods, the name before stays: they are still lost
 // then. a.mu is held.
 func (a *Agent) keepHistory() {
-	if err := replaceFile(a.opts.historyFile(), []byte(a.history+"\n")); err != nil {
+	if err := whole.Write(a.opts.historyFile(), []byte(a.history+"\n")); err != nil {
 		a.log.Warn("cannot keep the name of the cluster's history", "error", err)
 	}
 }

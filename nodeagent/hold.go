@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/whole"
 )
 
 // hold makes the agent's directory this process's until it is closed or the process ends: two agents would undo each
@@ -41,7 +43,7 @@ const whereaboutsFile = "whereabouts.json"
 func (o Options) keepWhereabouts() error {
 	data, err := json.Marshal(whereabouts{o.NodeName, o.RunDir, o.LogDir, o.Containerd, o.Snapshotter, o.CNIConfDir, o.CNIBinDirs})
 	if err == nil {
-		err = errors.Join(replaceFile(filepath.Join(o.agentDir(), whereaboutsFile), data), replaceFile(filepath.Join(o.RunDir, dataDirFile), []byte(o.DataDir)))
+		err = errors.Join(whole.Write(filepath.Join(o.agentDir(), whereaboutsFile), data), whole.Write(filepath.Join(o.RunDir, dataDirFile), []byte(o.DataDir)))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep what a reset must know: %w", err)

@@ -42,7 +42,7 @@ func (a *Agent) ensureImage(ctx context.Context, p *pod, c *corev1.Container) (*
 	var secrets []corev1.Secret
 	var unreadable []string
 	for _, ref := range o.Spec.ImagePullSecrets {
-		s, err := a.objects.secret(ctx, o.Namespace, ref.Name)
+		s, err := a.content.Secret(ctx, o.Namespace, ref.Name)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

@@ -121,9 +121,7 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(descContainers, running)
 	gauge(descFailing, failing)
-	g.a.objects.mu.Lock()
-	gauge(descWatched, float64(len(g.a.objects.watched)))
-	g.a.objects.mu.Unlock()
+	gauge(descWatched, float64(g.a.content.Watched()))
 	g.a.statuses.mu.Lock()
 	gauge(descStatuses, float64(len(g.a.statuses.due)))
 	g.a.statuses.mu.Unlock()

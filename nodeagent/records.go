@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/whole"
 	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/pods"
 )
@@ -34,7 +35,7 @@ func (r records) savePod(o *corev1.Pod) error {
 		err = os.MkdirAll(filepath.Join(r.dir, string(o.UID)), 0o700)
 	}
 	if err == nil {
-		err = replaceFile(filepath.Join(r.dir, string(o.UID), "pod.json"), data)
+		err = whole.Write(filepath.Join(r.dir, string(o.UID), "pod.json"), data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep pod %s/%s: %w", o.Namespace, o.Name, err)
@@ -95,7 +96,7 @@ func (r records) save(uid types.UID, i *instance) error {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}
 	if err == nil {
-		err = replaceFile(path, data)
+		err = whole.Write(path, data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep container %s: %w", i.Name, err)
@@ -189,21 +190,4 @@ func (r records) takeMessage(uid types.UID, name string, attempt, most int) (str
 		err = dir.Create(filepath.Base(path), data, beneath.Attr{Mode: 0o666})
 	}
 	return string(data), err
-}
-
-// replaceFile writes a private file whole or not at all. Of several writers at once, one is the last.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp") // with mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/nodeagent/content"
+	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -35,7 +37,7 @@ type stale struct {
 // refresh keeps the content of volumes up to date until ctx ends, each pod's
 // beside the others'.
 func (a *Agent) refresh(ctx context.Context) error {
-	defer a.objects.watches.Wait()
+	defer a.content.Wait()
 	updates := newBeside(parallelUpdates)
 	defer updates.wait()
 	t := time.NewTicker(refreshPeriod)
@@ -53,13 +55,13 @@ func (a *Agent) refresh(ctx context.Context) error {
 		due := a.contents
 		a.contents = map[types.UID]bool{}
 		a.mu.Unlock()
-		used, watched := map[reference]bool{}, map[reference]bool{}
+		used, watched := map[content.Reference]bool{}, map[content.Reference]bool{}
 		for _, p := range a.allPods() {
 			p.mu.Lock()
 			object, up, gone := p.wanted.Pod, p.volumes != nil && !p.wanted.Gone, p.wanted.Gone
 			p.mu.Unlock()
 			ended := gone || object.Status.Phase == corev1.PodSucceeded || object.Status.Phase == corev1.PodFailed
-			for ref := range references(object) {
+			for ref := range content.References(object) {
 				used[ref] = true
 				if !ended {
 					watched[ref] = true
@@ -70,11 +72,32 @@ func (a *Agent) refresh(ctx context.Context) error {
 			}
 		}
 		if a.api() != nil {
-			a.objects.watchAll(ctx, watched)
+			a.content.Follow(ctx, watched)
 		}
 		if all {
-			a.objects.forget(used)
+			a.content.Forget(used)
 		}
+	}
+}
+
+// contentDue has the content of a pod's volumes looked at soon.
+func (a *Agent) contentDue(uid types.UID) {
+	a.mu.Lock()
+	a.contents[uid] = true
+	a.mu.Unlock()
+	poke(a.contentWake)
+}
+
+// contentChanged updates the volumes that show the object, and tries again at
+// once what failed for want of it.
+func (a *Agent) contentChanged(ref content.Reference) {
+	for _, p := range a.allPods() {
+		object := p.object()
+		if !content.References(object)[ref] {
+			continue
+		}
+		a.contentDue(p.uid)
+		p.hear(pods.ContentNews(object, ref.Secret, ref.Name))
 	}
 }
 
@@ -83,7 +106,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 func (p *pod) updateVolumes(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	changed, err := p.a.volumes.Update(bounded, p.object(), p.a.latestSources(bounded))
+	changed, err := p.a.volumes.Update(bounded, p.object(), p.a.volumeSources(bounded, p.a.content.Latest()))
 	if ctx.Err() != nil {
 		return
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/internal/whole"
 	"lockstep/nodeagent/dns"
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/register"
@@ -51,7 +52,7 @@ const (
 func (p *pod) setupVolumes(ctx context.Context) error {
 	object := p.object()
 	p.change(func() { p.traces = true })
-	mounted, err := p.a.volumes.Setup(ctx, object, p.a.volumeSources(ctx))
+	mounted, err := p.a.volumes.Setup(ctx, object, p.a.volumeSources(ctx, p.a.content))
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func (p *pod) setupSandbox(ctx context.Context) error {
 	}
 	data, err := json.Marshal(s)
 	if err == nil {
-		err = replaceFile(filepath.Join(dir, sandboxFile), data)
+		err = whole.Write(filepath.Join(dir, sandboxFile), data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot record sandbox: %w", err)

@@ -22,6 +22,8 @@ const (
 	// settleTime is how long a status that nobody waits for may be coalesced
 	// with the next one of its pod; shorter than a container's start.
 	settleTime = 300 * time.Millisecond
+	// apiTimeout bounds one request, which takes milliseconds; a server that starts may need seconds.
+	apiTimeout = 10 * time.Second
 	// statusRetry is the pause after a failed write.
 	statusRetry = time.Second
 )

@@ -1,0 +1,321 @@
+// Package content knows the ConfigMaps and Secrets that pods of a node refer to.
+package content
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"lockstep/internal/whole"
+)
+
+const (
+	// fresh is how long a fetched object serves other containers that start
+	// at the same time.
+	fresh = time.Second
+	// apiTimeout bounds one question, which takes milliseconds; a server that starts may need seconds.
+	apiTimeout = 10 * time.Second
+)
+
+// Reference names a ConfigMap or a Secret.
+type Reference struct {
+	Secret          bool
+	Namespace, Name string
+}
+
+func (r Reference) file() string {
+	kind := "configmaps"
+	if r.Secret {
+		kind = "secrets"
+	}
+	return filepath.Join(kind, r.Namespace+"_"+r.Name+".json")
+}
+
+// Options say where a Store works.
+type Options struct {
+	// Dir is where objects are kept; it is made when needed, private to root.
+	Dir string
+	// API is the connection to the API; nil while there is none.
+	API func() kubernetes.Interface
+	Log *slog.Logger
+	// Changed is told of each change that a watch brings, from the watch's goroutine.
+	Changed func(Reference)
+	// Holds says that what is kept counts where the API knows nothing of it. Nil: it never does.
+	Holds func() bool
+}
+
+// Store has the ConfigMaps and Secrets that a node's pods refer to. They are kept on disk, so that pods start as specified
+// while the control plane is away. What it returns is shared: copy before you change.
+type Store struct {
+	opts    Options
+	watches sync.WaitGroup
+
+	keeping sync.Mutex // taken before mu
+	onDisk  map[Reference]metav1.Object
+
+	mu      sync.Mutex
+	known   map[Reference]fetched
+	watched map[Reference]context.CancelFunc
+}
+
+// New returns a store that knows what is kept; it starts nothing.
+func New(o Options) *Store {
+	return &Store{opts: o, onDisk: map[Reference]metav1.Object{}, known: map[Reference]fetched{}, watched: map[Reference]context.CancelFunc{}}
+}
+
+type fetched struct {
+	object metav1.Object // nil: the API says there is none
+	// revision of the object, or of its absence: nothing older is taken in after it.
+	revision uint64
+	at       time.Time
+	live     bool // a watch keeps it up to date
+}
+
+// ConfigMap is one as the API has it, or as it was last known when the API does not answer. apierrors.IsNotFound says that
+// there is none.
+func (s *Store) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	got, err := s.get(ctx, Reference{false, namespace, name})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*corev1.ConfigMap), nil
+}
+
+// Secret is as ConfigMap.
+func (s *Store) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	got, err := s.get(ctx, Reference{true, namespace, name})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*corev1.Secret), nil
+}
+
+// get returns the object as the API has it, or as it was last known when the
+// API does not answer. apierrors.IsNotFound says that there is none.
+func (s *Store) get(ctx context.Context, ref Reference) (metav1.Object, error) {
+	s.mu.Lock()
+	last, ok := s.known[ref]
+	s.mu.Unlock()
+	if ok && time.Since(last.at) < fresh && last.object != nil {
+		return last.object, nil
+	}
+	began := time.Now()
+	object, err := s.fetch(ctx, ref)
+	switch {
+	case err == nil:
+		if now := s.take(ref, fetched{object: object, revision: revisionOf(object)}); now.object != nil {
+			return now.object, s.keepNewest(ref)
+		}
+		return s.absent(ref, notFound(ref)) // deleted since
+	case apierrors.IsNotFound(err) || apierrors.IsForbidden(err):
+		if apierrors.IsNotFound(err) {
+			s.mu.Lock()
+			if now := s.known[ref]; !now.live && now.at.Before(began) {
+				s.known[ref] = fetched{revision: now.revision, at: time.Now()}
+			}
+			s.mu.Unlock()
+		}
+		return s.absent(ref, err)
+	}
+	if ok && last.object != nil {
+		return last.object, nil
+	}
+	if kept := s.kept(ref); kept != nil {
+		return kept, nil
+	}
+	return nil, err
+}
+
+// absent returns the error with which the API says that it has no such object, or what is kept of it where that counts.
+func (s *Store) absent(ref Reference, err error) (metav1.Object, error) {
+	if s.opts.Holds != nil && s.opts.Holds() {
+		if kept := s.kept(ref); kept != nil {
+			return kept, nil
+		}
+	}
+	return nil, err
+}
+
+// sameState says whether two states of an object, or its absence, are one.
+func sameState(a, b metav1.Object) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return a.GetUID() == b.GetUID() && a.GetResourceVersion() == b.GetResourceVersion()
+}
+
+// take takes in what an answer says, unless something newer is known: answers come by several ways, and some late. It
+// returns what is known then.
+func (s *Store) take(ref Reference, next fetched) fetched {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.known[ref]
+	next.at, next.live = time.Now(), next.live || last.live
+	if next.revision < last.revision {
+		next.object, next.revision = last.object, last.revision
+	}
+	s.known[ref] = next
+	return next
+}
+
+// StartAnew forgets the order of what is known: the API's revisions are other ones now.
+func (s *Store) StartAnew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref, last := range s.known {
+		last.revision, last.live = 0, false
+		s.known[ref] = last
+	}
+}
+
+// revisionOf is an object's resource version, a number that grows; 0 for what is no number.
+func revisionOf(o metav1.Object) uint64 {
+	n, _ := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	return n
+}
+
+func (s *Store) fetch(ctx context.Context, ref Reference) (metav1.Object, error) {
+	api := s.opts.API()
+	if api == nil {
+		return nil, errors.New("not connected to the API")
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if ref.Secret {
+		s, err := api.CoreV1().Secrets(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+		return s, err
+	}
+	c, err := api.CoreV1().ConfigMaps(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+	return c, err
+}
+
+// keepNewest writes what is known of an object to the disk; of several writers, the last writes the newest.
+func (s *Store) keepNewest(ref Reference) error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	s.mu.Lock()
+	last := s.known[ref]
+	s.mu.Unlock()
+	if last.object == nil || sameState(last.object, s.onDisk[ref]) {
+		return nil
+	}
+	if err := s.keep(ref, last.object); err != nil {
+		return err
+	}
+	s.onDisk[ref] = last.object
+	return nil
+}
+
+func (s *Store) keep(ref Reference, object metav1.Object) error {
+	path := filepath.Join(s.opts.Dir, ref.file())
+	data, err := json.Marshal(object)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o700)
+	}
+	if err == nil {
+		err = whole.Write(path, data)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep %s: %w", ref.file(), err)
+	}
+	return nil
+}
+
+func (s *Store) kept(ref Reference) metav1.Object {
+	data, err := os.ReadFile(filepath.Join(s.opts.Dir, ref.file()))
+	if err != nil {
+		return nil
+	}
+	var object metav1.Object = &corev1.ConfigMap{}
+	if ref.Secret {
+		object = &corev1.Secret{}
+	}
+	if json.Unmarshal(data, object) != nil {
+		return nil
+	}
+	return object
+}
+
+// Forget drops what no pod refers to any more.
+func (s *Store) Forget(used map[Reference]bool) {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref := range s.known {
+		if !used[ref] {
+			delete(s.known, ref)
+			delete(s.onDisk, ref)
+		}
+	}
+	files := map[string]bool{}
+	for ref := range used {
+		files[ref.file()] = true
+	}
+	paths, _ := filepath.Glob(filepath.Join(s.opts.Dir, "*", "*.json"))
+	for _, path := range paths {
+		if rel, err := filepath.Rel(s.opts.Dir, path); err == nil && !files[rel] {
+			_ = os.Remove(path) // tried again at the next round
+		}
+	}
+}
+
+// References are the objects that a pod names.
+func References(p *corev1.Pod) map[Reference]bool {
+	out := map[Reference]bool{}
+	configMap := func(name string) { out[Reference{false, p.Namespace, name}] = true }
+	secret := func(name string) { out[Reference{true, p.Namespace, name}] = true }
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		for _, e := range c.EnvFrom {
+			if e.ConfigMapRef != nil {
+				configMap(e.ConfigMapRef.Name)
+			}
+			if e.SecretRef != nil {
+				secret(e.SecretRef.Name)
+			}
+		}
+		for _, e := range c.Env {
+			if e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil {
+				configMap(e.ValueFrom.ConfigMapKeyRef.Name)
+			}
+			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+				secret(e.ValueFrom.SecretKeyRef.Name)
+			}
+		}
+	}
+	for _, v := range p.Spec.Volumes {
+		if v.ConfigMap != nil {
+			configMap(v.ConfigMap.Name)
+		}
+		if v.Secret != nil {
+			secret(v.Secret.SecretName)
+		}
+		if v.Projected != nil {
+			for _, s := range v.Projected.Sources {
+				if s.ConfigMap != nil {
+					configMap(s.ConfigMap.Name)
+				}
+				if s.Secret != nil {
+					secret(s.Secret.Name)
+				}
+			}
+		}
+	}
+	for _, s := range p.Spec.ImagePullSecrets {
+		secret(s.Name)
+	}
+	return out
+}

@@ -1,0 +1,68 @@
+package content
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+// TestNothingGoesBack has answers arrive late and by several ways: what is known and what is kept never becomes older.
+func TestNothingGoesBack(t *testing.T) {
+	ref := Reference{false, "default", "settings"}
+	at := func(revision string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "settings", ResourceVersion: revision}}
+	}
+	client := fake.NewClientset(at("5"))
+	s := New(Options{Dir: t.TempDir(), API: func() kubernetes.Interface { return client }, Log: slog.New(slog.DiscardHandler), Changed: func(Reference) {}})
+	seen := func(revision string) fetched {
+		return fetched{object: at(revision), revision: revisionOf(at(revision))}
+	}
+	check := func(when, want string) {
+		t.Helper()
+		if got, err := s.latest(t.Context(), ref); err != nil || got.GetResourceVersion() != want {
+			t.Errorf("%s: latest = %v, %v, want %s", when, got, err, want)
+		}
+		if got := s.kept(ref); got.GetResourceVersion() != want {
+			t.Errorf("%s: kept is %s, want %s", when, got.GetResourceVersion(), want)
+		}
+	}
+	longAgo := func(live bool) {
+		last := s.known[ref]
+		last.at, last.live = time.Time{}, live
+		s.known[ref] = last
+	}
+	if got, err := s.get(t.Context(), ref); err != nil || got.GetResourceVersion() != "5" {
+		t.Fatalf("get = %v, %v", got, err)
+	}
+	s.learn(ref, seen("7"))
+	check("the watch has news", "7")
+	for _, live := range []bool{true, false} {
+		longAgo(live)
+		if got, err := s.get(t.Context(), ref); err != nil || got.GetResourceVersion() != "7" {
+			t.Errorf("get of an older state, watch alive %v: %v, %v", live, got, err)
+		}
+		check("after it", "7")
+	}
+	s.learn(ref, seen("6"))
+	check("a watch made again, of a server that is behind", "7")
+	s.learn(ref, fetched{revision: 4})
+	check("its initial state is an older absence", "7")
+	s.learn(ref, seen("8"))
+	check("it has caught up", "8")
+	s.learn(ref, fetched{revision: 9})
+	for _, live := range []bool{true, false} {
+		longAgo(live)
+		if got, err := s.get(t.Context(), ref); !apierrors.IsNotFound(err) {
+			t.Errorf("get of what is deleted, watch alive %v: %v, %v", live, got, err)
+		}
+	}
+	s.StartAnew()
+	s.learn(ref, seen("2"))
+	check("another history", "2")
+}

@@ -1,0 +1,50 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/nodeagent/content"
+	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/volumes"
+)
+
+// envSources fetches what a container's environment refers to.
+func (a *Agent) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Container) (spec.Sources, error) {
+	a.waitForServices(ctx)
+	s := spec.Sources{ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{}, Services: a.services(o.Namespace)}
+	only := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace}, Spec: corev1.PodSpec{Containers: []corev1.Container{*c}}}
+	for ref := range content.References(only) {
+		var err error
+		if ref.Secret {
+			if s.Secrets[ref.Name], err = a.content.Secret(ctx, ref.Namespace, ref.Name); err != nil {
+				delete(s.Secrets, ref.Name)
+			}
+		} else if s.ConfigMaps[ref.Name], err = a.content.ConfigMap(ctx, ref.Namespace, ref.Name); err != nil {
+			delete(s.ConfigMaps, ref.Name)
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return s, fmt.Errorf("cannot read %s: %w", ref.Name, err)
+		}
+	}
+	return s, nil
+}
+
+// reader has ConfigMaps and Secrets: all of what is known, or what is known without a question to the API for each.
+type reader interface {
+	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
+	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+}
+
+// volumeSources is where volumes get their content from.
+func (a *Agent) volumeSources(ctx context.Context, from reader) volumes.Sources {
+	return volumes.Sources{
+		ConfigMap:   func(ns, name string) (*corev1.ConfigMap, error) { return from.ConfigMap(ctx, ns, name) },
+		Secret:      func(ns, name string) (*corev1.Secret, error) { return from.Secret(ctx, ns, name) },
+		Allocatable: a.nodeFacts().Allocatable,
+	}
+}
