@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"fmt"
 	"sync"
 
@@ -30,14 +29,14 @@ func (l *listing) of(v *view.View, source string) []listed {
 	defer l.mu.Unlock()
 	before, now := l.known[source], map[string]listed{}
 	var out []listed
-	for record := range v.Records(plan.Table, source+"/") {
+	for record := range v.Records(string(plan.Inventory), source+"/") {
 		item, ok := before[record.Name]
 		if !ok || item.revision != record.Revision {
-			var desired plan.Desired
-			if err := json.Unmarshal(record.Data, &desired); err != nil {
+			row, err := plan.Inventory.Decode(record)
+			if err != nil {
 				continue // the next apply writes it anew; status must not fail over it
 			}
-			item = listed{record.Revision, desired.Key, desired.Key.String(), fmt.Sprintf("%s:%d", desired.File, desired.Line)}
+			item = listed{row.Revision, row.Value.Key, row.Value.Key.String(), fmt.Sprintf("%s:%d", row.Value.File, row.Value.Line)}
 		}
 		now[record.Name] = item
 		out = append(out, item)

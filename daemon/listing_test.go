@@ -18,7 +18,7 @@ func TestListingFollowsTheInventory(t *testing.T) {
 	write := func(source, name string, line int) {
 		t.Helper()
 		d := plan.Desired{Source: source, Key: kinds.Key{Resource: "configmaps", Namespace: "shop", Name: name}, Origin: origin.Origin{File: "a.yaml", Line: line}}
-		record := &view.Record{Table: plan.Table, Name: d.RecordName()}
+		record := &view.Record{Table: string(plan.Inventory), Name: d.RecordName()}
 		if line > 0 {
 			data, err := json.Marshal(d)
 			if err != nil {

@@ -56,7 +56,7 @@ func deciding() map[string][]string {
 		"reconcilers/engine/check.go":   nil,
 		"daemon/etcd/decide.go":         nil,
 		"daemon/rights/*.go":            {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
-		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health"},
+		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health", "lockstep/sync/plan"},
 	}
 }
 

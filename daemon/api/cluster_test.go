@@ -13,12 +13,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"lockstep/daemon/provenance"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
 	"lockstep/store/view"
+	"lockstep/sync/plan"
 )
 
 func named(namespace, name string) metav1.ObjectMeta {
@@ -137,7 +137,7 @@ func (s *testServer) record(key kinds.Key, file string, line int) *view.Record {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return &view.Record{Table: provenance.Table, Name: "main/" + key.Path(), Data: data}
+	return &view.Record{Table: string(plan.Inventory), Name: "main/" + key.Path(), Data: data}
 }
 
 // declare stores an inventory record.

@@ -22,6 +22,7 @@ import (
 	"lockstep/store"
 	"lockstep/store/memory"
 	"lockstep/store/view"
+	"lockstep/sync/plan"
 )
 
 func configMap(namespace, name string, labels map[string]string) *corev1.ConfigMap {
@@ -170,7 +171,7 @@ func TestOneContentAtOneRevision(t *testing.T) {
 	s.commit(put(o), record(3))
 	read()
 	s.commit(store.Write{Key: key, If: store.Anyway, Reason: "test"}, store.Write{
-		Record: &view.Record{Table: provenance.Table, Name: "main/" + key.Path()}, If: store.Anyway, Reason: "test",
+		Record: &view.Record{Table: string(plan.Inventory), Name: "main/" + key.Path()}, If: store.Anyway, Reason: "test",
 	})
 	for how, w := range map[string]watch.Interface{"live": live, "replayed": watchMaps(t, c, metav1.ListOptions{ResourceVersion: start})} {
 		for _, want := range []watch.EventType{watch.Added, watch.Modified, watch.Deleted} {

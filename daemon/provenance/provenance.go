@@ -2,7 +2,6 @@
 package provenance
 
 import (
-	"encoding/json"
 	"maps"
 	"strconv"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
+	"lockstep/sync/plan"
 )
 
 // Annotations that reads of the API bear and no stored object has: where a declared object, or the one that controls
@@ -28,12 +28,12 @@ const (
 
 // Origin is where an object was declared.
 type Origin struct {
-	Source string `json:"source"`
-	File   string `json:"file"`
-	Line   int    `json:"line"`
+	Source string
+	File   string
+	Line   int
 	// Commit is the revision in which the object's content was first applied.
-	Commit string `json:"commit"`
-	Author string `json:"author"`
+	Commit string
+	Author string
 }
 
 // Place is "path:line", or the path alone where the line is not known.
@@ -70,13 +70,8 @@ func Strip(annotations map[string]string) map[string]string {
 	return out
 }
 
-// Table has the inventory's records, named <source>/<path of the key>; package sync/plan writes them.
-const Table = "desired"
-
-const (
-	// ownerDepth bounds the walk from a pod to who declared it; Kubernetes' longest chain is three.
-	ownerDepth = 8
-)
+// ownerDepth bounds the walk from a pod to who declared it; Kubernetes' longest chain is three.
+const ownerDepth = 8
 
 // Finder remembers the parsed head of inventory records, which hold a whole object each. Any number of goroutines may
 // use one.
@@ -145,7 +140,7 @@ func (f *Finder) Declared(v *view.View, key kinds.Key) (Origin, bool) {
 
 func (f *Finder) declared(v *view.View, key kinds.Key) *Origin {
 	for source := range view.List[*v1alpha1.Source](v, "") {
-		if record, ok := v.Record(Table, source.Name+"/"+key.Path()); ok {
+		if record, ok := v.Record(string(plan.Inventory), source.Name+"/"+key.Path()); ok {
 			return f.parse(record)
 		}
 	}
@@ -160,10 +155,12 @@ func (f *Finder) parse(r view.Record) *Origin {
 	if ok && k.rev == r.Revision {
 		return k.origin
 	}
-	origin := &Origin{}
-	if err := json.Unmarshal(r.Data, origin); err != nil {
+	row, err := plan.Inventory.Decode(r)
+	if err != nil {
 		return nil
 	}
+	d := row.Value
+	origin := &Origin{Source: d.Source, File: d.File, Line: d.Line, Commit: d.Commit, Author: d.Author}
 	// Thousands of objects share a source, a commit and an author.
 	for _, text := range []*string{&origin.Source, &origin.File, &origin.Commit, &origin.Author} {
 		*text = unique.Make(plain.Text(*text)).Value()
@@ -176,7 +173,7 @@ func (f *Finder) parse(r view.Record) *Origin {
 
 // Forget drops what is known of a record that was deleted.
 func (f *Finder) Forget(c view.Change) {
-	if c.NewRecord == nil && c.OldRecord != nil && c.OldRecord.Table == Table {
+	if c.NewRecord == nil && c.OldRecord != nil && c.OldRecord.Table == string(plan.Inventory) {
 		f.mu.Lock()
 		delete(f.known, c.OldRecord.Name)
 		f.mu.Unlock()

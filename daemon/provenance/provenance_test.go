@@ -12,6 +12,8 @@ import (
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
+	"lockstep/sync/origin"
+	"lockstep/sync/plan"
 )
 
 func owned(name, kind, owner string) metav1.ObjectMeta {
@@ -37,11 +39,11 @@ func TestOf(t *testing.T) {
 	}
 	db.Apply(1, changes)
 	declare := func(rev int64, line int) *view.Record {
-		data, err := json.Marshal(Origin{Source: "main", File: "a.yaml", Line: line, Commit: "c1"})
+		data, err := json.Marshal(plan.Desired{Source: "main", Origin: origin.Origin{File: "a.yaml", Line: line}, Commit: "c1"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &view.Record{Table: Table, Name: "main/" + kinds.KeyOf(deployment).Path(), Data: data, Revision: rev}
+		r := &view.Record{Table: string(plan.Inventory), Name: "main/" + kinds.KeyOf(deployment).Path(), Data: data, Revision: rev}
 		db.Apply(rev, []view.Change{{NewRecord: r}})
 		return r
 	}

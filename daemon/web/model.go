@@ -18,6 +18,7 @@ import (
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
 	"lockstep/sync/health"
+	"lockstep/sync/plan"
 )
 
 const (
@@ -208,7 +209,7 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 		prefix = source + "/"
 	}
 	table, judge := &objectTable{}, health.At(v, now)
-	for r := range v.Records(provenance.Table, prefix) {
+	for r := range v.Records(string(plan.Inventory), prefix) {
 		name, path, _ := strings.Cut(r.Name, "/")
 		key, err := kinds.ParsePath(path)
 		if err != nil {

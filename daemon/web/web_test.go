@@ -16,12 +16,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"lockstep/daemon/provenance"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
 	"lockstep/store/memory"
 	"lockstep/store/view"
+	"lockstep/sync/plan"
 )
 
 var now = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
@@ -106,7 +106,7 @@ func shop(t *testing.T) *memory.Store {
 		}
 	}
 	for line, o := range map[int]kinds.Object{14: deployment, 3: secret} {
-		record(provenance.Table, "main/"+kinds.KeyOf(o).Path(), map[string]any{
+		record(string(plan.Inventory), "main/"+kinds.KeyOf(o).Path(), map[string]any{
 			"source": "main", "file": "shop/cart.yaml", "line": line, "commit": "9f2c1e7a44d0", "author": "Ada Lovelace <ada@example.com>",
 			"object": map[string]any{"data": "canary-7f3a"},
 		})

@@ -32,13 +32,13 @@ func (a *Applier) Accept(ctx context.Context, p *plan.Plan) error {
 	if after == before && len(p.Entries) == 0 && len(losses) == 0 {
 		return nil
 	}
-	groups := chunk(plan.Table, p.Entries)
+	groups := chunk(plan.Inventory, p.Entries)
 	if len(groups) <= 1 && len(losses) <= freeWrites {
 		g := store.Group(losses)
 		if len(groups) == 1 {
 			g = append(g, groups[0]...)
 		}
-		_, err := a.commit(ctx, append(g, record(sourceTable, p.Source, after)))
+		_, err := a.commit(ctx, append(g, put(sourceTable, p.Source, after)))
 		return err
 	}
 	if err := a.unstage(ctx, p); err != nil {
@@ -52,7 +52,7 @@ func (a *Applier) Accept(ctx context.Context, p *plan.Plan) error {
 		return err
 	}
 	after.Staged = true
-	if _, err := a.commit(ctx, store.Group{record(sourceTable, p.Source, after)}); err != nil {
+	if _, err := a.commit(ctx, store.Group{put(sourceTable, p.Source, after)}); err != nil {
 		return err
 	}
 	return a.Finish(ctx, p.Source)
@@ -65,9 +65,9 @@ func (a *Applier) unstage(ctx context.Context, p *plan.Plan) error {
 		staging[e.RecordName()] = true
 	}
 	var groups []store.Group
-	for r := range a.opts.Store.View().Records(stagedTable, p.Source+"/") {
-		if !staging[r.Name] {
-			groups = append(groups, store.Group{unrecord(stagedTable, r.Name)})
+	for name := range stagedTable.Names(a.opts.Store.View(), p.Source+"/") {
+		if !staging[name] {
+			groups = append(groups, store.Group{drop(stagedTable, name)})
 		}
 	}
 	_, err := a.commit(ctx, groups...)
@@ -82,17 +82,17 @@ func (a *Applier) Finish(ctx context.Context, source string) error {
 		return err
 	}
 	var groups []store.Group
-	for r := range v.Records(stagedTable, source+"/") {
+	for r := range v.Records(string(stagedTable), source+"/") {
 		groups = append(groups, store.Group{
-			{Record: &view.Record{Table: plan.Table, Name: r.Name, Data: r.Data}, If: store.Anyway, Reason: "inventory"},
-			unrecord(stagedTable, r.Name),
+			{Record: &view.Record{Table: string(plan.Inventory), Name: r.Name, Data: r.Data}, If: store.Anyway, Reason: "inventory"},
+			drop(stagedTable, r.Name),
 		})
 	}
 	if _, err := a.commit(ctx, groups...); err != nil {
 		return err
 	}
 	state.Staged = false
-	_, err = a.commit(ctx, store.Group{record(sourceTable, source, state)})
+	_, err = a.commit(ctx, store.Group{put(sourceTable, source, state)})
 	return err
 }
 
@@ -101,19 +101,26 @@ func (a *Applier) Finish(ctx context.Context, source string) error {
 func (a *Applier) Release(ctx context.Context, source string) error {
 	v := a.opts.Store.View()
 	var groups []store.Group
-	for _, table := range []string{stagedTable, lostTable, plan.Table} {
-		for r := range v.Records(table, source+"/") {
-			groups = append(groups, store.Group{unrecord(table, r.Name)})
-		}
-	}
+	groups = append(groups, all(stagedTable, v, source)...)
+	groups = append(groups, all(lostTable, v, source)...)
+	groups = append(groups, all(plan.Inventory, v, source)...)
 	if _, err := a.commit(ctx, groups...); err != nil {
 		return err
 	}
-	if _, ok := v.Record(sourceTable, source); !ok {
+	if _, ok := v.Record(string(sourceTable), source); !ok {
 		return nil
 	}
-	_, err := a.commit(ctx, store.Group{unrecord(sourceTable, source)})
+	_, err := a.commit(ctx, store.Group{drop(sourceTable, source)})
 	return err
+}
+
+// all drop the rows of a source, each in a group of its own.
+func all[T any](table view.Table[T], v *view.View, source string) []store.Group {
+	var groups []store.Group
+	for name := range table.Names(v, source+"/") {
+		groups = append(groups, store.Group{drop(table, name)})
+	}
+	return groups
 }
 
 // Known returns the names of all sources that have a state or an inventory.
@@ -126,23 +133,23 @@ func Known(v *view.View) []string {
 			names = append(names, name)
 		}
 	}
-	for r := range v.Records(sourceTable, "") {
-		add(r.Name)
+	for name := range sourceTable.Names(v, "") {
+		add(name)
 	}
-	for r := range v.Records(plan.Table, "") {
-		name, _, _ := strings.Cut(r.Name, "/")
+	for row := range plan.Inventory.Names(v, "") {
+		name, _, _ := strings.Cut(row, "/")
 		add(name)
 	}
 	return names
 }
 
 // chunk cuts entries into transactions.
-func chunk(table string, entries []plan.Desired) []store.Group {
+func chunk(table view.Table[plan.Desired], entries []plan.Desired) []store.Group {
 	var groups []store.Group
 	var g store.Group
 	size := 0
 	for _, e := range entries {
-		w := record(table, e.RecordName(), e)
+		w := put(table, e.RecordName(), e)
 		if len(g) == groupWrites || len(g) > 0 && size+len(w.Record.Data) > groupBytes {
 			groups, g, size = append(groups, g), nil, 0
 		}

@@ -3,7 +3,6 @@ package apply
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,10 +18,10 @@ import (
 )
 
 const (
-	// sourceTable has one record a source, a State.
-	sourceTable = "source"
-	// stagedTable has inventory entries that are to replace those of plan.Table once the revision is accepted.
-	stagedTable = "staged"
+	// sourceTable has one row a source.
+	sourceTable view.Table[State] = "source"
+	// stagedTable has inventory entries that are to replace those of plan.Inventory once the revision is accepted.
+	stagedTable view.Table[plan.Desired] = "staged"
 
 	// groupBytes bounds the data of one transaction, well below etcd's 1.5 MiB with its keys and the objects' encoding.
 	groupBytes = 700 << 10
@@ -89,15 +88,8 @@ func New(opts Options) *Applier {
 
 // Load returns a source's state; the zero State where nothing was ever accepted.
 func Load(v *view.View, source string) (State, error) {
-	r, ok := v.Record(sourceTable, source)
-	if !ok {
-		return State{}, nil
-	}
-	var s State
-	if err := json.Unmarshal(r.Data, &s); err != nil {
-		return State{}, fmt.Errorf("cannot decode the state of source %s: %w", source, err)
-	}
-	return s, nil
+	row, _, err := sourceTable.Get(v, source)
+	return row.Value, err
 }
 
 // Mark changes a source's state by f, if f changes it.
@@ -111,7 +103,7 @@ func (a *Applier) Mark(ctx context.Context, source string, f func(*State)) error
 	if after == before {
 		return nil
 	}
-	_, err = a.commit(ctx, store.Group{record(sourceTable, source, after)})
+	_, err = a.commit(ctx, store.Group{put(sourceTable, source, after)})
 	return err
 }
 
@@ -252,9 +244,9 @@ func group(s plan.Step) store.Group {
 		return g
 	}
 	if entry.Source == "" {
-		return append(g, unrecord(plan.Table, s.Entry.RecordName()))
+		return append(g, drop(plan.Inventory, s.Entry.RecordName()))
 	}
-	return append(g, record(plan.Table, entry.RecordName(), entry))
+	return append(g, put(plan.Inventory, entry.RecordName(), entry))
 }
 
 func (a *Applier) did(source string, s plan.Step, out *Outcome) {
@@ -285,16 +277,12 @@ func revisionOf(o kinds.Object) int64 {
 	return n
 }
 
-func record(table, name string, data any) store.Write {
-	raw, err := json.Marshal(data)
-	if err != nil {
-		panic(fmt.Sprintf("apply: %T must encode: %v", data, err))
-	}
-	return store.Write{Record: &view.Record{Table: table, Name: name, Data: raw}, If: store.Anyway, Reason: "inventory"}
+func put[T any](table view.Table[T], name string, value T) store.Write {
+	return store.Write{Record: table.Record(name, value), If: store.Anyway, Reason: "inventory"}
 }
 
-func unrecord(table, name string) store.Write {
-	return store.Write{Record: &view.Record{Table: table, Name: name}, If: store.Anyway, Reason: "inventory"}
+func drop[T any](table view.Table[T], name string) store.Write {
+	return store.Write{Record: table.Gone(name), If: store.Anyway, Reason: "inventory"}
 }
 
 // commit writes groups and waits until the view has them; the first error of any is returned, with how many were written

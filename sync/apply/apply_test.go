@@ -65,7 +65,7 @@ func end(s *memory.Store) string {
 	for c := range view.List[*corev1.ConfigMap](s.View(), "") {
 		fmt.Fprintf(&b, "%s %v\n", c.Name, c.Data)
 	}
-	for _, table := range []string{plan.Table, stagedTable, sourceTable} {
+	for _, table := range []string{string(plan.Inventory), string(stagedTable), string(sourceTable)} {
 		for r := range s.View().Records(table, "") {
 			fmt.Fprintf(&b, "%s %s %s\n", table, r.Name, r.Data)
 		}
@@ -110,7 +110,7 @@ func TestKilledAfterEveryWrite(t *testing.T) {
 				t.Fatal(stateErr)
 			}
 			if got := end(s); state.Accepted == "one" {
-				for r := range s.View().Records(stagedTable, "") {
+				for r := range s.View().Records(string(stagedTable), "") {
 					got = strings.ReplaceAll(got, fmt.Sprintf("%s %s %s\n", stagedTable, r.Name, r.Data), "")
 				}
 				if got != wantOld {
@@ -125,7 +125,7 @@ func TestKilledAfterEveryWrite(t *testing.T) {
 			got := end(s)
 			if wantNew == "" {
 				wantNew = got
-				if strings.Contains(got, "gone") || strings.Contains(got, "c000") || strings.Contains(got, `"state"`) || strings.Contains(got, stagedTable+" ") {
+				if strings.Contains(got, "gone") || strings.Contains(got, "c000") || strings.Contains(got, `"state"`) || strings.Contains(got, string(stagedTable)+" ") {
 					t.Fatalf("the end:\n%s", got)
 				}
 			}

@@ -1,8 +1,6 @@
 package apply
 
 import (
-	"encoding/json"
-	"fmt"
 	"sync"
 
 	"lockstep/store/view"
@@ -50,7 +48,7 @@ func (a *Applier) Inventory(v *view.View, source string) ([]plan.Desired, error)
 // current says that the view has exactly these records.
 func (n inventory) current(v *view.View, source string) bool {
 	i := 0
-	for r := range v.Records(plan.Table, source+"/") {
+	for r := range v.Records(string(plan.Inventory), source+"/") {
 		if i == len(n.names) || n.revisions[i] != r.Revision || n.names[i] != r.Name {
 			return false
 		}
@@ -64,17 +62,20 @@ func (n inventory) follow(v *view.View, source string) (inventory, error) {
 	size := len(n.names) + 1 // most often one has changed
 	now := inventory{entries: make([]plan.Desired, 0, size), names: make([]string, 0, size), revisions: make([]int64, 0, size)}
 	i := 0
-	for r := range v.Records(plan.Table, source+"/") {
+	for r := range v.Records(string(plan.Inventory), source+"/") {
 		for i < len(n.names) && n.names[i] < r.Name {
 			i++
 		}
-		var entry plan.Desired
+		row := view.Row[plan.Desired]{}
 		if i < len(n.names) && n.revisions[i] == r.Revision && n.names[i] == r.Name {
-			entry = n.entries[i]
-		} else if err := json.Unmarshal(r.Data, &entry); err != nil {
-			return inventory{}, fmt.Errorf("cannot decode inventory entry %s: %w", r.Name, err)
+			row.Value = n.entries[i]
+		} else {
+			var err error
+			if row, err = plan.Inventory.Decode(r); err != nil {
+				return inventory{}, err
+			}
 		}
-		now.entries, now.names, now.revisions = append(now.entries, entry), append(now.names, r.Name), append(now.revisions, r.Revision)
+		now.entries, now.names, now.revisions = append(now.entries, row.Value), append(now.names, r.Name), append(now.revisions, r.Revision)
 	}
 	return now, nil
 }

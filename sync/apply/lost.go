@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -11,9 +10,9 @@ import (
 	"lockstep/sync/plan"
 )
 
-// lostTable has a record for every accepted revision that lost objects, a loss, for as long as plan.Window counts it; its
-// name is "<source>/<time>/<part>". So the budget survives the daemon.
-const lostTable = "lost"
+// lostTable has a row for every accepted revision that lost objects, for as long as plan.Window counts it; its name is
+// "<source>/<time>/<part>". So the budget survives the daemon.
+const lostTable view.Table[loss] = "lost"
 
 // loss is what a revision lost without anybody's consent.
 type loss struct {
@@ -25,27 +24,18 @@ type loss struct {
 // Some may be there again, or named twice.
 func Lost(v *view.View, source string, now time.Time) ([]kinds.Key, error) {
 	var keys []kinds.Key
-	for r := range v.Records(lostTable, source+"/") {
-		l, err := decodeLoss(r)
+	for row, err := range lostTable.Rows(v, source+"/") {
 		if err != nil {
 			return nil, err
 		}
-		if l.counts(now) {
-			keys = append(keys, l.Keys...)
+		if row.Value.counts(now) {
+			keys = append(keys, row.Value.Keys...)
 		}
 	}
 	return keys, nil
 }
 
 func (l loss) counts(now time.Time) bool { return now.Before(l.At.Add(plan.Window)) }
-
-func decodeLoss(r view.Record) (loss, error) {
-	var l loss
-	if err := json.Unmarshal(r.Data, &l); err != nil {
-		return loss{}, fmt.Errorf("cannot decode what %s lost: %w", r.Name, err)
-	}
-	return l, nil
-}
 
 // lossKeys bounds a record to some 130 KB with the longest names, well below groupBytes.
 const lossKeys = 250
@@ -54,13 +44,12 @@ const lossKeys = 250
 // allowed. They are to be written before the plan is accepted: what was noted and is not lost does not count.
 func (a *Applier) lose(p *plan.Plan, now time.Time) ([]store.Write, error) {
 	var writes []store.Write
-	for r := range a.opts.Store.View().Records(lostTable, p.Source+"/") {
-		l, err := decodeLoss(r)
+	for row, err := range lostTable.Rows(a.opts.Store.View(), p.Source+"/") {
 		if err != nil {
 			return nil, err
 		}
-		if p.Revision.AllowPrune || !l.counts(now) {
-			writes = append(writes, unrecord(lostTable, r.Name))
+		if p.Revision.AllowPrune || !row.Value.counts(now) {
+			writes = append(writes, drop(lostTable, row.Name))
 		}
 	}
 	if p.Revision.AllowPrune {
@@ -71,7 +60,7 @@ func (a *Applier) lose(p *plan.Plan, now time.Time) ([]store.Write, error) {
 	flush := func() {
 		if len(l.Keys) > 0 {
 			name := fmt.Sprintf("%s/%s/%d", p.Source, l.At.Format(time.RFC3339Nano), part)
-			writes = append(writes, record(lostTable, name, l))
+			writes = append(writes, put(lostTable, name, l))
 			part, l.Keys = part+1, nil
 		}
 	}

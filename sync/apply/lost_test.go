@@ -90,7 +90,7 @@ func TestLostIsKnownWhereverALeaderIsKilled(t *testing.T) {
 			if err := accept(next, s, "three", revision(size, 2, `"a":"2"`), false); err != nil {
 				t.Fatal(err)
 			}
-			for r := range s.View().Records(lostTable, "") {
+			for r := range s.View().Records(string(lostTable), "") {
 				t.Errorf("%s is not forgotten", r.Name)
 			}
 			break

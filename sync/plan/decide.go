@@ -2,7 +2,6 @@ package plan
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -12,7 +11,6 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/store/view"
-	"lockstep/sync/origin"
 )
 
 // freePrunes is how many objects a revision may delete whatever their share: a source of four objects that loses three
@@ -277,13 +275,9 @@ func keptByCluster(k kinds.Key) bool {
 
 // ownedBy says where another source states an object, if it does.
 func ownedBy(v *view.View, source string, k kinds.Key) (place string, ok bool) {
-	r, ok := v.Record(Table, source+"/"+k.Path())
-	if !ok {
-		return "", false
-	}
-	var at origin.Origin
-	if err := json.Unmarshal(r.Data, &at); err != nil {
+	row, ok, err := Inventory.Get(v, source+"/"+k.Path())
+	if err != nil {
 		return "unreadable inventory", true
 	}
-	return at.Place(), true
+	return row.Value.Origin.Place(), ok
 }

@@ -16,8 +16,8 @@ import (
 	"lockstep/sync/origin"
 )
 
-// Table is the record table of the inventory; a record's name is "<source>/<Key.Path()>" and its data a Desired.
-const Table = "desired"
+// Inventory is what the sources state; a row's name is "<source>/<Key.Path()>".
+const Inventory view.Table[Desired] = "desired"
 
 // State says how far an inventory entry has been carried out.
 type State string
@@ -46,7 +46,7 @@ type Desired struct {
 	State  State  `json:"state,omitempty"`
 }
 
-// RecordName is the name of the entry's record in Table.
+// RecordName is the name of the entry's row in the Inventory.
 func (d Desired) RecordName() string { return d.Source + "/" + d.Key.Path() }
 
 // Object is one object of a revision.

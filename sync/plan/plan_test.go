@@ -236,7 +236,7 @@ func recordOf(t *testing.T, d Desired) view.Change {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return view.Change{NewRecord: &view.Record{Table: Table, Name: d.RecordName(), Data: data, Revision: 1}}
+	return view.Change{NewRecord: &view.Record{Table: string(Inventory), Name: d.RecordName(), Data: data, Revision: 1}}
 }
 
 func setWant(a *txtar.Archive, want string) {

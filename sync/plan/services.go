@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -151,9 +150,9 @@ func (d *decision) holders() map[scarce][]kinds.Key {
 		add(service.Key(s.Namespace, s.Name), s)
 	}
 	for _, other := range d.in.Others {
-		for r := range d.in.View.Records(Table, other+"/core/"+service.Resource+"/") {
-			var entry Desired
-			if json.Unmarshal(r.Data, &entry) != nil || entry.State != Pending {
+		for row, err := range Inventory.Rows(d.in.View, other+"/core/"+service.Resource+"/") {
+			entry := row.Value
+			if err != nil || entry.State != Pending {
 				continue
 			}
 			if o, err := decode(entry.Key, entry.Object); err == nil {
