@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -48,7 +50,7 @@ type Engine struct {
 	loops   []Reconciler
 	sees    []view.Scope
 	writes  []writeRules
-	names   *names
+	turns   atomic.Uint64 // each prepares with a seed of its own
 	metrics *metrics
 	queue   *queue
 }
@@ -68,8 +70,11 @@ func New(loops []Reconciler, o Options) *Engine {
 	if o.Workers == 0 {
 		o.Workers = 8 * runtime.GOMAXPROCS(0)
 	}
+	if o.Seed == 0 {
+		o.Seed = rand.Uint64()
+	}
 	o.Rules = o.Rules.orKubernetes()
-	e := &Engine{Options: o, loops: slices.Clone(loops), names: newNames(o.Seed), queue: newQueue()}
+	e := &Engine{Options: o, loops: slices.Clone(loops), queue: newQueue()}
 	seen := map[string]bool{}
 	for _, r := range loops {
 		switch {

@@ -1,8 +1,8 @@
 package engine
 
 import (
-	"math/rand/v2"
-	"sync"
+	"encoding/binary"
+	"hash/fnv"
 
 	"lockstep/kinds"
 	"lockstep/store/view"
@@ -16,17 +16,10 @@ const (
 	baseLength = 63 - suffixLength
 )
 
-// names finds names for objects that have only a generateName.
+// names finds names for objects that have only a generateName. One seed gives one sequence of them.
 type names struct {
-	mu   sync.Mutex
-	rand *rand.Rand
-}
-
-func newNames(seed uint64) *names {
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	return &names{rand: rand.New(rand.NewPCG(seed, 0))}
+	seed  uint64
+	tries uint64
 }
 
 // generate sets the name of o, which has none, to one that the view does not have.
@@ -35,16 +28,25 @@ func (n *names) generate(v *view.View, o kinds.Object) {
 	if len(base) > baseLength {
 		base = base[:baseLength]
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	for {
-		suffix := make([]byte, suffixLength)
-		for i := range suffix {
-			suffix[i] = suffixAlphabet[n.rand.IntN(len(suffixAlphabet))]
-		}
-		o.SetName(base + string(suffix))
+		n.tries++
+		o.SetName(base + suffix(n.seed, n.tries, base))
 		if v.Get(kinds.KeyOf(o)) == nil {
 			return
 		}
 	}
+}
+
+func suffix(seed, try uint64, base string) string {
+	h := fnv.New64a()
+	// A hash's Write returns no error.
+	_, _ = h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, try), seed))
+	_, _ = h.Write([]byte(base))
+	sum := h.Sum64()
+	text := make([]byte, suffixLength)
+	for i := range text {
+		text[i] = suffixAlphabet[sum%uint64(len(suffixAlphabet))]
+		sum /= uint64(len(suffixAlphabet))
+	}
+	return string(text)
 }

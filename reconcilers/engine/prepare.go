@@ -37,51 +37,61 @@ type prepared struct {
 	refused []refused
 }
 
-// prepare passes a decision that check has approved through Kubernetes' rules. After a first refused creation no other
-// is tried: the next one would most likely fail the same way, and the loop comes back to it (Kubernetes' slow start).
-func (e *Engine) prepare(v *view.View, r *Reconciler, rules writeRules, owner kinds.Object, d loop.Decision, now time.Time) prepared {
-	var p prepared
+// preparation is what a decision is prepared from, and what has become of it.
+type preparation struct {
+	prepared
+	rules Rules
+	view  *view.View
+	now   time.Time
+	names names
+}
+
+// prepare passes a decision that check has approved through Kubernetes' rules. Of each object that has only a
+// generateName the seed decides the name. After a first refused creation no other is tried: the next one would most likely
+// fail the same way, and the loop comes back to it (Kubernetes' slow start).
+func prepare(r *Reconciler, writes writeRules, rules Rules, v *view.View, owner kinds.Object, d loop.Decision, now time.Time, seed uint64) prepared {
+	p := preparation{rules: rules, view: v, now: now, names: names{seed: seed}}
 	for _, w := range d.Wants {
 		switch {
 		case w.Object.GetUID() == "":
 			if len(p.refused) == 0 {
-				e.prepareCreate(v, w, &p)
+				p.create(w)
 			}
 		case d.Status != nil && owner != nil && w.Object.GetUID() == owner.GetUID():
 			// Written with the status, below.
 		default:
-			e.prepareUpdate(v, w, &p)
+			p.change(w)
 		}
 	}
 	for _, drop := range d.Drops {
-		e.prepareDrop(v, drop, now, &p)
+		p.drop(drop)
 	}
-	for _, drop := range implicitDrops(v, rules, owner, d) {
-		e.prepareDrop(v, drop, now, &p)
+	for _, drop := range implicitDrops(v, writes, owner, d) {
+		p.drop(drop)
 	}
 	status := d.Status
 	if len(p.refused) > 0 && d.IfRefused != nil {
 		status = d.IfRefused(p.refused[0].cause)
 	}
 	if status != nil {
-		e.prepareStatus(v, status, d.Wants, r.Name, &p)
+		p.status(status, d.Wants, r.Name)
 	}
-	return p
+	return p.prepared
 }
 
-func (e *Engine) prepareCreate(v *view.View, w loop.Want, p *prepared) {
+func (p *preparation) create(w loop.Want) {
 	o := w.Object.DeepCopyObject().(kinds.Object)
 	if ns := o.GetNamespace(); ns != "" {
-		namespace, ok := view.Get[*corev1.Namespace](v, "", ns)
+		namespace, ok := view.Get[*corev1.Namespace](p.view, "", ns)
 		if !ok || namespace.DeletionTimestamp != nil {
 			return // nothing is created in a namespace that is going away, and nobody needs to be told
 		}
 	}
 	if o.GetName() == "" {
-		e.names.generate(v, o)
+		p.names.generate(p.view, o)
 	}
 	key := kinds.KeyOf(o)
-	if errs := e.Rules.PrepareCreate(o); len(errs) > 0 {
+	if errs := p.rules.PrepareCreate(o); len(errs) > 0 {
 		p.refused = append(p.refused, refused{key, invalid(key, errs), w.Failed})
 		return
 	}
@@ -91,14 +101,14 @@ func (e *Engine) prepareCreate(v *view.View, w loop.Want, p *prepared) {
 	})
 }
 
-// prepareUpdate changes an object outside of its status, or inside, or both, each by its own rules.
-func (e *Engine) prepareUpdate(v *view.View, w loop.Want, p *prepared) {
+// change changes an object outside of its status, or inside, or both, each by its own rules.
+func (p *preparation) change(w loop.Want) {
 	key := kinds.KeyOf(w.Object)
-	old := v.Get(key)
+	old := p.view.Get(key)
 	if old == w.Object || equality.Semantic.DeepEqual(old, w.Object) {
 		return
 	}
-	next, errs := e.updated(w.Object, old)
+	next, errs := p.updated(w.Object, old)
 	if len(errs) > 0 {
 		p.refused = append(p.refused, refused{key, invalid(key, errs), w.Failed})
 		return
@@ -106,7 +116,7 @@ func (e *Engine) prepareUpdate(v *view.View, w loop.Want, p *prepared) {
 	p.update(old, next, w.Reason, w.Done, w.Failed)
 }
 
-func (e *Engine) updated(o, old kinds.Object) (kinds.Object, field.ErrorList) {
+func (p *preparation) updated(o, old kinds.Object) (kinds.Object, field.ErrorList) {
 	var status, rest bool
 	for _, path := range changedPaths(old, o) {
 		if path == "status" || strings.HasPrefix(path, "status.") {
@@ -118,7 +128,7 @@ func (e *Engine) updated(o, old kinds.Object) (kinds.Object, field.ErrorList) {
 	next := old
 	if rest || !kinds.Of(o).Status {
 		next = o.DeepCopyObject().(kinds.Object)
-		if errs := e.Rules.PrepareUpdate(next, old); len(errs) > 0 {
+		if errs := p.rules.PrepareUpdate(next, old); len(errs) > 0 {
 			return nil, errs
 		}
 	}
@@ -126,18 +136,18 @@ func (e *Engine) updated(o, old kinds.Object) (kinds.Object, field.ErrorList) {
 		return next, nil
 	}
 	both := o.DeepCopyObject().(kinds.Object)
-	return both, e.Rules.PrepareStatus(both, next)
+	return both, p.rules.PrepareStatus(both, next)
 }
 
-func (e *Engine) prepareStatus(v *view.View, status kinds.Object, wants []loop.Want, reconciler string, p *prepared) {
+func (p *preparation) status(status kinds.Object, wants []loop.Want, reconciler string) {
 	key := kinds.KeyOf(status)
-	old := v.Get(key)
+	old := p.view.Get(key)
 	base, reason := old, "status of "+reconciler
 	for _, w := range wants {
 		if w.Object.GetUID() != old.GetUID() {
 			continue
 		}
-		next, errs := e.updated(w.Object, old)
+		next, errs := p.updated(w.Object, old)
 		if len(errs) > 0 {
 			p.refused = append(p.refused, refused{key, invalid(key, errs), w.Failed})
 			return
@@ -145,14 +155,14 @@ func (e *Engine) prepareStatus(v *view.View, status kinds.Object, wants []loop.W
 		base, reason = next, w.Reason
 	}
 	next := status.DeepCopyObject().(kinds.Object)
-	if errs := e.Rules.PrepareStatus(next, base); len(errs) > 0 {
+	if errs := p.rules.PrepareStatus(next, base); len(errs) > 0 {
 		p.refused = append(p.refused, refused{key, invalid(key, errs), nil})
 		return
 	}
 	p.update(old, next, reason, nil, nil)
 }
 
-func (p *prepared) update(old, next kinds.Object, reason string, done, failed *loop.Event) {
+func (p *preparation) update(old, next kinds.Object, reason string, done, failed *loop.Event) {
 	if equality.Semantic.DeepEqual(old, next) {
 		return
 	}
@@ -162,13 +172,13 @@ func (p *prepared) update(old, next kinds.Object, reason string, done, failed *l
 	})
 }
 
-// prepareDrop deletes as Kubernetes does. Dropping what is gone, or going already, does nothing.
-func (e *Engine) prepareDrop(v *view.View, drop loop.Drop, now time.Time, p *prepared) {
-	old := v.Get(drop.Key)
+// drop deletes as Kubernetes does. Dropping what is gone, or going already, does nothing.
+func (p *preparation) drop(drop loop.Drop) {
+	old := p.view.Get(drop.Key)
 	if old == nil || old.GetUID() != drop.UID {
 		return
 	}
-	changed, gone := e.Rules.Delete(old, now, nil)
+	changed, gone := p.rules.Delete(old, p.now, nil)
 	if drop.Now && len(old.GetFinalizers()) == 0 {
 		gone = true
 	}

@@ -44,7 +44,7 @@ func (e *Engine) turn(ctx context.Context, it item) outcome {
 		e.bug(r, it.key, owner, err)
 		return outcome{}
 	}
-	p := e.prepare(v, r, rules, owner, d, now)
+	p := prepare(r, rules, e.Rules, v, owner, d, now, e.Seed+e.turns.Add(1))
 	start := e.Clock.Now()
 	out, result := e.act(ctx, r, it.key, owner, p)
 	if len(p.steps) > 0 {

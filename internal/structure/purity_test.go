@@ -1,10 +1,11 @@
-package reconcilers
+package structure
 
 import (
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,38 +13,46 @@ import (
 	"testing"
 )
 
-// deciding are the files of the repository that decide and do not act, as patterns from its root; tests aside. A
-// decision is a pure function of its arguments, so that it can be repeated, tested by golden files, and explained.
-// Behind a pattern stand packages that those files may import besides allowed.
+// rooms are the folders where every package decides and does not act, unless it is listed below as acting. A decision is a
+// pure function of its arguments, so that it can be repeated, tested by golden files, and explained.
+func rooms() []string { return []string{"reconcilers", "sync", "proxy"} }
+
+// acting are the packages of these rooms that act, and the files where the rest of their package decides, with what they do.
+func acting() map[string]string {
+	return map[string]string{
+		"reconcilers/engine/engine.go":       "runs workers, by a clock",
+		"reconcilers/engine/metrics.go":      "counts",
+		"reconcilers/engine/rules.go":        "hands Kubernetes' rules to what prepares",
+		"reconcilers/engine/step.go":         "runs turns for tests",
+		"reconcilers/engine/turn.go":         "writes and tells",
+		"reconcilers/engine/wake.go":         "follows the store",
+		"reconcilers/scheduler/metrics.go":   "counts",
+		"reconcilers/scheduler/scheduler.go": "follows the store and writes bindings",
+		"sync":                               "drives the sources: queues, timers, writes",
+		"sync/apply":                         "writes to the store",
+		"sync/forge":                         "posts to forges",
+		"sync/manifest":                      "reads a tree's files at once, within a bound of memory, and remembers types",
+		"sync/manifest/tree":                 "walks folders",
+		"sync/manifest/validate":             "reads the folders that it is named",
+		"sync/source":                        "reads repositories and folders",
+		"sync/source/clone":                  "speaks to Git servers, in a process of its own",
+		"proxy":                              "runs iptables and netlink",
+	}
+}
+
+// deciding are files that decide though their package acts, or is in another room, and those that may import more than
+// allowed, which stands behind: as patterns from the root.
 func deciding() map[string][]string {
 	return map[string][]string{
-		"reconcilers/scheduler/decide.go":     nil,
-		"reconcilers/scheduler/demand.go":     nil,
-		"reconcilers/scheduler/node.go":       nil,
-		"reconcilers/scheduler/predicates.go": nil,
-		"reconcilers/scheduler/resources.go":  nil,
-		"reconcilers/scheduler/scores.go":     nil,
-		"reconcilers/scheduler/state.go":      nil,
-		"reconcilers/scheduler/table.go":      nil,
-		"reconcilers/pods/*.go":               nil,
-		"reconcilers/cluster/*.go":            nil,
-		"reconcilers/namespace/*.go":          nil,
-		"reconcilers/serviceaccount/*.go":     nil,
-		"reconcilers/rootca/*.go":             nil,
-		"reconcilers/nodecidr/*.go":           nil,
-		"reconcilers/nodelifecycle/*.go":      nil,
-		"reconcilers/serviceip/*.go":          nil,
-		"reconcilers/deployment/*.go":         nil,
-		"reconcilers/replicaset/*.go":         nil,
-		"reconcilers/endpoints/*.go":          {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
-		"reconcilers/endpointslice/*.go":      nil,
-		"reconcilers/garbagecollection/*.go":  nil,
-		"sync/plan/*.go":                      {"lockstep/sync/origin"},
-		"sync/origin/*.go":                    nil,
-		"sync/health/*.go":                    nil,
-		"sync/verdict/*.go":                   {"lockstep/internal/plain", "lockstep/sync/health"},
-		"proxy/rules/*.go":                    nil,
-		"nodeagent/pods/*.go":                 nil,
+		"reconcilers/reconcilers.go":    {"lockstep/reconcilers/"}, // it lists them
+		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
+		"reconcilers/engine/prepare.go": {"lockstep/store"}, // for the form of a write
+		"proxy/change.go":               {"lockstep/proxy/rules"},
+		"proxy/drift.go":                {"lockstep/proxy/rules"},
+		"sync/plan/*.go":                {"lockstep/sync/origin"},
+		"sync/verdict/*.go":             {"lockstep/sync/health"},
+		"sync/render/*.go":              {"context", "lockstep/sync/manifest", "lockstep/sync/origin"}, // a renderer that runs long is stopped
+		"nodeagent/pods/*.go":           nil,
 		// net is for JoinHostPort. The default seccomp profile asks for the kernel's version, which no decision outlives.
 		"nodeagent/spec/*.go": {
 			"net", "github.com/opencontainers/runtime-spec/specs-go", "github.com/opencontainers/image-spec/specs-go/v1",
@@ -52,8 +61,6 @@ func deciding() map[string][]string {
 		},
 		"nodeagent/dns/names/answer.go": {"github.com/miekg/dns"},
 		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},
-		"reconcilers/loop/*.go":         nil,
-		"reconcilers/engine/check.go":   nil,
 		"daemon/etcd/decide.go":         nil,
 		"daemon/rights/*.go":            {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
 		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health", "lockstep/sync/plan"},
@@ -69,7 +76,7 @@ func allowed() []string {
 		"errors", "fmt", "hash/fnv", "io", "iter", "maps", "math", "math/big", "math/bits", "net/netip", "path", "reflect",
 		"regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
 		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
-		"lockstep/store/view", "lockstep/kinds", "lockstep/kinds/quantity", "lockstep/kinds/v1alpha1", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods",
+		"lockstep/internal/plain", "lockstep/store/view", "lockstep/kinds", "lockstep/kinds/quantity", "lockstep/kinds/v1alpha1", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods",
 	}
 }
 
@@ -78,25 +85,68 @@ func clocks() []string {
 	return []string{"Now", "Since", "Until", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Sleep"}
 }
 
-func TestDecidingCodeIsPure(t *testing.T) {
+// pureFiles are the files that decide, each with what it may import besides allowed.
+func pureFiles(t *testing.T) map[string][]string {
+	t.Helper()
+	acts, out := acting(), map[string][]string{}
+	for dir, files := range packages(t) {
+		if acts[dir] != "" || !within(dir, rooms()) || within(dir, forTests()) {
+			continue
+		}
+		for _, f := range files {
+			if !f.test() && acts[f.path] == "" {
+				out[f.path] = nil
+			}
+		}
+	}
 	for pattern, also := range deciding() {
-		files, err := filepath.Glob(filepath.Join("..", pattern))
+		names, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)
 		}
-		files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "_test.go") })
-		if len(files) == 0 {
+		names = slices.DeleteFunc(names, func(f string) bool { return strings.HasSuffix(f, "_test.go") })
+		if len(names) == 0 {
 			t.Errorf("%s: no such file: take it from the list, or name the one that it became", pattern)
 		}
-		for _, file := range files {
-			fset := token.NewFileSet()
-			f, err := parser.ParseFile(fset, file, nil, parser.SkipObjectResolution)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, problem := range impurities(f, also) {
-				t.Errorf("%s: %s", fset.Position(problem.pos), problem.text)
-			}
+		for _, name := range names {
+			out[filepath.ToSlash(strings.TrimPrefix(name, root+"/"))] = also
+		}
+	}
+	return out
+}
+
+func impuritiesOf(t *testing.T, name string, also []string) (problems []string) {
+	t.Helper()
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, filepath.Join(root, name), nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range impurities(f, also) {
+		problems = append(problems, fmt.Sprintf("%s: %s", fset.Position(problem.pos), problem.text))
+	}
+	return problems
+}
+
+func TestDecidingCodeIsPure(t *testing.T) {
+	for name, also := range pureFiles(t) {
+		for _, problem := range impuritiesOf(t, name, also) {
+			t.Error(problem)
+		}
+	}
+}
+
+// TestActingPackagesAct: what does not act any more comes off the list.
+func TestActingPackagesAct(t *testing.T) {
+	all := packages(t)
+	for name, what := range acting() {
+		files := all[name]
+		if path.Ext(name) == ".go" {
+			files = slices.DeleteFunc(slices.Clone(all[path.Dir(name)]), func(f file) bool { return f.path != name })
+		}
+		acts := slices.ContainsFunc(files, func(f file) bool { return !f.test() && len(impuritiesOf(t, f.path, nil)) > 0 })
+		if !acts || what == "" {
+			t.Errorf("%s is listed as acting, and does not, or is not there, or nobody says what it does", name)
 		}
 	}
 }
