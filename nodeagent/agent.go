@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -26,32 +27,22 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"lockstep/internal/whole"
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/content"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/probes"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/stats"
-	"lockstep/nodeagent/turns"
 	"lockstep/nodeagent/volumes"
 )
 
-const (
-	// parallelPrepares bounds snapshot and pipe work, parallelStarts what
-	// executes shims and runc: more of the latter than cores only makes all of
-	// them slower.
-	parallelPrepares = 8
-	// longestTurn is how long one of either holds up others: many times what it
-	// takes. One that hangs, as on a dead file system, goes on beside them.
-	longestTurn = 10 * time.Second
-	// hookTimeout bounds one HTTP hook.
-	hookTimeout = 30 * time.Second
-	// containerdRetry is the pause between attempts to reach containerd.
-	containerdRetry = 250 * time.Millisecond
-)
+// containerdRetry is the pause between attempts to reach containerd.
+const containerdRetry = 250 * time.Millisecond
 
 // Agent is one node. New makes it, Run runs it once.
 type Agent struct {
@@ -59,31 +50,29 @@ type Agent struct {
 	log     *slog.Logger
 	metrics *metrics
 	held    *os.File // locks the agent's directory
-	records records
+	records pod.Records
+	host    *pod.Node // made when the machine is open
 
-	rt         *runtime.Runtime
-	net        *network.Network
-	logs       *logs.Client
-	volumes    *volumes.Manager
-	images     *images.Manager
-	probes     *probes.Manager
-	content    *content.Store
-	statuses   *statuses
-	events     record.EventRecorder
-	broadcast  record.EventBroadcaster
-	hookClient *http.Client
-	preparing  *turns.Turns
-	starting   *turns.Turns
-	group      *errgroup.Group // of everything that runs
-	ctx        context.Context // of everything that runs
-	changed    chan struct{}   // wakes the node's report
-	proxyWake  chan struct{}
-	dnsWake    chan struct{}
-	keepWake   chan struct{}
-	imported   chan struct{} // closed when ImagesDir has been imported
-	connected  chan struct{} // closed when there is a client
-	complete   chan struct{} // closed when the caches are the API's
-	lostWake   chan struct{} // wakes endLost
+	rt        *runtime.Runtime
+	net       *network.Network
+	logs      *logs.Client
+	volumes   *volumes.Manager
+	images    *images.Manager
+	probes    *probes.Manager
+	content   *content.Store
+	statuses  *statuses
+	events    record.EventRecorder
+	broadcast record.EventBroadcaster
+	group     *errgroup.Group // of everything that runs
+	ctx       context.Context // of everything that runs
+	changed   chan struct{}   // wakes the node's report
+	proxyWake chan struct{}
+	dnsWake   chan struct{}
+	keepWake  chan struct{}
+	imported  chan struct{} // closed when ImagesDir has been imported
+	connected chan struct{} // closed when there is a client
+	complete  chan struct{} // closed when the caches are the API's
+	lostWake  chan struct{} // wakes endLost
 
 	completeOnce sync.Once
 	netOnce      sync.Once
@@ -98,12 +87,11 @@ type Agent struct {
 
 	storageEvery time.Duration // storagePeriod but in tests
 
-	mu        sync.Mutex
-	pods      map[types.UID]*pod
-	claims    map[string]*pod // by containerd ID
-	imageInfo map[string]*image
-	client    kubernetes.Interface // nil while not connected
-	caches    *caches              // nil until synced, or taken from the disk
+	mu     sync.Mutex
+	pods   map[types.UID]*pod.Pod
+	claims map[string]*pod.Pod  // by containerd ID
+	client kubernetes.Interface // nil while not connected
+	caches *caches              // nil until synced, or taken from the disk
 	// synchronised says that the caches and the pods are complete as of the API.
 	synchronised bool
 	// history names what the API's revisions are of; empty until it is known.
@@ -135,12 +123,10 @@ func New(opts Options) (*Agent, error) {
 	}
 	a := &Agent{
 		opts: opts, log: opts.Log.With("node", opts.NodeName), metrics: newMetrics(opts.Metrics),
-		records:    records{filepath.Join(opts.agentDir(), "pods")},
-		hookClient: newHookClient(),
-		preparing:  turns.New(parallelPrepares, longestTurn), starting: turns.New(parallelStarts(), longestTurn),
+		records: pod.Records{Dir: filepath.Join(opts.agentDir(), "pods")},
 		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), known: make(chan struct{}), imagesWake: make(chan struct{}, 1),
 		connected: make(chan struct{}), complete: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
-		pods: map[types.UID]*pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod{}, imageInfo: map[string]*image{},
+		pods: map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
 	a.content = content.New(content.Options{Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged, Holds: a.hasLost})
@@ -190,7 +176,7 @@ func (a *Agent) endUnjoined(ctx context.Context) {
 	if _, err := a.identity().Certificate(); !errors.Is(err, os.ErrNotExist) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout+managedStop)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cgroup.EndTimeout+managedStop)
 	defer cancel()
 	err := stopCompanions(ctx, a.opts)
 	if a.opts.Containerd == Managed {
@@ -267,6 +253,7 @@ func (a *Agent) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.host = a.newHost()
 	a.opts.Metrics.MustRegister(gauges{a})
 	return a.enableForwarding()
 }
@@ -309,8 +296,8 @@ func (a *Agent) readMachine(version string) error {
 	if err != nil {
 		return fmt.Errorf("cannot list devices: %w", err)
 	}
-	n := spec.Node{Name: a.opts.NodeName, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroupV2(),
-		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: swapLimits(), PodPids: max(a.opts.PodPidsLimit, 0)}
+	n := spec.Node{Name: a.opts.NodeName, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroup.V2(),
+		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: max(a.opts.PodPidsLimit, 0)}
 	if n.MaxOpenFiles, err = maxOpenFiles(caps); err != nil {
 		return err
 	}
@@ -336,6 +323,24 @@ func (a *Agent) readMachine(version string) error {
 	defer a.mu.Unlock()
 	a.facts, a.node = facts, n
 	return nil
+}
+
+// maxOpenFiles is the highest limit of open files that may be given: the
+// kernel's, or without the right to raise limits this process's own.
+func maxOpenFiles(caps []string) (uint64, error) {
+	data, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return 0, err
+	}
+	most, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil || slices.Contains(caps, "CAP_SYS_RESOURCE") {
+		return most, err
+	}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return 0, fmt.Errorf("cannot read own limit of open files: %w", err)
+	}
+	return min(most, own.Max), nil
 }
 
 // defaultAppArmor is the name under which containerd's default profile is
@@ -377,7 +382,7 @@ func (a *Agent) enableForwarding() error {
 // restore takes up the pods of an earlier run: from their kept objects, their
 // sandboxes and what containerd has.
 func (a *Agent) restore(ctx context.Context) error {
-	kept, err := a.records.loadPods()
+	kept, err := a.records.LoadPods()
 	if err != nil {
 		a.log.Warn("cannot restore all pods", "error", err)
 	}
@@ -385,20 +390,7 @@ func (a *Agent) restore(ctx context.Context) error {
 	a.restoreNetwork()
 	for _, o := range kept {
 		known[string(o.UID)] = true
-		p := newPod(a, o)
-		p.sandbox, p.traces = a.loadSandbox(o)
-		if p.sandbox.ID != "" { // limits may be new in this release, or other ones
-			if err := a.makePodCgroup(o.UID, spec.PodLimits(o, a.nodeFacts())); err != nil {
-				p.log.Warn("cannot set the pod's limits anew", "error", err)
-			}
-		}
-		p.instances = a.records.load(o.UID)
-		for id := range p.instances {
-			a.claims[id] = p
-		}
-		a.pods[o.UID] = p
-		// Setting up again is idempotent and finds what is there.
-		p.traces = p.traces || len(p.instances) > 0
+		a.pods[o.UID] = a.host.Restore(o)
 	}
 	if err := a.net.Sweep(ctx, func(uid string) bool { return known[uid] }); err != nil {
 		a.log.Warn("cannot free addresses of vanished pods", "error", err)
@@ -449,9 +441,9 @@ func (a *Agent) runAll() {
 	}
 }
 
-func (a *Agent) runPod(p *pod) {
+func (a *Agent) runPod(p *pod.Pod) {
 	a.group.Go(func() error {
-		p.run(a.ctx)
+		p.Run(a.ctx)
 		return nil
 	})
 }
@@ -479,53 +471,14 @@ func (a *Agent) hostIPs() []string {
 	return out
 }
 
-func (a *Agent) allPods() []*pod {
+func (a *Agent) allPods() []*pod.Pod {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := make([]*pod, 0, len(a.pods))
+	out := make([]*pod.Pod, 0, len(a.pods))
 	for _, p := range a.pods {
 		out = append(out, p)
 	}
 	return out
-}
-
-// claim says that a container is of a pod, so that its events find the pod.
-func (a *Agent) claim(id string, p *pod) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.claims[id] = p
-}
-
-func (a *Agent) unclaim(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.claims, id)
-}
-
-// forget drops a pod of which nothing is left. The pod's lock is held.
-func (a *Agent) forget(p *pod) {
-	a.mu.Lock()
-	delete(a.pods, p.uid)
-	delete(a.lost, p.uid)
-	a.mu.Unlock()
-	a.statuses.drop(p.uid)
-	a.probes.Remove(p.uid)
-	if err := a.records.dropPod(p.uid); err != nil {
-		p.log.Warn("cannot forget pod", "error", err)
-	}
-	a.wakeNet()
-}
-
-// dropForgotten removes what was kept of a pod that was forgotten while it was being kept. It comes after the keeping, as
-// in forget the records go after the pod does: whichever is later finds what is left.
-func (a *Agent) dropForgotten(uid types.UID) error {
-	a.mu.Lock()
-	_, known := a.pods[uid]
-	a.mu.Unlock()
-	if known {
-		return nil
-	}
-	return a.records.dropPod(uid)
 }
 
 // wakeNet has proxy and DNS look again.

@@ -12,16 +12,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/typeurl/v2"
-	"github.com/opencontainers/runtime-spec/specs-go"
-
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
@@ -106,7 +106,7 @@ func TestPodWithEverything(t *testing.T) {
 	}
 	opts, _ := l.opts.withDefaults()
 	limit := filepath.Join("/sys/fs/cgroup/memory", nodeCgroup(opts.NodeName), "pod"+string(p.UID), strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://"), "memory.limit_in_bytes")
-	if data, err := os.ReadFile(limit); !cgroupV2() && (err != nil || strings.TrimSpace(string(data)) != "67108864") {
+	if data, err := os.ReadFile(limit); !cgroup.V2() && (err != nil || strings.TrimSpace(string(data)) != "67108864") {
 		t.Errorf("memory limit %q, %v", data, err)
 	}
 	l.eventually("one shim for both containers", 5*time.Second, func() error {
@@ -329,9 +329,7 @@ func TestReboot(t *testing.T) {
 	})
 	survivor := l.agent.podNamed("default", "survivor")
 	l.eventually("its address is the old one", 5*time.Second, func() error {
-		survivor.mu.Lock()
-		defer survivor.mu.Unlock()
-		if ips := survivor.sandbox.IPs; len(ips) != 1 || ips[0] != p.Status.PodIP {
+		if ips := survivor.Addresses(); len(ips) != 1 || ips[0] != p.Status.PodIP {
 			return fmt.Errorf("addresses %v, before %s", ips, p.Status.PodIP)
 		}
 		return nil

@@ -73,7 +73,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	a.mu.Unlock()
 	a.statuses.nudge()
 	for _, p := range a.allPods() {
-		p.poke()
+		p.Poke()
 	}
 	poke(a.contentWake)
 	close(a.connected)
@@ -263,8 +263,8 @@ func (a *Agent) synced(ctx context.Context, c *caches, store cache.Store) {
 		have[o.(*corev1.Pod).UID] = true
 	}
 	for _, p := range a.allPods() {
-		if !have[p.uid] {
-			a.podDeleted(p.uid)
+		if !have[p.UID()] {
+			a.podDeleted(p.UID())
 		}
 	}
 	a.relistLogged(ctx)
@@ -306,15 +306,14 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 	p := a.pods[o.UID]
 	a.mu.Unlock()
 	if p == nil {
-		p = newPod(a, o)
+		p = a.host.New(o)
 		if !pods.Admitted(o) {
-			p.wanted.Rejected, p.wanted.RejectedMessage = a.admit(o)
+			if reason, message := a.admit(o); reason != "" {
+				p = a.host.Refused(o, reason, message)
+			}
 		}
-		if reason := p.wanted.Rejected; reason != "" {
-			p.event(corev1.EventTypeWarning, reason, p.wanted.RejectedMessage)
-		}
-		if err := a.records.savePod(o); err != nil {
-			p.log.Warn("cannot keep pod", "error", err)
+		if err := a.records.SavePod(o); err != nil {
+			p.Log().Warn("cannot keep pod", "error", err)
 		}
 		a.mu.Lock()
 		a.pods[o.UID] = p
@@ -323,17 +322,13 @@ func (a *Agent) podSeen(o *corev1.Pod) {
 		poke(a.contentWake) // what it refers to is watched
 		return
 	}
-	var old *corev1.Pod
-	p.change(func() {
-		old = p.wanted.Pod
-		p.wanted.Pod, p.wanted.Gone = o, false
-	})
+	old := p.Update(o)
 	if pods.Relabelled(old, o) {
 		a.contentDue(o.UID)
 	}
 	if pods.KeepAgain(old, o) {
-		if err := errors.Join(a.records.savePod(o), a.dropForgotten(o.UID)); err != nil {
-			p.log.Warn("cannot keep pod", "error", err)
+		if err := p.Keep(); err != nil {
+			p.Log().Warn("cannot keep pod", "error", err)
 		}
 	}
 }
@@ -345,8 +340,8 @@ func (a *Agent) admit(o *corev1.Pod) (reason, message string) {
 	}
 	var others []pods.Wanted
 	for _, p := range a.allPods() {
-		if !a.isLost(p.uid) {
-			others = append(others, p.asked())
+		if !a.isLost(p.UID()) {
+			others = append(others, p.Wanted())
 		}
 	}
 	return pods.Admit(a.nodeFacts().Allocatable, others, o)
@@ -364,7 +359,7 @@ func (a *Agent) podGone(uid types.UID) {
 	p := a.pods[uid]
 	a.mu.Unlock()
 	if p != nil {
-		p.change(func() { p.wanted.Gone = true })
+		p.End()
 	}
 }
 
@@ -464,7 +459,7 @@ func (a *Agent) configureNetwork(cidrs []string, keep bool) {
 	}
 	a.reportNode()
 	for _, p := range a.allPods() {
-		p.hear(pods.NetworkChanged)
+		p.Hear(pods.NetworkChanged)
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"lockstep/nodeagent/pods"
 )
 
 // prompt is how soon a change must be seen, less than refreshPeriod; it takes
@@ -88,21 +86,6 @@ func TestWaitsForWhatIsMissing(t *testing.T) {
 	l.waits("volume", "ContainerCreating", "")
 	l.event("volume", "FailedMount", `MountVolume.SetUp failed for volume "config" : configmap "late" not found`)
 	l.event("env", "Failed", `Error: configmap "late" not found`)
-	// Nothing but the news that it is there may have them tried again.
-	for name, key := range map[string]pods.Key{"volume": {Kind: pods.Volumes}, "env": {Kind: pods.Start, Of: "main"}} {
-		p := l.agent.podNamed("default", name)
-		l.eventually(name+" waits for long", 20*time.Second, func() error {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			f, ok := p.failures[key]
-			if !ok {
-				return fmt.Errorf("failures %v", p.failures)
-			}
-			f.Until = time.Now().Add(time.Hour)
-			p.failures[key] = f
-			return nil
-		})
-	}
 	l.put(configMap("late", map[string]string{"color": "green"}))
 	for _, name := range []string{"volume", "env"} {
 		l.prints(l.running(name), "main", "green")

@@ -4,90 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
-	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/process"
 	"lockstep/nodeagent/runtime"
 )
 
-// endTimeout bounds how long killed processes may take to go: one that waits
-// for a dead disk stays, and is told.
-const endTimeout = 10 * time.Second
-
 // runtimeState is where shims and runc keep what no configuration moves.
 const runtimeState = "/run/containerd"
-
-// processesIn are the processes of a cgroup and of those below it, by the path
-// of theirs relative to it.
-func processesIn(path string) map[int]string {
-	out := map[int]string{}
-	for _, root := range hierarchies() {
-		top := filepath.Join(root, path)
-		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
-			if err != nil || !d.IsDir() {
-				return nil // a cgroup that went away meanwhile, or a file
-			}
-			data, _ := os.ReadFile(filepath.Join(p, "cgroup.procs"))
-			for line := range strings.Lines(string(data)) {
-				if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
-					out[pid], _ = filepath.Rel(top, p)
-				}
-			}
-			return nil
-		})
-	}
-	return out
-}
-
-// killCgroup kills the processes of a cgroup that are wanted dead, by the path of
-// theirs relative to it, until there are none. It returns whose they were.
-func killCgroup(ctx context.Context, path string, wanted func(below string) bool) (killed map[int]string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, endTimeout)
-	defer cancel()
-	killed = map[int]string{}
-	for {
-		left := 0
-		for pid, below := range processesIn(path) {
-			if !wanted(below) || !process.Alive(pid) {
-				continue
-			}
-			left++
-			if process.Kill(pid, func() bool { return within(pid, path) }) {
-				killed[pid] = below
-			}
-		}
-		if left == 0 {
-			return killed, nil
-		}
-		select {
-		case <-ctx.Done():
-			return killed, fmt.Errorf("cannot end %d processes in cgroup %s: %w", left, path, ctx.Err())
-		case <-time.After(10 * time.Millisecond): // a killed process needs a moment to go
-		}
-	}
-}
-
-// within says whether a process is in a cgroup or below it.
-func within(pid int, path string) bool {
-	data, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
-	for line := range strings.Lines(string(data)) {
-		_, own, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if _, own, _ = strings.Cut(own, ":"); own == path || strings.HasPrefix(own, path+"/") {
-			return true
-		}
-	}
-	return false
-}
 
 // containerOfCgroup is the ID in the path of a container's cgroup, or of one
 // below it, relative to the node's: pod<uid>/<id>/….
@@ -106,7 +37,7 @@ func containerOfCgroup(below string) string {
 func endForgotten(ctx context.Context, o Options, alive func(id string) bool) ([]string, error) {
 	path := nodeCgroup(o.NodeName)
 	var shims []int
-	inside := processesIn(path)
+	inside := cgroup.Processes(path)
 	for _, pid := range shimsAt(o.containerdSocket()) {
 		children, forgotten := 0, false
 		for child, below := range inside {
@@ -121,8 +52,8 @@ func endForgotten(ctx context.Context, o Options, alive func(id string) bool) ([
 			shims = append(shims, pid)
 		}
 	}
-	killed, err := killCgroup(ctx, path, func(below string) bool { return !alive(containerOfCgroup(below)) })
-	wait, cancel := context.WithTimeout(ctx, endTimeout)
+	killed, err := cgroup.Kill(ctx, path, func(below string) bool { return !alive(containerOfCgroup(below)) })
+	wait, cancel := context.WithTimeout(ctx, cgroup.EndTimeout)
 	defer cancel()
 	for _, pid := range shims {
 		if process.Kill(pid, func() bool { return slices.Contains(shimsAt(o.containerdSocket()), pid) && !serves(pid, path, alive) }) {
@@ -142,7 +73,7 @@ func endForgotten(ctx context.Context, o Options, alive func(id string) bool) ([
 
 // serves says whether a shim still has a container that is alive.
 func serves(shim int, path string, alive func(id string) bool) bool {
-	for pid, below := range processesIn(path) {
+	for pid, below := range cgroup.Processes(path) {
 		if process.Parent(pid) == shim && process.Alive(pid) && alive(containerOfCgroup(below)) {
 			return true
 		}
@@ -219,30 +150,18 @@ func (a *Agent) sweepForgotten(ctx context.Context) {
 		a.drift("RemovedForgottenContainer", fmt.Sprintf("Ended container %s, which containerd had forgotten", id))
 	}
 	for _, p := range a.allPods() {
-		sockets = append(sockets, p.shimNames()...)
+		sockets = append(sockets, p.ShimNames()...)
 	}
 	if err := a.rt.DropSockets(append(sockets, ids...), runtime.Binding); err != nil {
 		a.log.Warn("cannot remove sockets of shims that were killed", "error", err)
 	}
 }
 
-// shimNames are what shims of the pod are named by: containers that have one to
-// themselves, and the pod that shares one.
-func (p *pod) shimNames() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	names := []string{string(p.uid)}
-	for id := range p.instances {
-		names = append(names, id)
-	}
-	return names
-}
-
 // endRemains ends what runs of a container that containerd says it does not have,
 // and removes what the OCI runtime knows of it: its successor must not meet it,
 // nor must the next try to start it, where the shim was killed during the first.
-func (a *Agent) endRemains(ctx context.Context, uid types.UID, id string) error {
-	if len(processesIn(filepath.Join(a.podCgroup(uid), id))) == 0 {
+func (a *Agent) endRemains(ctx context.Context, path, id string) error {
+	if len(cgroup.Processes(path)) == 0 {
 		return removeRuntimeState(a.opts, id)
 	}
 	a.log.Warn("ending container that containerd has forgotten", "container", id)

@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/process"
@@ -38,7 +39,7 @@ func TestEndForgotten(t *testing.T) {
 	o := Options{NodeName: fmt.Sprintf("forgotten-%d", os.Getpid()), Containerd: filepath.Join(t.TempDir(), "c.sock")}
 	path := nodeCgroup(o.NodeName)
 	t.Cleanup(func() {
-		if err := errors.Join(removeCgroup(path), removeEmptyParents(filepath.Dir(path))); err != nil {
+		if err := errors.Join(cgroup.Remove(path), removeEmptyParents(filepath.Dir(path))); err != nil {
 			t.Error(err)
 		}
 	})
@@ -62,7 +63,7 @@ func TestEndForgotten(t *testing.T) {
 			_ = cmd.Wait()
 		})
 		joined := false
-		for _, root := range hierarchies() {
+		for _, root := range cgroup.Hierarchies() {
 			dir := filepath.Join(root, path, "pod1", id, "own")
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				continue // such as a hierarchy that is read-only
@@ -164,7 +165,7 @@ func TestForgotten(t *testing.T) {
 		t.Helper()
 		for name, pid := range pids {
 			l.eventually(name+" ended", 20*time.Second, func() error {
-				if process.Alive(int(pid)) && within(int(pid), nodeCgroup(opts.NodeName)) {
+				if process.Alive(int(pid)) && cgroup.Within(int(pid), nodeCgroup(opts.NodeName)) {
 					return fmt.Errorf("process %d lives", pid)
 				}
 				return nil
@@ -208,7 +209,7 @@ func TestForgotten(t *testing.T) {
 	if err := socket(); err == nil {
 		t.Error("a socket is left")
 	}
-	if left := processesIn(nodeCgroup(opts.NodeName)); len(left) > 0 {
+	if left := cgroup.Processes(nodeCgroup(opts.NodeName)); len(left) > 0 {
 		t.Errorf("processes left: %v", left)
 	}
 }

@@ -116,18 +116,14 @@ func (a *Agent) endReplaced(now time.Time) bool {
 	a.mu.Unlock()
 	var lost, present []*corev1.Pod
 	for _, p := range a.allPods() {
-		p.mu.Lock()
-		o := p.wanted.Pod.DeepCopy()
-		o.Status = *p.status.DeepCopy()
-		gone := p.wanted.Gone
-		p.mu.Unlock()
-		switch end, ok := until[p.uid]; {
-		case gone:
-			a.found(p.uid) // it ends anyway
+		o, _, _ := p.Status()
+		switch end, ok := until[p.UID()]; {
+		case p.Wanted().Gone:
+			a.found(p.UID()) // it ends anyway
 		case !ok:
 			present = append(present, o)
 		case now.After(end):
-			a.end(p.uid, "no other pod has taken its place")
+			a.end(p.UID(), "no other pod has taken its place")
 		default:
 			lost = append(lost, o)
 		}

@@ -20,6 +20,7 @@ import (
 
 	"lockstep/daemon/pki"
 	"lockstep/kinds/strategy"
+	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
 	"lockstep/store/memory"
@@ -82,22 +83,22 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	podOf := func(uid, name string, ready bool) *pod {
+	a.host = a.newHost()
+	objectOf := func(uid, name string, ready bool) *corev1.Pod {
 		o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid)}}
-		p := newPod(a, o)
 		if ready {
-			p.status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+			o.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 		}
+		return o
+	}
+	podOf := func(uid, name string, ready bool) *pod.Pod {
+		p := a.host.New(objectOf(uid, name, ready))
 		a.mu.Lock()
-		a.pods[o.UID] = p
+		a.pods[p.UID()] = p
 		a.mu.Unlock()
 		return p
 	}
-	gone := func(p *pod) bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.wanted.Gone
-	}
+	gone := func(p *pod.Pod) bool { return p.Wanted().Gone }
 	never := podOf("never", "never", true) // the API does not have it
 	a.group.Go(func() error { return a.follow(a.ctx, client) })
 	l.eventually("what the API does not have ends", 20*time.Second, func() error {
@@ -135,7 +136,7 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	if soon.historySeen("second"); !soon.isLost("old") {
 		t.Error("an agent that starts meanwhile does not take the pod for lost")
 	}
-	heir.status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	heir.Update(objectOf("new", "web", true))
 	if left := a.endReplaced(time.Now()); !left || !gone(old) || gone(other) || gone(heir) {
 		t.Error("another pod is ready in its place, and it goes on")
 	}

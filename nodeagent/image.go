@@ -6,98 +6,91 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/opencontainers/image-spec/identity"
-	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
-	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/nodeagent/images"
+	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/spec"
 )
 
-// maxUsers bounds what is read of an image's /etc/passwd and /etc/group.
-const maxUsers = 1 << 20
+const (
+	// maxUsers bounds what is read of an image's /etc/passwd and /etc/group.
+	maxUsers = 1 << 20
+	// maxImages bounds what is remembered of images; nodes have tens.
+	maxImages = 1000
+)
 
-// image is what containers need to know of an image on the node.
-type image struct {
-	name, id, chainID string
-	config            imagespec.ImageConfig
+// knownImages are the node's images as its pods use them.
+type knownImages struct {
+	manager  *images.Manager
+	imported <-chan struct{} // closed when nothing more is imported
+	added    func()          // is told of each image that was not known
+
+	mu    sync.Mutex
+	known map[string]*knownImage // by name and ID
+}
+
+type knownImage struct {
+	pod.Image
 
 	mu    sync.Mutex // held while users are read
 	read  bool
 	users spec.Users // final once read
 }
 
-// ensureImage has the container's image on the node and unpacked.
-func (a *Agent) ensureImage(ctx context.Context, p *pod, c *corev1.Container) (*image, error) {
+// Ensure implements pod.Images.
+func (k *knownImages) Ensure(ctx context.Context, req images.Request) (pod.Image, error) {
 	select {
-	case <-a.imported:
+	case <-k.imported:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return pod.Image{}, ctx.Err()
 	}
-	o := p.object()
-	var secrets []corev1.Secret
-	var unreadable []string
-	for _, ref := range o.Spec.ImagePullSecrets {
-		s, err := a.content.Secret(ctx, o.Namespace, ref.Name)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err != nil { // another one, or what is on the node, may do
-			unreadable = append(unreadable, ref.Name)
-			continue
-		}
-		secrets = append(secrets, *s)
-	}
-	if len(unreadable) > 0 {
-		p.event(corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf(
-			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(unreadable, ", ")))
-	}
-	got, err := a.images.Ensure(ctx, images.Request{
-		Image: c.Image, Policy: c.ImagePullPolicy, Secrets: secrets,
-		Event: func(e images.Event) { p.containerEvent(c.Name, e.Type, e.Reason, e.Message) },
-	})
+	got, err := k.manager.Ensure(ctx, req)
 	if err != nil {
-		return nil, err
+		return pod.Image{}, err
 	}
-	key := got.Name + "\n" + got.ID
-	a.mu.Lock()
-	known := a.imageInfo[key]
-	a.mu.Unlock()
-	if known != nil {
-		return known, nil
+	if known := k.find(got.Name, got.ID); known != nil {
+		return known.Image, nil
 	}
 	layers, err := got.Containerd.RootFS(ctx)
 	if err != nil {
-		return nil, &stepError{images.ReasonImageInspectError, fmt.Errorf("cannot read layers of image %s: %w", c.Image, err)}
+		return pod.Image{}, pod.Failed(images.ReasonImageInspectError, fmt.Errorf("cannot read layers of image %s: %w", req.Image, err))
 	}
-	img := &image{name: got.Name, id: got.ID, chainID: identity.ChainID(layers).String(), config: got.Config}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if known := a.imageInfo[key]; known != nil {
-		return known, nil
-	}
-	if len(a.imageInfo) >= maxImageInfo {
-		clear(a.imageInfo)
-	}
-	a.imageInfo[key] = img
-	poke(a.imagesWake)
-	return img, nil
+	return k.add(pod.Image{Name: got.Name, ID: got.ID, ChainID: identity.ChainID(layers).String(), Config: got.Config}).Image, nil
 }
 
-// maxImageInfo bounds the cache of images' configurations; nodes have tens.
-const maxImageInfo = 1000
+func (k *knownImages) find(name, id string) *knownImage {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.known[name+"\n"+id]
+}
 
-// loadUsers reads the image's users through a layer of it that is mounted nowhere yet. After a success it does nothing;
-// a failure may pass, and is tried again with the next container.
-func (i *image) loadUsers(ctx context.Context, layer []mount.Mount) error {
+// add remembers an image, unless it is known.
+func (k *knownImages) add(image pod.Image) *knownImage {
+	key := image.Name + "\n" + image.ID
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if known := k.known[key]; known != nil {
+		return known
+	}
+	if len(k.known) >= maxImages {
+		clear(k.known)
+	}
+	k.known[key] = &knownImage{Image: image}
+	k.added()
+	return k.known[key]
+}
+
+// Users implements pod.Images. After a success it reads nothing; a failure may pass, and is tried again with the next container.
+func (k *knownImages) Users(ctx context.Context, image pod.Image, layer []mount.Mount) (spec.Users, error) {
+	i := k.add(image)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.read {
-		return nil
+		return i.users, nil
 	}
 	err := mount.WithReadonlyTempMount(ctx, layer, func(root string) error {
 		r, err := os.OpenRoot(root)
@@ -112,10 +105,10 @@ func (i *image) loadUsers(ctx context.Context, layer []mount.Mount) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("cannot read users of image %s: %w", i.name, err)
+		return spec.Users{}, fmt.Errorf("cannot read users of image %s: %w", i.Name, err)
 	}
 	i.read = true
-	return nil
+	return i.users, nil
 }
 
 // readBounded returns "" for a file that is absent, no file, or out of the root.

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 )
@@ -49,7 +50,7 @@ func (l *lab) leftOf(pods []*corev1.Pod) error {
 				exists(filepath.Join(runtimeState, "runc", runtime.Namespace, id))
 			}
 		}
-		for _, root := range hierarchies() {
+		for _, root := range cgroup.Hierarchies() {
 			exists(filepath.Join(root, nodeCgroup(l.opts.NodeName), "pod"+string(p.UID)))
 		}
 	}

@@ -67,7 +67,7 @@ func (a *Agent) tellLosses(ctx context.Context) error {
 			p := a.claims[s.Stream.ID]
 			a.mu.Unlock()
 			if p != nil {
-				p.event(corev1.EventTypeWarning, "LogLinesLost", fmt.Sprintf("%d lines of output could not be written to %s and are lost", s.DroppedLines, s.Stream.Path))
+				p.Event(corev1.EventTypeWarning, "LogLinesLost", fmt.Sprintf("%d lines of output could not be written to %s and are lost", s.DroppedLines, s.Stream.Path))
 			}
 		}
 	}

@@ -5,23 +5,22 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 
-	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/probes"
 )
 
 // metrics are the agent's own; proxy and DNS have theirs.
 type metrics struct {
-	steps, stepErrors          *prometheus.CounterVec
-	stepSeconds, reportSeconds *prometheus.HistogramVec
-	reportErrors               *prometheus.CounterVec
-	pullSeconds, probeSeconds  *prometheus.HistogramVec
-	refreshes, refreshErrors   prometheus.Counter
-	drift                      prometheus.Counter
-	tunnels                    prometheus.Gauge
-	evictions                  prometheus.Counter
-	keepSeconds                prometheus.Histogram
-	keepErrors                 prometheus.Counter
+	pods                      *pod.Metrics
+	reportSeconds             *prometheus.HistogramVec
+	reportErrors              *prometheus.CounterVec
+	pullSeconds, probeSeconds *prometheus.HistogramVec
+	drift                     prometheus.Counter
+	tunnels                   prometheus.Gauge
+	keepSeconds               prometheus.Histogram
+	keepErrors                prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -33,23 +32,18 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}, labels)
 	}
 	m := &metrics{
-		steps:         counters("steps_total", "Steps begun for pods.", "step"),
-		stepErrors:    counters("step_errors_total", "Steps that failed.", "step"),
-		stepSeconds:   seconds("step_seconds", "How long steps took.", "step"),
+		pods:          pod.NewMetrics(r),
 		reportErrors:  counters("report_errors_total", "Writes to the API that failed.", "what"),
 		reportSeconds: seconds("report_seconds", "How long writes to the API took.", "what"),
 		pullSeconds:   seconds("pull_seconds", "How long pulls of images took.", "result"),
 		probeSeconds:  seconds("probe_seconds", "How long probes took.", "probe", "result"),
-		refreshes:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_updates_total", Help: "Volumes of running pods that were given newer contents."}),
-		refreshErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_update_errors_total", Help: "Volumes of running pods that could not be given newer contents."}),
 		drift:         prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_drift_total", Help: "Containers removed that nobody asked for."}),
 		keepSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "lockstep_agent_state_keep_seconds", Help: "How long it took to keep the cluster's state on disk.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}),
 		keepErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_state_keep_errors_total", Help: "Failures to keep the cluster's state on disk."}),
-		evictions:  prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_evictions_total", Help: "Pods ended for taking more of the disk than they may."}),
 		tunnels:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "lockstep_agent_tunnel_requests", Help: "Requests under way from API servers."}),
 	}
-	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.reportErrors, m.reportSeconds, m.pullSeconds, m.probeSeconds, m.refreshes, m.refreshErrors, m.drift, m.tunnels, m.evictions, m.keepSeconds, m.keepErrors)
+	r.MustRegister(m.reportErrors, m.reportSeconds, m.pullSeconds, m.probeSeconds, m.drift, m.tunnels, m.keepSeconds, m.keepErrors)
 	return m
 }
 
@@ -102,25 +96,18 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
-	phases, running, failing := map[string]float64{}, 0.0, 0.0
+	phases, running, failing := map[corev1.PodPhase]float64{}, 0, 0
 	for _, p := range g.a.allPods() {
-		p.mu.Lock()
-		phases[string(p.status.Phase)]++
-		for _, i := range p.instances {
-			if i.State == pods.Running {
-				running++
-			}
-		}
-		if len(p.failures) > 0 {
-			failing++
-		}
-		p.mu.Unlock()
+		phase, runs, fails := p.Counts()
+		phases[phase]++
+		running += runs
+		failing += min(fails, 1)
 	}
 	for phase, n := range phases {
-		gauge(descPods, n, phase)
+		gauge(descPods, n, string(phase))
 	}
-	gauge(descContainers, running)
-	gauge(descFailing, failing)
+	gauge(descContainers, float64(running))
+	gauge(descFailing, float64(failing))
 	gauge(descWatched, float64(g.a.content.Watched()))
 	g.a.statuses.mu.Lock()
 	gauge(descStatuses, float64(len(g.a.statuses.due)))

@@ -3,7 +3,6 @@ package nodeagent
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -11,8 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"lockstep/nodeagent/pods"
-	lsruntime "lockstep/nodeagent/runtime"
+	"lockstep/nodeagent/pod"
+	"lockstep/nodeagent/runtime"
 )
 
 const (
@@ -23,12 +22,9 @@ const (
 	collectPeriod = 5 * time.Minute
 )
 
-// parallelStarts is how many containers are created at a time.
-func parallelStarts() int { return max(2, 2*runtime.NumCPU()) }
-
 // observe turns containerd's events into wake-ups of the pods they concern.
 func (a *Agent) observe(ctx context.Context) error {
-	return a.rt.Watch(ctx, func(e lsruntime.Event) {
+	return a.rt.Watch(ctx, func(e runtime.Event) {
 		if e.ID == "" {
 			a.group.Go(func() error {
 				a.relistLogged(ctx)
@@ -47,15 +43,11 @@ func (a *Agent) observe(ctx context.Context) error {
 			})
 		case p == nil:
 		case e.OOM:
-			p.change(func() {
-				if i := p.instances[e.ID]; i != nil {
-					i.oom = true
-				}
-			})
+			p.OOM(e.ID)
 		case e.Exited:
 			a.group.Go(func() error {
-				if err := p.settle(ctx, e.ID); err != nil && ctx.Err() == nil {
-					p.log.Warn("cannot learn how container ended", "container", e.ID, "error", err)
+				if err := p.Settle(ctx, e.ID); err != nil && ctx.Err() == nil {
+					p.Log().Warn("cannot learn how container ended", "container", e.ID, "error", err)
 				}
 				return nil
 			})
@@ -75,7 +67,7 @@ func (a *Agent) inspect(ctx context.Context, id string) {
 }
 
 // removeForeign removes a container that nobody asked for, and tells.
-func (a *Agent) removeForeign(ctx context.Context, c lsruntime.Container) {
+func (a *Agent) removeForeign(ctx context.Context, c runtime.Container) {
 	if err := a.rt.Remove(ctx, c.ID, false); err != nil {
 		a.log.Warn("cannot remove container that nobody asked for", "container", c.ID, "error", err)
 		return
@@ -135,14 +127,14 @@ func (a *Agent) relist(ctx context.Context) error {
 		return err
 	}
 	seen := map[string]bool{}
-	found, orphans := map[*pod][]lsruntime.Container{}, map[*pod]bool{}
+	found, orphans := map[*pod.Pod][]runtime.Container{}, map[*pod.Pod]bool{}
 	for _, p := range a.allPods() {
 		found[p] = nil
 	}
 	var looks sync.WaitGroup
 	defer looks.Wait()
 	for _, c := range list {
-		seen[c.ID] = c.State != lsruntime.Absent
+		seen[c.ID] = c.State != runtime.Absent
 		if c.Foreign {
 			looks.Go(func() { a.removeForeign(ctx, c) })
 			continue
@@ -165,7 +157,7 @@ func (a *Agent) relist(ctx context.Context) error {
 	}
 	for p, cs := range found {
 		looks.Go(func() {
-			p.relist(ctx, cs, seen, began)
+			p.Relist(ctx, cs, seen, began)
 			if orphans[p] {
 				a.runPod(p)
 			}
@@ -174,31 +166,11 @@ func (a *Agent) relist(ctx context.Context) error {
 	return nil
 }
 
-// relist takes in the pod's containers that were listed at that time, and those
-// that should have been and were not. That one is lost is not believed of a
-// list, which leaves out what does not answer, but asked for again.
-func (p *pod) relist(ctx context.Context, found []lsruntime.Container, seen map[string]bool, listed time.Time) {
-	for _, c := range found {
-		if p.busy(c.ID, c.Name, listed) || c.State == lsruntime.Absent && p.knows(c.ID) {
-			continue
-		}
-		if err := p.learn(ctx, c); err != nil {
-			p.log.Warn("cannot take in container", "container", c.ID, "error", err)
-		}
-	}
-	for _, id := range p.vanished(seen, listed) {
-		if err := p.settle(ctx, id); err != nil {
-			p.log.Warn("cannot take in lost container", "container", id, "error", err)
-		}
-	}
-}
-
 // adoptOrphan takes up the pod of a container, which nobody knows, to end it
 // properly: it is run once its containers are known.
-func (a *Agent) adoptOrphan(c lsruntime.Container) (p *pod, adopted bool) {
+func (a *Agent) adoptOrphan(c runtime.Container) (p *pod.Pod, adopted bool) {
 	o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.PodNamespace, Name: c.PodName, UID: types.UID(c.PodUID)}}
-	p = newPod(a, o)
-	p.wanted.Gone, p.traces = true, true
+	p = a.host.Orphan(o)
 	a.mu.Lock()
 	if other := a.pods[o.UID]; other != nil {
 		a.mu.Unlock()
@@ -210,49 +182,6 @@ func (a *Agent) adoptOrphan(c lsruntime.Container) (p *pod, adopted bool) {
 	a.log.Warn("ending container of a pod that does not exist", "pod", c.PodNamespace+"/"+c.PodName, "container", c.Name)
 	a.drift("RemovedOrphan", fmt.Sprintf("Ending container %s of pod %s/%s, which does not exist", c.Name, c.PodNamespace, c.PodName))
 	return p, true
-}
-
-// busy says whether what was listed at that time may be outdated.
-func (p *pod) busy(id, name string, listed time.Time) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if i := p.instances[id]; i != nil && i.changed.After(listed) {
-		return true
-	}
-	for key := range p.inflight {
-		if key.Touches(name) {
-			return true
-		}
-	}
-	return false
-}
-
-func (p *pod) knows(id string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.instances[id] != nil
-}
-
-// vanished are the instances that should be in containerd and are not.
-func (p *pod) vanished(seen map[string]bool, listed time.Time) []string {
-	p.mu.Lock()
-	var ids, out []string
-	for id, i := range p.instances {
-		if !seen[id] && i.State != pods.Exited {
-			ids = append(ids, id)
-		}
-	}
-	names := map[string]string{}
-	for _, id := range ids {
-		names[id] = p.instances[id].Name
-	}
-	p.mu.Unlock()
-	for _, id := range ids {
-		if !p.busy(id, names[id], listed) {
-			out = append(out, id)
-		}
-	}
-	return out
 }
 
 // sweepLayers removes layers that were prepared and never used. It must run
@@ -292,7 +221,7 @@ func (a *Agent) probeChanged(uid types.UID) {
 	p := a.pods[uid]
 	a.mu.Unlock()
 	if p != nil {
-		p.poke()
+		p.Poke()
 	}
 }
 
@@ -309,6 +238,6 @@ func (a *Agent) probeEvent(uid types.UID, container, reason, message string) {
 	p := a.pods[uid]
 	a.mu.Unlock()
 	if p != nil {
-		p.containerEvent(container, corev1.EventTypeWarning, reason, message)
+		p.ContainerEvent(container, corev1.EventTypeWarning, reason, message)
 	}
 }

@@ -172,6 +172,3 @@ func (o Options) containerdSocket() string {
 	}
 	return o.Containerd
 }
-
-// podRunDir holds a pod's namespaces and files until the pod or the boot ends.
-func (o Options) podRunDir(uid string) string { return filepath.Join(o.RunDir, "pods", uid) }

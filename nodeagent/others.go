@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/process"
@@ -25,7 +26,7 @@ func (o Options) refuseOthers() error {
 	var dirs []string
 	others := false
 	for _, path := range []string{nodeCgroup(o.NodeName), keeperCgroup(o.NodeName), namesCgroup(o.NodeName)} {
-		for pid := range processesIn(path) {
+		for pid := range cgroup.Processes(path) {
 			args := process.Arguments(pid)
 			companion := len(args) >= 3 && (args[1] == keeper.Command || args[1] == names.Command)
 			if companion && args[2] == o.RunDir && seesSame(pid, o.RunDir) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/logs/keeper"
 )
 
@@ -18,10 +19,10 @@ import (
 func TestResetOfOthersDirectories(t *testing.T) {
 	run, data, name := t.TempDir(), t.TempDir(), "others-test"
 	group := keeperCgroup(name)
-	if err := makeCgroup(group, &specs.LinuxResources{}); err != nil {
+	if err := cgroup.Make(group, &specs.LinuxResources{}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = removeCgroup(group) })
+	t.Cleanup(func() { _ = cgroup.Remove(group) })
 	cmd := exec.Command(os.Args[0], keeper.Command, run, "test")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -30,7 +31,7 @@ func TestResetOfOthersDirectories(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for _, root := range hierarchies() {
+	for _, root := range cgroup.Hierarchies() {
 		if err := os.WriteFile(filepath.Join(root, group, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil && !os.IsNotExist(err) {
 			t.Log(err) // a hierarchy without this cgroup
 		}

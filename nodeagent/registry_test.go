@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,8 +21,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"lockstep/nodeagent/pods"
 )
 
 // TestRegistries pulls with credentials, through a mirror, again and in vain.
@@ -102,18 +99,6 @@ func TestRegistries(t *testing.T) {
 	l.waits("denied", "ImagePullBackOff", fmt.Sprintf("Back-off pulling image %q: ErrImagePull: ", address+"/team/app:1"))
 	l.event("denied", "BackOff", fmt.Sprintf("Back-off pulling image %q", address+"/team/app:1"))
 	l.event("denied", "Failed", "Error: ImagePullBackOff")
-	p := l.agent.podNamed("default", "early")
-	l.eventually("early waits for long", 20*time.Second, func() error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		f := p.failures[pods.Key{Kind: pods.Prepare, Of: "main"}]
-		if f.Reason != "ImagePullBackOff" {
-			return fmt.Errorf("failures %v", p.failures)
-		}
-		f.Until = time.Now().Add(time.Hour)
-		p.failures[pods.Key{Kind: pods.Prepare, Of: "main"}] = f
-		return nil
-	})
 	secret("late")
 	l.prints(l.running("early"), "main", "mark=private")
 	l.event("early", "Pulled", fmt.Sprintf("Successfully pulled image %q in ", address+"/team/app:1"))

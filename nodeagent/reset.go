@@ -15,9 +15,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/process"
 	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/volumes"
@@ -60,9 +62,9 @@ func Reset(ctx context.Context, opts Options) error {
 	note(network.SetRoutes(nil))
 	note(network.RemoveIsolated())
 	note(resetForwarding(opts))
-	note(removeCgroup(nodeCgroup(opts.NodeName)))
-	note(removeCgroup(keeperCgroup(opts.NodeName)))
-	note(removeCgroup(namesCgroup(opts.NodeName)))
+	note(cgroup.Remove(nodeCgroup(opts.NodeName)))
+	note(cgroup.Remove(keeperCgroup(opts.NodeName)))
+	note(cgroup.Remove(namesCgroup(opts.NodeName)))
 	note(removeEmptyParents(filepath.Dir(nodeCgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName)), filepath.Dir(namesCgroup(opts.NodeName))))
 	note(stopContainerd(ctx, opts))
 	note(os.RemoveAll(opts.managedDir()))
@@ -133,13 +135,11 @@ func shimNames(o Options, list []runtime.Container) []string {
 	for _, c := range list {
 		names = append(names, c.ID, c.PodUID)
 	}
-	r := records{filepath.Join(o.agentDir(), "pods")}
-	dirs, _ := os.ReadDir(r.dir)
+	r := pod.Records{Dir: filepath.Join(o.agentDir(), "pods")}
+	dirs, _ := os.ReadDir(r.Dir)
 	for _, d := range dirs {
 		names = append(names, d.Name())
-		for id := range r.load(types.UID(d.Name())) {
-			names = append(names, id)
-		}
+		names = append(names, r.Instances(types.UID(d.Name()))...)
 	}
 	return names
 }
@@ -151,7 +151,7 @@ func resetPods(ctx context.Context, o Options) error {
 	dirs, _ := filepath.Glob(filepath.Join(o.RunDir, "pods", "*"))
 	for _, dir := range dirs {
 		p := network.Pod{UID: filepath.Base(dir)}
-		errs = append(errs, n.Remove(ctx, p, network.NetPath(filepath.Join(dir, "ns"))), removeSandboxDir(dir))
+		errs = append(errs, n.Remove(ctx, p, network.NetPath(filepath.Join(dir, "ns"))), sandboxes{}.Unpin(dir))
 	}
 	errs = append(errs, n.Sweep(ctx, func(string) bool { return false }))
 	if _, err := os.Stat(o.volumesDir()); err == nil {
@@ -161,7 +161,7 @@ func resetPods(ctx context.Context, o Options) error {
 		}
 		errs = append(errs, err)
 	}
-	kept, err := (records{filepath.Join(o.agentDir(), "pods")}).loadPods()
+	kept, err := pod.Records{Dir: filepath.Join(o.agentDir(), "pods")}.LoadPods()
 	errs = append(errs, err)
 	for _, p := range kept {
 		errs = append(errs, beneath.RemoveAll(ctx, filepath.Join(o.LogDir, fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID))))
@@ -202,7 +202,7 @@ func unmountBelow(dir string) error {
 // removeEmptyParents removes the cgroups that held those of several nodes, if
 // ours was the last.
 func removeEmptyParents(paths ...string) error {
-	for _, root := range hierarchies() {
+	for _, root := range cgroup.Hierarchies() {
 		for _, p := range paths {
 			_ = syscall.Rmdir(filepath.Join(root, p)) // others may be in it, or it is absent
 		}

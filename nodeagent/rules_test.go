@@ -18,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/dns"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/register"
@@ -47,11 +48,11 @@ func endpoint() []*discoveryv1.EndpointSlice {
 // endNetwork removes an agent's rules and ends its names, which outlive it.
 func endNetwork(t *testing.T, o Options) {
 	ctx := context.Background()
-	if err := errors.Join(stopCompanions(ctx, o), proxy.Cleanup(ctx), removeCgroup(namesCgroup(o.NodeName)),
+	if err := errors.Join(stopCompanions(ctx, o), proxy.Cleanup(ctx), cgroup.Remove(namesCgroup(o.NodeName)),
 		removeEmptyParents(filepath.Dir(namesCgroup(o.NodeName)))); err != nil {
 		t.Error(err)
 	}
-	for _, root := range hierarchies() {
+	for _, root := range cgroup.Hierarchies() {
 		if _, err := os.Stat(filepath.Join(root, namesCgroup(o.NodeName))); err == nil {
 			t.Errorf("a cgroup is left in %s", root)
 		}

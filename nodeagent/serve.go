@@ -1,16 +1,12 @@
 package nodeagent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -18,8 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/nodeagent/logs"
-	"lockstep/nodeagent/network"
-	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/stats"
 )
 
@@ -45,7 +40,7 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("pod %q does not exist on this node", r.PathValue("pod")), http.StatusNotFound)
 		return
 	}
-	i, ok := p.logged(name, opts.Previous)
+	i, ok := p.Logged(name, opts.Previous)
 	if !ok {
 		text := fmt.Sprintf("container %q in pod %q is waiting to start", name, r.PathValue("pod"))
 		if opts.Previous {
@@ -55,11 +50,11 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain")
-	ended := func() bool { return p.ended(i.ID) }
+	ended := func() bool { return p.Ended(i.ID) }
 	if !opts.Follow {
 		ended = nil
 	}
-	err = logs.Read(r.Context(), logs.Path(p.logDir(), name, i.Attempt), opts, flusher(w), ended)
+	err = logs.Read(r.Context(), logs.Path(p.LogDir(), name, i.Attempt), opts, flusher(w), ended)
 	if err == nil && !opts.Follow && opts.LimitBytes == nil {
 		a.tellGaps(r.Context(), i.ID, w)
 	}
@@ -124,100 +119,23 @@ func logOptions(q url.Values) (*corev1.PodLogOptions, error) {
 	return o, errors.Join(errs...)
 }
 
-func (a *Agent) podNamed(namespace, name string) *pod {
-	var found *pod
+func (a *Agent) podNamed(namespace, name string) *pod.Pod {
+	var found *pod.Pod
 	for _, p := range a.allPods() {
-		o := p.object()
-		if o.Namespace == namespace && o.Name == name && (found == nil || !p.asked().Refused()) {
+		o := p.Object()
+		if o.Namespace == namespace && o.Name == name && (found == nil || !p.Wanted().Refused()) {
 			found = p
 		}
 	}
 	return found
 }
 
-// logged is the instance whose log is asked for.
-func (p *pod) logged(name string, previous bool) (pods.Container, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var last, before *instance
-	for _, i := range p.instances {
-		switch {
-		case i.Name != name:
-		case last == nil || i.Attempt > last.Attempt:
-			last, before = i, last
-		case before == nil || i.Attempt > before.Attempt:
-			before = i
-		}
-	}
-	// While it waits for its restart, both words mean the instance that ended last.
-	waits := slices.ContainsFunc(slices.Concat(p.status.InitContainerStatuses, p.status.ContainerStatuses),
-		func(s corev1.ContainerStatus) bool { return s.Name == name && s.State.Waiting != nil })
-	if previous && !waits {
-		last = before
-	}
-	if last == nil || last.State == pods.Created {
-		return pods.Container{}, false
-	}
-	return last.Container, true
-}
-
-// ended says that nothing more will be written to the container's log.
-func (p *pod) ended(id string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	i := p.instances[id]
-	return i == nil || i.State == pods.Exited && i.released
-}
-
-// lastLines is the end of an instance's log, for its termination message.
-func (p *pod) lastLines(ctx context.Context, i *instance) string {
-	var b strings.Builder
-	lines := int64(fallbackLines)
-	if err := logs.Read(ctx, logs.Path(p.logDir(), i.Name, i.Attempt), &corev1.PodLogOptions{TailLines: &lines}, &b, nil); err != nil {
-		return ""
-	}
-	text := b.String()
-	if len(text) > fallbackBytes {
-		text = text[len(text)-fallbackBytes:]
-	}
-	return text
-}
-
-// removeLog removes the files of an old instance's log, rotated ones included.
-func (p *pod) removeLog(name string, attempt int) {
-	if err := logs.Remove(logs.Path(p.logDir(), name, attempt)); err != nil {
-		p.log.Warn("cannot remove log", "error", err)
-	}
-}
-
 // measured are the pods whose use is measured.
 func (a *Agent) measured() []stats.Pod {
 	var out []stats.Pod
 	for _, p := range a.allPods() {
-		p.mu.Lock()
-		o := p.wanted.Pod
-		s := stats.Pod{Namespace: o.Namespace, Name: o.Name, UID: o.UID, Cgroup: a.podCgroup(o.UID), Volumes: map[string]string{}}
-		if p.status.StartTime != nil {
-			s.StartTime = p.status.StartTime.Time
-		}
-		if !o.Spec.HostNetwork && p.sandbox.ID != "" {
-			s.NetNS = network.NetPath(filepath.Join(a.opts.podRunDir(string(o.UID)), "ns"))
-		}
-		for _, v := range o.Spec.Volumes {
-			if m, ok := p.volumes[v.Name]; ok && v.EmptyDir != nil {
-				s.Volumes[v.Name] = m.HostPath
-			}
-		}
-		for _, i := range p.instances {
-			if i.State == pods.Running {
-				s.Containers = append(s.Containers, stats.Container{Name: i.Name, ID: i.ID, StartTime: i.StartedAt,
-					Cgroup: filepath.Join(s.Cgroup, i.ID), LogDir: filepath.Join(logs.Dir(a.opts.LogDir, o.Namespace, o.Name, o.UID), i.Name)})
-			}
-		}
-		running := p.sandbox.ID != ""
-		p.mu.Unlock()
-		if running {
-			out = append(out, s)
+		if m, ok := p.Measured(); ok {
+			out = append(out, m)
 		}
 	}
 	return out

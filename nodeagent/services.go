@@ -134,19 +134,9 @@ func (a *Agent) proxyState() rules.Input {
 		}
 	}
 	for _, p := range a.allPods() {
-		in.HostPorts = append(in.HostPorts, p.hostPorts()...)
+		in.HostPorts = append(in.HostPorts, hostPortsOf(p.Object(), p.Addresses())...)
 	}
 	return in
-}
-
-// hostPorts are the ports of a pod with a sandbox that the node answers for.
-func (p *pod) hostPorts() []rules.HostPort {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.wanted.Pod.Spec.HostNetwork || p.sandbox.ID == "" {
-		return nil
-	}
-	return hostPortsOf(p.wanted.Pod, p.sandbox.IPs)
 }
 
 // hostPortsOf are the host ports of a pod that has addresses. One for an address that is none is none: it must not be
@@ -224,7 +214,7 @@ func (a *Agent) collectImages(ctx context.Context) error {
 		}
 		var wanted []string
 		for _, p := range a.allPods() {
-			o := p.object()
+			o := p.Object()
 			for _, cs := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
 				for i := range cs {
 					wanted = append(wanted, cs[i].Image)

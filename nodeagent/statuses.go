@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/pod"
 )
 
 const (
@@ -44,7 +47,7 @@ type statuses struct {
 }
 
 type dueStatus struct {
-	p  *pod
+	p  *pod.Pod
 	at time.Time
 }
 
@@ -53,21 +56,21 @@ func newStatuses(a *Agent) *statuses {
 }
 
 // add asks for the pod's status to be written, at once if somebody waits for it.
-func (s *statuses) add(p *pod, urgent bool) {
+func (s *statuses) add(p *pod.Pod, urgent bool) {
 	at := time.Now()
 	if !urgent {
 		at = at.Add(settleTime)
 	}
 	s.mu.Lock()
-	if d, ok := s.due[p.uid]; !ok || at.Before(d.at) {
-		s.due[p.uid] = dueStatus{p, at}
+	if d, ok := s.due[p.UID()]; !ok || at.Before(d.at) {
+		s.due[p.UID()] = dueStatus{p, at}
 	}
 	s.mu.Unlock()
 	s.nudge()
 }
 
 // tell logs what a write came to: of a server that does not answer a line when it goes and one when it is back.
-func (s *statuses) tell(p *pod, err error) {
+func (s *statuses) tell(log *slog.Logger, err error) {
 	if errors.Is(err, errNeedless) {
 		return
 	}
@@ -83,7 +86,7 @@ func (s *statuses) tell(p *pod, err error) {
 		s.a.log.Warn("no server takes statuses: they wait until one answers", "error", err)
 	}
 	if answered && err != nil {
-		p.log.Warn("cannot report status", "error", err)
+		log.Warn("cannot report status", "error", err)
 	}
 }
 
@@ -102,7 +105,7 @@ func (s *statuses) drop(uid types.UID) {
 }
 
 // take returns the statuses that are due and when the next one is.
-func (s *statuses) take(now time.Time) (ready []*pod, next time.Time) {
+func (s *statuses) take(now time.Time) (ready []*pod.Pod, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for uid, d := range s.due {
@@ -135,7 +138,7 @@ func (s *statuses) run(ctx context.Context) error {
 				began := time.Now()
 				err := s.write(ctx, p)
 				if ctx.Err() == nil {
-					s.tell(p, err)
+					s.tell(p.Log(), err)
 				}
 				if errors.Is(err, errNeedless) {
 					return nil
@@ -143,8 +146,8 @@ func (s *statuses) run(ctx context.Context) error {
 				s.a.metrics.report("pod status", began, err)
 				if err != nil && ctx.Err() == nil {
 					s.mu.Lock()
-					if _, ok := s.due[p.uid]; !ok {
-						s.due[p.uid] = dueStatus{p, time.Now().Add(statusRetry)}
+					if _, ok := s.due[p.UID()]; !ok {
+						s.due[p.UID()] = dueStatus{p, time.Now().Add(statusRetry)}
 					}
 					s.mu.Unlock()
 				}
@@ -173,16 +176,13 @@ func (s *statuses) run(ctx context.Context) error {
 
 // write sends the pod's newest status. The object is the API's: only its
 // status is ours, and its uid makes sure that it is still this pod.
-func (s *statuses) write(ctx context.Context, p *pod) error {
+func (s *statuses) write(ctx context.Context, p *pod.Pod) error {
 	api := s.a.api()
 	if api == nil {
 		return fmt.Errorf("not connected to the API")
 	}
-	p.mu.Lock()
-	object, version, gone := p.wanted.Pod.DeepCopy(), p.version, p.wanted.Gone || p.deleted
-	object.Status = *p.status.DeepCopy()
-	p.mu.Unlock()
-	if gone {
+	object, version, needed := p.Status()
+	if !needed {
 		return errNeedless
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
@@ -192,7 +192,7 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 	if apierrors.IsConflict(err) {
 		fresh, getErr := pods.Get(ctx, object.Name, metav1.GetOptions{})
 		switch {
-		case apierrors.IsNotFound(getErr) || getErr == nil && fresh.UID != object.UID || s.a.isLost(p.uid):
+		case apierrors.IsNotFound(getErr) || getErr == nil && fresh.UID != object.UID || s.a.isLost(p.UID()):
 			return errNeedless
 		case getErr != nil:
 			return getErr
@@ -201,15 +201,12 @@ func (s *statuses) write(ctx context.Context, p *pod) error {
 		_, err = pods.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
 	}
 	if err != nil {
-		p.mu.Lock()
-		gone = p.wanted.Gone || p.deleted
-		p.mu.Unlock()
-		if gone || apierrors.IsNotFound(err) || s.a.isLost(p.uid) {
+		if _, _, needed = p.Status(); !needed || apierrors.IsNotFound(err) || s.a.isLost(p.UID()) {
 			return errNeedless // deleted meanwhile, or its deletion is on the way, or the API does not know it yet
 		}
 		return err
 	}
-	p.change(func() { p.confirmed = max(p.confirmed, version) })
+	p.Confirm(version)
 	return nil
 }
 

@@ -15,7 +15,7 @@ func TestStatusesTellOfAnAbsentServerOnce(t *testing.T) {
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
 	s := newStatuses(&Agent{log: log})
-	pods := []*pod{{log: log.With("pod", "a")}, {log: log.With("pod", "b")}}
+	pods := []*slog.Logger{log.With("pod", "a"), log.With("pod", "b")}
 	refused := apierrors.NewBadRequest("no")
 	for _, err := range []error{
 		nil, errors.New("connection refused"), apierrors.NewServiceUnavailable("starting"), errNeedless, errors.New("connection refused"), nil, nil, refused, refused,

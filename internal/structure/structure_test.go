@@ -143,6 +143,8 @@ func rules() []rule {
 			reason: "a node knows the control plane by its API alone, also where both run in one process"},
 		{from: []string{"daemon", "sync", "reconcilers", "kinds"}, except: []string{"daemon/command"}, never: []string{"lockstep/nodeagent/", "lockstep/nodeagent", "lockstep/proxy/", "lockstep/proxy"},
 			reason: "the control plane knows nodes by what they write to the API alone; only the command line joins the two"},
+		{from: []string{"nodeagent/pod", "nodeagent/pods", "nodeagent/spec"}, never: []string{"k8s.io/client-go/", "github.com/containerd/containerd/v2/client", "lockstep/nodeagent/content", "lockstep/nodeagent", "lockstep/proxy"},
+			reason: "a pod's loop reaches the cluster and the machine through interfaces, so that it runs on a hollow machine, too"},
 		{from: []string{"proxy"}, never: []string{"lockstep/nodeagent/", "lockstep/nodeagent"}, reason: "the proxy is given what it needs, and could run without the agent"},
 		{from: []string{"kinds"}, except: []string{"kinds/strategy"}, never: []string{"lockstep/"}, but: []string{"lockstep/kinds", "lockstep/kinds/v1alpha1"},
 			reason: "everything imports the table of kinds, so it imports nothing"},
@@ -162,7 +164,7 @@ func rules() []rule {
 		{from: []string{""}, except: []string{"nodeagent", "bench"}, never: []string{"github.com/containerd/containerd/"}, reason: "only the node agent runs containers"},
 		{from: []string{""}, except: []string{"daemon/command", "lab", "manifests-example", "main.go"}, never: []string{"github.com/spf13/"}, reason: "flags end at the command line; rooms take Options"},
 		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{"lockstep/lab/", "lockstep/lab", "lockstep/store/memory", "lockstep/store/conformance", "lockstep/store/storebench",
-			"lockstep/daemon/etcd/etcdtest", "lockstep/sync/forge/forgetest", "lockstep/proxy/load", "lockstep/nodeagent/baseline", "testing"},
+			"lockstep/daemon/etcd/etcdtest", "lockstep/sync/forge/forgetest", "lockstep/proxy/load", "lockstep/nodeagent/baseline", "lockstep/nodeagent/pod/conformance", "lockstep/nodeagent/pod/hollow", "testing"},
 			reason: "what serves tests and benchmarks is not part of the program"},
 		{from: []string{""}, never: []string{"log", "math/rand", "io/ioutil", "github.com/pkg/errors", "github.com/sirupsen/logrus"},
 			except: []string{"manifests-example", "daemon/api/server.go", "lab/hub.go", "nodeagent/images/images.go"}, // libraries' loggers, to be turned into ours
@@ -172,7 +174,7 @@ func rules() []rule {
 
 // forTests are folders whose files serve tests without being named so.
 func forTests() []string {
-	return []string{"store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline"}
+	return []string{"store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance", "nodeagent/pod/hollow"}
 }
 
 func TestImportDirections(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"lockstep/internal/whole"
+	"lockstep/nodeagent/pods"
 )
 
 const (
@@ -30,13 +30,8 @@ const (
 	apiTimeout = 10 * time.Second
 )
 
-// Reference names a ConfigMap or a Secret.
-type Reference struct {
-	Secret          bool
-	Namespace, Name string
-}
-
-func (r Reference) file() string {
+// fileOf is where an object is kept.
+func fileOf(r pods.Reference) string {
 	kind := "configmaps"
 	if r.Secret {
 		kind = "secrets"
@@ -52,7 +47,7 @@ type Options struct {
 	API func() kubernetes.Interface
 	Log *slog.Logger
 	// Changed is told of each change that a watch brings, from the watch's goroutine.
-	Changed func(Reference)
+	Changed func(pods.Reference)
 	// Holds says that what is kept counts where the API knows nothing of it. Nil: it never does.
 	Holds func() bool
 }
@@ -64,16 +59,16 @@ type Store struct {
 	watches sync.WaitGroup
 
 	keeping sync.Mutex // taken before mu
-	onDisk  map[Reference]metav1.Object
+	onDisk  map[pods.Reference]metav1.Object
 
 	mu      sync.Mutex
-	known   map[Reference]fetched
-	watched map[Reference]context.CancelFunc
+	known   map[pods.Reference]fetched
+	watched map[pods.Reference]context.CancelFunc
 }
 
 // New returns a store that knows what is kept; it starts nothing.
 func New(o Options) *Store {
-	return &Store{opts: o, onDisk: map[Reference]metav1.Object{}, known: map[Reference]fetched{}, watched: map[Reference]context.CancelFunc{}}
+	return &Store{opts: o, onDisk: map[pods.Reference]metav1.Object{}, known: map[pods.Reference]fetched{}, watched: map[pods.Reference]context.CancelFunc{}}
 }
 
 type fetched struct {
@@ -87,7 +82,7 @@ type fetched struct {
 // ConfigMap is one as the API has it, or as it was last known when the API does not answer. apierrors.IsNotFound says that
 // there is none.
 func (s *Store) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	got, err := s.get(ctx, Reference{false, namespace, name})
+	got, err := s.get(ctx, pods.Reference{Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +91,7 @@ func (s *Store) ConfigMap(ctx context.Context, namespace, name string) (*corev1.
 
 // Secret is as ConfigMap.
 func (s *Store) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	got, err := s.get(ctx, Reference{true, namespace, name})
+	got, err := s.get(ctx, pods.Reference{Secret: true, Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +100,7 @@ func (s *Store) Secret(ctx context.Context, namespace, name string) (*corev1.Sec
 
 // get returns the object as the API has it, or as it was last known when the
 // API does not answer. apierrors.IsNotFound says that there is none.
-func (s *Store) get(ctx context.Context, ref Reference) (metav1.Object, error) {
+func (s *Store) get(ctx context.Context, ref pods.Reference) (metav1.Object, error) {
 	s.mu.Lock()
 	last, ok := s.known[ref]
 	s.mu.Unlock()
@@ -140,7 +135,7 @@ func (s *Store) get(ctx context.Context, ref Reference) (metav1.Object, error) {
 }
 
 // absent returns the error with which the API says that it has no such object, or what is kept of it where that counts.
-func (s *Store) absent(ref Reference, err error) (metav1.Object, error) {
+func (s *Store) absent(ref pods.Reference, err error) (metav1.Object, error) {
 	if s.opts.Holds != nil && s.opts.Holds() {
 		if kept := s.kept(ref); kept != nil {
 			return kept, nil
@@ -159,7 +154,7 @@ func sameState(a, b metav1.Object) bool {
 
 // take takes in what an answer says, unless something newer is known: answers come by several ways, and some late. It
 // returns what is known then.
-func (s *Store) take(ref Reference, next fetched) fetched {
+func (s *Store) take(ref pods.Reference, next fetched) fetched {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := s.known[ref]
@@ -187,7 +182,7 @@ func revisionOf(o metav1.Object) uint64 {
 	return n
 }
 
-func (s *Store) fetch(ctx context.Context, ref Reference) (metav1.Object, error) {
+func (s *Store) fetch(ctx context.Context, ref pods.Reference) (metav1.Object, error) {
 	api := s.opts.API()
 	if api == nil {
 		return nil, errors.New("not connected to the API")
@@ -203,7 +198,7 @@ func (s *Store) fetch(ctx context.Context, ref Reference) (metav1.Object, error)
 }
 
 // keepNewest writes what is known of an object to the disk; of several writers, the last writes the newest.
-func (s *Store) keepNewest(ref Reference) error {
+func (s *Store) keepNewest(ref pods.Reference) error {
 	s.keeping.Lock()
 	defer s.keeping.Unlock()
 	s.mu.Lock()
@@ -219,8 +214,8 @@ func (s *Store) keepNewest(ref Reference) error {
 	return nil
 }
 
-func (s *Store) keep(ref Reference, object metav1.Object) error {
-	path := filepath.Join(s.opts.Dir, ref.file())
+func (s *Store) keep(ref pods.Reference, object metav1.Object) error {
+	path := filepath.Join(s.opts.Dir, fileOf(ref))
 	data, err := json.Marshal(object)
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
@@ -229,13 +224,13 @@ func (s *Store) keep(ref Reference, object metav1.Object) error {
 		err = whole.Write(path, data)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot keep %s: %w", ref.file(), err)
+		return fmt.Errorf("cannot keep %s: %w", fileOf(ref), err)
 	}
 	return nil
 }
 
-func (s *Store) kept(ref Reference) metav1.Object {
-	data, err := os.ReadFile(filepath.Join(s.opts.Dir, ref.file()))
+func (s *Store) kept(ref pods.Reference) metav1.Object {
+	data, err := os.ReadFile(filepath.Join(s.opts.Dir, fileOf(ref)))
 	if err != nil {
 		return nil
 	}
@@ -250,7 +245,7 @@ func (s *Store) kept(ref Reference) metav1.Object {
 }
 
 // Forget drops what no pod refers to any more.
-func (s *Store) Forget(used map[Reference]bool) {
+func (s *Store) Forget(used map[pods.Reference]bool) {
 	s.keeping.Lock()
 	defer s.keeping.Unlock()
 	s.mu.Lock()
@@ -263,7 +258,7 @@ func (s *Store) Forget(used map[Reference]bool) {
 	}
 	files := map[string]bool{}
 	for ref := range used {
-		files[ref.file()] = true
+		files[fileOf(ref)] = true
 	}
 	paths, _ := filepath.Glob(filepath.Join(s.opts.Dir, "*", "*.json"))
 	for _, path := range paths {
@@ -271,51 +266,4 @@ func (s *Store) Forget(used map[Reference]bool) {
 			_ = os.Remove(path) // tried again at the next round
 		}
 	}
-}
-
-// References are the objects that a pod names.
-func References(p *corev1.Pod) map[Reference]bool {
-	out := map[Reference]bool{}
-	configMap := func(name string) { out[Reference{false, p.Namespace, name}] = true }
-	secret := func(name string) { out[Reference{true, p.Namespace, name}] = true }
-	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
-		for _, e := range c.EnvFrom {
-			if e.ConfigMapRef != nil {
-				configMap(e.ConfigMapRef.Name)
-			}
-			if e.SecretRef != nil {
-				secret(e.SecretRef.Name)
-			}
-		}
-		for _, e := range c.Env {
-			if e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil {
-				configMap(e.ValueFrom.ConfigMapKeyRef.Name)
-			}
-			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
-				secret(e.ValueFrom.SecretKeyRef.Name)
-			}
-		}
-	}
-	for _, v := range p.Spec.Volumes {
-		if v.ConfigMap != nil {
-			configMap(v.ConfigMap.Name)
-		}
-		if v.Secret != nil {
-			secret(v.Secret.SecretName)
-		}
-		if v.Projected != nil {
-			for _, s := range v.Projected.Sources {
-				if s.ConfigMap != nil {
-					configMap(s.ConfigMap.Name)
-				}
-				if s.Secret != nil {
-					secret(s.Secret.Name)
-				}
-			}
-		}
-	}
-	for _, s := range p.Spec.ImagePullSecrets {
-		secret(s.Name)
-	}
-	return out
 }

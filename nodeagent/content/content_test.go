@@ -10,16 +10,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"lockstep/nodeagent/pods"
 )
 
 // TestNothingGoesBack has answers arrive late and by several ways: what is known and what is kept never becomes older.
 func TestNothingGoesBack(t *testing.T) {
-	ref := Reference{false, "default", "settings"}
+	ref := pods.Reference{Namespace: "default", Name: "settings"}
 	at := func(revision string) *corev1.ConfigMap {
 		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "settings", ResourceVersion: revision}}
 	}
 	client := fake.NewClientset(at("5"))
-	s := New(Options{Dir: t.TempDir(), API: func() kubernetes.Interface { return client }, Log: slog.New(slog.DiscardHandler), Changed: func(Reference) {}})
+	s := New(Options{Dir: t.TempDir(), API: func() kubernetes.Interface { return client }, Log: slog.New(slog.DiscardHandler), Changed: func(pods.Reference) {}})
 	seen := func(revision string) fetched {
 		return fetched{object: at(revision), revision: revisionOf(at(revision))}
 	}

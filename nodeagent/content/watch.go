@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"lockstep/nodeagent/pods"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 
 // Follow watches the objects that pods refer to, and no others, until ctx ends. It may be called again at any time; what it
 // watches already goes on.
-func (s *Store) Follow(ctx context.Context, wanted map[Reference]bool) {
+func (s *Store) Follow(ctx context.Context, wanted map[pods.Reference]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ref, stop := range s.watched {
@@ -54,7 +56,7 @@ func (s *Store) Watched() int {
 }
 
 // watch keeps what is known of an object up to date until ctx ends.
-func (s *Store) watch(ctx context.Context, ref Reference) {
+func (s *Store) watch(ctx context.Context, ref pods.Reference) {
 	for ctx.Err() == nil {
 		// A watch that cannot be made is no fault: the object is read now and then all the same.
 		_ = s.watchOnce(ctx, ref)
@@ -71,7 +73,7 @@ func (s *Store) watch(ctx context.Context, ref Reference) {
 	}
 }
 
-func (s *Store) watchOnce(ctx context.Context, ref Reference) error {
+func (s *Store) watchOnce(ctx context.Context, ref pods.Reference) error {
 	api := s.opts.API()
 	if api == nil {
 		return errors.New("not connected to the API")
@@ -116,7 +118,7 @@ func (s *Store) watchOnce(ctx context.Context, ref Reference) error {
 }
 
 // learn takes in an object as a watch has it, or its absence.
-func (s *Store) learn(ref Reference, seen fetched) {
+func (s *Store) learn(ref pods.Reference, seen fetched) {
 	s.mu.Lock()
 	last, ok := s.known[ref]
 	s.mu.Unlock()
@@ -132,7 +134,7 @@ func (s *Store) learn(ref Reference, seen fetched) {
 }
 
 // latest is the object as its watch has it, or else as get returns it.
-func (s *Store) latest(ctx context.Context, ref Reference) (metav1.Object, error) {
+func (s *Store) latest(ctx context.Context, ref pods.Reference) (metav1.Object, error) {
 	s.mu.Lock()
 	last, ok := s.known[ref]
 	s.mu.Unlock()
@@ -145,7 +147,7 @@ func (s *Store) latest(ctx context.Context, ref Reference) (metav1.Object, error
 	return last.object, nil
 }
 
-func notFound(ref Reference) error {
+func notFound(ref pods.Reference) error {
 	resource := "configmaps"
 	if ref.Secret {
 		resource = "secrets"
@@ -161,7 +163,7 @@ type Latest struct{ store *Store }
 
 // ConfigMap is as the store's.
 func (l Latest) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	got, err := l.store.latest(ctx, Reference{false, namespace, name})
+	got, err := l.store.latest(ctx, pods.Reference{Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +172,7 @@ func (l Latest) ConfigMap(ctx context.Context, namespace, name string) (*corev1.
 
 // Secret is as the store's.
 func (l Latest) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	got, err := l.store.latest(ctx, Reference{true, namespace, name})
+	got, err := l.store.latest(ctx, pods.Reference{Secret: true, Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}

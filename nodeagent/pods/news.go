@@ -20,8 +20,8 @@ const (
 )
 
 // ContentNews is what the change of an object means to a pod that refers to it.
-func ContentNews(pod *corev1.Pod, secret bool, name string) News {
-	if secret && slices.ContainsFunc(pod.Spec.ImagePullSecrets, func(s corev1.LocalObjectReference) bool { return s.Name == name }) {
+func ContentNews(pod *corev1.Pod, changed Reference) News {
+	if changed.Secret && slices.ContainsFunc(pod.Spec.ImagePullSecrets, func(s corev1.LocalObjectReference) bool { return s.Name == changed.Name }) {
 		return CredentialsChanged
 	}
 	return ContentChanged

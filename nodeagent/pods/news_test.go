@@ -71,8 +71,8 @@ func TestNews(t *testing.T) {
 		news News
 		want string
 	}{
-		{NetworkChanged, "[Sandbox]"}, {ContentNews(pulls, false, "login"), "[Start/b Volumes]"}, {ContentNews(pulls, true, "other"), "[Start/b Volumes]"},
-		{ContentNews(pulls, true, "login"), "[Prepare/a Sandbox Start/b Start/c Volumes]"},
+		{NetworkChanged, "[Sandbox]"}, {ContentNews(pulls, Reference{Name: "login"}), "[Start/b Volumes]"}, {ContentNews(pulls, Reference{Secret: true, Name: "other"}), "[Start/b Volumes]"},
+		{ContentNews(pulls, Reference{Secret: true, Name: "login"}), "[Prepare/a Sandbox Start/b Start/c Volumes]"},
 	} {
 		var ended []string
 		for k, f := range failures {

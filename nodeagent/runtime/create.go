@@ -96,6 +96,9 @@ func startFailure(doing string, err error) error {
 	return fmt.Errorf("failed to %s: %w", doing, err)
 }
 
+// NewStartError is for machines that are not containerd's: doing is what containerd was asked for.
+func NewStartError(doing string, err error) *StartError { return &StartError{doing, err} }
+
 func (e *StartError) Error() string { return "failed to " + e.doing + ": " + e.err.Error() }
 func (e *StartError) Unwrap() error { return e.err }
 

@@ -1,4 +1,4 @@
-package nodeagent
+package pod
 
 import (
 	"context"
@@ -93,7 +93,7 @@ func pauseProgram(arch string) ([]byte, error) {
 }
 
 // startPause starts the process whose PID namespace the pod's containers share.
-func (a *Agent) startPause(ctx context.Context, p *pod, dir string) (int, error) {
+func (p *Pod) startPause(ctx context.Context, dir string) (int, error) {
 	program, err := pauseProgram(goruntime.GOARCH)
 	if err != nil {
 		return 0, err
@@ -120,15 +120,15 @@ func (a *Agent) startPause(ctx context.Context, p *pod, dir string) (int, error)
 			Mounts: []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 				{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}}},
 			Linux: &specs.Linux{
-				CgroupsPath: filepath.Join(a.podCgroup(p.uid), identity.ID()),
+				CgroupsPath: filepath.Join(p.cgroup(), identity.ID()),
 				Namespaces:  []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}},
 			},
 		},
 	}
-	a.claim(identity.ID(), p)
-	c, err := a.rt.Create(ctx, req)
+	p.node.Owner.Claim(identity.ID(), p)
+	c, err := p.node.Containers.Create(ctx, req)
 	if err == nil && c.State == runtime.Created {
-		err = a.rt.Start(ctx, c.ID)
+		err = p.node.Containers.Start(ctx, c.ID)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("cannot start pause container: %w", err)
@@ -137,11 +137,11 @@ func (a *Agent) startPause(ctx context.Context, p *pod, dir string) (int, error)
 }
 
 // stopPause ends it; without one it does nothing.
-func (a *Agent) stopPause(ctx context.Context, p *pod) error {
-	if !sharesPID(p.object()) {
+func (p *Pod) stopPause(ctx context.Context) error {
+	if !sharesPID(p.Object()) {
 		return nil
 	}
 	id := p.identity(pauseName, 0).ID()
-	a.unclaim(id)
-	return a.rt.Remove(ctx, id, false)
+	p.node.Owner.Unclaim(id)
+	return p.node.Containers.Remove(ctx, id, false)
 }

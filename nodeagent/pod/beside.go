@@ -1,18 +1,19 @@
-package nodeagent
+package pod
 
 import (
 	"context"
 	"sync"
 )
 
-// beside does work for pods beside the loop that finds it, so that no pod waits
+// Beside does work for pods beside the loop that finds it, so that no pod waits
 // for another's: at most one piece a pod, and so many together.
-type beside struct {
+type Beside struct {
 	slots chan struct{}
 	all   sync.WaitGroup
 }
 
-func newBeside(together int) *beside { return &beside{slots: make(chan struct{}, together)} }
+// NewBeside does so many pieces of work together.
+func NewBeside(together int) *Beside { return &Beside{slots: make(chan struct{}, together)} }
 
 // turn is one pod's place in a loop's work.
 type turn struct {
@@ -22,7 +23,7 @@ type turn struct {
 
 // begin does the pod's work soon. If some is under way, it is done once more
 // after that: what it would see may have been looked at already.
-func (b *beside) begin(ctx context.Context, t *turn, work func()) {
+func (b *Beside) begin(ctx context.Context, t *turn, work func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.busy {
@@ -51,5 +52,5 @@ func (t *turn) next() bool {
 	return more
 }
 
-// wait returns when all work has ended.
-func (b *beside) wait() { b.all.Wait() }
+// Wait returns when all work has ended.
+func (b *Beside) Wait() { b.all.Wait() }

@@ -1,4 +1,5 @@
-package nodeagent
+// Package pod brings one pod of a node to what is wanted of it.
+package pod
 
 import (
 	"context"
@@ -18,13 +19,14 @@ import (
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/probes"
+	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/volumes"
 )
 
-// pod is one pod on this node: what is known of it, and the loop that brings
+// Pod is one pod on this node: what is known of it, and the loop that brings
 // it to what is wanted.
-type pod struct {
-	a    *Agent
+type Pod struct {
+	node *Node
 	uid  types.UID
 	log  *slog.Logger
 	wake chan struct{} // capacity 1: a wake-up carries no data
@@ -69,18 +71,62 @@ type instance struct {
 	released bool
 }
 
-func newPod(a *Agent, object *corev1.Pod) *pod {
-	return &pod{
-		a: a, uid: object.UID, wake: make(chan struct{}, 1),
-		log:      a.log.With("pod", object.Namespace+"/"+object.Name, "uid", object.UID),
+// New takes up a pod that nothing was done for yet.
+func (n *Node) New(object *corev1.Pod) *Pod {
+	return &Pod{
+		node: n, uid: object.UID, wake: make(chan struct{}, 1),
+		log:      n.Log.With("pod", object.Namespace+"/"+object.Name, "uid", object.UID),
 		wanted:   pods.Wanted{Pod: object},
 		prepared: map[string]*prepared{}, begun: map[string]bool{}, instances: map[string]*instance{},
 		failures: map[pods.Key]pods.Failure{}, inflight: map[pods.Key]context.CancelFunc{},
 	}
 }
 
-// poke asks the loop to look again.
-func (p *pod) poke() {
+// Refused takes up a pod that the node does not run: it fails without starting anything.
+func (n *Node) Refused(object *corev1.Pod, reason, message string) *Pod {
+	p := n.New(object)
+	p.wanted.Rejected, p.wanted.RejectedMessage = reason, message
+	p.Event(corev1.EventTypeWarning, reason, message)
+	return p
+}
+
+// Restore takes up a pod of an earlier run: from its kept object, its sandbox and what is kept of its containers.
+func (n *Node) Restore(object *corev1.Pod) *Pod {
+	p := n.New(object)
+	p.sandbox, p.traces = p.loadSandbox()
+	if p.sandbox.ID != "" { // limits may be new in this release, or other ones
+		if err := n.Sandboxes.Limit(p.cgroup(), spec.PodLimits(object, n.Facts())); err != nil {
+			p.log.Warn("cannot set the pod's limits anew", "error", err)
+		}
+	}
+	p.instances = n.Records.load(object.UID)
+	for id := range p.instances {
+		n.Owner.Claim(id, p)
+	}
+	// Setting up again is idempotent and finds what is there.
+	p.traces = p.traces || len(p.instances) > 0
+	return p
+}
+
+// Orphan takes up a pod that does not exist, of which there are containers, to end them properly.
+func (n *Node) Orphan(object *corev1.Pod) *Pod {
+	p := n.New(object)
+	p.wanted.Gone, p.traces = true, true
+	return p
+}
+
+// UID is the pod's.
+func (p *Pod) UID() types.UID { return p.uid }
+
+// Log is for what concerns the pod.
+func (p *Pod) Log() *slog.Logger { return p.log }
+
+func (p *Pod) cgroup() string { return p.node.CgroupOf(p.uid) }
+
+func (p *Pod) dir() string { return SandboxDir(p.node.RunDir, p.uid) }
+
+// Poke asks the loop to look again.
+func (p *Pod) Poke() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -88,37 +134,37 @@ func (p *pod) poke() {
 }
 
 // change runs f with the pod's state locked, then wakes the loop.
-func (p *pod) change(f func()) {
+func (p *Pod) change(f func()) {
 	p.mu.Lock()
 	f()
 	p.mu.Unlock()
-	p.poke()
+	p.Poke()
 }
 
-// hear has tried again at once what failed for want of what the news is about.
-func (p *pod) hear(news pods.News) {
+// Hear has tried again at once what failed for want of what the news is about.
+func (p *Pod) Hear(news pods.News) {
 	p.change(func() {
 		maps.DeleteFunc(p.failures, func(k pods.Key, f pods.Failure) bool { return news.Ends(k, f) })
 	})
 }
 
-// object is the newest known object.
-func (p *pod) object() *corev1.Pod {
+// Object is the newest known object.
+func (p *Pod) Object() *corev1.Pod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.wanted.Pod
 }
 
-// asked is what is wanted of the pod.
-func (p *pod) asked() pods.Wanted {
+// Wanted is what is wanted of the pod.
+func (p *Pod) Wanted() pods.Wanted {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.wanted
 }
 
-// run is the pod's loop; it returns when nothing of the pod is left or ctx
+// Run is the pod's loop; it returns when nothing of the pod is left or ctx
 // ends, after the steps it started have.
-func (p *pod) run(ctx context.Context) {
+func (p *Pod) Run(ctx context.Context) {
 	defer p.steps.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -140,7 +186,7 @@ func (p *pod) run(ctx context.Context) {
 }
 
 // round observes, decides and starts the steps.
-func (p *pod) round(ctx context.Context) (again time.Time, done bool) {
+func (p *Pod) round(ctx context.Context) (again time.Time, done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -159,24 +205,24 @@ func (p *pod) round(ctx context.Context) (again time.Time, done bool) {
 		p.begin(ctx, step)
 	}
 	if plan.Done && len(p.inflight) == 0 {
-		p.a.forget(p)
+		p.node.Owner.Forget(p)
 		return time.Time{}, true
 	}
 	return plan.Again, false
 }
 
 // begin carries a step out beside the loop. p.mu is held.
-func (p *pod) begin(ctx context.Context, step pods.Step) {
+func (p *Pod) begin(ctx context.Context, step pods.Step) {
 	ctx, cancel := context.WithCancel(ctx)
 	key := step.Key()
 	p.inflight[key] = cancel
-	p.a.metrics.steps.WithLabelValues(string(step.Kind)).Inc()
+	p.node.Metrics.steps.WithLabelValues(string(step.Kind)).Inc()
 	p.log.Debug("step", "step", key, "reason", step.Reason())
 	p.steps.Go(func() {
 		defer cancel()
-		began, interrupted := time.Now(), p.a.rt.Interruption()
+		began, interrupted := time.Now(), p.node.Containers.Interruption()
 		err := p.do(ctx, step)
-		p.a.metrics.stepSeconds.WithLabelValues(string(step.Kind)).Observe(time.Since(began).Seconds())
+		p.node.Metrics.stepSeconds.WithLabelValues(string(step.Kind)).Observe(time.Since(began).Seconds())
 		cancelled := ctx.Err() != nil
 		again := err != nil && !cancelled && interrupted(ctx)
 		p.change(func() {
@@ -198,7 +244,7 @@ func (p *pod) begin(ctx context.Context, step pods.Step) {
 			return
 		}
 		if err != nil && !cancelled {
-			p.a.metrics.stepErrors.WithLabelValues(string(step.Kind)).Inc()
+			p.node.Metrics.stepErrors.WithLabelValues(string(step.Kind)).Inc()
 			p.log.Warn("step failed", "step", key, "error", err)
 			p.eventFailure(step, err)
 		}
@@ -206,7 +252,7 @@ func (p *pod) begin(ctx context.Context, step pods.Step) {
 }
 
 // do carries one step out.
-func (p *pod) do(ctx context.Context, step pods.Step) error {
+func (p *Pod) do(ctx context.Context, step pods.Step) error {
 	switch step.Kind {
 	case pods.Volumes:
 		return p.setupVolumes(ctx)
@@ -233,17 +279,17 @@ func (p *pod) do(ctx context.Context, step pods.Step) error {
 }
 
 // save keeps an instance as it stands; of two saves the later has the newer state.
-func (p *pod) save(i *instance) error {
+func (p *Pod) save(i *instance) error {
 	p.saving.Lock()
 	defer p.saving.Unlock()
 	p.mu.Lock()
 	kept := *i
 	p.mu.Unlock()
-	return errors.Join(p.a.records.save(p.uid, &kept), p.a.dropForgotten(p.uid))
+	return errors.Join(p.node.Records.save(p.uid, &kept), p.node.dropForgotten(p.uid))
 }
 
 // observe collects what is known. p.mu is held.
-func (p *pod) observe() pods.Observed {
+func (p *Pod) observe() pods.Observed {
 	o := pods.Observed{
 		Sandbox:  pods.Sandbox{ID: p.sandbox.ID, IPs: p.addresses()},
 		Volumes:  p.volumes != nil,
@@ -252,13 +298,13 @@ func (p *pod) observe() pods.Observed {
 		Failures: maps.Clone(p.failures),
 		InFlight: map[pods.Key]bool{},
 		Deleted:  p.deleted,
-		HostIPs:  p.a.hostIPs(),
+		HostIPs:  p.node.HostIPs(),
 	}
 	for key := range p.inflight {
 		o.InFlight[key] = true
 	}
 	p.probe()
-	results := p.a.probes.Results(p.uid)
+	results := p.node.Probes.Results(p.uid)
 	next := map[string]int{}
 	for _, i := range p.instances {
 		c := i.Container
@@ -282,7 +328,7 @@ func (p *pod) observe() pods.Observed {
 }
 
 // probe tells the prober which containers run, if that changed. p.mu is held.
-func (p *pod) probe() {
+func (p *Pod) probe() {
 	var running []probes.Running
 	var key strings.Builder
 	for _, i := range p.instances {
@@ -309,25 +355,25 @@ func (p *pod) probe() {
 	if ips := p.addresses(); len(ips) > 0 {
 		ip = ips[0]
 	}
-	p.a.probes.Set(p.wanted.Pod, running, ip)
+	p.node.Probes.Set(p.wanted.Pod, running, ip)
 }
 
 // addresses are the pod's. p.mu is held.
-func (p *pod) addresses() []string {
+func (p *Pod) addresses() []string {
 	if p.wanted.Pod.Spec.HostNetwork {
-		return p.a.hostIPs()
+		return p.node.HostIPs()
 	}
 	return p.sandbox.IPs
 }
 
 // report hands a changed status to the writer. p.mu is held.
-func (p *pod) report(s corev1.PodStatus, o pods.Observed) {
+func (p *Pod) report(s corev1.PodStatus, o pods.Observed) {
 	if equality.Semantic.DeepEqual(s, p.status) {
 		return
 	}
 	p.eventBackoff(p.status, s)
 	if overdue := "DeadlineExceeded"; s.Reason == overdue && p.status.Reason != overdue && p.wanted.Pod.Status.Reason != overdue {
-		p.a.events.Event(p.wanted.Pod, corev1.EventTypeNormal, overdue, s.Message)
+		p.node.Events.Event(p.wanted.Pod, corev1.EventTypeNormal, overdue, s.Message)
 	}
 	p.status = s
 	p.version++
@@ -335,7 +381,7 @@ func (p *pod) report(s corev1.PodStatus, o pods.Observed) {
 		p.confirmed = p.version
 		return
 	}
-	p.a.statuses.add(p, pods.Urgent(p.wanted.Pod.Status, s))
+	p.node.Owner.Report(p, pods.Urgent(p.wanted.Pod.Status, s))
 }
 
 // interruptedRetry is the pause after a step that failed because containerd
@@ -350,6 +396,9 @@ type stepError struct {
 	reason string
 	err    error
 }
+
+// Failed is an error of the machine with the reason that Kubernetes gives for it.
+func Failed(reason string, err error) error { return &stepError{reason, err} }
 
 func (e *stepError) Error() string { return e.err.Error() }
 func (e *stepError) Unwrap() error { return e.err }
@@ -381,33 +430,34 @@ func failureOf(step pods.Step, err error) pods.Failure {
 }
 
 // eventFailure reports a failed step as the kubelet would.
-func (p *pod) eventFailure(step pods.Step, err error) {
+func (p *Pod) eventFailure(step pods.Step, err error) {
 	switch step.Kind {
 	case pods.Volumes:
 		for _, one := range volumes.Errors(err) {
-			p.event(corev1.EventTypeWarning, "FailedMount", one.Error())
+			p.Event(corev1.EventTypeWarning, "FailedMount", one.Error())
 		}
 	case pods.Setup:
-		p.event(corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
+		p.Event(corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
 	case pods.Prepare, pods.Start:
 		text := err.Error()
 		if i := (*images.Error)(nil); errors.As(err, &i) {
 			text = i.Reason // the image manager has told more
 		}
-		p.containerEvent(step.Container, corev1.EventTypeWarning, "Failed", "Error: "+text)
+		p.ContainerEvent(step.Container, corev1.EventTypeWarning, "Failed", "Error: "+text)
 	case pods.Teardown, pods.Stop:
-		p.event(corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+err.Error())
+		p.Event(corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+err.Error())
 	}
 }
 
-func (p *pod) event(kind, reason, message string) {
-	p.a.events.Event(p.object(), kind, reason, message)
+// Event tells what happened to the pod.
+func (p *Pod) Event(kind, reason, message string) {
+	p.node.Events.Event(p.Object(), kind, reason, message)
 }
 
-// containerEvent tells what happened to a container, which the event names by
+// ContainerEvent tells what happened to a container, which the event names by
 // its place in the pod's spec.
-func (p *pod) containerEvent(name, kind, reason, message string) {
-	p.a.events.Event(containerReference(p.object(), name), kind, reason, message)
+func (p *Pod) ContainerEvent(name, kind, reason, message string) {
+	p.node.Events.Event(containerReference(p.Object(), name), kind, reason, message)
 }
 
 func containerReference(o *corev1.Pod, name string) *corev1.ObjectReference {
@@ -421,7 +471,7 @@ func containerReference(o *corev1.Pod, name string) *corev1.ObjectReference {
 
 // eventBackoff tells of each container that has begun to wait for its restart.
 // p.mu is held.
-func (p *pod) eventBackoff(old, s corev1.PodStatus) {
+func (p *Pod) eventBackoff(old, s corev1.PodStatus) {
 	waits := func(s corev1.PodStatus) map[string]bool {
 		out := map[string]bool{}
 		for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses) {
@@ -432,7 +482,7 @@ func (p *pod) eventBackoff(old, s corev1.PodStatus) {
 	o, before := p.wanted.Pod, waits(old)
 	for name, now := range waits(s) {
 		if now && !before[name] {
-			p.a.events.Event(containerReference(o, name), corev1.EventTypeWarning, "BackOff", fmt.Sprintf(
+			p.node.Events.Event(containerReference(o, name), corev1.EventTypeWarning, "BackOff", fmt.Sprintf(
 				"Back-off restarting failed container %s in pod %s_%s(%s)", name, o.Name, o.Namespace, o.UID))
 		}
 	}

@@ -1,4 +1,4 @@
-package nodeagent
+package cgroup
 
 import (
 	"fmt"
@@ -20,17 +20,17 @@ import (
 func TestPodPids(t *testing.T) {
 	const limit = 16
 	path := fmt.Sprintf("/lockstep-test-%d", os.Getpid())
-	if err := makeCgroup(path, spec.PodLimits(&corev1.Pod{}, spec.Node{PodPids: limit})); err != nil {
+	if err := Make(path, spec.PodLimits(&corev1.Pod{}, spec.Node{PodPids: limit})); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := removeCgroup(path); err != nil {
+		if err := Remove(path); err != nil {
 			t.Error(err)
 		}
 	}()
-	dir := filepath.Join(cgroupMount, "pids", path)
-	if cgroupV2() {
-		dir = filepath.Join(cgroupMount, path)
+	dir := filepath.Join(Mount, "pids", path)
+	if V2() {
+		dir = filepath.Join(Mount, path)
 	}
 	cmd := exec.Command("sh", "-c", "read go; for i in $(seq 60); do sleep 1000 & done; wait")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -1,4 +1,4 @@
-package nodeagent
+package pod
 
 import (
 	"context"
@@ -15,11 +15,14 @@ import (
 	"lockstep/nodeagent/probes"
 )
 
+// hookTimeout bounds one HTTP hook.
+const hookTimeout = 30 * time.Second
+
 // hook runs a lifecycle handler of a container; nil means it succeeded.
-func (p *pod) hook(ctx context.Context, c *corev1.Container, id string, h *corev1.LifecycleHandler) error {
+func (p *Pod) hook(ctx context.Context, c *corev1.Container, id string, h *corev1.LifecycleHandler) error {
 	switch {
 	case h.Exec != nil:
-		code, _, err := p.a.rt.Exec(ctx, id, h.Exec.Command)
+		code, _, err := p.node.Containers.Exec(ctx, id, h.Exec.Command)
 		if err != nil {
 			return err
 		}
@@ -42,7 +45,7 @@ func (p *pod) hook(ctx context.Context, c *corev1.Container, id string, h *corev
 }
 
 // hookFailed is what the kubelet says of a hook that failed.
-func (p *pod) hookFailed(c *corev1.Container, h *corev1.LifecycleHandler, err error) string {
+func (p *Pod) hookFailed(c *corev1.Container, h *corev1.LifecycleHandler, err error) string {
 	what := "Lifecycle hook"
 	switch {
 	case h.Exec != nil:
@@ -52,12 +55,12 @@ func (p *pod) hookFailed(c *corev1.Container, h *corev1.LifecycleHandler, err er
 	case h.Sleep != nil:
 		what = fmt.Sprintf("Sleep lifecycle hook (%d)", h.Sleep.Seconds)
 	}
-	o := p.object()
+	o := p.Object()
 	return fmt.Sprintf("%s for Container %q in Pod \"%s_%s(%s)\" failed - error: %v", what, c.Name, o.Name, o.Namespace, o.UID, err)
 }
 
 // httpHook asks as the kubelet does: any answer will do, from whoever answers.
-func (p *pod) httpHook(ctx context.Context, c *corev1.Container, g *corev1.HTTPGetAction) error {
+func (p *Pod) httpHook(ctx context.Context, c *corev1.Container, g *corev1.HTTPGetAction) error {
 	p.mu.Lock()
 	ips := p.addresses()
 	p.mu.Unlock()
@@ -78,15 +81,15 @@ func (p *pod) httpHook(ctx context.Context, c *corev1.Container, g *corev1.HTTPG
 		req.URL.Scheme = "http"
 		req.Header.Del("Authorization")
 		if err = p.get(req); err == nil {
-			p.event(corev1.EventTypeWarning, "LifecycleHTTPFallback", fmt.Sprintf(
+			p.Event(corev1.EventTypeWarning, "LifecycleHTTPFallback", fmt.Sprintf(
 				"request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", req.URL.Host))
 		}
 	}
 	return err
 }
 
-func (p *pod) get(req *http.Request) error {
-	res, err := p.a.hookClient.Do(req)
+func (p *Pod) get(req *http.Request) error {
+	res, err := p.node.hookClient.Do(req)
 	if err != nil {
 		return err
 	}

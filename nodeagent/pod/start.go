@@ -1,4 +1,4 @@
-package nodeagent
+package pod
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/pods"
@@ -27,57 +28,60 @@ import (
 type prepared struct {
 	attempt int
 	id      string
-	image   *image
+	image   Image
+	users   spec.Users
 	layer   []mount.Mount
 	stream  logs.Stream
 }
 
 // identity is the instance of a container of the pod.
-func (p *pod) identity(name string, attempt int) runtime.Identity {
-	o := p.object()
+func (p *Pod) identity(name string, attempt int) runtime.Identity {
+	o := p.Object()
 	return runtime.Identity{PodUID: string(p.uid), PodNamespace: o.Namespace, PodName: o.Name, Name: name, Attempt: attempt}
 }
 
 // prepare gets the image, the writable layer and the log's pipes.
-func (p *pod) prepare(ctx context.Context, step pods.Step) error {
-	object := p.object()
+func (p *Pod) prepare(ctx context.Context, step pods.Step) error {
+	object := p.Object()
 	c := containerOf(object, step.Container)
 	id := p.identity(c.Name, step.Attempt).ID()
-	img, err := p.a.ensureImage(ctx, p, c)
+	img, err := p.ensureImage(ctx, c)
 	if err != nil {
 		return err
 	}
-	done, err := p.a.preparing.Take(ctx)
+	done, err := p.node.preparing.Take(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
 	p.change(func() { p.begun[id], p.traces = true, true })
-	layer, err := p.a.rt.Prepare(ctx, id, img.chainID)
+	layer, err := p.node.Containers.Prepare(ctx, id, img.ChainID)
 	if err != nil {
 		return &stepError{"CreateContainerError", err}
 	}
-	if err := img.loadUsers(ctx, layer); err != nil {
+	users, err := p.node.Images.Users(ctx, img, layer)
+	if err != nil {
 		return &stepError{"CreateContainerError", err}
 	}
-	stdout, stderr := logs.FIFOs(p.a.opts.RunDir, id)
-	stream := logs.Stream{ID: id, Path: logs.Path(p.logDir(), c.Name, step.Attempt), Stdout: stdout, Stderr: stderr}
-	if err := p.a.logs.Open(ctx, stream); err != nil {
+	stdout, stderr := logs.FIFOs(p.node.RunDir, id)
+	stream := logs.Stream{ID: id, Path: logs.Path(p.LogDir(), c.Name, step.Attempt), Stdout: stdout, Stderr: stderr}
+	if err := p.node.Logs.Open(ctx, stream); err != nil {
 		return &stepError{"CreateContainerError", err}
 	}
 	p.change(func() {
-		p.prepared[c.Name] = &prepared{attempt: step.Attempt, id: id, image: img, layer: layer, stream: stream}
+		p.prepared[c.Name] = &prepared{attempt: step.Attempt, id: id, image: img, users: users, layer: layer, stream: stream}
 	})
 	return nil
 }
 
-func (p *pod) logDir() string {
-	o := p.object()
-	return logs.Dir(p.a.opts.LogDir, o.Namespace, o.Name, o.UID)
+// LogDir has the pod's logs.
+func (p *Pod) LogDir() string {
+	o := p.Object()
+	return logs.Dir(p.node.LogDir, o.Namespace, o.Name, o.UID)
 }
 
 // start creates the container and lets it run, its postStart hook included.
-func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
+func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	p.mu.Lock()
 	object, pr, sb, vols := p.wanted.Pod, p.prepared[step.Container], p.sandbox, p.volumes
 	p.mu.Unlock()
@@ -108,14 +112,14 @@ func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 	inst := &instance{
 		Container: pods.Container{
 			ID: pr.id, Name: c.Name, Attempt: step.Attempt, Sandbox: sb.ID, Hash: pods.Hash(c), Crashes: step.Crashes,
-			State: pods.Created, Image: c.Image, ImageID: pr.image.id, User: userOf(oci), Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
+			State: pods.Created, Image: c.Image, ImageID: pr.image.ID, User: userOf(oci), Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
 		},
 		StopSignal: stopSignal(c, pr.image), changed: time.Now(),
 	}
-	interrupted := p.a.rt.Interruption()
+	interrupted := p.node.Containers.Interruption()
 	err = redact(p.launch(ctx, inst, runtime.Request{
 		Container: runtime.Container{ID: pr.id, Identity: p.identity(c.Name, step.Attempt), Sandbox: sb.ID, Hash: inst.Hash,
-			Crashes: step.Crashes, Image: pr.image.name, ImageID: pr.image.id},
+			Crashes: step.Crashes, Image: pr.image.Name, ImageID: pr.image.ID},
 		Spec: oci, Layer: pr.layer, Stdout: pr.stream.Stdout, Stderr: pr.stream.Stderr,
 	}), in.Sources.Secrets)
 	done()
@@ -123,20 +127,20 @@ func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 		return p.unstarted(context.WithoutCancel(ctx), inst, err)
 	}
 	if err != nil {
-		left, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		left, cancel := context.WithTimeout(context.WithoutCancel(ctx), cgroup.EndTimeout)
 		defer cancel()
-		if c, getErr := p.a.rt.Get(left, pr.id); errdefs.IsNotFound(getErr) || getErr == nil && c.State == runtime.Absent {
-			err = errors.Join(err, p.a.endRemains(left, p.uid, pr.id))
+		if c, getErr := p.node.Containers.Get(left, pr.id); errdefs.IsNotFound(getErr) || getErr == nil && c.State == runtime.Absent {
+			err = errors.Join(err, p.node.Containers.EndRemains(left, filepath.Join(p.cgroup(), pr.id), pr.id))
 		}
 		p.change(func() {
 			delete(p.instances, pr.id)
 			delete(p.prepared, c.Name)
 		})
-		p.a.unclaim(pr.id)
+		p.node.Owner.Unclaim(pr.id)
 		return err
 	}
-	p.containerEvent(c.Name, corev1.EventTypeNormal, "Created", "Container created")
-	p.containerEvent(c.Name, corev1.EventTypeNormal, "Started", "Container started")
+	p.ContainerEvent(c.Name, corev1.EventTypeNormal, "Created", "Container created")
+	p.ContainerEvent(c.Name, corev1.EventTypeNormal, "Started", "Container started")
 	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
 		return p.postStart(ctx, c, inst)
 	}
@@ -145,12 +149,12 @@ func (p *pod) start(ctx context.Context, step pods.Step) (err error) {
 
 // turn waits until a container of the pod may be made. Those that share a shim
 // are made one after the other: together, each would start one.
-func (p *pod) turn(ctx context.Context, shares bool) (done func(), err error) {
+func (p *Pod) turn(ctx context.Context, shares bool) (done func(), err error) {
 	if !shares {
-		return p.a.starting.Take(ctx)
+		return p.node.starting.Take(ctx)
 	}
 	p.sharing.Lock()
-	end, err := p.a.starting.Take(ctx)
+	end, err := p.node.starting.Take(ctx)
 	if err != nil {
 		p.sharing.Unlock()
 		return nil, err
@@ -171,22 +175,22 @@ func userOf(oci *specs.Spec) *corev1.ContainerUser {
 }
 
 // launch makes and starts the container and records it.
-func (p *pod) launch(ctx context.Context, inst *instance, req runtime.Request) error {
+func (p *Pod) launch(ctx context.Context, inst *instance, req runtime.Request) error {
 	// Once begun it is carried through: cancelling half-way would only cost
 	// the containerd calls that clean up.
 	ctx = context.WithoutCancel(ctx)
-	p.a.claim(inst.ID, p)
+	p.node.Owner.Claim(inst.ID, p)
 	p.mu.Lock()
 	p.instances[inst.ID] = inst // before it exists, so that its end is noticed however early
 	delete(p.prepared, inst.Name)
 	p.mu.Unlock()
-	made, err := p.a.rt.Create(ctx, req)
+	made, err := p.node.Containers.Create(ctx, req)
 	if failed := (*runtime.StartError)(nil); err != nil && !errors.As(err, &failed) {
 		return &stepError{"CreateContainerError", err}
 	}
 	if err == nil && made.State == runtime.Created {
-		if err = p.a.rt.Start(ctx, inst.ID); err != nil {
-			err = errors.Join(err, p.a.rt.Remove(ctx, inst.ID, false))
+		if err = p.node.Containers.Start(ctx, inst.ID); err != nil {
+			err = errors.Join(err, p.node.Containers.Remove(ctx, inst.ID, false))
 		}
 	}
 	if err != nil {
@@ -212,22 +216,22 @@ func (e *endedError) Error() string { return e.err.Error() }
 func (e *endedError) Unwrap() error { return e.err }
 
 // unstarted records that containerd could not run the container, and why.
-func (p *pod) unstarted(ctx context.Context, inst *instance, why error) error {
-	p.containerEvent(inst.Name, corev1.EventTypeNormal, "Created", "Container created")
+func (p *Pod) unstarted(ctx context.Context, inst *instance, why error) error {
+	p.ContainerEvent(inst.Name, corev1.EventTypeNormal, "Created", "Container created")
 	now := time.Now()
 	p.change(func() {
 		inst.State, inst.Reason, inst.ExitCode, inst.Message = pods.Exited, pods.ReasonStartError, pods.StartErrorCode, why.Error()
 		inst.StartedAt, inst.FinishedAt, inst.changed = time.Time{}, now, now
 	})
-	if err := errors.Join(p.save(inst), p.a.rt.DropLayer(ctx, inst.ID), p.release(ctx, inst.ID)); err != nil {
+	if err := errors.Join(p.save(inst), p.node.Containers.DropLayer(ctx, inst.ID), p.release(ctx, inst.ID)); err != nil {
 		p.log.Warn("cannot clean up after failed start", "container", inst.Name, "error", err)
 	}
 	return &endedError{why}
 }
 
 // postStart runs the hook; its failure ends the container.
-func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance) error {
-	interrupted := p.a.rt.Interruption()
+func (p *Pod) postStart(ctx context.Context, c *corev1.Container, inst *instance) error {
+	interrupted := p.node.Containers.Interruption()
 	hook, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p.steps.Go(func() { p.cancelAfter(hook, inst.ID, cancel) })
@@ -245,7 +249,7 @@ func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance
 	}
 	p.change(func() { inst.Hooked, inst.HookError = err == nil, why })
 	if err != nil {
-		p.containerEvent(c.Name, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+		p.ContainerEvent(c.Name, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 		p.log.Warn("hook failed", "hook", "postStart", "container", c.Name, "error", err)
 	}
 	return p.save(inst)
@@ -253,7 +257,7 @@ func (p *pod) postStart(ctx context.Context, c *corev1.Container, inst *instance
 
 // hookAgain runs a postStart hook whose end was not learned, because the agent
 // or containerd was killed while it ran: a hook may run more than once.
-func (p *pod) hookAgain(ctx context.Context, step pods.Step) error {
+func (p *Pod) hookAgain(ctx context.Context, step pods.Step) error {
 	p.mu.Lock()
 	object, inst := p.wanted.Pod, p.instances[step.ID]
 	p.mu.Unlock()
@@ -266,7 +270,7 @@ func (p *pod) hookAgain(ctx context.Context, step pods.Step) error {
 
 // shimGroup is what containers of the pod share a shim by; empty for init
 // containers, which end early, and where there is nobody to share with.
-func (p *pod) shimGroup(object *corev1.Pod, c *corev1.Container) string {
+func (p *Pod) shimGroup(object *corev1.Pod, c *corev1.Container) string {
 	if len(object.Spec.Containers) < 2 || !slices.ContainsFunc(object.Spec.Containers, func(o corev1.Container) bool { return o.Name == c.Name }) {
 		return ""
 	}
@@ -274,36 +278,36 @@ func (p *pod) shimGroup(object *corev1.Pod, c *corev1.Container) string {
 }
 
 // input collects what the container's specification depends on.
-func (p *pod) input(ctx context.Context, object *corev1.Pod, c *corev1.Container, pr *prepared, sb sandbox) (spec.Input, error) {
-	sources, err := p.a.envSources(ctx, object, c)
+func (p *Pod) input(ctx context.Context, object *corev1.Pod, c *corev1.Container, pr *prepared, sb sandbox) (spec.Input, error) {
+	sources, err := p.node.envSources(ctx, object, c)
 	if err != nil {
 		return spec.Input{}, err
 	}
 	in := spec.Input{
-		Pod: object, Container: c, Image: pr.image.config, Users: pr.image.users, Node: p.a.nodeFacts(), Sources: sources,
-		PodIPs: sb.IPs, HostIPs: p.a.hostIPs(), CgroupPath: filepath.Join(p.a.podCgroup(p.uid), pr.id),
+		Pod: object, Container: c, Image: pr.image.Config, Users: pr.users, Node: p.node.Facts(), Sources: sources,
+		PodIPs: sb.IPs, HostIPs: p.node.HostIPs(), CgroupPath: filepath.Join(p.cgroup(), pr.id),
 		Sandbox: p.sandboxPaths(object, sb),
 	}
 	if object.Spec.HostNetwork {
 		in.PodIPs = in.HostIPs
 	}
 	// A sandbox of an earlier release has its files elsewhere.
-	if err := p.a.writePodFiles(ctx, object, sb, false); err != nil {
+	if err := p.node.writeFiles(ctx, object, sb, false); err != nil {
 		return in, err
 	}
-	if in.TerminationLog, err = p.a.records.terminationLog(p.uid, c.Name, pr.attempt); err != nil {
+	if in.TerminationLog, err = p.node.Records.terminationLog(p.uid, c.Name, pr.attempt); err != nil {
 		return in, err
 	}
 	if s := spec.SeccompProfile(object, c); s != nil && s.LocalhostProfile != nil {
-		if in.SeccompProfiles, err = p.a.seccompProfile(*s.LocalhostProfile); err != nil {
+		if in.SeccompProfiles, err = p.node.seccompProfile(*s.LocalhostProfile); err != nil {
 			return in, &stepError{spec.ReasonCreate, err}
 		}
 	}
 	return in, nil
 }
 
-func (p *pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
-	dir, files := p.a.opts.podRunDir(string(p.uid)), p.a.volumes.FilesDir(p.uid)
+func (p *Pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
+	dir, files := p.dir(), p.node.Volumes.FilesDir(p.uid)
 	ns := filepath.Join(dir, "ns")
 	s := spec.Sandbox{
 		Hosts: filepath.Join(files, "hosts"), Resolv: filepath.Join(files, "resolv.conf"), Hostname: filepath.Join(files, "hostname"),
@@ -324,7 +328,7 @@ func (p *pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
 }
 
 // mounts resolves each volume mount of the container to a path on the host.
-func (p *pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes.Mounted) ([]spec.Mount, error) {
+func (p *Pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes.Mounted) ([]spec.Mount, error) {
 	var out []spec.Mount
 	env, err := spec.Env(in)
 	if err != nil {
@@ -341,7 +345,7 @@ func (p *pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes
 		}
 		path := v.HostPath
 		if sub != "" {
-			if path, err = p.a.volumes.SubPath(ctx, p.uid, v, sub, in.Container.Name, i); err != nil {
+			if path, err = p.node.Volumes.SubPath(ctx, p.uid, v, sub, in.Container.Name, i); err != nil {
 				return nil, err
 			}
 		}
@@ -363,8 +367,8 @@ func configError(err error) error {
 }
 
 // seccompProfile reads a Localhost profile below the agent's directory.
-func (a *Agent) seccompProfile(name string) (map[string][]byte, error) {
-	root, err := os.OpenRoot(filepath.Join(a.opts.DataDir, "seccomp"))
+func (n *Node) seccompProfile(name string) (map[string][]byte, error) {
+	root, err := os.OpenRoot(n.SeccompDir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read seccomp profile %q: %w", name, err)
 	}
@@ -376,11 +380,11 @@ func (a *Agent) seccompProfile(name string) (map[string][]byte, error) {
 	return map[string][]byte{name: data}, nil
 }
 
-func stopSignal(c *corev1.Container, img *image) string {
+func stopSignal(c *corev1.Container, img Image) string {
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		return string(*c.Lifecycle.StopSignal)
 	}
-	return strings.TrimSpace(img.config.StopSignal)
+	return strings.TrimSpace(img.Config.StopSignal)
 }
 
 // containerOf finds a container or init container of the pod; it is never nil

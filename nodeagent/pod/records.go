@@ -1,12 +1,14 @@
-package nodeagent
+package pod
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,24 +20,24 @@ import (
 	"lockstep/nodeagent/pods"
 )
 
-// records keep on disk what must outlive the agent and a reboot: each pod's
+// Records keep on disk what must outlive the agent and a reboot: each pod's
 // newest object, and how each of its containers' instances stands.
 //
 //	<dir>/<uid>/pod.json
 //	<dir>/<uid>/containers/<name>.<attempt>.json
 //	<dir>/<uid>/messages/<name>.<attempt>
-type records struct{ dir string }
+type Records struct{ Dir string }
 
-// savePod keeps the pod's object, before anything is done for it.
-func (r records) savePod(o *corev1.Pod) error {
+// SavePod keeps the pod's object, before anything is done for it.
+func (r Records) SavePod(o *corev1.Pod) error {
 	o = o.DeepCopy()
 	o.ManagedFields = nil
 	data, err := json.Marshal(o)
 	if err == nil {
-		err = os.MkdirAll(filepath.Join(r.dir, string(o.UID)), 0o700)
+		err = os.MkdirAll(filepath.Join(r.Dir, string(o.UID)), 0o700)
 	}
 	if err == nil {
-		err = whole.Write(filepath.Join(r.dir, string(o.UID), "pod.json"), data)
+		err = whole.Write(filepath.Join(r.Dir, string(o.UID), "pod.json"), data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep pod %s/%s: %w", o.Namespace, o.Name, err)
@@ -43,17 +45,17 @@ func (r records) savePod(o *corev1.Pod) error {
 	return nil
 }
 
-// loadPods returns all pods that were kept. A file that cannot be read is an
+// LoadPods returns all pods that were kept. A file that cannot be read is an
 // error beside the others.
-func (r records) loadPods() ([]*corev1.Pod, error) {
-	dirs, err := os.ReadDir(r.dir)
+func (r Records) LoadPods() ([]*corev1.Pod, error) {
+	dirs, err := os.ReadDir(r.Dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot read kept pods: %w", err)
 	}
 	var out []*corev1.Pod
 	var errs []error
 	for _, d := range dirs {
-		data, err := os.ReadFile(filepath.Join(r.dir, d.Name(), "pod.json"))
+		data, err := os.ReadFile(filepath.Join(r.Dir, d.Name(), "pod.json"))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -70,9 +72,9 @@ func (r records) loadPods() ([]*corev1.Pod, error) {
 	return out, errors.Join(errs...)
 }
 
-// dropPod forgets a pod with all its instances.
-func (r records) dropPod(uid types.UID) error {
-	if err := os.RemoveAll(filepath.Join(r.dir, string(uid))); err != nil {
+// DropPod forgets a pod with all its instances.
+func (r Records) DropPod(uid types.UID) error {
+	if err := os.RemoveAll(filepath.Join(r.Dir, string(uid))); err != nil {
 		return fmt.Errorf("cannot forget pod: %w", err)
 	}
 	return nil
@@ -84,12 +86,12 @@ type keptInstance struct {
 	StopSignal string `json:",omitempty"`
 }
 
-func (r records) instanceFile(uid types.UID, name string, attempt int) string {
-	return filepath.Join(r.dir, string(uid), "containers", name+"."+strconv.Itoa(attempt)+".json")
+func (r Records) instanceFile(uid types.UID, name string, attempt int) string {
+	return filepath.Join(r.Dir, string(uid), "containers", name+"."+strconv.Itoa(attempt)+".json")
 }
 
 // save keeps an instance.
-func (r records) save(uid types.UID, i *instance) error {
+func (r Records) save(uid types.UID, i *instance) error {
 	path := r.instanceFile(uid, i.Name, i.Attempt)
 	data, err := json.Marshal(keptInstance{i.Container, i.StopSignal})
 	if err == nil {
@@ -105,7 +107,7 @@ func (r records) save(uid types.UID, i *instance) error {
 }
 
 // drop forgets an instance; an absent one is no error.
-func (r records) drop(uid types.UID, name string, attempt int) error {
+func (r Records) drop(uid types.UID, name string, attempt int) error {
 	var errs []error
 	for _, path := range []string{r.instanceFile(uid, name, attempt), r.messageFile(uid, name, attempt)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -115,11 +117,14 @@ func (r records) drop(uid types.UID, name string, attempt int) error {
 	return errors.Join(errs...)
 }
 
+// Instances are the IDs of a pod's instances that are kept.
+func (r Records) Instances(uid types.UID) []string { return slices.Collect(maps.Keys(r.load(uid))) }
+
 // load returns the instances of a pod; files that cannot be read are left out,
 // since containerd has the rest of the truth.
-func (r records) load(uid types.UID) map[string]*instance {
+func (r Records) load(uid types.UID) map[string]*instance {
 	out := map[string]*instance{}
-	files, _ := filepath.Glob(filepath.Join(r.dir, string(uid), "containers", "*.json"))
+	files, _ := filepath.Glob(filepath.Join(r.Dir, string(uid), "containers", "*.json"))
 	for _, f := range files {
 		data, err := os.ReadFile(f)
 		var rec keptInstance
@@ -132,13 +137,13 @@ func (r records) load(uid types.UID) map[string]*instance {
 
 // messageFile is where an instance's termination message is. Its container has
 // the file mounted, and none of the directories.
-func (r records) messageFile(uid types.UID, name string, attempt int) string {
-	return filepath.Join(r.dir, string(uid), "messages", name+"."+strconv.Itoa(attempt))
+func (r Records) messageFile(uid types.UID, name string, attempt int) string {
+	return filepath.Join(r.Dir, string(uid), "messages", name+"."+strconv.Itoa(attempt))
 }
 
 // terminationLog is the host file behind an instance's termination message;
 // it is made if absent, writable by any user of the container.
-func (r records) terminationLog(uid types.UID, name string, attempt int) (string, error) {
+func (r Records) terminationLog(uid types.UID, name string, attempt int) (string, error) {
 	path := r.messageFile(uid, name, attempt)
 	err := os.MkdirAll(filepath.Dir(path), 0o711)
 	var dir *beneath.Dir
@@ -159,7 +164,7 @@ func (r records) terminationLog(uid types.UID, name string, attempt int) (string
 
 // takeMessage returns the end of an instance's termination message, at most so
 // many bytes, and frees what is longer; empty if there is none.
-func (r records) takeMessage(uid types.UID, name string, attempt, most int) (string, error) {
+func (r Records) takeMessage(uid types.UID, name string, attempt, most int) (string, error) {
 	path := r.messageFile(uid, name, attempt)
 	dir, err := beneath.Open(filepath.Dir(path))
 	if errors.Is(err, os.ErrNotExist) {

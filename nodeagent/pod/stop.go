@@ -1,10 +1,11 @@
-package nodeagent
+package pod
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -12,8 +13,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/signal"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/pods"
@@ -35,7 +34,7 @@ const (
 
 // stop ends a container: preStop, the stop signal, SIGKILL after the grace
 // period. One that failed goes on with what is left of that.
-func (p *pod) stop(ctx context.Context, step pods.Step) error {
+func (p *Pod) stop(ctx context.Context, step pods.Step) error {
 	p.mu.Lock()
 	inst := p.instances[step.ID]
 	if inst == nil || inst.State == pods.Exited {
@@ -49,7 +48,7 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 	c, sig, deadline, hooked := containerOf(p.wanted.Pod, inst.Name), inst.StopSignal, inst.killBy, inst.preStopped
 	p.mu.Unlock()
 	if !again {
-		p.containerEvent(step.Container, corev1.EventTypeNormal, "Killing", pods.Killing(step, p.object()))
+		p.ContainerEvent(step.Container, corev1.EventTypeNormal, "Killing", pods.Killing(step, p.Object()))
 	}
 	if step.Hooks && !hooked && c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 		p.preStop(ctx, c, inst, deadline)
@@ -60,19 +59,19 @@ func (p *pod) stop(ctx context.Context, step pods.Step) error {
 			number = n
 		}
 	}
-	if err := p.a.rt.Stop(ctx, step.ID, number, max(time.Until(deadline), leastGrace)); err != nil {
+	if err := p.node.Containers.Stop(ctx, step.ID, number, max(time.Until(deadline), leastGrace)); err != nil {
 		return err
 	}
-	return p.settle(ctx, step.ID)
+	return p.Settle(ctx, step.ID)
 }
 
 // preStop runs the hook until the grace period or the container ends.
-func (p *pod) preStop(ctx context.Context, c *corev1.Container, inst *instance, deadline time.Time) {
+func (p *Pod) preStop(ctx context.Context, c *corev1.Container, inst *instance, deadline time.Time) {
 	hook, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	p.steps.Go(func() { p.cancelAfter(hook, inst.ID, cancel) })
 	if err := p.hook(hook, c, inst.ID, c.Lifecycle.PreStop); err != nil {
-		p.containerEvent(c.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+		p.ContainerEvent(c.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
 		p.log.Warn("hook failed", "hook", "preStop", "container", c.Name, "error", err)
 	}
 	if ctx.Err() == nil {
@@ -83,7 +82,7 @@ func (p *pod) preStop(ctx context.Context, c *corev1.Container, inst *instance, 
 }
 
 // cancelAfter ends a hook whose container has ended before it.
-func (p *pod) cancelAfter(ctx context.Context, id string, cancel context.CancelFunc) {
+func (p *Pod) cancelAfter(ctx context.Context, id string, cancel context.CancelFunc) {
 	t := time.NewTicker(hookCheck)
 	defer t.Stop()
 	for {
@@ -103,10 +102,10 @@ func (p *pod) cancelAfter(ctx context.Context, id string, cancel context.CancelF
 	}
 }
 
-// settle learns how a container ended, records it and frees what containerd
+// Settle learns how a container ended, records it and frees what containerd
 // and the log keeper hold for it. For one that runs it does nothing.
-func (p *pod) settle(ctx context.Context, id string) error {
-	c, err := p.a.rt.Get(ctx, id)
+func (p *Pod) Settle(ctx context.Context, id string) error {
+	c, err := p.node.Containers.Get(ctx, id)
 	if errdefs.IsNotFound(err) {
 		c, err = runtime.Container{ID: id, State: runtime.Absent}, nil
 	}
@@ -119,7 +118,7 @@ func (p *pod) settle(ctx context.Context, id string) error {
 // learn takes in what containerd has of a container of this pod. An exit is
 // noticed by its event, by who stopped it and by the relist: the first of them
 // records it, the others find it recorded.
-func (p *pod) learn(ctx context.Context, c runtime.Container) error {
+func (p *Pod) learn(ctx context.Context, c runtime.Container) error {
 	p.learning.Lock()
 	defer p.learning.Unlock()
 	if c.State == runtime.Unknown {
@@ -144,7 +143,7 @@ func (p *pod) learn(ctx context.Context, c runtime.Container) error {
 			return nil
 		}
 		// It was recorded in containerd and never started.
-		return p.a.rt.Remove(ctx, c.ID, true)
+		return p.node.Containers.Remove(ctx, c.ID, true)
 	}
 	known, released := inst.State == pods.Exited, inst.released
 	p.mu.Unlock()
@@ -170,7 +169,7 @@ func (p *pod) learn(ctx context.Context, c runtime.Container) error {
 
 // learnPause notices that the process which holds the pod's PID namespace has
 // ended, and the sandbox with it.
-func (p *pod) learnPause(c runtime.Container) {
+func (p *Pod) learnPause(c runtime.Container) {
 	if c.State == runtime.Running || c.State == runtime.Created {
 		return
 	}
@@ -183,13 +182,13 @@ func (p *pod) learnPause(c runtime.Container) {
 
 // exited records an exit. Absent means that the container vanished, or that
 // the machine was started anew.
-func (p *pod) exited(ctx context.Context, inst *instance, c runtime.Container) error {
+func (p *Pod) exited(ctx context.Context, inst *instance, c runtime.Container) error {
 	if c.State == runtime.Absent {
-		if err := p.a.endRemains(ctx, p.uid, c.ID); err != nil {
+		if err := p.node.Containers.EndRemains(ctx, filepath.Join(p.cgroup(), c.ID), c.ID); err != nil {
 			p.log.Warn("cannot end container that containerd has forgotten", "container", c.ID, "error", err)
 		}
 	}
-	spec := containerOf(p.object(), inst.Name)
+	spec := containerOf(p.Object(), inst.Name)
 	message := p.terminationMessage(spec, inst)
 	released := false
 	if message == "" && c.ExitCode != 0 && spec != nil && spec.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError {
@@ -200,7 +199,7 @@ func (p *pod) exited(ctx context.Context, inst *instance, c runtime.Container) e
 		released = true
 		message = p.lastLines(ctx, inst)
 	}
-	oom := p.a.oomKilled(p.uid, c.ID)
+	oom := p.node.Sandboxes.OOMKilled(filepath.Join(p.cgroup(), c.ID))
 	p.change(func() {
 		if inst.State == pods.Exited {
 			return
@@ -231,8 +230,8 @@ func (p *pod) exited(ctx context.Context, inst *instance, c runtime.Container) e
 
 // release frees the ended process and its log's pipes; the container's layer
 // and log stay.
-func (p *pod) release(ctx context.Context, id string) error {
-	err := errors.Join(p.a.rt.Reap(ctx, id), p.a.logs.Close(ctx, id))
+func (p *Pod) release(ctx context.Context, id string) error {
+	err := errors.Join(p.node.Containers.Reap(ctx, id), p.node.Logs.Close(ctx, id))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if i := p.instances[id]; i != nil {
@@ -242,11 +241,11 @@ func (p *pod) release(ctx context.Context, id string) error {
 }
 
 // terminationMessage is what the container left at its terminationMessagePath.
-func (p *pod) terminationMessage(c *corev1.Container, inst *instance) string {
+func (p *Pod) terminationMessage(c *corev1.Container, inst *instance) string {
 	if c == nil {
 		return ""
 	}
-	text, err := p.a.records.takeMessage(p.uid, inst.Name, inst.Attempt, maxMessage)
+	text, err := p.node.Records.takeMessage(p.uid, inst.Name, inst.Attempt, maxMessage)
 	if err != nil {
 		p.log.Warn("cannot read termination message", "container", inst.Name, "error", err)
 	}
@@ -254,14 +253,14 @@ func (p *pod) terminationMessage(c *corev1.Container, inst *instance) string {
 }
 
 // remove forgets an old instance: its container, its log and its record.
-func (p *pod) remove(ctx context.Context, step pods.Step) error {
-	if err := p.a.rt.Remove(ctx, step.ID, true); err != nil {
+func (p *Pod) remove(ctx context.Context, step pods.Step) error {
+	if err := p.node.Containers.Remove(ctx, step.ID, true); err != nil {
 		return err
 	}
-	if err := p.a.logs.Close(ctx, step.ID); err != nil {
+	if err := p.node.Logs.Close(ctx, step.ID); err != nil {
 		return err
 	}
-	if err := p.a.rt.DropSockets([]string{step.ID}, 0); err != nil {
+	if err := p.node.Containers.DropSockets([]string{step.ID}, 0); err != nil {
 		return err
 	}
 	p.removeLog(step.Container, step.Attempt)
@@ -269,19 +268,19 @@ func (p *pod) remove(ctx context.Context, step pods.Step) error {
 		delete(p.instances, step.ID)
 		delete(p.begun, step.ID)
 	})
-	p.a.unclaim(step.ID)
-	return p.a.records.drop(p.uid, step.Container, step.Attempt)
+	p.node.Owner.Unclaim(step.ID)
+	return p.node.Records.drop(p.uid, step.Container, step.Attempt)
 }
 
 // teardown removes sandbox, volumes and cgroup; containers stay for their logs.
-func (p *pod) teardown(ctx context.Context) error {
+func (p *Pod) teardown(ctx context.Context) error {
 	p.mu.Lock()
 	unused := slices.DeleteFunc(slices.Collect(maps.Keys(p.begun)), func(id string) bool { return p.instances[id] != nil })
 	p.mu.Unlock()
 	// Each by itself: what cannot be removed keeps nothing else from going, and is tried again.
 	var errs []error
 	for _, id := range unused {
-		if err := errors.Join(p.a.rt.Remove(ctx, id, true), p.a.logs.Close(ctx, id), p.a.rt.DropSockets([]string{id}, 0)); err != nil {
+		if err := errors.Join(p.node.Containers.Remove(ctx, id, true), p.node.Logs.Close(ctx, id), p.node.Containers.DropSockets([]string{id}, 0)); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -290,8 +289,8 @@ func (p *pod) teardown(ctx context.Context) error {
 			maps.DeleteFunc(p.prepared, func(_ string, pr *prepared) bool { return pr.id == id })
 		})
 	}
-	errs = append(errs, p.a.rt.DropSockets([]string{string(p.uid)}, 0))
-	errs = append(errs, p.teardownSandbox(ctx), p.a.volumes.Teardown(ctx, p.uid), p.a.removePodCgroup(p.uid))
+	errs = append(errs, p.node.Containers.DropSockets([]string{string(p.uid)}, 0))
+	errs = append(errs, p.teardownSandbox(ctx), p.node.Volumes.Teardown(ctx, p.uid), p.node.Sandboxes.Unlimit(p.cgroup()))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -300,44 +299,34 @@ func (p *pod) teardown(ctx context.Context) error {
 }
 
 // purge removes all containers, records and logs of the pod, each by itself.
-func (p *pod) purge(ctx context.Context) error {
+func (p *Pod) purge(ctx context.Context) error {
 	p.mu.Lock()
 	ids := []string{}
 	for id := range p.instances {
 		ids = append(ids, id)
 	}
 	p.mu.Unlock()
-	shims := p.shimNames()
+	shims := p.ShimNames()
 	var errs []error
 	for _, id := range ids {
-		if err := errors.Join(p.a.rt.Remove(ctx, id, true), p.a.logs.Close(ctx, id)); err != nil {
+		if err := errors.Join(p.node.Containers.Remove(ctx, id, true), p.node.Logs.Close(ctx, id)); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		p.a.unclaim(id)
+		p.node.Owner.Unclaim(id)
 		p.change(func() { delete(p.instances, id) })
 	}
-	errs = append(errs, p.a.rt.DropSockets(shims, 0))
-	if err := beneath.RemoveAll(ctx, p.logDir()); err != nil {
+	errs = append(errs, p.node.Containers.DropSockets(shims, 0))
+	if err := beneath.RemoveAll(ctx, p.LogDir()); err != nil {
 		errs = append(errs, fmt.Errorf("cannot remove logs of pod: %w", err))
 	}
 	return errors.Join(errs...)
 }
 
 // delete removes the pod from the API, if it is still this pod.
-func (p *pod) delete(ctx context.Context) error {
-	api := p.a.api()
-	if api == nil {
-		return errors.New("cannot delete pod: not connected to the API")
-	}
-	o := p.object()
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	zero := int64(0)
-	err := api.CoreV1().Pods(o.Namespace).Delete(ctx, o.Name, metav1.DeleteOptions{
-		GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &p.uid}})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("cannot delete pod %s/%s: %w", o.Namespace, o.Name, err)
+func (p *Pod) delete(ctx context.Context) error {
+	if err := p.node.Cluster.Delete(ctx, p.Object()); err != nil {
+		return err
 	}
 	p.change(func() { p.deleted = true })
 	return nil

@@ -1,4 +1,4 @@
-package nodeagent
+package pod
 
 import (
 	"bytes"
@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/internal/whole"
@@ -22,7 +21,6 @@ import (
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/spec"
-	"lockstep/nodeagent/volumes"
 )
 
 // sandbox is the record of a pod's namespaces, kept beside them; its zero
@@ -43,52 +41,32 @@ func (s sandbox) pidPath() string {
 	return fmt.Sprintf("/proc/%d/ns/pid", s.PausePID)
 }
 
-const (
-	sandboxFile = "sandbox.json"
-	shmSize     = "size=64m,mode=1777" // Kubernetes' and Docker's size
-)
-
-// setupVolumes makes the pod's volumes.
-func (p *pod) setupVolumes(ctx context.Context) error {
-	object := p.object()
-	p.change(func() { p.traces = true })
-	mounted, err := p.a.volumes.Setup(ctx, object, p.a.volumeSources(ctx, p.a.content))
-	if err != nil {
-		return err
-	}
-	if mounted == nil {
-		mounted = map[string]volumes.Mounted{}
-	}
-	p.change(func() { p.volumes = mounted })
-	if changes(object) {
-		p.a.contentDue(p.uid) // what changed since it was read has not been told to these volumes
-	}
-	return nil
-}
+// SandboxFile is the record's name in the sandbox's directory.
+const SandboxFile = "sandbox.json"
 
 // setupSandbox makes namespaces, cgroup, shared files and network. What an
 // earlier attempt left is removed first.
-func (p *pod) setupSandbox(ctx context.Context) error {
+func (p *Pod) setupSandbox(ctx context.Context) error {
 	p.mu.Lock()
 	object, again := p.wanted.Pod, len(p.instances) > 0
 	p.mu.Unlock()
 	if again {
-		p.event(corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+		p.Event(corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
-	dir := p.a.opts.podRunDir(string(p.uid))
+	dir := p.dir()
 	if _, err := os.Stat(dir); err == nil {
 		if err := p.teardownSandbox(ctx); err != nil {
 			return err
 		}
 	}
 	p.change(func() { p.traces = true })
-	s := sandbox{ID: strconv.FormatInt(time.Now().UnixNano(), 36), Boot: register.BootID(), Hostname: p.a.hostname(object)}
+	s := sandbox{ID: strconv.FormatInt(time.Now().UnixNano(), 36), Boot: register.BootID(), Hostname: p.node.hostname(object)}
 	if err := p.makeSandbox(ctx, object, dir, &s); err != nil {
 		return err
 	}
 	data, err := json.Marshal(s)
 	if err == nil {
-		err = whole.Write(filepath.Join(dir, sandboxFile), data)
+		err = whole.Write(filepath.Join(dir, SandboxFile), data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot record sandbox: %w", err)
@@ -97,35 +75,30 @@ func (p *pod) setupSandbox(ctx context.Context) error {
 	return nil
 }
 
-func (p *pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s *sandbox) error {
+func (p *Pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s *sandbox) error {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("cannot make sandbox: %w", err)
 	}
 	n := namespacesOf(object, s.Hostname)
-	if err := network.Pin(filepath.Join(dir, "ns"), n); err != nil {
+	if err := p.node.Sandboxes.Pin(dir, n); err != nil {
 		return err
 	}
-	if n.IPC {
-		if err := mountShm(filepath.Join(dir, "shm")); err != nil {
-			return err
-		}
-	}
-	if err := p.a.makePodCgroup(p.uid, spec.PodLimits(object, p.a.nodeFacts())); err != nil {
+	if err := p.node.Sandboxes.Limit(p.cgroup(), spec.PodLimits(object, p.node.Facts())); err != nil {
 		return err
 	}
 	if n.Net {
 		// After a reboot without the API, other pods and nodes know it by its old address.
-		ips, err := p.a.net.Add(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name, Address: object.Status.PodIP}, network.NetPath(filepath.Join(dir, "ns")))
+		ips, err := p.node.Sandboxes.Add(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name, Address: object.Status.PodIP}, network.NetPath(filepath.Join(dir, "ns")))
 		if err != nil {
 			return err
 		}
 		s.IPs = ips
 	}
-	if err := p.a.writePodFiles(ctx, object, *s, true); err != nil {
+	if err := p.node.writeFiles(ctx, object, *s, true); err != nil {
 		return err
 	}
 	if sharesPID(object) {
-		pid, err := p.a.startPause(ctx, p, dir)
+		pid, err := p.startPause(ctx, dir)
 		if err != nil {
 			return err
 		}
@@ -135,51 +108,32 @@ func (p *pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 }
 
 // teardownSandbox undoes setupSandbox, whole or half done; it may be repeated.
-func (p *pod) teardownSandbox(ctx context.Context) error {
-	object := p.object()
-	dir := p.a.opts.podRunDir(string(p.uid))
+func (p *Pod) teardownSandbox(ctx context.Context) error {
+	object := p.Object()
+	dir := p.dir()
 	ns := filepath.Join(dir, "ns")
-	err := p.a.stopPause(ctx, p)
+	err := p.stopPause(ctx)
 	if !object.Spec.HostNetwork {
-		err = errors.Join(err, p.a.net.Remove(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}, network.NetPath(ns)))
+		err = errors.Join(err, p.node.Sandboxes.Remove(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}, network.NetPath(ns)))
 	}
 	if err != nil {
 		return err // the next attempt needs what is there
 	}
-	return removeSandboxDir(dir)
-}
-
-func removeSandboxDir(dir string) error {
-	shm := filepath.Join(dir, "shm")
-	for {
-		if err := unix.Unmount(shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-				break
-			}
-			return fmt.Errorf("cannot unmount %s: %w", shm, err)
-		}
-	}
-	if err := network.Unpin(filepath.Join(dir, "ns")); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("cannot remove sandbox: %w", err)
-	}
-	return nil
+	return p.node.Sandboxes.Unpin(dir)
 }
 
 // loadSandbox reads the record of a sandbox that still stands; the zero value
 // says there is none. traces says that something of one is left.
-func (a *Agent) loadSandbox(object *corev1.Pod) (s sandbox, traces bool) {
-	dir := a.opts.podRunDir(string(object.UID))
+func (p *Pod) loadSandbox() (s sandbox, traces bool) {
+	dir := p.dir()
 	if _, err := os.Stat(dir); err != nil {
 		return sandbox{}, false
 	}
-	data, err := os.ReadFile(filepath.Join(dir, sandboxFile))
+	data, err := os.ReadFile(filepath.Join(dir, SandboxFile))
 	if err != nil || json.Unmarshal(data, &s) != nil || s.Boot != register.BootID() {
 		return sandbox{}, true
 	}
-	if !network.Pinned(filepath.Join(dir, "ns"), namespacesOf(object, s.Hostname)) {
+	if !p.node.Sandboxes.Pinned(dir, namespacesOf(p.wanted.Pod, s.Hostname)) {
 		return sandbox{}, true
 	}
 	if s.PausePID != 0 {
@@ -188,16 +142,6 @@ func (a *Agent) loadSandbox(object *corev1.Pod) (s sandbox, traces bool) {
 		}
 	}
 	return s, true
-}
-
-func mountShm(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("cannot make shared memory: %w", err)
-	}
-	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, shmSize); err != nil {
-		return fmt.Errorf("cannot mount shared memory at %s: %w", dir, err)
-	}
-	return nil
 }
 
 func namespacesOf(o *corev1.Pod, hostname string) network.Namespaces {
@@ -216,7 +160,7 @@ func sharesPID(o *corev1.Pod) bool {
 }
 
 // hostname is the pod's, at most 63 characters as the kernel's label limit asks.
-func (a *Agent) hostname(o *corev1.Pod) string {
+func (n *Node) hostname(o *corev1.Pod) string {
 	name := o.Name
 	switch {
 	case o.Spec.HostnameOverride != nil && *o.Spec.HostnameOverride != "":
@@ -232,13 +176,13 @@ func (a *Agent) hostname(o *corev1.Pod) string {
 		name = strings.TrimRight(name[:63], "-.")
 	}
 	if o.Spec.SetHostnameAsFQDN != nil && *o.Spec.SetHostnameAsFQDN && o.Spec.Subdomain != "" {
-		return a.fqdn(o, name)
+		return n.fqdn(o, name)
 	}
 	return name
 }
 
-func (a *Agent) fqdn(o *corev1.Pod, hostname string) string {
-	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname, o.Spec.Subdomain, o.Namespace, a.opts.ClusterDomain)
+func (n *Node) fqdn(o *corev1.Pod, hostname string) string {
+	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname, o.Spec.Subdomain, o.Namespace, n.ClusterDomain)
 }
 
 // podFiles are the files that are made for a pod, with the paths at which its
@@ -247,19 +191,19 @@ func podFiles() map[string]string {
 	return map[string]string{"hosts": "/etc/hosts", "hostname": "/etc/hostname", "resolv.conf": "/etc/resolv.conf"}
 }
 
-// writePodFiles writes what the pod's containers see in /etc, for a new sandbox
+// writeFiles writes what the pod's containers see in /etc, for a new sandbox
 // or where it is missing.
-func (a *Agent) writePodFiles(ctx context.Context, o *corev1.Pod, s sandbox, anew bool) error {
+func (n *Node) writeFiles(ctx context.Context, o *corev1.Pod, s sandbox, anew bool) error {
 	host, _ := os.ReadFile("/etc/resolv.conf") // a node without one has no upstream
-	return a.volumes.WriteFiles(ctx, o.UID, map[string]string{
-		"hosts":       a.hostsFile(o, s),
+	return n.Volumes.WriteFiles(ctx, o.UID, map[string]string{
+		"hosts":       n.hostsFile(o, s),
 		"hostname":    s.Hostname + "\n",
-		"resolv.conf": dns.ResolvConf(o, a.opts.ClusterDNS, a.opts.ClusterDomain, string(host)),
+		"resolv.conf": dns.ResolvConf(o, n.ClusterDNS, n.ClusterDomain, string(host)),
 	}, anew)
 }
 
 // hostsFile is the pod's /etc/hosts as the kubelet writes it.
-func (a *Agent) hostsFile(o *corev1.Pod, s sandbox) string {
+func (n *Node) hostsFile(o *corev1.Pod, s sandbox) string {
 	var b strings.Builder
 	if o.Spec.HostNetwork {
 		b.WriteString("# Kubernetes-managed hosts file (host network).\n")
@@ -271,7 +215,7 @@ func (a *Agent) hostsFile(o *corev1.Pod, s sandbox) string {
 			names := s.Hostname
 			if o.Spec.Subdomain != "" {
 				short, _, _ := strings.Cut(s.Hostname, ".")
-				names = a.fqdn(o, short) + "\t" + short
+				names = n.fqdn(o, short) + "\t" + short
 			}
 			fmt.Fprintf(&b, "%s\t%s\n", ip, names)
 		}

@@ -1,0 +1,111 @@
+// Package cgroup makes, bounds and removes cgroups of either version.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/cgroups/v3"
+	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/containerd/cgroups/v3/cgroup2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Mount is where the kernel shows cgroups.
+const Mount = "/sys/fs/cgroup"
+
+// V2 says whether the machine has only the unified hierarchy.
+func V2() bool { return cgroups.Mode() == cgroups.Unified }
+
+// SwapLimits says whether cgroup v1 bounds swap, which some kernels must be
+// told at their start (swapaccount=1).
+func SwapLimits() bool {
+	_, err := os.Stat(filepath.Join(Mount, "memory", "memory.memsw.limit_in_bytes"))
+	return err == nil
+}
+
+// Make makes a cgroup with limits, or sets them anew.
+func Make(path string, limits *specs.LinuxResources) error {
+	var err error
+	if V2() {
+		_, err = cgroup2.NewManager(Mount, path, cgroup2.ToResources(limits))
+	} else {
+		_, err = cgroup1.New(cgroup1.StaticPath(path), limits)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make cgroup %s: %w", path, err)
+	}
+	return nil
+}
+
+// Remove removes a cgroup with those below it, which must have no
+// processes; an absent one is no error. The kernel may need a moment after the last process has ended.
+func Remove(path string) error {
+	var errs []error
+	for _, root := range Hierarchies() {
+		top := filepath.Join(root, path)
+		if _, err := os.Stat(top); err != nil {
+			continue
+		}
+		var dirs []string
+		_ = filepath.WalkDir(top, func(p string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, p)
+			}
+			return nil
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			var err error
+			for try := range 6 {
+				if err = syscall.Rmdir(dirs[i]); err == nil || errors.Is(err, syscall.ENOENT) {
+					err = nil
+					break
+				}
+				time.Sleep(time.Duration(try+1) * 5 * time.Millisecond)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("cannot remove cgroup %s: %w", dirs[i], err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Hierarchies are the roots that a cgroup has to be removed from.
+func Hierarchies() []string {
+	if V2() {
+		return []string{Mount}
+	}
+	entries, _ := os.ReadDir(Mount)
+	var roots []string
+	for _, e := range entries {
+		if e.IsDir() {
+			roots = append(roots, filepath.Join(Mount, e.Name()))
+		}
+	}
+	return roots
+}
+
+// OOMKilled says whether the kernel killed a process of the cgroup for lack
+// of memory. It can be asked while the cgroup is there.
+func OOMKilled(cgroup string) bool {
+	path := filepath.Join(Mount, "memory", cgroup, "memory.oom_control")
+	if V2() {
+		path = filepath.Join(Mount, cgroup, "memory.events")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	for l := range strings.Lines(string(data)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(l), "oom_kill "); ok {
+			return n != "0"
+		}
+	}
+	return false
+}

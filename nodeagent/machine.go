@@ -1,0 +1,107 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"lockstep/nodeagent/cgroup"
+	"lockstep/nodeagent/network"
+	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/runtime"
+)
+
+// ownContainers are containerd's, and what runs of those that it has forgotten.
+type ownContainers struct {
+	*runtime.Runtime
+	agent *Agent
+}
+
+// EndRemains implements pod.Containers.
+func (c ownContainers) EndRemains(ctx context.Context, path, id string) error {
+	return c.agent.endRemains(ctx, path, id)
+}
+
+// sandboxes are namespaces that are pinned by mounts, on a network of CNI plugins.
+type sandboxes struct{ *network.Network }
+
+const shmSize = "size=64m,mode=1777" // Kubernetes' and Docker's size
+
+// Pin implements pod.Sandboxes.
+func (sandboxes) Pin(dir string, n network.Namespaces) error {
+	if err := network.Pin(filepath.Join(dir, "ns"), n); err != nil || !n.IPC {
+		return err
+	}
+	shm := filepath.Join(dir, "shm")
+	if err := os.MkdirAll(shm, 0o755); err != nil {
+		return fmt.Errorf("cannot make shared memory: %w", err)
+	}
+	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, shmSize); err != nil {
+		return fmt.Errorf("cannot mount shared memory at %s: %w", shm, err)
+	}
+	return nil
+}
+
+// Pinned implements pod.Sandboxes.
+func (sandboxes) Pinned(dir string, n network.Namespaces) bool {
+	return network.Pinned(filepath.Join(dir, "ns"), n)
+}
+
+// Unpin implements pod.Sandboxes.
+func (sandboxes) Unpin(dir string) error {
+	shm := filepath.Join(dir, "shm")
+	for {
+		if err := unix.Unmount(shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+				break
+			}
+			return fmt.Errorf("cannot unmount %s: %w", shm, err)
+		}
+	}
+	if err := network.Unpin(filepath.Join(dir, "ns")); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("cannot remove sandbox: %w", err)
+	}
+	return nil
+}
+
+// Limit implements pod.Sandboxes.
+func (sandboxes) Limit(path string, limits *specs.LinuxResources) error {
+	return cgroup.Make(path, limits)
+}
+
+// Unlimit implements pod.Sandboxes.
+func (sandboxes) Unlimit(path string) error { return cgroup.Remove(path) }
+
+// OOMKilled implements pod.Sandboxes.
+func (sandboxes) OOMKilled(path string) bool { return cgroup.OOMKilled(path) }
+
+// nodeCgroup is the parent of all pods' cgroups of this node; the node's name
+// is in it, so that several nodes fit on one machine.
+func nodeCgroup(node string) string { return filepath.Join("/lockstep", node) }
+
+// ownPids is the share of the machine's process numbers that pods together
+// cannot take, one in so many: less than that at which the node says
+// PIDPressure, and enough to end pods with.
+const ownPids = 25
+
+// makeNodeCgroup makes the parent of all pods' cgroups, which bounds what they
+// take together.
+func (a *Agent) makeNodeCgroup() error {
+	if a.opts.PodPidsLimit < 0 {
+		return nil
+	}
+	most, err := register.MostPIDs()
+	if err != nil {
+		return err
+	}
+	limit := most - most/ownPids
+	return cgroup.Make(nodeCgroup(a.opts.NodeName), &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}})
+}

@@ -1,0 +1,106 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/nodeagent/content"
+	"lockstep/nodeagent/pod"
+)
+
+// newHost returns the node that pods run on, with what the agent works with as it is now.
+func (a *Agent) newHost() *pod.Node {
+	return pod.NewNode(pod.Options{
+		Machine: pod.Machine{
+			Containers: ownContainers{a.rt, a}, Sandboxes: sandboxes{a.net}, Volumes: a.volumes, Logs: a.logs, Probes: a.probes, Events: a.events,
+			Images: &knownImages{manager: a.images, imported: a.imported, added: func() { poke(a.imagesWake) }, known: map[string]*knownImage{}},
+		},
+		Cluster: clusterOf{a.content, a}, Owner: owner{a}, Records: a.records,
+		RunDir: a.opts.RunDir, LogDir: a.opts.LogDir, SeccompDir: filepath.Join(a.opts.DataDir, "seccomp"), Cgroup: nodeCgroup(a.opts.NodeName),
+		ClusterDNS: a.opts.ClusterDNS, ClusterDomain: a.opts.ClusterDomain,
+		Facts: a.nodeFacts, HostIPs: a.hostIPs, Metrics: a.metrics.pods, Log: a.log,
+	})
+}
+
+// clusterOf is the cluster as an agent knows it.
+type clusterOf struct {
+	*content.Store
+	agent *Agent
+}
+
+// Latest implements pod.Cluster.
+func (c clusterOf) Latest() pod.Content { return c.Store.Latest() }
+
+// Services implements pod.Cluster.
+func (c clusterOf) Services(ctx context.Context, namespace string) []*corev1.Service {
+	c.agent.waitForServices(ctx)
+	return c.agent.services(namespace)
+}
+
+// Delete implements pod.Cluster.
+func (c clusterOf) Delete(ctx context.Context, o *corev1.Pod) error {
+	api := c.agent.api()
+	if api == nil {
+		return errors.New("cannot delete pod: not connected to the API")
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	zero := int64(0)
+	err := api.CoreV1().Pods(o.Namespace).Delete(ctx, o.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &o.UID}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("cannot delete pod %s/%s: %w", o.Namespace, o.Name, err)
+	}
+	return nil
+}
+
+// owner is an agent as the pods see it whose loops it runs.
+type owner struct{ *Agent }
+
+// Claim implements pod.Owner.
+func (o owner) Claim(id string, p *pod.Pod) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.claims[id] = p
+}
+
+// Unclaim implements pod.Owner.
+func (o owner) Unclaim(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.claims, id)
+}
+
+// Report implements pod.Owner.
+func (o owner) Report(p *pod.Pod, urgent bool) { o.statuses.add(p, urgent) }
+
+// Refresh implements pod.Owner.
+func (o owner) Refresh(uid types.UID) { o.contentDue(uid) }
+
+// Knows implements pod.Owner.
+func (o owner) Knows(uid types.UID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pods[uid] != nil
+}
+
+// Forget implements pod.Owner.
+func (o owner) Forget(p *pod.Pod) {
+	o.mu.Lock()
+	delete(o.pods, p.UID())
+	delete(o.lost, p.UID())
+	o.mu.Unlock()
+	o.statuses.drop(p.UID())
+	o.probes.Remove(p.UID())
+	if err := o.records.DropPod(p.UID()); err != nil {
+		p.Log().Warn("cannot forget pod", "error", err)
+	}
+	o.wakeNet()
+}

@@ -1,0 +1,43 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/volumes"
+)
+
+// envSources fetches what a container's environment refers to.
+func (n *Node) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Container) (spec.Sources, error) {
+	s := spec.Sources{ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{}, Services: n.Cluster.Services(ctx, o.Namespace)}
+	only := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace}, Spec: corev1.PodSpec{Containers: []corev1.Container{*c}}}
+	for ref := range pods.References(only) {
+		var err error
+		if ref.Secret {
+			if s.Secrets[ref.Name], err = n.Cluster.Secret(ctx, ref.Namespace, ref.Name); err != nil {
+				delete(s.Secrets, ref.Name)
+			}
+		} else if s.ConfigMaps[ref.Name], err = n.Cluster.ConfigMap(ctx, ref.Namespace, ref.Name); err != nil {
+			delete(s.ConfigMaps, ref.Name)
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return s, fmt.Errorf("cannot read %s: %w", ref.Name, err)
+		}
+	}
+	return s, nil
+}
+
+// volumeSources is where volumes get their content from.
+func (n *Node) volumeSources(ctx context.Context, from Content) volumes.Sources {
+	return volumes.Sources{
+		ConfigMap:   func(ns, name string) (*corev1.ConfigMap, error) { return from.ConfigMap(ctx, ns, name) },
+		Secret:      func(ns, name string) (*corev1.Secret, error) { return from.Secret(ctx, ns, name) },
+		Allocatable: n.Facts().Allocatable,
+	}
+}

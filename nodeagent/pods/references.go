@@ -1,0 +1,60 @@
+package pods
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Reference names a ConfigMap or a Secret.
+type Reference struct {
+	Secret          bool
+	Namespace, Name string
+}
+
+// References are the objects that a pod names.
+func References(p *corev1.Pod) map[Reference]bool {
+	out := map[Reference]bool{}
+	configMap := func(name string) { out[Reference{false, p.Namespace, name}] = true }
+	secret := func(name string) { out[Reference{true, p.Namespace, name}] = true }
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		for _, e := range c.EnvFrom {
+			if e.ConfigMapRef != nil {
+				configMap(e.ConfigMapRef.Name)
+			}
+			if e.SecretRef != nil {
+				secret(e.SecretRef.Name)
+			}
+		}
+		for _, e := range c.Env {
+			if e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil {
+				configMap(e.ValueFrom.ConfigMapKeyRef.Name)
+			}
+			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+				secret(e.ValueFrom.SecretKeyRef.Name)
+			}
+		}
+	}
+	for _, v := range p.Spec.Volumes {
+		if v.ConfigMap != nil {
+			configMap(v.ConfigMap.Name)
+		}
+		if v.Secret != nil {
+			secret(v.Secret.SecretName)
+		}
+		if v.Projected != nil {
+			for _, s := range v.Projected.Sources {
+				if s.ConfigMap != nil {
+					configMap(s.ConfigMap.Name)
+				}
+				if s.Secret != nil {
+					secret(s.Secret.Name)
+				}
+			}
+		}
+	}
+	for _, s := range p.Spec.ImagePullSecrets {
+		secret(s.Name)
+	}
+	return out
+}
