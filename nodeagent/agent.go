@@ -150,7 +150,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		err = a.restore(a.ctx)
 	}
 	if err == nil {
-		a.runAll()
+		for _, p := range a.allPods() {
+			a.runPod(p)
+		}
+		a.begin(a.tasks())
 		err = a.group.Wait()
 	}
 	a.broadcast.Shutdown()
@@ -404,41 +407,6 @@ func (a *Agent) restore(ctx context.Context) error {
 	}
 	a.sweepLayers(ctx)
 	return nil
-}
-
-// runAll starts every loop of the node.
-func (a *Agent) runAll() {
-	for _, p := range a.allPods() {
-		a.runPod(p)
-	}
-	tasks := map[string]func(context.Context) error{
-		"observe":    a.observe,
-		"relist":     a.relistLoop,
-		"log keeper": a.logs.Run,
-		"losses":     a.tellLosses,
-		"probes":     a.probes.Run,
-		"volumes":    a.refresh,
-		"statuses":   a.statuses.run,
-		"images":     a.collectImages,
-		"cluster":    a.joinCluster,
-		"replica":    a.useReplica,
-		"keep":       a.keepReplica,
-		"list":       a.listImages,
-		"storage":    a.limitStorage,
-		"history":    a.endLost,
-		"stats":      a.summary.Run,
-	}
-	if a.opts.Containerd == Managed {
-		tasks["containerd"] = a.keepContainerd
-	}
-	for name, task := range tasks {
-		a.group.Go(func() error {
-			if err := task(a.ctx); err != nil && a.ctx.Err() == nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			return nil
-		})
-	}
 }
 
 func (a *Agent) runPod(p *pod.Pod) {

@@ -77,8 +77,6 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	}
 	poke(a.contentWake)
 	close(a.connected)
-	reporter := &register.Reporter{Client: client, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
-		State: a.nodeState, Changed: a.changed, Reported: a.metrics.report, Log: a.log}
 	conf, err := id.TLS()
 	if err != nil {
 		return err
@@ -87,14 +85,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot use server %q: %w", a.opts.Server, err)
 	}
-	for _, task := range []func(context.Context) error{
-		reporter.Run,
-		func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) },
-		func(ctx context.Context) error { return tunnel.Serve(ctx, tunnel.Dialer(u.Host, conf), a.handler()) },
-		func(ctx context.Context) error { return a.follow(ctx, client) },
-	} {
-		a.group.Go(func() error { return task(a.ctx) })
-	}
+	a.begin(a.joinedTasks(client, id, link, tunnel.Dialer(u.Host, conf)))
 	return nil
 }
 

@@ -1,0 +1,68 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"k8s.io/client-go/kubernetes"
+
+	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/tunnel"
+)
+
+// task is one thing the node does until its context ends, or until it is done. Its run returns after everything it started;
+// its error ends the node.
+type task struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// begin runs tasks beside those that run.
+func (a *Agent) begin(tasks []task) {
+	for _, t := range tasks {
+		a.group.Go(func() error {
+			if err := t.run(a.ctx); err != nil && a.ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", t.name, err)
+			}
+			return nil
+		})
+	}
+}
+
+// tasks are what every node does, whether an API answers or not.
+func (a *Agent) tasks() []task {
+	tasks := []task{
+		{"observe", a.observe},
+		{"relist", a.relistLoop},
+		{"log keeper", a.logs.Run},
+		{"losses", a.tellLosses},
+		{"probes", a.probes.Run},
+		{"volumes", a.refresh},
+		{"storage", a.limitStorage},
+		{"images", a.collectImages},
+		{"list", a.listImages},
+		{"stats", a.summary.Run},
+		{"statuses", a.statuses.run},
+		{"replica", a.useReplica},
+		{"keep", a.keepReplica},
+		{"history", a.endLost},
+		{"cluster", a.joinCluster},
+	}
+	if a.opts.Containerd == Managed {
+		tasks = append(tasks, task{"containerd", a.keepContainerd})
+	}
+	return tasks
+}
+
+// joinedTasks are what a node does that has joined its cluster.
+func (a *Agent) joinedTasks(client kubernetes.Interface, id register.Identity, link *register.Link, dial func(context.Context) (net.Conn, error)) []task {
+	reporter := &register.Reporter{Client: client, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
+		State: a.nodeState, Changed: a.changed, Reported: a.metrics.report, Log: a.log}
+	return []task{
+		{"report", reporter.Run},
+		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
+		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, dial, a.handler()) }},
+		{"follow", func(ctx context.Context) error { return a.follow(ctx, client) }},
+	}
+}
