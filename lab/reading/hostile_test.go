@@ -57,15 +57,15 @@ func TestHostileRequests(t *testing.T) {
 		want  int
 	}{
 		{pods + "labelSelector=%3D%3D", 400}, {pods + "labelSelector=a%20in%20(", 400}, {pods + "labelSelector=" + url.QueryEscape(strings.Repeat("(", 5000)), 400},
-		{pods + "labelSelector=" + long, 400}, {pods + "fieldSelector=" + long, 400}, {pods + "fieldSelector=spec.nodeName", 400},
+		{pods + "labelSelector=" + long, 413}, {pods + "fieldSelector=" + long, 413}, {pods + "fieldSelector=spec.nodeName", 400},
 		{pods + "fieldSelector=spec.rubbish%3D1", 400}, {pods + "labelSelector=a%00b", 400}, {pods + "labelSelector=%ff%fe", 400},
 		{pods + "limit=9223372036854775807", 200}, {pods + "limit=-1", 200}, {pods + "limit=x", 400}, {pods + "limit=99999999999999999999", 400},
-		{pods + "continue=rubbish", 400}, {pods + "continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIuLi8uLi8ifQ", 400}, {pods + "limit=1&continue=" + long, 400},
+		{pods + "continue=rubbish", 400}, {pods + "continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIuLi8uLi8ifQ", 400}, {pods + "limit=1&continue=" + long, 413},
 		{pods + "resourceVersion=x", 400}, {pods + "resourceVersion=-1", 400}, {pods + "resourceVersion=9223372036854775808", 400},
 		{pods + "resourceVersion=1&resourceVersionMatch=Exact", 410}, {pods + "resourceVersionMatch=Exact", 422},
 		{pods + "watch=maybe&timeoutSeconds=1", 200}, {pods + "watch=true&sendInitialEvents=true", 422}, {pods + "watch=true&resourceVersion=x", 400},
 		{pods + "watch=true&timeoutSeconds=x", 400}, {pods + "watch=true&timeoutSeconds=1", 200},
-		{"/api/v1/namespaces/..%2f..%2fetc/pods", 404}, {"/api/v1/namespaces//pods", 404}, {"/api/v1/" + long, 404}, {"/apis/a/b/c/d/e/f/g/h", 404},
+		{"/api/v1/namespaces/..%2f..%2fetc/pods", 404}, {"/api/v1/namespaces//pods", 404}, {"/api/v1/" + long, 413}, {"/apis/a/b/c/d/e/f/g/h", 404},
 		{"/api/v1/namespaces/shop/pods/%2e%2e/log", 404}, {"/api/v1/namespaces/shop/pods/cart-1-a/log?tailLines=-1", 422},
 		{"/api/v1/namespaces/shop/pods/cart-1-a/log?tailLines=9223372036854775807", 200}, {"/api/v1/namespaces/shop/pods/cart-1-a/log?limitBytes=0", 422},
 	} {

@@ -37,7 +37,11 @@ func settled(t *testing.T) {
 			return err.Error()
 		}
 		if len(pods.Items) != 6 {
-			return fmt.Sprintf("%d pods", len(pods.Items))
+			all := fmt.Sprintf("%d pods:", len(pods.Items))
+			for _, p := range pods.Items {
+				all += fmt.Sprintf("\n%s on %s, deleted %v: %s %+v", p.Name, p.Spec.NodeName, p.DeletionTimestamp, p.Status.Phase, p.Status.ContainerStatuses)
+			}
+			return all
 		}
 		for _, p := range pods.Items {
 			ready := false
