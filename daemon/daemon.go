@@ -25,6 +25,7 @@ import (
 	"lockstep/daemon/version"
 	"lockstep/daemon/web"
 	"lockstep/internal/giturl"
+	"lockstep/internal/settings"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers"
 	"lockstep/reconcilers/engine"
@@ -121,6 +122,7 @@ func (p *plane) run(ctx context.Context) error {
 // plane is the control plane's parts, none of them started but etcd.
 type plane struct {
 	opts      Options
+	settings  settings.Settings
 	registry  *prometheus.Registry
 	etcd      *etcd.Etcd
 	store     *store.Store
@@ -137,9 +139,13 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	var err error
 	p.store, err = store.Open(ctx, database.Client, store.Options{
 		Default: strategy.Default, Log: o.Log, Registerer: registry, Server: o.Name, Version: version.Version,
-		Alone: database.Embedded(), // without peers: see etcdOptions
+		Alone:    database.Embedded(), // without peers: see etcdOptions
+		Settings: o.Settings.Or(settings.Default()).Encode(),
 	})
 	if err != nil {
+		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	if p.settings, err = settled(o.Settings, p.store.Cluster()); err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
 	vault := pki.Dir(filepath.Join(o.DataDir, "pki"))
@@ -153,11 +159,10 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	p.nodes = pki.NewRegistrar(p.authority, pki.Tokens{Store: p.store, Commit: p.store}, pki.RegistrarOptions{
 		Ledger: ledger, StoreMade: p.store.Cluster().Created, Log: o.Log,
 	})
-	networks := reconcilers.Options{ServiceCIDRs: o.ServiceCIDRs}
 	p.sync, err = sync.New(sync.Options{
 		Sources: o.Sources, Store: p.store, Events: p.store, DataDir: o.DataDir, Cluster: o.Cluster,
 		StatusURL:  func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
-		Services:   plan.Networks{CIDRs: o.ServiceCIDRs, Reserved: networks.Reserved(), Pods: o.PodCIDRs, API: []netip.Addr{o.Advertise.Addr()}, Ports: o.ports()},
+		Services:   plan.Networks{CIDRs: p.settings.ServiceCIDRs, Reserved: p.settings.Reserved(), Pods: p.settings.PodCIDRs, API: []netip.Addr{o.Advertise.Addr()}, Ports: o.ports()},
 		Seed:       uint64(time.Now().UnixNano()),
 		Log:        o.Log,
 		Registerer: termRegistry(registry),
@@ -167,10 +172,21 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	}
 	p.api = api.New(api.Options{
 		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
-		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID, Disk: database.Disk,
+		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID, Settings: p.settings, Disk: database.Disk,
 	})
 	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.health, Warning: p.warning, Hosts: pageHosts(o.StatusURL), Log: o.Log})
 	return p, nil
+}
+
+// settled are the settings that the cluster was made with, which those that are given must not contradict.
+func settled(given settings.Settings, cluster store.Cluster) (settings.Settings, error) {
+	made, err := settings.Decode(cluster.Settings)
+	if err == nil {
+		if err = settings.Differ("as it was given", given.Or(made), "in this cluster, which was made with it", made); err != nil {
+			err = fmt.Errorf("%w, and it stays so for the cluster's life", err)
+		}
+	}
+	return made, err
 }
 
 // health says why changes are not taken; the disk of etcd is named before what follows from it.
@@ -198,11 +214,7 @@ func pageHosts(statusURL string) []string {
 
 // hosts are the names and addresses that the API's certificate is for.
 func (p *plane) hosts() []string {
-	var services []string
-	for _, cidr := range p.opts.ServiceCIDRs {
-		services = append(services, cidr.Masked().Addr().Next().String())
-	}
-	return pki.ServerHosts(services, p.opts.Advertise.Addr().String(), p.opts.Name)
+	return pki.ServerHosts(p.settings, p.opts.Advertise.Addr().String(), p.opts.Name)
 }
 
 // tasks are everything that runs, whether this process leads or not.
@@ -229,7 +241,7 @@ func (p *plane) tasks() []task {
 // leaderTasks are what only the leader does, writing through its committer.
 func (p *plane) leaderTasks(c store.Committer) []task {
 	loops := reconcilers.All(reconcilers.Options{
-		PodCIDRs: p.opts.PodCIDRs, ServiceCIDRs: p.opts.ServiceCIDRs,
+		Settings:   p.settings,
 		APIServers: func() []netip.AddrPort { return []netip.AddrPort{p.opts.Advertise} },
 		CA:         string(p.authority.PEM()),
 		Since:      p.store.ServingSince,

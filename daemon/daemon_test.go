@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -14,7 +15,9 @@ import (
 	"time"
 
 	"lockstep/daemon/control"
+	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/store"
 )
 
 func options(t *testing.T) Options {
@@ -73,6 +76,29 @@ func TestStatusURLNamesThePage(t *testing.T) {
 		o.StatusURL = bad
 		if _, err := o.withDefaults(); err == nil || !strings.Contains(err.Error(), "want http://HOST") {
 			t.Errorf("%q is taken for a URL: %v", bad, err)
+		}
+	}
+}
+
+func TestSettingsAreTheClusters(t *testing.T) {
+	odd := settings.Settings{ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, Domain: "acme.internal"}.Or(settings.Default())
+	for name, c := range map[string]struct {
+		given settings.Settings
+		made  settings.Settings
+		data  []byte
+		want  string
+	}{
+		"made before they were kept": {made: settings.Default()},
+		"nothing is given":           {made: odd, data: odd.Encode()},
+		"the same is given":          {given: settings.Settings{Domain: "acme.internal"}, made: odd, data: odd.Encode()},
+		"another is given": {given: settings.Settings{Domain: "cluster.local"}, made: odd, data: odd.Encode(),
+			want: "the domain is cluster.local as it was given and acme.internal in this cluster, which was made with it, and it stays so for the cluster's life"},
+		"of before, another is given": {given: odd, made: settings.Default(),
+			want: "the service network is 10.96.0.0/12 as it was given and 10.43.0.0/16 in this cluster, which was made with it, and it stays so for the cluster's life"},
+	} {
+		got, err := settled(c.given, store.Cluster{Settings: c.data})
+		if text := fmt.Sprint(err); !got.Equal(c.made) || (c.want == "") != (err == nil) || err != nil && text != c.want {
+			t.Errorf("%s: %v, %s", name, got, text)
 		}
 	}
 }

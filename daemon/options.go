@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"lockstep/daemon/config"
+	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -35,8 +36,9 @@ type Options struct {
 	Etcd External
 	// Sources to follow; may be empty.
 	Sources []v1alpha1.Source
-	// PodCIDRs and ServiceCIDRs by family. Empty: 10.42.0.0/16 and 10.43.0.0/16.
-	PodCIDRs, ServiceCIDRs []netip.Prefix
+	// Settings are what the cluster is made with. One that is made already has its own, and what is given here must be the
+	// same; what is not given is as there, or settings.Default's.
+	Settings settings.Settings
 	// Restart replaces this process by a new one of the same arguments, and returns only an error: it is how an embedded etcd
 	// that its disk has failed comes up again. Nil: the daemon ends then.
 	Restart func() error
@@ -76,11 +78,8 @@ func (o Options) withDefaults() (Options, error) {
 	if u, err := url.Parse(o.StatusURL); err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return o, fmt.Errorf("cannot run the daemon: the status page's URL is %q, want http://HOST or https://HOST", o.StatusURL)
 	}
-	if len(o.PodCIDRs) == 0 {
-		o.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}
-	}
-	if len(o.ServiceCIDRs) == 0 {
-		o.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}
+	if err := o.Settings.Or(settings.Default()).Validate(); err != nil {
+		return o, fmt.Errorf("cannot run the daemon: %w", err)
 	}
 	for i := range o.Sources {
 		if err := config.Validate(&o.Sources[i]); err != nil {

@@ -31,20 +31,6 @@ func TestGraph(t *testing.T) {
 	}
 }
 
-func TestOptionsAreValidated(t *testing.T) {
-	if err := (Options{}).Validate(); err != nil {
-		t.Errorf("the zero value: %v", err)
-	}
-	for name, o := range map[string]Options{
-		"overlap": {PodCIDRs: Options{}.withDefaults().ServiceCIDRs},
-		"ports":   {NodePorts: [2]int{40000, 30000}},
-	} {
-		if o.Validate() == nil {
-			t.Errorf("%s: no error", name)
-		}
-	}
-}
-
 // TestSharesAreNeeded: a field that is declared shared is written by another loop, too.
 func TestSharesAreNeeded(t *testing.T) {
 	loops := All(Options{})

@@ -18,6 +18,8 @@ type Cluster struct {
 	// Format of the data. A binary opens its own format and older ones.
 	Format  int       `json:"format"`
 	Created time.Time `json:"created"`
+	// Settings are those it was made with, in whose meaning the store has no part. Empty: it was made before they were kept.
+	Settings json.RawMessage `json:"settings,omitempty"`
 }
 
 // format is the data format this binary writes. It is raised when older binaries could not read what is written.
@@ -29,10 +31,10 @@ const openTimeout = 15 * time.Second
 // ErrNewerFormat says that a newer Lockstep has written the data; this binary must not touch it.
 var ErrNewerFormat = errors.New("the data was written by a newer Lockstep")
 
-func openCluster(ctx context.Context, kv clientv3.KV, key string, now time.Time) (Cluster, error) {
+func openCluster(ctx context.Context, kv clientv3.KV, key string, settings json.RawMessage, now time.Time) (Cluster, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	mine := Cluster{ID: string(uuid.NewUUID()), Format: format, Created: now.UTC().Truncate(time.Second)}
+	mine := Cluster{ID: string(uuid.NewUUID()), Format: format, Created: now.UTC().Truncate(time.Second), Settings: settings}
 	data, err := json.Marshal(mine)
 	if err != nil {
 		return Cluster{}, err

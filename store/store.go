@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -39,6 +40,8 @@ type Options struct {
 	Alone bool
 	// Version of this binary, written beside each value. Empty: "dev".
 	Version string
+	// Settings of the cluster, as JSON, if it is made now: its key keeps them. Empty: none are kept.
+	Settings json.RawMessage
 	// Now is the clock of creationTimestamp and events. Nil: time.Now.
 	Now func() time.Time
 }
@@ -118,7 +121,7 @@ func Open(ctx context.Context, client *clientv3.Client, opts Options) (*Store, e
 		return nil, fmt.Errorf("cannot open the store: %w", err)
 	}
 	keys := keyspace(opts.Prefix)
-	cluster, err := openCluster(ctx, client, keys.cluster(), opts.Now())
+	cluster, err := openCluster(ctx, client, keys.cluster(), opts.Settings, opts.Now())
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the store: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -156,12 +157,12 @@ func TestBrokenValue(t *testing.T) {
 func TestNewerFormat(t *testing.T) {
 	client := etcdtest.Client(t)
 	ctx := t.Context()
-	s, err := store.Open(ctx, client, store.Options{Log: quiet})
+	s, err := store.Open(ctx, client, store.Options{Log: quiet, Settings: []byte(`{"a":1}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := store.Open(ctx, client, store.Options{Log: quiet})
-	if err != nil || again.Cluster() != s.Cluster() {
+	again, err := store.Open(ctx, client, store.Options{Log: quiet, Settings: []byte(`{"a":2}`)})
+	if err != nil || string(s.Cluster().Settings) != `{"a":1}` || !reflect.DeepEqual(again.Cluster(), s.Cluster()) {
 		t.Fatalf("the cluster is %+v, then %+v, %v", s.Cluster(), again, err)
 	}
 	done := make(chan error, 1)

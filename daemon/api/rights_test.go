@@ -54,7 +54,7 @@ func TestRights(t *testing.T) {
 		return fmt.Sprintf(`{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":%q,"namespace":"kube-node-lease"},"spec":{"holderIdentity":%q}}`, name, name)
 	}
 	requests := []struct{ method, path, body string }{
-		{"GET", "/healthz", ""}, {"GET", "/livez", ""}, {"GET", "/readyz", ""}, {"GET", "/version", ""}, {"GET", "/metrics", ""},
+		{"GET", "/healthz", ""}, {"GET", "/livez", ""}, {"GET", "/readyz", ""}, {"GET", "/version", ""}, {"GET", "/metrics", ""}, {"GET", settingsPath, ""},
 		{"GET", "/api", ""}, {"GET", "/apis", ""}, {"GET", "/api/v1", ""}, {"GET", "/apis/apps/v1", ""}, {"GET", "/openapi/v2", ""}, {"GET", "/openapi/v3", ""},
 		{"GET", "/lockstep/v1/tunnel", ""}, {"POST", "/lockstep/v1/renew", "{}"}, {"POST", "/lockstep/v1/join", "{}"},
 		{"GET", "/api/v1/nodes", ""}, {"GET", "/api/v1/nodes/n1", ""}, {"GET", "/api/v1/nodes/n1/status", ""},

@@ -35,6 +35,9 @@ const (
 	maxBody = 3 << 20
 )
 
+// settingsPath tells what agents need to know of the cluster before anything else; it is no secret of those who are known.
+const settingsPath = "/lockstep/v1/settings"
+
 var patchTypes = []string{
 	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType),
 }
@@ -48,6 +51,7 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("POST "+rights.JoinPath, s.join)
 	mux.HandleFunc("POST "+rights.RenewPath, s.renew)
 	mux.HandleFunc("GET "+rights.TunnelPath, s.tunnel)
+	mux.HandleFunc("GET "+settingsPath, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.opts.Settings.Encode()) })
 	if s.opts.Hooks != nil {
 		mux.Handle("POST "+rights.HookPath, s.opts.Hooks)
 	}

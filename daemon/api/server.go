@@ -19,6 +19,7 @@ import (
 
 	"lockstep/daemon/api/watch"
 	"lockstep/daemon/pki"
+	"lockstep/internal/settings"
 	"lockstep/store"
 	"lockstep/store/view"
 )
@@ -45,6 +46,8 @@ type Options struct {
 	Tunnels Tunnels
 	// Hooks answers POST /hooks/git, which is not authenticated: it checks its own signatures. Nil: 404.
 	Hooks http.Handler
+	// Settings of the cluster, which GET /lockstep/v1/settings tells. The zero value: settings.Default().
+	Settings settings.Settings
 	// History names the store's data: another name means that revisions of before say nothing of it. Every answer bears it as
 	// HistoryHeader. Empty: none does.
 	History string
@@ -100,6 +103,7 @@ func New(opts Options) *Server {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
+	opts.Settings = opts.Settings.Or(settings.Default())
 	if opts.Gatherer == nil {
 		opts.Gatherer = prometheus.DefaultGatherer
 	}

@@ -19,6 +19,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"lockstep/internal/settings"
 )
 
 const (
@@ -204,12 +206,15 @@ func (a *Authority) Server(hosts []string) (tls.Certificate, error) {
 }
 
 // ServerHosts are the names under which every API server is reached from inside the cluster, and the given ones.
-func ServerHosts(serviceIPs []string, more ...string) []string {
+func ServerHosts(s settings.Settings, more ...string) []string {
 	hosts := []string{
 		"localhost", "127.0.0.1", "::1",
-		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
+		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + s.Domain,
 	}
-	return append(append(hosts, serviceIPs...), more...)
+	for _, addr := range s.API() {
+		hosts = append(hosts, addr.String())
+	}
+	return append(hosts, more...)
 }
 
 // ServerConfig is a TLS configuration that asks clients for certificates of this authority without requiring one, and

@@ -19,6 +19,7 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 
+	"lockstep/internal/settings"
 	"lockstep/store/memory"
 )
 
@@ -89,7 +90,7 @@ func TestOpenTwice(t *testing.T) {
 
 func TestCertificates(t *testing.T) {
 	a := open(t, t.TempDir(), at(start))
-	server, err := a.Server(ServerHosts([]string{"10.43.0.1"}, "192.0.2.7", "host-a"))
+	server, err := a.Server(ServerHosts(settings.Default(), "192.0.2.7", "host-a"))
 	if err != nil {
 		t.Fatal(err)
 	}

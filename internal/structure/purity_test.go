@@ -44,7 +44,7 @@ func acting() map[string]string {
 // allowed, which stands behind: as patterns from the root.
 func deciding() map[string][]string {
 	return map[string][]string{
-		"reconcilers/reconcilers.go":    {"lockstep/reconcilers/"}, // it lists them
+		"reconcilers/reconcilers.go":    {"lockstep/internal/settings", "lockstep/reconcilers/"}, // it lists them
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/engine/prepare.go": {"lockstep/store"}, // for the form of a write
 		"proxy/change.go":               {"lockstep/proxy/rules"},
@@ -62,6 +62,7 @@ func deciding() map[string][]string {
 		"nodeagent/dns/names/answer.go": {"github.com/miekg/dns"},
 		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},
 		"daemon/etcd/decide.go":         nil,
+		"internal/settings/*.go":        nil,
 		"daemon/rights/*.go":            {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
 		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health", "lockstep/sync/plan"},
 	}

@@ -7,17 +7,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
+
+	"lockstep/internal/settings"
 )
 
 // Kubernetes fills in a service's interdependent address fields where it allocates, in
 // pkg/registry/core/service/storage, which needs its allocators. Here a reconciler allocates after the creation, so
 // that only the parts that need no allocator are done, for a cluster of one family.
-
-// The range of node ports, kube-apiserver's default for --service-node-port-range.
-const (
-	FirstNodePort = 30000
-	LastNodePort  = 32767
-)
 
 // allocateCreate fills in clusterIPs, ipFamilyPolicy and ipFamilies of a new service.
 func allocateCreate(obj runtime.Object) field.ErrorList {
@@ -35,9 +31,9 @@ func allocateCreate(obj runtime.Object) field.ErrorList {
 func portsInRange(s *core.Service) field.ErrorList {
 	var errs field.ErrorList
 	for i, p := range s.Spec.Ports {
-		if p.NodePort != 0 && (p.NodePort < FirstNodePort || p.NodePort > LastNodePort) {
+		if p.NodePort != 0 && (p.NodePort < settings.FirstNodePort || p.NodePort > settings.LastNodePort) {
 			errs = append(errs, field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort,
-				fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", FirstNodePort, LastNodePort)))
+				fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", settings.FirstNodePort, settings.LastNodePort)))
 		}
 	}
 	return errs
