@@ -30,7 +30,21 @@ const (
 
 func (b *backend) nft() bool { return b.name == "nft" }
 
-// restore carries text out without flushing what it does not name; all of a table or nothing.
+// String names the backend and the command that writes.
+func (b *backend) String() string { return b.name + " (" + b.restoring + ")" }
+
+// counts implements tables.
+func (b *backend) counts() bool { return b.nft() }
+
+// generation implements tables.
+func (b *backend) generation() (uint32, error) {
+	if !b.nft() {
+		return 0, nil
+	}
+	return generation()
+}
+
+// restore implements tables.
 func (b *backend) restore(ctx context.Context, text string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -39,7 +53,7 @@ func (b *backend) restore(ctx context.Context, text string) error {
 	return run(ctx, cmd)
 }
 
-// save returns a table's rules as iptables-save prints them.
+// save implements tables.
 func (b *backend) save(ctx context.Context, table string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -50,6 +64,14 @@ func (b *backend) save(ctx context.Context, table string) (string, error) {
 		return "", err
 	}
 	return out.String(), nil
+}
+
+// has implements tables.
+func (b *backend) has(ctx context.Context, j rules.Jump) bool {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	tool := strings.TrimSuffix(b.restoring, "-restore")
+	return run(ctx, exec.CommandContext(ctx, tool, "-w", lockSeconds, "-t", j.From.Table, "-C", j.From.Name, "-j", j.To)) == nil
 }
 
 // run reports a command's failure with the first line that it wrote about it.

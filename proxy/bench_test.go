@@ -39,10 +39,10 @@ func BenchmarkOneEndpoint(b *testing.B) {
 		must(b, p.Sync(b.Context()))
 		var ours, bound []time.Duration
 		for version := 0; b.Loop(); version++ {
-			before := p.applied
+			before := p.keepers[0].applied
 			in = load.Change(in, n/2, version)
 			ours = append(ours, timed(b, func() error { return p.Sync(b.Context()) }))
-			c := between(before, p.applied)
+			c := between(before, p.keepers[0].applied)
 			if len(c.write) != 1 || len(c.remove)+len(c.jumps) != 0 {
 				b.Fatalf("%d chains were written", len(c.write))
 			}
@@ -51,7 +51,7 @@ func BenchmarkOneEndpoint(b *testing.B) {
 				b.Fatalf("%d tables were written", tables)
 			}
 			bound = append(bound, timed(b, func() error { return backend.restore(b.Context(), text) }))
-			p.generation, _ = p.readGeneration() // the bound's write is no hand edit
+			p.keepers[0].transactions.last, _ = backend.generation() // the bound's write is no hand edit
 		}
 		report(b, ours, bound)
 	})
@@ -131,7 +131,7 @@ func quiet(b *testing.B, backend *backend, in *rules.Input) *Proxy {
 	b.Helper()
 	p, err := New(Options{State: func() rules.Input { return *in }})
 	must(b, err)
-	p.backend = backend
+	p.keepers[0].tables = backend
 	return p
 }
 

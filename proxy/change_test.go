@@ -14,101 +14,13 @@ import (
 	"lockstep/proxy/rules"
 )
 
-// tables is iptables without a kernel: it carries out what restore reads, all of a table or
-// nothing.
-type tables map[rules.ChainID][]string
-
-func (k tables) restore(text string) error {
-	table := ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		words := strings.SplitN(line, " ", 3)
-		id := rules.ChainID{Table: table}
-		if len(words) > 1 {
-			id.Name = strings.TrimPrefix(words[1], ":")
-		}
-		switch {
-		case line == "COMMIT":
-			table = ""
-		case line[0] == '*':
-			table = line[1:]
-		case line[0] == ':':
-			id.Name = words[0][1:]
-			k[id] = nil
-		case words[0] == "-A" && k.has(id) && k.reaches(table, words[2]):
-			k[id] = append(k[id], words[2])
-		case words[0] == "-I" && k.has(id) && k.reaches(table, words[2]):
-			k[id] = slices.Insert(k[id], 0, strings.TrimPrefix(words[2], "1 "))
-		case words[0] == "-D" && slices.Contains(k[id], words[2]):
-			i := slices.Index(k[id], words[2])
-			k[id] = slices.Delete(k[id], i, i+1)
-		case words[0] == "-X" && k.has(id) && len(k[id]) == 0 && !k.used(id):
-			delete(k, id)
-		default:
-			return fmt.Errorf("cannot carry out: %s", line)
-		}
-	}
-	return nil
-}
-
-func (k tables) has(id rules.ChainID) bool { _, ok := k[id]; return ok }
-
-func (k tables) reaches(table, rule string) bool {
-	to := target(rule)
-	return !strings.HasPrefix(to, rules.Prefix) || k.has(rules.ChainID{Table: table, Name: to})
-}
-
-func (k tables) used(id rules.ChainID) bool {
-	for other, list := range k {
-		if other.Table == id.Table && slices.ContainsFunc(list, func(r string) bool { return target(r) == id.Name }) {
-			return true
-		}
-	}
-	return false
-}
-
-// save is what iptables-save would print.
-func (k tables) save() string {
-	var b strings.Builder
-	for _, table := range rules.Tables() {
-		b.WriteString("*" + table + "\n")
-		for id := range k {
-			if id.Table == table {
-				b.WriteString(":" + id.Name + " - [0:0]\n")
-			}
-		}
-		for id, list := range k {
-			for _, r := range list {
-				if id.Table == table {
-					b.WriteString("-A " + id.Name + " " + r + "\n")
-				}
-			}
-		}
-	}
-	return b.String()
-}
-
-func newTables() tables {
-	k := tables{}
-	for _, j := range rules.Jumps() {
-		k[j.From] = nil
-	}
-	return k
-}
-
-func (k tables) observe() observed {
-	o := observed{chains: map[rules.ChainID][]string{}, builtins: map[rules.ChainID][]string{}, held: map[rules.ChainID]bool{}}
-	o.parse(k.save())
-	return o
-}
-
 func equal(want *rules.Chain, have []string) bool { return slices.Equal(want.Rules, have) }
 
 // TestTransitions walks one table through random rule sets and random vandalism: after each step
 // it must hold exactly the rules wanted, and foreign rules as they were.
 func TestTransitions(t *testing.T) {
 	g := rand.New(rand.NewPCG(1, 2))
-	k := newTables()
+	k := newContent()
 	foreign := rules.ChainID{Table: rules.NAT, Name: "PREROUTING"}
 	k[foreign] = []string{"-p tcp -j ACCEPT"}
 	w := &world{t: t, in: newWorld(t, &backend{}).in}
@@ -127,34 +39,34 @@ func TestTransitions(t *testing.T) {
 		c := between(applied, want.Chains)
 		if step == 0 || g.IntN(4) == 0 {
 			vandalise(g, k)
-			c = toward(k.observe(), want.Chains, equal)
+			c = toward(observeFake(k), want.Chains, equal)
 		}
 		text, _ := c.text()
 		must(t, k.restore(text))
 		applied = want.Chains
-		if f := compare(k.observe(), applied, equal); len(f) > 0 {
+		if f := compare(observeFake(k), applied, equal); len(f) > 0 {
 			t.Fatalf("step %d: %v", step, f)
 		}
-		if c := toward(k.observe(), applied, equal); !c.empty() {
+		if c := toward(observeFake(k), applied, equal); !c.empty() {
 			t.Fatalf("step %d: a second repair would change something", step)
 		}
 		if !slices.Equal(k[foreign][1:], []string{"-p tcp -j ACCEPT"}) {
 			t.Fatalf("step %d: foreign rules are now %q", step, k[foreign])
 		}
 	}
-	must(t, k.restore(removal(k.observe())))
+	must(t, k.restore(removal(observeFake(k))))
 	for id, list := range k {
 		if strings.HasPrefix(id.Name, rules.Prefix) || id != foreign && len(list) > 0 {
 			t.Errorf("%v remains: %q", id, list)
 		}
 	}
-	if removal(k.observe()) != "" {
+	if removal(observeFake(k)) != "" {
 		t.Error("a second removal would change something")
 	}
 }
 
 // vandalise does one thing that a hand might do.
-func vandalise(g *rand.Rand, k tables) {
+func vandalise(g *rand.Rand, k content) {
 	var ours []rules.ChainID
 	for id := range k {
 		if strings.HasPrefix(id.Name, rules.Prefix) {
@@ -185,7 +97,7 @@ func TestCompare(t *testing.T) {
 	id := rules.ChainID{Table: rules.NAT, Name: rules.Prefix + "A"}
 	applied := map[rules.ChainID]*rules.Chain{id: {ChainID: id, Rules: []string{"-j X", "-j Y"}}}
 	intact := func() observed {
-		o := newTables().observe()
+		o := observeFake(newContent())
 		o.chains[id] = []string{"-j X", "-j Y"}
 		for _, j := range rules.Jumps() {
 			o.builtins[j.From] = []string{j.Rule(), "-j OTHER"}
@@ -227,18 +139,18 @@ func TestCompare(t *testing.T) {
 
 // TestHeld keeps a chain that a foreign rule leads to: it cannot be deleted.
 func TestHeld(t *testing.T) {
-	k := newTables()
+	k := newContent()
 	id := rules.ChainID{Table: rules.NAT, Name: rules.Prefix + "OLD"}
 	k[id] = []string{"-j ACCEPT"}
 	k[rules.ChainID{Table: rules.NAT, Name: "OTHERS"}] = []string{"-p tcp -j " + id.Name}
-	c := toward(k.observe(), nil, equal)
+	c := toward(observeFake(k), nil, equal)
 	c.jumps = nil
 	text, _ := c.text()
 	must(t, k.restore(text))
 	if list, ok := k[id]; !ok || len(list) > 0 {
 		t.Errorf("got %q, %t", list, ok)
 	}
-	if f := compare(k.observe(), nil, equal); slices.ContainsFunc(f, func(f Finding) bool { return f.What == ChainUnknown }) {
+	if f := compare(observeFake(k), nil, equal); slices.ContainsFunc(f, func(f Finding) bool { return f.What == ChainUnknown }) {
 		t.Errorf("got %v", f)
 	}
 }
@@ -249,7 +161,7 @@ func TestYield(t *testing.T) {
 	must(t, err)
 	now := time.Unix(1000, 0)
 	step := func() int {
-		f, c := p.yield([]Finding{{What: JumpMoved}}, change{jumps: []jumpChange{{copies: 1}}}, now)
+		f, c := p.keepers[0].yield([]Finding{{What: JumpMoved}}, change{jumps: []jumpChange{{copies: 1}}}, now)
 		if len(f) != len(c.jumps) {
 			t.Fatalf("%d findings, %d jumps", len(f), len(c.jumps))
 		}

@@ -9,24 +9,26 @@ import (
 )
 
 // Cleanup removes every trace of a proxy from this network namespace: jumps and chains in each
-// backend that is installed, and the link. What is absent is fine, so it may be called twice. No
+// backend of each family that is installed, and the link. What is absent is fine, so it may be called twice. No
 // proxy may run. Packet forwarding stays enabled, since others may have come to need it.
 func Cleanup(ctx context.Context) error {
 	var failed []error
-	found, err := installed(ctx, rules.IPv4)
-	if err != nil {
-		failed = append(failed, err)
-	}
-	for _, b := range found {
-		if b.use(ctx).ours { // so that no table is created just to look into it
-			failed = append(failed, b.cleanup(ctx))
+	for _, family := range rules.Families() {
+		found, err := installed(ctx, family)
+		if err != nil && family == rules.IPv4 { // without its commands there were never rules of the other one
+			failed = append(failed, err)
+		}
+		for _, b := range found {
+			if b.use(ctx).ours { // so that no table is created just to look into it
+				failed = append(failed, b.cleanup(ctx))
+			}
 		}
 	}
 	return errors.Join(append(failed, removeLink())...)
 }
 
 func (b *backend) cleanup(ctx context.Context) error {
-	have, err := b.observe(ctx)
+	have, err := observe(ctx, b)
 	if err != nil {
 		return err
 	}

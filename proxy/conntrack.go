@@ -14,9 +14,9 @@ import (
 // forget deletes the remembered UDP flows that no longer agree with the rules, and returns their
 // number. A flow lives for as long as its client keeps sending, and its first packet alone passed
 // the rules: so without this a client would talk to a dead endpoint, or to nobody, for ever.
-func forget(udp rules.UDP, local []netip.Addr) (int, error) {
+func forget(udp rules.UDP, local []netip.Addr, family rules.Family) (int, error) {
 	stale := staleFlows{udp, local}
-	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, stale)
+	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(number(family)), stale)
 	if err != nil {
 		return int(n), fmt.Errorf("cannot delete stale UDP flows: %w", err)
 	}

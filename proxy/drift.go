@@ -10,6 +10,8 @@ import (
 
 // Drift is the evidence of one repair: how the kernel differed from what the proxy had made.
 type Drift struct {
+	// Family of the rules that differed.
+	Family rules.Family
 	// Findings are sorted by where they are; at most maxFindings of them.
 	Findings []Finding
 	// Total is the number of findings, also of those left out of the list.

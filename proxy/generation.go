@@ -33,3 +33,26 @@ func generation() (uint32, error) {
 	}
 	return 0, fmt.Errorf("cannot read the nf_tables generation: the answer has none")
 }
+
+// transactions follows the number of nf_tables' last transaction, which all families of a network namespace count together:
+// what one keeper writes is no hand edit to another.
+type transactions struct {
+	last    uint32 // the number that was seen last
+	foreign int    // how often others were seen to have made some
+}
+
+// seen takes in the number as it is now.
+func (t *transactions) seen(number uint32) {
+	if number != t.last {
+		t.last = number
+		t.foreign++
+	}
+}
+
+// made takes in the number after transactions of our own, which followed what was seen last.
+func (t *transactions) made(number, own uint32) {
+	if number != t.last && number-t.last != own {
+		t.foreign++
+	}
+	t.last = number
+}

@@ -57,8 +57,8 @@ func newWorld(t testing.TB, b *backend) *world {
 		Log:   slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	must(t, err)
-	p.backend = b
-	p.watchEvery, p.legacyReadEvery = 100*time.Millisecond, 100*time.Millisecond
+	p.keepers[0].tables = b
+	p.watchEvery, p.keepers[0].legacyReadEvery = 100*time.Millisecond, 100*time.Millisecond
 	w.proxy = p
 	return w
 }
@@ -427,7 +427,7 @@ func (w *world) awaitDrift(t *testing.T, want What) {
 
 // ours are the rules of our chains, and our jumps with their positions, chain by chain.
 func (w *world) ours(b *backend) []string {
-	have, err := b.observe(noContext{})
+	have, err := observe(noContext{}, b)
 	must(w.t, err)
 	var out []string
 	for id, list := range have.chains {
@@ -488,7 +488,7 @@ func TestCleanup(t *testing.T) {
 		before := picture()
 		w := newWorld(t, b)
 		w.set(service("one", "10.43.0.20", "TCP"), 8080, "10.42.0.5")
-		must(t, w.proxy.sync(t.Context()))
+		must(t, w.proxy.Sync(t.Context()))
 		if picture() == before {
 			t.Fatal("the proxy made nothing")
 		}

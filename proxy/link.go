@@ -22,13 +22,14 @@ const LinkName = "lockstep0"
 
 const (
 	sysctlForward      = "/proc/sys/net/ipv4/ip_forward"
+	sysctlForward6     = "/proc/sys/net/ipv6/conf/all/forwarding"
 	sysctlRouteLocal   = "/proc/sys/net/ipv4/conf/all/route_localnet"
 	aliasRouteLocalOld = "route_localnet="
 )
 
-// ensureLink makes the link, its addresses, its routes and the settings that forwarding needs, and
+// ensureLink makes the link, and of one family its addresses, its routes and the settings that forwarding needs. It
 // returns a line for each that it had to make; none if all was there.
-func ensureLink(in rules.Input) (made []string, err error) {
+func ensureLink(in rules.Input, family rules.Family) (made []string, err error) {
 	link, err := netlink.LinkByName(LinkName)
 	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		if err := addLink(); err != nil {
@@ -46,14 +47,17 @@ func ensureLink(in rules.Input) (made []string, err error) {
 		}
 		made = append(made, "link up")
 	}
-	for _, step := range []func(netlink.Link, rules.Input) ([]string, error){ensureAddresses, ensureRoutes} {
-		more, err := step(link, in)
+	for _, step := range []func(netlink.Link, rules.Input, rules.Family) ([]string, error){ensureAddresses, ensureRoutes} {
+		more, err := step(link, in, family)
 		if made = append(made, more...); err != nil {
 			return made, err
 		}
 	}
 	settings := []string{sysctlForward}
-	if in.LocalhostPorts {
+	if family == rules.IPv6 {
+		settings = []string{sysctlForward6}
+	}
+	if in.LocalhostPorts && family == rules.IPv4 {
 		settings = append(settings, sysctlRouteLocal)
 	}
 	for _, path := range settings {
@@ -88,15 +92,19 @@ func addLink() error {
 
 // ensureAddresses gives the link the service addresses that the node answers itself. Their scope
 // keeps them from being chosen as anybody's source address.
-func ensureAddresses(link netlink.Link, in rules.Input) (made []string, err error) {
-	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+func ensureAddresses(link netlink.Link, in rules.Input, family rules.Family) (made []string, err error) {
+	have, err := netlink.AddrList(link, number(family))
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the addresses of link %s: %w", LinkName, err)
 	}
 	for _, a := range have {
 		ip, _ := netip.AddrFromSlice(a.IP)
-		if ones, _ := a.Mask.Size(); ones == 32 && slices.Contains(in.LocalServices, ip.Unmap()) {
+		ip = ip.Unmap()
+		if ones, _ := a.Mask.Size(); ones == ip.BitLen() && slices.Contains(in.LocalServices, ip) {
 			continue
+		}
+		if ip.Is6() && ip.IsLinkLocalUnicast() {
+			continue // every link has one
 		}
 		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return made, fmt.Errorf("cannot delete address %s: %w", a.IPNet, err)
@@ -104,10 +112,13 @@ func ensureAddresses(link netlink.Link, in rules.Input) (made []string, err erro
 		made = append(made, "no address "+a.IP.String())
 	}
 	for _, want := range in.LocalServices {
-		if !want.Is4() || slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IP.Equal(want.AsSlice()) }) {
+		if !family.Has(want) || slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IP.Equal(want.AsSlice()) }) {
 			continue
 		}
-		a := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(want, 32)), Scope: unix.RT_SCOPE_HOST}
+		a := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(want, want.BitLen())), Scope: unix.RT_SCOPE_HOST}
+		if family == rules.IPv6 {
+			a.Flags = unix.IFA_F_NODAD // nobody else is on the link to have it already
+		}
 		if err := netlink.AddrReplace(link, a); err != nil {
 			return made, fmt.Errorf("cannot add address %s: %w", want, err)
 		}
@@ -118,14 +129,14 @@ func ensureAddresses(link netlink.Link, in rules.Input) (made []string, err erro
 
 // ensureRoutes routes the service networks over the link, with the node's address as the source of
 // its own packets where it is an address of this namespace.
-func ensureRoutes(link netlink.Link, in rules.Input) (made []string, err error) {
-	have, err := netlink.RouteList(link, netlink.FAMILY_V4)
+func ensureRoutes(link netlink.Link, in rules.Input, family rules.Family) (made []string, err error) {
+	have, err := netlink.RouteList(link, number(family))
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the routes of link %s: %w", LinkName, err)
 	}
-	source := sourceAddress(in.Node.Addresses)
+	source := sourceAddress(in.Node.Addresses, family)
 	for _, want := range in.ServiceNetworks {
-		if !want.Addr().Is4() {
+		if !family.Has(want.Addr()) {
 			continue
 		}
 		route := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(want.Masked()), Src: source, Scope: netlink.SCOPE_LINK}
@@ -142,23 +153,23 @@ func ensureRoutes(link netlink.Link, in rules.Input) (made []string, err error) 
 	return made, nil
 }
 
-// sourceAddress is the first of the node's IPv4 addresses that a link here has, or nil.
-func sourceAddress(node []netip.Addr) net.IP {
-	local, err := localAddresses()
+// sourceAddress is the first of the node's addresses of the family that a link here has, or nil.
+func sourceAddress(node []netip.Addr, family rules.Family) net.IP {
+	local, err := localAddresses(family)
 	if err != nil {
 		return nil // the kernel then chooses, and the rules masquerade
 	}
 	for _, a := range node {
-		if a.Is4() && slices.Contains(local, a) {
+		if family.Has(a) && slices.Contains(local, a) {
 			return a.AsSlice()
 		}
 	}
 	return nil
 }
 
-// localAddresses are all IPv4 addresses of this network namespace.
-func localAddresses() ([]netip.Addr, error) {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+// localAddresses are all addresses of the family in this network namespace.
+func localAddresses(family rules.Family) ([]netip.Addr, error) {
+	list, err := netlink.AddrList(nil, number(family))
 	if err != nil {
 		return nil, fmt.Errorf("cannot list addresses: %w", err)
 	}
@@ -209,4 +220,12 @@ func removeLink() error {
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// number is the kernel's for a family.
+func number(family rules.Family) int {
+	if family == rules.IPv6 {
+		return netlink.FAMILY_V6
+	}
+	return netlink.FAMILY_V4
 }

@@ -10,6 +10,8 @@ import (
 
 // metrics of one proxy.
 type metrics struct {
+	sizes map[rules.Family]size // as of the last synchronisation
+
 	syncs, reads, link      prometheus.Histogram
 	chains, rules, lastSync prometheus.Gauge
 	repairs, errors, flows  prometheus.Counter
@@ -29,6 +31,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "lockstep", Subsystem: "proxy", Name: name, Help: help})
 	}
 	m := &metrics{
+		sizes:    map[rules.Family]size{},
 		syncs:    histogram("sync_seconds", "Time from the start of a synchronisation to the rules being in the kernel."),
 		reads:    histogram("read_seconds", "Time to read all rules back, which is done when somebody else wrote."),
 		link:     histogram("link_seconds", "Time to check the service link."),
@@ -45,9 +48,18 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) synced(took time.Duration, set *rules.Ruleset) {
+// size is how much of a family is in the kernel.
+type size struct{ chains, rules int }
+
+func (m *metrics) synced(took time.Duration, family rules.Family, set *rules.Ruleset) {
+	m.sizes[family] = size{len(set.Chains), set.Count()}
+	var sum size
+	for _, s := range m.sizes {
+		sum.chains += s.chains
+		sum.rules += s.rules
+	}
 	m.syncs.Observe(took.Seconds())
-	m.chains.Set(float64(len(set.Chains)))
-	m.rules.Set(float64(set.Count()))
+	m.chains.Set(float64(sum.chains))
+	m.rules.Set(float64(sum.rules))
 	m.lastSync.SetToCurrentTime()
 }

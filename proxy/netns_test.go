@@ -18,6 +18,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
+
+	"lockstep/proxy/rules"
 )
 
 // inside is set in the environment of the test binary that runs in a network namespace of its own.
@@ -93,7 +95,8 @@ func wipe(t testing.TB) {
 	t.Helper()
 	must(t, removeLink())
 	must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable))
-	for _, b := range backends(t) {
+	six, _ := installed(noContext{}, rules.IPv6)
+	for _, b := range append(backends(t), six...) {
 		for _, table := range []string{"filter", "nat"} {
 			tool := strings.TrimSuffix(b.restoring, "-restore")
 			command(t, tool, "-t", table, "-F")

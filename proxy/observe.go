@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -19,11 +18,11 @@ type observed struct {
 	held map[rules.ChainID]bool
 }
 
-// observe reads the kernel.
-func (b *backend) observe(ctx context.Context) (observed, error) {
+// observe reads all tables.
+func observe(ctx context.Context, from tables) (observed, error) {
 	o := observed{chains: map[rules.ChainID][]string{}, builtins: map[rules.ChainID][]string{}, held: map[rules.ChainID]bool{}}
 	for _, table := range rules.Tables() {
-		text, err := b.save(ctx, table)
+		text, err := from.save(ctx, table)
 		if err != nil {
 			return observed{}, err
 		}
@@ -40,14 +39,6 @@ func (b *backend) observe(ctx context.Context) (observed, error) {
 const unreadable = "is incompatible, use 'nft' tool"
 
 var errUnreadable = errors.New("cannot read rules that only nft can print")
-
-// has tells whether a jump exists, also in a table that cannot be read.
-func (b *backend) has(ctx context.Context, j rules.Jump) bool {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	tool := strings.TrimSuffix(b.restoring, "-restore")
-	return run(ctx, exec.CommandContext(ctx, tool, "-w", lockSeconds, "-t", j.From.Table, "-C", j.From.Name, "-j", j.To)) == nil
-}
 
 // parse adds what iptables-save printed. Chains that are neither ours nor carry a jump are passed
 // over.

@@ -36,7 +36,7 @@ func (b *backend) try(ctx context.Context) error {
 		return fmt.Errorf("cannot make a network namespace: %w", err)
 	}
 	in := example()
-	if _, err := ensureLink(in); err != nil {
+	if _, err := ensureLink(in, rules.IPv4); err != nil {
 		return err
 	}
 	want := rules.NewCompiler(rules.IPv4).Compile(in).Chains

@@ -63,6 +63,12 @@ const (
 	IPv6 Family = 6
 )
 
+// Families lists them.
+func Families() []Family { return []Family{IPv4, IPv6} }
+
+// String is "IPv4" or "IPv6".
+func (f Family) String() string { return string(f.addressType()) }
+
 // Has tells whether a is an address of the family. The zero address is of none.
 func (f Family) Has(a netip.Addr) bool {
 	if f == IPv6 {
