@@ -226,6 +226,9 @@ func (p *plane) tasks() []task {
 		{"api", func(ctx context.Context) error {
 			return listen(ctx, p.opts.Listen, p.api.Serve)
 		}},
+		{"announcement", (&announcer{
+			store: p.store, name: p.opts.Name, at: p.opts.Advertise, serving: p.store.ServingSince, now: time.Now, log: p.opts.Log,
+		}).run},
 		{"status page", func(ctx context.Context) error {
 			return listen(ctx, p.opts.StatusListen, p.web.Serve)
 		}},
@@ -241,10 +244,8 @@ func (p *plane) tasks() []task {
 // leaderTasks are what only the leader does, writing through its committer.
 func (p *plane) leaderTasks(c store.Committer) []task {
 	loops := reconcilers.All(reconcilers.Options{
-		Settings:   p.settings,
-		APIServers: func() []netip.AddrPort { return []netip.AddrPort{p.opts.Advertise} },
-		CA:         string(p.authority.PEM()),
-		Since:      p.store.ServingSince,
+		Settings: p.settings,
+		CA:       string(p.authority.PEM()),
 	})
 	return []task{
 		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, c) }},

@@ -57,7 +57,7 @@ func TestTasksByRole(t *testing.T) {
 		}
 		return out
 	}
-	if got, want := names(p.tasks()), []string{"etcd", "store", "heap", "api", "status page", "control", "leader"}; !slices.Equal(got, want) {
+	if got, want := names(p.tasks()), []string{"etcd", "store", "heap", "api", "announcement", "status page", "control", "leader"}; !slices.Equal(got, want) {
 		t.Errorf("every control plane runs %v, want %v", got, want)
 	}
 }

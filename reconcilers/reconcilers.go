@@ -2,9 +2,6 @@
 package reconcilers
 
 import (
-	"net/netip"
-	"time"
-
 	"lockstep/internal/settings"
 	"lockstep/reconcilers/cluster"
 	"lockstep/reconcilers/deployment"
@@ -25,21 +22,12 @@ import (
 type Options struct {
 	// Settings of the cluster; what is not given is settings.Default's.
 	Settings settings.Settings
-	// APIServers returns the addresses of the API servers that are running; nil: there are none to list. It is called
-	// from several goroutines and must not block.
-	APIServers func() []netip.AddrPort
 	// CA is the cluster's CA in PEM, which every namespace is given; empty: none is.
 	CA string
-	// Since returns since when this process has taken heartbeats; no silence before it is held against a node. Nil:
-	// forever. It is called from several goroutines and must not block.
-	Since func() time.Time
 }
 
 func (o Options) withDefaults() Options {
 	o.Settings = o.Settings.Or(settings.Default())
-	if o.Since == nil {
-		o.Since = func() time.Time { return time.Time{} }
-	}
 	return o
 }
 
@@ -49,12 +37,12 @@ func All(o Options) []engine.Reconciler {
 	o = o.withDefaults()
 	set := o.Settings
 	return []engine.Reconciler{
-		cluster.New(cluster.Options{API: set.API(), DNS: set.DNS(), APIServers: o.APIServers}),
+		cluster.New(cluster.Options{API: set.API(), DNS: set.DNS()}),
 		namespace.New(),
 		serviceaccount.New(),
 		rootca.New(o.CA),
 		nodecidr.New(set.PodCIDRs),
-		nodelifecycle.New(o.Since),
+		nodelifecycle.New(),
 		serviceip.New(serviceip.Options{CIDRs: set.ServiceCIDRs, NodePorts: set.NodePorts, Reserved: set.Reserved()}),
 		deployment.New(),
 		replicaset.New(),

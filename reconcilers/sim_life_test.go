@@ -262,6 +262,7 @@ func TestSilentNode(t *testing.T) {
 	silentFor := func(d time.Duration) {
 		for range int(d / time.Second) {
 			s.clock.Step(time.Second)
+			s.serve()
 			for _, node := range []string{"n0", "n2"} {
 				now := metav1.NewMicroTime(s.clock.Now())
 				lease, _ := s.store.View().Get(leaseKey(node)).DeepCopyObject().(*lease)

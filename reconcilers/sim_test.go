@@ -20,6 +20,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/looptest"
 	"lockstep/reconcilers/pods"
@@ -57,8 +58,7 @@ func (c simClock) After(d time.Duration) <-chan time.Time {
 func newSim(t *testing.T, seed uint64) *sim {
 	s := &sim{t: t, rand: rand.New(rand.NewPCG(seed, 7)), clock: simClock{clocktesting.NewFakeClock(looptest.Now)}}
 	s.store = memory.NewWith(memory.Options{Default: strategy.Default, Now: s.clock.Now})
-	o := Options{APIServers: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6443")} }}
-	e := engine.New(All(o), engine.Options{
+	e := engine.New(All(Options{}), engine.Options{
 		Store: s.store, Commit: s, Events: s.store, Clock: s.clock, Seed: seed + 1, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	})
 	s.step = engine.NewStepper(e)
@@ -152,8 +152,18 @@ func (s *sim) delete(k kinds.Key) {
 	}
 }
 
-// beat renews the nodes' heartbeats.
+// serve renews the API server's lease.
+func (s *sim) serve() {
+	const name = "one"
+	key := apiservers.Key(name)
+	old, _ := s.store.View().Get(key).(*lease)
+	renewed := apiservers.Lease(old, name, netip.MustParseAddrPort("192.0.2.1:6443"), looptest.Now, s.clock.Now())
+	s.write(store.Write{Key: key, Object: renewed, If: store.Anyway, Reason: "it runs"})
+}
+
+// beat renews the nodes' heartbeats, and the API server's lease.
 func (s *sim) beat() {
+	s.serve()
 	for node := range view.List[*corev1.Node](s.store.View(), "") {
 		now := metav1.NewMicroTime(s.clock.Now())
 		s.store.Renew(node.Name, &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{RenewTime: &now}})

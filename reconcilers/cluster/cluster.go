@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -14,12 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"lockstep/kinds"
+	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/loop"
 	"lockstep/store/view"
 )
-
-// recheck is how often the API servers' addresses are asked for: a server that joins or leaves changes no object.
-const recheck = 10 * time.Second
 
 // Options say where the cluster's own services are.
 type Options struct {
@@ -27,8 +26,6 @@ type Options struct {
 	API []netip.Addr
 	// DNS is the service address of the cluster's DNS, one a family; empty: no service.
 	DNS []netip.Addr
-	// APIServers returns the addresses of the API servers that are running. It blocks on nothing.
-	APIServers func() []netip.AddrPort
 }
 
 // unselected is why slices are shared with the loop that makes them of pods.
@@ -47,6 +44,7 @@ func New(o Options) loop.Reconciler {
 			all(kinds.For[*corev1.Namespace](), "the cluster's own"),
 			all(kinds.For[*corev1.Service](), "the cluster's own"),
 			all(kinds.For[*discoveryv1.EndpointSlice](), "the API servers'"),
+			{Kind: kinds.For[*coordinationv1.Lease](), How: "an API server's, unless it was renewed in time", Keys: ofServer, Changed: apiservers.Changed},
 		},
 		Writes: []loop.Write{
 			{Kind: kinds.For[*corev1.Namespace](), Create: true},
@@ -58,6 +56,7 @@ func New(o Options) loop.Reconciler {
 				Kind: kinds.For[*discoveryv1.EndpointSlice](), Create: true, Fields: []string{"metadata.labels", "endpoints", "ports"},
 				Shared: map[string]string{"metadata.labels": unselected, "endpoints": unselected, "ports": unselected},
 			},
+			{Kind: kinds.For[*coordinationv1.Lease](), Delete: true},
 		},
 		Decide: func(v *view.View, _ kinds.Key, now time.Time) (loop.Decision, error) { return decide(v, o, now), nil },
 	}
@@ -72,10 +71,21 @@ func own(_ *view.View, o kinds.Object) []kinds.Key {
 	return nil
 }
 
+func ofServer(_ *view.View, o kinds.Object) []kinds.Key {
+	if !apiservers.Is(o) {
+		return nil
+	}
+	return []kinds.Key{loop.ClusterKey()}
+}
+
 func namespaces() []string { return []string{"default", "kube-system", "kube-node-lease"} }
 
 func decide(v *view.View, o Options, now time.Time) loop.Decision {
-	d := loop.Decision{Again: now.Add(recheck)}
+	servers, until := apiservers.Running(v, now)
+	d := loop.Decision{Again: until}
+	for _, lease := range apiservers.Gone(v, now) {
+		d.Drops = append(d.Drops, loop.DropOf(lease, "its API server has been gone for long"))
+	}
 	complete := true
 	for _, name := range namespaces() {
 		if _, ok := view.Get[*corev1.Namespace](v, "", name); ok {
@@ -87,10 +97,6 @@ func decide(v *view.View, o Options, now time.Time) loop.Decision {
 	}
 	if !complete {
 		return d // what lives in them comes next, which the namespaces' creation wakes
-	}
-	var servers []netip.AddrPort
-	if o.APIServers != nil {
-		servers = slices.Compact(slices.SortedFunc(slices.Values(o.APIServers()), netip.AddrPort.Compare))
 	}
 	if len(o.API) > 0 {
 		d.Wants = append(d.Wants, wantService(v, apiService(o.API, servers)))

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
+	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/pods"
 	"lockstep/store/view"
@@ -25,9 +26,9 @@ const (
 	startupGrace = 60 * time.Second
 )
 
-// New returns the reconciler of nodes' lives. Nothing that a node failed to do before since is held against it: while
-// the control plane or etcd was away nobody could take heartbeats.
-func New(since func() time.Time) loop.Reconciler {
+// New returns the reconciler of nodes' lives. Silence is held against a node only while an API server runs, and since one
+// has run: while the control plane or etcd was away nobody could take heartbeats.
+func New() loop.Reconciler {
 	node := kinds.For[*corev1.Node]()
 	return loop.Reconciler{
 		Name:      "nodelifecycle",
@@ -49,6 +50,12 @@ func New(since func() time.Time) loop.Reconciler {
 				},
 			},
 			{
+				Kind:    kinds.For[*coordinationv1.Lease](),
+				How:     "an API server's, unless it was renewed in time: all nodes",
+				Keys:    nodesOfServer,
+				Changed: apiservers.Changed,
+			},
+			{
 				Kind: kinds.For[*corev1.Pod](),
 				How:  "its node, when that is silent",
 				Keys: func(v *view.View, o kinds.Object) []kinds.Key {
@@ -65,9 +72,20 @@ func New(since func() time.Time) loop.Reconciler {
 			{Kind: kinds.For[*corev1.Pod](), Fields: []string{"status.conditions"}},
 		},
 		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
-			return decide(v, key, since(), now), nil
+			return decide(v, key, now), nil
 		},
 	}
+}
+
+// nodesOfServer maps an API server's lease to all nodes: any of them may have been silent for want of a server.
+func nodesOfServer(v *view.View, o kinds.Object) (keys []kinds.Key) {
+	if !apiservers.Is(o) {
+		return nil
+	}
+	for n := range view.List[*corev1.Node](v, "") {
+		keys = append(keys, kinds.KeyOf(n))
+	}
+	return keys
 }
 
 func renewal(l *coordinationv1.Lease) time.Time {
@@ -91,17 +109,19 @@ func condition(n *corev1.Node, t corev1.NodeConditionType) *corev1.NodeCondition
 	return nil
 }
 
-func decide(v *view.View, key kinds.Key, since, now time.Time) loop.Decision {
+func decide(v *view.View, key kinds.Key, now time.Time) loop.Decision {
 	node, ok := v.Get(key).(*corev1.Node)
 	if !ok {
 		return loop.Decision{}
 	}
 	var d loop.Decision
 	changed := node.DeepCopy()
-	due := silentAt(v, node, since)
-	if due.After(now) {
+	since, heard := apiservers.Since(v, now)
+	switch due := silentAt(v, node, since); {
+	case !heard: // nobody could have heard of it; the lease of the next server wakes all
+	case due.After(now):
 		d.Again = due
-	} else {
+	default:
 		silence(changed, now)
 		if !unknown(node) {
 			d.Events = append(d.Events, loop.Event{

@@ -1,0 +1,78 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+
+	"lockstep/reconcilers/apiservers"
+	"lockstep/store"
+	"lockstep/store/view"
+)
+
+// announcer tells that this process's API server runs, and since when it has taken heartbeats.
+type announcer struct {
+	store interface {
+		View() *view.View
+		Ready() <-chan struct{}
+		store.Committer
+	}
+	name string
+	at   netip.AddrPort
+	// serving returns since when the store has worked; now while it does not.
+	serving func() time.Time
+	now     func() time.Time
+	log     *slog.Logger
+
+	renewed time.Time // zero: never
+	from    time.Time // since when the lease has never run out
+}
+
+// run renews the lease until ctx ends.
+func (a *announcer) run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.store.Ready():
+	}
+	tick := time.NewTicker(apiservers.Period)
+	defer tick.Stop()
+	for {
+		if err := a.renew(ctx); err != nil && ctx.Err() == nil && !store.Outage(err) {
+			a.log.Warn("cannot renew the lease of this API server", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// renew writes the lease once. What conflicts is written anew at the next tick.
+func (a *announcer) renew(ctx context.Context) error {
+	now := a.now()
+	if a.renewed.IsZero() || now.Sub(a.renewed) >= apiservers.Patience {
+		a.from = now
+	}
+	since := a.from
+	if serving := a.serving(); serving.After(since) {
+		since = serving
+	}
+	key := apiservers.Key(a.name)
+	old, _ := a.store.View().Get(key).(*coordinationv1.Lease)
+	w := store.Write{Key: key, Object: apiservers.Lease(old, a.name, a.at, since, now), Reason: "this API server runs"}
+	if old != nil {
+		w.If = store.Revision(old)
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiservers.Period)
+	defer cancel()
+	if err := a.store.Commit(ctx, store.Group{w})[0].Err; err != nil {
+		return err
+	}
+	a.renewed = now
+	return nil
+}

@@ -1,0 +1,63 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	"lockstep/reconcilers/apiservers"
+	"lockstep/store/memory"
+)
+
+func TestAnnounce(t *testing.T) {
+	start := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	now, serving := start, start.Add(-time.Second)
+	s := memory.New()
+	a := &announcer{
+		store: s, name: "one", at: netip.MustParseAddrPort("192.0.2.1:6443"), log: slog.New(slog.DiscardHandler),
+		now: func() time.Time { return now }, serving: func() time.Time { return serving },
+	}
+	expect := func(what string, since time.Time) {
+		t.Helper()
+		if err := a.renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		servers, until := apiservers.Running(s.View(), now)
+		if len(servers) != 1 || servers[0] != a.at || !until.Equal(now.Add(apiservers.Patience)) {
+			t.Errorf("%s: %v run until %v", what, servers, until)
+		}
+		if got, ok := apiservers.Since(s.View(), now); !ok || !got.Equal(since) {
+			t.Errorf("%s: heartbeats are taken since %v, want %v", what, got, since)
+		}
+	}
+	expect("at the start", start)
+	uid := s.View().Get(apiservers.Key("one")).GetUID()
+	now = start.Add(apiservers.Period)
+	expect("renewed", start)
+	if got := s.View().Get(apiservers.Key("one")).GetUID(); got != uid || uid == "" {
+		t.Errorf("renewed as %q, made as %q", got, uid)
+	}
+	now, serving = start.Add(2*apiservers.Period), start.Add(8*time.Second)
+	expect("after etcd was away for a moment", serving)
+	now = now.Add(time.Minute)
+	expect("after the process stood still", now)
+}
+
+func TestAnnounceUntilItEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s := memory.New()
+	a := &announcer{store: s, name: "one", at: netip.MustParseAddrPort("192.0.2.1:6443"), now: time.Now, serving: time.Now, log: slog.New(slog.DiscardHandler)}
+	ended := make(chan error, 1)
+	go func() { ended <- a.run(ctx) }()
+	for end := time.Now().Add(20 * time.Second); s.View().Get(apiservers.Key("one")) == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("there is no lease")
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("run = %v", err)
+	}
+}
