@@ -64,6 +64,11 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 		return err
 	}
 	link.Heard = a.heard
+	if _, told, _ := a.opts.keptSettings(); told || len(a.allPods()) > 0 { // it goes on, and is told when there is somebody to tell it
+		a.begin([]task{{"settings", func(ctx context.Context) error { return a.learnSettings(ctx, link) }}})
+	} else if err := a.learnSettings(ctx, link); err != nil {
+		return err
+	}
 	client, err := kubernetes.NewForConfig(link.Config())
 	if err != nil {
 		return fmt.Errorf("cannot make client for %s: %w", a.opts.Server, err)

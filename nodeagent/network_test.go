@@ -12,11 +12,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// TestUserNetwork runs pods on a network of the user's own: a bridge.
+// TestUserNetwork runs pods on a network of the user's own, a bridge, in a cluster that was made with other networks.
 func TestUserNetwork(t *testing.T) {
 	l := newLab(t)
 	l.opts.CNIConfDir = filepath.Join(l.dir, "net.d")
-	l.opts.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")}
+	l.stopAPI()
+	l.api.Settings.PodCIDRs, l.api.Settings.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
+	l.serve(l.address)
 	if err := os.MkdirAll(l.opts.CNIConfDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -41,8 +43,8 @@ func TestUserNetwork(t *testing.T) {
 	if !strings.HasPrefix(web.Status.PodIP, "10.88.0.") {
 		t.Errorf("the pod's address is %s", web.Status.PodIP)
 	}
-	l.service("web", "10.43.0.79", web.Status.PodIP)
-	l.bind("asks", pod("while ! wget -q -O - http://"+web.Status.PodIP+":8080/; do sleep 0.1; done; while ! wget -q -O - http://10.43.0.79/; do sleep 0.1; done; echo both; "+forever))
+	l.service("web", "10.96.0.79", web.Status.PodIP)
+	l.bind("asks", pod("while ! wget -q -O - http://"+web.Status.PodIP+":8080/; do sleep 0.1; done; while ! wget -q -O - http://10.96.0.79/; do sleep 0.1; done; echo both; "+forever))
 	l.prints(l.running("asks"), "main", "both")
 	for _, name := range []string{"web", "asks"} {
 		l.remove(name)

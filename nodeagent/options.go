@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/internal/settings"
 	"lockstep/nodeagent/register"
 )
 
@@ -62,13 +63,6 @@ type Options struct {
 	// Labels and Taints are the node's own, beside Kubernetes' well-known labels.
 	Labels map[string]string
 	Taints []corev1.Taint
-	// ClusterDNS is 10.43.0.10 if empty, ClusterDomain cluster.local.
-	ClusterDNS    []netip.Addr
-	ClusterDomain string
-	// ServiceCIDRs are 10.43.0.0/16 if empty.
-	ServiceCIDRs []netip.Prefix
-	// ClusterCIDRs hold all nodes' pod ranges; 10.42.0.0/16 if empty.
-	ClusterCIDRs []netip.Prefix
 	// PodPidsLimit bounds each pod's processes and threads, as the kubelet's
 	// podPidsLimit; DefaultPodPids if zero, no bound if negative.
 	PodPidsLimit int64
@@ -78,6 +72,8 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics takes the agent's metrics, which /metrics of its tunnel shows; a registry of the agent's own if nil.
 	Metrics *prometheus.Registry
+
+	cluster settings.Settings // as the node was told last; the API tells them
 
 	answerEvery time.Duration // of a managed containerd; zero means 10 s, which is long in tests
 }
@@ -119,18 +115,11 @@ func (o Options) withDefaults() (Options, error) {
 	if len(o.CNIBinDirs) == 0 {
 		o.CNIBinDirs = []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}
 	}
-	if len(o.ClusterDNS) == 0 {
-		o.ClusterDNS = []netip.Addr{netip.MustParseAddr("10.43.0.10")}
+	kept, _, err := o.keptSettings()
+	if err != nil {
+		return o, err
 	}
-	if o.ClusterDomain == "" {
-		o.ClusterDomain = "cluster.local"
-	}
-	if len(o.ServiceCIDRs) == 0 {
-		o.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}
-	}
-	if len(o.ClusterCIDRs) == 0 {
-		o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}
-	}
+	o.cluster = kept
 	if o.PodPidsLimit == 0 {
 		o.PodPidsLimit = DefaultPodPids
 	}

@@ -24,8 +24,7 @@ func (a *Agent) newHost() *pod.Node {
 		},
 		Cluster: clusterOf{a.content, a}, Owner: owner{a}, Records: a.records,
 		RunDir: a.opts.RunDir, LogDir: a.opts.LogDir, SeccompDir: filepath.Join(a.opts.DataDir, "seccomp"), Cgroup: nodeCgroup(a.opts.NodeName),
-		ClusterDNS: a.opts.ClusterDNS, ClusterDomain: a.opts.ClusterDomain,
-		Facts: a.nodeFacts, HostIPs: a.hostIPs, Metrics: a.metrics.pods, Log: a.log,
+		Names: a.namesAt, Facts: a.nodeFacts, HostIPs: a.hostIPs, Metrics: a.metrics.pods, Log: a.log,
 	})
 }
 

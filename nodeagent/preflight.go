@@ -29,7 +29,7 @@ func Preflight(ctx context.Context, o Options, others ...preflight.Port) error {
 	if last, err := LastContainerd(o.DataDir); o.Containerd != Managed && (err != nil || last != o.Containerd) {
 		p.Containerd = o.Containerd
 	}
-	for _, a := range o.ClusterDNS {
+	for _, a := range o.cluster.DNS() {
 		if dns.Answers(ctx, o.RunDir) {
 			break // our own process, which goes on while no agent runs
 		}

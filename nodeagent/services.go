@@ -37,10 +37,11 @@ func (a *Agent) runNet(ctx context.Context) {
 		return
 	}
 	var listen []netip.AddrPort
-	for _, ip := range a.opts.ClusterDNS {
+	servers, domain := a.namesAt()
+	for _, ip := range servers {
 		listen = append(listen, netip.AddrPortFrom(ip, dnsPort))
 	}
-	d, err := dns.New(dns.Options{Listen: listen, Domain: a.opts.ClusterDomain, State: a.dnsState, Wake: a.dnsWake, Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics,
+	d, err := dns.New(dns.Options{Listen: listen, Domain: domain, State: a.dnsState, Wake: a.dnsWake, Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics,
 		Process: companion.Program{RunDir: a.opts.RunDir, Cgroup: namesCgroup(a.opts.NodeName), Build: a.opts.Version}})
 	if err != nil {
 		a.log.Error("cannot have names answered", "error", err)
@@ -113,11 +114,11 @@ func (a *Agent) reportVitals(s *register.State, now time.Time) {
 
 func (a *Agent) proxyState() rules.Input {
 	a.mu.Lock()
-	c, ips := a.caches, a.ips
+	c, ips, set := a.caches, a.ips, a.opts.cluster
 	a.mu.Unlock()
 	in := rules.Input{
 		Node:        rules.Node{Name: a.opts.NodeName, Addresses: ips},
-		PodNetworks: a.opts.ClusterCIDRs, ServiceNetworks: a.opts.ServiceCIDRs, LocalServices: a.opts.ClusterDNS, LocalhostPorts: true,
+		PodNetworks: set.PodCIDRs, ServiceNetworks: set.ServiceCIDRs, LocalServices: set.DNS(), LocalhostPorts: true,
 	}
 	if u, err := url.Parse(a.opts.Server); err == nil {
 		if server, err := netip.ParseAddrPort(u.Host); err == nil { // a name is known by its endpoints, and by the mark
@@ -177,10 +178,10 @@ func (a *Agent) proxyDrift(d proxy.Drift) {
 
 func (a *Agent) dnsState() dns.State {
 	a.mu.Lock()
-	c := a.caches
+	c, set := a.caches, a.opts.cluster
 	a.mu.Unlock()
 	s := dns.State{}
-	s.Networks = append(append(s.Networks, a.opts.ClusterCIDRs...), a.opts.ServiceCIDRs...)
+	s.Networks = append(append(s.Networks, set.PodCIDRs...), set.ServiceCIDRs...)
 	s.Services, _ = c.services.List(labels.Everything()) // listers do not fail
 	s.Slices, _ = c.slices.List(labels.Everything())
 	list, _ := c.namespaces.List(labels.Everything())

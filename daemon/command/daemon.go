@@ -15,13 +15,15 @@ import (
 	"lockstep/daemon"
 	"lockstep/daemon/config"
 	"lockstep/internal/giturl"
+	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
 )
 
 // daemonFlags are the flags of the control plane; up has them too.
 type daemonFlags struct {
 	name, cluster, listen, advertise, statusListen, statusURL, config string
-	sources                                                           []string
+	sources, podCIDRs, serviceCIDRs                                   []string
+	domain                                                            string
 	etcd                                                              daemon.External
 }
 
@@ -34,6 +36,9 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.statusListen, "status-listen", "127.0.0.1:7070", "`ADDRESS:PORT` to serve the status page at")
 	flags.StringVar(&f.statusURL, "status-url", "", "`URL` at which people reach the status page, for commit statuses (default: the listening address)")
 	flags.StringVar(&f.config, "config", "", "`FILE` with Source documents: sources with credentials, forges and all other settings")
+	flags.StringSliceVar(&f.podCIDRs, "pod-cidr", nil, "`NETWORKS` of pods, at most one a family; a cluster keeps those it is made with (default: 10.42.0.0/16)")
+	flags.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "`NETWORKS` of services, as --pod-cidr (default: 10.43.0.0/16)")
+	flags.StringVar(&f.domain, "cluster-domain", "", "`DOMAIN` of the cluster's names, kept as --pod-cidr (default: cluster.local)")
 	flags.StringArrayVar(&f.sources, "source", nil, "`SOURCE` to follow, [NAME=]URL|FOLDER[#branch[:path]]; may be given several times")
 	flags.StringSliceVar(&f.etcd.Endpoints, "etcd-endpoints", nil, "`URLS` of an etcd cluster to use instead of the one inside")
 	flags.StringVar(&f.etcd.CAFile, "etcd-cafile", "", "`FILE` with the CA of --etcd-endpoints")
@@ -94,8 +99,27 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 	if err := wantURL("status-url", f.statusURL, "a URL as https://HOST", "http", "https"); err != nil {
 		return o, err
 	}
+	if o.Settings, err = f.settings(); err != nil {
+		return o, err
+	}
 	o.Sources, err = f.allSources()
 	return o, err
+}
+
+// settings are those that are given.
+func (f *daemonFlags) settings() (settings.Settings, error) {
+	given := settings.Settings{Domain: f.domain}
+	for _, list := range []struct {
+		flag  string
+		texts []string
+		into  *[]netip.Prefix
+	}{{"pod-cidr", f.podCIDRs, &given.PodCIDRs}, {"service-cidr", f.serviceCIDRs, &given.ServiceCIDRs}} {
+		var err error
+		if *list.into, err = settings.ParseCIDRs(list.texts); err != nil {
+			return given, fmt.Errorf("cannot use --%s: %w", list.flag, err)
+		}
+	}
+	return given, nil
 }
 
 func (f *daemonFlags) allSources() ([]v1alpha1.Source, error) {

@@ -71,9 +71,9 @@ type Options struct {
 	// RunDir has pipes and sandboxes, LogDir the logs, SeccompDir profiles of type Localhost.
 	RunDir, LogDir, SeccompDir string
 	// Cgroup is the parent of all pods' cgroups.
-	Cgroup        string
-	ClusterDNS    []netip.Addr
-	ClusterDomain string
+	Cgroup string
+	// Names are where the cluster's names are asked for, and their domain.
+	Names func() (servers []netip.Addr, domain string)
 	// Facts are what specifications depend on of the machine, HostIPs its addresses, the primary one first.
 	Facts   func() spec.Node
 	HostIPs func() []string

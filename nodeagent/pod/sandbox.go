@@ -182,7 +182,8 @@ func (n *Node) hostname(o *corev1.Pod) string {
 }
 
 func (n *Node) fqdn(o *corev1.Pod, hostname string) string {
-	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname, o.Spec.Subdomain, o.Namespace, n.ClusterDomain)
+	_, domain := n.Names()
+	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname, o.Spec.Subdomain, o.Namespace, domain)
 }
 
 // podFiles are the files that are made for a pod, with the paths at which its
@@ -195,10 +196,11 @@ func podFiles() map[string]string {
 // or where it is missing.
 func (n *Node) writeFiles(ctx context.Context, o *corev1.Pod, s sandbox, anew bool) error {
 	host, _ := os.ReadFile("/etc/resolv.conf") // a node without one has no upstream
+	servers, domain := n.Names()
 	return n.Volumes.WriteFiles(ctx, o.UID, map[string]string{
 		"hosts":       n.hostsFile(o, s),
 		"hostname":    s.Hostname + "\n",
-		"resolv.conf": dns.ResolvConf(o, n.ClusterDNS, n.ClusterDomain, string(host)),
+		"resolv.conf": dns.ResolvConf(o, servers, domain, string(host)),
 	}, anew)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/settings"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/spec"
@@ -50,7 +52,8 @@ func NewNode(dir string, machine *Machine, log *slog.Logger) *Node {
 	n.Machine = machine
 	n.host = pod.NewNode(pod.Options{
 		Machine: machine.Parts(), Cluster: cluster{n}, Owner: owner{n}, Records: pod.Records{Dir: filepath.Join(dir, "records")},
-		RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"), SeccompDir: filepath.Join(dir, "seccomp"), Cgroup: "/hollow", ClusterDomain: "cluster.local",
+		RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"), SeccompDir: filepath.Join(dir, "seccomp"), Cgroup: "/hollow",
+		Names: func() ([]netip.Addr, string) { return settings.Default().DNS(), settings.Default().Domain },
 		Facts: func() spec.Node { return spec.Node{MaxOpenFiles: 1 << 20, OOMFloor: -1000} }, HostIPs: func() []string { return []string{"192.0.2.1"} },
 		Metrics: pod.NewMetrics(prometheus.NewRegistry()), Log: log,
 	})
