@@ -18,6 +18,7 @@ import (
 	apistorage "k8s.io/apiserver/pkg/storage"
 
 	"lockstep/daemon/api/watch"
+	"lockstep/daemon/rights"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/store/view"
@@ -68,7 +69,7 @@ func (s *storage) viewFor(ctx context.Context, resourceVersion string) (*view.Vi
 
 // List implements rest.Lister.
 func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOptions) (runtime.Object, error) {
-	f, err := watch.NewFilter(s.kind, s.namespace(ctx), opts)
+	f, err := s.filter(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +103,15 @@ func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOption
 	}
 	setItems(list, page.objects)
 	return list, nil
+}
+
+// filter reads what a request is about. Nodes see of nodes what they need of each other.
+func (s *storage) filter(ctx context.Context, opts *metainternalversion.ListOptions) (watch.Filter, error) {
+	f, err := watch.NewFilter(s.kind, s.namespace(ctx), opts)
+	if identityOf(ctx).Role == rights.Node {
+		f.Lean()
+	}
+	return f, err
 }
 
 // listView returns the view a list reads and, where it continues one, the path after which it does.
@@ -181,7 +191,7 @@ func (s *storage) page(ctx context.Context, v *view.View, f watch.Filter, after 
 			p.next = pagePath(p.objects[limit-1])
 			p.remaining++
 		default:
-			p.objects = append(p.objects, s.hub.Present(v, o))
+			p.objects = append(p.objects, f.Shown(s.hub.Present(v, o)))
 		}
 	}
 	return p
@@ -217,7 +227,7 @@ func setItems(list runtime.Object, objects []kinds.Object) {
 
 // Watch implements rest.Watcher.
 func (s *storage) Watch(ctx context.Context, opts *metainternalversion.ListOptions) (apiwatch.Interface, error) {
-	f, err := watch.NewFilter(s.kind, s.namespace(ctx), opts)
+	f, err := s.filter(ctx, opts)
 	if err != nil {
 		return nil, err
 	}

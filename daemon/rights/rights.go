@@ -174,8 +174,8 @@ func decidePath(who Subject, a Access) (Verdict, string) {
 	}
 }
 
-// nodeReads: nodes, services, endpoint slices and namespaces whole, to run services, names and routes; else only what
-// its own pods need.
+// nodeReads: services, endpoint slices and namespaces whole, and of nodes what routes need, to run services, names and
+// routes; else only what its own pods need.
 func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 	switch a.what() {
 	case "nodes", "services", "namespaces", "endpointslices.discovery.k8s.io":

@@ -23,6 +23,7 @@ type encoded struct {
 	mu      sync.Mutex
 	retired bool
 	bytes   map[runtime.Identifier]*once
+	leaned  *encoded // the same as lean shows it; nil until somebody asks
 }
 
 type once struct {
@@ -51,6 +52,16 @@ func (e *encoded) CacheEncode(id runtime.Identifier, encode func(runtime.Object,
 	return err
 }
 
+// lean returns the object as lean shows it, encoded once as well.
+func (e *encoded) lean() *encoded {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.leaned == nil {
+		e.leaned = &encoded{object: lean(e.object), rev: e.rev, retired: e.retired}
+	}
+	return e.leaned
+}
+
 // slot returns the place for one format's bytes, nil once the object is retired.
 func (e *encoded) slot(id runtime.Identifier) *once {
 	e.mu.Lock()
@@ -73,7 +84,7 @@ func (e *encoded) slot(id runtime.Identifier) *once {
 func (e *encoded) retire() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.retired, e.bytes = true, nil
+	e.retired, e.bytes, e.leaned = true, nil, nil
 }
 
 // GetObject implements runtime.CacheableObject: a copy whose metadata the caller may change.

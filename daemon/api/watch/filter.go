@@ -21,6 +21,18 @@ type Filter struct {
 	node      string // of pods; empty: all
 	labels    labels.Selector
 	fields    fields.Selector
+	lean      bool // of nodes: see lean
+}
+
+// Lean has a read of nodes show, of every node, what the others need of it; other kinds it shows whole.
+func (f *Filter) Lean() { f.lean = f.kind.Group == "" && f.kind.Resource == "nodes" }
+
+// Shown is an object as the read shows it.
+func (f *Filter) Shown(o kinds.Object) kinds.Object {
+	if f.lean {
+		return lean(o)
+	}
+	return o
 }
 
 // NewFilter reads a request's selectors. Terms that an index or a key answers are taken out of the field selector.
@@ -91,6 +103,9 @@ func (f *Filter) matches(o kinds.Object) bool {
 func (f *Filter) sees(e *event) (was, is bool) {
 	if f.node != "" && !e.concerns(f.node) {
 		return false, false
+	}
+	if f.lean && sameLean(e.old, e.new) {
+		return false, false // it tells them nothing
 	}
 	return e.old != nil && f.matches(e.old), e.new != nil && f.matches(e.new)
 }

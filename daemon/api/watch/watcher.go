@@ -129,7 +129,7 @@ func (w *watcher) sendInitial() bool {
 	v := w.initial
 	w.initial = nil // the picture need not outlive its listing
 	for o := range w.filter.Objects(v) {
-		if !w.send(watch.Event{Type: watch.Added, Object: w.hub.Present(v, o)}) {
+		if !w.send(watch.Event{Type: watch.Added, Object: w.filter.Shown(w.hub.Present(v, o))}) {
 			return false
 		}
 	}
@@ -159,14 +159,21 @@ func (w *watcher) translate(e *event) (watch.Event, bool) {
 	was, is := w.filter.sees(e)
 	switch {
 	case is && was:
-		return watch.Event{Type: watch.Modified, Object: e.added}, true
+		return watch.Event{Type: watch.Modified, Object: w.shown(e.added)}, true
 	case is:
-		return watch.Event{Type: watch.Added, Object: e.added}, true
+		return watch.Event{Type: watch.Added, Object: w.shown(e.added)}, true
 	case was:
-		return watch.Event{Type: watch.Deleted, Object: e.removed}, true
+		return watch.Event{Type: watch.Deleted, Object: w.shown(e.removed)}, true
 	default:
 		return watch.Event{}, false
 	}
+}
+
+func (w *watcher) shown(e *encoded) *encoded {
+	if w.filter.lean {
+		return e.lean()
+	}
+	return e
 }
 
 // bookmarkOf is an empty object that says: you have seen everything up to rev.
