@@ -157,14 +157,14 @@ func (d *door) Report(context.Context) (control.Report, error) {
 			r.Removed = &control.RemovedNode{Name: name, At: at}
 		}
 	}
-	for i := range d.opts.Sources {
-		r.Sources = append(r.Sources, d.reportSource(v, &d.opts.Sources[i]))
+	for _, s := range d.sync.Sources() {
+		r.Sources = append(r.Sources, d.reportSource(v, &s))
 	}
 	return r, nil
 }
 
 func (d *door) reportSource(v *view.View, s *v1alpha1.Source) control.SourceReport {
-	out := control.SourceReport{Name: s.Name, Where: where(s.Spec.URL, s.Spec.Folder, s.Spec.Branch, s.Spec.Tag, s.Spec.Path)}
+	out := control.SourceReport{Name: s.Name, Folder: s.Spec.Folder != "", Where: where(s.Spec.URL, s.Spec.Folder, s.Spec.Branch, s.Spec.Tag, s.Spec.Path)}
 	if live, ok := view.Get[*v1alpha1.Source](v, "", s.Name); ok {
 		out.Status = live.Status
 	}

@@ -33,6 +33,7 @@ type driver struct {
 	sync    *Sync
 	source  v1alpha1.Source
 	watcher source.Watcher
+	posts   bool // it has a forge
 	applier *apply.Applier
 	outbox  *forge.Outbox
 	commit  store.Committer
@@ -63,9 +64,9 @@ type driver struct {
 	ended    time.Time
 }
 
-func newDriver(s *Sync, src v1alpha1.Source, w source.Watcher, a *apply.Applier, o *forge.Outbox, c store.Committer) *driver {
-	return &driver{sync: s, source: src, watcher: w, applier: a, outbox: o, commit: c, inbox: newInbox(), all: true,
-		log: s.opts.Log.With("source", src.Name)}
+func newDriver(f *fleet, src v1alpha1.Source, w source.Watcher, posts bool) *driver {
+	return &driver{sync: f.sync, source: src, watcher: w, posts: posts, applier: f.applier, outbox: f.outbox, commit: f.commit, inbox: newInbox(), all: true,
+		log: f.sync.opts.Log.With("source", src.Name)}
 }
 
 // run passes until ctx ends.
@@ -152,7 +153,7 @@ func (d *driver) take(ctx context.Context, l letter) {
 // receive reads a new revision.
 func (d *driver) receive(ctx context.Context, rev *source.Revision, replaced []string) {
 	started := time.Now()
-	read := d.sync.readers[d.source.Name].read(ctx, rev)
+	read := d.sync.reader(d.source.Name).read(ctx, rev, d.source.Spec.IgnoreKinds)
 	d.sync.metrics.took("read", started)
 	if read.unread != nil {
 		d.log.Info("a revision could not be read, a newer look follows", "revision", rev.ID, "error", read.unread)

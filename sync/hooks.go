@@ -36,7 +36,7 @@ const (
 
 // hooks is POST /hooks/git: a signed webhook of Gitea or Forgejo makes the repositories of its secret be looked at.
 type hooks struct {
-	watchers []source.Watcher
+	watchers func() []source.Watcher
 	hashed   *quota.Rate
 	peers    *quota.Gate
 	all      *quota.Gate
@@ -45,7 +45,7 @@ type hooks struct {
 	metrics  *metrics
 }
 
-func newHooks(watchers []source.Watcher, log *slog.Logger, m *metrics) *hooks {
+func newHooks(watchers func() []source.Watcher, log *slog.Logger, m *metrics) *hooks {
 	return &hooks{
 		watchers: watchers, hashed: quota.NewRate(hashRate, hashBurst), peers: quota.NewGate(peerReaders), all: quota.NewGate(hookReaders),
 		patience: hookBody, log: log, metrics: m,
@@ -124,7 +124,7 @@ func (h *hooks) enter(peer string) (leave func()) {
 // secrets are those of all sources, each with the watchers it is for. An empty one signs nothing.
 func (h *hooks) secrets() map[string][]source.Watcher {
 	out := map[string][]source.Watcher{}
-	for _, watcher := range h.watchers {
+	for _, watcher := range h.watchers() {
 		for _, s := range watcher.Sources() {
 			if s.Spec.Forge == nil || s.Spec.Forge.WebhookSecretFile == "" {
 				continue

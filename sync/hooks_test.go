@@ -47,7 +47,7 @@ func TestHooks(t *testing.T) {
 		return &poked{src: named(name, v1alpha1.SourceSpec{Forge: &v1alpha1.Forge{WebhookSecretFile: path}})}
 	}
 	a, b, empty, none := withSecret("a", "one"), withSecret("b", "two"), withSecret("c", ""), &poked{src: named("d", v1alpha1.SourceSpec{})}
-	h := newHooks([]source.Watcher{a, b, empty, none}, slog.New(slog.DiscardHandler), newMetrics(nil))
+	h := newHooks(func() []source.Watcher { return []source.Watcher{a, b, empty, none} }, slog.New(slog.DiscardHandler), newMetrics(nil))
 	const body = `{"ref":"refs/heads/main"}`
 	for name, c := range map[string]struct {
 		method, header, value, body string
@@ -86,7 +86,7 @@ func TestHooksOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := &poked{src: named("a", v1alpha1.SourceSpec{Forge: &v1alpha1.Forge{WebhookSecretFile: path}})}
-	h := newHooks([]source.Watcher{a}, slog.New(slog.DiscardHandler), newMetrics(nil))
+	h := newHooks(func() []source.Watcher { return []source.Watcher{a} }, slog.New(slog.DiscardHandler), newMetrics(nil))
 	const body = `{"ref":"refs/heads/main"}`
 	post := func(from, value string, r io.Reader) int {
 		request := httptest.NewRequestWithContext(t.Context(), "POST", "/hooks/git", r)
@@ -147,7 +147,7 @@ func TestSlowHook(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := &poked{src: named("a", v1alpha1.SourceSpec{Forge: &v1alpha1.Forge{WebhookSecretFile: path}})}
-	h := newHooks([]source.Watcher{a}, slog.New(slog.DiscardHandler), newMetrics(nil))
+	h := newHooks(func() []source.Watcher { return []source.Watcher{a} }, slog.New(slog.DiscardHandler), newMetrics(nil))
 	h.patience = 100 * time.Millisecond
 	s := httptest.NewServer(h)
 	defer s.Close()

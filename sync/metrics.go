@@ -52,6 +52,16 @@ func (m *metrics) rolled(source string, r health.Roll) {
 	m.objects.WithLabelValues(source, "healthy").Set(float64(r.Healthy))
 }
 
+// forget drops the metrics of a source that is gone.
+func (m *metrics) forget(source string) {
+	of := prometheus.Labels{"source": source}
+	m.revisions.DeletePartialMatch(of)
+	m.steps.DeletePartialMatch(of)
+	m.drift.DeletePartialMatch(of)
+	m.errors.DeletePartialMatch(of)
+	m.objects.DeletePartialMatch(of)
+}
+
 func (m *metrics) did(source string, s plan.Step) {
 	m.steps.WithLabelValues(source, string(s.Verb)).Inc()
 	if s.Drift && s.Verb != plan.Keep {

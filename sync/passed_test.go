@@ -26,7 +26,7 @@ func TestEveryCommitGetsItsWord(t *testing.T) {
 		t.Errorf("a commit before the first look was told %q", got)
 	}
 	shas := []string{w.push("one", files("green")), w.push("two", files("white")), w.push("three", files("black"))}
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(shas[2], "success")
 	for _, sha := range shas[:2] {
 		w.receives(sha, "error: superseded by "+shas[2][:10]+" before it was applied")
@@ -44,7 +44,7 @@ func TestEveryCommitGetsItsWord(t *testing.T) {
 		many = append(many, w.git("rev-parse", "HEAD"))
 	}
 	forced := w.push("forced", files("pink"), "--force")
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(forced, "success")
 	for i, sha := range many {
 		if i < 3 {
@@ -76,7 +76,7 @@ func TestPassedOverWhileTheForgeIsAway(t *testing.T) {
 	w.receives(first, "success")
 	w.forge.Outage(forgetest.Fault{Code: 503})
 	one, two := w.push("one", files("red")), w.push("two", files("green"))
-	s.watchers[0].Poke()
+	s.poke()
 	w.until("decided", func() bool { return w.status().Accepted == two })
 	w.forge.Heal()
 	w.receives(one, "error: superseded by "+two[:10])

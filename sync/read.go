@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync"
 
-	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/manifest"
 	"lockstep/sync/plan"
 	"lockstep/sync/render"
@@ -14,10 +13,7 @@ import (
 )
 
 // reader turns the revisions of one source into objects, keeping what did not change from the revision before.
-type reader struct {
-	source v1alpha1.Source
-	render *render.Reader
-}
+type reader struct{ render *render.Reader }
 
 // reading is what a revision came to: objects, or errors that refuse it, or unread, why it cannot be told now.
 type reading struct {
@@ -27,11 +23,9 @@ type reading struct {
 	unread  error
 }
 
-func newReader(src v1alpha1.Source) *reader {
-	return &reader{source: src, render: render.NewReader(render.All()...)}
-}
+func newReader() *reader { return &reader{render.NewReader(render.All()...)} }
 
-func (r *reader) read(ctx context.Context, rev *source.Revision) reading {
+func (r *reader) read(ctx context.Context, rev *source.Revision, ignoreKinds []string) reading {
 	var out reading
 	var mu sync.Mutex
 	files := make([]manifest.File, len(rev.Files))
@@ -46,7 +40,7 @@ func (r *reader) read(ctx context.Context, rev *source.Revision) reading {
 			return data, err
 		}}
 	}
-	set, errs := r.render.Read(ctx, files, manifest.Options{IgnoreKinds: r.source.Spec.IgnoreKinds})
+	set, errs := r.render.Read(ctx, files, manifest.Options{IgnoreKinds: ignoreKinds})
 	if out.unread == nil {
 		out.unread = ctx.Err()
 	}

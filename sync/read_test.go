@@ -4,7 +4,6 @@ import (
 	"strings"
 	"testing"
 
-	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/source"
 )
 
@@ -14,7 +13,7 @@ func TestPointersRefuseARevision(t *testing.T) {
 	rev := &source.Revision{ID: "1", Files: []source.File{{Path: "lfs.yaml", Hash: "1", Read: func() ([]byte, error) {
 		return []byte("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), nil
 	}}}}
-	read := newReader(v1alpha1.Source{}).read(t.Context(), rev)
+	read := newReader().read(t.Context(), rev, nil)
 	if len(read.errors) != 1 || !strings.HasPrefix(read.errors[0], "lfs.yaml:1:1: the file is a Git LFS pointer") {
 		t.Errorf("%q", read.errors)
 	}

@@ -143,12 +143,12 @@ func TestBudgetCountsOverAWindow(t *testing.T) {
 	s, stop := w.start(now)
 	w.receives(first, "success: 20 objects")
 	sha := remove("eight", 0, 8)
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(sha, "success: 12 objects")
 	stop()
 	s, stop = w.start(now)
 	sha = remove("three more", 8, 11)
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(sha, "error: held: would delete 3 objects, 11 of 20 within 10 minutes; allow it with")
 	if p, err := s.Plan(t.Context(), "shop"); err != nil || !strings.HasPrefix(p.Held, "held: would delete 3 objects") {
 		t.Errorf("planned: %+v %v", p, err)
@@ -162,10 +162,10 @@ func TestBudgetCountsOverAWindow(t *testing.T) {
 		t.Fatalf("%d objects are left", got)
 	}
 	sha = w.push("a newer one", map[string]string{"README": "hello"})
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(sha, "success: 9 objects")
 	sha = remove("all but one\n\nLockstep-Prune: allow", 11, 19)
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(sha, "success: 1 object")
 	for range w.store.View().Records("lost", "") {
 		t.Error("what was allowed is not forgotten")

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,14 +22,16 @@ import (
 	"lockstep/store"
 	"lockstep/store/view"
 	"lockstep/sync/apply"
-	"lockstep/sync/forge"
 	"lockstep/sync/plan"
+	"lockstep/sync/roster"
 	"lockstep/sync/source"
 	"lockstep/sync/source/clone"
 )
 
 // Options of a Sync. Store is required, and DataDir where a source is a Git repository.
 type Options struct {
+	// Sources are written as Source objects by whoever leads, in the place of those that were configured before. Other
+	// Source objects are followed from when they come to when they go.
 	Sources []v1alpha1.Source
 	Store   store.Reader
 	// Commit is the leader's; see Run.
@@ -41,8 +44,6 @@ type Options struct {
 	Cluster string
 	// StatusURL is the page a status links to. Nil: none.
 	StatusURL func(source, revision string) string
-	// Forges replaces the forges that the sources name, by source. Nil: none is replaced.
-	Forges map[string]forge.Forge
 	// Services are what services' addresses are allocated from, and what they cannot have; the zero value refuses no
 	// address for where it is, but those of nodes.
 	Services plan.Networks
@@ -58,18 +59,18 @@ type Options struct {
 
 // Sync follows all sources.
 type Sync struct {
-	opts     Options
-	crew     *clone.Crew
-	watchers []source.Watcher
-	forges   map[string]forge.Forge
-	readers  map[string]*reader
-	metrics  *metrics
-	hooks    *hooks
+	opts    Options
+	places  places
+	metrics *metrics
+	hooks   *hooks
 	// accepting makes decisions about who owns an object one after the other.
 	accepting sync.Mutex
+
+	mu      sync.Mutex
+	readers map[string]*reader // by source
 }
 
-// New returns a Sync, or why the sources cannot be followed. It starts nothing.
+// New returns a Sync, or why the configured sources cannot be followed. It starts nothing.
 func New(opts Options) (*Sync, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -81,31 +82,56 @@ func New(opts Options) (*Sync, error) {
 	if opts.StatusURL == nil {
 		opts.StatusURL = func(string, string) string { return "" }
 	}
-	crew := clone.NewCrew()
-	watchers, err := source.Watchers(opts.Sources, opts.watching(crew))
-	if err != nil {
-		return nil, err
-	}
-	s := &Sync{opts: opts, crew: crew, watchers: watchers, forges: map[string]forge.Forge{}, readers: map[string]*reader{}, metrics: newMetrics(opts.Registerer)}
+	named := map[string]bool{}
 	for _, src := range opts.Sources {
-		s.readers[src.Name] = newReader(src)
-		f, err := forge.New(src)
-		if replaced, ok := opts.Forges[src.Name]; ok {
-			f, err = replaced, nil
-		}
-		if err != nil {
+		if _, err := usable(src); err != nil {
 			return nil, err
 		}
-		if f != nil {
-			s.forges[src.Name] = f
+		if named[src.Name] {
+			return nil, fmt.Errorf("cannot use source %s: two sources have that name", src.Name)
 		}
+		named[src.Name] = true
 	}
-	s.hooks = newHooks(watchers, opts.Log, s.metrics)
+	s := &Sync{opts: opts, metrics: newMetrics(opts.Registerer), readers: map[string]*reader{}}
+	s.places.opts = source.Options{DataDir: opts.DataDir, Seed: opts.Seed, Log: opts.Log, Crew: clone.NewCrew(), Metrics: source.NewMetrics(opts.Registerer)}
+	s.hooks = newHooks(s.watchers, opts.Log, s.metrics)
 	return s, nil
 }
 
-func (o Options) watching(crew *clone.Crew) source.Options {
-	return source.Options{DataDir: o.DataDir, Seed: o.Seed, Log: o.Log, Registerer: o.Registerer, Crew: crew}
+// Sources are those that are followed, or will be by whoever leads: name and specification.
+func (s *Sync) Sources() []v1alpha1.Source {
+	return s.roster(s.opts.Store.View(), nil, false).Follow
+}
+
+func (s *Sync) roster(v *view.View, known []string, begin bool) roster.Roster {
+	return roster.Decide(roster.Input{Configured: s.opts.Sources, Live: slices.Collect(view.List[*v1alpha1.Source](v, "")), Known: known, Begin: begin})
+}
+
+// watchers are those of all sources.
+func (s *Sync) watchers() []source.Watcher {
+	var out []source.Watcher
+	for _, p := range s.places.of(s.Sources()) {
+		out = append(out, p.watcher)
+	}
+	return out
+}
+
+// reader returns the reader of a source, which outlives its drivers; it has one user at a time.
+func (s *Sync) reader(name string) *reader {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.readers[name] == nil {
+		s.readers[name] = newReader()
+	}
+	return s.readers[name]
+}
+
+// forget drops what is kept of a source that is gone.
+func (s *Sync) forget(name string) {
+	s.mu.Lock()
+	delete(s.readers, name)
+	s.mu.Unlock()
+	s.metrics.forget(name)
 }
 
 // Hooks handles POST /hooks/git. It may be used before, during and after Run; a hook while nothing runs is remembered.
@@ -117,38 +143,13 @@ func (s *Sync) Run(ctx context.Context) error { return s.Lead(ctx, s.opts.Commit
 // Lead follows the sources and writes through c until ctx ends; it then returns nil, after everything it started has
 // ended. Only one Lead may run at a time, in the whole cluster. It may be called again, after losing and winning.
 func (s *Sync) Lead(ctx context.Context, c store.Committer) error {
-	outbox := forge.NewOutbox(forge.Options{Store: s.opts.Store, Commit: c, Forges: s.forges, Log: s.opts.Log, Now: s.opts.Now,
-		Seed: s.opts.Seed, Registerer: s.opts.Registerer})
-	applier := s.applier(c)
-	if err := s.release(ctx, applier, outbox, c); err != nil && ctx.Err() == nil {
-		s.opts.Log.Error("cannot release sources that are no longer configured", "error", err)
-	}
-	if s.opts.DataDir != "" {
-		if err := source.Tidy(s.opts.DataDir, s.watchers); err != nil {
-			s.opts.Log.Error("cannot tidy the clones", "error", err)
-		}
-	}
-	subscription := s.opts.Store.Subscribe("sync")
-	drivers := map[string]*driver{}
-	var list []*driver
-	for _, w := range s.watchers {
-		for _, src := range w.Sources() {
-			d := newDriver(s, src, w, applier, outbox, c)
-			drivers[src.Name] = d
-			list = append(list, d)
-		}
-	}
+	s.places.lead(true)
+	defer s.places.lead(false)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.dispatch(ctx, subscription, list) })
-	g.Go(func() error { return outbox.Run(ctx) })
-	for _, d := range list {
-		g.Go(func() error { return d.run(ctx) })
-	}
-	for _, w := range s.watchers {
-		g.Go(func() error {
-			return w.Run(ctx, func(u source.Update) { drivers[u.Source].inbox.update(u) })
-		})
-	}
+	f := newFleet(s, c, g)
+	subscription := s.opts.Store.Subscribe("sync")
+	g.Go(func() error { return f.dispatch(ctx, subscription) })
+	g.Go(func() error { return f.run(ctx) })
 	return g.Wait()
 }
 
@@ -165,65 +166,10 @@ func rules() plan.Rules {
 	}
 }
 
-// dispatch tells the drivers which of their objects have changed.
-func (s *Sync) dispatch(ctx context.Context, sub *store.Subscription, drivers []*driver) error {
-	defer func() { sub.Close() }()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case batch, ok := <-sub.C:
-			if !ok {
-				s.opts.Log.Warn("changes were lost, all objects are looked at again")
-				sub.Close()
-				sub = s.opts.Store.Subscribe("sync")
-				for _, d := range drivers {
-					d.inbox.everything()
-				}
-				continue
-			}
-			for _, d := range drivers {
-				d.inbox.changes(batch.Changes)
-			}
-		}
-	}
-}
-
-// release forgets the sources that the store knows and the configuration does not: their objects stay.
-func (s *Sync) release(ctx context.Context, a *apply.Applier, o *forge.Outbox, c store.Committer) error {
-	configured := map[string]bool{}
-	for _, src := range s.opts.Sources {
-		configured[src.Name] = true
-	}
-	v := s.opts.Store.View()
-	gone := map[string]bool{}
-	for _, name := range apply.Known(v) {
-		gone[name] = !configured[name]
-	}
-	for src := range view.List[*v1alpha1.Source](v, "") {
-		gone[src.Name] = !configured[src.Name]
-	}
-	for name, is := range gone {
-		if !is {
-			continue
-		}
-		s.opts.Log.Info("a source is no longer configured, its objects stay and belong to nobody", "source", name)
-		if err := errors.Join(a.Release(ctx, name), o.Forget(ctx, name)); err != nil {
-			return fmt.Errorf("cannot release source %s: %w", name, err)
-		}
-		if live, ok := view.Get[*v1alpha1.Source](v, "", name); ok {
-			if r := c.Commit(ctx, store.Group{{Key: kinds.KeyOf(live), If: store.Anyway, Reason: "no longer configured"}})[0]; r.Err != nil {
-				return fmt.Errorf("cannot release source %s: %w", name, r.Err)
-			}
-		}
-	}
-	return nil
-}
-
 // Plan looks at a source now and returns what applying its newest revision would change; it changes nothing. The error
 // has all problems of the revision, one a line.
 func (s *Sync) Plan(ctx context.Context, name string) (*plan.Plan, error) {
-	for _, w := range s.watchers {
+	for _, w := range s.watchers() {
 		for _, src := range w.Sources() {
 			if src.Name == name {
 				return s.preview(ctx, src, w)
@@ -241,7 +187,7 @@ func (s *Sync) PlanAs(ctx context.Context, spec v1alpha1.Source) (*plan.Plan, er
 		return nil, fmt.Errorf("cannot plan source %s: %w", spec.Name, err)
 	}
 	defer os.RemoveAll(dir)
-	watchers, err := source.Watchers([]v1alpha1.Source{spec}, source.Options{DataDir: dir, Seed: s.opts.Seed, Log: s.opts.Log, Crew: s.crew})
+	watchers, err := source.Watchers([]v1alpha1.Source{spec}, source.Options{DataDir: dir, Seed: s.opts.Seed, Log: s.opts.Log, Crew: s.places.opts.Crew})
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +199,7 @@ func (s *Sync) preview(ctx context.Context, src v1alpha1.Source, w source.Watche
 	if err != nil {
 		return nil, err
 	}
-	read := newReader(src).read(ctx, rev)
+	read := newReader().read(ctx, rev, src.Spec.IgnoreKinds)
 	if read.unread != nil {
 		return nil, read.unread
 	}
@@ -282,7 +228,7 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 		return nil, nil, err
 	}
 	var others []string
-	for _, other := range s.opts.Sources {
+	for _, other := range s.Sources() {
 		if other.Name != src.Name {
 			others = append(others, other.Name)
 		}

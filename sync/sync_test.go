@@ -196,6 +196,13 @@ func (w *world) start(change ...func(*Options)) (s *Sync, stop func()) {
 	return s, stop
 }
 
+// poke asks for a look at every place, as a webhook does.
+func (s *Sync) poke() {
+	for _, w := range s.watchers() {
+		w.Poke()
+	}
+}
+
 func (w *world) until(what string, f func() bool) {
 	w.t.Helper()
 	end := time.Now().Add(patience)
@@ -283,7 +290,7 @@ func TestPushBecomesVerdict(t *testing.T) {
 			t.Fatal(err)
 		}
 		sha := w.push("image", map[string]string{"cart.yaml": strings.Replace(cart, "cart:1", "cart:2", 1)})
-		s.watchers[0].Poke()
+		s.poke()
 		w.receives(sha, "pending: rolling out 2 of 3")
 		if d := w.deployment(); d.Spec.Template.Spec.Containers[0].Image != "cart:2" || d.Labels["somebody"] != "else" {
 			t.Fatalf("stored deployment: %v %v", d.Labels, d.Spec.Template.Spec.Containers)
@@ -296,7 +303,7 @@ func TestPushBecomesVerdict(t *testing.T) {
 		sha := w.push("typo", map[string]string{
 			"cart.yaml":     strings.Replace(cart, "replicas: 2", "replcias: 5", 1),
 			"settings.yaml": strings.Replace(settings, "blue", "red", 1)})
-		s.watchers[0].Poke()
+		s.poke()
 		w.receives(sha, "error: cart.yaml:9")
 		if got := w.deployment().ResourceVersion; got != before {
 			t.Errorf("the deployment was written: %s, was %s", got, before)
@@ -308,7 +315,7 @@ func TestPushBecomesVerdict(t *testing.T) {
 	t.Run("an immutable field names the place and the remedy", func(t *testing.T) {
 		changed := strings.ReplaceAll(cart, "app: cart", "app: basket")
 		sha := w.push("selector", map[string]string{"cart.yaml": changed, "settings.yaml": settings})
-		s.watchers[0].Poke()
+		s.poke()
 		w.receives(sha, "error: cart.yaml:10")
 		if got := w.status(); len(got.Errors) != 1 || !strings.Contains(got.Errors[0], "immutable") || !strings.Contains(got.Errors[0], "rename it") {
 			t.Errorf("errors %q", got.Errors)
@@ -317,11 +324,11 @@ func TestPushBecomesVerdict(t *testing.T) {
 	t.Run("a moved file changes nothing", func(t *testing.T) {
 		fixed := strings.Replace(cart, "cart:1", "cart:2", 1)
 		w.push("back", map[string]string{"cart.yaml": fixed})
-		s.watchers[0].Poke()
+		s.poke()
 		w.until("accepted", func() bool { return w.status().State == "success" })
 		before := w.deployment()
 		sha := w.push("move", map[string]string{"cart.yaml": "", "deploy/cart.yaml": fixed})
-		s.watchers[0].Poke()
+		s.poke()
 		w.receives(sha, "success")
 		if got := w.deployment(); got.ResourceVersion != before.ResourceVersion {
 			t.Errorf("the deployment was written")
@@ -333,7 +340,7 @@ func TestPushBecomesVerdict(t *testing.T) {
 	})
 	t.Run("a failure names its cause", func(t *testing.T) {
 		sha := w.push("bad image", map[string]string{"deploy/cart.yaml": strings.Replace(cart, "cart:1", "cart:bad", 1)})
-		s.watchers[0].Poke()
+		s.poke()
 		w.receives(sha, "pending")
 		w.crash("ImagePullBackOff")
 		w.receives(sha, "failure: Deployment shop/cart: ImagePullBackOff, 0/2 ready")
@@ -363,19 +370,19 @@ func TestPushBecomesVerdict(t *testing.T) {
 	})
 	t.Run("an emptied repository is held until allowed", func(t *testing.T) {
 		sha := w.push("empty", map[string]string{"deploy/cart.yaml": "", "settings.yaml": "", "README": "nothing"})
-		s.watchers[0].Poke()
+		s.poke()
 		w.receives(sha, "error: held: no manifests, would delete all 3 objects")
 		if w.deployment() == nil {
 			t.Fatal("held, and deleted")
 		}
 		w.push("really\n\nLockstep-Prune: allow", nil)
-		s.watchers[0].Poke()
+		s.poke()
 		w.until("pruned", func() bool { return w.deployment() == nil })
 	})
 	t.Run("a force-push is just the new commit", func(t *testing.T) {
 		w.git("reset", "-q", "--hard", first)
 		sha := w.push("forced", map[string]string{"settings.yaml": strings.Replace(settings, "blue", "green", 1)}, "--force")
-		s.watchers[0].Poke()
+		s.poke()
 		w.until("namespace gone and back", func() bool {
 			w.finishNamespace()
 			return w.deployment() != nil
@@ -420,7 +427,7 @@ func TestANewerRevisionEndsTheWaiting(t *testing.T) {
 	s, _ := w.start()
 	w.receives(first, "pending: rolling out 1 of 2")
 	second := w.push("second", map[string]string{"cart.yaml": strings.Replace(cart, "cart:1", "cart:2", 1)})
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(first, "error: superseded by "+second[:10])
 	w.receives(second, "pending: rolling out 1 of 2")
 	w.rollOut()
@@ -466,7 +473,7 @@ spec:
 	}
 	files["service.yaml"] = strings.NewReplacer("10.99", "10.43", "30080", "30081").Replace(service)
 	sha = w.push("free", files)
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(sha, "success: 2 objects")
 }
 
@@ -755,7 +762,7 @@ func TestNoSecretAnywhere(t *testing.T) {
 		t.Fatal(changes, err)
 	}
 	broken := w.push("third", map[string]string{"secret.yaml": strings.Replace(secret, "password: ", "password: [", 1) + "\ntype: " + canary})
-	s.watchers[0].Poke()
+	s.poke()
 	w.receives(broken, "error")
 	out := diff.String() + w.logs.String()
 	for _, commit := range []string{sha, broken} {

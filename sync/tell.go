@@ -4,12 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
-	"strconv"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"lockstep/internal/giturl"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
@@ -22,9 +17,9 @@ import (
 
 // tell decides what is told of the source, and writes it: the Source's status, and commit statuses into the outbox.
 func (d *driver) tell(ctx context.Context, next *later) error {
-	live, exists := view.Get[*v1alpha1.Source](d.sync.opts.Store.View(), "", d.source.Name)
-	if !exists {
-		live = &v1alpha1.Source{}
+	live, ok := view.Get[*v1alpha1.Source](d.sync.opts.Store.View(), "", d.source.Name)
+	if !ok {
+		return nil // it is about to be put back, or this driver to be stopped
 	}
 	in, err := d.facts(live.Status)
 	if err != nil {
@@ -39,7 +34,7 @@ func (d *driver) tell(ctx context.Context, next *later) error {
 			return err
 		}
 	}
-	if v.Write || !exists || !reflect.DeepEqual(shown(d.source.Spec), live.Spec) {
+	if v.Write {
 		if err := d.write(ctx, live, v.Status, next); err != nil {
 			return err
 		}
@@ -71,7 +66,7 @@ func (d *driver) facts(live v1alpha1.SourceStatus) (verdict.Input, error) {
 		}
 	}
 	in := verdict.Input{
-		Cluster: d.sync.opts.Cluster, Source: name, Folder: d.source.Spec.Folder != "", Posts: d.sync.forges[name] != nil,
+		Cluster: d.sync.opts.Cluster, Source: name, Folder: d.source.Spec.Folder != "", Posts: d.posts,
 		Link:   func(revision string) string { return d.sync.opts.StatusURL(name, revision) },
 		Passed: d.over, Repaired: d.repaired, FetchError: d.fetchErr, ForgeError: d.outbox.Refused(name),
 		Accepted: verdict.Accepted{Revision: state.Accepted, Applied: state.Applied, Healthy: state.Healthy,
@@ -94,17 +89,11 @@ func first(steps []plan.Step) *verdict.Step {
 	return &verdict.Step{Key: steps[0].Key, Reason: steps[0].Reason}
 }
 
-// write keeps the Source object in the store as the driver knows it.
+// write writes the Source's status, unless the object is another one by now.
 func (d *driver) write(ctx context.Context, live *v1alpha1.Source, status v1alpha1.SourceStatus, next *later) error {
 	want := live.DeepCopy()
-	want.Name = d.source.Name
-	want.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Source"}
-	want.Spec, want.Status = shown(d.source.Spec), status
-	revision := int64(0)
-	if live.Name != "" {
-		revision, _ = strconv.ParseInt(live.ResourceVersion, 10, 64)
-	}
-	r := d.commit.Commit(ctx, store.Group{{Key: kinds.KeyOf(want), Object: want, If: revision, Reason: "status"}})[0]
+	want.Status = status
+	r := d.commit.Commit(ctx, store.Group{{Key: kinds.KeyOf(want), Object: want, If: store.Revision(live), Reason: "status"}})[0]
 	switch {
 	case errors.Is(r.Err, store.ErrConflict):
 		next.at(d.sync.opts.Now().Add(passGap))
@@ -115,14 +104,4 @@ func (d *driver) write(ctx context.Context, live *v1alpha1.Source, status v1alph
 	d.memory.Written = d.sync.opts.Now()
 	_, err := d.sync.opts.Store.Wait(ctx, r.Revision)
 	return err
-}
-
-// shown is a specification as it may be read by viewers: without credentials in the URLs.
-func shown(spec v1alpha1.SourceSpec) v1alpha1.SourceSpec {
-	spec.URL = giturl.Redact(spec.URL)
-	if spec.Forge != nil {
-		f := *spec.Forge
-		f.URL, spec.Forge = giturl.Redact(f.URL), &f
-	}
-	return spec
 }

@@ -140,9 +140,9 @@ func farewell(ctx context.Context, p *progress, door control.Backend, dirs dirFl
 	} else {
 		say("kubectl  kubectl --kubeconfig %s get deploy,rs,po,svc -A", quoted(path))
 	}
-	for i, s := range r.Sources {
+	for _, s := range r.Sources {
 		how := "push to "
-		if d.Sources[i].Spec.Folder != "" {
+		if s.Folder {
 			how = "edit a file in "
 		}
 		p.once("change/"+s.Where, "change   "+how+s.Where) // sources may share a repository

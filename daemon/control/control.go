@@ -45,6 +45,7 @@ type RemovedNode struct {
 type SourceReport struct {
 	Name    string                `json:"name"`
 	Where   string                `json:"where"`
+	Folder  bool                  `json:"folder,omitempty"`
 	Status  v1alpha1.SourceStatus `json:"status"`
 	Objects []ObjectReport        `json:"objects"`
 	// Addresses are URLs at which the source's services of type NodePort answer from this machine.

@@ -50,6 +50,7 @@ func deciding() map[string][]string {
 		"proxy/change.go":               {"lockstep/proxy/rules"},
 		"proxy/drift.go":                {"lockstep/proxy/rules"},
 		"sync/plan/*.go":                {"lockstep/sync/origin"},
+		"sync/roster/*.go":              {"lockstep/internal/giturl"},
 		"sync/verdict/*.go":             {"lockstep/sync/health"},
 		"sync/render/*.go":              {"context", "lockstep/sync/manifest", "lockstep/sync/origin"}, // a renderer that runs long is stopped
 		"nodeagent/pods/*.go":           nil,

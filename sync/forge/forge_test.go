@@ -144,10 +144,10 @@ func TestKilledBetweenDecidingAndPosting(t *testing.T) {
 		}})
 		states := []verdict.Status{{State: verdict.Pending, Context: "c", Description: "1 of 2"}, {State: verdict.Failure, Context: "c", Description: "broken"}, {State: verdict.Success, Context: "c", Description: "fine"}}
 		life := func(until func() bool) {
-			o := NewOutbox(Options{Store: s, Commit: s, Forges: map[string]Forge{"shop": f}})
+			o := NewOutbox(Options{Store: s, Commit: s})
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
-			go func() { done <- o.Run(ctx) }()
+			go func() { done <- o.Post(ctx, "shop", f) }()
 			for _, status := range states {
 				if err := o.Put(ctx, verdict.Entry{Source: "shop", Revision: "abc", Kind: verdict.Outcome, Status: status}); err != nil && !errors.Is(err, store.ErrUnavailable) {
 					t.Error(err)

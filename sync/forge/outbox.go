@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -35,15 +36,14 @@ const (
 	backoffMax  = time.Minute
 )
 
-// Options of an Outbox. Store, Commit and Forges are required.
+// Options of an Outbox. Store and Commit are required.
 type Options struct {
 	Store  store.Reader
 	Commit store.Committer
-	// Forges by source; a source without one posts nothing.
-	Forges map[string]Forge
 	Log    *slog.Logger
 	// Now is the clock. Nil: time.Now.
-	Now  func() time.Time
+	Now func() time.Time
+	// Seed of the jitter. Zero is a seed like any other.
 	Seed uint64
 	// Registerer may be nil: metrics are kept and not exported. It must bear the metrics of a later outbox replacing
 	// those of an earlier one.
@@ -54,12 +54,12 @@ type Options struct {
 // if this process ends in between; where that leaves a doubt, the forge is asked and only a difference is posted.
 type Outbox struct {
 	opts  Options
-	wake  chan struct{}
 	posts *prometheus.CounterVec
 
 	mu      sync.Mutex
-	refused map[string]string // why the last attempt failed, by source
-	mine    map[string]bool   // entries this process wrote and has not tried: no doubt about them
+	wakes   map[string]chan struct{} // of those that post, by source
+	refused map[string]string        // why the last attempt failed, by source
+	mine    map[string]bool          // entries this process wrote and has not tried: no doubt about them
 }
 
 // NewOutbox returns an outbox; it starts nothing.
@@ -70,7 +70,7 @@ func NewOutbox(opts Options) *Outbox {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	o := &Outbox{opts: opts, wake: make(chan struct{}, 1), mine: map[string]bool{}, refused: map[string]string{}}
+	o := &Outbox{opts: opts, wakes: map[string]chan struct{}{}, mine: map[string]bool{}, refused: map[string]string{}}
 	o.posts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_forge_posts_total",
 		Help: "Commit statuses, by result: posted, same (found there already), error."}, []string{"source", "result"})
 	depth := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstep_forge_outbox",
@@ -88,11 +88,8 @@ func NewOutbox(opts Options) *Outbox {
 }
 
 // Put keeps a status until its forge has it, in the place of one of the same revision and kind that waits. One that waits
-// already, or was the last posted, is not put again. A source without a forge keeps none.
+// already, or was the last posted, is not put again.
 func (o *Outbox) Put(ctx context.Context, e verdict.Entry) error {
-	if o.opts.Forges[e.Source] == nil {
-		return nil
-	}
 	v := o.opts.Store.View()
 	_, isWaiting := v.Record(outboxTable, e.Name())
 	if last, ok := told(v, e.Name()); ok && last.Status == e.Status {
@@ -108,7 +105,7 @@ func (o *Outbox) Put(ctx context.Context, e verdict.Entry) error {
 	if err := o.commit(ctx, g); err != nil {
 		return fmt.Errorf("cannot keep the status of revision %s: %w", e.Revision, err)
 	}
-	o.poke()
+	o.poke(e.Source)
 	return nil
 }
 
@@ -179,54 +176,50 @@ func (p *poster) tell(why string) {
 	p.outbox.mu.Unlock()
 }
 
-// Forget drops everything about a source.
+// Forget drops everything about a source that nobody posts for.
 func (o *Outbox) Forget(ctx context.Context, source string) error {
 	var g store.Group
 	for _, table := range []string{outboxTable, postedTable} {
 		for r := range o.opts.Store.View().Records(table, source+"/") {
-			if len(g) < store.MaxGroup {
-				g = append(g, store.Write{Record: &view.Record{Table: table, Name: r.Name}, If: store.Anyway, Reason: "source removed"})
-			}
+			g = append(g, store.Write{Record: &view.Record{Table: table, Name: r.Name}, If: store.Anyway, Reason: "source removed"})
 		}
 	}
-	return o.commit(ctx, g)
+	for part := range slices.Chunk(g, store.MaxGroup) {
+		if err := o.commit(ctx, part); err != nil {
+			return err
+		}
+	}
+	o.mu.Lock()
+	delete(o.refused, source)
+	o.mu.Unlock()
+	return nil
 }
 
-func (o *Outbox) poke() {
+func (o *Outbox) poke(source string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	select {
-	case o.wake <- struct{}{}:
-	default:
+	case o.wakes[source] <- struct{}{}:
+	default: // it is awake, or nobody posts
 	}
 }
 
-// Run posts what is in the outbox, each source in its own time, until ctx ends; it then returns nil.
-func (o *Outbox) Run(ctx context.Context) error {
-	var sources sync.WaitGroup
-	wakes := map[string]chan struct{}{}
-	seed := o.opts.Seed
-	for source, f := range o.opts.Forges {
-		if f == nil {
-			continue
-		}
-		wake := make(chan struct{}, 1)
-		wakes[source] = wake
-		seed++
-		p := &poster{outbox: o, source: source, forge: f, wake: wake, random: rand.New(rand.NewPCG(seed, 1)), log: o.opts.Log.With("source", source)}
-		sources.Go(func() { p.run(ctx) })
-	}
-	for ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-o.wake:
-			for _, wake := range wakes {
-				select {
-				case wake <- struct{}{}:
-				default:
-				}
-			}
-		}
-	}
-	sources.Wait()
+// Post posts what is in the outbox of a source, in its own time, until ctx ends; it then returns nil. Only one Post of a
+// source may run at a time. What was put before it is posted, too.
+func (o *Outbox) Post(ctx context.Context, source string, f Forge) error {
+	wake := make(chan struct{}, 1)
+	o.mu.Lock()
+	o.wakes[source] = wake
+	o.mu.Unlock()
+	defer func() {
+		o.mu.Lock()
+		delete(o.wakes, source)
+		o.mu.Unlock()
+	}()
+	name := fnv.New64a()
+	name.Write([]byte(source))
+	p := &poster{outbox: o, source: source, forge: f, wake: wake, random: rand.New(rand.NewPCG(o.opts.Seed, name.Sum64())), log: o.opts.Log.With("source", source)}
+	p.run(ctx)
 	return nil
 }
 

@@ -36,7 +36,7 @@ const Settle = settle
 type Folder struct {
 	source  v1alpha1.Source
 	opts    Options
-	metrics *metrics
+	metrics *Metrics
 	poke    chan struct{}
 
 	mu      sync.Mutex // one scan at a time
@@ -48,7 +48,7 @@ type Folder struct {
 	told    map[string]bool // problems of watching that were told and have not passed
 }
 
-func newFolder(s v1alpha1.Source, opts Options, m *metrics) *Folder {
+func newFolder(s v1alpha1.Source, opts Options, m *Metrics) *Folder {
 	return &Folder{source: s, opts: opts, metrics: m, poke: make(chan struct{}, 1), files: map[string]known{}, watched: map[string]uint64{}, told: map[string]bool{}}
 }
 

@@ -179,7 +179,7 @@ func TestFolderLinks(t *testing.T) {
 
 func TestFolderHashesOnlyWhatChanged(t *testing.T) {
 	dir := t.TempDir()
-	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{}, newMetrics(nil))
+	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{}, NewMetrics(nil))
 	path := filepath.Join(dir, "a.yaml")
 	if err := os.WriteFile(path, []byte("one"), 0o644); err != nil {
 		t.Fatal(err)
@@ -236,7 +236,7 @@ func TestWatchProblemsAreToldOnce(t *testing.T) {
 		}
 	}
 	var log bytes.Buffer
-	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, newMetrics(nil))
+	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, NewMetrics(nil))
 	broken, err := fsnotify.NewWatcher()
 	if err != nil {
 		t.Fatal(err)
@@ -267,7 +267,7 @@ func TestWatchProblemsAreToldOnce(t *testing.T) {
 func TestMissedEventsAreTold(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer
-	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, newMetrics(nil))
+	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, NewMetrics(nil))
 	for i, late := range []bool{false, true, true} {
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".yaml")), []byte("a"), 0o600); err != nil {
 			t.Fatal(err)

@@ -37,7 +37,7 @@ type Repository struct {
 	dir     string // of the clone
 	sources []v1alpha1.Source
 	opts    Options
-	metrics *metrics
+	metrics *Metrics
 	poke    chan struct{}
 	asked   *rate.Limiter
 	backoff *backoff
@@ -66,7 +66,7 @@ func identity(s v1alpha1.Source) string {
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
-func newRepository(id string, s v1alpha1.Source, opts Options, m *metrics) *Repository {
+func newRepository(id string, s v1alpha1.Source, opts Options, m *Metrics) *Repository {
 	poke := make(chan struct{}, 1)
 	r := &Repository{
 		url:     normalURL(s.Spec.URL),

@@ -415,7 +415,7 @@ func TestBackoffGrowsAndIsBounded(t *testing.T) {
 // TestPokesAreBounded: a few pushes one after the other are looked at at once, a storm of webhooks once a second.
 func TestPokesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRepository("id", v1alpha1.Source{}, Options{}, newMetrics(nil))
+		r := newRepository("id", v1alpha1.Source{}, Options{}, NewMetrics(nil))
 		for n := range pokeBurst + 3 {
 			began := time.Now()
 			r.Poke()

@@ -6,14 +6,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-type metrics struct {
+// Metrics are those of all watchers together.
+type Metrics struct {
 	looks   *prometheus.CounterVec
 	fetches *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
 }
 
-func newMetrics(r prometheus.Registerer) *metrics {
-	m := &metrics{
+// NewMetrics makes and registers them. Nil: they are kept and not exported.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
 		looks: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_source_looks_total",
 			Help: "Looks at a repository's references or a folder, by result."}, []string{"place", "result"}),
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_source_fetches_total",
@@ -27,7 +29,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) took(step string, since time.Time) {
+func (m *Metrics) took(step string, since time.Time) {
 	m.seconds.WithLabelValues(step).Observe(time.Since(since).Seconds())
 }
 

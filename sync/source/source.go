@@ -14,8 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"lockstep/internal/giturl"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/manifest"
@@ -89,48 +87,70 @@ type Options struct {
 	Limits clone.Limits
 	// Crew bounds how many repositories are read at once, also over several watchers. Nil: one for these alone.
 	Crew *clone.Crew
-	// Registerer may be nil: metrics are kept and not exported.
-	Registerer prometheus.Registerer
+	// Metrics may be nil: they are kept and not exported.
+	Metrics *Metrics
 }
 
 // Watchers returns one watcher for every repository and every folder; sources of one repository with equal credentials
-// share one. It starts nothing. A source that names neither or both places, or a repository that cannot be, is an error.
+// share one. It starts nothing. A source that Check refuses, or two of one name, are an error.
 func Watchers(sources []v1alpha1.Source, opts Options) ([]Watcher, error) {
-	if opts.Log == nil {
-		opts.Log = slog.New(slog.DiscardHandler)
-	}
-	if opts.Crew == nil {
-		opts.Crew = clone.NewCrew()
-	}
-	m := newMetrics(opts.Registerer)
-	var watchers []Watcher
-	repositories := map[string]*Repository{}
 	seen := map[string]bool{}
 	for _, s := range sources {
-		if err := check(s); err != nil {
+		if err := Check(s); err != nil {
 			return nil, err
 		}
 		if seen[s.Name] {
 			return nil, fmt.Errorf("cannot use source %s: two sources have that name", s.Name)
 		}
 		seen[s.Name] = true
-		if s.Spec.Folder != "" {
-			watchers = append(watchers, newFolder(s, opts, m))
-			continue
-		}
-		id := identity(s)
-		r := repositories[id]
-		if r == nil {
-			r = newRepository(id, s, opts, m)
-			repositories[id] = r
-			watchers = append(watchers, r)
-		}
-		r.sources = append(r.sources, s)
+	}
+	var watchers []Watcher
+	for _, together := range Places(sources) {
+		watchers = append(watchers, New(together, opts))
 	}
 	return watchers, nil
 }
 
-func check(s v1alpha1.Source) error {
+// Places groups sources by where they are read, in their order: those of one repository with equal credentials together,
+// each folder alone.
+func Places(sources []v1alpha1.Source) [][]v1alpha1.Source {
+	var places [][]v1alpha1.Source
+	repositories := map[string]int{}
+	for _, s := range sources {
+		if s.Spec.Folder == "" {
+			id := identity(s)
+			if i, ok := repositories[id]; ok {
+				places[i] = append(places[i], s)
+				continue
+			}
+			repositories[id] = len(places)
+		}
+		places = append(places, []v1alpha1.Source{s})
+	}
+	return places
+}
+
+// New returns the watcher of one place, for sources that Check lets pass. It starts nothing.
+func New(together []v1alpha1.Source, opts Options) Watcher {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Crew == nil {
+		opts.Crew = clone.NewCrew()
+	}
+	if opts.Metrics == nil {
+		opts.Metrics = NewMetrics(nil)
+	}
+	if together[0].Spec.Folder != "" {
+		return newFolder(together[0], opts, opts.Metrics)
+	}
+	r := newRepository(identity(together[0]), together[0], opts, opts.Metrics)
+	r.sources = together
+	return r
+}
+
+// Check says why a source cannot be watched: it names neither or both places, or a repository that cannot be.
+func Check(s v1alpha1.Source) error {
 	refuse := func(why string) error { return fmt.Errorf("cannot use source %s: %s", s.Name, why) }
 	switch {
 	case s.Name == "" || strings.ContainsAny(s.Name, "/ "):
@@ -152,7 +172,7 @@ func check(s v1alpha1.Source) error {
 	return nil
 }
 
-// Tidy removes the clones of repositories that none of the watchers reads. It is for the time while none of them runs.
+// Tidy removes the clones of repositories that none of the watchers reads; no other one may be running.
 func Tidy(dataDir string, watchers []Watcher) error {
 	used := map[string]bool{}
 	for _, w := range watchers {
