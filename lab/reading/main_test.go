@@ -165,6 +165,13 @@ func eventually(t *testing.T, what string, problem func() string) {
 			return
 		}
 		if time.Now().After(end) {
+			for _, h := range cluster.lab.Hosts() {
+				for _, service := range []string{lab.Daemon, lab.Agent} {
+					if raw, err := os.ReadFile(h.LogFile(service)); err == nil {
+						t.Logf("%s on %s:\n%s", service, h.Name, raw[max(0, len(raw)-8000):])
+					}
+				}
+			}
 			t.Fatalf("not in time: %s: %s", what, p)
 		}
 	}
