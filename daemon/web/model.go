@@ -2,7 +2,6 @@ package web
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"lockstep/store/view"
 	"lockstep/sync/health"
 	"lockstep/sync/plan"
+	"lockstep/sync/verdict"
 )
 
 const (
@@ -169,28 +169,14 @@ func placeOf(s *v1alpha1.Source) string {
 	return place
 }
 
-// posted is the part of a commit status's record that is shown; package sync/forge writes them.
-type posted struct {
-	Status struct {
-		State       string `json:"state"`
-		Description string `json:"description"`
-	} `json:"status"`
-}
-
 func revisionOf(v *view.View, s sourceRow, revision string) *revisionRow {
 	row := &revisionRow{ID: revision, Source: s.Name, Accepted: revision == s.Accepted, Known: true}
 	if revision == s.Seen {
 		row.State, row.Message, row.Errors = s.State, s.Message, s.Errors
 		return row
 	}
-	// The newer of the two tells what is to be posted.
-	for _, table := range []string{"posted", "outbox"} {
-		if r, ok := v.Record(table, s.Name+"/"+revision+"/verdict"); ok {
-			var p posted
-			if json.Unmarshal(r.Data, &p) == nil {
-				row.State, row.Message = p.Status.State, p.Status.Description
-			}
-		}
+	if last, ok := verdict.Last(v, verdict.Entry{Source: s.Name, Revision: revision, Kind: verdict.Outcome}.Name()); ok {
+		row.State, row.Message = string(last.Status.State), last.Status.Description
 	}
 	switch {
 	case row.State != "":

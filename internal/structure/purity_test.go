@@ -65,7 +65,7 @@ func deciding() map[string][]string {
 		"daemon/etcd/decide.go":         nil,
 		"internal/settings/*.go":        nil,
 		"daemon/rights/*.go":            {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
-		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health", "lockstep/sync/plan"},
+		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health", "lockstep/sync/plan", "lockstep/sync/verdict"},
 	}
 }
 

@@ -168,7 +168,7 @@ func TestKilledBetweenDecidingAndPosting(t *testing.T) {
 		life(func() bool {
 			mu.Lock()
 			defer mu.Unlock()
-			_, waiting := s.View().Record(outboxTable, "shop/abc/verdict")
+			_, waiting := s.View().Record(string(verdict.Outbox), "shop/abc/verdict")
 			return writes > limit || !waiting
 		})
 		mu.Lock()
@@ -176,8 +176,8 @@ func TestKilledBetweenDecidingAndPosting(t *testing.T) {
 		mu.Unlock()
 		states = states[2:]
 		life(func() bool {
-			_, waiting := s.View().Record(outboxTable, "shop/abc/verdict")
-			posted, ok := told(s.View(), "shop/abc/verdict")
+			_, waiting := s.View().Record(string(verdict.Outbox), "shop/abc/verdict")
+			posted, ok := verdict.Last(s.View(), "shop/abc/verdict")
 			return ok && !waiting && posted.Status.State == verdict.Success
 		})
 		got := server.Statuses("team/shop", "abc")

@@ -2,7 +2,6 @@ package forge
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -21,11 +20,6 @@ import (
 )
 
 const (
-	// outboxTable and postedTable have a record for every source, revision and context: what is to be posted, and what
-	// was posted last. Names are "<source>/<revision>/<kind>", kind being the last element of the context's use.
-	outboxTable = "outbox"
-	postedTable = "posted"
-
 	// maxEntries bounds the outbox and the memory of a source: some hours of pushes while the forge is away. The
 	// oldest go first.
 	maxEntries = 128
@@ -76,7 +70,7 @@ func NewOutbox(opts Options) *Outbox {
 	depth := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstep_forge_outbox",
 		Help: "Commit statuses waiting for their forge."}, func() float64 {
 		n := 0.0
-		for range opts.Store.View().Records(outboxTable, "") {
+		for range verdict.Outbox.Names(opts.Store.View(), "") {
 			n++
 		}
 		return n
@@ -91,16 +85,16 @@ func NewOutbox(opts Options) *Outbox {
 // already, or was the last posted, is not put again.
 func (o *Outbox) Put(ctx context.Context, e verdict.Entry) error {
 	v := o.opts.Store.View()
-	_, isWaiting := v.Record(outboxTable, e.Name())
-	if last, ok := told(v, e.Name()); ok && last.Status == e.Status {
+	_, isWaiting := v.Record(string(verdict.Outbox), e.Name())
+	if last, ok := verdict.Last(v, e.Name()); ok && last.Status == e.Status {
 		return nil
 	}
 	o.mu.Lock()
 	o.mine[e.Name()] = !isWaiting || o.mine[e.Name()]
 	o.mu.Unlock()
-	g := store.Group{record(outboxTable, e)}
+	g := store.Group{put(verdict.Outbox, e)}
 	for _, old := range surplus(v, e) {
-		g = append(g, store.Write{Record: &view.Record{Table: old.Table, Name: old.Name}, If: store.Anyway, Reason: "outbox"})
+		g = append(g, store.Write{Record: old, If: store.Anyway, Reason: "outbox"})
 	}
 	if err := o.commit(ctx, g); err != nil {
 		return fmt.Errorf("cannot keep the status of revision %s: %w", e.Revision, err)
@@ -110,25 +104,22 @@ func (o *Outbox) Put(ctx context.Context, e verdict.Entry) error {
 }
 
 // surplus are the oldest records of the entry's source beyond the bound, at most 32 at a time.
-func surplus(v *view.View, e verdict.Entry) []view.Record {
-	var out []view.Record
-	for _, table := range []string{outboxTable, postedTable} {
-		var all []view.Record
-		at := map[string]time.Time{}
-		for r := range v.Records(table, e.Source+"/") {
-			if r.Name == e.Name() {
-				continue
+func surplus(v *view.View, e verdict.Entry) []*view.Record {
+	var out []*view.Record
+	for _, table := range tables() {
+		var all []view.Row[verdict.Entry]
+		for row := range table.Rows(v, e.Source+"/") { // what cannot be read is the oldest
+			if row.Name != e.Name() {
+				all = append(all, row)
 			}
-			if old, ok := decode(r); ok {
-				at[r.Name] = old.At
-			}
-			all = append(all, r)
 		}
 		if len(all) <= maxEntries {
 			continue
 		}
-		slices.SortFunc(all, func(a, b view.Record) int { return at[a.Name].Compare(at[b.Name]) })
-		out = append(out, all[:min(32, len(all)-maxEntries)]...)
+		slices.SortFunc(all, func(a, b view.Row[verdict.Entry]) int { return a.Value.At.Compare(b.Value.At) })
+		for _, row := range all[:min(32, len(all)-maxEntries)] {
+			out = append(out, table.Gone(row.Name))
+		}
 	}
 	return out
 }
@@ -137,30 +128,17 @@ func surplus(v *view.View, e verdict.Entry) []view.Record {
 func (o *Outbox) Told(source string) []verdict.Told {
 	v := o.opts.Store.View()
 	var all []verdict.Told
-	for r := range v.Records(outboxTable, source+"/") {
-		if e, ok := decode(r); ok {
-			all = append(all, verdict.Told{Entry: e, Waiting: true})
+	for row, err := range verdict.Outbox.Rows(v, source+"/") {
+		if err == nil {
+			all = append(all, verdict.Told{Entry: row.Value, Waiting: true})
 		}
 	}
-	for r := range v.Records(postedTable, source+"/") {
-		if _, waiting := v.Record(outboxTable, r.Name); waiting {
-			continue
-		}
-		if e, ok := decode(r); ok {
-			all = append(all, verdict.Told{Entry: e})
+	for row, err := range verdict.Posted.Rows(v, source+"/") {
+		if _, waiting := v.Record(string(verdict.Outbox), row.Name); !waiting && err == nil {
+			all = append(all, verdict.Told{Entry: row.Value})
 		}
 	}
 	return all
-}
-
-// told is the last status of one name, on its forge or on the way there.
-func told(v *view.View, name string) (verdict.Entry, bool) {
-	for _, table := range []string{outboxTable, postedTable} {
-		if r, ok := v.Record(table, name); ok {
-			return decode(r)
-		}
-	}
-	return verdict.Entry{}, false
 }
 
 // Refused is why the last attempt to post a status of a source failed; empty where it did not.
@@ -179,9 +157,9 @@ func (p *poster) tell(why string) {
 // Forget drops everything about a source that nobody posts for.
 func (o *Outbox) Forget(ctx context.Context, source string) error {
 	var g store.Group
-	for _, table := range []string{outboxTable, postedTable} {
-		for r := range o.opts.Store.View().Records(table, source+"/") {
-			g = append(g, store.Write{Record: &view.Record{Table: table, Name: r.Name}, If: store.Anyway, Reason: "source removed"})
+	for _, table := range tables() {
+		for name := range table.Names(o.opts.Store.View(), source+"/") {
+			g = append(g, store.Write{Record: table.Gone(name), If: store.Anyway, Reason: "source removed"})
 		}
 	}
 	for part := range slices.Chunk(g, store.MaxGroup) {
@@ -235,18 +213,12 @@ func (o *Outbox) commit(ctx context.Context, g store.Group) error {
 	return err
 }
 
-// decode reads an entry. One that nobody can read is as none: the next status of its name replaces it.
-func decode(r view.Record) (e verdict.Entry, ok bool) {
-	err := json.Unmarshal(r.Data, &e)
-	return e, err == nil
+func put(table view.Table[verdict.Entry], e verdict.Entry) store.Write {
+	return store.Write{Record: table.Record(e.Name(), e), If: store.Anyway, Reason: "commit status"}
 }
 
-func record(table string, e verdict.Entry) store.Write {
-	data, err := json.Marshal(e)
-	if err != nil {
-		panic(fmt.Sprintf("forge: an entry must encode: %v", err))
-	}
-	return store.Write{Record: &view.Record{Table: table, Name: e.Name(), Data: data}, If: store.Anyway, Reason: "commit status"}
+func tables() []view.Table[verdict.Entry] {
+	return []view.Table[verdict.Entry]{verdict.Outbox, verdict.Posted}
 }
 
 // poster posts the entries of one source, the oldest first.
@@ -306,13 +278,12 @@ func (p *poster) post(ctx context.Context) time.Duration {
 
 func (p *poster) entries() []verdict.Entry {
 	var entries []verdict.Entry
-	for r := range p.outbox.opts.Store.View().Records(outboxTable, p.source+"/") {
-		e, ok := decode(r)
-		if !ok {
-			p.log.Error("cannot decode an outbox entry", "record", r.Name)
+	for row, err := range verdict.Outbox.Rows(p.outbox.opts.Store.View(), p.source+"/") {
+		if err != nil {
+			p.log.Error("cannot decode an outbox entry", "record", row.Name)
 			continue
 		}
-		entries = append(entries, e)
+		entries = append(entries, row.Value)
 	}
 	slices.SortFunc(entries, func(a, b verdict.Entry) int {
 		if c := a.At.Compare(b.At); c != 0 {
@@ -375,16 +346,16 @@ func (p *poster) certain(e verdict.Entry) {
 
 // done moves an entry from the outbox to the posted ones. Where it was replaced meanwhile the replacement stays.
 func (p *poster) done(ctx context.Context, e verdict.Entry) error {
-	now, ok := p.outbox.opts.Store.View().Record(outboxTable, e.Name())
+	now, ok, err := verdict.Outbox.Get(p.outbox.opts.Store.View(), e.Name())
 	posted := e
 	posted.At = p.outbox.opts.Now()
-	g := store.Group{record(postedTable, posted)}
-	if current, readable := decode(now); ok && readable && current.Status == e.Status {
-		g = append(g, store.Write{Record: &view.Record{Table: outboxTable, Name: e.Name()}, If: now.Revision, Reason: "commit status"})
+	g := store.Group{put(verdict.Posted, posted)}
+	if ok && err == nil && now.Value.Status == e.Status {
+		g = append(g, store.Write{Record: verdict.Outbox.Gone(e.Name()), If: now.Revision, Reason: "commit status"})
 	} else if ok {
 		p.certain(e) // the replacement has not been tried
 	}
-	err := p.outbox.commit(ctx, g)
+	err = p.outbox.commit(ctx, g)
 	if errors.Is(err, store.ErrConflict) {
 		p.certain(e)
 		err = p.outbox.commit(ctx, g[:1])

@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"lockstep/internal/plain"
+	"lockstep/store/view"
 )
 
 // State of a commit status; forges that know others are mapped to these.
@@ -45,6 +46,23 @@ type Entry struct {
 
 // Name identifies the entry among those of all sources: "<source>/<revision>/<kind>".
 func (e Entry) Name() string { return e.Source + "/" + e.Revision + "/" + string(e.Kind) }
+
+// Outbox has the statuses that are to be posted, and Posted those that were posted last; a row is named by Entry.Name. Package
+// forge writes both.
+const (
+	Outbox view.Table[Entry] = "outbox"
+	Posted view.Table[Entry] = "posted"
+)
+
+// Last is the last status of one name, on its forge or on the way there; false where there is none that can be read.
+func Last(v *view.View, name string) (Entry, bool) {
+	for _, table := range []view.Table[Entry]{Outbox, Posted} {
+		if row, ok, err := table.Get(v, name); ok {
+			return row.Value, err == nil
+		}
+	}
+	return Entry{}, false
+}
 
 // MaxDescription is the longest description, in characters, that every forge shows whole (GitHub refuses more).
 const MaxDescription = 140
