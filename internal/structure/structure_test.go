@@ -1,4 +1,3 @@
-// Package structure tests the shape of the source tree: its rooms, who may import whom, and what files look like.
 package structure
 
 import (
