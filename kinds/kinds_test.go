@@ -104,3 +104,29 @@ func TestWithoutStatus(t *testing.T) {
 		t.Errorf("got %+v of %+v", bare, o)
 	}
 }
+
+// TestPodsAndScales: a declarable kind that is a pod or has a template of its pods says so, and one with replicas is scaled.
+func TestPodsAndScales(t *testing.T) {
+	makers, scaled := 0, 0
+	for _, k := range All {
+		spec, ok := k.object.FieldByName("Spec")
+		if !ok || !k.Declarable {
+			continue
+		}
+		_, template := spec.Type.FieldByName("Template")
+		pods, path := k.Pods(k.New())
+		if makes := template || k.Kind == "Pod"; makes != (pods != nil && path != "") {
+			t.Errorf("%s makes pods: %v, and its row says %q", k.Kind, makes, path)
+		} else if makes {
+			makers++
+		}
+		if _, replicas := spec.Type.FieldByName("Replicas"); replicas != (k.Scale(k.New()) != nil) {
+			t.Errorf("%s has replicas: %v, and its row says otherwise", k.Kind, replicas)
+		} else if replicas {
+			scaled++
+		}
+	}
+	if makers < 3 || scaled < 2 {
+		t.Errorf("%d kinds make pods, %d are scaled", makers, scaled)
+	}
+}

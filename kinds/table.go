@@ -8,6 +8,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -37,6 +38,18 @@ type Columns struct {
 	Indexes []Indexed
 	// Health is when an object of the kind is healthy.
 	Health Health
+	// Pods returns what an object says of the pod that it is or the pods that it makes, and the path of that field; nil for
+	// one of a kind that makes none.
+	Pods func(Object) (spec *corev1.PodSpec, path string)
+	// Scale returns how many pods an object wants and has; nil for one of a kind that is not scaled.
+	Scale func(Object) *Scale
+}
+
+// Scale is what the subresource scale tells.
+type Scale struct {
+	Wanted   *int32 // nil: not stated
+	Replicas int32
+	Selector *metav1.LabelSelector
 }
 
 // Health is a rule by which objects are judged, of which package sync/health has what it reads and what it says. The zero
@@ -99,6 +112,34 @@ func serviceOf(s *discoveryv1.EndpointSlice) (string, bool) {
 	return s.Namespace + "/" + name, name != ""
 }
 
+func noPods(Object) (*corev1.PodSpec, string) { return nil, "" }
+
+func itself(o Object) (*corev1.PodSpec, string) { return &o.(*corev1.Pod).Spec, "spec" }
+
+func inTemplate(template func(Object) *corev1.PodTemplateSpec) func(Object) (*corev1.PodSpec, string) {
+	return func(o Object) (*corev1.PodSpec, string) { return &template(o).Spec, "spec.template.spec" }
+}
+
+func deploymentTemplate(o Object) *corev1.PodTemplateSpec {
+	return &o.(*appsv1.Deployment).Spec.Template
+}
+
+func replicaSetTemplate(o Object) *corev1.PodTemplateSpec {
+	return &o.(*appsv1.ReplicaSet).Spec.Template
+}
+
+func noScale(Object) *Scale { return nil }
+
+func deploymentScale(o Object) *Scale {
+	d := o.(*appsv1.Deployment)
+	return &Scale{d.Spec.Replicas, d.Status.Replicas, d.Spec.Selector}
+}
+
+func replicaSetScale(o Object) *Scale {
+	rs := o.(*appsv1.ReplicaSet)
+	return &Scale{rs.Spec.Replicas, rs.Status.Replicas, rs.Spec.Selector}
+}
+
 // group is a version of a group, with what registers all its types.
 type group struct {
 	schema.GroupVersion
@@ -117,67 +158,67 @@ var (
 var All = []*Kind{
 	row[v1alpha1.Source, v1alpha1.SourceList](lockstep, "sources", "", Columns{
 		Status: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.Namespace, corev1.NamespaceList](core, "namespaces", "ns", Columns{
 		Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.Node, corev1.NodeList](core, "nodes", "no", Columns{
 		Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[coordinationv1.Lease, coordinationv1.LeaseList](coordination, "leases", "", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.ServiceAccount, corev1.ServiceAccountList](core, "serviceaccounts", "sa", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.Secret, corev1.SecretList](core, "secrets", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.ConfigMap, corev1.ConfigMapList](core, "configmaps", "cm", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.Service, corev1.ServiceList](core, "services", "svc", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceReached,
+		Health: HealthyOnceReached, Pods: noPods, Scale: noScale,
 	}),
 	row[appsv1.Deployment, appsv1.DeploymentList](apps, "deployments", "deploy", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
-		Health: HealthyOnceRolledOut,
+		Health: HealthyOnceRolledOut, Pods: inTemplate(deploymentTemplate), Scale: deploymentScale,
 	}),
 	row[appsv1.ReplicaSet, appsv1.ReplicaSetList](apps, "replicasets", "rs", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
-		Health: HealthyOnceReplicated,
+		Health: HealthyOnceReplicated, Pods: inTemplate(replicaSetTemplate), Scale: replicaSetScale,
 	}),
 	row[corev1.PodTemplate, corev1.PodTemplateList](core, "podtemplates", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.Pod, corev1.PodList](core, "pods", "po", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: by(ByNode, nodeOf),
-		Health: HealthyOnceReady,
+		Health: HealthyOnceReady, Pods: itself, Scale: noScale,
 	}),
 	row[corev1.Endpoints, corev1.EndpointsList](core, "endpoints", "ep", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discovery, "endpointslices", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: by(ByService, serviceOf),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.Event, corev1.EventList](core, "events", "ev", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: Yes, Indexes: None(),
-		Health: HealthyOnceThere,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 }
 

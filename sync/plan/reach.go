@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -148,7 +147,7 @@ func nodePorts(o kinds.Object) []nodePort {
 			out = append(out, nodePort{c.field, c.port, ""})
 		}
 	}
-	spec, at := podSpec(o)
+	spec, at := kinds.Of(o).Pods(o)
 	if spec == nil {
 		return out
 	}
@@ -165,18 +164,4 @@ func nodePorts(o kinds.Object) []nodePort {
 		}
 	}
 	return out
-}
-
-// podSpec is what an object says of its pods, with the path of the field; nil for an object that makes none. A template
-// that stands by itself makes none either.
-func podSpec(o kinds.Object) (*corev1.PodSpec, string) {
-	switch o := o.(type) {
-	case *corev1.Pod:
-		return &o.Spec, "spec"
-	case *appsv1.Deployment:
-		return &o.Spec.Template.Spec, "spec.template.spec"
-	case *appsv1.ReplicaSet:
-		return &o.Spec.Template.Spec, "spec.template.spec"
-	}
-	return nil, ""
 }

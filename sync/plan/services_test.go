@@ -2,12 +2,7 @@ package plan
 
 import (
 	"net/netip"
-	"reflect"
 	"testing"
-
-	corev1 "k8s.io/api/core/v1"
-
-	"lockstep/kinds"
 )
 
 func TestNetworksOutside(t *testing.T) {
@@ -23,28 +18,5 @@ func TestNetworksOutside(t *testing.T) {
 		if _, outside := (Networks{}).outside(netip.MustParseAddr(addr)); outside {
 			t.Errorf("%s is refused without networks", addr)
 		}
-	}
-}
-
-// TestEveryKindThatMakesPodsIsKnown: a declarable kind with a pod template, or a pod, has its pods' ports looked at.
-func TestEveryKindThatMakesPodsIsKnown(t *testing.T) {
-	found := 0
-	for _, k := range kinds.All {
-		o := k.New()
-		spec := reflect.ValueOf(o).Elem().FieldByName("Spec")
-		if !k.Declarable || !spec.IsValid() {
-			continue
-		}
-		_, pod := o.(*corev1.Pod)
-		if _, makes := spec.Type().FieldByName("Template"); !makes && !pod {
-			continue
-		}
-		found++
-		if spec, at := podSpec(o); spec == nil || at == "" {
-			t.Errorf("the pods of a %s are not looked at", k.Kind)
-		}
-	}
-	if found < 3 {
-		t.Errorf("%d kinds make pods", found)
 	}
 }
