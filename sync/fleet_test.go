@@ -3,7 +3,9 @@ package sync
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -190,4 +192,28 @@ func TestSourceNoLongerConfigured(t *testing.T) {
 	if got := apply.Known(w.store.View()); !slices.Equal(got, []string{"till"}) {
 		t.Errorf("known are %v", got)
 	}
+}
+
+// TestAnotherStartWritesNothing: a store that has what is configured, accepted and told stays as it is, byte for byte.
+func TestAnotherStartWritesNothing(t *testing.T) {
+	w := newWorld(t)
+	var quiet atomic.Bool
+	w.store = newStore(func(g store.Group) error {
+		if quiet.Load() {
+			t.Errorf("written: %+v", g)
+		}
+		return nil
+	})
+	sha := w.push("first", map[string]string{"one.yaml": colored("one", "blue")})
+	_, stop := w.start()
+	w.receives(sha, "success: 1 object")
+	w.until("kept as posted", func() bool {
+		_, waiting := w.store.View().Record("outbox", "shop/"+sha+"/verdict")
+		return !waiting
+	})
+	stop()
+	quiet.Store(true)
+	w.start()
+	w.until("accepted again", func() bool { return strings.Count(w.logs.String(), "revision accepted") == 2 })
+	time.Sleep(3 * passGap)
 }
