@@ -1,9 +1,11 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -29,20 +31,23 @@ type fleet struct {
 	group   *errgroup.Group
 	wake    chan struct{} // Source objects have changed
 
-	crews map[*place]*crew
-	mu    sync.Mutex
-	all   []*driver // of all crews
+	crews   map[*place]*crew
+	leaving map[string]bool // sources that are to be released
+
+	mu  sync.Mutex
+	all []*driver // of all crews
 }
 
 // crew follows the sources of one place.
 type crew struct {
+	place   *place
 	drivers map[string]*driver
-	stop    context.CancelFunc
+	stop    context.CancelFunc // nil before it works
 	work    sync.WaitGroup
 }
 
 func newFleet(s *Sync, c store.Committer, g *errgroup.Group) *fleet {
-	return &fleet{sync: s, commit: c, group: g, applier: s.applier(c), wake: make(chan struct{}, 1), crews: map[*place]*crew{},
+	return &fleet{sync: s, commit: c, group: g, applier: s.applier(c), wake: make(chan struct{}, 1), crews: map[*place]*crew{}, leaving: map[string]bool{},
 		outbox: forge.NewOutbox(forge.Options{Store: s.opts.Store, Commit: c, Log: s.opts.Log, Now: s.opts.Now, Seed: s.opts.Seed, Registerer: s.opts.Registerer})}
 }
 
@@ -80,7 +85,7 @@ func (f *fleet) run(ctx context.Context) error {
 // the rest to be done all the same, and is to be tried again.
 func (f *fleet) muster(ctx context.Context, begin bool) error {
 	v := f.sync.opts.Store.View()
-	known := apply.Known(v)
+	known := slices.AppendSeq(apply.Known(v), maps.Keys(f.leaving))
 	for _, d := range f.drivers() {
 		known = append(known, d.source.Name)
 	}
@@ -94,44 +99,56 @@ func (f *fleet) muster(ctx context.Context, begin bool) error {
 			delete(f.crews, p)
 		}
 	}
+	clear(f.leaving)
 	for _, name := range r.Release {
-		if err := f.release(ctx, name); err != nil && failure == nil {
-			failure = err
+		if err := f.release(ctx, name); err != nil {
+			f.leaving[name], failure = true, cmp.Or(failure, err)
 		}
 	}
 	if failure == nil {
 		failure = f.remove(ctx, r.Remove)
 	}
-	if dir := f.sync.opts.DataDir; dir != "" {
-		watchers := make([]source.Watcher, len(places))
-		for i, p := range places {
-			watchers[i] = p.watcher
-		}
-		if err := source.Tidy(dir, watchers); err != nil {
-			f.sync.opts.Log.Error("cannot tidy the clones", "error", err)
-		}
-	}
+	f.tidy(places)
 	for _, p := range places {
 		if f.crews[p] == nil {
-			f.crews[p] = f.start(ctx, p)
+			f.crews[p] = f.crew(p)
 		}
 	}
-	var all []*driver
+	f.enlist() // before any begins to look: whoever has looked is told of every change
 	for _, c := range f.crews {
-		for _, d := range c.drivers {
-			all = append(all, d)
+		if c.stop == nil {
+			f.begin(ctx, c)
 		}
 	}
-	f.mu.Lock()
-	f.all = all
-	f.mu.Unlock()
 	return failure
 }
 
-// start follows the sources of a place until ctx ends, or the crew is stopped.
-func (f *fleet) start(ctx context.Context, p *place) *crew {
-	ctx, stop := context.WithCancel(ctx)
-	c := &crew{drivers: map[string]*driver{}, stop: stop}
+// tidy removes the clones of places that are no more.
+func (f *fleet) tidy(places []*place) {
+	if f.sync.opts.DataDir == "" {
+		return
+	}
+	watchers := make([]source.Watcher, len(places))
+	for i, p := range places {
+		watchers[i] = p.watcher
+	}
+	if err := source.Tidy(f.sync.opts.DataDir, watchers); err != nil {
+		f.sync.opts.Log.Error("cannot tidy the clones", "error", err)
+	}
+}
+
+// crew returns the crew of a place, which does nothing yet.
+func (f *fleet) crew(p *place) *crew {
+	c := &crew{place: p, drivers: map[string]*driver{}}
+	for _, src := range p.sources {
+		c.drivers[src.Name] = newDriver(f, src, p.watcher, p.forges[src.Name] != nil)
+	}
+	return c
+}
+
+// begin has a crew work until ctx ends, or it is stopped.
+func (f *fleet) begin(ctx context.Context, c *crew) {
+	ctx, c.stop = context.WithCancel(ctx)
 	run := func(task func(context.Context) error) {
 		c.work.Add(1)
 		f.group.Go(func() error {
@@ -139,19 +156,26 @@ func (f *fleet) start(ctx context.Context, p *place) *crew {
 			return task(ctx)
 		})
 	}
-	for _, src := range p.sources {
-		to := p.forges[src.Name]
-		d := newDriver(f, src, p.watcher, to != nil)
-		c.drivers[src.Name] = d
+	for name, d := range c.drivers {
 		run(d.run)
-		if to != nil {
-			run(func(ctx context.Context) error { return f.outbox.Post(ctx, src.Name, to) })
+		if to := c.place.forges[name]; to != nil {
+			run(func(ctx context.Context) error { return f.outbox.Post(ctx, name, to) })
 		}
 	}
 	run(func(ctx context.Context) error {
-		return p.watcher.Run(ctx, func(u source.Update) { c.drivers[u.Source].inbox.update(u) })
+		return c.place.watcher.Run(ctx, func(u source.Update) { c.drivers[u.Source].inbox.update(u) })
 	})
-	return c
+}
+
+// enlist makes all drivers be told of changes.
+func (f *fleet) enlist() {
+	var all []*driver
+	for _, c := range f.crews {
+		all = slices.AppendSeq(all, maps.Values(c.drivers))
+	}
+	f.mu.Lock()
+	f.all = all
+	f.mu.Unlock()
 }
 
 func (f *fleet) drivers() []*driver {
@@ -247,10 +271,11 @@ func (f *fleet) commitAll(ctx context.Context, groups []store.Group, format stri
 
 // release forgets a source that nobody follows: its objects stay.
 func (f *fleet) release(ctx context.Context, name string) error {
-	if err := f.applier.Release(ctx, name); err != nil {
+	if err := f.outbox.Forget(ctx, name); err != nil {
 		return fmt.Errorf("cannot release source %s: %w", name, err)
 	}
-	if err := f.outbox.Forget(ctx, name); err != nil {
+	// The inventory goes last: it is what a later leader knows the source by.
+	if err := f.applier.Release(ctx, name); err != nil {
 		return fmt.Errorf("cannot release source %s: %w", name, err)
 	}
 	f.sync.forget(name)

@@ -217,3 +217,35 @@ func TestAnotherStartWritesNothing(t *testing.T) {
 	w.until("accepted again", func() bool { return strings.Count(w.logs.String(), "revision accepted") == 2 })
 	time.Sleep(3 * passGap)
 }
+
+// TestReleaseIsTriedAgain: what could not be forgotten at once is not forgotten about.
+func TestReleaseIsTriedAgain(t *testing.T) {
+	w := newWorld(t)
+	var failures atomic.Int64
+	w.store = newStore(func(g store.Group) error {
+		if g[0].Reason == "source removed" && failures.Add(1) < 3 {
+			return store.ErrUnavailable
+		}
+		return nil
+	})
+	sha := w.push("first", map[string]string{"one.yaml": strings.Replace(colored("one", "blue"), "data:", "dat:", 1)})
+	late := w.spec.DeepCopy()
+	late.Name = "late"
+	w.start()
+	w.until("begun", func() bool { return w.status().State == "error" })
+	if err := w.put(late); err != nil {
+		t.Fatal(err)
+	}
+	of := func(table string) bool {
+		_, ok := w.store.View().Record(table, "late/"+sha+"/verdict")
+		return ok
+	}
+	w.until("refused, and told so", func() bool { return of("posted") && !of("outbox") })
+	if r := w.store.Commit(t.Context(), store.Group{{Key: kinds.KeyOf(late), If: store.Anyway}})[0]; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	w.until("forgotten", func() bool { return !of("posted") })
+	if got := failures.Load(); got < 3 {
+		t.Errorf("%d attempts", got)
+	}
+}
