@@ -32,6 +32,7 @@ import (
 	"lockstep/reconcilers/scheduler"
 	"lockstep/store"
 	"lockstep/sync"
+	"lockstep/sync/apply"
 	"lockstep/sync/plan"
 )
 
@@ -129,13 +130,15 @@ type plane struct {
 	authority *pki.Authority
 	nodes     *pki.Registrar
 	sync      *sync.Sync
-	tunnels   *tunnel.Pool
-	api       *api.Server
-	web       *web.Server
+	// inventories are read by who leads, by the control socket and by the page.
+	inventories *apply.Inventories
+	tunnels     *tunnel.Pool
+	api         *api.Server
+	web         *web.Server
 }
 
 func assemble(ctx context.Context, o Options, registry *prometheus.Registry, database *etcd.Etcd) (*plane, error) {
-	p := &plane{opts: o, registry: registry, etcd: database, tunnels: &tunnel.Pool{}}
+	p := &plane{opts: o, registry: registry, etcd: database, tunnels: &tunnel.Pool{}, inventories: &apply.Inventories{}}
 	var err error
 	p.store, err = store.Open(ctx, database.Client, store.Options{
 		Default: strategy.Default, Log: o.Log, Registerer: registry, Server: o.Name, Version: version.Version,
@@ -160,7 +163,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		Ledger: ledger, StoreMade: p.store.Cluster().Created, Log: o.Log,
 	})
 	p.sync, err = sync.New(sync.Options{
-		Sources: o.Sources, Store: p.store, Events: p.store, DataDir: o.DataDir, Cluster: o.Cluster,
+		Sources: o.Sources, Store: p.store, Events: p.store, Inventories: p.inventories, DataDir: o.DataDir, Cluster: o.Cluster,
 		StatusURL:  func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
 		Services:   plan.Networks{CIDRs: p.settings.ServiceCIDRs, Reserved: p.settings.Reserved(), Pods: p.settings.PodCIDRs, API: []netip.Addr{o.Advertise.Addr()}, Ports: o.ports()},
 		Seed:       uint64(time.Now().UnixNano()),
@@ -174,7 +177,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
 		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID, Settings: p.settings, Disk: database.Disk,
 	})
-	p.web = web.New(web.Options{Store: p.store, Cluster: o.Cluster, Version: version.Version, Health: p.health, Warning: p.warning, Hosts: pageHosts(o.StatusURL), Log: o.Log})
+	p.web = web.New(web.Options{Store: p.store, Inventories: p.inventories, Cluster: o.Cluster, Version: version.Version, Health: p.health, Warning: p.warning, Hosts: pageHosts(o.StatusURL), Log: o.Log})
 	return p, nil
 }
 

@@ -19,12 +19,12 @@ import (
 	"lockstep/store/view"
 	"lockstep/sync/health"
 	"lockstep/sync/plan"
+	"lockstep/sync/report"
 )
 
 // door answers what root asks on the daemon's own machine.
 type door struct {
 	*plane
-	listing listing
 }
 
 var _ control.Backend = (*door)(nil)
@@ -168,18 +168,15 @@ func (d *door) reportSource(v *view.View, s *v1alpha1.Source) control.SourceRepo
 	if live, ok := view.Get[*v1alpha1.Source](v, "", s.Name); ok {
 		out.Status = live.Status
 	}
-	judge := health.At(v, time.Now())
-	for _, item := range d.listing.of(v, s.Name) {
-		result := judge.Of(item.key)
+	inventory, _ := d.inventories.Of(v, s.Name) // what cannot be read the next apply writes anew; status must not fail over it
+	for _, o := range report.Of(inventory, v, time.Now()).Objects {
 		out.Objects = append(out.Objects, control.ObjectReport{
-			Object: item.text, File: item.file, State: stateNames[result.State], Cause: result.Text(),
+			Object: o.Stated.Key.String(), File: o.Stated.Place(), State: o.State(), Cause: o.Health.Text(),
 		})
-		out.Addresses = append(out.Addresses, d.addresses(v, item.key)...)
+		out.Addresses = append(out.Addresses, d.addresses(v, o.Stated.Key)...)
 	}
 	return out
 }
-
-var stateNames = map[health.State]string{health.Progressing: "progressing", health.Healthy: "healthy", health.Failed: "failed"}
 
 // addresses are the URLs at which a NodePort service answers on this machine.
 func (d *door) addresses(v *view.View, k kinds.Key) []string {

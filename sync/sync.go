@@ -36,6 +36,8 @@ type Options struct {
 	Store   store.Reader
 	// Commit is the leader's; see Run.
 	Commit store.Committer
+	// Inventories may be those that others read, too. Nil: its own.
+	Inventories *apply.Inventories
 	// Events may be nil: drift is logged and counted, and is no Kubernetes event.
 	Events store.Recorder
 	// DataDir keeps clones, below git/; they may be deleted at any time while nothing runs.
@@ -77,6 +79,9 @@ func New(opts Options) (*Sync, error) {
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
+	}
+	if opts.Inventories == nil {
+		opts.Inventories = &apply.Inventories{}
 	}
 	opts.Cluster = cmp.Or(opts.Cluster, "default")
 	if opts.StatusURL == nil {
@@ -154,7 +159,7 @@ func (s *Sync) Lead(ctx context.Context, c store.Committer) error {
 }
 
 func (s *Sync) applier(c store.Committer) *apply.Applier {
-	return apply.New(apply.Options{Store: s.opts.Store, Commit: c, Rules: rules(), Events: s.opts.Events, Log: s.opts.Log, Now: s.opts.Now, Did: s.metrics.did})
+	return apply.New(apply.Options{Store: s.opts.Store, Commit: c, Inventories: s.opts.Inventories, Rules: rules(), Events: s.opts.Events, Log: s.opts.Log, Now: s.opts.Now, Did: s.metrics.did})
 }
 
 func rules() plan.Rules {

@@ -10,8 +10,8 @@ import (
 	"lockstep/store"
 	"lockstep/store/view"
 	"lockstep/sync/apply"
-	"lockstep/sync/health"
 	"lockstep/sync/plan"
+	"lockstep/sync/report"
 	"lockstep/sync/verdict"
 )
 
@@ -59,18 +59,12 @@ func (d *driver) facts(live v1alpha1.SourceStatus) (verdict.Input, error) {
 	if err != nil {
 		return verdict.Input{}, err
 	}
-	keys := make([]kinds.Key, 0, len(inventory))
-	for _, e := range inventory {
-		if e.State != plan.Pruning {
-			keys = append(keys, e.Key)
-		}
-	}
 	in := verdict.Input{
 		Cluster: d.sync.opts.Cluster, Source: name, Folder: d.source.Spec.Folder != "", Posts: d.posts,
 		Link:   func(revision string) string { return d.sync.opts.StatusURL(name, revision) },
 		Passed: d.over, Repaired: d.repaired, FetchError: d.fetchErr, ForgeError: d.outbox.Refused(name),
 		Accepted: verdict.Accepted{Revision: state.Accepted, Applied: state.Applied, Healthy: state.Healthy,
-			Waiting: first(d.outcome.Waiting), Refused: first(d.outcome.Refused), Roll: health.Sum(keys, v, now)},
+			Waiting: first(d.outcome.Waiting), Refused: first(d.outcome.Refused), Roll: report.Of(inventory, v, now).Roll},
 		Live: live, Told: d.outbox.Told(name), Memory: d.memory, Now: now,
 	}
 	if d.seen != nil {

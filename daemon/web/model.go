@@ -13,11 +13,12 @@ import (
 
 	"lockstep/daemon/provenance"
 	"lockstep/internal/giturl"
+	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
 	"lockstep/sync/health"
-	"lockstep/sync/plan"
+	"lockstep/sync/report"
 	"lockstep/sync/verdict"
 )
 
@@ -190,30 +191,25 @@ func revisionOf(v *view.View, s sourceRow, revision string) *revisionRow {
 
 // objects are the declared objects: of every source or one, of every revision or those whose content came with one.
 func (s *Server) objects(v *view.View, now time.Time, source, revision string) *objectTable {
-	prefix := ""
-	if source != "" {
-		prefix = source + "/"
-	}
-	table, judge := &objectTable{}, health.At(v, now)
-	for r := range v.Records(string(plan.Inventory), prefix) {
-		name, path, _ := strings.Cut(r.Name, "/")
-		key, err := kinds.ParsePath(path)
-		if err != nil {
+	table := &objectTable{}
+	for from := range view.List[*v1alpha1.Source](v, "") {
+		if source != "" && from.Name != source {
 			continue
 		}
-		origin, ok := s.origins.Declared(v, key)
-		if !ok || origin.Source != name || revision != "" && origin.Commit != revision {
-			continue
+		inventory, _ := s.opts.Inventories.Of(v, from.Name) // what cannot be read the next apply writes anew
+		for _, o := range report.Of(inventory, v, now).Objects {
+			if revision != "" && o.Stated.Commit != revision {
+				continue
+			}
+			if o.Health.State == health.Healthy {
+				table.Healthy++
+			}
+			table.Rows = append(table.Rows, objectRow{
+				Name: o.Stated.Key.String(), State: o.State(), Cause: o.Health.Text(), Source: from.Name,
+				Place: plain.Text(o.Stated.Place()), Commit: plain.Text(o.Stated.Commit), Author: plain.Text(o.Stated.Author),
+				Link: RevisionPath(from.Name, o.Stated.Commit),
+			})
 		}
-		judged := judge.Of(key)
-		if judged.State == health.Healthy {
-			table.Healthy++
-		}
-		table.Rows = append(table.Rows, objectRow{
-			Name: key.String(), State: stateText(judged.State), Cause: judged.Text(), Source: name,
-			Place: origin.Place(), Commit: origin.Commit, Author: origin.Author,
-			Link: RevisionPath(name, origin.Commit),
-		})
 	}
 	// What needs a look comes first.
 	slices.SortStableFunc(table.Rows, func(a, b objectRow) int { return cmp.Compare(rank(a.State), rank(b.State)) })
@@ -221,17 +217,6 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 		table.Rows, table.More = table.Rows[:maxRows], over
 	}
 	return table
-}
-
-func stateText(s health.State) string {
-	switch s {
-	case health.Healthy:
-		return "healthy"
-	case health.Failed:
-		return "failed"
-	default:
-		return "progressing"
-	}
 }
 
 func rank(state string) int { return slices.Index([]string{"failed", "progressing", "healthy"}, state) }

@@ -25,6 +25,7 @@ import (
 	"lockstep/daemon/provenance"
 	"lockstep/internal/plain"
 	"lockstep/store"
+	"lockstep/sync/apply"
 )
 
 //go:embed page.html style.css refresh.js
@@ -61,6 +62,8 @@ const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect
 // Options of the status page. Store is required.
 type Options struct {
 	Store store.Reader
+	// Inventories may be those that others read, too. Nil: the page's own.
+	Inventories *apply.Inventories
 	// Cluster is shown as the title. Empty: "lockstep".
 	Cluster string
 	// Version of Lockstep, shown at the foot.
@@ -88,6 +91,9 @@ type Server struct {
 func New(opts Options) *Server {
 	if opts.Cluster == "" {
 		opts.Cluster = "lockstep"
+	}
+	if opts.Inventories == nil {
+		opts.Inventories = &apply.Inventories{}
 	}
 	if opts.Log == nil {
 		opts.Log = slog.Default()

@@ -107,7 +107,7 @@ func shop(t *testing.T) *memory.Store {
 	}
 	for line, o := range map[int]kinds.Object{14: deployment, 3: secret} {
 		record(string(plan.Inventory), "main/"+kinds.KeyOf(o).Path(), map[string]any{
-			"source": "main", "file": "shop/cart.yaml", "line": line, "commit": "9f2c1e7a44d0", "author": "Ada Lovelace <ada@example.com>",
+			"source": "main", "key": kinds.KeyOf(o), "file": "shop/cart.yaml", "line": line, "commit": "9f2c1e7a44d0", "author": "Ada Lovelace <ada@example.com>",
 			"object": map[string]any{"data": "canary-7f3a"},
 		})
 	}

@@ -51,6 +51,7 @@ func deciding() map[string][]string {
 		"proxy/drift.go":                {"lockstep/proxy/rules"},
 		"sync/plan/*.go":                {"lockstep/sync/origin"},
 		"sync/roster/*.go":              {"lockstep/internal/giturl"},
+		"sync/report/*.go":              {"lockstep/sync/health", "lockstep/sync/plan"},
 		"sync/verdict/*.go":             {"lockstep/sync/health"},
 		"sync/render/*.go":              {"context", "lockstep/sync/manifest", "lockstep/sync/origin"}, // a renderer that runs long is stopped
 		"nodeagent/pods/*.go":           nil,
@@ -65,7 +66,7 @@ func deciding() map[string][]string {
 		"daemon/etcd/decide.go":         nil,
 		"internal/settings/*.go":        nil,
 		"daemon/rights/*.go":            {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
-		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health", "lockstep/sync/plan", "lockstep/sync/verdict"},
+		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health", "lockstep/sync/report", "lockstep/sync/verdict"},
 	}
 }
 

@@ -57,6 +57,8 @@ type Options struct {
 	Store  store.Reader
 	Commit store.Committer
 	Rules  plan.Rules
+	// Inventories may be those that others read, too. Nil: the applier's own.
+	Inventories *Inventories
 	// Events may be nil: drift is logged and counted only.
 	Events store.Recorder
 	Log    *slog.Logger
@@ -68,8 +70,7 @@ type Options struct {
 
 // Applier carries plans out. Any number of goroutines may use one, each for a source of its own.
 type Applier struct {
-	opts  Options
-	cache inventories
+	opts Options
 }
 
 // New returns an applier.
@@ -79,6 +80,9 @@ func New(opts Options) *Applier {
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
+	}
+	if opts.Inventories == nil {
+		opts.Inventories = &Inventories{}
 	}
 	if opts.Did == nil {
 		opts.Did = func(string, plan.Step) {}

@@ -7,9 +7,9 @@ import (
 	"lockstep/sync/plan"
 )
 
-// inventories remembers decoded entries by their record's revision, so that a one-line change to a source of 10,000
-// objects decodes one.
-type inventories struct {
+// Inventories remembers decoded entries by their record's revision, so that a one-line change to a source of 10,000
+// objects decodes one. Its zero value remembers nothing; any number of goroutines may use one.
+type Inventories struct {
 	mu      sync.Mutex
 	sources map[string]inventory
 }
@@ -22,26 +22,35 @@ type inventory struct {
 	revisions []int64
 }
 
-// Inventory returns a source's entries as a view has them, in order of their records' names. The list is shared, the
-// same as long as nothing in it has changed: do not change it.
+// Inventory returns a source's entries as a view has them; see Inventories.
 func (a *Applier) Inventory(v *view.View, source string) ([]plan.Desired, error) {
-	a.cache.mu.Lock()
-	defer a.cache.mu.Unlock()
-	now := a.cache.sources[source]
+	entries, err := a.opts.Inventories.Of(v, source)
+	if err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+// Of returns a source's entries as a view has them, in order of their records' names. The list is shared, the same as long
+// as nothing in it has changed: do not change it. Where entries cannot be decoded it is of the others, with an error.
+func (i *Inventories) Of(v *view.View, source string) ([]plan.Desired, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := i.sources[source]
 	if now.view == v.Revision() && now.view > 0 {
 		return now.entries, nil
 	}
 	if !now.current(v, source) {
 		var err error
 		if now, err = now.follow(v, source); err != nil {
-			return nil, err
+			return now.entries, err
 		}
 	}
 	now.view = v.Revision()
-	if a.cache.sources == nil {
-		a.cache.sources = map[string]inventory{}
+	if i.sources == nil {
+		i.sources = map[string]inventory{}
 	}
-	a.cache.sources[source] = now
+	i.sources[source] = now
 	return now.entries, nil
 }
 
@@ -57,8 +66,9 @@ func (n inventory) current(v *view.View, source string) bool {
 	return i == len(n.names)
 }
 
-// follow returns what the view has; both are in order of names.
+// follow returns what the view has, and an error where that is not all; both are in order of names.
 func (n inventory) follow(v *view.View, source string) (inventory, error) {
+	var unread error
 	size := len(n.names) + 1 // most often one has changed
 	now := inventory{entries: make([]plan.Desired, 0, size), names: make([]string, 0, size), revisions: make([]int64, 0, size)}
 	i := 0
@@ -72,10 +82,11 @@ func (n inventory) follow(v *view.View, source string) (inventory, error) {
 		} else {
 			var err error
 			if row, err = plan.Inventory.Decode(r); err != nil {
-				return inventory{}, err
+				unread = err
+				continue
 			}
 		}
 		now.entries, now.names, now.revisions = append(now.entries, row.Value), append(now.names, r.Name), append(now.revisions, r.Revision)
 	}
-	return now, nil
+	return now, unread
 }

@@ -315,36 +315,41 @@ type Roll struct {
 	Again   time.Time
 }
 
-// Sum judges all objects. The first cause is the first by name among the deepest: a Service without endpoints because
-// its Deployment fails is not the cause, so workloads are looked at before services.
-func Sum(keys []kinds.Key, v *view.View, now time.Time) Roll {
-	roll := Roll{Total: len(keys)}
-	best, judge := -1, At(v, now)
-	for _, k := range keys {
-		r := judge.Of(k)
-		if !r.Again.IsZero() && (roll.Again.IsZero() || r.Again.Before(roll.Again)) {
-			roll.Again = r.Again
-		}
-		if r.State == Healthy {
-			roll.Healthy++
-			continue
-		}
-		weight := 1
-		if !ruleOf(kinds.ForResource(k.GroupResource())).follows {
-			weight++
-		}
-		if r.State == Failed {
-			weight += 2
-			roll.Failed = true
-		}
-		if weight > best {
-			best, roll.First = weight, k.String()+": "+r.Cause
-			roll.Meaning = roll.First
-			if r.Silence != "" {
-				node, _, _ := strings.Cut(r.Silence, silentFor)
-				roll.First, roll.Meaning = r.Silence+"; "+roll.First, node+"; "+roll.First
-			}
-		}
+// Sum gathers a Roll. NewSum makes one.
+type Sum struct {
+	Roll
+	best int // how deep the first cause is
+}
+
+// NewSum returns the sum of no object.
+func NewSum() *Sum { return &Sum{best: -1} }
+
+// Add adds an object as it was judged. The first cause is the first of those added among the deepest: a Service without
+// endpoints because its Deployment fails is not the cause, so workloads are looked at before services.
+func (s *Sum) Add(k kinds.Key, r Result) {
+	s.Total++
+	if !r.Again.IsZero() && (s.Again.IsZero() || r.Again.Before(s.Again)) {
+		s.Again = r.Again
 	}
-	return roll
+	if r.State == Healthy {
+		s.Healthy++
+		return
+	}
+	weight := 1
+	if !ruleOf(kinds.ForResource(k.GroupResource())).follows {
+		weight++
+	}
+	if r.State == Failed {
+		weight += 2
+		s.Failed = true
+	}
+	if weight <= s.best {
+		return
+	}
+	s.best, s.First = weight, k.String()+": "+r.Cause
+	s.Meaning = s.First
+	if r.Silence != "" {
+		node, _, _ := strings.Cut(r.Silence, silentFor)
+		s.First, s.Meaning = r.Silence+"; "+s.First, node+"; "+s.First
+	}
 }

@@ -179,7 +179,7 @@ func TestOf(t *testing.T) {
 func TestAgainTellsWhenTimeDecides(t *testing.T) {
 	rs := set("cart-1", "1")
 	v := view.Of(deploy(func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0 }), rs, podOf(rs, "p", unschedulable(time.Second)))
-	roll := Sum([]kinds.Key{kinds.For[*appsv1.Deployment]().Key("shop", "cart")}, v, now)
+	roll := sumOf([]kinds.Key{kinds.For[*appsv1.Deployment]().Key("shop", "cart")}, v, now)
 	if want := now.Add(unschedulableAfter - time.Second); !roll.Again.Equal(want) || roll.Failed {
 		t.Errorf("again %v, want %v", roll.Again, want)
 	}
@@ -188,7 +188,7 @@ func TestAgainTellsWhenTimeDecides(t *testing.T) {
 func TestSumNamesTheCauseBeforeItsEffect(t *testing.T) {
 	rs := set("cart-1", "1")
 	v := view.Of(svc(), deploy(func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0 }), rs, podOf(rs, "p", waits("CrashLoopBackOff")))
-	roll := Sum([]kinds.Key{kinds.KeyOf(svc()), kinds.KeyOf(deploy())}, v, now)
+	roll := sumOf([]kinds.Key{kinds.KeyOf(svc()), kinds.KeyOf(deploy())}, v, now)
 	if want := "Deployment shop/cart: CrashLoopBackOff, 0/3 ready"; roll.First != want || !roll.Failed || roll.Healthy != 0 || roll.Total != 2 {
 		t.Errorf("%+v, want %q", roll, want)
 	}
@@ -211,7 +211,7 @@ func TestSilentNodeIsTheCause(t *testing.T) {
 	on := func(node string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.NodeName = node } }
 	sum := func(since time.Duration) Roll {
 		v := view.Of(svc(), lost, rs, podOf(rs, "p", on("a"), waits("CrashLoopBackOff")), podOf(rs, "q", on("b")), silent("b", since))
-		return Sum([]kinds.Key{kinds.KeyOf(svc()), kinds.KeyOf(lost)}, v, now)
+		return sumOf([]kinds.Key{kinds.KeyOf(svc()), kinds.KeyOf(lost)}, v, now)
 	}
 	first, later := sum(40*time.Second), sum(3*time.Hour)
 	if want := "node b has been silent for 40 s; Deployment shop/cart: 1/2 ready"; first.First != want || !first.Failed {
@@ -266,4 +266,12 @@ func TestReads(t *testing.T) {
 			t.Errorf("a change of %v concerns others: %v", kinds.KeyOf(c.new), got)
 		}
 	}
+}
+
+func sumOf(keys []kinds.Key, v *view.View, now time.Time) Roll {
+	judge, sum := At(v, now), NewSum()
+	for _, k := range keys {
+		sum.Add(k, judge.Of(k))
+	}
+	return sum.Roll
 }

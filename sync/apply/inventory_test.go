@@ -1,4 +1,4 @@
-package daemon
+package apply
 
 import (
 	"encoding/json"
@@ -13,7 +13,7 @@ import (
 	"lockstep/sync/plan"
 )
 
-func TestListingFollowsTheInventory(t *testing.T) {
+func TestInventoriesFollow(t *testing.T) {
 	s := memory.New()
 	write := func(source, name string, line int) {
 		t.Helper()
@@ -30,12 +30,16 @@ func TestListingFollowsTheInventory(t *testing.T) {
 			t.Fatal(r.Err)
 		}
 	}
-	var l listing
+	var l Inventories
 	wants := func(want string) {
 		t.Helper()
 		var got []string
-		for _, item := range l.of(s.View(), "one") {
-			got = append(got, item.key.Name+" "+item.file)
+		entries, err := l.Of(s.View(), "one")
+		for _, e := range entries {
+			got = append(got, e.Key.Name+" "+e.Place())
+		}
+		if err != nil {
+			got = append(got, err.Error())
 		}
 		if fmt.Sprint(got) != want {
 			t.Errorf("listed %v, want %s", got, want)
@@ -51,4 +55,10 @@ func TestListingFollowsTheInventory(t *testing.T) {
 	write("one", "y", 0)
 	wants("[x a.yaml:7]")
 	wants("[x a.yaml:7]")
+	if r := s.Commit(t.Context(), store.Group{{Record: &view.Record{Table: string(plan.Inventory), Name: "one/a", Data: []byte(`{"line":"x"}`)}, If: store.Anyway}})[0]; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	const unread = "cannot decode record desired one/a: json: cannot unmarshal string into Go struct field Desired.Origin.line of type int"
+	wants("[x a.yaml:7 " + unread + "]")
+	wants("[x a.yaml:7 " + unread + "]")
 }
