@@ -28,6 +28,7 @@ import (
 
 	"lockstep/internal/whole"
 	"lockstep/nodeagent/cgroup"
+	"lockstep/nodeagent/cluster"
 	"lockstep/nodeagent/content"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/logs"
@@ -60,27 +61,18 @@ type Agent struct {
 	images    *images.Manager
 	probes    *probes.Manager
 	content   *content.Store
+	cluster   *cluster.Cluster
 	statuses  *statuses
 	events    record.EventRecorder
 	broadcast record.EventBroadcaster
 	group     *errgroup.Group // of everything that runs
 	ctx       context.Context // of everything that runs
 	changed   chan struct{}   // wakes the node's report
-	proxyWake chan struct{}
-	dnsWake   chan struct{}
-	keepWake  chan struct{}
-	imported  chan struct{} // closed when ImagesDir has been imported
-	connected chan struct{} // closed when there is a client
-	complete  chan struct{} // closed when the caches are the API's
-	lostWake  chan struct{} // wakes endLost
-
-	completeOnce sync.Once
-	netOnce      sync.Once
-	routing      sync.Mutex // of the kernel's routes
+	imported  chan struct{}   // closed when ImagesDir has been imported
+	connected chan struct{}   // closed when there is a client
+	lostWake  chan struct{}   // wakes endLost
 
 	contentWake chan struct{} // wakes refresh
-	known       chan struct{} // closed when there are caches
-	knownOnce   sync.Once
 	imagesWake  chan struct{} // wakes listImages
 	imageDir    string        // containerd's, on the file system of images and layers
 	summary     *stats.Collector
@@ -91,19 +83,15 @@ type Agent struct {
 	pods   map[types.UID]*pod.Pod
 	claims map[string]*pod.Pod  // by containerd ID
 	client kubernetes.Interface // nil while not connected
-	caches *caches              // nil until synced, or taken from the disk
-	// synchronised says that the caches and the pods are complete as of the API.
-	synchronised bool
 	// history names what the API's revisions are of; empty until it is known.
 	history string
 	// lost are the pods of an earlier history that the API does not know, and until when each of them waits.
-	lost          map[types.UID]time.Time
-	stopFollowing func()
-	ips           []netip.Addr
-	node          spec.Node
-	facts         register.Facts
-	noNetwork     string
-	down          string // why containerd does not answer; empty if it does
+	lost      map[types.UID]time.Time
+	ips       []netip.Addr
+	node      spec.Node
+	facts     register.Facts
+	noNetwork string
+	down      string // why containerd does not answer; empty if it does
 
 	rules, names *vital // nil until services are known
 
@@ -124,12 +112,13 @@ func New(opts Options) (*Agent, error) {
 	a := &Agent{
 		opts: opts, log: opts.Log.With("node", opts.NodeName), metrics: newMetrics(opts.Metrics),
 		records: pod.Records{Dir: filepath.Join(opts.agentDir(), "pods")},
-		changed: make(chan struct{}, 1), proxyWake: make(chan struct{}, 1), dnsWake: make(chan struct{}, 1), keepWake: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), known: make(chan struct{}), imagesWake: make(chan struct{}, 1),
-		connected: make(chan struct{}), complete: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), contentWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
+		connected: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
 		pods: map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
 	a.content = content.New(content.Options{Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged, Holds: a.hasLost})
+	a.cluster = cluster.New(cluster.Options{Node: opts.NodeName, File: filepath.Join(opts.agentDir(), "cluster"), Pods: bound{a}, Kept: a.metrics.kept, Log: a.log})
 	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
 	a.broadcast = record.NewBroadcaster()
 	a.events = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: opts.NodeName})
@@ -447,12 +436,6 @@ func (a *Agent) allPods() []*pod.Pod {
 		out = append(out, p)
 	}
 	return out
-}
-
-// wakeNet has proxy and DNS look again.
-func (a *Agent) wakeNet() {
-	poke(a.proxyWake)
-	poke(a.dnsWake)
 }
 
 func poke(c chan<- struct{}) {

@@ -59,9 +59,7 @@ func (a *Agent) historySeen(name string) {
 	a.log.Warn("the cluster's store has been lost: everything is read anew, and pods run on until others take their places",
 		"pods", len(a.lost))
 	a.content.StartAnew()
-	if a.stopFollowing != nil {
-		a.stopFollowing()
-	}
+	a.cluster.Anew()
 	poke(a.changed)
 	poke(a.lostWake)
 }

@@ -100,7 +100,7 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	}
 	gone := func(p *pod.Pod) bool { return p.Wanted().Gone }
 	never := podOf("never", "never", true) // the API does not have it
-	a.group.Go(func() error { return a.follow(a.ctx, client) })
+	a.group.Go(func() error { return a.cluster.Follow(a.ctx, client) })
 	l.eventually("what the API does not have ends", 20*time.Second, func() error {
 		if !gone(never) {
 			return fmt.Errorf("it goes on")
@@ -113,11 +113,12 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	l.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "fresh", UID: uuid.NewUUID()}})
 	began := time.Now()
 	l.eventually("the new store's objects are known, and no others", 20*time.Second, func() error {
-		a.mu.Lock()
-		c := a.caches
-		a.mu.Unlock()
-		_, err := c.namespaces.Get("fresh")
-		return err
+		for _, n := range a.cluster.Snapshot().Namespaces {
+			if n.Name == "fresh" {
+				return nil
+			}
+		}
+		return fmt.Errorf("namespaces %v", a.cluster.Snapshot().Namespaces)
 	})
 	t.Logf("the agent follows the new store after %v", time.Since(began))
 	if gone(old) || gone(other) || !a.isLost("old") || !a.isLost("other") {

@@ -286,7 +286,7 @@ func TestSurroundings(t *testing.T) {
 		return corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: c}
 	}
 	l.eventually("service known", 10*time.Second, func() error {
-		if len(l.agent.services("default")) == 0 {
+		if s := l.agent.cluster.Snapshot(); s == nil || len(s.ServicesOf("default")) == 0 {
 			return fmt.Errorf("no service")
 		}
 		return nil

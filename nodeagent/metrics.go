@@ -66,6 +66,13 @@ var (
 	descLogDropped = prometheus.NewDesc("lockstep_agent_log_dropped_lines", "Lines of the open streams that the log keeper could not write.", nil, nil)
 )
 
+func (m *metrics) kept(took time.Duration, err error) {
+	m.keepSeconds.Observe(took.Seconds())
+	if err != nil {
+		m.keepErrors.Inc()
+	}
+}
+
 func (m *metrics) pulled(took time.Duration, err error) {
 	result := "success"
 	if err != nil {

@@ -126,6 +126,8 @@ func (a *Agent) relist(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	known := a.cluster.Snapshot()
+	synced := known != nil && known.Complete // so that a pod which is not known does not exist
 	seen := map[string]bool{}
 	found, orphans := map[*pod.Pod][]runtime.Container{}, map[*pod.Pod]bool{}
 	for _, p := range a.allPods() {
@@ -141,7 +143,6 @@ func (a *Agent) relist(ctx context.Context) error {
 		}
 		a.mu.Lock()
 		p := a.pods[types.UID(c.PodUID)]
-		synced := a.synchronised
 		if p != nil {
 			a.claims[c.ID] = p
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,7 +27,7 @@ func TestNamesAndServicesWithoutTheAPI(t *testing.T) {
 	l.ready()
 	l.service("web", "10.43.0.77", "10.42.7.250")
 	l.eventually("service known", 10*time.Second, func() error {
-		if len(l.agent.services("default")) == 0 {
+		if s := l.agent.cluster.Snapshot(); s == nil || len(s.ServicesOf("default")) == 0 {
 			return errors.New("no service")
 		}
 		return nil
@@ -52,7 +53,7 @@ func TestNamesAndServicesWithoutTheAPI(t *testing.T) {
 	}
 	l.eventually("service, name and route work", 20*time.Second, works)
 	l.eventually("state kept", 10*time.Second, func() error {
-		_, err := os.Stat(l.opts.replicaFile())
+		_, err := os.Stat(filepath.Join(l.opts.agentDir(), "cluster"))
 		return err
 	})
 	l.halt()

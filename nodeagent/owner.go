@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,10 +38,21 @@ type clusterOf struct {
 // Latest implements pod.Cluster.
 func (c clusterOf) Latest() pod.Content { return c.Store.Latest() }
 
+// servicesWait bounds how long a container waits for the services that its
+// environment names: with neither the API nor a kept state it starts without.
+const servicesWait = 10 * time.Second
+
 // Services implements pod.Cluster.
 func (c clusterOf) Services(ctx context.Context, namespace string) []*corev1.Service {
-	c.agent.waitForServices(ctx)
-	return c.agent.services(namespace)
+	select {
+	case <-c.agent.cluster.Known():
+	case <-ctx.Done():
+	case <-time.After(servicesWait):
+	}
+	if s := c.agent.cluster.Snapshot(); s != nil {
+		return s.ServicesOf(namespace)
+	}
+	return nil
 }
 
 // Delete implements pod.Cluster.
@@ -101,5 +113,5 @@ func (o owner) Forget(p *pod.Pod) {
 	if err := o.records.DropPod(p.UID()); err != nil {
 		p.Log().Warn("cannot forget pod", "error", err)
 	}
-	o.wakeNet()
+	o.cluster.Wake() // its host ports are free
 }

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/nodeagent/cgroup"
+	"lockstep/nodeagent/cluster"
 	"lockstep/nodeagent/dns"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/register"
@@ -71,8 +72,8 @@ func (n *netOnly) start() (a *Agent, stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.group, a.ctx = errgroup.WithContext(ctx)
-	a.caches = cachesOf(&replica.State{Services: web()})
-	a.startNet(a.ctx)
+	a.cluster.Publish(&cluster.Snapshot{State: replica.State{Services: web()}})
+	a.group.Go(func() error { return a.serveServices(a.ctx) })
 	return a, func() {
 		cancel()
 		if err := a.group.Wait(); err != nil {
@@ -185,10 +186,7 @@ func TestNodeIsReadyWithItsRulesAndNames(t *testing.T) {
 		t.Error("the node is not reported anew")
 	}
 	breaks()
-	first.mu.Lock()
-	first.caches = cachesOf(&replica.State{Services: web(), Slices: endpoint()})
-	first.mu.Unlock()
-	first.wakeNet()
+	first.cluster.Publish(&cluster.Snapshot{State: replica.State{Services: web(), Slices: endpoint()}})
 	n.until("rules that can no longer be written are told", fails(first))
 	mends()
 	n.until("ready again", works(first))

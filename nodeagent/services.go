@@ -9,13 +9,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/dns"
-	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/register"
 	"lockstep/proxy"
 	"lockstep/proxy/rules"
@@ -24,34 +22,37 @@ import (
 // dnsPort is where names are asked for (RFC 1035).
 const dnsPort = 53
 
-// startNet starts proxy and DNS, which need complete caches: an incomplete
-// picture would remove rules that are in use.
-func (a *Agent) startNet(ctx context.Context) {
-	a.netOnce.Do(func() { a.runNet(ctx) })
-}
-
-func (a *Agent) runNet(ctx context.Context) {
-	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.proxyWake, Drift: a.proxyDrift, Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics})
+// serveServices keeps service rules and names until ctx ends. Both need to know
+// the cluster: an incomplete picture would remove rules that are in use.
+func (a *Agent) serveServices(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.cluster.Known():
+	}
+	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.cluster.Subscribe(), Drift: a.proxyDrift, Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics})
 	if err != nil {
 		a.log.Error("cannot start proxy", "error", err)
-		return
+		return nil
 	}
 	var listen []netip.AddrPort
 	servers, domain := a.namesAt()
 	for _, ip := range servers {
 		listen = append(listen, netip.AddrPortFrom(ip, dnsPort))
 	}
-	d, err := dns.New(dns.Options{Listen: listen, Domain: domain, State: a.dnsState, Wake: a.dnsWake, Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics,
+	d, err := dns.New(dns.Options{Listen: listen, Domain: domain, State: a.dnsState, Wake: a.cluster.Subscribe(), Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics,
 		Process: companion.Program{RunDir: a.opts.RunDir, Cgroup: namesCgroup(a.opts.NodeName), Build: a.opts.Version}})
 	if err != nil {
 		a.log.Error("cannot have names answered", "error", err)
-		return
+		return nil
 	}
 	a.mu.Lock()
 	a.rules, a.names = &vital{health: p.Health}, &vital{health: d.Health}
 	a.mu.Unlock()
-	a.group.Go(func() error { return p.Run(ctx) })
-	a.group.Go(func() error { return d.Run(ctx) })
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.Run(ctx) })
+	g.Go(func() error { return d.Run(ctx) })
+	return g.Wait()
 }
 
 func namesCgroup(node string) string { return filepath.Join("/lockstep-names", node) }
@@ -114,8 +115,9 @@ func (a *Agent) reportVitals(s *register.State, now time.Time) {
 
 func (a *Agent) proxyState() rules.Input {
 	a.mu.Lock()
-	c, ips, set := a.caches, a.ips, a.opts.cluster
+	ips, set := a.ips, a.opts.cluster
 	a.mu.Unlock()
+	known := a.cluster.Snapshot()
 	in := rules.Input{
 		Node:        rules.Node{Name: a.opts.NodeName, Addresses: ips},
 		PodNetworks: set.PodCIDRs, ServiceNetworks: set.ServiceCIDRs, LocalServices: set.DNS(), LocalhostPorts: true,
@@ -125,9 +127,8 @@ func (a *Agent) proxyState() rules.Input {
 			in.Servers = append(in.Servers, server)
 		}
 	}
-	in.Services, _ = c.services.List(labels.Everything()) // listers do not fail
-	in.Slices, _ = c.slices.List(labels.Everything())
-	if n, err := c.nodes.Get(a.opts.NodeName); err == nil {
+	in.Services, in.Slices = known.Services, known.Slices
+	if n := known.Node(a.opts.NodeName); n != nil {
 		for _, cidr := range n.Spec.PodCIDRs {
 			if p, err := netip.ParsePrefix(cidr); err == nil {
 				in.Node.PodCIDRs = append(in.Node.PodCIDRs, p)
@@ -177,93 +178,11 @@ func (a *Agent) proxyDrift(d proxy.Drift) {
 }
 
 func (a *Agent) dnsState() dns.State {
-	a.mu.Lock()
-	c, set := a.caches, a.opts.cluster
-	a.mu.Unlock()
-	s := dns.State{}
+	known, set := a.cluster.Snapshot(), a.settings()
+	s := dns.State{Services: known.Services, Slices: known.Slices, Namespaces: []string{}}
 	s.Networks = append(append(s.Networks, set.PodCIDRs...), set.ServiceCIDRs...)
-	s.Services, _ = c.services.List(labels.Everything()) // listers do not fail
-	s.Slices, _ = c.slices.List(labels.Everything())
-	list, _ := c.namespaces.List(labels.Everything())
-	s.Namespaces = []string{}
-	for _, n := range list {
+	for _, n := range known.Namespaces {
 		s.Namespaces = append(s.Namespaces, n.Name)
 	}
 	return s
-}
-
-// collectImages imports the archives of ImagesDir, then removes unused images
-// when the disk fills, until ctx ends.
-func (a *Agent) collectImages(ctx context.Context) error {
-	if a.opts.ImagesDir != "" {
-		names, err := a.images.Import(ctx, a.opts.ImagesDir)
-		if err != nil && ctx.Err() == nil {
-			a.log.Warn("cannot import all images", "error", err)
-		}
-		if len(names) > 0 {
-			a.log.Info("imported images", "count", len(names))
-		}
-	}
-	close(a.imported)
-	t := time.NewTicker(collectPeriod)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-		var wanted []string
-		for _, p := range a.allPods() {
-			o := p.Object()
-			for _, cs := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
-				for i := range cs {
-					wanted = append(wanted, cs[i].Image)
-				}
-			}
-		}
-		removed, err := a.images.Collect(ctx, wanted, images.Thresholds{})
-		if err != nil && ctx.Err() == nil {
-			a.log.Warn("cannot remove unused images", "error", err)
-		}
-		for _, c := range removed {
-			poke(a.imagesWake)
-			a.log.Info("removed unused image", "names", c.Names, "bytes", c.Size)
-		}
-	}
-}
-
-// listPeriod is how often the images are looked at without a reason.
-const listPeriod = time.Minute
-
-// listImages keeps what the node reports of its images up to date.
-func (a *Agent) listImages(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-a.imported:
-	}
-	t := time.NewTicker(listPeriod)
-	defer t.Stop()
-	for {
-		list, err := a.images.List(ctx)
-		if err != nil && ctx.Err() == nil {
-			a.log.Warn("cannot list images", "error", err)
-		}
-		if err == nil {
-			a.mu.Lock()
-			changed := !equality.Semantic.DeepEqual(a.nodeImages, list)
-			a.nodeImages = list
-			a.mu.Unlock()
-			if changed {
-				a.reportNode()
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-a.imagesWake:
-		case <-t.C:
-		}
-	}
 }

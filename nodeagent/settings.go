@@ -67,7 +67,7 @@ func (a *Agent) learnSettings(ctx context.Context, link http.RoundTripper) error
 	}
 	a.mu.Lock()
 	was = a.opts.cluster
-	begun := a.caches != nil || len(a.pods) > 0
+	begun := a.cluster.Snapshot() != nil || len(a.pods) > 0
 	if !begun {
 		a.opts.cluster = is
 	}

@@ -44,8 +44,10 @@ func (a *Agent) tasks() []task {
 		{"list", a.listImages},
 		{"stats", a.summary.Run},
 		{"statuses", a.statuses.run},
-		{"replica", a.useReplica},
-		{"keep", a.keepReplica},
+		{"recall", a.cluster.Recall},
+		{"keep", a.cluster.Keep},
+		{"network", a.wire},
+		{"services", a.serveServices},
 		{"history", a.endLost},
 		{"cluster", a.joinCluster},
 	}
@@ -56,13 +58,14 @@ func (a *Agent) tasks() []task {
 }
 
 // joinedTasks are what a node does that has joined its cluster.
-func (a *Agent) joinedTasks(client kubernetes.Interface, id register.Identity, link *register.Link, dial func(context.Context) (net.Conn, error)) []task {
+func (a *Agent) joinedTasks(client kubernetes.Interface, id register.Identity, link *register.Link,
+	dial func(context.Context) (net.Conn, error)) []task {
 	reporter := &register.Reporter{Client: client, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
 		State: a.nodeState, Changed: a.changed, Reported: a.metrics.report, Log: a.log}
 	return []task{
 		{"report", reporter.Run},
 		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
 		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, dial, a.handler()) }},
-		{"follow", func(ctx context.Context) error { return a.follow(ctx, client) }},
+		{"follow", func(ctx context.Context) error { return a.cluster.Follow(ctx, client) }},
 	}
 }

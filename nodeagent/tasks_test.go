@@ -15,7 +15,7 @@ func TestTasksByRole(t *testing.T) {
 		}
 		return out
 	}
-	every := []string{"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "images", "list", "stats", "statuses", "replica", "keep", "history", "cluster"}
+	every := []string{"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "images", "list", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster"}
 	for containerd, want := range map[string][]string{"": every, Managed: append(slices.Clone(every), "containerd")} {
 		a, err := New(Options{Server: "https://127.0.0.1:1", NodeName: "n1", DataDir: t.TempDir(), RunDir: t.TempDir(), Containerd: containerd})
 		if err != nil {

@@ -144,6 +144,8 @@ func rules() []rule {
 			reason: "the control plane knows nodes by what they write to the API alone; only the command line joins the two"},
 		{from: []string{"nodeagent/pod", "nodeagent/pods", "nodeagent/spec"}, never: []string{"k8s.io/client-go/", "github.com/containerd/containerd/v2/client", "lockstep/nodeagent/content", "lockstep/nodeagent", "lockstep/proxy"},
 			reason: "a pod's loop reaches the cluster and the machine through interfaces, so that it runs on a hollow machine, too"},
+		{from: []string{"nodeagent/cluster", "nodeagent/content"}, never: []string{"lockstep/nodeagent/pod", "lockstep/nodeagent/runtime", "lockstep/nodeagent", "lockstep/proxy/", "lockstep/proxy"},
+			reason: "what is known of the cluster does not depend on what the node does with it"},
 		{from: []string{"proxy"}, never: []string{"lockstep/nodeagent/", "lockstep/nodeagent"}, reason: "the proxy is given what it needs, and could run without the agent"},
 		{from: []string{"kinds"}, except: []string{"kinds/strategy"}, never: []string{"lockstep/"}, but: []string{"lockstep/kinds", "lockstep/kinds/v1alpha1"},
 			reason: "everything imports the table of kinds, so it imports nothing"},

@@ -68,7 +68,8 @@ type Store struct {
 
 // New returns a store that knows what is kept; it starts nothing.
 func New(o Options) *Store {
-	return &Store{opts: o, onDisk: map[pods.Reference]metav1.Object{}, known: map[pods.Reference]fetched{}, watched: map[pods.Reference]context.CancelFunc{}}
+	return &Store{opts: o, onDisk: map[pods.Reference]metav1.Object{}, known: map[pods.Reference]fetched{},
+		watched: map[pods.Reference]context.CancelFunc{}}
 }
 
 type fetched struct {

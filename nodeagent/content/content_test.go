@@ -21,7 +21,8 @@ func TestNothingGoesBack(t *testing.T) {
 		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "settings", ResourceVersion: revision}}
 	}
 	client := fake.NewClientset(at("5"))
-	s := New(Options{Dir: t.TempDir(), API: func() kubernetes.Interface { return client }, Log: slog.New(slog.DiscardHandler), Changed: func(pods.Reference) {}})
+	s := New(Options{Dir: t.TempDir(), API: func() kubernetes.Interface { return client },
+		Log: slog.New(slog.DiscardHandler), Changed: func(pods.Reference) {}})
 	seen := func(revision string) fetched {
 		return fetched{object: at(revision), revision: revisionOf(at(revision))}
 	}

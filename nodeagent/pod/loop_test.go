@@ -80,7 +80,8 @@ func (w *world) until(what string, f func() error) {
 }
 
 func object(name string, containers ...string) *corev1.Pod {
-	o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)}, Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyAlways}}
+	o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)},
+		Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyAlways}}
 	for _, c := range containers {
 		o.Spec.Containers = append(o.Spec.Containers, corev1.Container{Name: c, Image: c + ":1", Command: []string{"/" + c}})
 	}
@@ -227,7 +228,8 @@ func TestNodeComesBack(t *testing.T) {
 		}
 		return fmt.Errorf("%+v", w.Status("web").ContainerStatuses)
 	})
-	if now := w.Machine.Running(); now["web/main"].ID != before["web/main"].ID || !now["web/main"].CreatedAt.Equal(before["web/main"].CreatedAt) {
+	was, is := before["web/main"], w.Machine.Running()["web/main"]
+	if is.ID != was.ID || !is.CreatedAt.Equal(was.CreatedAt) {
 		t.Error("a container that ran was made anew")
 	}
 	w.Unbind("web", time.Second)
@@ -240,8 +242,10 @@ func TestNodeComesBack(t *testing.T) {
 func TestNewsEndsTheWait(t *testing.T) {
 	w := newWorld(t)
 	volume, env, pull := object("volume", "main"), object("env", "main"), object("pull", "private")
-	volume.Spec.Volumes = []corev1.Volume{{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "late"}}}}}
-	env.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "late"}}}}
+	late := corev1.LocalObjectReference{Name: "late"}
+	volume.Spec.Volumes = []corev1.Volume{{Name: "config",
+		VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: late}}}}
+	env.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: late}}}
 	pull.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "login"}}
 	w.Machine.Lose("private:1", true)
 	for _, o := range []*corev1.Pod{volume, env, pull} {
@@ -249,7 +253,9 @@ func TestNewsEndsTheWait(t *testing.T) {
 	}
 	w.waits("env", "CreateContainerConfigError")
 	w.waits("pull", "ErrImagePull")
-	for name, key := range map[types.UID]pods.Key{"volume": {Kind: pods.Volumes}, "env": {Kind: pods.Start, Of: "main"}, "pull": {Kind: pods.Prepare, Of: "private"}} {
+	for name, key := range map[types.UID]pods.Key{
+		"volume": {Kind: pods.Volumes}, "env": {Kind: pods.Start, Of: "main"}, "pull": {Kind: pods.Prepare, Of: "private"},
+	} {
 		w.until("it has failed", func() error {
 			if !w.Pod(name).Delay(key, time.Now().Add(time.Hour)) {
 				return fmt.Errorf("no failure of %s", key)
@@ -279,10 +285,12 @@ func TestStartErrors(t *testing.T) {
 	w.Bind(o)
 	w.until("it has failed", func() error {
 		s := w.Status("web")
-		if s.Phase != corev1.PodFailed || s.ContainerStatuses[0].State.Terminated == nil || s.ContainerStatuses[0].State.Terminated.ExitCode != pods.StartErrorCode {
-			return fmt.Errorf("%+v", s)
+		for _, c := range s.ContainerStatuses {
+			if end := c.State.Terminated; s.Phase == corev1.PodFailed && end != nil && end.ExitCode == pods.StartErrorCode {
+				return nil
+			}
 		}
-		return nil
+		return fmt.Errorf("%+v", s)
 	})
 	w.Unbind("web", time.Second)
 	w.gone("web")

@@ -120,14 +120,18 @@ type Metrics struct {
 
 // NewMetrics registers them.
 func NewMetrics(r prometheus.Registerer) *Metrics {
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Name: "lockstep_agent_" + name, Help: help}
+	}
 	m := &Metrics{
-		steps:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_agent_steps_total", Help: "Steps begun for pods."}, []string{"step"}),
-		stepErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_agent_step_errors_total", Help: "Steps that failed."}, []string{"step"}),
+		steps:      prometheus.NewCounterVec(counter("steps_total", "Steps begun for pods."), []string{"step"}),
+		stepErrors: prometheus.NewCounterVec(counter("step_errors_total", "Steps that failed."), []string{"step"}),
 		stepSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lockstep_agent_step_seconds", Help: "How long steps took.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}, []string{"step"}),
-		refreshes:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_updates_total", Help: "Volumes of running pods that were given newer contents."}),
-		refreshErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_volume_update_errors_total", Help: "Volumes of running pods that could not be given newer contents."}),
-		evictions:     prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_evictions_total", Help: "Pods ended for taking more of the disk than they may."}),
+		refreshes: prometheus.NewCounter(counter("volume_updates_total", "Volumes of running pods that were given newer contents.")),
+		refreshErrors: prometheus.NewCounter(counter("volume_update_errors_total",
+			"Volumes of running pods that could not be given newer contents.")),
+		evictions: prometheus.NewCounter(counter("evictions_total", "Pods ended for taking more of the disk than they may.")),
 	}
 	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.refreshes, m.refreshErrors, m.evictions)
 	return m

@@ -88,7 +88,8 @@ func (p *Pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 	}
 	if n.Net {
 		// After a reboot without the API, other pods and nodes know it by its old address.
-		ips, err := p.node.Sandboxes.Add(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name, Address: object.Status.PodIP}, network.NetPath(filepath.Join(dir, "ns")))
+		who := network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name, Address: object.Status.PodIP}
+		ips, err := p.node.Sandboxes.Add(ctx, who, network.NetPath(filepath.Join(dir, "ns")))
 		if err != nil {
 			return err
 		}
@@ -114,7 +115,8 @@ func (p *Pod) teardownSandbox(ctx context.Context) error {
 	ns := filepath.Join(dir, "ns")
 	err := p.stopPause(ctx)
 	if !object.Spec.HostNetwork {
-		err = errors.Join(err, p.node.Sandboxes.Remove(ctx, network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}, network.NetPath(ns)))
+		who := network.Pod{UID: string(p.uid), Namespace: object.Namespace, Name: object.Name}
+		err = errors.Join(err, p.node.Sandboxes.Remove(ctx, who, network.NetPath(ns)))
 	}
 	if err != nil {
 		return err // the next attempt needs what is there

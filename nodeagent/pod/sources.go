@@ -15,7 +15,8 @@ import (
 
 // envSources fetches what a container's environment refers to.
 func (n *Node) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Container) (spec.Sources, error) {
-	s := spec.Sources{ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{}, Services: n.Cluster.Services(ctx, o.Namespace)}
+	s := spec.Sources{ConfigMaps: map[string]*corev1.ConfigMap{}, Secrets: map[string]*corev1.Secret{},
+		Services: n.Cluster.Services(ctx, o.Namespace)}
 	only := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace}, Spec: corev1.PodSpec{Containers: []corev1.Container{*c}}}
 	for ref := range pods.References(only) {
 		var err error

@@ -31,7 +31,8 @@ func Admit(allocatable corev1.ResourceList, others []Wanted, pod *corev1.Pod) (r
 		}
 	}
 	lacks := func(name corev1.ResourceName, requested, used, capacity int64) (string, string) {
-		return "OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)
+		return "OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+			name, requested, used, capacity)
 	}
 	if most, ok := allocatable[corev1.ResourcePods]; ok && count >= most.Value() {
 		return lacks(corev1.ResourcePods, 1, count, most.Value())

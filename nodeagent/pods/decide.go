@@ -100,7 +100,8 @@ func decideEnd(p *Plan, w Wanted, o Observed, why Step, now time.Time) {
 		if slices.Contains(sidecars, c.Name) && (mains || c.Name != last) {
 			continue
 		}
-		p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: grace, Hooks: c.State == Running && grace > 0, Cause: why.Cause, Detail: why.Detail})
+		p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: grace, Hooks: c.State == Running && grace > 0,
+			Cause: why.Cause, Detail: why.Detail})
 	}
 	if len(alive) > 0 || len(p.Cancel) > 0 {
 		return

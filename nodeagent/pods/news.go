@@ -21,7 +21,8 @@ const (
 
 // ContentNews is what the change of an object means to a pod that refers to it.
 func ContentNews(pod *corev1.Pod, changed Reference) News {
-	if changed.Secret && slices.ContainsFunc(pod.Spec.ImagePullSecrets, func(s corev1.LocalObjectReference) bool { return s.Name == changed.Name }) {
+	pulls := func(s corev1.LocalObjectReference) bool { return s.Name == changed.Name }
+	if changed.Secret && slices.ContainsFunc(pod.Spec.ImagePullSecrets, pulls) {
 		return CredentialsChanged
 	}
 	return ContentChanged
@@ -54,8 +55,8 @@ func Ready(s corev1.PodStatus) bool {
 
 // KeepAgain says whether a pod that is kept as old is outdated by its newer object, for an agent that starts without the API.
 func KeepAgain(old, pod *corev1.Pod) bool {
-	return old.Status.Phase != pod.Status.Phase || old.Status.PodIP != pod.Status.PodIP || !old.DeletionTimestamp.Equal(pod.DeletionTimestamp) ||
-		Relabelled(old, pod) || !equality.Semantic.DeepEqual(old.Spec, pod.Spec)
+	return old.Status.Phase != pod.Status.Phase || old.Status.PodIP != pod.Status.PodIP ||
+		!old.DeletionTimestamp.Equal(pod.DeletionTimestamp) || Relabelled(old, pod) || !equality.Semantic.DeepEqual(old.Spec, pod.Spec)
 }
 
 // Relabelled says whether labels or annotations differ, which volumes may show.

@@ -44,7 +44,8 @@ func TestAdmit(t *testing.T) {
 	node := corev1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("1Ki"), "pods": resource.MustParse("3")}
 	ended := asks("2", "1000")
 	ended.Status.Phase = corev1.PodSucceeded
-	two := []Wanted{{Pod: asks("500m", "0")}, {Pod: asks("1", "24")}, {Pod: ended}, {Pod: asks("2", "0"), Rejected: "OutOfcpu"}, {Pod: asks("2", "0"), Gone: true}}
+	two := []Wanted{{Pod: asks("500m", "0")}, {Pod: asks("1", "24")}, {Pod: ended},
+		{Pod: asks("2", "0"), Rejected: "OutOfcpu"}, {Pod: asks("2", "0"), Gone: true}}
 	for _, c := range []struct {
 		others          []Wanted
 		pod             *corev1.Pod
@@ -53,7 +54,8 @@ func TestAdmit(t *testing.T) {
 		{two, asks("500m", "1000"), "", ""},
 		{two, asks("501m", "1"), "OutOfcpu", "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000"},
 		{two, asks("0", "1001"), "OutOfmemory", "Node didn't have enough resource: memory, requested: 1001, used: 24, capacity: 1024"},
-		{append(two, Wanted{Pod: &corev1.Pod{}}), &corev1.Pod{}, "OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"},
+		{append(two, Wanted{Pod: &corev1.Pod{}}), &corev1.Pod{}, "OutOfpods",
+			"Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"},
 	} {
 		if reason, message := Admit(node, c.others, c.pod); reason != c.reason || message != c.message {
 			t.Errorf("%s: %s, want %s: %s", reason, message, c.reason, c.message)
@@ -65,13 +67,15 @@ func TestAdmit(t *testing.T) {
 func TestNews(t *testing.T) {
 	pulls := &corev1.Pod{Spec: corev1.PodSpec{ImagePullSecrets: []corev1.LocalObjectReference{{Name: "login"}}}}
 	failures := map[Key]Failure{
-		{Kind: Volumes}: {}, {Kind: Setup}: {}, {Prepare, "a"}: {Reason: "ErrImagePull"}, {Start, "b"}: {Reason: "CreateContainerConfigError"}, {Start, "c"}: {Reason: "RunContainerError"},
+		{Kind: Volumes}: {}, {Kind: Setup}: {}, {Prepare, "a"}: {Reason: "ErrImagePull"},
+		{Start, "b"}: {Reason: "CreateContainerConfigError"}, {Start, "c"}: {Reason: "RunContainerError"},
 	}
 	for _, c := range []struct {
 		news News
 		want string
 	}{
-		{NetworkChanged, "[Sandbox]"}, {ContentNews(pulls, Reference{Name: "login"}), "[Start/b Volumes]"}, {ContentNews(pulls, Reference{Secret: true, Name: "other"}), "[Start/b Volumes]"},
+		{NetworkChanged, "[Sandbox]"},
+		{ContentNews(pulls, Reference{Name: "login"}), "[Start/b Volumes]"}, {ContentNews(pulls, Reference{Secret: true, Name: "other"}), "[Start/b Volumes]"},
 		{ContentNews(pulls, Reference{Secret: true, Name: "login"}), "[Prepare/a Sandbox Start/b Start/c Volumes]"},
 	} {
 		var ended []string

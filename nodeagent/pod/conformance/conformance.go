@@ -87,9 +87,9 @@ func (s Subject) request(t *testing.T, uid string, command []string) runtime.Req
 	twice(t, "WriteFiles", func() error {
 		return m.Volumes.WriteFiles(ctx, o.UID, map[string]string{"hosts": "", "resolv.conf": "", "hostname": uid + "\n"}, false)
 	})
-	layer, err := m.Containers.Prepare(ctx, id, image.ChainID)
+	_, err = m.Containers.Prepare(ctx, id, image.ChainID)
 	none(t, "Prepare", err)
-	layer, err = m.Containers.Prepare(ctx, id, image.ChainID)
+	layer, err := m.Containers.Prepare(ctx, id, image.ChainID)
 	none(t, "Prepare again", err)
 	users, err := m.Images.Users(ctx, image, layer)
 	none(t, "Users", err)
@@ -134,7 +134,8 @@ func (s Subject) containers(t *testing.T) {
 	state := func(want runtime.State) runtime.Container {
 		t.Helper()
 		got, err := c.Get(ctx, req.ID)
-		if err != nil || got.State != want || got.Identity != req.Identity || got.Sandbox != "s" || got.Hash != "h" || got.ImageID != req.ImageID {
+		same := got.Identity == req.Identity && got.Sandbox == "s" && got.Hash == "h" && got.ImageID == req.ImageID
+		if err != nil || got.State != want || !same {
 			t.Errorf("Get = %+v, %v, want state %d", got, err, want)
 		}
 		return got
@@ -221,7 +222,8 @@ func (s Subject) volumes(t *testing.T) {
 	ctx, m := t.Context(), s.Machine.Volumes
 	o := object("conform-vol", nil, s.Image)
 	o.Spec.Volumes = []corev1.Volume{{Name: "empty", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-		{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "late"}}}}}
+		{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+			LocalObjectReference: corev1.LocalObjectReference{Name: "late"}}}}}
 	there := false
 	from := volumes.Sources{
 		ConfigMap: func(_, name string) (*corev1.ConfigMap, error) {

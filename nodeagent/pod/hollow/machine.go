@@ -58,13 +58,16 @@ type Machine struct {
 // containerd's events tell it; it must not block.
 func NewMachine(dir string, ended func(id string)) *Machine {
 	return &Machine{dir: dir, ended: ended, layers: map[string]bool{}, containers: map[string]containers.Container{}, tasks: map[string]bool{},
-		streams: map[string]bool{}, pinned: map[string]bool{}, addresses: map[string]netip.Addr{}, last: netip.AddrFrom4([4]byte{10, 42, 0, 0}), cgroups: map[string]bool{},
-		mounted: map[types.UID]map[string]volumes.Mounted{}, running: map[types.UID]map[string]probes.Result{}, missing: map[string]bool{}, broken: map[string]bool{}}
+		streams: map[string]bool{}, pinned: map[string]bool{}, addresses: map[string]netip.Addr{},
+		last: netip.AddrFrom4([4]byte{10, 42, 0, 0}), cgroups: map[string]bool{},
+		mounted: map[types.UID]map[string]volumes.Mounted{}, running: map[types.UID]map[string]probes.Result{},
+		missing: map[string]bool{}, broken: map[string]bool{}}
 }
 
 // Parts is the machine as pods use it.
 func (m *Machine) Parts() pod.Machine {
-	return pod.Machine{Containers: ownContainers{m}, Sandboxes: sandboxes{m}, Volumes: ownVolumes{m}, Images: ownImages{m}, Logs: ownLogs{m}, Probes: ownProbes{m}, Events: m}
+	return pod.Machine{Containers: ownContainers{m}, Sandboxes: sandboxes{m}, Volumes: ownVolumes{m},
+		Images: ownImages{m}, Logs: ownLogs{m}, Probes: ownProbes{m}, Events: m}
 }
 
 // Lose has an image go missing from its registry, or come back.
@@ -120,7 +123,8 @@ func (m *Machine) Left() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []string
-	for what, n := range map[string]int{"layers": len(m.layers), "containers": len(m.containers), "tasks": len(m.tasks), "streams": len(m.streams), "namespaces": len(m.pinned),
+	for what, n := range map[string]int{"layers": len(m.layers), "containers": len(m.containers), "tasks": len(m.tasks),
+		"streams": len(m.streams), "namespaces": len(m.pinned),
 		"addresses": len(m.addresses), "cgroups": len(m.cgroups), "volumes": len(m.mounted)} {
 		if n > 0 {
 			out = append(out, fmt.Sprintf("%d %s", n, what))
@@ -370,7 +374,8 @@ func (m ownImages) Ensure(_ context.Context, req images.Request) (pod.Image, err
 		}
 		return pod.Image{}, &images.Error{Reason: reason, Message: "there is no such image"}
 	}
-	return pod.Image{Name: req.Image, ID: req.Image + "@sha256:0", ChainID: "sha256:0", Config: imagespec.ImageConfig{Cmd: []string{"/program"}}}, nil
+	return pod.Image{Name: req.Image, ID: req.Image + "@sha256:0", ChainID: "sha256:0",
+		Config: imagespec.ImageConfig{Cmd: []string{"/program"}}}, nil
 }
 
 func (ownImages) Users(context.Context, pod.Image, []mount.Mount) (spec.Users, error) {

@@ -53,8 +53,9 @@ func NewNode(dir string, machine *Machine, log *slog.Logger) *Node {
 	n.host = pod.NewNode(pod.Options{
 		Machine: machine.Parts(), Cluster: cluster{n}, Owner: owner{n}, Records: pod.Records{Dir: filepath.Join(dir, "records")},
 		RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"), SeccompDir: filepath.Join(dir, "seccomp"), Cgroup: "/hollow",
-		Names: func() ([]netip.Addr, string) { return settings.Default().DNS(), settings.Default().Domain },
-		Facts: func() spec.Node { return spec.Node{MaxOpenFiles: 1 << 20, OOMFloor: -1000} }, HostIPs: func() []string { return []string{"192.0.2.1"} },
+		Names:   func() ([]netip.Addr, string) { return settings.Default().DNS(), settings.Default().Domain },
+		Facts:   func() spec.Node { return spec.Node{MaxOpenFiles: 1 << 20, OOMFloor: -1000} },
+		HostIPs: func() []string { return []string{"192.0.2.1"} },
 		Metrics: pod.NewMetrics(prometheus.NewRegistry()), Log: log,
 	})
 	return n

@@ -1,0 +1,291 @@
+// Package cluster knows what a node needs of its cluster: from the API, or from the copy that it keeps of it.
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"lockstep/nodeagent/replica"
+)
+
+// Snapshot is the cluster at one moment. It is shared and never changed: copy before you do.
+type Snapshot struct {
+	replica.State
+	// Complete says that it is the API's, and that Pods were told of all of the node's pods. Else it is the copy that was kept.
+	Complete bool
+}
+
+// Node is the node of that name; nil if there is none.
+func (s *Snapshot) Node(name string) *corev1.Node {
+	if i := slices.IndexFunc(s.Nodes, func(n *corev1.Node) bool { return n.Name == name }); i >= 0 {
+		return s.Nodes[i]
+	}
+	return nil
+}
+
+// ServicesOf are those whose variables pods of a namespace see: the namespace's own, and default/kubernetes.
+func (s *Snapshot) ServicesOf(namespace string) []*corev1.Service {
+	var out []*corev1.Service
+	for _, service := range s.Services {
+		if service.Namespace == namespace || service.Namespace == "default" && service.Name == "kubernetes" {
+			out = append(out, service)
+		}
+	}
+	return out
+}
+
+// Pods is told of the pods that are bound to the node, one call after the other.
+type Pods interface {
+	// Seen has the newest object of a pod, Deleted that the API has it no more.
+	Seen(o *corev1.Pod)
+	Deleted(uid types.UID)
+	// Listed has all pods that there are, each of which was seen, once the snapshot is complete.
+	Listed(ctx context.Context, uids map[types.UID]bool)
+}
+
+// Options are what a Cluster needs; all of them are required.
+type Options struct {
+	// Node is the node's own name.
+	Node string
+	// File is where the copy is kept.
+	File string
+	Pods Pods
+	// Kept is told how long keeping took, and what it came to.
+	Kept func(took time.Duration, err error)
+	Log  *slog.Logger
+}
+
+// Cluster follows the API, and publishes what it knows.
+type Cluster struct {
+	opts     Options
+	known    chan struct{} // closed when there is a snapshot
+	complete chan struct{} // closed when one is complete
+
+	mu    sync.Mutex
+	now   *Snapshot // nil until known
+	stale bool      // from has more than now
+	from  func() replica.State
+	anew  func() // ends what follows this history; nil: nothing does
+	wakes []chan struct{}
+}
+
+// New returns a cluster of which nothing is known; it starts nothing.
+func New(o Options) *Cluster {
+	return &Cluster{opts: o, known: make(chan struct{}), complete: make(chan struct{})}
+}
+
+// Known is closed when there is a snapshot.
+func (c *Cluster) Known() <-chan struct{} { return c.known }
+
+// Snapshot is the newest one; nil until Known.
+func (c *Cluster) Snapshot() *Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stale && c.from != nil {
+		c.now, c.stale = &Snapshot{c.from(), true}, false
+	}
+	return c.now
+}
+
+// Subscribe returns a channel of the caller's own, on which there is a wake-up now and after each change of what Snapshot
+// returns. It carries nothing; one that is pending stands for all.
+func (c *Cluster) Subscribe() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wake := make(chan struct{}, 1)
+	wake <- struct{}{}
+	c.wakes = append(c.wakes, wake)
+	return wake
+}
+
+// Wake has all subscribers look again.
+func (c *Cluster) Wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, wake := range c.wakes {
+		select {
+		case wake <- struct{}{}:
+		default: // a wake-up is pending
+		}
+	}
+}
+
+// Publish states a snapshot, unless the API is followed. It says whether it did.
+func (c *Cluster) Publish(s *Snapshot) bool {
+	c.mu.Lock()
+	if c.from != nil {
+		c.mu.Unlock()
+		return false
+	}
+	if c.now == nil {
+		close(c.known)
+	}
+	c.now = s
+	c.mu.Unlock()
+	c.Wake()
+	return true
+}
+
+// Anew has everything listed anew: the API's history is another one.
+func (c *Cluster) Anew() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.anew != nil {
+		c.anew()
+	}
+}
+
+// changed has the next snapshot taken anew.
+func (c *Cluster) changed() {
+	c.mu.Lock()
+	c.stale = true
+	c.mu.Unlock()
+	c.Wake()
+}
+
+// Follow follows the API until ctx ends. It starts with nothing whenever the cluster has another history.
+func (c *Cluster) Follow(ctx context.Context, client kubernetes.Interface) error {
+	for ctx.Err() == nil {
+		run, stop := context.WithCancel(ctx)
+		c.mu.Lock()
+		c.anew = stop
+		c.mu.Unlock()
+		err := c.followHistory(ctx, run, client)
+		stop()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// followHistory returns when run ends and everything it started has; ctx is of what goes on then.
+func (c *Cluster) followHistory(ctx, run context.Context, client kubernetes.Interface) error {
+	all := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(lean))
+	mine := cache.NewFilteredListWatchFromClient(client.CoreV1().RESTClient(), "pods", corev1.NamespaceAll,
+		func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", c.opts.Node).String()
+		})
+	podCache := cache.NewSharedInformer(mine, &corev1.Pod{}, 0)
+	if err := podCache.SetTransform(lean); err != nil {
+		return err
+	}
+	services, endpoints := all.Core().V1().Services(), all.Discovery().V1().EndpointSlices()
+	nodes, namespaces := all.Core().V1().Nodes(), all.Core().V1().Namespaces()
+	wake := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { c.changed() }, UpdateFunc: func(_, _ any) { c.changed() }, DeleteFunc: func(any) { c.changed() },
+	}
+	ofNodes := wake
+	ofNodes.UpdateFunc = func(old, o any) {
+		if n := o.(*corev1.Node); n.Name == c.opts.Node || !sameRoutes(old.(*corev1.Node), n) {
+			c.changed()
+		}
+	}
+	var synced []cache.InformerSynced
+	for _, s := range []struct {
+		informer cache.SharedInformer
+		handler  cache.ResourceEventHandler
+	}{
+		{services.Informer(), wake}, {endpoints.Informer(), wake}, {namespaces.Informer(), wake},
+		{nodes.Informer(), ofNodes}, {podCache, c.podHandler(run)},
+	} {
+		r, err := s.informer.AddEventHandler(s.handler)
+		if err != nil {
+			return fmt.Errorf("cannot follow cluster: %w", err)
+		}
+		synced = append(synced, r.HasSynced)
+	}
+	all.Start(run.Done())
+	var pods sync.WaitGroup
+	pods.Go(func() { podCache.Run(run.Done()) })
+	if cache.WaitForCacheSync(run.Done(), synced...) {
+		c.follows(func() (s replica.State) {
+			everything := labels.Everything()
+			s.Services, _ = services.Lister().List(everything) // listers do not fail
+			s.Slices, _ = endpoints.Lister().List(everything)
+			s.Nodes, _ = nodes.Lister().List(everything)
+			s.Namespaces, _ = namespaces.Lister().List(everything)
+			return s
+		})
+		have := map[types.UID]bool{}
+		for _, o := range podCache.GetStore().List() {
+			have[o.(*corev1.Pod).UID] = true
+		}
+		c.opts.Pods.Listed(ctx, have)
+	}
+	<-run.Done()
+	pods.Wait()
+	all.Shutdown()
+	return nil
+}
+
+// follows has snapshots taken from what is complete as of the API.
+func (c *Cluster) follows(from func() replica.State) {
+	c.mu.Lock()
+	first := c.from == nil
+	if c.now == nil {
+		close(c.known)
+	}
+	c.from = from
+	c.now, c.stale = &Snapshot{from(), true}, false
+	if first {
+		close(c.complete)
+	}
+	c.mu.Unlock()
+	c.Wake()
+}
+
+// podHandler takes in what an informer tells until ctx ends: what comes later is of a history that has ended.
+func (c *Cluster) podHandler(ctx context.Context) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) {
+			if ctx.Err() == nil {
+				c.opts.Pods.Seen(o.(*corev1.Pod))
+			}
+		},
+		UpdateFunc: func(old, o any) {
+			if ctx.Err() != nil {
+				return
+			}
+			if old.(*corev1.Pod).UID != o.(*corev1.Pod).UID {
+				c.opts.Pods.Deleted(old.(*corev1.Pod).UID)
+			}
+			c.opts.Pods.Seen(o.(*corev1.Pod))
+		},
+		DeleteFunc: func(o any) {
+			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = d.Obj
+			}
+			if p, ok := o.(*corev1.Pod); ok && ctx.Err() == nil {
+				c.opts.Pods.Deleted(p.UID)
+			}
+		},
+	}
+}
+
+// sameRoutes says whether routes and rules need nothing new of a node: nodes
+// report their status all the time.
+func sameRoutes(old, o *corev1.Node) bool {
+	return slices.Equal(old.Spec.PodCIDRs, o.Spec.PodCIDRs) && slices.Equal(old.Status.Addresses, o.Status.Addresses)
+}
+
+// lean drops what the node never reads of cached objects.
+func lean(o any) (any, error) {
+	if m, ok := o.(metav1.Object); ok {
+		m.SetManagedFields(nil)
+	}
+	return o, nil
+}

@@ -1,0 +1,155 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/tunnel"
+)
+
+const (
+	// joinRetry is the longest pause between attempts to join; the first is a tenth, for a server that is just starting.
+	joinRetry = time.Second
+	// joinPatience is how long a failure to join is not worth a warning: a server that starts is ready within it.
+	joinPatience = 3 * time.Second
+	renewCheck   = time.Hour // certificates last for months
+	renewRetry   = time.Second
+	// historyHeader of an answer names the history that the API's revisions are of.
+	historyHeader = "Lockstep-History"
+)
+
+// joinCluster joins, then keeps what needs the API running until ctx ends. A
+// refused token is an error; a server that does not answer is waited for.
+func (a *Agent) joinCluster(ctx context.Context) error {
+	id := a.identity()
+	if err := a.join(ctx, id); err != nil {
+		return err
+	}
+	link, err := id.Link()
+	if err != nil {
+		return err
+	}
+	link.Heard = a.heard
+	if _, told, _ := a.opts.keptSettings(); told || len(a.allPods()) > 0 { // it goes on, and is told when there is somebody to tell it
+		a.begin([]task{{"settings", func(ctx context.Context) error { return a.learnSettings(ctx, link) }}})
+	} else if err := a.learnSettings(ctx, link); err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(link.Config())
+	if err != nil {
+		return fmt.Errorf("cannot make client for %s: %w", a.opts.Server, err)
+	}
+	a.mu.Lock()
+	a.client = client
+	a.mu.Unlock()
+	a.statuses.nudge()
+	for _, p := range a.allPods() {
+		p.Poke()
+	}
+	poke(a.contentWake)
+	close(a.connected)
+	conf, err := id.TLS()
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(a.opts.Server)
+	if err != nil {
+		return fmt.Errorf("cannot use server %q: %w", a.opts.Server, err)
+	}
+	a.begin(a.joinedTasks(client, id, link, tunnel.Dialer(u.Host, conf)))
+	return nil
+}
+
+func (a *Agent) identity() register.Identity {
+	return register.Identity{Server: strings.TrimSuffix(a.opts.Server, "/"), Node: a.opts.NodeName, Dir: a.opts.agentDir()}
+}
+
+// Joined says that the node has a certificate that holds: it needs no token.
+func Joined(o Options) bool {
+	o, err := o.withDefaults()
+	return err == nil && (&Agent{opts: o}).identity().Joined(time.Now())
+}
+
+// join gets a certificate unless there is one.
+func (a *Agent) join(ctx context.Context, id register.Identity) error {
+	begun, told, pause := time.Now(), false, joinRetry/10
+	for !id.Joined(time.Now()) {
+		token := a.opts.Token
+		if token == "" && a.opts.TokenFile != "" {
+			data, err := os.ReadFile(a.opts.TokenFile)
+			if err != nil {
+				return fmt.Errorf("cannot read token: %w", err)
+			}
+			token = string(data)
+		}
+		if token == "" {
+			return fmt.Errorf("cannot join %s: a token is needed", id.Server)
+		}
+		err := id.Join(ctx, token)
+		switch {
+		case err == nil:
+			a.log.Info("joined cluster", "server", id.Server)
+			return nil
+		case errors.Is(err, register.ErrRefused), errors.Is(err, register.ErrToken):
+			return err
+		case !told && ctx.Err() == nil && time.Since(begun) > joinPatience:
+			a.log.Warn("cannot join yet", "error", err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+			pause = min(2*pause, joinRetry)
+		}
+	}
+	return nil
+}
+
+// renewCertificate replaces the node's certificate long before it expires. One
+// that expired while no server answered is bought anew, if there is a token.
+func (a *Agent) renewCertificate(ctx context.Context, id register.Identity, link *register.Link) error {
+	for ctx.Err() == nil {
+		c, err := id.Certificate()
+		if err != nil {
+			a.log.Warn("cannot read own certificate", "error", err)
+			pause(ctx, renewRetry)
+			continue
+		}
+		if due := time.Until(register.RenewAt(c)); due > 0 {
+			pause(ctx, min(due, renewCheck)) // the clock may be set meanwhile
+			continue
+		}
+		if id.Joined(time.Now()) {
+			err = id.Renew(ctx)
+		} else {
+			err = a.join(ctx, id)
+		}
+		a.metrics.report("certificate", time.Now(), err)
+		if err == nil {
+			link.Reset()
+		} else if ctx.Err() == nil {
+			a.log.Warn("cannot renew certificate", "error", err, "expires", c.NotAfter)
+		}
+		if c, err = id.Certificate(); err == nil {
+			pause(ctx, min(max(time.Until(c.NotAfter)/3, renewRetry), renewCheck))
+		}
+	}
+	return nil
+}
+
+// pause waits, at most until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
