@@ -63,10 +63,15 @@ func (c clusterOf) Delete(ctx context.Context, o *corev1.Pod) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	zero := int64(0)
-	err := api.CoreV1().Pods(o.Namespace).Delete(ctx, o.Name, metav1.DeleteOptions{
+	zero, pods := int64(0), api.CoreV1().Pods(o.Namespace)
+	err := pods.Delete(ctx, o.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &o.UID}})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if apierrors.IsConflict(err) { // another pod has its name, or it was being changed
+		if now, getErr := pods.Get(ctx, o.Name, metav1.GetOptions{}); apierrors.IsNotFound(getErr) || getErr == nil && now.UID != o.UID {
+			return nil
+		}
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("cannot delete pod %s/%s: %w", o.Namespace, o.Name, err)
 	}
 	return nil

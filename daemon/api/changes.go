@@ -130,22 +130,31 @@ func (c *change) complete(ctx context.Context, o kinds.Object) error {
 
 // Update implements rest.Updater, for PUT and PATCH.
 func (c *change) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, _ rest.ValidateObjectFunc, validate rest.ValidateObjectUpdateFunc, _ bool, opts *metav1.UpdateOptions) (runtime.Object, bool, error) {
-	key := c.kind.Key(c.namespace(ctx), name)
+	var out runtime.Object
+	err := c.again(ctx, name, func(v *view.View) (err error) {
+		out, err = c.update(ctx, v, c.kind.Key(c.namespace(ctx), name), info, validate, opts)
+		return err
+	})
+	return out, false, err
+}
+
+// again tries from newer views for as long as a try returns store.ErrConflict, some times.
+func (c *change) again(ctx context.Context, name string, once func(v *view.View) error) error {
 	v := c.store.View()
 	for try := 1; ; try++ {
-		out, err := c.update(ctx, v, key, info, validate, opts)
+		err := once(v)
 		if !errors.Is(err, store.ErrConflict) {
-			return out, false, err
+			return err
 		}
 		if try == tries {
-			return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name, errChanged)
+			return apierrors.NewConflict(c.kind.GroupResource(), name, errChanged)
 		}
 		rev, err := c.store.Current(ctx)
 		if err != nil {
-			return nil, false, unavailable(err)
+			return unavailable(err)
 		}
 		if v, err = c.store.Wait(ctx, rev); err != nil {
-			return nil, false, apierrors.NewTimeoutError(err.Error(), retryAfter)
+			return apierrors.NewTimeoutError(err.Error(), retryAfter)
 		}
 	}
 }
@@ -227,8 +236,19 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 
 // Delete implements rest.GracefulDeleter: a node ends a pod that it has stopped.
 func (c *change) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	var out runtime.Object
+	gone := false
+	// Its status may be written meanwhile, which is no reason to keep it.
+	err := c.again(ctx, name, func(v *view.View) (err error) {
+		out, gone, err = c.end(ctx, v, name, validate, opts)
+		return err
+	})
+	return out, gone, err
+}
+
+// end makes one try from a view; store.ErrConflict asks for another from a newer one.
+func (c *change) end(ctx context.Context, v *view.View, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	key := c.kind.Key(c.namespace(ctx), name)
-	v := c.store.View()
 	old := v.Get(key)
 	if old == nil {
 		return nil, false, c.notFound(name)
@@ -259,14 +279,8 @@ func (c *change) Delete(ctx context.Context, name string, validate rest.Validate
 	write := store.Write{Key: key, Object: changed, If: store.Revision(old), Reason: "ended by " + identityOf(ctx).user.Name}
 	if gone {
 		write.Object = nil
-		// The pod's status may change while it is deleted; its uid was checked above, and a name is not given to
-		// another pod before this one is gone.
-		write.If = store.Revision(old)
 	}
 	out, err := c.commit(ctx, write)
-	if errors.Is(err, store.ErrConflict) {
-		return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name, errChanged)
-	}
 	if out == nil {
 		out = c.hub.Present(v, old)
 	}
