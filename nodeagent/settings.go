@@ -44,7 +44,8 @@ func (o Options) keptSettings() (s settings.Settings, told bool, err error) {
 // settings cannot go on with those, and is an error.
 func (a *Agent) learnSettings(ctx context.Context, link http.RoundTripper) error {
 	var is settings.Settings
-	for told := false; ; {
+	begun, told := time.Now(), false
+	for wait := joinRetry / 10; ; wait = min(2*wait, joinRetry) {
 		var err error
 		if is, err = a.askSettings(ctx, link); err == nil {
 			break
@@ -52,14 +53,14 @@ func (a *Agent) learnSettings(ctx context.Context, link http.RoundTripper) error
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !told {
+		if !told && time.Since(begun) > joinPatience {
 			a.log.Warn("cannot learn the cluster's settings yet", "error", err)
 			told = true
 		}
-		pause(ctx, joinRetry)
+		pause(ctx, wait)
 	}
-	was, told, err := a.opts.keptSettings()
-	if err == nil && told && was.Equal(is) {
+	was, kept, err := a.opts.keptSettings()
+	if err == nil && kept && was.Equal(is) {
 		return nil
 	}
 	if err := whole.Write(a.opts.settingsFile(), is.Encode()); err != nil {
@@ -67,12 +68,12 @@ func (a *Agent) learnSettings(ctx context.Context, link http.RoundTripper) error
 	}
 	a.mu.Lock()
 	was = a.opts.cluster
-	begun := a.cluster.Snapshot() != nil || len(a.pods) > 0
-	if !begun {
+	running := a.cluster.Snapshot() != nil || len(a.pods) > 0
+	if !running {
 		a.opts.cluster = is
 	}
 	a.mu.Unlock()
-	if err := settings.Differ("in the cluster", is, "as this node has begun", was); begun && err != nil {
+	if err := settings.Differ("in the cluster", is, "as this node has begun", was); running && err != nil {
 		return fmt.Errorf("cannot go on with other settings, start the agent again: %w", err)
 	}
 	return nil
