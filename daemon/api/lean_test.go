@@ -32,9 +32,12 @@ func TestNodesSeeOfNodesWhatTheyNeed(t *testing.T) {
 	}
 	lean := list.Items[len(list.Items)-1]
 	want := corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: "n7", UID: lean.UID, ResourceVersion: lean.ResourceVersion, CreationTimestamp: lean.CreationTimestamp, Labels: map[string]string{"zone": "a"}},
-		Spec:       corev1.NodeSpec{PodCIDR: "10.42.7.0/24", PodCIDRs: []string{"10.42.7.0/24"}},
-		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.60.7"}}},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "n7", UID: lean.UID, ResourceVersion: lean.ResourceVersion, CreationTimestamp: lean.CreationTimestamp,
+			Labels: map[string]string{"zone": "a"},
+		},
+		Spec:   corev1.NodeSpec{PodCIDR: "10.42.7.0/24", PodCIDRs: []string{"10.42.7.0/24"}},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.60.7"}}},
 	}
 	if lean.UID == "" || !equality.Semantic.DeepEqual(lean, want) {
 		t.Errorf("a node lists %+v, want %+v", lean, want)
@@ -70,7 +73,8 @@ func TestNodesSeeOfNodesWhatTheyNeed(t *testing.T) {
 		select {
 		case e := <-theirs.ResultChan():
 			n, ok := e.Object.(*corev1.Node)
-			if !ok || string(e.Type) != wantType || n.Name != "n7" || n.Status.Addresses[0].Address != "192.168.60.8" || len(n.Status.Images) != 0 || len(n.Annotations) != 0 {
+			if !ok || string(e.Type) != wantType || n.Name != "n7" ||
+				n.Status.Addresses[0].Address != "192.168.60.8" || len(n.Status.Images) != 0 || len(n.Annotations) != 0 {
 				t.Errorf("event %d is %s %+v", i, e.Type, e.Object)
 			}
 		case <-time.After(20 * time.Second):

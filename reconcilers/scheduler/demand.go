@@ -20,7 +20,8 @@ type demand struct {
 func newDemand(p *corev1.Pod, l load) (*demand, error) {
 	d := &demand{load: l, tolerations: p.Spec.Tolerations, required: nodeaffinity.GetRequiredNodeAffinity(p)}
 	a := p.Spec.Affinity
-	d.selective = len(p.Spec.NodeSelector) > 0 || a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
+	d.selective = len(p.Spec.NodeSelector) > 0 ||
+		a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
 	if a != nil && a.NodeAffinity != nil && len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
 		terms, err := nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
 		if err != nil {

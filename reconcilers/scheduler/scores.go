@@ -19,8 +19,9 @@ func scores() []score {
 			scale: func(taints, most int64) int64 { return best - best*taints/most }, nothing: best,
 		},
 		{
-			name: "NodeAffinity", weight: 2, scope: still, reads: nodeAffinity, of: (*demand).preference, concerns: func(d *demand) bool { return d.preferred != nil },
-			scale: func(weight, most int64) int64 { return best * weight / most },
+			name: "NodeAffinity", weight: 2, scope: still, reads: nodeAffinity, of: (*demand).preference,
+			concerns: func(d *demand) bool { return d.preferred != nil },
+			scale:    func(weight, most int64) int64 { return best * weight / most },
 		},
 		{name: "NodeResourcesFit", weight: 1, scope: itself, of: (*demand).leastAllocated},
 		{name: "NodeResourcesBalancedAllocation", weight: 1, scope: itself, of: (*demand).balanced},

@@ -20,7 +20,8 @@ import (
 
 // TestRows states the table: which rows there are, in which order, what changes their answers, and what wakes.
 func TestRows(t *testing.T) {
-	changes := []string{"PodWaits", "PodGone", "PodPlaced", "NodeListed", "NodeUnschedulable", "NodeTaints", "NodeLabels", "NodeAllocatable", "ObjectChanged"}
+	changes := []string{"PodWaits", "PodGone", "PodPlaced", "NodeListed",
+		"NodeUnschedulable", "NodeTaints", "NodeLabels", "NodeAllocatable", "ObjectChanged"}
 	scopes := map[scope]string{still: "still", itself: "itself", across: "across"}
 	var got strings.Builder
 	for _, row := range predicates() {
@@ -70,11 +71,13 @@ func randomPod(r *rand.Rand, name string) *corev1.Pod {
 }
 
 func randomNode(r *rand.Rand, name string) *corev1.Node {
-	return node(name, fmt.Sprintf("cpu=%d memory=%dGi pods=%d example.com/gpu=%d", r.IntN(3), r.IntN(3), r.IntN(4), r.IntN(2)), func(n *corev1.Node) {
+	effects := []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule}
+	size := fmt.Sprintf("cpu=%d memory=%dGi pods=%d example.com/gpu=%d", r.IntN(3), r.IntN(3), r.IntN(4), r.IntN(2))
+	return node(name, size, func(n *corev1.Node) {
 		n.Labels["zone"] = fmt.Sprint("z", r.IntN(3))
 		n.Spec.Unschedulable = r.IntN(5) == 0
 		if r.IntN(4) == 0 {
-			tainted("k", "v", []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule}[r.IntN(2)])(n)
+			tainted("k", "v", effects[r.IntN(2)])(n)
 		}
 	})
 }
@@ -234,7 +237,8 @@ func TestAcross(t *testing.T) {
 	for _, r := range plan.Refusals {
 		got[r.Pod.Name] = r.Reason
 	}
-	if got["b0"] != "0/6 nodes are available: 6 node(s) had none in their zone." || got["a2"] != "0/6 nodes are available: 6 node(s) had one in their zone." {
+	if got["b0"] != "0/6 nodes are available: 6 node(s) had none in their zone." ||
+		got["a2"] != "0/6 nodes are available: 6 node(s) had one in their zone." {
 		t.Errorf("refused %q", got)
 	}
 	if got["a0"] == got["a1"] || len(got["a0"]) != 1 || len(got["a1"]) != 1 || len(got["b1"]) != 1 {
@@ -330,7 +334,8 @@ func TestEvict(t *testing.T) {
 	if p == nil || p.DeletionTimestamp == nil || *p.DeletionGracePeriodSeconds != grace || p.Spec.NodeName != "a" {
 		t.Fatalf("the victim is %+v", p)
 	}
-	if c := p.Status.Conditions; len(c) != 1 || c[0].Type != corev1.DisruptionTarget || c[0].Reason != "PreemptionByScheduler" || c[0].Message != "makes room for shop/high" {
+	if c := p.Status.Conditions; len(c) != 1 || c[0].Type != corev1.DisruptionTarget || c[0].Reason != "PreemptionByScheduler" ||
+		c[0].Message != "makes room for shop/high" {
 		t.Errorf("conditions %+v", c)
 	}
 	awaitEvent(t, s, "Normal Preempted makes room for shop/high")

@@ -15,9 +15,11 @@ import (
 func lean(o kinds.Object) kinds.Object {
 	n := o.(*corev1.Node)
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion, CreationTimestamp: n.CreationTimestamp, Labels: n.Labels},
-		Spec:       corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs},
-		Status:     corev1.NodeStatus{Addresses: n.Status.Addresses},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion, CreationTimestamp: n.CreationTimestamp, Labels: n.Labels,
+		},
+		Spec:   corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs},
+		Status: corev1.NodeStatus{Addresses: n.Status.Addresses},
 	}
 }
 
@@ -25,5 +27,6 @@ func lean(o kinds.Object) kinds.Object {
 func sameLean(a, b kinds.Object) bool {
 	old, ok1 := a.(*corev1.Node)
 	next, ok2 := b.(*corev1.Node)
-	return ok1 && ok2 && old.UID == next.UID && maps.Equal(old.Labels, next.Labels) && slices.Equal(old.Spec.PodCIDRs, next.Spec.PodCIDRs) && slices.Equal(old.Status.Addresses, next.Status.Addresses)
+	return ok1 && ok2 && old.UID == next.UID && maps.Equal(old.Labels, next.Labels) &&
+		slices.Equal(old.Spec.PodCIDRs, next.Spec.PodCIDRs) && slices.Equal(old.Status.Addresses, next.Status.Addresses)
 }
