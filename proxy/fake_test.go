@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"lockstep/proxy/rules"
 )
@@ -126,18 +127,32 @@ type ledger struct{ number uint32 }
 // fake is the kernel of one family without one: it keeps what is written. It implements kernel and tables.
 type fake struct {
 	content
-	ledger *ledger  // nil: transactions are not counted
-	link   []string // what the link lacks
-	stale  int      // flows that are to be forgotten
-	broken error    // what every call that can fail fails with; nil: none does
-	writes int      // how often restore was called
+	ledger *ledger     // nil: transactions are not counted
+	link   []string    // what the link lacks
+	stale  int         // flows that are to be forgotten
+	broken error       // what every call that can fail fails with; nil: none does
+	writes int         // how often restore was called
+	world  *sync.Mutex // held by whoever is at any of it while a proxy runs; nil: there is one goroutine
+}
+
+// enter returns how to leave.
+func (f *fake) enter() func() {
+	if f.world == nil {
+		return func() {}
+	}
+	f.world.Lock()
+	return f.world.Unlock
 }
 
 func (f *fake) String() string { return "fake" }
 
-func (f *fake) open(context.Context) (tables, error) { return f, f.broken }
+func (f *fake) open(context.Context) (tables, error) {
+	defer f.enter()()
+	return f, f.broken
+}
 
 func (f *fake) ensureLink(rules.Input) ([]string, error) {
+	defer f.enter()()
 	if f.broken != nil {
 		return nil, f.broken
 	}
@@ -147,6 +162,7 @@ func (f *fake) ensureLink(rules.Input) ([]string, error) {
 }
 
 func (f *fake) forget(rules.UDP) (int, error) {
+	defer f.enter()()
 	n := f.stale
 	f.stale = 0
 	return n, f.broken
@@ -155,6 +171,7 @@ func (f *fake) forget(rules.UDP) (int, error) {
 func (f *fake) counts() bool { return f.ledger != nil }
 
 func (f *fake) generation() (uint32, error) {
+	defer f.enter()()
 	if f.ledger == nil {
 		return 0, nil
 	}
@@ -162,6 +179,7 @@ func (f *fake) generation() (uint32, error) {
 }
 
 func (f *fake) restore(_ context.Context, text string) error {
+	defer f.enter()()
 	f.writes++
 	if f.broken != nil {
 		return f.broken
@@ -179,6 +197,7 @@ func (f *fake) others(text string) error {
 }
 
 func (f *fake) save(_ context.Context, table string) (string, error) {
+	defer f.enter()()
 	if f.broken != nil {
 		return "", f.broken
 	}
@@ -186,6 +205,7 @@ func (f *fake) save(_ context.Context, table string) (string, error) {
 }
 
 func (f *fake) has(_ context.Context, j rules.Jump) bool {
+	defer f.enter()()
 	return slices.Contains(f.content[j.From], j.Rule())
 }
 

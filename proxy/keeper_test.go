@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,10 +121,28 @@ func walkKeepers(t *testing.T, counted bool, seed uint64) {
 		ServiceNetworks: []netip.Prefix{prefix("10.43.0.0/16"), prefix("fd00:43::/112")},
 	}
 	wake := make(chan struct{}, 1)
+	var world sync.Mutex // held by the test but while time passes
 	var drifts []Drift
+	pass := func(d time.Duration) {
+		world.Unlock()
+		time.Sleep(d)
+		synctest.Wait()
+		world.Lock()
+	}
 	p, err := New(Options{
-		State: func() rules.Input { return in }, Wake: wake, Families: rules.Families(),
-		Drift: func(d Drift) { drifts = append(drifts, d) }, Log: slog.New(slog.DiscardHandler),
+		State: func() rules.Input {
+			world.Lock()
+			defer world.Unlock()
+			now := in
+			now.Services, now.Slices = slices.Clone(in.Services), slices.Clone(in.Slices)
+			return now
+		},
+		Drift: func(d Drift) {
+			world.Lock()
+			defer world.Unlock()
+			drifts = append(drifts, d)
+		},
+		Wake: wake, Families: rules.Families(), Log: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
 	var count *ledger
@@ -133,7 +152,7 @@ func walkKeepers(t *testing.T, counted bool, seed uint64) {
 	fakes := map[rules.Family]*fake{}
 	foreign := rules.ChainID{Table: rules.NAT, Name: "PREROUTING"}
 	for _, k := range p.keepers {
-		f := &fake{content: newContent(), ledger: count}
+		f := &fake{content: newContent(), ledger: count, world: &world}
 		f.content[foreign] = []string{"-p tcp -j ACCEPT"}
 		fakes[k.family], k.kernel = f, f
 	}
@@ -148,6 +167,8 @@ func walkKeepers(t *testing.T, counted bool, seed uint64) {
 		must(t, <-done)
 	}()
 	synctest.Wait()
+	world.Lock()
+	defer world.Unlock()
 	for step := range 60 {
 		drifts = nil
 		family := rules.Families()[g.IntN(2)]
@@ -176,15 +197,13 @@ func walkKeepers(t *testing.T, counted bool, seed uint64) {
 			}
 			wake <- struct{}{}
 		}
-		time.Sleep(legacyReadMost + 2*watchInterval)
-		synctest.Wait()
+		pass(legacyReadMost + 2*watchInterval)
 		if broke {
 			if counted && p.Health() == nil {
 				t.Fatalf("step %d: all is well while nothing works", step)
 			}
 			f.broken = nil
-			time.Sleep(retryMost + 2*watchInterval)
-			synctest.Wait()
+			pass(retryMost + 2*watchInterval)
 		}
 		if err := p.Health(); err != nil {
 			t.Fatalf("step %d: %v", step, err)
@@ -208,8 +227,7 @@ func walkKeepers(t *testing.T, counted bool, seed uint64) {
 		}
 	}
 	written := fakes[rules.IPv4].writes + fakes[rules.IPv6].writes
-	time.Sleep(time.Minute)
-	synctest.Wait()
+	pass(time.Minute)
 	if again := fakes[rules.IPv4].writes + fakes[rules.IPv6].writes; again != written {
 		t.Errorf("%d writes while nothing changed", again-written)
 	}
