@@ -88,8 +88,8 @@ func (w *world) foreign(h *lab.Host) string {
 	return out.String() + text
 }
 
-// ours are our rules, jumps included, but for those that a rollout changes: the service's that is rolled out, and those
-// for addresses of pods that may go.
+// ours are our rules, jumps included, but for those that a rollout changes: the service's that is rolled out, those for
+// addresses of pods that may go, and those that divide a node's range, which depend on how many pods there are.
 func (w *world) ours(h *lab.Host) []rule {
 	w.t.Helper()
 	var stay []netip.Addr
@@ -106,7 +106,7 @@ func (w *world) ours(h *lab.Host) []rule {
 	}
 	return slices.DeleteFunc(found, func(r rule) bool {
 		return !strings.Contains(r.line, "LOCKSTEP-") || slices.ContainsFunc(changing, func(c string) bool { return strings.Contains(r.line, c) }) ||
-			slices.ContainsFunc(podNetworks(r.line), func(p netip.Prefix) bool { return !slices.ContainsFunc(stay, p.Contains) })
+			slices.ContainsFunc(podNetworks(r.line), func(p netip.Prefix) bool { return !p.IsSingleIP() || !slices.Contains(stay, p.Addr()) })
 	})
 }
 
