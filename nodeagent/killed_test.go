@@ -17,8 +17,8 @@ import (
 	"lockstep/nodeagent/runtime"
 )
 
-// leftOf says what is left of pods' containers, anywhere: layers, shims' sockets, bundles, the OCI runtime's state, mounts and
-// cgroups.
+// leftOf says what is left of pods' containers: layers, shims' sockets, the OCI runtime's state, mounts and cgroups. Bundles
+// and their mounts are containerd's to remove, which it does now and then only when it starts again.
 func (l *lab) leftOf(pods []*corev1.Pod) error {
 	var left []string
 	exists := func(path string) {
@@ -54,16 +54,12 @@ func (l *lab) leftOf(pods []*corev1.Pod) error {
 			exists(filepath.Join(root, nodeCgroup(l.opts.NodeName), "pod"+string(p.UID)))
 		}
 	}
-	for _, dir := range []string{"state", "root"} {
-		bundles, _ := filepath.Glob(filepath.Join(l.dir, "c", dir, "io.containerd.runtime.v2.task", runtime.Namespace, "*"))
-		left = append(left, bundles...)
-	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); strings.HasPrefix(f[4], l.dir+"/") {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], l.dir+"/") && !strings.Contains(f[4], "/io.containerd.runtime.v2.task/") {
 			left = append(left, "mount "+f[4])
 		}
 	}
