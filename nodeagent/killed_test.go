@@ -18,7 +18,7 @@ import (
 )
 
 // leftOf says what is left of pods' containers: layers, shims' sockets, the OCI runtime's state, mounts and cgroups. Bundles
-// and their mounts are containerd's to remove, which it does now and then only when it starts again.
+// and their mounts, which stay now and then, are containerd's to remove.
 func (l *lab) leftOf(pods []*corev1.Pod) error {
 	var left []string
 	exists := func(path string) {
