@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/record"
 
+	"lockstep/internal/sleep"
 	"lockstep/internal/whole"
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/cluster"
@@ -265,10 +266,8 @@ func (a *Agent) waitForContainerd(ctx context.Context) (string, error) {
 			a.log.Warn("containerd does not answer", "address", a.opts.containerdSocket(), "error", err)
 			told = true
 		}
-		select {
-		case <-ctx.Done():
+		if !sleep.For(ctx, containerdRetry) {
 			return "", ctx.Err()
-		case <-time.After(containerdRetry):
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
+
+	"lockstep/internal/sleep"
 )
 
 const (
@@ -48,9 +50,7 @@ func (s *lateSink) write(write func(*typedcorev1.EventSinkImpl) (*corev1.Event, 
 		if pause == eventRetry && s.ctx.Err() == nil {
 			s.log.Warn("no server takes events: they wait until one answers", "error", err)
 		}
-		select {
-		case <-time.After(pause):
-		case <-s.ctx.Done():
+		if !sleep.For(s.ctx, pause) {
 			return nil, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/sleep"
 	"lockstep/internal/whole"
 	"lockstep/nodeagent/pods"
 )
@@ -102,7 +103,7 @@ func (a *Agent) endLost(ctx context.Context) error {
 		case <-a.lostWake:
 		}
 		for a.endReplaced(time.Now()) && ctx.Err() == nil {
-			pause(ctx, lostCheck)
+			sleep.For(ctx, lostCheck)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 
+	"lockstep/internal/sleep"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/tunnel"
 )
@@ -104,12 +105,10 @@ func (a *Agent) join(ctx context.Context, id register.Identity) error {
 			a.log.Warn("cannot join yet", "error", err)
 			told = true
 		}
-		select {
-		case <-ctx.Done():
+		if !sleep.For(ctx, pause) {
 			return nil
-		case <-time.After(pause):
-			pause = min(2*pause, joinRetry)
 		}
+		pause = min(2*pause, joinRetry)
 	}
 	return nil
 }
@@ -121,11 +120,11 @@ func (a *Agent) renewCertificate(ctx context.Context, id register.Identity, link
 		c, err := id.Certificate()
 		if err != nil {
 			a.log.Warn("cannot read own certificate", "error", err)
-			pause(ctx, renewRetry)
+			sleep.For(ctx, renewRetry)
 			continue
 		}
 		if due := time.Until(register.RenewAt(c)); due > 0 {
-			pause(ctx, min(due, renewCheck)) // the clock may be set meanwhile
+			sleep.For(ctx, min(due, renewCheck)) // the clock may be set meanwhile
 			continue
 		}
 		if id.Joined(time.Now()) {
@@ -140,16 +139,8 @@ func (a *Agent) renewCertificate(ctx context.Context, id register.Identity, link
 			a.log.Warn("cannot renew certificate", "error", err, "expires", c.NotAfter)
 		}
 		if c, err = id.Certificate(); err == nil {
-			pause(ctx, min(max(time.Until(c.NotAfter)/3, renewRetry), renewCheck))
+			sleep.For(ctx, min(max(time.Until(c.NotAfter)/3, renewRetry), renewCheck))
 		}
 	}
 	return nil
-}
-
-// pause waits, at most until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"lockstep/internal/settings"
+	"lockstep/internal/sleep"
 	"lockstep/internal/whole"
 )
 
@@ -57,7 +58,7 @@ func (a *Agent) learnSettings(ctx context.Context, link http.RoundTripper) error
 			a.log.Warn("cannot learn the cluster's settings yet", "error", err)
 			told = true
 		}
-		pause(ctx, wait)
+		sleep.For(ctx, wait)
 	}
 	was, kept, err := a.opts.keptSettings()
 	if err == nil && kept && was.Equal(is) {

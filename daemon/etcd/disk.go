@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lockstep/internal/room"
+	"lockstep/internal/sleep"
 )
 
 const (
@@ -178,7 +179,7 @@ func (d *disk) fail(cause error) {
 // awaitRoom returns when files can be written and there is enough for a start, or ctx ends. It gives the reserve away first.
 func (d *disk) awaitRoom(ctx context.Context) error {
 	var told time.Time
-	for released := false; ; sleep(ctx, diskEvery) {
+	for released := false; ; sleep.For(ctx, diskEvery) {
 		err := d.room()
 		if err == nil || ctx.Err() != nil {
 			return ctx.Err()

@@ -21,6 +21,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+
+	"lockstep/internal/sleep"
 )
 
 // Options of an etcd. With Endpoints it is external, else embedded.
@@ -199,7 +201,7 @@ func (e *Etcd) await(ctx context.Context) error {
 			told = time.Now()
 			e.opts.Log.Warn("etcd does not answer yet, waiting for it", "endpoints", e.opts.Endpoints, "error", err)
 		}
-		sleep(ctx, time.Second)
+		sleep.For(ctx, time.Second)
 	}
 }
 
@@ -274,13 +276,4 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, errors.Join(errors.New("another process uses it"), f.Close())
 	}
 	return f, nil
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

@@ -314,7 +314,7 @@ func TestUsageOfWhatMoves(t *testing.T) {
 // TestRemoveAllLeavesMounts removes around a mount point, as after an unmount that failed: what is mounted stays.
 func TestRemoveAllLeavesMounts(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("SKIPPED: needs root")
 	}
 	dir, out := t.TempDir(), outside(t)
 	at := filepath.Join(dir, "v", "mnt")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"lockstep/internal/sleep"
 	"lockstep/nodeagent/process"
 )
 
@@ -59,10 +60,8 @@ func Kill(ctx context.Context, path string, wanted func(below string) bool) (kil
 		if left == 0 {
 			return killed, nil
 		}
-		select {
-		case <-ctx.Done():
+		if !sleep.For(ctx, 10*time.Millisecond) { // a killed process needs a moment to go
 			return killed, fmt.Errorf("cannot end %d processes in cgroup %s: %w", left, path, ctx.Err())
-		case <-time.After(10 * time.Millisecond): // a killed process needs a moment to go
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"lockstep/internal/sleep"
 	"lockstep/nodeagent/replica"
 )
 
@@ -72,16 +73,8 @@ func (c *Cluster) Keep(ctx context.Context) error {
 			keep()
 			return nil
 		case <-wake:
-			pause(ctx, keepFirst)
-			pause(ctx, keep()*keepShare)
+			sleep.For(ctx, keepFirst)
+			sleep.For(ctx, keep()*keepShare)
 		}
-	}
-}
-
-// pause waits, at most until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
 	}
 }

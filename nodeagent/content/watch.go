@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"lockstep/internal/sleep"
 	"lockstep/nodeagent/pods"
 )
 
@@ -66,10 +67,7 @@ func (s *Store) watch(ctx context.Context, ref pods.Reference) {
 			s.known[ref] = last
 		}
 		s.mu.Unlock()
-		select {
-		case <-ctx.Done():
-		case <-time.After(watchRetry):
-		}
+		sleep.For(ctx, watchRetry)
 	}
 }
 

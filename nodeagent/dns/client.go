@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"lockstep/internal/sleep"
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/dns/names"
 )
@@ -127,7 +128,7 @@ func (c *Client) Run(ctx context.Context) error {
 		if settled {
 			pause = retryFirst
 		}
-		sleep(ctx, pause)
+		sleep.For(ctx, pause)
 		pause = min(2*pause, retryMost)
 	}
 	return nil
@@ -170,7 +171,7 @@ func (c *Client) keep(ctx context.Context) (settled bool, err error) {
 		}
 		settled = true
 		c.note(nil)
-		sleep(ctx, max(settle, settleShare*time.Since(began)))
+		sleep.For(ctx, max(settle, settleShare*time.Since(began)))
 		select {
 		case <-ctx.Done():
 			return settled, nil
@@ -255,14 +256,5 @@ func (c *Client) note(err error) {
 	}
 	if c.opts.Changed != nil {
 		c.opts.Changed()
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }

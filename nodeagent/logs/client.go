@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"lockstep/internal/sleep"
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/supervise"
@@ -158,7 +159,7 @@ func (c *Client) ask(ctx context.Context, req keeper.Request) (*keeper.Answer, e
 			return answer, nil
 		}
 		c.hangUp()
-		sleep(ctx, wait)
+		sleep.For(ctx, wait)
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("cannot ask the log keeper: %w", errors.Join(ctx.Err(), err))
 		}
@@ -214,13 +215,4 @@ func (c *Client) ensure(ctx context.Context) error {
 		return conn.Close()
 	}
 	return c.program.Start(ctx)
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

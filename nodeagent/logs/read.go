@@ -9,6 +9,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/internal/sleep"
 )
 
 // pollEvery is how long a follower of a log sleeps at its end: short enough for a person, long enough that hundreds
@@ -67,7 +69,7 @@ func Read(ctx context.Context, path string, opts *corev1.PodLogOptions, w io.Wri
 			last = true
 			continue
 		}
-		sleep(ctx, pollEvery)
+		sleep.For(ctx, pollEvery)
 	}
 }
 

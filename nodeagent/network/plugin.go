@@ -14,6 +14,8 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"lockstep/internal/sleep"
 )
 
 const (
@@ -42,10 +44,8 @@ func (*plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, envir
 		if !errors.Is(err, syscall.ETXTBSY) || try == busyTries {
 			return out, err
 		}
-		select {
-		case <-ctx.Done():
+		if !sleep.For(ctx, busyPause) {
 			return nil, ctx.Err()
-		case <-time.After(busyPause):
 		}
 	}
 }

@@ -19,6 +19,8 @@ import (
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types"
+
+	"lockstep/internal/sleep"
 )
 
 // GroupAnnotation makes containers of one value share a shim process.
@@ -250,10 +252,8 @@ func (r *Runtime) endsBefore(ctx context.Context, id string, deadline time.Time)
 	ended := make(chan struct{})
 	go func() { // ends with ctx, at the latest
 		for r.Wait(ctx, id) != nil {
-			select {
-			case <-ctx.Done():
+			if !sleep.For(ctx, waitAgain) {
 				return
-			case <-time.After(waitAgain):
 			}
 		}
 		close(ended)

@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	apievents "github.com/containerd/containerd/api/events"
+
+	"lockstep/internal/sleep"
 )
 
 // Event says that something happened to a container. An empty ID says that
@@ -67,11 +69,8 @@ func (r *Runtime) Watch(ctx context.Context, handle func(Event)) error {
 		if time.Since(began) > last {
 			delay = first
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(delay):
-			delay = min(2*delay, last)
-		}
+		sleep.For(ctx, delay)
+		delay = min(2*delay, last)
 	}
 	return nil
 }

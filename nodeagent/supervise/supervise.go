@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"lockstep/internal/sleep"
 	"lockstep/nodeagent/process"
 )
 
@@ -69,7 +70,7 @@ func Keep(ctx context.Context, s Service) error {
 		if time.Since(began) > settled {
 			wait = 0
 		}
-		rest(ctx, wait)
+		sleep.For(ctx, wait)
 		wait = min(max(2*wait, firstWait), lastWait)
 	}
 	return nil
@@ -107,7 +108,7 @@ func (s Service) wait(ctx context.Context, pid int) error {
 func (s Service) hangs(ctx context.Context) error {
 	every := cmp.Or(s.Every, usualEvery)
 	for {
-		if !rest(ctx, every) {
+		if !sleep.For(ctx, every) {
 			return nil
 		}
 		if err := Ask(ctx, every, s.Answers); err != nil {
@@ -137,15 +138,4 @@ func Ask(ctx context.Context, every time.Duration, answers func(ctx context.Cont
 		}
 	}
 	return err
-}
-
-// rest waits, and says whether ctx goes on.
-func rest(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-	return ctx.Err() == nil
 }

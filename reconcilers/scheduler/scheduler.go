@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/sleep"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/store"
@@ -105,7 +106,7 @@ func (s *Scheduler) follow(ctx context.Context) {
 				}
 				s.opts.Log.Log(ctx, level, "cannot write the schedule, deciding again soon", "error", err)
 				s.all = true
-				sleep(ctx, retryAfter)
+				sleep.For(ctx, retryAfter)
 				if !s.catchUp(sub) {
 					return
 				}
@@ -320,13 +321,4 @@ func withCondition(p *corev1.Pod, c corev1.PodCondition) (*corev1.Pod, bool) {
 	}
 	out.Status.Conditions = append(out.Status.Conditions, c)
 	return &out, true
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

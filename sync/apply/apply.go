@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/internal/sleep"
 	"lockstep/kinds"
 	"lockstep/store"
 	"lockstep/store/view"
@@ -29,6 +30,8 @@ const (
 	groupWrites = 100
 	// freeWrites are what a transaction has left for the source's own: its state, and what it lost lately.
 	freeWrites = 20
+	// showTime is what the view gets to show the change that a write conflicted with.
+	showTime = 20 * time.Millisecond
 	// batch is how many steps are written before the view is waited for: some hundred milliseconds of etcd's work, after
 	// which a deposed leader or a conflict is noticed.
 	batch = 250
@@ -209,24 +212,10 @@ func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step
 		}
 		steps = steps[n:]
 	}
-	if len(again) > 0 {
-		if err := pause(ctx); err != nil {
-			return nil, err
-		}
+	if len(again) > 0 && !sleep.For(ctx, showTime) {
+		return nil, ctx.Err()
 	}
 	return again, nil
-}
-
-// pause gives the view a moment to show the change that a write conflicted with.
-func pause(ctx context.Context) error {
-	timer := time.NewTimer(20 * time.Millisecond)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
 
 // group is the transaction of one step.
