@@ -36,7 +36,7 @@ vulnerabilities() {
 # The values of the last release, in store/, must stay as they are: they prove that upgrades write nothing.
 goldens() {
 	local packages
-	packages=$(git ls-files '*_test.go' | xargs grep -lE 'flag\.Bool\("update"|"lockstep/reconcilers/looptest"' | xargs -n 1 dirname | sort -u | grep -vx store | sed 's,^,./,')
+	packages=$(git ls-files '*_test.go' | xargs grep -lE 'flag\.Bool\("update"|"lockstep/(internal/golden|reconcilers/looptest)"' | xargs -n 1 dirname | sort -u | grep -vx store | sed 's,^,./,')
 	# shellcheck disable=SC2086
 	go test -count=1 -p 2 $packages -update >/dev/null
 }

@@ -175,7 +175,7 @@ func rules() []rule {
 
 // forTests are folders whose files serve tests without being named so.
 func forTests() []string {
-	return []string{"store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance", "nodeagent/pod/hollow"}
+	return []string{"internal/golden", "store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance", "nodeagent/pod/hollow"}
 }
 
 func TestImportDirections(t *testing.T) {

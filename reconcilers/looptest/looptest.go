@@ -5,16 +5,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,14 +17,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
+	"lockstep/internal/golden"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/loop"
 	"lockstep/store/view"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // Now is the time at which cases are decided unless they state another in a file named "now".
 var Now = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -41,45 +35,22 @@ var Now = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 // view, fails the test.
 func Golden(t *testing.T, dir string, r loop.Reconciler) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no cases in %s: %v", dir, err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			archive, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := decide(t, r, archive)
-			want := section(archive, "want")
-			if *update {
-				setSection(archive, "want", got)
-				if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("decision differs (-want +got, run with -update to accept):\n%s", diff)
-			}
-		})
-	}
+	golden.Cases(t, dir, func(t *testing.T, c *txtar.Archive) string { return decide(t, r, c) })
 }
 
 func decide(t *testing.T, r loop.Reconciler, archive *txtar.Archive) string {
 	t.Helper()
 	now := Now
-	if text := strings.TrimSpace(section(archive, "now")); text != "" {
+	if text := strings.TrimSpace(golden.Section(archive, "now")); text != "" {
 		var err error
 		if now, err = time.Parse(time.RFC3339, text); err != nil {
 			t.Fatal(err)
 		}
 	}
-	objects := Parse(t, section(archive, "given"))
+	objects := Parse(t, golden.Section(archive, "given"))
 	v := view.Of(objects...)
 	key := loop.ClusterKey()
-	if text := strings.TrimSpace(section(archive, "key")); text != "" {
+	if text := strings.TrimSpace(golden.Section(archive, "key")); text != "" {
 		resource, rest, _ := strings.Cut(text, "/")
 		namespace, name, _ := strings.Cut(rest, "/")
 		gr := schema.ParseGroupResource(resource)
@@ -228,21 +199,4 @@ func writeEvent(b *strings.Builder, prefix string, e *loop.Event) {
 		about = " (" + kinds.KeyOf(e.About).String() + ")"
 	}
 	fmt.Fprintf(b, "%s%s %s: %s%s\n", prefix, e.Type, e.Reason, e.Message, about)
-}
-
-func section(a *txtar.Archive, name string) string {
-	i := slices.IndexFunc(a.Files, func(f txtar.File) bool { return f.Name == name })
-	if i < 0 {
-		return ""
-	}
-	return string(a.Files[i].Data)
-}
-
-func setSection(a *txtar.Archive, name, text string) {
-	i := slices.IndexFunc(a.Files, func(f txtar.File) bool { return f.Name == name })
-	if i < 0 {
-		a.Files = append(a.Files, txtar.File{Name: name})
-		i = len(a.Files) - 1
-	}
-	a.Files[i].Data = []byte(text)
 }

@@ -2,10 +2,8 @@ package plan
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,13 +19,12 @@ import (
 	apischema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/golden"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/store/view"
 	"lockstep/sync/origin"
 )
-
-var updateGolden = flag.Bool("update", false, "write what the planner says into the golden files")
 
 var testRules = Rules{Default: strategy.Default, PrepareCreate: strategy.PrepareCreate, PrepareUpdate: strategy.PrepareUpdate,
 	Delete: func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) }}
@@ -45,35 +42,16 @@ var testTime = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 // applied), lost (keys that the source lost a while ago), folder (it is no commit), allow (the budget is lifted). want has the
 // problems, or the diff and the entries that change.
 func TestGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatal(err, files)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			a, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			in, want := input(t, a)
-			got := outcome(in)
-			slices.Reverse(in.Objects)
-			slices.Reverse(in.Inventory)
-			if again := outcome(in); again != got {
-				t.Errorf("another order gives another plan:\n%s", cmp.Diff(got, again))
-			}
-			if *updateGolden {
-				setWant(a, got)
-				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if got != want {
-				t.Errorf("-want +got:\n%s", cmp.Diff(want, got))
-			}
-		})
-	}
+	golden.Cases(t, "testdata", func(t *testing.T, c *txtar.Archive) string {
+		in := input(t, c)
+		got := outcome(in)
+		slices.Reverse(in.Objects)
+		slices.Reverse(in.Inventory)
+		if again := outcome(in); again != got {
+			t.Errorf("another order gives another plan:\n%s", cmp.Diff(got, again))
+		}
+		return got
+	})
 }
 
 func outcome(in Input) string {
@@ -97,12 +75,11 @@ func outcome(in Input) string {
 	return b.String()
 }
 
-func input(t *testing.T, a *txtar.Archive) (Input, string) {
+func input(t *testing.T, a *txtar.Archive) Input {
 	t.Helper()
 	in := Input{Source: "shop", Revision: Revision{ID: "c2", Author: "Ada"}, Services: testNetworks, Rules: testRules, Now: testTime, Drift: true}
 	live := map[kinds.Key]kinds.Object{}
 	var changes []view.Change
-	want := ""
 	for _, f := range a.Files {
 		objects := documents(t, f)
 		switch f.Name {
@@ -157,8 +134,6 @@ func input(t *testing.T, a *txtar.Archive) (Input, string) {
 			in.Revision.Folder = true
 		case "allow":
 			in.Revision.AllowPrune = true
-		case "want":
-			want = string(f.Data)
 		}
 	}
 	for k, o := range live {
@@ -167,7 +142,7 @@ func input(t *testing.T, a *txtar.Archive) (Input, string) {
 	db := view.NewDB()
 	db.Apply(1, changes)
 	in.View = db.View()
-	return in, want
+	return in
 }
 
 // documents reads a section as one file, each document at a line of its own.
@@ -237,16 +212,6 @@ func recordOf(t *testing.T, d Desired) view.Change {
 		t.Fatal(err)
 	}
 	return view.Change{NewRecord: &view.Record{Table: string(Inventory), Name: d.RecordName(), Data: data, Revision: 1}}
-}
-
-func setWant(a *txtar.Archive, want string) {
-	for i, f := range a.Files {
-		if f.Name == "want" {
-			a.Files[i].Data = []byte(want)
-			return
-		}
-	}
-	a.Files = append(a.Files, txtar.File{Name: "want", Data: []byte(want)})
 }
 
 // FuzzDecide: whatever is stated before, now and live, a plan ends, does not panic, does not depend on order, and once

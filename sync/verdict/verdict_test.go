@@ -1,10 +1,7 @@
 package verdict
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,12 +12,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"lockstep/internal/golden"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/health"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // moment is what is known at one time. What one of a case does not say is as in the one before it, but for what happened.
 type moment struct {
@@ -50,33 +46,7 @@ var start = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 // TestGolden plays what happens to a source and tells what is decided at each moment. A case has the files "given", its
 // moments as YAML documents, and "want"; the driver's part is played: what was decided is written, and remembered.
 func TestGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatal(err, files)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			archive, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			given, want := archive.Files[0], ""
-			if len(archive.Files) > 1 {
-				want = string(archive.Files[1].Data)
-			}
-			got := play(t, string(given.Data))
-			if *update {
-				archive.Files = []txtar.File{given, {Name: "want", Data: []byte(got)}}
-				if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("-want +got, run with -update to accept:\n%s", diff)
-			}
-		})
-	}
+	golden.Cases(t, "testdata", func(t *testing.T, c *txtar.Archive) string { return play(t, golden.Section(c, "given")) })
 }
 
 func play(t *testing.T, given string) string {
