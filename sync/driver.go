@@ -57,7 +57,7 @@ type driver struct {
 	outcome apply.Outcome
 	owned   []plan.Desired // what the inbox was told
 
-	failures int
+	failures failures
 	repaired verdict.Repairs // not told yet
 	memory   verdict.Memory
 	took     time.Duration // of the last pass
@@ -118,17 +118,25 @@ func (d *driver) pass(ctx context.Context) time.Duration {
 	}
 	if err != nil {
 		d.sync.metrics.errors.WithLabelValues(d.source.Name).Inc()
-		wait := min(retryMax, retryBase<<min(d.failures, 10))
-		d.failures++
-		level := slog.LevelWarn
-		if store.Outage(err) {
-			level = slog.LevelDebug
-		}
-		d.log.Log(ctx, level, "cannot follow the source", "error", err, "again", wait)
-		return wait
+		return d.failures.next(ctx, d.log, "cannot follow the source", err)
 	}
 	d.failures = 0
 	return again
+}
+
+// failures counts those in a row.
+type failures int
+
+// next counts one more, logs it unless the store is away, which tells that itself, and returns when to try again.
+func (f *failures) next(ctx context.Context, log *slog.Logger, what string, err error) time.Duration {
+	wait := min(retryMax, retryBase<<min(*f, 10))
+	*f++
+	level := slog.LevelWarn
+	if store.Outage(err) {
+		level = slog.LevelDebug
+	}
+	log.Log(ctx, level, what, "error", err, "again", wait)
+	return wait
 }
 
 func (d *driver) take(ctx context.Context, l letter) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"reflect"
 	"slices"
@@ -53,7 +52,7 @@ func newFleet(s *Sync, c store.Committer, g *errgroup.Group) *fleet {
 
 // run keeps the fleet as the Source objects ask for until ctx ends.
 func (f *fleet) run(ctx context.Context) error {
-	begin, failures := true, 0
+	begin, failed := true, failures(0)
 	for {
 		err := f.muster(ctx, begin)
 		if ctx.Err() != nil {
@@ -61,16 +60,9 @@ func (f *fleet) run(ctx context.Context) error {
 		}
 		var again <-chan time.Time
 		if err != nil {
-			wait := min(retryMax, retryBase<<min(failures, 10))
-			failures++
-			level := slog.LevelWarn
-			if store.Outage(err) {
-				level = slog.LevelDebug
-			}
-			f.sync.opts.Log.Log(ctx, level, "cannot bring the sources in order", "error", err, "again", wait)
-			again = time.After(wait)
+			again = time.After(failed.next(ctx, f.sync.opts.Log, "cannot bring the sources in order", err))
 		} else {
-			begin, failures = false, 0
+			begin, failed = false, 0
 		}
 		select {
 		case <-ctx.Done():
