@@ -8,6 +8,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 
+	"lockstep/kinds"
 	"lockstep/reconcilers/apiservers"
 	"lockstep/store"
 	"lockstep/store/view"
@@ -66,7 +67,7 @@ func (a *announcer) renew(ctx context.Context) error {
 	old, _ := a.store.View().Get(key).(*coordinationv1.Lease)
 	w := store.Write{Key: key, Object: apiservers.Lease(old, a.name, a.at, since, now), Reason: "this API server runs"}
 	if old != nil {
-		w.If = store.Revision(old)
+		w.If = kinds.Revision(old)
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiservers.Period)
 	defer cancel()

@@ -3,8 +3,10 @@ package kinds
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -18,6 +20,16 @@ type Key struct {
 
 // KeyOf returns the key of an object whose Go type is in the table.
 func KeyOf(o Object) Key { return Of(o).Key(o.GetNamespace(), o.GetName()) }
+
+// Revision is an object's resource version: the store's revision that it is of, which only grows. Zero for an object that
+// did not come from a store.
+func Revision(o metav1.Object) int64 {
+	n, err := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
 // GroupResource returns the group and resource of the key.
 func (k Key) GroupResource() schema.GroupResource {

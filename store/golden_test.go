@@ -103,7 +103,7 @@ func TestGolden(t *testing.T) {
 	}
 	for _, want := range samples() {
 		o := v.Get(kinds.KeyOf(want))
-		commit(t, s, put(o, store.Revision(o)))
+		commit(t, s, put(o, kinds.Revision(o)))
 		key := "/lockstep/objects/" + kinds.KeyOf(o).Path()
 		resp, err := client.Get(t.Context(), key)
 		if err != nil || len(resp.Kvs) != 1 {

@@ -16,6 +16,7 @@ import (
 
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/etcd/etcdtest"
+	"lockstep/kinds"
 	"lockstep/store"
 	"lockstep/store/view"
 )
@@ -79,9 +80,9 @@ func TestCutWatch(t *testing.T) {
 			defer sub.Close()
 
 			watcher.cut()
-			commit(t, s, put(configMap("changed", "2"), store.Revision(changed)))
+			commit(t, s, put(configMap("changed", "2"), kinds.Revision(changed)))
 			commit(t, s, store.Group{{Key: view.Change{}.Key, Record: &view.Record{Table: "t", Name: "gone"}, If: store.Anyway}})
-			gone := put(deleted, store.Revision(deleted))
+			gone := put(deleted, kinds.Revision(deleted))
 			gone[0].Object = nil
 			commit(t, s, gone)
 			rev := commit(t, s, put(configMap("created", "1"), 0))

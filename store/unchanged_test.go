@@ -42,7 +42,7 @@ func TestUnchangedHead(t *testing.T) {
 		case 1:
 			next.Labels["step"], same = fmt.Sprint(step), false
 		}
-		v = wait(t, s, commit(t, s, put(next, store.Revision(old))))
+		v = wait(t, s, commit(t, s, put(next, kinds.Revision(old))))
 		got, _ := view.Get[*corev1.Pod](v, "shop", "web")
 		next.ResourceVersion = got.ResourceVersion
 		if diff := cmp.Diff(next, got); diff != "" {
@@ -62,7 +62,7 @@ func TestUnchangedHead(t *testing.T) {
 	}
 
 	// A pod that is made again under the name has nothing of the first.
-	wait(t, s, commit(t, s, store.Group{{Key: podKey, If: store.Revision(want)}}))
+	wait(t, s, commit(t, s, store.Group{{Key: podKey, If: kinds.Revision(want)}}))
 	p.Spec.Containers[0].Image = "web:new"
 	v = wait(t, s, commit(t, s, put(p, 0)))
 	if got, _ := view.Get[*corev1.Pod](v, "shop", "web"); got.Spec.Containers[0].Image != "web:new" || got.Status.Message != "" {

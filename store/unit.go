@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -208,16 +207,6 @@ func results(units []*unit, resp *clientv3.TxnResponse) []Result {
 		}
 	}
 	return out
-}
-
-// Revision returns the etcd mod revision an object of a view has: the If of a Write decided from it. Zero for an object
-// that did not come from a store.
-func Revision(o kinds.Object) int64 {
-	rev, err := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return rev
 }
 
 // writeRaw writes values that are not objects or records, without a condition, each for itself; nil deletes. It returns

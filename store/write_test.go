@@ -133,7 +133,7 @@ func TestUnknownOutcome(t *testing.T) {
 	if !ok || a.Data["v"] != "1" {
 		t.Fatalf("the view has %v", a)
 	}
-	commit(t, s, put(configMap("a", "3"), store.Revision(a)))
+	commit(t, s, put(configMap("a", "3"), kinds.Revision(a)))
 }
 
 // TestBrokenValue edits a key by hand: the object counts as absent, and creating it repairs the key.

@@ -229,7 +229,7 @@ func asksForMuster(c view.Change) bool {
 func (f *fleet) write(ctx context.Context, sources []*v1alpha1.Source) error {
 	var groups []store.Group
 	for _, s := range sources {
-		groups = append(groups, store.Group{{Key: kinds.KeyOf(s), Object: s, If: store.Revision(s), Reason: "configured"}})
+		groups = append(groups, store.Group{{Key: kinds.KeyOf(s), Object: s, If: kinds.Revision(s), Reason: "configured"}})
 	}
 	return f.commitAll(ctx, groups, "cannot write source %s: %w", sources)
 }

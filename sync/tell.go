@@ -87,7 +87,7 @@ func first(steps []plan.Step) *verdict.Step {
 func (d *driver) write(ctx context.Context, live *v1alpha1.Source, status v1alpha1.SourceStatus, next *later) error {
 	want := live.DeepCopy()
 	want.Status = status
-	r := d.commit.Commit(ctx, store.Group{{Key: kinds.KeyOf(want), Object: want, If: store.Revision(live), Reason: "status"}})[0]
+	r := d.commit.Commit(ctx, store.Group{{Key: kinds.KeyOf(want), Object: want, If: kinds.Revision(live), Reason: "status"}})[0]
 	switch {
 	case errors.Is(r.Err, store.ErrConflict):
 		next.at(d.sync.opts.Now().Add(passGap))

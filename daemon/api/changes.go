@@ -204,7 +204,7 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 		return c.hub.Present(v, o), nil
 	}
 	return c.commit(ctx, store.Write{
-		Key: key, Object: o, If: store.Revision(old), Reason: "written by " + identityOf(ctx).user.Name,
+		Key: key, Object: o, If: kinds.Revision(old), Reason: "written by " + identityOf(ctx).user.Name,
 	})
 }
 
@@ -276,7 +276,7 @@ func (c *change) end(ctx context.Context, v *view.View, name string, validate re
 	if !gone && changed == nil {
 		return c.hub.Present(v, old), false, nil
 	}
-	write := store.Write{Key: key, Object: changed, If: store.Revision(old), Reason: "ended by " + identityOf(ctx).user.Name}
+	write := store.Write{Key: key, Object: changed, If: kinds.Revision(old), Reason: "ended by " + identityOf(ctx).user.Name}
 	if gone {
 		write.Object = nil
 	}

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"lockstep/internal/whole"
+	"lockstep/kinds"
 	"lockstep/nodeagent/pods"
 )
 
@@ -75,7 +75,7 @@ func New(o Options) *Store {
 type fetched struct {
 	object metav1.Object // nil: the API says there is none
 	// revision of the object, or of its absence: nothing older is taken in after it.
-	revision uint64
+	revision int64
 	at       time.Time
 	live     bool // a watch keeps it up to date
 }
@@ -112,7 +112,7 @@ func (s *Store) get(ctx context.Context, ref pods.Reference) (metav1.Object, err
 	object, err := s.fetch(ctx, ref)
 	switch {
 	case err == nil:
-		if now := s.take(ref, fetched{object: object, revision: revisionOf(object)}); now.object != nil {
+		if now := s.take(ref, fetched{object: object, revision: kinds.Revision(object)}); now.object != nil {
 			return now.object, s.keepNewest(ref)
 		}
 		return s.absent(ref, notFound(ref)) // deleted since
@@ -175,12 +175,6 @@ func (s *Store) StartAnew() {
 		last.revision, last.live = 0, false
 		s.known[ref] = last
 	}
-}
-
-// revisionOf is an object's resource version, a number that grows; 0 for what is no number.
-func revisionOf(o metav1.Object) uint64 {
-	n, _ := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
-	return n
 }
 
 func (s *Store) fetch(ctx context.Context, ref pods.Reference) (metav1.Object, error) {

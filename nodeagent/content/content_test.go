@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"lockstep/kinds"
 	"lockstep/nodeagent/pods"
 )
 
@@ -24,7 +25,7 @@ func TestNothingGoesBack(t *testing.T) {
 	s := New(Options{Dir: t.TempDir(), API: func() kubernetes.Interface { return client },
 		Log: slog.New(slog.DiscardHandler), Changed: func(pods.Reference) {}})
 	seen := func(revision string) fetched {
-		return fetched{object: at(revision), revision: revisionOf(at(revision))}
+		return fetched{object: at(revision), revision: kinds.Revision(at(revision))}
 	}
 	check := func(when, want string) {
 		t.Helper()

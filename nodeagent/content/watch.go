@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"lockstep/internal/sleep"
+	"lockstep/kinds"
 	"lockstep/nodeagent/pods"
 )
 
@@ -102,11 +103,11 @@ func (s *Store) watchOnce(ctx context.Context, ref pods.Reference) error {
 			return fmt.Errorf("cannot watch %s: got a %T", ref.Name, e.Object)
 		case e.Type == watch.Bookmark:
 			whole = whole || object.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
-			seen.revision = revisionOf(object)
+			seen.revision = kinds.Revision(object)
 		case e.Type == watch.Deleted:
-			seen = fetched{revision: revisionOf(object)}
+			seen = fetched{revision: kinds.Revision(object)}
 		default:
-			seen = fetched{object: object, revision: revisionOf(object)}
+			seen = fetched{object: object, revision: kinds.Revision(object)}
 		}
 		if whole {
 			s.learn(ref, seen)

@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -167,7 +166,7 @@ func (p *preparation) update(old, next kinds.Object, reason string, done, failed
 		return
 	}
 	p.steps = append(p.steps, step{
-		Write:     store.Write{Key: kinds.KeyOf(old), Object: next, If: revisionOf(old), Reason: reason},
+		Write:     store.Write{Key: kinds.KeyOf(old), Object: next, If: kinds.Revision(old), Reason: reason},
 		operation: "update", done: done, failed: failed,
 	})
 }
@@ -185,7 +184,7 @@ func (p *preparation) drop(drop loop.Drop) {
 	if changed == nil && !gone {
 		return
 	}
-	w := store.Write{Key: drop.Key, If: revisionOf(old), Reason: drop.Reason}
+	w := store.Write{Key: drop.Key, If: kinds.Revision(old), Reason: drop.Reason}
 	if !gone {
 		w.Object = changed
 	}
@@ -220,13 +219,4 @@ func invalid(key kinds.Key, errs field.ErrorList) error {
 		name += "." + kind.Group
 	}
 	return fmt.Errorf("%s %q is invalid: %w", name, key.Name, errs.ToAggregate())
-}
-
-// revisionOf returns the etcd revision an object is of; zero where it is not from a store.
-func revisionOf(o kinds.Object) int64 {
-	revision, err := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return revision
 }

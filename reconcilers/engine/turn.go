@@ -189,7 +189,7 @@ func (e *Engine) settle(ctx context.Context, s step) {
 	for v := e.Store.View(); ; {
 		now := int64(0)
 		if o := v.Get(s.Key); o != nil {
-			now = revisionOf(o)
+			now = kinds.Revision(o)
 		}
 		if now != s.If {
 			return

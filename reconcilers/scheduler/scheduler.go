@@ -275,7 +275,7 @@ func (s *Scheduler) evict(e Eviction, now metav1.Time) (store.Write, bool) {
 		Reason: corev1.PodReasonPreemptionByScheduler, Message: e.Reason,
 	})
 	changed, gone := strategy.Delete(p, now.Time, nil)
-	w := store.Write{Key: kinds.KeyOf(p), If: store.Revision(p), Reason: e.Reason}
+	w := store.Write{Key: kinds.KeyOf(p), If: kinds.Revision(p), Reason: e.Reason}
 	if !gone {
 		w.Object = changed
 	}
@@ -283,7 +283,7 @@ func (s *Scheduler) evict(e Eviction, now metav1.Time) (store.Write, bool) {
 }
 
 func write(p *corev1.Pod, reason string) store.Write {
-	return store.Write{Key: kinds.KeyOf(p), Object: p, If: store.Revision(p), Reason: reason}
+	return store.Write{Key: kinds.KeyOf(p), Object: p, If: kinds.Revision(p), Reason: reason}
 }
 
 // bound returns the pod of a binding as it is to be stored.

@@ -304,7 +304,7 @@ func TestRun(t *testing.T) {
 	}
 	awaitEvent(t, s, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu.")
 
-	commit(t, s, store.Write{Key: kinds.KeyOf(first), If: store.Revision(first)})
+	commit(t, s, store.Write{Key: kinds.KeyOf(first), If: kinds.Revision(first)})
 	await(t, s, "second", func(p *corev1.Pod) bool {
 		return p.Spec.NodeName == "a" && len(p.Status.Conditions) == 1 && p.Status.Conditions[0].Status == corev1.ConditionTrue
 	})

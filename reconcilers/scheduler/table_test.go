@@ -352,6 +352,6 @@ func TestEvict(t *testing.T) {
 	commit(t, s, store.Write{Key: kinds.KeyOf(pod("high", "", nil)), Object: pod("high", "cpu=1", nil)})
 	run(t, scheduler)
 	awaitEvent(t, s, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu.")
-	commit(t, s, store.Write{Key: kinds.KeyOf(p), If: store.Revision(p)})
+	commit(t, s, store.Write{Key: kinds.KeyOf(p), If: kinds.Revision(p)})
 	await(t, s, "high", func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" })
 }

@@ -102,11 +102,11 @@ func pod(name string) *corev1.Pod {
 func create(o kinds.Object) store.Write { return store.Write{Key: kinds.KeyOf(o), Object: o} }
 
 func update(o kinds.Object) store.Write {
-	return store.Write{Key: kinds.KeyOf(o), Object: o, If: store.Revision(o)}
+	return store.Write{Key: kinds.KeyOf(o), Object: o, If: kinds.Revision(o)}
 }
 
 func remove(o kinds.Object) store.Write {
-	return store.Write{Key: kinds.KeyOf(o), If: store.Revision(o)}
+	return store.Write{Key: kinds.KeyOf(o), If: kinds.Revision(o)}
 }
 
 func mustGet(t *testing.T, v *view.View, name string) *corev1.Pod {
@@ -124,7 +124,7 @@ func lifecycle(t *testing.T, s *suite) {
 	if a.UID == "" || a.CreationTimestamp.IsZero() || a.Generation != 1 || a.Kind != "Pod" || a.APIVersion != "v1" {
 		t.Errorf("created with uid %q, time %v, generation %d, kind %q", a.UID, a.CreationTimestamp, a.Generation, a.Kind)
 	}
-	if store.Revision(a) == 0 || store.Revision(a) > v.Revision() {
+	if kinds.Revision(a) == 0 || kinds.Revision(a) > v.Revision() {
 		t.Errorf("revision %s in a view at %d", a.ResourceVersion, v.Revision())
 	}
 	b := a.DeepCopy()
@@ -440,7 +440,7 @@ func heartbeats(t *testing.T, s *suite) {
 	if get(v, "n1").UID != first.UID {
 		t.Error("a renewal changed the lease's uid")
 	}
-	s.write(store.Write{Key: kinds.KeyOf(first), If: store.Revision(first)})
+	s.write(store.Write{Key: kinds.KeyOf(first), If: kinds.Revision(first)})
 	s.until("the deletion", func(v *view.View) bool { return get(v, "n1") == nil })
 }
 

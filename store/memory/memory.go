@@ -213,7 +213,7 @@ func (s *Store) change(v *view.View, w store.Write, rev int64) (view.Change, err
 	if w.If != store.Anyway && !heartbeat {
 		var have int64
 		if c.Old != nil {
-			have = store.Revision(c.Old)
+			have = kinds.Revision(c.Old)
 		}
 		if have != w.If {
 			return c, store.ErrConflict

@@ -165,7 +165,7 @@ func updates(v *view.View, n, round int) ([]store.Group, error) {
 		}
 		q := *p
 		q.Status.HostIP = fmt.Sprintf("192.168.0.%d", round)
-		groups = append(groups, store.Group{{Key: kinds.KeyOf(p), Object: &q, If: store.Revision(p)}})
+		groups = append(groups, store.Group{{Key: kinds.KeyOf(p), Object: &q, If: kinds.Revision(p)}})
 	}
 	if len(groups) < n {
 		return nil, fmt.Errorf("the view has %d pods, want %d", len(groups), n)

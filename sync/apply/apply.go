@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -231,7 +230,7 @@ func group(s plan.Step) store.Group {
 	case plan.Create:
 		g = append(g, store.Write{Key: s.Key, Object: s.Object, If: 0, Reason: s.Reason})
 	case plan.Update, plan.Prune:
-		g = append(g, store.Write{Key: s.Key, Object: s.Object, If: revisionOf(s.Live), Reason: s.Reason})
+		g = append(g, store.Write{Key: s.Key, Object: s.Object, If: kinds.Revision(s.Live), Reason: s.Reason})
 	}
 	if s.Entry.State == plan.Applied {
 		return g
@@ -260,14 +259,6 @@ func (a *Applier) did(source string, s plan.Step, out *Outcome) {
 		}
 		a.opts.Events.Event("lockstep-sync", about, corev1.EventTypeWarning, "DriftRepaired", s.Reason)
 	}
-}
-
-func revisionOf(o kinds.Object) int64 {
-	n, err := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
 }
 
 func put[T any](table view.Table[T], name string, value T) store.Write {
