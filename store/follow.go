@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 
+	"lockstep/internal/sleep"
 	"lockstep/store/view"
 )
 
@@ -57,7 +58,7 @@ func (s *Store) follow(ctx context.Context) error {
 			s.warn(ctx, "watching etcd was interrupted", "error", err)
 			s.metrics.restarts.WithLabelValues("interrupted").Inc()
 		}
-		sleep(ctx, pause)
+		sleep.For(ctx, pause)
 		pause = min(2*pause, retryMost)
 	}
 }
@@ -241,7 +242,7 @@ func (s *Store) askProgress(ctx context.Context, rev int64) {
 				s.log.Debug("cannot ask the watch for progress", "error", err)
 			}
 		}
-		sleep(ctx, 10*progressDelay)
+		sleep.For(ctx, 10*progressDelay)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"lockstep/internal/sleep"
+
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
@@ -140,8 +142,7 @@ func (s *Store) watchHealth(ctx context.Context) error {
 		if s.Health() != nil {
 			wait = probeEverySick
 		}
-		sleep(ctx, wait)
-		if ctx.Err() != nil {
+		if !sleep.For(ctx, wait) {
 			return nil
 		}
 		state, cause, err := s.examine(ctx)

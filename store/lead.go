@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"lockstep/internal/sleep"
+
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
@@ -29,7 +31,7 @@ func (s *Store) Lead(ctx context.Context, id string, f func(ctx context.Context,
 		}
 		if err != nil && ctx.Err() == nil {
 			s.warn(ctx, "leading was interrupted", "id", id, "error", err)
-			sleep(ctx, campaignPause)
+			sleep.For(ctx, campaignPause)
 		}
 	}
 	return nil

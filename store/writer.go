@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"lockstep/internal/sleep"
+
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/semaphore"
@@ -294,7 +296,7 @@ func (w *writer) txn(ctx context.Context, units []*unit) ([]Result, error) {
 // settle waits until a linearizable read succeeds, or ctx ends.
 func (w *writer) settle(ctx context.Context) {
 	for wait := 50 * time.Millisecond; ctx.Err() == nil && w.probe(ctx) != nil; wait = min(2*wait, 2*time.Second) {
-		sleep(ctx, wait)
+		sleep.For(ctx, wait)
 	}
 }
 
@@ -353,14 +355,4 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w: %w", ErrUnavailable, errRefused, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
-}
-
-// sleep waits for d or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
