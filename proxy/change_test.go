@@ -112,15 +112,18 @@ func TestCompare(t *testing.T) {
 		want []string
 	}{
 		{"nothing", func(observed) {}, nil},
-		{"flushed", func(o observed) { o.chains[id] = nil }, []string{"nat LOCKSTEP-A: rule missing: -j X", "nat LOCKSTEP-A: rule missing: -j Y"}},
+		{"flushed", func(o observed) { o.chains[id] = nil },
+			[]string{"nat LOCKSTEP-A: rule missing: -j X", "nat LOCKSTEP-A: rule missing: -j Y"}},
 		{"deleted", func(o observed) { delete(o.chains, id) }, []string{"nat LOCKSTEP-A: chain missing"}},
 		{"foreign rule", func(o observed) { o.chains[id] = append(o.chains[id], "-j Z") }, []string{"nat LOCKSTEP-A: foreign rule: -j Z"}},
 		{"rule twice", func(o observed) { o.chains[id] = append(o.chains[id], "-j X") }, []string{"nat LOCKSTEP-A: foreign rule: -j X"}},
 		{"reordered", func(o observed) { slices.Reverse(o.chains[id]) }, []string{"nat LOCKSTEP-A: rules reordered"}},
 		{"jump gone", func(o observed) { o.builtins[prerouting] = nil }, []string{"nat PREROUTING: jump missing: " + jump}},
 		{"jump moved", func(o observed) { slices.Reverse(o.builtins[prerouting]) }, []string{"nat PREROUTING: jump not first: " + jump}},
-		{"jump twice", func(o observed) { o.builtins[prerouting] = []string{jump, jump} }, []string{"nat PREROUTING: jump more than once: " + jump}},
-		{"unknown chain", func(o observed) { o.chains[rules.ChainID{Table: "nat", Name: "LOCKSTEP-B"}] = nil }, []string{"nat LOCKSTEP-B: unknown chain with our prefix"}},
+		{"jump twice", func(o observed) { o.builtins[prerouting] = []string{jump, jump} },
+			[]string{"nat PREROUTING: jump more than once: " + jump}},
+		{"unknown chain", func(o observed) { o.chains[rules.ChainID{Table: "nat", Name: "LOCKSTEP-B"}] = nil },
+			[]string{"nat LOCKSTEP-B: unknown chain with our prefix"}},
 	}
 	for _, test := range tests {
 		t.Run(test.what, func(t *testing.T) {

@@ -50,7 +50,8 @@ func TestTables(t *testing.T) {
 			}
 			slices.Sort(lines)
 			step := fmt.Sprint("failed ", failed, " ", lines, have.builtins[prerouting], have.held,
-				on.has(t.Context(), rules.Jump{From: prerouting, To: "LOCKSTEP-A"}), on.has(t.Context(), rules.Jump{From: prerouting, To: "LOCKSTEP-B"}))
+				on.has(t.Context(), rules.Jump{From: prerouting, To: "LOCKSTEP-A"}),
+				on.has(t.Context(), rules.Jump{From: prerouting, To: "LOCKSTEP-B"}))
 			if on.counts() {
 				step += fmt.Sprint(" transactions ", after-before)
 			}
@@ -302,7 +303,8 @@ func TestBothFamilies(t *testing.T) {
 	if len(drifts) != 1 || drifts[0].Family != rules.IPv6 {
 		t.Fatalf("got %v", drifts)
 	}
-	if out := command(t, six.saving, "-t", "nat"); !strings.Contains(out, "--to-destination [fd00:42::5]:8080") || !strings.Contains(out, "-A LOCKSTEP-SERVICES ") {
+	if out := command(t, six.saving, "-t", "nat"); !strings.Contains(out, "--to-destination [fd00:42::5]:8080") ||
+		!strings.Contains(out, "-A LOCKSTEP-SERVICES ") {
 		t.Errorf("IPv6 has\n%s", out)
 	}
 	must(t, Cleanup(t.Context()))

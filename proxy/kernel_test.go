@@ -44,7 +44,11 @@ func newWorld(t testing.TB, b *backend) *world {
 	t.Helper()
 	w := &world{t: t, wake: make(chan struct{}, 1), drift: make(chan Drift, 100)}
 	w.in = rules.Input{
-		Node:            rules.Node{Name: "here", Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.1")}, PodCIDRs: []netip.Prefix{prefix("10.42.0.0/24")}},
+		Node: rules.Node{
+			Name:      "here",
+			Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.1")},
+			PodCIDRs:  []netip.Prefix{prefix("10.42.0.0/24")},
+		},
 		PodNetworks:     []netip.Prefix{prefix("10.42.0.0/16")},
 		ServiceNetworks: []netip.Prefix{prefix("10.43.0.0/16")},
 		LocalServices:   []netip.Addr{netip.MustParseAddr("10.43.0.10")},
@@ -118,7 +122,11 @@ func service(name, ip string, protocol corev1.Protocol, change ...func(*corev1.S
 func slice(svc *corev1.Service, port int32, addresses ...string) *discoveryv1.EndpointSlice {
 	p := svc.Spec.Ports[0]
 	s := &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Namespace: svc.Namespace, Name: svc.Name, Labels: map[string]string{discoveryv1.LabelServiceName: svc.Name}},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: svc.Namespace,
+			Name:      svc.Name,
+			Labels:    map[string]string{discoveryv1.LabelServiceName: svc.Name},
+		},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Ports:       []discoveryv1.EndpointPort{{Name: &p.Name, Protocol: &p.Protocol, Port: &port}},
 	}
@@ -173,15 +181,23 @@ func TestTraffic(t *testing.T) {
 		w := newWorld(t, b)
 		w.in.HostPorts = []rules.HostPort{
 			{Pod: "shop/a", PodIP: a.addr, Port: 8080, HostPort: 9090, Protocol: corev1.ProtocolTCP},
-			{Pod: "shop/a", PodIP: a.addr, Port: 8080, HostPort: 9091, Protocol: corev1.ProtocolUDP, HostIP: netip.MustParseAddr("192.168.60.1")},
+			{Pod: "shop/a", PodIP: a.addr, Port: 8080, HostPort: 9091, Protocol: corev1.ProtocolUDP,
+				HostIP: netip.MustParseAddr("192.168.60.1")},
 		}
-		w.set(service("both", "10.43.0.20", "TCP", nodePort(30020), func(s *corev1.ServiceSpec) { s.ExternalIPs = []string{"192.168.70.7"} }), 8080, "10.42.0.5", "10.42.1.5")
+		w.set(service("both", "10.43.0.20", "TCP", nodePort(30020), func(s *corev1.ServiceSpec) {
+			s.ExternalIPs = []string{"192.168.70.7"}
+		}), 8080, "10.42.0.5", "10.42.1.5")
 		w.set(service("self", "10.43.0.21", "TCP"), 8080, "10.42.0.5")
 		w.set(service("remote", "10.43.0.22", "TCP", nodePort(30022)), 8080, "10.42.1.5")
-		w.set(service("nobody", "10.43.0.23", "TCP", nodePort(30023), func(s *corev1.ServiceSpec) { s.ExternalIPs = []string{"192.168.60.1"}; s.Ports[0].Port = 81 }), 8080)
-		w.set(service("sticky", "10.43.0.24", "TCP", func(s *corev1.ServiceSpec) { s.SessionAffinity = corev1.ServiceAffinityClientIP }), 8080, "10.42.0.5", "10.42.0.6", "10.42.1.5")
+		w.set(service("nobody", "10.43.0.23", "TCP", nodePort(30023), func(s *corev1.ServiceSpec) {
+			s.ExternalIPs = []string{"192.168.60.1"}
+			s.Ports[0].Port = 81
+		}), 8080)
+		w.set(service("sticky", "10.43.0.24", "TCP", func(s *corev1.ServiceSpec) { s.SessionAffinity = corev1.ServiceAffinityClientIP }),
+			8080, "10.42.0.5", "10.42.0.6", "10.42.1.5")
 		w.set(service("datagrams", "10.43.0.25", "UDP", nodePort(30025)), 8080, "10.42.0.6")
-		w.set(service("keep", "10.43.0.26", "TCP", nodePort(30026), func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = "Local" }), 8080, "10.42.0.6", "10.42.1.5")
+		w.set(service("keep", "10.43.0.26", "TCP", nodePort(30026), func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = "Local" }),
+			8080, "10.42.0.6", "10.42.1.5")
 		w.run()
 		// What listens at the DNS address, such as a DNS server, is reached without any rule.
 		(&netHost{name: "dns", addr: netip.MustParseAddr("10.43.0.10"), t: t}).serve(53)
@@ -305,7 +321,8 @@ func TestRepair(t *testing.T) {
 		newLAN(t)
 		w := newWorld(t, b)
 		for i := range 30 {
-			w.set(service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.43.1.%d", i+1), "TCP", nodePort(30100+int32(i))), 8080, "10.42.0.5", "10.42.1.5")
+			w.set(service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.43.1.%d", i+1), "TCP", nodePort(30100+int32(i))), 8080,
+				"10.42.0.5", "10.42.1.5")
 		}
 		tool := strings.TrimSuffix(b.restoring, "-restore")
 		const foreign = "-A PREROUTING -p tcp -m tcp --dport 7 -j REDIRECT --to-ports 8"
@@ -359,7 +376,8 @@ func TestRepair(t *testing.T) {
 				want What
 			}{
 				{"everything flushed", func() { command(t, "nft", "flush", "ruleset") }, ChainMissing},
-				{"a rule put by nft inside our chain", func() { command(t, "nft", "add", "rule", "ip", "nat", "LOCKSTEP-SERVICES", "counter", "drop") }, RuleForeign},
+				{"a rule put by nft inside our chain",
+					func() { command(t, "nft", "add", "rule", "ip", "nat", "LOCKSTEP-SERVICES", "counter", "drop") }, RuleForeign},
 				{"a rule that only nft can print", func() {
 					command(t, "nft", "add", "rule", "ip", "nat", "LOCKSTEP-EGRESS", "numgen", "random", "mod", "2", "0", "drop")
 				}, RuleForeign},
@@ -452,7 +470,12 @@ func TestLongNames(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b *backend) {
 		newLAN(t)
 		w := newWorld(t, b)
-		w.in.HostPorts = []rules.HostPort{{Pod: strings.Repeat("n", 63) + "/" + strings.Repeat("p", 253), PodIP: netip.MustParseAddr("10.42.0.5"), Port: 8080, HostPort: 9090}}
+		w.in.HostPorts = []rules.HostPort{{
+			Pod:      strings.Repeat("n", 63) + "/" + strings.Repeat("p", 253),
+			PodIP:    netip.MustParseAddr("10.42.0.5"),
+			Port:     8080,
+			HostPort: 9090,
+		}}
 		long := strings.Repeat("s", 63)
 		svc := service(long, "10.43.0.20", "TCP")
 		svc.Namespace, svc.Spec.Ports[0].Name = strings.Repeat("n", 63), strings.Repeat("p", 63)

@@ -160,7 +160,12 @@ func (h *netHost) route(network, gateway string) {
 		if err != nil {
 			return err
 		}
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: far.Attrs().Index, Dst: dst, Gw: net.ParseIP(gateway), Flags: int(netlink.FLAG_ONLINK)})
+		return netlink.RouteAdd(&netlink.Route{
+			LinkIndex: far.Attrs().Index,
+			Dst:       dst,
+			Gw:        net.ParseIP(gateway),
+			Flags:     int(netlink.FLAG_ONLINK),
+		})
 	})
 }
 

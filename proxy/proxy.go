@@ -74,7 +74,8 @@ func New(opts Options) (*Proxy, error) {
 		p.keepers = append(p.keepers, &keeper{
 			family: f, kernel: host{f}, compiler: rules.NewCompiler(f), transactions: seen, metrics: m,
 			log:   opts.Log.With("family", f.String()),
-			drift: opts.Drift, changed: opts.Changed, spelled: map[rules.ChainID]spelling{}, health: ErrNotSynced, legacyReadEvery: legacyReadInterval,
+			drift: opts.Drift, changed: opts.Changed, spelled: map[rules.ChainID]spelling{}, health: ErrNotSynced,
+			legacyReadEvery: legacyReadInterval,
 		})
 	}
 	return p, nil

@@ -52,7 +52,11 @@ func example() rules.Input {
 	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
 	name, local, udp := "p", "here", corev1.ProtocolUDP
 	in := rules.Input{
-		Node:            rules.Node{Name: local, Addresses: []netip.Addr{addr("192.0.2.1")}, PodCIDRs: []netip.Prefix{prefix("10.42.0.0/24")}},
+		Node: rules.Node{
+			Name:      local,
+			Addresses: []netip.Addr{addr("192.0.2.1")},
+			PodCIDRs:  []netip.Prefix{prefix("10.42.0.0/24")},
+		},
 		PodNetworks:     []netip.Prefix{prefix("10.42.0.0/16")},
 		ServiceNetworks: []netip.Prefix{prefix("10.43.0.0/16")},
 		LocalServices:   []netip.Addr{addr("10.43.0.10")},
@@ -61,11 +65,18 @@ func example() rules.Input {
 	}
 	for i, ports := range [][]corev1.Protocol{{corev1.ProtocolTCP, udp}, {udp}} {
 		service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: string(rune('a' + i))}, Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeLoadBalancer, ClusterIP: fmt.Sprintf("10.43.1.%d", i+1), ExternalIPs: []string{fmt.Sprintf("192.0.2.%d", i+10)},
+			Type: corev1.ServiceTypeLoadBalancer, ClusterIP: fmt.Sprintf("10.43.1.%d", i+1),
+			ExternalIPs:     []string{fmt.Sprintf("192.0.2.%d", i+10)},
 			SessionAffinity: corev1.ServiceAffinityClientIP, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
 		}}
-		slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: service.Name, Labels: map[string]string{discoveryv1.LabelServiceName: service.Name}},
-			AddressType: discoveryv1.AddressTypeIPv4}
+		slice := &discoveryv1.EndpointSlice{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: "a",
+				Name:      service.Name,
+				Labels:    map[string]string{discoveryv1.LabelServiceName: service.Name},
+			},
+			AddressType: discoveryv1.AddressTypeIPv4,
+		}
 		for j, protocol := range ports {
 			portName, number := name+string(rune('a'+j)), int32(80+j)
 			service.Spec.Ports = append(service.Spec.Ports, corev1.ServicePort{Name: portName, Protocol: protocol, Port: number,

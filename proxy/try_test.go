@@ -34,9 +34,11 @@ func TestTryTellsWhatIsMissing(t *testing.T) {
 		t.Errorf("without any program: %v", err)
 	}
 	for _, name := range []string{"iptables-nft-restore", "iptables-nft-save"} {
-		must(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho 'RULE_APPEND failed (No such file or directory)' >&2; exit 4\n"), 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, name),
+			[]byte("#!/bin/sh\necho 'RULE_APPEND failed (No such file or directory)' >&2; exit 4\n"), 0o755))
 	}
-	if err := Try(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot write service rules: ") || !strings.Contains(err.Error(), "RULE_APPEND failed") {
+	if err := Try(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot write service rules: ") ||
+		!strings.Contains(err.Error(), "RULE_APPEND failed") {
 		t.Errorf("where the kernel refuses the rules: %v", err)
 	}
 }

@@ -58,7 +58,12 @@ func (k *keeper) repair(ctx context.Context) error {
 	}
 	findings := compare(have, k.applied, k.same)
 	if blind {
-		findings = append(findings, Finding{Table: rules.NAT, Chain: rules.Prefix + "*", What: RuleForeign, Rule: "one that only nft can print"})
+		findings = append(findings, Finding{
+			Table: rules.NAT,
+			Chain: rules.Prefix + "*",
+			What:  RuleForeign,
+			Rule:  "one that only nft can print",
+		})
 	}
 	c := toward(have, k.applied, k.same)
 	if findings, c = k.yield(findings, c, noticed); c.empty() && !blind {
@@ -67,7 +72,10 @@ func (k *keeper) repair(ctx context.Context) error {
 	if err := k.restore(ctx, c); err != nil {
 		return err
 	}
-	k.report(Drift{Family: k.family, Findings: findings[:min(len(findings), maxFindings)], Total: len(findings), Noticed: noticed, Took: time.Since(noticed)})
+	k.report(Drift{
+		Family: k.family, Findings: findings[:min(len(findings), maxFindings)], Total: len(findings), Noticed: noticed,
+		Took: time.Since(noticed),
+	})
 	return k.verify(ctx)
 }
 

@@ -70,7 +70,8 @@ func servers(family Family, in Input) []netip.AddrPort {
 		}
 	}
 	for _, s := range in.Slices {
-		if s.Namespace != metav1.NamespaceDefault || s.Labels[discoveryv1.LabelServiceName] != "kubernetes" || s.AddressType != family.addressType() {
+		if s.Namespace != metav1.NamespaceDefault || s.Labels[discoveryv1.LabelServiceName] != "kubernetes" ||
+			s.AddressType != family.addressType() {
 			continue
 		}
 		for _, p := range s.Ports {

@@ -32,7 +32,9 @@ func TestHooks(t *testing.T) {
 				next++
 			}
 		}
-		others := slices.DeleteFunc(slices.Clone(after.Chains[p.ChainID].Rules), func(r string) bool { return len(r) > 6 && r[:6] == "probe " })
+		others := slices.DeleteFunc(slices.Clone(after.Chains[p.ChainID].Rules), func(r string) bool {
+			return len(r) > 6 && r[:6] == "probe "
+		})
 		if !slices.Equal(others, before.Chains[p.ChainID].Rules) {
 			t.Errorf("%s has %q, had %q", p.Name, others, before.Chains[p.ChainID].Rules)
 		}

@@ -39,7 +39,8 @@ func (hostPorts) valid(family Family, all []HostPort) []HostPort {
 		}
 	}
 	return sortedUnique(out, func(a, b HostPort) int {
-		return cmp.Or(-compareBools(specific(a.HostIP), specific(b.HostIP)), a.HostIP.Compare(b.HostIP), cmp.Compare(a.HostPort, b.HostPort),
+		return cmp.Or(-compareBools(specific(a.HostIP), specific(b.HostIP)), a.HostIP.Compare(b.HostIP),
+			cmp.Compare(a.HostPort, b.HostPort),
 			cmp.Compare(a.Protocol, b.Protocol), a.PodIP.Compare(b.PodIP), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Pod, b.Pod))
 	})
 }

@@ -35,7 +35,8 @@ type settings struct {
 func readInput(t testing.TB, a *txtar.Archive) Input {
 	t.Helper()
 	s := settings{Node: Node{
-		Name: "here", Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.1")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")},
+		Name: "here", Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.1")},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")},
 	}}
 	if text := section(a, "node.yaml"); text != "" {
 		must(t, yaml.UnmarshalStrict([]byte(text), &s))
@@ -103,7 +104,10 @@ func TestGolden(t *testing.T) {
 
 // nodeAddresses are what the tracer's node has.
 func nodeAddresses() []netip.Prefix {
-	return []netip.Prefix{netip.MustParsePrefix("192.168.60.1/32"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.42.0.1/32"), netip.MustParsePrefix("10.43.0.10/32")}
+	return []netip.Prefix{
+		netip.MustParsePrefix("192.168.60.1/32"), netip.MustParsePrefix("127.0.0.0/8"),
+		netip.MustParsePrefix("10.42.0.1/32"), netip.MustParsePrefix("10.43.0.10/32"),
+	}
 }
 
 func tracePackets(t *testing.T, text, lines string) string {
@@ -176,10 +180,16 @@ func TestReach(t *testing.T) {
 			for i := range svc.Spec.Ports {
 				port := &svc.Spec.Ports[i]
 				want := selectEndpoints(IPv4, port, byName[svc.Name], in.Node.Name).all
-				ask := packet{src: netip.MustParseAddr("10.42.0.99"), proto: strings.ToLower(string(port.Protocol)), dst: netip.MustParseAddr(svc.Spec.ClusterIP), port: uint16(port.Port)}
+				ask := packet{
+					src:   netip.MustParseAddr("10.42.0.99"),
+					proto: strings.ToLower(string(port.Protocol)),
+					dst:   netip.MustParseAddr(svc.Spec.ClusterIP),
+					port:  uint16(port.Port),
+				}
 				reach(t, k, svc, ask, want, false)
 				if port.NodePort != 0 {
-					ask.src, ask.dst, ask.port = netip.MustParseAddr("192.168.60.2"), netip.MustParseAddr("192.168.60.1"), uint16(port.NodePort)
+					ask.src, ask.dst, ask.port = netip.MustParseAddr("192.168.60.2"),
+						netip.MustParseAddr("192.168.60.1"), uint16(port.NodePort)
 					reach(t, k, svc, ask, want, true)
 				}
 			}
@@ -264,7 +274,10 @@ func TestOneEndpoint(t *testing.T) {
 			changed = append(changed, id.Name)
 		}
 	}
-	changed = slices.DeleteFunc(changed, func(name string) bool { return name == chainHairpin || strings.HasPrefix(name, Prefix+"SELF-") }) // if it was a local one
+	// The hairpin's chains differ if it was a local one.
+	changed = slices.DeleteFunc(changed, func(name string) bool {
+		return name == chainHairpin || strings.HasPrefix(name, Prefix+"SELF-")
+	})
 	if len(changed) != 1 {
 		t.Fatalf("changed %v", changed)
 	}
@@ -275,15 +288,23 @@ func TestFamilies(t *testing.T) {
 		Node: Node{Name: "here"}, PodNetworks: []netip.Prefix{netip.MustParsePrefix("fd00:42::/56"), netip.MustParsePrefix("10.42.0.0/16")},
 		ServiceNetworks: []netip.Prefix{netip.MustParsePrefix("fd00:43::/112")},
 		Services: []*corev1.Service{{Spec: corev1.ServiceSpec{
-			ClusterIP: "fd00:43::7", ClusterIPs: []string{"fd00:43::7", "10.43.0.7"}, Ports: []corev1.ServicePort{{Port: 80, Protocol: "TCP"}},
+			ClusterIP: "fd00:43::7", ClusterIPs: []string{"fd00:43::7", "10.43.0.7"},
+			Ports: []corev1.ServicePort{{Port: 80, Protocol: "TCP"}},
 		}}},
 	}
 	in.Services[0].Name = "six"
 	port := int32(8080)
-	in.Slices = []*discoveryv1.EndpointSlice{{AddressType: "IPv6", Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"fd00:42::5"}}}}}
+	in.Slices = []*discoveryv1.EndpointSlice{{
+		AddressType: "IPv6",
+		Ports:       []discoveryv1.EndpointPort{{Port: &port}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"fd00:42::5"}}},
+	}}
 	in.Slices[0].Labels = map[string]string{discoveryv1.LabelServiceName: "six"}
 	text := Compile(in, IPv6).Text()
-	for _, want := range []string{"-d fd00:43::7/128 -p tcp", "--to-destination [fd00:42::5]:8080", "icmp6-port-unreachable", "-s fd00:42::/56 -j ACCEPT"} {
+	for _, want := range []string{
+		"-d fd00:43::7/128 -p tcp", "--to-destination [fd00:42::5]:8080", "icmp6-port-unreachable",
+		"-s fd00:42::/56 -j ACCEPT",
+	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
@@ -298,7 +319,11 @@ type generator struct{ *rand.Rand }
 
 func (g generator) input(n int) Input {
 	in := Input{
-		Node:            Node{Name: "here", Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.1")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")}},
+		Node: Node{
+			Name:      "here",
+			Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.1")},
+			PodCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")},
+		},
 		PodNetworks:     []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
 		ServiceNetworks: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		LocalServices:   []netip.Addr{netip.MustParseAddr("10.43.0.10")},
@@ -353,7 +378,9 @@ func (g generator) change(in Input) Input {
 	svc, list := g.service(i)
 	in.Services, in.Slices = slices.Clone(in.Services), slices.Clone(in.Slices)
 	dropSlices := func() {
-		in.Slices = slices.DeleteFunc(in.Slices, func(s *discoveryv1.EndpointSlice) bool { return s.Labels[discoveryv1.LabelServiceName] == name })
+		in.Slices = slices.DeleteFunc(in.Slices, func(s *discoveryv1.EndpointSlice) bool {
+			return s.Labels[discoveryv1.LabelServiceName] == name
+		})
 	}
 	dropService := func() {
 		in.Services = slices.DeleteFunc(in.Services, func(s *corev1.Service) bool { return s.Name == name })

@@ -138,7 +138,8 @@ func (s scope) compilePort(out *compiled, svc *corev1.Service, p *corev1.Service
 	for _, ip := range clusterIPs {
 		if target != "" {
 			out.dispatch = append(out.dispatch, dispatch{address: ip, protocol: protocol, rules: []string{
-				fmt.Sprintf("-d %s -p %s -m comment --comment \"%s\" -m %s --dport %d -j %s", host(ip), proto, comment(svc, p), proto, port, target),
+				fmt.Sprintf("-d %s -p %s -m comment --comment \"%s\" -m %s --dport %d -j %s", host(ip), proto,
+					comment(svc, p), proto, port, target),
 			}})
 		}
 		if protocol == corev1.ProtocolUDP {
@@ -224,7 +225,8 @@ func (s scope) balance(name, id, proto string, to []endpoint, svc *corev1.Servic
 		for i, e := range to {
 			list := fmt.Sprintf("--name %s --mask %s --rsource ", Prefix+hash(id+" "+e.String()), s.family.mask())
 			remember[i] = "-m recent --set " + list
-			c.Rules = append(c.Rules, fmt.Sprintf("-p %s -m recent --update --seconds %d --reap %s-j DNAT --to-destination %s", proto, seconds, list, e))
+			c.Rules = append(c.Rules, fmt.Sprintf("-p %s -m recent --update --seconds %d --reap %s-j DNAT --to-destination %s",
+				proto, seconds, list, e))
 		}
 	}
 	for i, e := range to {

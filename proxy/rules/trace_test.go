@@ -294,7 +294,8 @@ func (k *kernel) match(r rule, p packet) (hit, missed packet) {
 			missed.p = p.p * (1 - probability)
 			hit.p *= probability
 			ok = true
-		case "--mode", "--comment", "--seconds", "--reap", "--name", "--mask", "--rsource", "--set-xmark", "--reject-with", "--to-destination", "--random-fully":
+		case "--mode", "--comment", "--seconds", "--reap", "--name", "--mask", "--rsource", "--set-xmark", "--reject-with",
+			"--to-destination", "--random-fully":
 			ok = true
 		default:
 			panic("the tracer does not know " + option)
