@@ -41,7 +41,9 @@ func TestSharesAreNeeded(t *testing.T) {
 			for path, reason := range w.Shared {
 				shared := slices.ContainsFunc(others, func(o engine.Reconciler) bool {
 					return slices.ContainsFunc(o.Writes, func(theirs loop.Write) bool {
-						return theirs.Kind == w.Kind && slices.ContainsFunc(theirs.Fields, func(f string) bool { return covers(f, path) || covers(path, f) })
+						return theirs.Kind == w.Kind && slices.ContainsFunc(theirs.Fields, func(f string) bool {
+							return covers(f, path) || covers(path, f)
+						})
 					})
 				})
 				if !shared || reason == "" {

@@ -95,7 +95,8 @@ func TestRollback(t *testing.T) {
 		t.Fatalf("%d replica sets, want 2", len(sets))
 	}
 	for _, rs := range sets {
-		revision, history := rs.Annotations["deployment.kubernetes.io/revision"], rs.Annotations["deployment.kubernetes.io/revision-history"]
+		revision, history := rs.Annotations["deployment.kubernetes.io/revision"],
+			rs.Annotations["deployment.kubernetes.io/revision-history"]
 		if rs.Spec.Template.Spec.Containers[0].Image == "one" && (revision != "3" || history != "1") {
 			t.Errorf("the first template has revision %s, history %s; want 3 and 1", revision, history)
 		}
@@ -103,7 +104,8 @@ func TestRollback(t *testing.T) {
 	if revision := s.get("web").Annotations["deployment.kubernetes.io/revision"]; revision != "3" {
 		t.Errorf("the deployment has revision %s, want 3", revision)
 	}
-	s.expectEvents("ScalingReplicaSet: Scaled up replica set web-", "SuccessfulCreate: Created pod: web-", "SuccessfulDelete: Deleted pod: web-")
+	s.expectEvents("ScalingReplicaSet: Scaled up replica set web-", "SuccessfulCreate: Created pod: web-",
+		"SuccessfulDelete: Deleted pod: web-")
 }
 
 // TestStuckRollout: pods that never become ready keep the old ones in service, miss the deadline, and are cleaned up by
@@ -123,8 +125,11 @@ func TestStuckRollout(t *testing.T) {
 		s.settle()
 	}
 	live := s.get("web")
-	c := live.Status.Conditions[slices.IndexFunc(live.Status.Conditions, func(c appsv1.DeploymentCondition) bool { return c.Type == appsv1.DeploymentProgressing })]
-	if c.Reason != "ProgressDeadlineExceeded" || c.Status != corev1.ConditionFalse || !strings.HasSuffix(c.Message, "has timed out progressing.") {
+	c := live.Status.Conditions[slices.IndexFunc(live.Status.Conditions, func(c appsv1.DeploymentCondition) bool {
+		return c.Type == appsv1.DeploymentProgressing
+	})]
+	if c.Reason != "ProgressDeadlineExceeded" || c.Status != corev1.ConditionFalse ||
+		!strings.HasSuffix(c.Message, "has timed out progressing.") {
 		t.Errorf("Progressing = %+v", c)
 	}
 	if live.Status.AvailableReplicas < 3 {
@@ -360,8 +365,11 @@ func TestRefusedPods(t *testing.T) {
 		s.step.Step(t.Context())
 	}
 	live := s.get("web")
-	i := slices.IndexFunc(live.Status.Conditions, func(c appsv1.DeploymentCondition) bool { return c.Type == appsv1.DeploymentReplicaFailure })
-	if i < 0 || live.Status.Conditions[i].Reason != "FailedCreate" || !strings.Contains(live.Status.Conditions[i].Message, "no-such-class") {
+	i := slices.IndexFunc(live.Status.Conditions, func(c appsv1.DeploymentCondition) bool {
+		return c.Type == appsv1.DeploymentReplicaFailure
+	})
+	if i < 0 || live.Status.Conditions[i].Reason != "FailedCreate" ||
+		!strings.Contains(live.Status.Conditions[i].Message, "no-such-class") {
 		t.Errorf("conditions = %+v", live.Status.Conditions)
 	}
 	s.expectEvents("FailedCreate: Error creating: Pod \"web-")

@@ -81,7 +81,10 @@ func TestRollouts(t *testing.T) {
 			s := newSim(t, seed)
 			s.put(namespaceOf("shop"))
 			d := deploymentOf("web", 1+s.rand.Int32N(8), "one")
-			shapes := []intstr.IntOrString{intstr.FromInt32(0), intstr.FromInt32(1), intstr.FromInt32(3), intstr.FromString("25%"), intstr.FromString("50%")}
+			shapes := []intstr.IntOrString{
+				intstr.FromInt32(0), intstr.FromInt32(1), intstr.FromInt32(3), intstr.FromString("25%"),
+				intstr.FromString("50%"),
+			}
 			surge, unavailable := shapes[s.rand.IntN(len(shapes))], shapes[s.rand.IntN(len(shapes))]
 			if surge.IntValue() == 0 && surge.Type == intstr.Int && unavailable.IntValue() == 0 && unavailable.Type == intstr.Int {
 				surge = shapes[1]

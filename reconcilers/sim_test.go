@@ -197,7 +197,11 @@ func setReady(p *corev1.Pod, status corev1.ConditionStatus, now time.Time) {
 	p.Status.PodIP = "10.42.0.9"
 	p.Status.PodIPs = []corev1.PodIP{{IP: "10.42.0.9"}}
 	p.Status.Conditions = slices.DeleteFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })
-	p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.NewTime(now)})
+	p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{
+		Type:               corev1.PodReady,
+		Status:             status,
+		LastTransitionTime: metav1.NewTime(now),
+	})
 }
 
 // run makes n random steps.

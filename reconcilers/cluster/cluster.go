@@ -44,7 +44,8 @@ func New(o Options) loop.Reconciler {
 			all(kinds.For[*corev1.Namespace](), "the cluster's own"),
 			all(kinds.For[*corev1.Service](), "the cluster's own"),
 			all(kinds.For[*discoveryv1.EndpointSlice](), "the API servers'"),
-			{Kind: kinds.For[*coordinationv1.Lease](), How: "an API server's, unless it was renewed in time", Keys: ofServer, Changed: apiservers.Changed},
+			{Kind: kinds.For[*coordinationv1.Lease](), How: "an API server's, unless it was renewed in time", Keys: ofServer,
+				Changed: apiservers.Changed},
 		},
 		Writes: []loop.Write{
 			{Kind: kinds.For[*corev1.Namespace](), Create: true},

@@ -151,7 +151,8 @@ func withHistory(history, revision string) string {
 // ownAnnotation says that an annotation of a deployment is not its replica sets'.
 func ownAnnotation(key string) bool {
 	switch key {
-	case revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation, corev1.LastAppliedConfigAnnotation, appsv1.DeprecatedRollbackTo:
+	case revisionAnnotation, historyAnnotation, desiredAnnotation, maxAnnotation, corev1.LastAppliedConfigAnnotation,
+		appsv1.DeprecatedRollbackTo:
 		return true
 	}
 	return false

@@ -42,7 +42,8 @@ type set struct {
 
 func newRollout(v *view.View, d *appsv1.Deployment, claims loop.Claims[*appsv1.ReplicaSet], now time.Time) *rollout {
 	r := &rollout{view: v, now: now, was: d, d: d.DeepCopy()}
-	r.others = append(loop.Keep("released: the selector does not match any more", claims.Released...), loop.Keep("going away", claims.Kept...)...)
+	r.others = append(loop.Keep("released: the selector does not match any more", claims.Released...),
+		loop.Keep("going away", claims.Kept...)...)
 	for _, rs := range slices.SortedFunc(slices.Values(claims.Mine), byAge) {
 		s := &set{ReplicaSet: rs.DeepCopy(), reason: "kept: history"}
 		if slices.Contains(claims.Adopted, rs) {
@@ -148,7 +149,8 @@ func (r *rollout) decision() loop.Decision {
 		}
 		d.Wants = append(d.Wants, loop.Want{Object: s.ReplicaSet, Reason: s.reason, Done: s.event, Failed: s.failed})
 	}
-	if !equality.Semantic.DeepEqual(r.was.Status, r.d.Status) || r.was.Annotations[revisionAnnotation] != r.d.Annotations[revisionAnnotation] {
+	if !equality.Semantic.DeepEqual(r.was.Status, r.d.Status) ||
+		r.was.Annotations[revisionAnnotation] != r.d.Annotations[revisionAnnotation] {
 		d.Status = r.d
 	}
 	if r.creating {

@@ -73,7 +73,8 @@ func (r *rollout) counted() appsv1.DeploymentStatus {
 	if status.AvailableReplicas >= r.desired()-r.maxUnavailable() {
 		set.put(appsv1.DeploymentAvailable, corev1.ConditionTrue, "MinimumReplicasAvailable", "Deployment has minimum availability.")
 	} else {
-		set.put(appsv1.DeploymentAvailable, corev1.ConditionFalse, "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+		set.put(appsv1.DeploymentAvailable, corev1.ConditionFalse, "MinimumReplicasUnavailable",
+			"Deployment does not have minimum availability.")
 	}
 	return status
 }
@@ -215,5 +216,7 @@ func (c conditions) remove(t appsv1.DeploymentConditionType) {
 
 func (c conditions) at(t appsv1.DeploymentConditionType, status corev1.ConditionStatus, reason, message string) appsv1.DeploymentCondition {
 	now := metav1.NewTime(c.now.Truncate(time.Second))
-	return appsv1.DeploymentCondition{Type: t, Status: status, Reason: reason, Message: message, LastUpdateTime: now, LastTransitionTime: now}
+	return appsv1.DeploymentCondition{
+		Type: t, Status: status, Reason: reason, Message: message, LastUpdateTime: now, LastTransitionTime: now,
+	}
 }

@@ -19,7 +19,8 @@ func TestMoreThanOneObjectHolds(t *testing.T) {
 		return list
 	}
 	kept, whole := cut([]corev1.EndpointSubset{
-		{NotReadyAddresses: addresses(10)}, {Addresses: addresses(capacity - 5), NotReadyAddresses: addresses(3)}, {NotReadyAddresses: addresses(1)},
+		{NotReadyAddresses: addresses(10)}, {Addresses: addresses(capacity - 5), NotReadyAddresses: addresses(3)},
+		{NotReadyAddresses: addresses(1)},
 	})
 	if ready, rest := len(kept[0].Addresses), len(kept[0].NotReadyAddresses); whole || len(kept) != 2 || rest != 5 {
 		t.Errorf("%d subsets, whole %v, the first with %d ready and %d not", len(kept), whole, ready, rest)

@@ -49,7 +49,8 @@ type draft struct {
 	changed   bool
 }
 
-func (g *group) arrange(s *corev1.Service, family discoveryv1.AddressType, labels map[string]string, existing []*discoveryv1.EndpointSlice) []loop.Want {
+func (g *group) arrange(s *corev1.Service, family discoveryv1.AddressType, labels map[string]string,
+	existing []*discoveryv1.EndpointSlice) []loop.Want {
 	missing := make(map[types.UID]*discoveryv1.Endpoint, len(g.endpoints))
 	for i := range g.endpoints {
 		missing[podOf(&g.endpoints[i])] = &g.endpoints[i]
@@ -134,8 +135,10 @@ func place(drafts []*draft, added []discoveryv1.Endpoint) []*draft {
 	return drafts
 }
 
-func wantSlice(was *discoveryv1.EndpointSlice, labels map[string]string, endpoints []discoveryv1.Endpoint, ports []discoveryv1.EndpointPort, reason string) loop.Want {
-	if maps.Equal(was.Labels, labels) && equality.Semantic.DeepEqual(was.Endpoints, endpoints) && equality.Semantic.DeepEqual(was.Ports, ports) {
+func wantSlice(was *discoveryv1.EndpointSlice, labels map[string]string, endpoints []discoveryv1.Endpoint,
+	ports []discoveryv1.EndpointPort, reason string) loop.Want {
+	if maps.Equal(was.Labels, labels) && equality.Semantic.DeepEqual(was.Endpoints, endpoints) &&
+		equality.Semantic.DeepEqual(was.Ports, ports) {
 		return loop.Want{Object: was, Reason: "as it should be"}
 	}
 	changed := was.DeepCopy()

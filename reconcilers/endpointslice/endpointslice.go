@@ -35,7 +35,8 @@ func New() loop.Reconciler {
 		Reads: []loop.Read{
 			{Kind: kinds.For[*corev1.Pod](), How: "the services that select it", Keys: selectors, Changed: podMatters},
 			{Kind: kinds.For[*discoveryv1.EndpointSlice](), How: "its service", Keys: loop.ControllerKeys(service)},
-			{Kind: kinds.For[*corev1.Node](), How: "one that changed zones: the services of its pods", Keys: servicesOfNode, Changed: zoneChanged},
+			{Kind: kinds.For[*corev1.Node](), How: "one that changed zones: the services of its pods",
+				Keys: servicesOfNode, Changed: zoneChanged},
 		},
 		Writes: []loop.Write{{
 			Kind: kinds.For[*discoveryv1.EndpointSlice](), Create: true, Delete: true, Children: true, Derived: true,

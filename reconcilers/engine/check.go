@@ -41,7 +41,8 @@ func quarrels(loops []loop.Reconciler) (found []string) {
 		for _, b := range loops[i+1:] {
 			for _, pair := range meetings(a, b) {
 				if !pair.shared {
-					found = append(found, fmt.Sprintf("reconcilers %q and %q both write %s of %s and do not declare it shared", a.Name, b.Name, pair.field, pair.kind.Kind))
+					found = append(found, fmt.Sprintf("reconcilers %q and %q both write %s of %s and do not declare it shared", a.Name,
+						b.Name, pair.field, pair.kind.Kind))
 				}
 			}
 		}

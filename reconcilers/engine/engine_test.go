@@ -154,7 +154,8 @@ func TestCreates(t *testing.T) {
 		}
 	}
 	// On a clock that stands still the events have one name: the last is left.
-	if !slices.Contains(b.events(), "Made: Made "+names[2]) && !slices.Contains(b.events(), "Made: Made "+names[1]) && !slices.Contains(b.events(), "Made: Made "+names[0]) {
+	if !slices.Contains(b.events(), "Made: Made "+names[2]) && !slices.Contains(b.events(), "Made: Made "+names[1]) &&
+		!slices.Contains(b.events(), "Made: Made "+names[0]) {
 		t.Errorf("no event among %v", b.events())
 	}
 	turns := b.turns
@@ -167,10 +168,13 @@ func TestCreates(t *testing.T) {
 // TestOnlyAffectedKeysAreDecided: a child that is lost wakes its owner, not the other ones.
 func TestOnlyAffectedKeysAreDecided(t *testing.T) {
 	var decided []string
-	b := newBench(t, loop.Reconciler{Reads: secretReads(), Writes: secretWrites(), Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
-		decided = append(decided, key.Name)
-		return children(2)(v, key, now)
-	}})
+	b := newBench(t, loop.Reconciler{
+		Reads: secretReads(), Writes: secretWrites(),
+		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+			decided = append(decided, key.Name)
+			return children(2)(v, key, now)
+		},
+	})
 	for n := range 10 {
 		b.put(t, configMap(fmt.Sprint("other-", n), nil), 0)
 	}
@@ -274,7 +278,10 @@ func TestBugsChangeNothing(t *testing.T) {
 			return loop.Decision{Wants: []loop.Want{{Object: existing(v), Reason: "test"}}, Drops: []loop.Drop{loop.DropOf(owner, "test")}}
 		},
 		"is named twice": func(v *view.View, owner kinds.Object) loop.Decision {
-			return loop.Decision{Wants: []loop.Want{{Object: existing(v), Reason: "test"}}, Drops: []loop.Drop{loop.DropOf(existing(v), "test")}}
+			return loop.Decision{
+				Wants: []loop.Want{{Object: existing(v), Reason: "test"}},
+				Drops: []loop.Drop{loop.DropOf(existing(v), "test")},
+			}
 		},
 		"is wanted without a reason": func(v *view.View, owner kinds.Object) loop.Decision {
 			return loop.Decision{Wants: []loop.Want{{Object: existing(v)}}}
@@ -286,12 +293,15 @@ func TestBugsChangeNothing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, loop.Reconciler{Writes: secretWrites(), Decide: func(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
-				if existing(v) == nil {
-					return loop.Decision{}, nil
-				}
-				return decide(v, v.Get(key)), nil
-			}})
+			b := newBench(t, loop.Reconciler{
+				Writes: secretWrites(),
+				Decide: func(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
+					if existing(v) == nil {
+						return loop.Decision{}, nil
+					}
+					return decide(v, v.Get(key)), nil
+				},
+			})
 			owner, _ := view.Get[*corev1.ConfigMap](b.View(), "shop", "owner")
 			b.put(t, secret(owner, "kid"), 0)
 			before := b.View().Revision()
@@ -299,7 +309,9 @@ func TestBugsChangeNothing(t *testing.T) {
 			if !strings.Contains(b.log.String(), name) {
 				t.Errorf("the log does not say %q:\n%s", name, b.log.String())
 			}
-			if !slices.ContainsFunc(b.events(), func(e string) bool { return strings.HasPrefix(e, "ReconcilerBug: Nothing was changed: ") }) {
+			if !slices.ContainsFunc(b.events(), func(e string) bool {
+				return strings.HasPrefix(e, "ReconcilerBug: Nothing was changed: ")
+			}) {
 				t.Errorf("no event: %v", b.events())
 			}
 			if _, changes, _ := b.History(t.Context(), before, b.View().Revision()); len(changes) != 1 {
@@ -310,12 +322,15 @@ func TestBugsChangeNothing(t *testing.T) {
 }
 
 func TestPanicStallsOnlyItsKey(t *testing.T) {
-	b := newBench(t, loop.Reconciler{Reads: secretReads(), Writes: secretWrites(), Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
-		if key.Name == "bad" {
-			panic("oh no")
-		}
-		return children(1)(v, key, now)
-	}})
+	b := newBench(t, loop.Reconciler{
+		Reads: secretReads(), Writes: secretWrites(),
+		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+			if key.Name == "bad" {
+				panic("oh no")
+			}
+			return children(1)(v, key, now)
+		},
+	})
 	b.put(t, configMap("bad", nil), 0)
 	b.drain(t)
 	if len(b.secrets()) != 1 {
@@ -354,10 +369,13 @@ func TestTwoWritersOfAField(t *testing.T) {
 		loops []loop.Reconciler
 		want  string
 	}{
-		"two fields":    {[]loop.Reconciler{writes("a", "spec.ports", false), writes("b", "spec.portsOfCall", false)}, ""},
-		"the same":      {[]loop.Reconciler{writes("a", "spec.ports", false), writes("b", "spec.ports", false)}, `reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
-		"one in other":  {[]loop.Reconciler{writes("a", "spec", false), writes("b", "spec.ports", false)}, `reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
-		"one shares it": {[]loop.Reconciler{writes("a", "spec.ports", true), writes("b", "spec.ports", false)}, `reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
+		"two fields": {[]loop.Reconciler{writes("a", "spec.ports", false), writes("b", "spec.portsOfCall", false)}, ""},
+		"the same": {[]loop.Reconciler{writes("a", "spec.ports", false), writes("b", "spec.ports", false)},
+			`reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
+		"one in other": {[]loop.Reconciler{writes("a", "spec", false), writes("b", "spec.ports", false)},
+			`reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
+		"one shares it": {[]loop.Reconciler{writes("a", "spec.ports", true), writes("b", "spec.ports", false)},
+			`reconcilers "a" and "b" both write spec.ports of Service and do not declare it shared`},
 		"both share it": {[]loop.Reconciler{writes("a", "spec.ports", true), writes("b", "spec.ports", true)}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -458,10 +476,13 @@ func (o overflowing) Subscribe(name string) *store.Subscription {
 func TestNothingIsDecidedBeforeTheViewIsComplete(t *testing.T) {
 	db := view.NewDB()
 	s := memory.New()
-	r := loop.Reconciler{Name: "test", Component: "test", Single: true, Decide: func(*view.View, kinds.Key, time.Time) (loop.Decision, error) {
-		t.Error("decided from an empty view")
-		return loop.Decision{}, nil
-	}}
+	r := loop.Reconciler{
+		Name: "test", Component: "test", Single: true,
+		Decide: func(*view.View, kinds.Key, time.Time) (loop.Decision, error) {
+			t.Error("decided from an empty view")
+			return loop.Decision{}, nil
+		},
+	}
 	e := engine.New([]loop.Reconciler{r}, engine.Options{Store: loading{s, db}, Commit: s, Events: s})
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer stop()

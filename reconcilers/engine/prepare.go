@@ -48,7 +48,8 @@ type preparation struct {
 // prepare passes a decision that check has approved through Kubernetes' rules. Of each object that has only a
 // generateName the seed decides the name. After a first refused creation no other is tried: the next one would most likely
 // fail the same way, and the loop comes back to it (Kubernetes' slow start).
-func prepare(r *Reconciler, writes writeRules, rules Rules, v *view.View, owner kinds.Object, d loop.Decision, now time.Time, seed uint64) prepared {
+func prepare(r *Reconciler, writes writeRules, rules Rules, v *view.View, owner kinds.Object, d loop.Decision,
+	now time.Time, seed uint64) prepared {
 	p := preparation{rules: rules, view: v, now: now, names: names{seed: seed}}
 	for _, w := range d.Wants {
 		switch {

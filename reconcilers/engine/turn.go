@@ -117,7 +117,8 @@ func (e *Engine) act(ctx context.Context, r *Reconciler, key kinds.Key, owner ki
 		case res.Err == nil:
 			out.revision = max(out.revision, res.Revision)
 			e.metrics.writes.WithLabelValues(r.Name, s.operation).Inc()
-			e.Log.Debug("wrote", "reconciler", r.Name, "key", key.String(), "object", s.Key.String(), "operation", s.operation, "reason", s.Reason)
+			e.Log.Debug("wrote", "reconciler", r.Name, "key", key.String(), "object", s.Key.String(), "operation",
+				s.operation, "reason", s.Reason)
 			e.tell(r, owner, s.done, s.Key.Name, nil)
 			continue
 		case errors.Is(res.Err, store.ErrConflict):
@@ -142,7 +143,8 @@ func (e *Engine) act(ctx context.Context, r *Reconciler, key kinds.Key, owner ki
 		if store.Outage(failures[0]) {
 			level = slog.LevelDebug
 		}
-		e.Log.Log(ctx, level, "cannot carry out a decision", "reconciler", r.Name, "key", key.String(), "failed", len(failures), "of", len(p.steps), "error", failures[0])
+		e.Log.Log(ctx, level, "cannot carry out a decision", "reconciler", r.Name, "key", key.String(), "failed", len(failures), "of",
+			len(p.steps), "error", failures[0])
 	}
 	return out, result
 }

@@ -21,7 +21,8 @@ func (e *Engine) wake(batch store.Batch) {
 				e.add(n, c.Key)
 			}
 			for _, read := range r.Reads {
-				if read.Kind != kind || read.Keys == nil || (c.Old != nil && c.New != nil && read.Changed != nil && !read.Changed(c.Old, c.New)) {
+				if read.Kind != kind || read.Keys == nil ||
+					(c.Old != nil && c.New != nil && read.Changed != nil && !read.Changed(c.Old, c.New)) {
 					continue
 				}
 				for _, o := range []kinds.Object{c.Old, c.New} {

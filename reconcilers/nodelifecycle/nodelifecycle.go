@@ -125,7 +125,8 @@ func decide(v *view.View, key kinds.Key, now time.Time) loop.Decision {
 		silence(changed, now)
 		if !unknown(node) {
 			d.Events = append(d.Events, loop.Event{
-				Type: corev1.EventTypeNormal, Reason: "NodeNotReady", Message: fmt.Sprintf("Node %s status is now: NodeNotReady", node.Name),
+				Type: corev1.EventTypeNormal, Reason: "NodeNotReady",
+				Message: fmt.Sprintf("Node %s status is now: NodeNotReady", node.Name),
 			})
 		}
 	}
@@ -171,7 +172,9 @@ func latest(a, b time.Time) time.Time {
 // silence sets the conditions that only a node itself can judge to Unknown.
 func silence(n *corev1.Node, now time.Time) {
 	at := metav1.NewTime(now.Truncate(time.Second))
-	for _, t := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+	for _, t := range []corev1.NodeConditionType{
+		corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure,
+	} {
 		c := condition(n, t)
 		switch {
 		case c == nil:
@@ -196,7 +199,12 @@ func unreadyPods(v *view.View, node *corev1.Node, now time.Time, d *loop.Decisio
 		c := pods.Condition(changed, corev1.PodReady)
 		c.Status, c.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(now.Truncate(time.Second))
 		d.Wants = append(d.Wants, loop.Want{Object: changed, Reason: "its node is silent"})
-		d.Events = append(d.Events, loop.Event{About: p, Type: corev1.EventTypeWarning, Reason: "NodeNotReady", Message: "Node is not ready"})
+		d.Events = append(d.Events, loop.Event{
+			About:   p,
+			Type:    corev1.EventTypeWarning,
+			Reason:  "NodeNotReady",
+			Message: "Node is not ready",
+		})
 	}
 }
 

@@ -45,7 +45,9 @@ func statusOf(rs *appsv1.ReplicaSet, active, terminating []*corev1.Pod, now time
 // withStatus returns the replica set with that status, and the condition ReplicaFailure while cause says that its pods
 // cannot be had; nil where nothing changes.
 func withStatus(rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus, cause error, now time.Time) kinds.Object {
-	failing := slices.IndexFunc(status.Conditions, func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure })
+	failing := slices.IndexFunc(status.Conditions, func(c appsv1.ReplicaSetCondition) bool {
+		return c.Type == appsv1.ReplicaSetReplicaFailure
+	})
 	switch {
 	case cause == nil && failing >= 0:
 		status.Conditions = slices.Delete(slices.Clone(status.Conditions), failing, failing+1)

@@ -33,7 +33,11 @@ func New(ca string) loop.Reconciler {
 			How:  "kube-root-ca.crt: its namespace",
 			Keys: namespaceOf,
 		}},
-		Writes: []loop.Write{{Kind: kinds.For[*corev1.ConfigMap](), Create: true, Fields: []string{"data", "binaryData", "metadata.annotations." + annotation}}},
+		Writes: []loop.Write{{
+			Kind:   kinds.For[*corev1.ConfigMap](),
+			Create: true,
+			Fields: []string{"data", "binaryData", "metadata.annotations." + annotation},
+		}},
 		Decide: func(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) { return decide(v, key, ca), nil },
 	}
 }
@@ -53,7 +57,10 @@ func decide(v *view.View, key kinds.Key, ca string) loop.Decision {
 	data := map[string]string{entry: ca}
 	old, ok := view.Get[*corev1.ConfigMap](v, ns.Name, name)
 	if !ok {
-		made := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: name, Annotations: map[string]string{annotation: about}}, Data: data}
+		made := &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: name, Annotations: map[string]string{annotation: about}},
+			Data:       data,
+		}
 		return loop.Decision{Wants: []loop.Want{{Object: made, Reason: "every namespace has one"}}}
 	}
 	if maps.Equal(old.Data, data) && len(old.BinaryData) == 0 && old.Annotations[annotation] == about {

@@ -26,8 +26,9 @@ func predicates() []predicate {
 			},
 		},
 		{
-			name: "NodeAffinity", scope: still, wakes: NodeLabels, reads: nodeAffinity, concerns: func(d *demand) bool { return d.selective },
-			check: (*demand).selects, words: always("node(s) didn't match Pod's node affinity/selector"),
+			name: "NodeAffinity", scope: still, wakes: NodeLabels, reads: nodeAffinity,
+			concerns: func(d *demand) bool { return d.selective },
+			check:    (*demand).selects, words: always("node(s) didn't match Pod's node affinity/selector"),
 		},
 		{
 			name: "NodePorts", scope: itself, wakes: PodGone, concerns: func(d *demand) bool { return len(d.load.ports) > 0 },
@@ -59,7 +60,10 @@ func nodeAffinity(of, into *corev1.Pod) {
 }
 
 func (d *demand) schedulable(n *nodeInfo, _ *cluster) bool {
-	return !n.node.Spec.Unschedulable || d.tolerates(&corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
+	return !n.node.Spec.Unschedulable || d.tolerates(&corev1.Taint{
+		Key:    corev1.TaintNodeUnschedulable,
+		Effect: corev1.TaintEffectNoSchedule,
+	})
 }
 
 // untolerated returns the first taint that keeps the pod away, or nil.
@@ -92,7 +96,8 @@ func (d *demand) fits(n *nodeInfo, _ *cluster) bool {
 	want := &d.load.requests
 	enough := func(want, have, used int64) bool { return want <= 0 || want <= have-used }
 	if n.pods+1 > n.maxPods || !enough(want.cpu, n.allocatable.cpu, n.requested.cpu) ||
-		!enough(want.memory, n.allocatable.memory, n.requested.memory) || !enough(want.storage, n.allocatable.storage, n.requested.storage) {
+		!enough(want.memory, n.allocatable.memory, n.requested.memory) ||
+		!enough(want.storage, n.allocatable.storage, n.requested.storage) {
 		return false
 	}
 	for name, v := range want.scalar {

@@ -109,20 +109,23 @@ func TestDecide(t *testing.T) {
 				node("b", "cpu=1 memory=1Gi pods=10", nil), node("c", "cpu=2 memory=8Gi pods=10", nil),
 			},
 			nil, pod("p", "cpu=3 memory=2Gi", nil),
-			"0/3 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2 Insufficient cpu.",
+			"0/3 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, " +
+				"2 Insufficient cpu.",
 		},
 		{"used up", []*corev1.Node{node("a", big, nil)}, []*corev1.Pod{pod("o", "cpu=3500m", on("a"))}, pod("p", "cpu=1", nil),
 			"0/1 nodes are available: 1 Insufficient cpu."},
 		{"finished pods free their node", []*corev1.Node{node("a", big, nil)}, []*corev1.Pod{pod("o", "cpu=4", func(p *corev1.Pod) {
 			p.Spec.NodeName, p.Status.Phase = "a", corev1.PodSucceeded
 		})}, pod("p", "cpu=4", nil), "a"},
-		{"too many pods", []*corev1.Node{node("a", "cpu=4 memory=8Gi pods=1", nil)}, []*corev1.Pod{pod("o", "", on("a"))}, pod("p", "", nil),
+		{"too many pods", []*corev1.Node{node("a", "cpu=4 memory=8Gi pods=1", nil)},
+			[]*corev1.Pod{pod("o", "", on("a"))}, pod("p", "", nil),
 			"0/1 nodes are available: 1 Too many pods."},
 		{"ephemeral storage", []*corev1.Node{node("a", big+" ephemeral-storage=1Gi", nil)}, nil, pod("p", "ephemeral-storage=2Gi", nil),
 			"0/1 nodes are available: 1 Insufficient ephemeral-storage."},
 		{"extended resource", []*corev1.Node{node("a", big, nil), node("b", big+" example.com/gpu=1", nil)}, nil,
 			pod("p", "example.com/gpu=1", nil), "b"},
-		{"extended resource used up", []*corev1.Node{node("b", big+" example.com/gpu=1", nil)}, []*corev1.Pod{pod("o", "example.com/gpu=1", on("b"))},
+		{"extended resource used up", []*corev1.Node{node("b", big+" example.com/gpu=1", nil)},
+			[]*corev1.Pod{pod("o", "example.com/gpu=1", on("b"))},
 			pod("p", "example.com/gpu=1", nil), "0/1 nodes are available: 1 Insufficient example.com/gpu."},
 		{"cordon", []*corev1.Node{node("a", big, func(n *corev1.Node) { n.Spec.Unschedulable = true })}, nil, pod("p", "", nil),
 			"0/1 nodes are available: 1 node(s) were unschedulable."},
@@ -138,18 +141,23 @@ func TestDecide(t *testing.T) {
 			pod("p", "", func(p *corev1.Pod) {
 				p.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpEqual, Value: "v"}}
 			}), "a"},
-		{"rather not a taint to avoid", []*corev1.Node{node("a", big, tainted("k", "v", corev1.TaintEffectPreferNoSchedule)), node("b", big, nil)},
+		{"rather not a taint to avoid",
+			[]*corev1.Node{node("a", big, tainted("k", "v", corev1.TaintEffectPreferNoSchedule)), node("b", big, nil)},
 			[]*corev1.Pod{pod("o", "cpu=2", on("b"))}, pod("p", "cpu=100m", nil), "b"},
 		{"node selector", []*corev1.Node{node("a", big, nil), node("b", big, zone("x"))}, nil,
 			pod("p", "", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"zone": "x"} }), "b"},
 		{"affinity required", []*corev1.Node{node("a", big, zone("x"))}, nil, pod("p", "", zoneAffinity(true, "y")),
 			"0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."},
-		{"affinity preferred", []*corev1.Node{node("a", big, zone("x")), node("b", big, zone("y"))}, []*corev1.Pod{pod("o", "cpu=1", on("b"))},
+		{"affinity preferred", []*corev1.Node{node("a", big, zone("x")), node("b", big, zone("y"))},
+			[]*corev1.Pod{pod("o", "cpu=1", on("b"))},
 			pod("p", "cpu=100m", zoneAffinity(false, "y")), "b"},
-		{"host port", []*corev1.Node{node("a", big, nil)}, []*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "")(p) })},
-			pod("p", "", hostPorted(80, "10.0.0.1")), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."},
+		{"host port", []*corev1.Node{node("a", big, nil)},
+			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "")(p) })},
+			pod("p", "", hostPorted(80, "10.0.0.1")),
+			"0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."},
 		{"host port of another address", []*corev1.Node{node("a", big, nil)},
-			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "10.0.0.2")(p) })}, pod("p", "", hostPorted(80, "10.0.0.1")), "a"},
+			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "10.0.0.2")(p) })},
+			pod("p", "", hostPorted(80, "10.0.0.1")), "a"},
 		{"least allocated", []*corev1.Node{node("a", big, nil), node("b", big, nil)}, []*corev1.Pod{pod("o", "cpu=1 memory=2Gi", on("a"))},
 			pod("p", "cpu=1 memory=2Gi", nil), "b"},
 		{"balanced", []*corev1.Node{node("a", big, nil), node("b", big, nil)},
@@ -267,7 +275,8 @@ func randomChange(r *rand.Rand, v *view.View) view.Change {
 		}
 		return changeOf(v, n, r.IntN(4) == 0)
 	}
-	p := pod(fmt.Sprintf("p%d", r.IntN(12)), fmt.Sprintf("cpu=%dm example.com/gpu=%d", 100*r.IntN(5), r.IntN(2)), owned(fmt.Sprintf("rs%d", r.IntN(2))))
+	p := pod(fmt.Sprintf("p%d", r.IntN(12)), fmt.Sprintf("cpu=%dm example.com/gpu=%d", 100*r.IntN(5), r.IntN(2)),
+		owned(fmt.Sprintf("rs%d", r.IntN(2))))
 	if r.IntN(2) == 0 {
 		p.Spec.NodeName = fmt.Sprintf("n%d", r.IntN(5))
 		hostPorted(int32(80+r.IntN(2)), "")(p)

@@ -65,7 +65,10 @@ func randomPod(r *rand.Rand, name string) *corev1.Pod {
 	some(zoneAffinity(r.IntN(2) == 0, fmt.Sprint("z", r.IntN(2))))
 	some(func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"zone": fmt.Sprint("z", r.IntN(2))} })
 	some(func(p *corev1.Pod) {
-		p.Spec.Tolerations = []corev1.Toleration{{Key: []string{"k", corev1.TaintNodeUnschedulable}[r.IntN(2)], Operator: corev1.TolerationOpExists}}
+		p.Spec.Tolerations = []corev1.Toleration{{
+			Key:      []string{"k", corev1.TaintNodeUnschedulable}[r.IntN(2)],
+			Operator: corev1.TolerationOpExists,
+		}}
 	})
 	return p
 }
@@ -89,7 +92,8 @@ func TestRowsReadWhatTheySay(t *testing.T) {
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		p := randomPod(r, "p")
-		s := NewState(view.Of(randomNode(r, "a"), pod("o", "cpu=500m", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "")(p); owned("rs0")(p) })))
+		s := NewState(view.Of(randomNode(r, "a"),
+			pod("o", "cpu=500m", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "")(p); owned("rs0")(p) })))
 		full, err := newDemand(p, loadOf(p))
 		if err != nil {
 			t.Fatal(err)
@@ -255,9 +259,12 @@ func TestAcross(t *testing.T) {
 // TestAcrossScores spreads over zones by a score that looks across nodes.
 func TestAcrossScores(t *testing.T) {
 	table := rows()
-	table.scores = append(table.scores, score{name: "ZoneSpread", weight: 1000, scope: across, of: func(d *demand, n *nodeInfo, c *cluster) int64 {
-		return best / int64(1+owners(c, zoneOf(n), d.load.owner))
-	}})
+	table.scores = append(table.scores, score{
+		name: "ZoneSpread", weight: 1000, scope: across,
+		of: func(d *demand, n *nodeInfo, c *cluster) int64 {
+			return best / int64(1+owners(c, zoneOf(n), d.load.owner))
+		},
+	})
 	objects := append(zones(1, "x", "y"), zones(8, "z")...)
 	var pods []*corev1.Pod
 	for i := range 9 {

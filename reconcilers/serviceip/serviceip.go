@@ -143,7 +143,8 @@ func (a *allocation) take(s *corev1.Service) (events []loop.Event) {
 				fmt.Sprintf("Port %d is already allocated to service %s; please state another one or none", port, holder)))
 		case int(port) < a.NodePorts[0] || int(port) > a.NodePorts[1]:
 			events = append(events, warning(s, "PortOutOfRange",
-				fmt.Sprintf("Port %d is not within the port range %d-%d; please state another one or none", port, a.NodePorts[0], a.NodePorts[1])))
+				fmt.Sprintf("Port %d is not within the port range %d-%d; please state another one or none", port,
+					a.NodePorts[0], a.NodePorts[1])))
 		default:
 			a.ports[port] = name
 		}
@@ -196,7 +197,8 @@ func (a *allocation) giveNodePorts(s *corev1.Service) (problems []string) {
 		}
 		p.NodePort, a.ports[port] = port, name
 	}
-	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && s.Spec.HealthCheckNodePort == 0 {
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal &&
+		s.Spec.HealthCheckNodePort == 0 {
 		port, ok := a.freePort(string(s.UID))
 		if !ok {
 			return append(problems, "no node port is free for the health check")

@@ -8,7 +8,10 @@ import (
 )
 
 func options(cidrs ...string) Options {
-	o := Options{NodePorts: [2]int{30000, 32767}, Reserved: map[netip.Addr]string{netip.MustParseAddr("10.43.0.10"): "kube-system/kube-dns"}}
+	o := Options{
+		NodePorts: [2]int{30000, 32767},
+		Reserved:  map[netip.Addr]string{netip.MustParseAddr("10.43.0.10"): "kube-system/kube-dns"},
+	}
 	for _, text := range cidrs {
 		o.CIDRs = append(o.CIDRs, netip.MustParsePrefix(text))
 	}
