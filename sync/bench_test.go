@@ -30,7 +30,8 @@ func writeBig(b *testing.B, dir string, i int, color string) {
 			b.Fatal(err)
 		}
 	}
-	content := fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings-%05d, namespace: default}\ndata: {color: %s}\n", i, color)
+	content := fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings-%05d, namespace: default}\ndata: {color: %s}\n", i,
+		color)
 	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 		b.Fatal(err)
 	}
@@ -97,7 +98,8 @@ func BenchmarkPush(b *testing.B) {
 	defer server.Close()
 	url, work := server.URL+"/team/big.git", b.TempDir()
 	run := func(args ...string) {
-		cmd := exec.CommandContext(b.Context(), "git", append([]string{"-C", work, "-c", "user.name=Ada", "-c", "user.email=ada@example.com"}, args...)...)
+		cmd := exec.CommandContext(b.Context(), "git",
+			append([]string{"-C", work, "-c", "user.name=Ada", "-c", "user.email=ada@example.com"}, args...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			b.Fatalf("git %v: %v\n%s", args, err, out)
 		}

@@ -65,8 +65,10 @@ type driver struct {
 }
 
 func newDriver(f *fleet, src v1alpha1.Source, w source.Watcher, posts bool) *driver {
-	return &driver{sync: f.sync, source: src, watcher: w, posts: posts, applier: f.applier, outbox: f.outbox, commit: f.commit, inbox: newInbox(), all: true,
-		log: f.sync.opts.Log.With("source", src.Name)}
+	return &driver{
+		sync: f.sync, source: src, watcher: w, posts: posts, applier: f.applier, outbox: f.outbox, commit: f.commit,
+		inbox: newInbox(), all: true, log: f.sync.opts.Log.With("source", src.Name),
+	}
 }
 
 // run passes until ctx ends.

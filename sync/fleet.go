@@ -46,8 +46,14 @@ type crew struct {
 }
 
 func newFleet(s *Sync, c store.Committer, g *errgroup.Group) *fleet {
-	return &fleet{sync: s, commit: c, group: g, applier: s.applier(c), wake: make(chan struct{}, 1), crews: map[*place]*crew{}, leaving: map[string]bool{},
-		outbox: forge.NewOutbox(forge.Options{Store: s.opts.Store, Commit: c, Log: s.opts.Log, Now: s.opts.Now, Seed: s.opts.Seed, Registerer: s.opts.Registerer})}
+	return &fleet{
+		sync: s, commit: c, group: g, applier: s.applier(c), wake: make(chan struct{}, 1),
+		crews: map[*place]*crew{}, leaving: map[string]bool{},
+		outbox: forge.NewOutbox(forge.Options{
+			Store: s.opts.Store, Commit: c, Log: s.opts.Log, Now: s.opts.Now, Seed: s.opts.Seed,
+			Registerer: s.opts.Registerer,
+		}),
+	}
 }
 
 // run keeps the fleet as the Source objects ask for until ctx ends.

@@ -81,7 +81,8 @@ func TestSourcesComeAndGo(t *testing.T) {
 
 	// They go.
 	for _, name := range []string{"two", "three"} {
-		if r := w.store.Commit(t.Context(), store.Group{{Key: kinds.For[*v1alpha1.Source]().Key("", name), If: store.Anyway}})[0]; r.Err != nil {
+		r := w.store.Commit(t.Context(), store.Group{{Key: kinds.For[*v1alpha1.Source]().Key("", name), If: store.Anyway}})[0]
+		if r.Err != nil {
 			t.Fatal(r.Err)
 		}
 	}
@@ -162,7 +163,8 @@ func TestSourceThatCannotBeFollowed(t *testing.T) {
 		}
 	}
 	w.until("told", func() bool {
-		return strings.Contains(w.of("bad").FetchError, `scheme "ftp" is not`) && strings.Contains(w.of("odd").FetchError, "cannot use the forge of source odd")
+		return strings.Contains(w.of("bad").FetchError, `scheme "ftp" is not`) &&
+			strings.Contains(w.of("odd").FetchError, "cannot use the forge of source odd")
 	})
 	stop()
 
@@ -170,7 +172,8 @@ func TestSourceThatCannotBeFollowed(t *testing.T) {
 	if _, err := New(Options{Sources: []v1alpha1.Source{bad}, Store: w.store}); err == nil {
 		t.Error("a source that cannot be followed was taken")
 	}
-	if _, err := New(Options{Sources: []v1alpha1.Source{w.spec, w.spec}, Store: w.store}); err == nil || !strings.Contains(err.Error(), "two sources have that name") {
+	if _, err := New(Options{Sources: []v1alpha1.Source{w.spec, w.spec}, Store: w.store}); err == nil ||
+		!strings.Contains(err.Error(), "two sources have that name") {
 		t.Errorf("two of one name: %v", err)
 	}
 }

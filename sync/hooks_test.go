@@ -156,7 +156,8 @@ func TestSlowHook(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if _, err := fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nX-Gitea-Signature: %s\r\nContent-Length: 100\r\n\r\n{", sign("made up", "{")); err != nil {
+	if _, err := fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nX-Gitea-Signature: %s\r\nContent-Length: 100\r\n\r\n{",
+		sign("made up", "{")); err != nil {
 		t.Fatal(err)
 	}
 	_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))

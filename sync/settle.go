@@ -39,7 +39,8 @@ func (d doubt) pending() bool { return d.lost > 0 && !d.over }
 func (d doubt) due() time.Time { return d.since.Add(quiet(d.lost)) }
 
 func (d doubt) String() string {
-	return fmt.Sprintf("the folder has lost %s; believed once it has rested for %s", verdict.Count(d.lost), quiet(d.lost).Round(time.Second/10))
+	return fmt.Sprintf("the folder has lost %s; believed once it has rested for %s", verdict.Count(d.lost),
+		quiet(d.lost).Round(time.Second/10))
 }
 
 // hesitate says, once a revision, that a folder that has lost objects is to be looked at again.

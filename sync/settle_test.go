@@ -109,7 +109,8 @@ func TestFolderRestsLongerTheMoreItLost(t *testing.T) {
 		}
 	}
 	w.until("doubted", func() bool { return strings.HasPrefix(w.status().Message, "the folder has lost 10 objects") })
-	if got, want := w.status().Message, "the folder has lost 10 objects; believed once it has rested for 1s"; got != want || w.status().State != "pending" {
+	if got, want := w.status().Message, "the folder has lost 10 objects; believed once it has rested for 1s"; got != want ||
+		w.status().State != "pending" {
 		t.Errorf("%s: %s, want %s", w.status().State, got, want)
 	}
 	w.until("pruned", func() bool {

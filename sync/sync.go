@@ -98,7 +98,10 @@ func New(opts Options) (*Sync, error) {
 		named[src.Name] = true
 	}
 	s := &Sync{opts: opts, metrics: newMetrics(opts.Registerer), readers: map[string]*reader{}}
-	s.places.opts = source.Options{DataDir: opts.DataDir, Seed: opts.Seed, Log: opts.Log, Crew: clone.NewCrew(), Metrics: source.NewMetrics(opts.Registerer)}
+	s.places.opts = source.Options{
+		DataDir: opts.DataDir, Seed: opts.Seed, Log: opts.Log, Crew: clone.NewCrew(),
+		Metrics: source.NewMetrics(opts.Registerer),
+	}
 	s.hooks = newHooks(s.watchers, opts.Log, s.metrics)
 	return s, nil
 }
@@ -109,7 +112,12 @@ func (s *Sync) Sources() []v1alpha1.Source {
 }
 
 func (s *Sync) roster(v *view.View, known []string, begin bool) roster.Roster {
-	return roster.Decide(roster.Input{Configured: s.opts.Sources, Live: slices.Collect(view.List[*v1alpha1.Source](v, "")), Known: known, Begin: begin})
+	return roster.Decide(roster.Input{
+		Configured: s.opts.Sources,
+		Live:       slices.Collect(view.List[*v1alpha1.Source](v, "")),
+		Known:      known,
+		Begin:      begin,
+	})
 }
 
 // watchers are those of all sources.
@@ -159,7 +167,10 @@ func (s *Sync) Lead(ctx context.Context, c store.Committer) error {
 }
 
 func (s *Sync) applier(c store.Committer) *apply.Applier {
-	return apply.New(apply.Options{Store: s.opts.Store, Commit: c, Inventories: s.opts.Inventories, Rules: rules(), Events: s.opts.Events, Log: s.opts.Log, Now: s.opts.Now, Did: s.metrics.did})
+	return apply.New(apply.Options{
+		Store: s.opts.Store, Commit: c, Inventories: s.opts.Inventories, Rules: rules(), Events: s.opts.Events,
+		Log: s.opts.Log, Now: s.opts.Now, Did: s.metrics.did,
+	})
 }
 
 func rules() plan.Rules {
@@ -192,7 +203,12 @@ func (s *Sync) PlanAs(ctx context.Context, spec v1alpha1.Source) (*plan.Plan, er
 		return nil, fmt.Errorf("cannot plan source %s: %w", spec.Name, err)
 	}
 	defer os.RemoveAll(dir)
-	watchers, err := source.Watchers([]v1alpha1.Source{spec}, source.Options{DataDir: dir, Seed: s.opts.Seed, Log: s.opts.Log, Crew: s.places.opts.Crew})
+	watchers, err := source.Watchers([]v1alpha1.Source{spec}, source.Options{
+		DataDir: dir,
+		Seed:    s.opts.Seed,
+		Log:     s.opts.Log,
+		Crew:    s.places.opts.Crew,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +238,8 @@ func (s *Sync) preview(ctx context.Context, src v1alpha1.Source, w source.Watche
 }
 
 // decide plans a revision against the newest view, with the repair of drift if asked for.
-func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revision, objects []plan.Object, drift bool) (*plan.Plan, plan.Problems, error) {
+func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revision, objects []plan.Object,
+	drift bool) (*plan.Plan, plan.Problems, error) {
 	v := s.opts.Store.View()
 	inventory, err := a.Inventory(v, src.Name)
 	if err != nil {
@@ -242,7 +259,8 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 		Source: src.Name,
 		Revision: plan.Revision{ID: rev.ID, Author: rev.Author, Folder: src.Spec.Folder != "",
 			AllowPrune: src.Spec.Prune == "allow" || source.Trailer(rev.Message, "Lockstep-Prune", "allow")},
-		Objects: objects, Inventory: inventory, Lost: lost, Others: others, Services: s.opts.Services, View: v, Rules: rules(), Now: s.opts.Now(), Drift: drift,
+		Objects: objects, Inventory: inventory, Lost: lost, Others: others, Services: s.opts.Services, View: v, Rules: rules(),
+		Now: s.opts.Now(), Drift: drift,
 	})
 	return p, problems, nil
 }

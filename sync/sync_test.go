@@ -68,7 +68,8 @@ func newStore(intercept func(store.Group) error) *memory.Store {
 
 // TestMain fails where a goroutine is left; kept-alive connections of go-git's shared HTTP client are not ours.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
 // world is a store, a repository served over HTTP, a forge, and a Sync that follows the repository.
@@ -173,9 +174,16 @@ func (w *world) push(message string, files map[string]string, flags ...string) s
 // start runs a Sync until the test or stop ends it.
 func (w *world) start(change ...func(*Options)) (s *Sync, stop func()) {
 	w.t.Helper()
-	opts := Options{Sources: []v1alpha1.Source{w.spec}, Store: w.store, Commit: w.store, Events: w.store, DataDir: filepath.Join(w.t.TempDir(), "data"),
-		Cluster: "test", StatusURL: func(source, revision string) string { return "https://status/" + source + "/" + revision },
-		Log: slog.New(slog.NewTextHandler(w.logs, nil))}
+	opts := Options{
+		Sources:   []v1alpha1.Source{w.spec},
+		Store:     w.store,
+		Commit:    w.store,
+		Events:    w.store,
+		DataDir:   filepath.Join(w.t.TempDir(), "data"),
+		Cluster:   "test",
+		StatusURL: func(source, revision string) string { return "https://status/" + source + "/" + revision },
+		Log:       slog.New(slog.NewTextHandler(w.logs, nil)),
+	}
 	for _, f := range change {
 		f(&opts)
 	}
@@ -257,7 +265,9 @@ func (w *world) rollOut() {
 		}
 		d = d.DeepCopy()
 		n := *d.Spec.Replicas
-		d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: n, UpdatedReplicas: n, ReadyReplicas: n, AvailableReplicas: n}
+		d.Status = appsv1.DeploymentStatus{
+			ObservedGeneration: d.Generation, Replicas: n, UpdatedReplicas: n, ReadyReplicas: n, AvailableReplicas: n,
+		}
 		return w.put(d) == nil
 	})
 }
@@ -317,7 +327,8 @@ func TestPushBecomesVerdict(t *testing.T) {
 		sha := w.push("selector", map[string]string{"cart.yaml": changed, "settings.yaml": settings})
 		s.poke()
 		w.receives(sha, "error: cart.yaml:10")
-		if got := w.status(); len(got.Errors) != 1 || !strings.Contains(got.Errors[0], "immutable") || !strings.Contains(got.Errors[0], "rename it") {
+		if got := w.status(); len(got.Errors) != 1 || !strings.Contains(got.Errors[0], "immutable") ||
+			!strings.Contains(got.Errors[0], "rename it") {
 			t.Errorf("errors %q", got.Errors)
 		}
 	})
@@ -408,8 +419,12 @@ func (w *world) crash(reason string, change ...func(*corev1.Pod)) {
 	rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "cart-1", Namespace: "shop", UID: "rs-1",
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: d.Name, UID: d.UID, Controller: &yes}}}}
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "cart-1-a", Namespace: "shop", Labels: map[string]string{"app": "cart"},
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "cart-1", UID: "rs-1", Controller: &yes}}}}
-	p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}}
+		OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "cart-1", UID: "rs-1", Controller: &yes,
+		}}}}
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{
+		State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}},
+	}}
 	for _, f := range change {
 		f(p)
 	}
@@ -461,8 +476,11 @@ spec:
 	s, _ := w.start(func(o *Options) {
 		o.Services = plan.Networks{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}}
 	})
-	w.receives(sha, "error: service.yaml:6:3: Service default/cart: spec.clusterIP: failed to allocate IP 10.99.0.1: the provided IP (10.99.0.1)")
-	if got := w.status().Errors; len(got) != 2 || got[1] != "service.yaml:8:16: Service default/cart: spec.ports[0].nodePort: provided port is already allocated to Service default/till" {
+	w.receives(sha, "error: service.yaml:6:3: Service default/cart: spec.clusterIP: failed to allocate IP 10.99.0.1: "+
+		"the provided IP (10.99.0.1)")
+	got := w.status().Errors
+	if len(got) != 2 || got[1] != "service.yaml:8:16: Service default/cart: spec.ports[0].nodePort: "+
+		"provided port is already allocated to Service default/till" {
 		t.Errorf("errors %q", got)
 	}
 	if _, err := s.Plan(t.Context(), "shop"); err == nil || err.Error() != strings.Join(w.status().Errors, "\n") {
@@ -490,7 +508,9 @@ func TestLeadingAgainFinishesWithoutGit(t *testing.T) {
 	w.spec.Spec.URL = "http://127.0.0.1:1/team/shop.git"
 	w.start()
 	w.until("repaired from the inventory alone", func() bool { return w.store.View().Get(key) != nil })
-	w.until("the fetch error is told", func() bool { return strings.Contains(w.status().FetchError, "refused") && w.status().Accepted == sha })
+	w.until("the fetch error is told", func() bool {
+		return strings.Contains(w.status().FetchError, "refused") && w.status().Accepted == sha
+	})
 }
 
 func TestFolderThatLosesObjectsIsReadTwice(t *testing.T) {
@@ -626,7 +646,10 @@ func TestSSH(t *testing.T) {
 	})
 	w.spec.Spec.URL = "ssh://git@" + l.Addr().String() + "/team/shop.git"
 	w.spec.Spec.Forge = nil
-	w.spec.Spec.Credentials = &v1alpha1.Credentials{SSHKeyFile: w.file(string(private)), KnownHostsFile: w.file(githost.KnownHosts(l.Addr().String(), host.PublicKey()))}
+	w.spec.Spec.Credentials = &v1alpha1.Credentials{
+		SSHKeyFile:     w.file(string(private)),
+		KnownHostsFile: w.file(githost.KnownHosts(l.Addr().String(), host.PublicKey())),
+	}
 	_, stop := w.start()
 	w.until("success", func() bool { return w.status().State == "success" })
 	stop()
@@ -655,7 +678,8 @@ func TestKilledAtEveryWrite(t *testing.T) {
 	}
 	var many strings.Builder
 	for i := range 130 {
-		many.WriteString("---\n" + strings.ReplaceAll(strings.Replace(settings, "settings", "s"+string(rune('a'+i/26))+string(rune('a'+i%26)), 1), "shop", "default"))
+		named := strings.Replace(settings, "settings", "s"+string(rune('a'+i/26))+string(rune('a'+i%26)), 1)
+		many.WriteString("---\n" + strings.ReplaceAll(named, "shop", "default"))
 	}
 	second := strings.Replace(strings.ReplaceAll(many.String(), "blue", "red"), "color: red", "shade: dark", 1)
 	reference := ""
@@ -687,7 +711,8 @@ func TestKilledAtEveryWrite(t *testing.T) {
 			defer mu.Unlock()
 			c, _ := view.Get[*corev1.ConfigMap](w.store.View(), "default", "sez")
 			state, err := apply.Load(w.store.View(), "shop")
-			return killed || err == nil && c.Data["color"] == "red" && !state.Staged && state.Healthy == state.Accepted && w.status().Seen == state.Healthy
+			return killed || err == nil && c.Data["color"] == "red" && !state.Staged && state.Healthy == state.Accepted &&
+				w.status().Seen == state.Healthy
 		})
 		stop()
 		mu.Lock()
@@ -698,7 +723,8 @@ func TestKilledAtEveryWrite(t *testing.T) {
 		w.until("finished", func() bool {
 			c, _ := view.Get[*corev1.ConfigMap](w.store.View(), "default", "sez")
 			state, err := apply.Load(w.store.View(), "shop")
-			return err == nil && c != nil && c.Data["color"] == "red" && !state.Staged && state.Healthy == state.Accepted && w.status().Seen == state.Healthy
+			return err == nil && c != nil && c.Data["color"] == "red" && !state.Staged && state.Healthy == state.Accepted &&
+				w.status().Seen == state.Healthy
 		})
 		stop()
 		if got := w.end(); reference == "" {
@@ -761,7 +787,9 @@ func TestNoSecretAnywhere(t *testing.T) {
 	if changes, err := p.WriteDiff(&diff); err != nil || !changes {
 		t.Fatal(changes, err)
 	}
-	broken := w.push("third", map[string]string{"secret.yaml": strings.Replace(secret, "password: ", "password: [", 1) + "\ntype: " + canary})
+	broken := w.push("third", map[string]string{
+		"secret.yaml": strings.Replace(secret, "password: ", "password: [", 1) + "\ntype: " + canary,
+	})
 	s.poke()
 	w.receives(broken, "error")
 	out := diff.String() + w.logs.String()

@@ -23,7 +23,10 @@ func (w *world) waitWith(reason, message string) {
 	p, _ := view.Get[*corev1.Pod](w.store.View(), "shop", "cart-1-a")
 	p = p.DeepCopy()
 	p.Spec.Containers = []corev1.Container{{Name: "cart", Image: "cart:bad"}}
-	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "cart", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}}
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{
+		Name:  "cart",
+		State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}},
+	}}
 	if err := w.put(p); err != nil {
 		w.t.Fatal(err)
 	}
@@ -40,7 +43,8 @@ func TestStatusChangesOnlyWithItsMeaning(t *testing.T) {
 		w.waitWith("ErrImagePull", `failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`)
 		w.receives(sha, "failure: Deployment shop/cart: ImagePullBackOff, 0/2 ready: cart:bad: not found")
 		time.Sleep(3 * passGap)
-		w.waitWith("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`)
+		w.waitWith("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: `+
+			`failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`)
 		time.Sleep(3 * passGap)
 	}
 	if got := w.texts(sha, judged); len(got) != 2 {
@@ -126,7 +130,9 @@ func TestEmptyFolderIsAWarning(t *testing.T) {
 		}
 	}
 	w.until("held", func() bool {
-		return w.status().State == "error" && strings.HasPrefix(w.status().Message, `held: no manifests, would delete all 5 objects; put them back, or allow it with "prune: allow" in its Source document (--config)`)
+		return w.status().State == "error" &&
+			strings.HasPrefix(w.status().Message, `held: no manifests, would delete all 5 objects; put them back, `+
+				`or allow it with "prune: allow" in its Source document (--config)`)
 	})
 	if got := len(w.uids()); got != 5 {
 		t.Errorf("%d objects are left", got)

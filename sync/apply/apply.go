@@ -182,7 +182,8 @@ func (a *Applier) applied(ctx context.Context, source string, out Outcome) error
 
 // carryOut writes steps in order, each object together with its inventory entry, and returns the keys that are to be
 // decided anew because they had changed. Those that etcd can never take become refused, in stuck.
-func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step, stuck map[kinds.Key]plan.Step, out *Outcome) (map[kinds.Key]bool, error) {
+func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step, stuck map[kinds.Key]plan.Step,
+	out *Outcome) (map[kinds.Key]bool, error) {
 	again := map[kinds.Key]bool{}
 	for len(steps) > 0 {
 		n := min(batch, len(steps))
@@ -247,11 +248,13 @@ func (a *Applier) did(source string, s plan.Step, out *Outcome) {
 		return
 	}
 	if !s.Drift {
-		a.opts.Log.Info("object changed", "source", source, "object", s.Key.String(), "verb", s.Verb, "reason", s.Reason, "commit", s.Entry.Commit)
+		a.opts.Log.Info("object changed", "source", source, "object", s.Key.String(), "verb", s.Verb, "reason", s.Reason,
+			"commit", s.Entry.Commit)
 		return
 	}
 	out.Drifted = append(out.Drifted, s)
-	a.opts.Log.Warn("drift repaired", "source", source, "object", s.Key.String(), "verb", s.Verb, "reason", s.Reason, "file", s.Entry.File, "line", s.Entry.Line)
+	a.opts.Log.Warn("drift repaired", "source", source, "object", s.Key.String(), "verb", s.Verb, "reason", s.Reason, "file",
+		s.Entry.File, "line", s.Entry.Line)
 	if a.opts.Events != nil {
 		about := s.Object
 		if s.Live != nil {

@@ -31,7 +31,11 @@ func revision(n, skip int, fields string) []plan.Object {
 		}
 		name := fmt.Sprintf("c%03d", i)
 		raw := fmt.Sprintf(`{"apiVersion":"v1","data":{%s},"kind":"ConfigMap","metadata":{"name":%q,"namespace":"default"}}`, fields, name)
-		objects = append(objects, plan.Object{Key: kinds.For[*corev1.ConfigMap]().Key("default", name), Stated: json.RawMessage(raw), Origin: origin.Origin{File: name + ".yaml", Line: 1}})
+		objects = append(objects, plan.Object{
+			Key:    kinds.For[*corev1.ConfigMap]().Key("default", name),
+			Stated: json.RawMessage(raw),
+			Origin: origin.Origin{File: name + ".yaml", Line: 1},
+		})
 	}
 	return objects
 }
@@ -48,7 +52,10 @@ func attempt(t *testing.T, a *Applier, s *memory.Store, id string, objects []pla
 		if err != nil {
 			return err
 		}
-		p, problems := plan.Decide(plan.Input{Source: "shop", Revision: plan.Revision{ID: id, AllowPrune: true}, Objects: objects, Inventory: inventory, View: s.View(), Rules: rules})
+		p, problems := plan.Decide(plan.Input{
+			Source: "shop", Revision: plan.Revision{ID: id, AllowPrune: true}, Objects: objects, Inventory: inventory,
+			View: s.View(), Rules: rules,
+		})
 		if len(problems) > 0 {
 			t.Fatal(problems)
 		}
@@ -125,7 +132,8 @@ func TestKilledAfterEveryWrite(t *testing.T) {
 			got := end(s)
 			if wantNew == "" {
 				wantNew = got
-				if strings.Contains(got, "gone") || strings.Contains(got, "c000") || strings.Contains(got, `"state"`) || strings.Contains(got, string(stagedTable)+" ") {
+				if strings.Contains(got, "gone") || strings.Contains(got, "c000") || strings.Contains(got, `"state"`) ||
+					strings.Contains(got, string(stagedTable)+" ") {
 					t.Fatalf("the end:\n%s", got)
 				}
 			}

@@ -17,7 +17,11 @@ func TestInventoriesFollow(t *testing.T) {
 	s := memory.New()
 	write := func(source, name string, line int) {
 		t.Helper()
-		d := plan.Desired{Source: source, Key: kinds.Key{Resource: "configmaps", Namespace: "shop", Name: name}, Origin: origin.Origin{File: "a.yaml", Line: line}}
+		d := plan.Desired{
+			Source: source,
+			Key:    kinds.Key{Resource: "configmaps", Namespace: "shop", Name: name},
+			Origin: origin.Origin{File: "a.yaml", Line: line},
+		}
 		record := &view.Record{Table: string(plan.Inventory), Name: d.RecordName()}
 		if line > 0 {
 			data, err := json.Marshal(d)
@@ -55,7 +59,10 @@ func TestInventoriesFollow(t *testing.T) {
 	write("one", "y", 0)
 	wants("[x a.yaml:7]")
 	wants("[x a.yaml:7]")
-	if r := s.Commit(t.Context(), store.Group{{Record: &view.Record{Table: string(plan.Inventory), Name: "one/a", Data: []byte(`{"line":"x"}`)}, If: store.Anyway}})[0]; r.Err != nil {
+	if r := s.Commit(t.Context(), store.Group{{
+		Record: &view.Record{Table: string(plan.Inventory), Name: "one/a", Data: []byte(`{"line":"x"}`)},
+		If:     store.Anyway,
+	}})[0]; r.Err != nil {
 		t.Fatal(r.Err)
 	}
 	const unread = "cannot decode record desired one/a: json: cannot unmarshal string into Go struct field Desired.Origin.line of type int"

@@ -60,7 +60,8 @@ func New(s v1alpha1.Source) (Forge, error) {
 	}
 	owner, name, ok := strings.Cut(repository, "/")
 	if base == "" || !ok || owner == "" || name == "" || strings.Contains(name, "/") {
-		return nil, fmt.Errorf("cannot use the forge of source %s: its url and its repository (owner/name) are not set and do not follow from the source's url", s.Name)
+		return nil, fmt.Errorf("cannot use the forge of source %s: its url and its repository (owner/name) are not set and do not "+
+			"follow from the source's url", s.Name)
 	}
 	return &gitea{url: base, owner: owner, name: name, tokenFile: f.TokenFile, caFile: f.CAFile}, nil
 }

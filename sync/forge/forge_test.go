@@ -31,7 +31,9 @@ func gitea1(t *testing.T, server *forgetest.Server) Forge {
 	if err := os.WriteFile(token, []byte("t0ken\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := v1alpha1.Source{Spec: v1alpha1.SourceSpec{URL: api.URL + "/team/shop.git", Forge: &v1alpha1.Forge{Type: "gitea", TokenFile: token}}}
+	s := v1alpha1.Source{
+		Spec: v1alpha1.SourceSpec{URL: api.URL + "/team/shop.git", Forge: &v1alpha1.Forge{Type: "gitea", TokenFile: token}},
+	}
 	f, err := New(s)
 	if err != nil {
 		t.Fatal(err)
@@ -142,14 +144,19 @@ func TestKilledBetweenDecidingAndPosting(t *testing.T) {
 			}
 			return nil
 		}})
-		states := []verdict.Status{{State: verdict.Pending, Context: "c", Description: "1 of 2"}, {State: verdict.Failure, Context: "c", Description: "broken"}, {State: verdict.Success, Context: "c", Description: "fine"}}
+		states := []verdict.Status{
+			{State: verdict.Pending, Context: "c", Description: "1 of 2"},
+			{State: verdict.Failure, Context: "c", Description: "broken"},
+			{State: verdict.Success, Context: "c", Description: "fine"},
+		}
 		life := func(until func() bool) {
 			o := NewOutbox(Options{Store: s, Commit: s})
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- o.Post(ctx, "shop", f) }()
 			for _, status := range states {
-				if err := o.Put(ctx, verdict.Entry{Source: "shop", Revision: "abc", Kind: verdict.Outcome, Status: status}); err != nil && !errors.Is(err, store.ErrUnavailable) {
+				if err := o.Put(ctx, verdict.Entry{Source: "shop", Revision: "abc", Kind: verdict.Outcome, Status: status}); err != nil &&
+					!errors.Is(err, store.ErrUnavailable) {
 					t.Error(err)
 				}
 				time.Sleep(2 * time.Millisecond)

@@ -51,7 +51,9 @@ func (g *gitea) Last(ctx context.Context, commit, name string) (verdict.Status, 
 		err := g.do(ctx, func(c *sdk.Client) (*sdk.Response, error) {
 			var resp *sdk.Response
 			var err error
-			list, resp, err = c.ListStatuses(g.owner, g.name, commit, sdk.ListStatusesOption{ListOptions: sdk.ListOptions{Page: page, PageSize: pageSize}})
+			list, resp, err = c.ListStatuses(g.owner, g.name, commit, sdk.ListStatusesOption{
+				ListOptions: sdk.ListOptions{Page: page, PageSize: pageSize},
+			})
 			return resp, err
 		})
 		if err != nil {
@@ -69,7 +71,12 @@ func (g *gitea) Last(ctx context.Context, commit, name string) (verdict.Status, 
 	if newest == nil {
 		return verdict.Status{}, false, nil
 	}
-	return verdict.Status{State: verdict.State(newest.State), Context: newest.Context, Description: newest.Description, TargetURL: newest.TargetURL}, true, nil
+	return verdict.Status{
+		State:       verdict.State(newest.State),
+		Context:     newest.Context,
+		Description: newest.Description,
+		TargetURL:   newest.TargetURL,
+	}, true, nil
 }
 
 // do makes a client with the credentials as they are now and turns its answer into our errors.
@@ -81,7 +88,10 @@ func (g *gitea) do(ctx context.Context, call func(*sdk.Client) (*sdk.Response, e
 		return err
 	}
 	defer transport.CloseIdleConnections()
-	options := []sdk.ClientOption{sdk.SetContext(ctx), sdk.SetHTTPClient(&http.Client{Transport: bounded{transport}}), sdk.SetGiteaVersion(""), sdk.SetUserAgent("lockstep")}
+	options := []sdk.ClientOption{
+		sdk.SetContext(ctx), sdk.SetHTTPClient(&http.Client{Transport: bounded{transport}}), sdk.SetGiteaVersion(""),
+		sdk.SetUserAgent("lockstep"),
+	}
 	if g.tokenFile != "" {
 		token, err := os.ReadFile(g.tokenFile)
 		if err != nil {

@@ -196,7 +196,10 @@ func (o *Outbox) Post(ctx context.Context, source string, f Forge) error {
 	}()
 	name := fnv.New64a()
 	name.Write([]byte(source))
-	p := &poster{outbox: o, source: source, forge: f, wake: wake, random: rand.New(rand.NewPCG(o.opts.Seed, name.Sum64())), log: o.opts.Log.With("source", source)}
+	p := &poster{
+		outbox: o, source: source, forge: f, wake: wake, random: rand.New(rand.NewPCG(o.opts.Seed, name.Sum64())),
+		log: o.opts.Log.With("source", source),
+	}
 	p.run(ctx)
 	return nil
 }
@@ -313,7 +316,8 @@ func (p *poster) one(ctx context.Context, e verdict.Entry, superseded bool) erro
 			p.certain(e)
 		}
 		if refusal.Unknowable() && superseded {
-			p.log.Warn("a commit status is given up, the forge does not know the commit and a newer one waits", "revision", e.Revision, "error", err)
+			p.log.Warn("a commit status is given up, the forge does not know the commit and a newer one waits", "revision",
+				e.Revision, "error", err)
 			return p.done(ctx, e)
 		}
 	}

@@ -20,7 +20,8 @@ func waiting(containers []corev1.Container, statuses []corev1.ContainerStatus) s
 			continue
 		}
 		reason, message := s.State.Waiting.Reason, s.State.Waiting.Message
-		if t := s.LastTerminationState.Terminated; t != nil && t.Reason == startError && (reason == "CrashLoopBackOff" || reason == "RunContainerError") {
+		t := s.LastTerminationState.Terminated
+		if t != nil && t.Reason == startError && (reason == "CrashLoopBackOff" || reason == "RunContainerError") {
 			return "RunContainerError: " + plain(t.Message)
 		}
 		switch reason {

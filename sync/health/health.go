@@ -124,7 +124,8 @@ func newest(d *appsv1.Deployment, v *view.View) *appsv1.ReplicaSet {
 		return nil
 	}
 	return slices.MaxFunc(sets, func(a, b *appsv1.ReplicaSet) int {
-		return cmp.Or(cmp.Compare(revision(a), revision(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(revision(a), revision(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+			strings.Compare(a.Name, b.Name))
 	})
 }
 

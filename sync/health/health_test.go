@@ -18,7 +18,10 @@ var now = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 func ptr[T any](v T) *T { return &v }
 
 func deploy(change ...func(*appsv1.Deployment)) *appsv1.Deployment {
-	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop", UID: "d", Generation: 2}, Spec: appsv1.DeploymentSpec{Replicas: ptr(int32(3))}}
+	d := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop", UID: "d", Generation: 2},
+		Spec:       appsv1.DeploymentSpec{Replicas: ptr(int32(3))},
+	}
 	d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 3, UpdatedReplicas: 3, ReadyReplicas: 3, AvailableReplicas: 3}
 	for _, f := range change {
 		f(d)
@@ -27,8 +30,13 @@ func deploy(change ...func(*appsv1.Deployment)) *appsv1.Deployment {
 }
 
 func set(name, revision string) *appsv1.ReplicaSet {
-	return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", UID: "rs-" + "x", Annotations: map[string]string{"deployment.kubernetes.io/revision": revision},
-		OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "cart", UID: "d", Controller: ptr(true)}}}}
+	return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{
+		Name:            name,
+		Namespace:       "shop",
+		UID:             "rs-" + "x",
+		Annotations:     map[string]string{"deployment.kubernetes.io/revision": revision},
+		OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "cart", UID: "d", Controller: ptr(true)}},
+	}}
 }
 
 func podOf(rs *appsv1.ReplicaSet, name string, change ...func(*corev1.Pod)) *corev1.Pod {
@@ -44,14 +52,17 @@ func podOf(rs *appsv1.ReplicaSet, name string, change ...func(*corev1.Pod)) *cor
 
 func waits(reason string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
-		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}})
+		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{
+			State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}},
+		})
 	}
 }
 
 // unstarted says that the last container could not be started by its runtime.
 func unstarted(p *corev1.Pod) {
 	p.Status.ContainerStatuses[len(p.Status.ContainerStatuses)-1].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
-		ExitCode: 128, Reason: "StartError", Message: "failed to create containerd task: failed to create shim task: OCI runtime create failed: " +
+		ExitCode: 128, Reason: "StartError",
+		Message: "failed to create containerd task: failed to create shim task: OCI runtime create failed: " +
 			`runc create failed: unable to start container process: exec: "nosuch": executable file not found in $PATH: unknown`}
 }
 
@@ -66,9 +77,13 @@ func waitsFor(reason, message string) func(*corev1.Pod) {
 
 // What containerd says of pulls.
 const (
-	pullFailed  = `failed to pull and unpack image "docker.io/library/cart:bad": failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`
-	dialFailed  = `failed to resolve reference "docker.io/library/cart:bad": failed to do request: Head "https://reg.example/v2/library/cart/manifests/bad?ns=docker.io": read tcp 10.0.0.7:51234->10.0.0.9:443: read: connection reset by peer`
-	tokenFailed = `failed to resolve reference "docker.io/library/cart:bad": failed to authorize: failed to fetch oauth token: unexpected status from GET request to https://me:s3cret@auth.example/token?account=me&token=s3cret: 401 Unauthorized`
+	pullFailed = `failed to pull and unpack image "docker.io/library/cart:bad": ` +
+		`failed to resolve reference "docker.io/library/cart:bad": docker.io/library/cart:bad: not found`
+	dialFailed = `failed to resolve reference "docker.io/library/cart:bad": failed to do request: ` +
+		`Head "https://reg.example/v2/library/cart/manifests/bad?ns=docker.io": read tcp 10.0.0.7:51234->10.0.0.9:443: ` +
+		`read: connection reset by peer`
+	tokenFailed = `failed to resolve reference "docker.io/library/cart:bad": failed to authorize: failed to fetch oauth token: ` +
+		`unexpected status from GET request to https://me:s3cret@auth.example/token?account=me&token=s3cret: 401 Unauthorized`
 )
 
 func isReady(p *corev1.Pod) {
@@ -83,7 +98,10 @@ func unschedulable(since time.Duration) func(*corev1.Pod) {
 }
 
 func svc(change ...func(*corev1.Service)) *corev1.Service {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "cart"}}}
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "cart"}},
+	}
 	for _, f := range change {
 		f(s)
 	}
@@ -116,56 +134,107 @@ func TestOf(t *testing.T) {
 			d.Spec.Replicas = ptr(int32(0))
 			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2}
 		})}, Healthy, ""},
-		"not observed":       {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })}, Progressing, "change not observed yet, 3/3 ready"},
-		"old replicas left":  {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.Replicas = 4 })}, Progressing, "3/3 ready"},
-		"updating":           {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 })}, Progressing, "1/3 updated, 3/3 ready"},
-		"rolling":            {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p")}, Progressing, "2/3 ready"},
-		"crash loop":         {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"))}, Failed, "CrashLoopBackOff, 2/3 ready"},
-		"container creating": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("ContainerCreating"))}, Progressing, "2/3 ready"},
-		"cannot be started, waits": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"), unstarted)}, Failed,
+		"not observed": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })},
+			Progressing, "change not observed yet, 3/3 ready"},
+		"old replicas left": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.Replicas = 4 })},
+			Progressing, "3/3 ready"},
+		"updating": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 })},
+			Progressing, "1/3 updated, 3/3 ready"},
+		"rolling": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p")}, Progressing, "2/3 ready"},
+		"crash loop": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"))},
+			Failed, "CrashLoopBackOff, 2/3 ready"},
+		"container creating": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("ContainerCreating"))},
+			Progressing, "2/3 ready"},
+		"cannot be started, waits": {deployment,
+			[]kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"), unstarted)}, Failed,
 			`RunContainerError, 2/3 ready: exec: "nosuch": executable file not found in $PATH`},
-		"cannot be started": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("RunContainerError"), unstarted)}, Failed,
+		"cannot be started": {deployment,
+			[]kinds.Object{deploy(rolling), current, podOf(current, "p", waits("RunContainerError"), unstarted)}, Failed,
 			`RunContainerError, 2/3 ready: exec: "nosuch": executable file not found in $PATH`},
-		"old pods do not count": {deployment, []kinds.Object{deploy(rolling), old, current, podOf(old, "p", waits("CrashLoopBackOff"))}, Progressing, "2/3 ready"},
+		"old pods do not count": {deployment, []kinds.Object{deploy(rolling), old, current, podOf(old, "p", waits("CrashLoopBackOff"))},
+			Progressing, "2/3 ready"},
 		"deadline": {deployment, []kinds.Object{deploy(rolling, func(d *appsv1.Deployment) {
-			d.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse, Reason: "ProgressDeadlineExceeded"}}
+			d.Status.Conditions = []appsv1.DeploymentCondition{{
+				Type:   appsv1.DeploymentProgressing,
+				Status: corev1.ConditionFalse,
+				Reason: "ProgressDeadlineExceeded",
+			}}
 		})}, Failed, "ProgressDeadlineExceeded, 2/3 ready"},
 		"init image": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", func(p *corev1.Pod) {
 			waits("ImagePullBackOff")(p)
 			p.Status.InitContainerStatuses, p.Status.ContainerStatuses = p.Status.ContainerStatuses, nil
 		})}, Failed, "ImagePullBackOff, 2/3 ready"},
-		"unschedulable":      {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Minute))}, Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
-		"just unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Second))}, Progressing, "2/3 ready"},
+		"unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Minute))},
+			Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
+		"just unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Second))},
+			Progressing, "2/3 ready"},
 		"quota": {deployment, []kinds.Object{deploy(rolling), func() kinds.Object {
 			rs := current.DeepCopy()
-			rs.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate"}}
+			rs.Status.Conditions = []appsv1.ReplicaSetCondition{{
+				Type:   appsv1.ReplicaSetReplicaFailure,
+				Status: corev1.ConditionTrue,
+				Reason: "FailedCreate",
+			}}
 			return rs
 		}()}, Failed, "FailedCreate, 2/3 ready"},
-		"pod ready":              {single, []kinds.Object{podOf(nil, "p", isReady)}, Healthy, ""},
-		"pod succeeded":          {single, []kinds.Object{podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
-		"pod failed":             {single, []kinds.Object{podOf(nil, "p", isReady, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Status.Reason = "Evicted" })}, Failed, "Evicted"},
-		"pod config":             {single, []kinds.Object{podOf(nil, "p", waits("CreateContainerConfigError"))}, Failed, "CreateContainerConfigError"},
-		"service nobody behind":  {service, []kinds.Object{svc()}, Healthy, ""},
-		"service none ready":     {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q")}, Progressing, "0/2 ready"},
-		"service one ready":      {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q", isReady)}, Healthy, ""},
-		"image, asked":           {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", pullFailed))}, Failed, "ImagePullBackOff: cart:bad: not found"},
-		"image, waits":           {single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: `+pullFailed))}, Failed, "ImagePullBackOff: cart:bad: not found"},
-		"image, nobody there":    {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", dialFailed))}, Failed, "ImagePullBackOff: cart:bad: read tcp 10.0.0.9:443: read: connection reset by peer"},
-		"image, no rights":       {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", tokenFailed))}, Failed, "ImagePullBackOff: cart:bad: unexpected status from GET request to https://auth.example/token: 401 Unauthorized"},
-		"image, agent restarted": {single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad"`))}, Failed, "ImagePullBackOff: cart:bad"},
-		"image of a deployment":  {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waitsFor("ErrImagePull", pullFailed))}, Failed, "ImagePullBackOff, 2/3 ready: cart:bad: not found"},
-		"image not an image":     {single, []kinds.Object{podOf(nil, "p", waitsFor("InvalidImageName", "whatever"))}, Failed, "InvalidImageName: cart:bad"},
-		"secret of a deployment": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waitsFor("CreateContainerConfigError", `secret "db" not found`))}, Failed, `CreateContainerConfigError, 2/3 ready: secret "db" not found`},
-		"service all failing":    {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, Failed, "ImagePullBackOff, 0/1 ready"},
-		"service no rules on a node": {service, []kinds.Object{svc(hasAddress), podOf(nil, "q", isReady), node("n1", corev1.ConditionTrue, corev1.ConditionTrue),
-			node("n2", corev1.ConditionFalse, corev1.ConditionFalse), node("n3", corev1.ConditionTrue, corev1.ConditionFalse)}, Failed, "no service rules on node n2 and 1 more: cannot find iptables"},
-		"service no rules, no selector": {service, []kinds.Object{svc(hasAddress, func(s *corev1.Service) { s.Spec.Selector = nil }), node("n2", corev1.ConditionFalse, corev1.ConditionFalse)}, Failed,
+		"pod ready": {single, []kinds.Object{podOf(nil, "p", isReady)}, Healthy, ""},
+		"pod succeeded": {single,
+			[]kinds.Object{podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
+		"pod failed": {single, []kinds.Object{
+			podOf(nil, "p", isReady, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Status.Reason = "Evicted" }),
+		}, Failed, "Evicted"},
+		"pod config": {single, []kinds.Object{podOf(nil, "p", waits("CreateContainerConfigError"))}, Failed,
+			"CreateContainerConfigError"},
+		"service nobody behind": {service, []kinds.Object{svc()}, Healthy, ""},
+		"service none ready":    {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q")}, Progressing, "0/2 ready"},
+		"service one ready":     {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q", isReady)}, Healthy, ""},
+		"image, asked": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", pullFailed))}, Failed,
+			"ImagePullBackOff: cart:bad: not found"},
+		"image, waits": {single, []kinds.Object{
+			podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: `+pullFailed)),
+		}, Failed, "ImagePullBackOff: cart:bad: not found"},
+		"image, nobody there": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", dialFailed))}, Failed,
+			"ImagePullBackOff: cart:bad: read tcp 10.0.0.9:443: read: connection reset by peer"},
+		"image, no rights": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", tokenFailed))}, Failed,
+			"ImagePullBackOff: cart:bad: unexpected status from GET request to https://auth.example/token: 401 Unauthorized"},
+		"image, agent restarted": {
+			single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad"`))},
+			Failed, "ImagePullBackOff: cart:bad",
+		},
+		"image of a deployment": {deployment, []kinds.Object{
+			deploy(rolling), current, podOf(current, "p", waitsFor("ErrImagePull", pullFailed)),
+		}, Failed, "ImagePullBackOff, 2/3 ready: cart:bad: not found"},
+		"image not an image": {single, []kinds.Object{podOf(nil, "p", waitsFor("InvalidImageName", "whatever"))}, Failed,
+			"InvalidImageName: cart:bad"},
+		"secret of a deployment": {deployment, []kinds.Object{
+			deploy(rolling), current,
+			podOf(current, "p", waitsFor("CreateContainerConfigError", `secret "db" not found`)),
+		}, Failed, `CreateContainerConfigError, 2/3 ready: secret "db" not found`},
+		"service all failing": {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, Failed,
+			"ImagePullBackOff, 0/1 ready"},
+		"service no rules on a node": {service, []kinds.Object{
+			svc(hasAddress), podOf(nil, "q", isReady), node("n1", corev1.ConditionTrue, corev1.ConditionTrue),
+			node("n2", corev1.ConditionFalse, corev1.ConditionFalse),
+			node("n3", corev1.ConditionTrue, corev1.ConditionFalse),
+		}, Failed, "no service rules on node n2 and 1 more: cannot find iptables"},
+		"service no rules, no selector": {service, []kinds.Object{
+			svc(hasAddress, func(s *corev1.Service) { s.Spec.Selector = nil }),
+			node("n2", corev1.ConditionFalse, corev1.ConditionFalse),
+		}, Failed,
 			"no service rules on node n2: cannot find iptables"},
-		"service no rules needed":     {service, []kinds.Object{svc(), podOf(nil, "q", isReady), node("n2", corev1.ConditionFalse, corev1.ConditionFalse)}, Healthy, ""},
-		"service silent nodes' rules": {service, []kinds.Object{svc(hasAddress), podOf(nil, "q", isReady), node("n2", corev1.ConditionUnknown, corev1.ConditionFalse)}, Healthy, ""},
-		"service finished pods":       {service, []kinds.Object{svc(), podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
-		"anything that is there":      {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}}}, Healthy, ""},
-		"anything on its way out":     {kinds.For[*corev1.ConfigMap]().Key("shop", "c"), []kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}}}}, Progressing, "is being deleted"},
+		"service no rules needed": {service,
+			[]kinds.Object{svc(), podOf(nil, "q", isReady), node("n2", corev1.ConditionFalse, corev1.ConditionFalse)}, Healthy, ""},
+		"service silent nodes' rules": {service, []kinds.Object{
+			svc(hasAddress), podOf(nil, "q", isReady), node("n2", corev1.ConditionUnknown, corev1.ConditionFalse),
+		}, Healthy, ""},
+		"service finished pods": {service,
+			[]kinds.Object{svc(), podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
+		"anything that is there": {kinds.For[*corev1.ConfigMap]().Key("shop", "c"),
+			[]kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}}}, Healthy, ""},
+		"anything on its way out": {kinds.For[*corev1.ConfigMap]().Key("shop", "c"),
+			[]kinds.Object{&corev1.ConfigMap{
+				ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}},
+			}}, Progressing, "is being deleted"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := Of(c.key, seen(view.Of(c.objects...), c.key), now)
@@ -178,7 +247,8 @@ func TestOf(t *testing.T) {
 
 func TestAgainTellsWhenTimeDecides(t *testing.T) {
 	rs := set("cart-1", "1")
-	v := view.Of(deploy(func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0 }), rs, podOf(rs, "p", unschedulable(time.Second)))
+	v := view.Of(deploy(func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0 }), rs,
+		podOf(rs, "p", unschedulable(time.Second)))
 	roll := sumOf([]kinds.Key{kinds.For[*appsv1.Deployment]().Key("shop", "cart")}, v, now)
 	if want := now.Add(unschedulableAfter - time.Second); !roll.Again.Equal(want) || roll.Failed {
 		t.Errorf("again %v, want %v", roll.Again, want)
@@ -187,9 +257,11 @@ func TestAgainTellsWhenTimeDecides(t *testing.T) {
 
 func TestSumNamesTheCauseBeforeItsEffect(t *testing.T) {
 	rs := set("cart-1", "1")
-	v := view.Of(svc(), deploy(func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0 }), rs, podOf(rs, "p", waits("CrashLoopBackOff")))
+	v := view.Of(svc(), deploy(func(d *appsv1.Deployment) { d.Status.ReadyReplicas, d.Status.AvailableReplicas = 0, 0 }), rs,
+		podOf(rs, "p", waits("CrashLoopBackOff")))
 	roll := sumOf([]kinds.Key{kinds.KeyOf(svc()), kinds.KeyOf(deploy())}, v, now)
-	if want := "Deployment shop/cart: CrashLoopBackOff, 0/3 ready"; roll.First != want || !roll.Failed || roll.Healthy != 0 || roll.Total != 2 {
+	want := "Deployment shop/cart: CrashLoopBackOff, 0/3 ready"
+	if roll.First != want || !roll.Failed || roll.Healthy != 0 || roll.Total != 2 {
 		t.Errorf("%+v, want %q", roll, want)
 	}
 }
@@ -197,7 +269,8 @@ func TestSumNamesTheCauseBeforeItsEffect(t *testing.T) {
 // silent is a node that was heard of last such a while before now.
 func silent(name string, since time.Duration) kinds.Object {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{
-		Type: corev1.NodeReady, Status: corev1.ConditionUnknown, LastHeartbeatTime: metav1.NewTime(now.Add(-since)), Message: "Kubelet stopped posting node status."}}}}
+		Type: corev1.NodeReady, Status: corev1.ConditionUnknown, LastHeartbeatTime: metav1.NewTime(now.Add(-since)),
+		Message: "Kubelet stopped posting node status."}}}}
 }
 
 // TestSilentNodeIsTheCause: of pods on a node that is silent the node is told, before what their containers said last, and

@@ -22,7 +22,8 @@ func Silence(v *view.View, node string, now time.Time) string {
 			continue
 		}
 		heard := c.LastHeartbeatTime.Time
-		if lease, ok := view.Get[*coordinationv1.Lease](v, corev1.NamespaceNodeLease, node); ok && lease.Spec.RenewTime != nil && lease.Spec.RenewTime.After(heard) {
+		if lease, ok := view.Get[*coordinationv1.Lease](v, corev1.NamespaceNodeLease, node); ok && lease.Spec.RenewTime != nil &&
+			lease.Spec.RenewTime.After(heard) {
 			heard = lease.Spec.RenewTime.Time
 		}
 		if heard.IsZero() {

@@ -54,7 +54,10 @@ func TestCorpus(t *testing.T) {
 		}
 		b.WriteByte('\n')
 	}
-	for _, must := range []string{"kubernetes-examples/web/guestbook/all-in-one/guestbook-all-in-one.yaml", "voting-app/k8s-specifications"} {
+	for _, must := range []string{
+		"kubernetes-examples/web/guestbook/all-in-one/guestbook-all-in-one.yaml",
+		"voting-app/k8s-specifications",
+	} {
 		var files []File
 		for _, folder := range folders {
 			for _, f := range folder {

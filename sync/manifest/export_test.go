@@ -18,13 +18,17 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: v1, kind: Secret, metadata: {name: cart}, stringData: {a: b}}",
 		"{apiVersion: v1, kind: ConfigMap, metadata: {name: cart}, data: {a: b}, binaryData: {c: AAAA}}",
 		"{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {type: NodePort, selector: {a: b}, ports: [{port: 80}]}}",
-		"{apiVersion: v1, kind: Service, metadata: {name: headless}, spec: {clusterIP: None, sessionAffinity: ClientIP, ports: [{port: 80}]}}",
+		"{apiVersion: v1, kind: Service, metadata: {name: headless}, " +
+			"spec: {clusterIP: None, sessionAffinity: ClientIP, ports: [{port: 80}]}}",
 		"{apiVersion: v1, kind: Service, metadata: {name: alias}, spec: {type: ExternalName, externalName: cart.example}}",
 		"{apiVersion: v1, kind: Pod, metadata: {name: cart}, spec: " + fullPodSpec + "}",
 		"{apiVersion: v1, kind: PodTemplate, metadata: {name: cart}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}",
-		"{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: cart}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
-		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: cart}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
-		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: cart}, addressType: IPv4, ports: [{port: 80}], endpoints: [{addresses: [10.42.0.2]}]}",
+		"{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: cart}, " +
+			"spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
+		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: cart}, " +
+			"spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
+		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: cart}, addressType: IPv4, ports: [{port: 80}], " +
+			"endpoints: [{addresses: [10.42.0.2]}]}",
 	} {
 		set, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
 		if errs != nil {
@@ -60,23 +64,29 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 const fullPodSpec = `{
   serviceAccountName: cart, terminationGracePeriodSeconds: 5, hostname: cart, subdomain: headless, shareProcessNamespace: true,
   nodeSelector: {disk: ssd}, tolerations: [{key: gpu, operator: Exists, effect: NoSchedule}], imagePullSecrets: [{name: pull}],
-  affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: zone, operator: In, values: [a]}]}]},
+  affinity: {nodeAffinity: {
+    requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: zone, operator: In, values: [a]}]}]},
     preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: zone, operator: Exists}]}}]}},
   securityContext: {runAsUser: 1000, fsGroup: 1000, supplementalGroups: [5], seccompProfile: {type: RuntimeDefault}},
-  dnsPolicy: None, dnsConfig: {nameservers: [10.43.0.10], options: [{name: ndots, value: "2"}]}, hostAliases: [{ip: 10.0.0.1, hostnames: [db]}],
+  dnsPolicy: None, dnsConfig: {nameservers: [10.43.0.10], options: [{name: ndots, value: "2"}]},
+  hostAliases: [{ip: 10.0.0.1, hostnames: [db]}],
   initContainers: [{name: init, image: a, command: [sh]}, {name: side, image: a, restartPolicy: Always}],
   containers: [{name: main, image: a, args: [x], workingDir: /tmp, imagePullPolicy: Never, ports: [{containerPort: 80, hostPort: 8080}],
     env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}, {name: B, valueFrom: {resourceFieldRef: {resource: limits.cpu}}},
-          {name: C, valueFrom: {configMapKeyRef: {name: c, key: k}}}, {name: D, valueFrom: {secretKeyRef: {name: c, key: k, optional: true}}}],
+          {name: C, valueFrom: {configMapKeyRef: {name: c, key: k}}},
+          {name: D, valueFrom: {secretKeyRef: {name: c, key: k, optional: true}}}],
     envFrom: [{configMapRef: {name: c}}, {prefix: P_, secretRef: {name: c}}],
     resources: {requests: {cpu: 100m, memory: 64Mi, ephemeral-storage: 1Gi}, limits: {memory: 128Mi}},
-    livenessProbe: {httpGet: {path: /, port: 80, httpHeaders: [{name: A, value: b}]}}, readinessProbe: {tcpSocket: {port: 80}}, startupProbe: {exec: {command: [x]}},
+    livenessProbe: {httpGet: {path: /, port: 80, httpHeaders: [{name: A, value: b}]}},
+    readinessProbe: {tcpSocket: {port: 80}}, startupProbe: {exec: {command: [x]}},
     lifecycle: {postStart: {exec: {command: [x]}}, preStop: {sleep: {seconds: 2}}},
-    securityContext: {privileged: false, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}},
+    securityContext: {privileged: false, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true,
+      capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}},
     restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [3]}}],
     volumeMounts: [{name: e, mountPath: /e, subPath: x}, {name: p, mountPath: /p, readOnly: true}]}],
   volumes: [{name: e, emptyDir: {medium: Memory, sizeLimit: 1Mi}}, {name: c, configMap: {name: c, items: [{key: k, path: p, mode: 0600}]}},
     {name: s, secret: {secretName: s, optional: true}}, {name: h, hostPath: {path: /srv, type: Directory}},
     {name: d, downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}},
-    {name: p, projected: {sources: [{secret: {name: s}}, {configMap: {name: c}}, {downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.name}}]}}]}}]
+    {name: p, projected: {sources: [{secret: {name: s}}, {configMap: {name: c}},
+      {downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.name}}]}}]}}]
 }`

@@ -46,7 +46,9 @@ func declared(n *node, e *field.Error) bool {
 		n = n.get(s.name)
 	}
 	volumes := n.get("volumes")
-	return volumes != nil && slices.ContainsFunc(volumes.items, func(v *node) bool { return v.get("name").string() == fmt.Sprint(e.BadValue) })
+	return volumes != nil && slices.ContainsFunc(volumes.items, func(v *node) bool {
+		return v.get("name").string() == fmt.Sprint(e.BadValue)
+	})
 }
 
 // suspend keeps later errors about a field, or below it, from being reported: the first one says it all.

@@ -19,7 +19,8 @@ func TestLimits(t *testing.T) {
 		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d,", i-1), 10), ","))
 	}
 	cases := map[string]struct{ name, data, want string }{
-		"a large file":      {"a.yaml", strings.Repeat("#", MaxFile+1), "a.yaml: the file has 10485761 bytes, more than the limit of 10 MiB"},
+		"a large file": {"a.yaml", strings.Repeat("#", MaxFile+1),
+			"a.yaml: the file has 10485761 bytes, more than the limit of 10 MiB"},
 		"a large object":    {"a.yaml", object("a", strings.Repeat("x", MaxObject)), "a.yaml:1:1: ConfigMap default/a: the object has"},
 		"a NUL byte":        {"a.yaml", "a: b\nc: \x00", "a.yaml:2:4: the file has a NUL byte; manifests are text"},
 		"Latin-1":           {"a.yaml", "a: b\nc: caf\xe9", "a.yaml:2:7: the file is not UTF-8"},
@@ -99,7 +100,8 @@ func TestManyPorts(t *testing.T) {
 	}
 	slice := func(name string, ports, endpoints int) string {
 		var b strings.Builder
-		fmt.Fprintf(&b, "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: %s, labels: {kubernetes.io/service-name: a}}\naddressType: IPv4\nendpoints:\n", name)
+		fmt.Fprintf(&b, "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n"+
+			"metadata: {name: %s, labels: {kubernetes.io/service-name: a}}\naddressType: IPv4\nendpoints:\n", name)
 		for i := range endpoints {
 			fmt.Fprintf(&b, "- addresses: [198.51.%d.%d]\n", i/250, 1+i%250)
 		}
@@ -110,12 +112,13 @@ func TestManyPorts(t *testing.T) {
 		return b.String()
 	}
 	for text, want := range map[string]string{
-		service("a", MaxPorts, 0):   "",
-		service("a", MaxPorts+1, 0): "a.yaml:5:3: Service default/a: spec.ports: 1001 ports for 1 addresses are more than the limit of 1000 together, which every node would have rules for",
-		service("a", 12_000, 0):     "spec.ports: 12000 ports for 1 addresses are more than",
-		service("a", 100, 10):       "spec.ports: 100 ports for 11 addresses are more than",
-		slice("a", 10, 1000):        "",
-		slice("a", 101, 100):        "ports: 101 ports for 100 addresses are more than the limit of 10000 together",
+		service("a", MaxPorts, 0): "",
+		service("a", MaxPorts+1, 0): "a.yaml:5:3: Service default/a: spec.ports: 1001 ports for 1 addresses are more than the limit of " +
+			"1000 together, which every node would have rules for",
+		service("a", 12_000, 0): "spec.ports: 12000 ports for 1 addresses are more than",
+		service("a", 100, 10):   "spec.ports: 100 ports for 11 addresses are more than",
+		slice("a", 10, 1000):    "",
+		slice("a", 101, 100):    "ports: 101 ports for 100 addresses are more than the limit of 10000 together",
 	} {
 		_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
 		if want == "" && len(errs) > 0 || want != "" && !strings.Contains(errs.Error(), want) {
@@ -126,7 +129,8 @@ func TestManyPorts(t *testing.T) {
 	for i := range 2 + MaxReached/MaxSlicePorts {
 		files = append(files, fileOf(fmt.Sprintf("%d.yaml", i), []byte(slice(fmt.Sprint("a", i), 10, 1000))))
 	}
-	if _, errs := Read(t.Context(), files, Options{}); len(errs) != 1 || errs[0].Message != "the source's services and EndpointSlices have more than 200000 ports of addresses together" {
+	if _, errs := Read(t.Context(), files, Options{}); len(errs) != 1 ||
+		errs[0].Message != "the source's services and EndpointSlices have more than 200000 ports of addresses together" {
 		t.Errorf("got %.300v", errs)
 	}
 }
@@ -145,12 +149,15 @@ func TestSecretCanary(t *testing.T) {
 	values := []string{
 		canary, "*" + canary, "!" + canary + " x", "&" + canary + " x", `"` + canary, "'" + canary, "[" + canary, "{a: " + canary + "}",
 		"|\n    " + canary, "\t" + canary, "@" + canary, "%" + canary, canary + ": " + canary, "!!binary " + canary, "!!int " + canary,
-		"!!float " + canary, "!!bool " + canary, "\"\\" + canary + "\"", "? " + canary, "- " + canary, canary + "\n " + canary, "<<: " + canary,
+		"!!float " + canary, "!!bool " + canary, "\"\\" + canary + "\"", "? " + canary, "- " + canary,
+		canary + "\n " + canary, "<<: " + canary,
 	}
 	places := []string{
-		"data:\n  password: %s\n", "stringData:\n  password: %s\n", "data: %s\n", "stringData: %s\n", "type: kubernetes.io/dockerconfigjson\nstringData:\n  .dockerconfigjson: %s\n",
+		"data:\n  password: %s\n", "stringData:\n  password: %s\n", "data: %s\n", "stringData: %s\n",
+		"type: kubernetes.io/dockerconfigjson\nstringData:\n  .dockerconfigjson: %s\n",
 		"type: kubernetes.io/dockercfg\nstringData:\n  .dockercfg: %s\n", "type: kubernetes.io/ssh-auth\nstringData:\n  ssh: %s\n",
-		"stringData:\n  bad key: %s\n", "stringdata:\n  password: %s\n", "immutable: %s\n", "extra: {a: %s}\n", "stringData:\n  a: x\n  a: %s\n",
+		"stringData:\n  bad key: %s\n", "stringdata:\n  password: %s\n", "immutable: %s\n", "extra: {a: %s}\n",
+		"stringData:\n  a: x\n  a: %s\n",
 		"immutable: true\nstringData: {a: %s}\nkind: Secret\n",
 	}
 	for _, place := range places {
@@ -166,7 +173,8 @@ func TestSecretCanary(t *testing.T) {
 	}
 	for _, value := range []string{`"` + canary + `"`, `[ "` + canary + `" ]`, canary, `"\` + canary + `"`} {
 		text := `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "data": {"a": ` + value + `}}`
-		if _, errs := Read(t.Context(), []File{fileOf("a.json", []byte(text))}, Options{}); len(errs) == 0 || strings.Contains(errs.Error(), canary) {
+		if _, errs := Read(t.Context(), []File{fileOf("a.json", []byte(text))}, Options{}); len(errs) == 0 ||
+			strings.Contains(errs.Error(), canary) {
 			t.Errorf("got %v of %s", errs, text)
 		}
 	}

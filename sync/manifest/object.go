@@ -134,8 +134,9 @@ func readObject(name string, n *node) (r reading) {
 	}
 	if e := n.entry("sops"); e != nil && e.value.shape == mapping {
 		r.gvk = schema.FromAPIVersionAndKind(n.get("apiVersion").string(), n.get("kind").string())
-		r.fail(e.line, e.column, "sops", "the document is encrypted with SOPS, which is not supported yet: keep what it holds out of the source, "+
-			"or have something decrypt it before the push")
+		r.fail(e.line, e.column, "sops",
+			"the document is encrypted with SOPS, which is not supported yet: keep what it holds out of the source, "+
+				"or have something decrypt it before the push")
 		return r
 	}
 	k := r.envelope(name, n)
@@ -329,7 +330,11 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		c.invalid(n, e)
 	}
 	if field, ports, of, most := reached(o); ports*of > most {
-		p := problem{field: field, message: fmt.Sprintf("%d ports for %d addresses are more than the limit of %d together, which every node would have rules for", ports, of, most)}
+		p := problem{
+			field: field,
+			message: fmt.Sprintf("%d ports for %d addresses are more than the limit of %d together, which every node would have rules for",
+				ports, of, most),
+		}
 		p.line, p.column, _ = locate(n, field)
 		c.problems = append(c.problems, p)
 	}

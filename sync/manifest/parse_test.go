@@ -17,7 +17,8 @@ func TestByteOrderMarks(t *testing.T) {
 		mark + `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}` + "\n---\n" + mark + document("b"),
 	} {
 		set, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
-		if errs != nil || len(set.Objects) != 2 || set.Objects[1].Line != strings.Count(text[:strings.LastIndex(text, "apiVersion")], "\n")+1 {
+		if errs != nil || len(set.Objects) != 2 ||
+			set.Objects[1].Line != strings.Count(text[:strings.LastIndex(text, "apiVersion")], "\n")+1 {
 			t.Errorf("%q: %v, %v", text, set, errs)
 		}
 	}
@@ -31,7 +32,8 @@ func TestByteOrderMarks(t *testing.T) {
 // What an error repeats of a file can neither move a terminal's cursor nor fill its screen.
 func TestErrorsArePlainAndBounded(t *testing.T) {
 	long := strings.Repeat("\\u202e\\e[2J", 20_000)
-	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: \"a\\e]0;x\\a\", \"b\\r\\n\": 1}\nspec: {restartPolicy: \"" + long + "\", \"" + long[:693] + "\": 1}\n"
+	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: \"a\\e]0;x\\a\", \"b\\r\\n\": 1}\n" +
+		"spec: {restartPolicy: \"" + long + "\", \"" + long[:693] + "\": 1}\n"
 	_, errs := Read(t.Context(), []File{fileOf("a\x1b[31m.yaml", []byte(text))}, Options{})
 	if len(errs) < 4 {
 		t.Fatalf("%v", errs)

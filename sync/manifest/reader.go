@@ -84,7 +84,10 @@ func (r *Reader) Read(ctx context.Context, files []File, opts Options) (*Set, Er
 	if len(errs) > 0 {
 		slices.SortStableFunc(errs, compareErrors)
 		if n := len(errs); n > maxAllErrors {
-			errs = append(errs[:maxAllErrors], &Error{File: errs[maxAllErrors-1].File, Message: fmt.Sprintf("%d more errors in this and later files", n-maxAllErrors)})
+			errs = append(errs[:maxAllErrors], &Error{
+				File:    errs[maxAllErrors-1].File,
+				Message: fmt.Sprintf("%d more errors in this and later files", n-maxAllErrors),
+			})
 		}
 		return nil, errs
 	}

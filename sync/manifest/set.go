@@ -132,7 +132,8 @@ func (s *Set) claims(holder map[string]*Object, o *Object, service *corev1.Servi
 		if other := holder[what+value]; other == nil {
 			holder[what+value] = o
 		} else if other.Key != o.Key {
-			errs = append(errs, s.ErrorAt(o.Key, field, fmt.Sprintf("provided %s is already allocated: %v states %s too, at %s", what, other.Key, value, other.Place())))
+			errs = append(errs, s.ErrorAt(o.Key, field,
+				fmt.Sprintf("provided %s is already allocated: %v states %s too, at %s", what, other.Key, value, other.Place())))
 		}
 	}
 	for i, ip := range service.Spec.ClusterIPs {

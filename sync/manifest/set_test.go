@@ -14,7 +14,8 @@ import (
 
 func TestErrorAtFindsAnObjectAmongMany(t *testing.T) {
 	text := "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: a}},\n" +
-		" {apiVersion: v1, kind: Namespace, metadata: {name: b}}]}\n---\n---\nkind: Service\napiVersion: v1\nmetadata: {name: c}\nspec:\n  ports:\n  - port: 80\n"
+		" {apiVersion: v1, kind: Namespace, metadata: {name: b}}]}\n---\n---\nkind: Service\napiVersion: v1\nmetadata: {name: c}\n" +
+		"spec:\n  ports:\n  - port: 80\n"
 	set, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
 	if errs != nil {
 		t.Fatal(errs)
@@ -82,8 +83,10 @@ func TestReaderReadsOnlyWhatChanged(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	for _, name := range []string{"a.yaml", "a.json"} {
 		f.Add(name, []byte("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: *b}\n---\n&a [*a]: b\n"))
-		f.Add(name, []byte(`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"a"}]}}]}`))
-		f.Add(name, []byte("apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: a\nspec:\n  replicas: 1e3\n  template: &t\n    <<: [*t, {a: b}]\n"))
+		f.Add(name, []byte(`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},`+
+			`"spec":{"containers":[{"name":"a"}]}}]}`))
+		f.Add(name, []byte("apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: a\nspec:\n  replicas: 1e3\n"+
+			"  template: &t\n    <<: [*t, {a: b}]\n"))
 		f.Add(name, []byte("{\"a\": {\"b\": x}\n}\n{\"kind\": \"Pod\",,}\n{}\n{\"a\""))
 		f.Add(name, []byte("a: b\n  ü: \"c\n---\na:\n\t- b\n---\na: {b: [c\n"))
 		f.Add(name, []byte("? !!binary eA==\n: 0x1_0\n...\n%YAML 1.1\n--- |\n a\n"))
@@ -94,7 +97,8 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("set %v and errors %v", set, errs)
 		}
 		for _, e := range errs {
-			if e.File != name || e.Message == "" || e.Line < 0 || (e.Line == 0) != (e.Column == 0) || strings.Contains(e.Message, "gave up on the object") {
+			if e.File != name || e.Message == "" || e.Line < 0 || (e.Line == 0) != (e.Column == 0) ||
+				strings.Contains(e.Message, "gave up on the object") {
 				t.Fatalf("error %#v", e)
 			}
 		}

@@ -216,7 +216,8 @@ func held(rev Revision, objects, prunes, lost, before int) string {
 	case prunes == 0 || prunes+lost <= freePrunes || (prunes+lost)*2 <= before+lost:
 		return ""
 	case lost > 0:
-		return fmt.Sprintf("held: would delete %d objects, %d of %d within %d minutes; %s", prunes, prunes+lost, before+lost, Window/time.Minute, remedy)
+		return fmt.Sprintf("held: would delete %d objects, %d of %d within %d minutes; %s", prunes, prunes+lost, before+lost,
+			Window/time.Minute, remedy)
 	}
 	return fmt.Sprintf("held: would delete %d of %d objects; %s", prunes, before, remedy)
 }

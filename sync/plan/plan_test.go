@@ -77,7 +77,10 @@ func outcome(in Input) string {
 
 func input(t *testing.T, a *txtar.Archive) Input {
 	t.Helper()
-	in := Input{Source: "shop", Revision: Revision{ID: "c2", Author: "Ada"}, Services: testNetworks, Rules: testRules, Now: testTime, Drift: true}
+	in := Input{
+		Source: "shop", Revision: Revision{ID: "c2", Author: "Ada"}, Services: testNetworks, Rules: testRules,
+		Now: testTime, Drift: true,
+	}
 	live := map[kinds.Key]kinds.Object{}
 	var changes []view.Change
 	for _, f := range a.Files {
@@ -88,7 +91,9 @@ func input(t *testing.T, a *txtar.Archive) Input {
 		case "promised":
 			in.Others = []string{"elsewhere"}
 			for _, o := range objects {
-				changes = append(changes, recordOf(t, Desired{Source: "elsewhere", Key: o.Key, Object: o.Stated, Origin: o.Origin, State: Pending}))
+				changes = append(changes, recordOf(t, Desired{
+					Source: "elsewhere", Key: o.Key, Object: o.Stated, Origin: o.Origin, State: Pending,
+				}))
 			}
 		case "before", "other":
 			source := map[string]string{"before": "shop", "other": "elsewhere"}[f.Name]
@@ -249,7 +254,10 @@ func FuzzDecide(f *testing.F) {
 			changes = append(changes, view.Change{Key: k, New: o})
 		}
 		db.Apply(1, changes)
-		in := Input{Source: "s", Revision: Revision{ID: "c2", AllowPrune: true}, View: db.View(), Services: testNetworks, Rules: testRules, Now: testTime, Drift: true}
+		in := Input{
+			Source: "s", Revision: Revision{ID: "c2", AllowPrune: true}, View: db.View(), Services: testNetworks,
+			Rules: testRules, Now: testTime, Drift: true,
+		}
 		in.Objects = unique(documents(t, txtar.File{Name: "now", Data: []byte(now)}))
 		for _, o := range unique(documents(t, txtar.File{Name: "before", Data: []byte(before)})) {
 			in.Inventory = append(in.Inventory, Desired{Source: "s", Key: o.Key, Object: o.Stated, Origin: o.Origin, Commit: "c1"})

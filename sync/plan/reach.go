@@ -45,7 +45,8 @@ func (d *decision) reach(steps []Step) Problems {
 				refuse(p.field, fmt.Sprintf("port %d is needed by nodes themselves: %s", p.number, what))
 			}
 		}
-		if slice, ok := s.Object.(*discoveryv1.EndpointSlice); ok && slice.Namespace == metav1.NamespaceDefault && slice.Labels[discoveryv1.LabelServiceName] == "kubernetes" {
+		slice, ok := s.Object.(*discoveryv1.EndpointSlice)
+		if ok && slice.Namespace == metav1.NamespaceDefault && slice.Labels[discoveryv1.LabelServiceName] == "kubernetes" {
 			refuse("metadata.labels", "the endpoints of Service default/kubernetes are the API servers, which the cluster itself keeps")
 		}
 	}

@@ -102,7 +102,8 @@ func (d *decision) refuses(v scarce, service kinds.Key, holders []kinds.Key, ste
 	if v.addr.IsValid() {
 		what = "IP"
 		if cidr, outside := d.in.Services.outside(v.addr); outside {
-			return fmt.Sprintf("failed to allocate IP %v: the provided IP (%[1]v) is not in the valid range. The range of valid IPs is %v", v.addr, cidr)
+			return fmt.Sprintf("failed to allocate IP %v: the provided IP (%[1]v) is not in the valid range. The range of valid IPs is %v",
+				v.addr, cidr)
 		}
 		if owner, reserved := d.in.Services.Reserved[v.addr]; reserved && owner != service.Namespace+"/"+service.Name {
 			return fmt.Sprintf("provided IP is already allocated to Service %s", owner)

@@ -113,7 +113,8 @@ func removedBy(o kinds.Object, v *view.View) string {
 func full(rs *appsv1.ReplicaSet, v *view.View) bool {
 	n := int32(0)
 	for o := range v.Controlled(rs.UID) {
-		if p, ok := o.(*corev1.Pod); ok && p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+		p, ok := o.(*corev1.Pod)
+		if ok && p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 			n++
 		}
 	}

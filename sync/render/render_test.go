@@ -36,7 +36,11 @@ func (colors) Render(ctx context.Context, files []manifest.File) (made []Manifes
 			fmt.Fprintf(&text, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {%s}\n---\n", name, color)
 		}
 		made = append(made, Manifest{
-			File:   manifest.File{Path: f.Path, Hash: "colors " + f.Hash, Data: func() ([]byte, error) { return []byte(text.String()), nil }},
+			File: manifest.File{
+				Path: f.Path,
+				Hash: "colors " + f.Hash,
+				Data: func() ([]byte, error) { return []byte(text.String()), nil },
+			},
 			Origin: func(line int) origin.Origin { return origin.Origin{File: f.Path, Line: (line-1)/5 + 1} },
 		})
 	}
@@ -69,10 +73,11 @@ func TestOrigins(t *testing.T) {
 	}{
 		"nothing": {nil, ""},
 		"plain":   {[]manifest.File{file("a.yaml", settings)}, "settings a.yaml:2 a.yaml:5:8: ConfigMap default/settings: data.color: bad"},
-		"both": {[]manifest.File{file("a.yaml", settings), file("colors/b.yaml", "tea color: green\nsky color: blue")}, strings.Join([]string{
-			"settings a.yaml:2 a.yaml:5:8: ConfigMap default/settings: data.color: bad",
-			"sky colors/b.yaml:2 colors/b.yaml:2:1: ConfigMap default/sky: data.color: bad",
-			"tea colors/b.yaml:1 colors/b.yaml:1:1: ConfigMap default/tea: data.color: bad"}, "\n")},
+		"both": {[]manifest.File{file("a.yaml", settings), file("colors/b.yaml", "tea color: green\nsky color: blue")},
+			strings.Join([]string{
+				"settings a.yaml:2 a.yaml:5:8: ConfigMap default/settings: data.color: bad",
+				"sky colors/b.yaml:2 colors/b.yaml:2:1: ConfigMap default/sky: data.color: bad",
+				"tea colors/b.yaml:1 colors/b.yaml:1:1: ConfigMap default/tea: data.color: bad"}, "\n")},
 		"an error in what was made": {[]manifest.File{file("colors/b.yaml", "tea color: green\nsky color: 7")},
 			"colors/b.yaml:2:1: ConfigMap default/sky: data[color]: wrong type"},
 		"an error of the renderer": {[]manifest.File{file("colors/b.yaml", "tea color: green\nsky")}, "colors/b.yaml:2:1: has no color"},

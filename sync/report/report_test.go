@@ -27,7 +27,9 @@ func TestOf(t *testing.T) {
 	for _, o := range r.Objects {
 		got = append(got, fmt.Sprintf("%v %s %s %s", o.Stated.Key, o.Stated.Place(), o.State(), o.Health.Text()))
 	}
-	if want := "[ConfigMap shop/new a.yaml:3 progressing not created yet ConfigMap shop/old :0 healthy  ConfigMap shop/prices a.yaml:9 healthy ]"; fmt.Sprint(got) != want {
+	want := "[ConfigMap shop/new a.yaml:3 progressing not created yet ConfigMap shop/old :0 healthy  " +
+		"ConfigMap shop/prices a.yaml:9 healthy ]"
+	if fmt.Sprint(got) != want {
 		t.Errorf("got %v", got)
 	}
 	if r.Roll.Total != 2 || r.Roll.Healthy != 1 || r.Roll.First != "ConfigMap shop/new: not created yet" {

@@ -55,7 +55,8 @@ func Decide(in Input) Roster {
 		switch {
 		case is == nil:
 			r.Write = append(r.Write, &v1alpha1.Source{
-				TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Source"}, ObjectMeta: metav1.ObjectMeta{Name: s.Name}, Spec: want})
+				TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Source"},
+				ObjectMeta: metav1.ObjectMeta{Name: s.Name}, Spec: want})
 		case !equality.Semantic.DeepEqual(is.Spec, want):
 			changed := is.DeepCopy()
 			changed.Spec = want
@@ -63,7 +64,9 @@ func Decide(in Input) Roster {
 		}
 		follow(s.Name, s.Spec)
 	}
-	for _, s := range slices.SortedFunc(slices.Values(in.Live), func(a, b *v1alpha1.Source) int { return strings.Compare(a.Name, b.Name) }) {
+	for _, s := range slices.SortedFunc(slices.Values(in.Live), func(a, b *v1alpha1.Source) int {
+		return strings.Compare(a.Name, b.Name)
+	}) {
 		switch {
 		case followed[s.Name]:
 		case in.Begin:

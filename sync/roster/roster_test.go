@@ -28,17 +28,41 @@ func TestDecide(t *testing.T) {
 		in   Input
 		want string
 	}{
-		"nothing":                  {Input{}, ""},
-		"a fresh cluster":          {Input{Begin: true, Configured: []v1alpha1.Source{source("shop", a)}}, "create shop " + a + ", follow shop " + a},
-		"another start":            {Input{Begin: true, Configured: []v1alpha1.Source{source("shop", a)}, Live: []*v1alpha1.Source{live("shop", a)}, Known: []string{"shop"}}, "follow shop " + a},
-		"configured anew":          {Input{Begin: true, Configured: []v1alpha1.Source{source("shop", b)}, Live: []*v1alpha1.Source{live("shop", a)}, Known: []string{"shop"}}, "update shop " + b + ", follow shop " + b},
-		"no longer configured":     {Input{Begin: true, Live: []*v1alpha1.Source{live("shop", a)}, Known: []string{"shop", "shop"}}, "release shop, remove shop"},
-		"its object is gone":       {Input{Begin: true, Known: []string{"shop"}}, "release shop"},
-		"one that came":            {Input{Configured: []v1alpha1.Source{source("shop", a)}, Live: []*v1alpha1.Source{live("till", b), live("shop", a), live("cart", b)}}, "follow shop " + a + ", follow cart " + b + ", follow till " + b},
-		"one that went":            {Input{Configured: []v1alpha1.Source{source("shop", a)}, Live: []*v1alpha1.Source{live("shop", a)}, Known: []string{"till", "shop"}}, "release till, follow shop " + a},
-		"deleted by hand":          {Input{Configured: []v1alpha1.Source{source("shop", a)}, Known: []string{"shop"}}, "create shop " + a + ", follow shop " + a},
-		"altered by hand":          {Input{Configured: []v1alpha1.Source{source("shop", a)}, Live: []*v1alpha1.Source{live("shop", b)}}, "update shop " + a + ", follow shop " + a},
-		"what viewers may not see": {Input{Configured: []v1alpha1.Source{source("shop", secret)}, Live: []*v1alpha1.Source{live("shop", a+"?token=REDACTED")}}, "follow shop " + secret},
+		"nothing": {Input{}, ""},
+		"a fresh cluster": {Input{Begin: true, Configured: []v1alpha1.Source{source("shop", a)}},
+			"create shop " + a + ", follow shop " + a},
+		"another start": {Input{
+			Begin:      true,
+			Configured: []v1alpha1.Source{source("shop", a)},
+			Live:       []*v1alpha1.Source{live("shop", a)},
+			Known:      []string{"shop"},
+		}, "follow shop " + a},
+		"configured anew": {Input{
+			Begin:      true,
+			Configured: []v1alpha1.Source{source("shop", b)},
+			Live:       []*v1alpha1.Source{live("shop", a)},
+			Known:      []string{"shop"},
+		}, "update shop " + b + ", follow shop " + b},
+		"no longer configured": {Input{Begin: true, Live: []*v1alpha1.Source{live("shop", a)}, Known: []string{"shop", "shop"}},
+			"release shop, remove shop"},
+		"its object is gone": {Input{Begin: true, Known: []string{"shop"}}, "release shop"},
+		"one that came": {Input{
+			Configured: []v1alpha1.Source{source("shop", a)},
+			Live:       []*v1alpha1.Source{live("till", b), live("shop", a), live("cart", b)},
+		}, "follow shop " + a + ", follow cart " + b + ", follow till " + b},
+		"one that went": {Input{
+			Configured: []v1alpha1.Source{source("shop", a)},
+			Live:       []*v1alpha1.Source{live("shop", a)},
+			Known:      []string{"till", "shop"},
+		}, "release till, follow shop " + a},
+		"deleted by hand": {Input{Configured: []v1alpha1.Source{source("shop", a)}, Known: []string{"shop"}},
+			"create shop " + a + ", follow shop " + a},
+		"altered by hand": {Input{Configured: []v1alpha1.Source{source("shop", a)}, Live: []*v1alpha1.Source{live("shop", b)}},
+			"update shop " + a + ", follow shop " + a},
+		"what viewers may not see": {Input{
+			Configured: []v1alpha1.Source{source("shop", secret)},
+			Live:       []*v1alpha1.Source{live("shop", a+"?token=REDACTED")},
+		}, "follow shop " + secret},
 	} {
 		if got := text(Decide(c.in)); got != c.want {
 			t.Errorf("%s: %s\nwant %s", name, got, c.want)

@@ -67,7 +67,11 @@ func treeOf(pairs ...string) thing {
 }
 
 func commitOf(tree thing, message string) thing {
-	return thing{"commit", fmt.Appendf(nil, "tree %s\nauthor Ada <ada@example.com> 1700000000 +0000\ncommitter Ada <ada@example.com> 1700000000 +0000\n\n%s", tree.hash(), message)}
+	return thing{
+		"commit",
+		fmt.Appendf(nil, "tree %s\nauthor Ada <ada@example.com> 1700000000 +0000\ncommitter Ada <ada@example.com> 1700000000 +0000\n\n%s",
+			tree.hash(), message),
+	}
 }
 
 // packer writes a pack piece by piece, so that none need be in memory.
@@ -232,7 +236,10 @@ func whole(objects ...thing) packing {
 }
 
 func (e *evil) source(branch string) v1alpha1.Source {
-	return v1alpha1.Source{ObjectMeta: metav1.ObjectMeta{Name: branch}, Spec: v1alpha1.SourceSpec{URL: e.url, Branch: branch, Timeout: metav1.Duration{Duration: 30 * time.Second}}}
+	return v1alpha1.Source{
+		ObjectMeta: metav1.ObjectMeta{Name: branch},
+		Spec:       v1alpha1.SourceSpec{URL: e.url, Branch: branch, Timeout: metav1.Duration{Duration: 30 * time.Second}},
+	}
 }
 
 // nested is a tree of 10⁹ paths, in ten objects.
@@ -301,10 +308,12 @@ func TestBombsAreRefused(t *testing.T) {
 	}{
 		"nested trees": {clone.Limits{}, commitOf(deep, "nested"), whole(append(nestedObjects, commitOf(deep, "nested"))...),
 			"there are more than 1000000 files and directories"},
-		"four gibibytes of zeros": {clone.Limits{}, commitOf(withZero, "zeros"), zeros(4<<10, 4<<30), "it holds a file of 4096 MiB, more than the limit of 100 MiB"},
-		"zeros of a false size":   {clone.Limits{}, commitOf(withZero, "zeros"), zeros(4<<10, 1<<20), "exceeds declared size"},
-		"memory is bounded":       {clone.Limits{Object: 4 << 30, Memory: 200 << 20}, commitOf(withZero, "zeros"), zeros(300, 300<<20), "needs more than 200 MiB of memory"},
-		"a long message":          {clone.Limits{}, long, whole(long, files, manifest), "has 7168 KiB, more than the limit of 1024 KiB"},
+		"four gibibytes of zeros": {clone.Limits{}, commitOf(withZero, "zeros"), zeros(4<<10, 4<<30),
+			"it holds a file of 4096 MiB, more than the limit of 100 MiB"},
+		"zeros of a false size": {clone.Limits{}, commitOf(withZero, "zeros"), zeros(4<<10, 1<<20), "exceeds declared size"},
+		"memory is bounded": {clone.Limits{Object: 4 << 30, Memory: 200 << 20}, commitOf(withZero, "zeros"), zeros(300, 300<<20),
+			"needs more than 200 MiB of memory"},
+		"a long message": {clone.Limits{}, long, whole(long, files, manifest), "has 7168 KiB, more than the limit of 1024 KiB"},
 		"an endless pack": {clone.Limits{Pack: 1 << 20}, commitOf(files, "endless"), func(w io.Writer, _ []thing) {
 			p := newPacker(w, 900_000)
 			noise := rand.NewChaCha8([32]byte{})
@@ -314,9 +323,12 @@ func TestBombsAreRefused(t *testing.T) {
 				p.add(thing{"blob", data})
 			}
 		}, "it sends more than"},
-		"many objects":    {clone.Limits{}, commitOf(files, "many"), func(w io.Writer, _ []thing) { newPacker(w, 1<<31) }, "it sends 2147483648 objects at once"},
-		"much unpacked":   {clone.Limits{Unpacked: 50 << 20}, commitOf(withZero, "zeros"), zeros(64, 64<<20), "unpacks to more than the limit of 50 MiB"},
-		"too much work":   {clone.Limits{CPU: time.Nanosecond}, commitOf(deep, "nested"), whole(append(nestedObjects, commitOf(deep, "nested"))...), "more than 1ns of a processor"},
+		"many objects": {clone.Limits{}, commitOf(files, "many"), func(w io.Writer, _ []thing) { newPacker(w, 1<<31) },
+			"it sends 2147483648 objects at once"},
+		"much unpacked": {clone.Limits{Unpacked: 50 << 20}, commitOf(withZero, "zeros"), zeros(64, 64<<20),
+			"unpacks to more than the limit of 50 MiB"},
+		"too much work": {clone.Limits{CPU: time.Nanosecond}, commitOf(deep, "nested"),
+			whole(append(nestedObjects, commitOf(deep, "nested"))...), "more than 1ns of a processor"},
 		"missing objects": {clone.Limits{}, commitOf(without, "missing"), whole(commitOf(without, "missing"), without), "object not found"},
 	} {
 		if name == "memory is bounded" && !clone.Confined {
@@ -363,7 +375,8 @@ func TestBombsAreRefused(t *testing.T) {
 				}
 			}
 			own, below := peak(t)
-			t.Logf("took %v; most memory of this process %d MiB, of those below %d MiB", time.Since(began).Round(time.Millisecond), own>>20, below>>20)
+			t.Logf("took %v; most memory of this process %d MiB, of those below %d MiB",
+				time.Since(began).Round(time.Millisecond), own>>20, below>>20)
 			if own > 300<<20 {
 				t.Errorf("this process has had %d MiB", own>>20)
 			}
@@ -399,7 +412,8 @@ func TestServersWordsAreEscaped(t *testing.T) {
 		pkt(w, "ERR \x1b[2Jmoved to https://ada:c4n4ry@git.example.org/?token=c4n4ry\u202e\n")
 	}
 	_, err := watch(t, t.TempDir(), e.source("good")).Look(t.Context(), "good")
-	if err == nil || !strings.Contains(err.Error(), `\x1b[2Jmoved to https://git.example.org/?token=REDACTED`) || strings.ContainsAny(err.Error(), "\x1b\u202e") || strings.Contains(err.Error(), "c4n4ry") {
+	if err == nil || !strings.Contains(err.Error(), `\x1b[2Jmoved to https://git.example.org/?token=REDACTED`) ||
+		strings.ContainsAny(err.Error(), "\x1b\u202e") || strings.Contains(err.Error(), "c4n4ry") {
 		t.Errorf("%q", err)
 	}
 }
@@ -497,13 +511,17 @@ func TestCancelledLook(t *testing.T) {
 // TestForbiddenNames: what git fsck refuses refuses the revision, by name.
 func TestForbiddenNames(t *testing.T) {
 	manifest := blob("x")
-	for _, name := range []string{".git", ".GIT", ".g\u200cit", "git~1", "GIT~1", ".git ", ".git. .", ".git::$INDEX_ALLOCATION", `a\.git`, `..\x.yaml`, "..", ".", "a/b.yaml", "a\n.yaml", "\x1b[2J.yaml", "\u202egpj.yaml", "\xff.yaml"} {
+	for _, name := range []string{
+		".git", ".GIT", ".g\u200cit", "git~1", "GIT~1", ".git ", ".git. .", ".git::$INDEX_ALLOCATION", `a\.git`,
+		`..\x.yaml`, "..", ".", "a/b.yaml", "a\n.yaml", "\x1b[2J.yaml", "\u202egpj.yaml", "\xff.yaml",
+	} {
 		files := treeOf("100644 "+name, manifest.hash(), "100644 z.yaml", manifest.hash())
 		commit := commitOf(files, "names")
 		e := newEvil(t)
 		e.branch("bad", commit, whole(commit, files, manifest))
 		rev, err := watch(t, t.TempDir(), e.source("bad")).Look(t.Context(), "bad")
-		if err != nil || len(rev.Problems) != 1 || !strings.Contains(rev.Problems[0].Message, "the name") || strings.ContainsAny(rev.Problems[0].Error(), "\n\x1b\xff") {
+		if err != nil || len(rev.Problems) != 1 || !strings.Contains(rev.Problems[0].Message, "the name") ||
+			strings.ContainsAny(rev.Problems[0].Error(), "\n\x1b\xff") {
 			t.Errorf("%q: %+v %v", name, rev, err)
 		}
 	}
@@ -511,7 +529,8 @@ func TestForbiddenNames(t *testing.T) {
 	commit := commitOf(twice, "names")
 	e := newEvil(t)
 	e.branch("bad", commit, whole(commit, twice, treeOf(), manifest))
-	if rev, err := watch(t, t.TempDir(), e.source("bad")).Look(t.Context(), "bad"); err != nil || len(rev.Problems) != 1 || !strings.Contains(rev.Problems[0].Message, "stands twice") {
+	if rev, err := watch(t, t.TempDir(), e.source("bad")).Look(t.Context(), "bad"); err != nil || len(rev.Problems) != 1 ||
+		!strings.Contains(rev.Problems[0].Message, "stands twice") {
 		t.Errorf("%+v %v", rev, err)
 	}
 }
@@ -538,7 +557,8 @@ func TestHugeFilesInFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	watchers, err := Watchers([]v1alpha1.Source{{ObjectMeta: metav1.ObjectMeta{Name: "shop"}, Spec: v1alpha1.SourceSpec{Folder: dir}}}, Options{})
+	watchers, err := Watchers([]v1alpha1.Source{{ObjectMeta: metav1.ObjectMeta{Name: "shop"}, Spec: v1alpha1.SourceSpec{Folder: dir}}},
+		Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,10 @@ type Folder struct {
 }
 
 func newFolder(s v1alpha1.Source, opts Options, m *Metrics) *Folder {
-	return &Folder{source: s, opts: opts, metrics: m, poke: make(chan struct{}, 1), files: map[string]known{}, watched: map[string]uint64{}, told: map[string]bool{}}
+	return &Folder{
+		source: s, opts: opts, metrics: m, poke: make(chan struct{}, 1), files: map[string]known{},
+		watched: map[string]uint64{}, told: map[string]bool{},
+	}
 }
 
 // Sources implements Watcher.
@@ -220,7 +223,8 @@ func (f *Folder) scan(ctx context.Context, watcher *fsnotify.Watcher) (*Revision
 	}
 	f.files = s.files
 	if watcher != nil {
-		f.tell(notWatched, f.refused != nil, "cannot watch every directory, only rescans will see changes in the others", "error", f.refused)
+		f.tell(notWatched, f.refused != nil, "cannot watch every directory, only rescans will see changes in the others", "error",
+			f.refused)
 	}
 	f.refused = nil
 	return s.revision(), s.stable, nil

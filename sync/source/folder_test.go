@@ -29,7 +29,10 @@ type following struct {
 func follow(t *testing.T, dir string, rescan time.Duration) *following {
 	t.Helper()
 	f := &following{t: t, dir: dir, updates: make(chan Update, 1000)}
-	watchers, err := Watchers([]v1alpha1.Source{{ObjectMeta: metav1.ObjectMeta{Name: "shop"}, Spec: v1alpha1.SourceSpec{Folder: dir, Interval: metav1.Duration{Duration: rescan}}}}, Options{})
+	watchers, err := Watchers([]v1alpha1.Source{{
+		ObjectMeta: metav1.ObjectMeta{Name: "shop"},
+		Spec:       v1alpha1.SourceSpec{Folder: dir, Interval: metav1.Duration{Duration: rescan}},
+	}}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +239,8 @@ func TestWatchProblemsAreToldOnce(t *testing.T) {
 		}
 	}
 	var log bytes.Buffer
-	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, NewMetrics(nil))
+	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}},
+		Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, NewMetrics(nil))
 	broken, err := fsnotify.NewWatcher()
 	if err != nil {
 		t.Fatal(err)
@@ -267,7 +271,8 @@ func TestWatchProblemsAreToldOnce(t *testing.T) {
 func TestMissedEventsAreTold(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer
-	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}}, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, NewMetrics(nil))
+	folder := newFolder(v1alpha1.Source{Spec: v1alpha1.SourceSpec{Folder: dir}},
+		Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, NewMetrics(nil))
 	for i, late := range []bool{false, true, true} {
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".yaml")), []byte("a"), 0o600); err != nil {
 			t.Fatal(err)

@@ -240,7 +240,10 @@ type outcome struct {
 // refused, so that its commit is told, and nothing tries it again until it is another one.
 func (r *Repository) newest(ctx context.Context, sources []v1alpha1.Source) []outcome {
 	if r.worker == nil {
-		r.worker = clone.NewWorker(clone.Place{Dir: r.dir, URL: r.url, Credentials: r.sources[0].Spec.Credentials, Silence: r.timeout(), Limits: r.opts.Limits}, r.opts.Crew)
+		r.worker = clone.NewWorker(clone.Place{
+			Dir: r.dir, URL: r.url, Credentials: r.sources[0].Spec.Credentials, Silence: r.timeout(),
+			Limits: r.opts.Limits,
+		}, r.opts.Crew)
 	}
 	anew := r.damaged.Swap(false)
 	if anew {
@@ -249,7 +252,9 @@ func (r *Repository) newest(ctx context.Context, sources []v1alpha1.Source) []ou
 	}
 	ask := clone.Look{Anew: anew}
 	for _, s := range sources {
-		ask.Sources = append(ask.Sources, clone.Wanted{Name: s.Name, Branch: s.Spec.Branch, Tag: s.Spec.Tag, Path: s.Spec.Path, Have: r.last[s.Name].id})
+		ask.Sources = append(ask.Sources, clone.Wanted{
+			Name: s.Name, Branch: s.Spec.Branch, Tag: s.Spec.Tag, Path: s.Spec.Path, Have: r.last[s.Name].id,
+		})
 	}
 	answer, err := r.worker.Look(ctx, ask)
 	r.tell(answer)
@@ -289,7 +294,8 @@ func (r *Repository) inTurn(ctx context.Context, sources []v1alpha1.Source) []ou
 	if wait <= 0 {
 		return r.newest(ctx, sources)
 	}
-	err := fmt.Errorf("cannot look at %s yet: reading it has used %s of a processor and more than a fourth of it since; the next look is at %s",
+	err := fmt.Errorf("cannot look at %s yet: reading it has used %s of a processor and more than a fourth of it since; "+
+		"the next look is at %s",
 		giturl.Redact(r.url), r.part.most, now.Add(wait).UTC().Format(time.RFC3339))
 	out := make([]outcome, len(sources))
 	for i, s := range sources {

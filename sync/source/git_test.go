@@ -21,7 +21,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
 // origin is a repository served over HTTP, with a working copy.
@@ -81,7 +82,10 @@ func (o *origin) push(flags ...string) string {
 }
 
 func (o *origin) source(change ...func(*v1alpha1.SourceSpec)) v1alpha1.Source {
-	s := v1alpha1.Source{ObjectMeta: metav1.ObjectMeta{Name: "shop"}, Spec: v1alpha1.SourceSpec{URL: o.url, Branch: "main", Timeout: metav1.Duration{Duration: 10 * time.Second}}}
+	s := v1alpha1.Source{
+		ObjectMeta: metav1.ObjectMeta{Name: "shop"},
+		Spec:       v1alpha1.SourceSpec{URL: o.url, Branch: "main", Timeout: metav1.Duration{Duration: 10 * time.Second}},
+	}
 	for _, f := range change {
 		f(&s.Spec)
 	}
@@ -209,7 +213,8 @@ func TestGitLinksSubmodulesAndPointers(t *testing.T) {
 	o.git("commit", "-q", "-m", "submodule")
 	o.git("push", "-q", o.bare, "HEAD:main")
 	rev := look(t, watch(t, t.TempDir(), o.source()))
-	want := "a.yaml=one;big.yaml=version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1;sub/in.yaml=one;!abs.yaml: the symbolic link leads out of the tree;!sub/out.yaml: the symbolic link leads out of the tree;-module: submodules are not read;"
+	want := "a.yaml=one;big.yaml=version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1;sub/in.yaml=one;!abs.yaml: " +
+		"the symbolic link leads out of the tree;!sub/out.yaml: the symbolic link leads out of the tree;-module: submodules are not read;"
 	if got := contents(t, rev); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
@@ -238,15 +243,19 @@ func TestGitErrorsNameTheCause(t *testing.T) {
 		"right password": {secured.source(func(s *v1alpha1.SourceSpec) {
 			s.Credentials = &v1alpha1.Credentials{UsernameFile: file("ada"), PasswordFile: file("s3cret")}
 		}), ""},
-		"missing file":     {secured.source(func(s *v1alpha1.SourceSpec) { s.Credentials = &v1alpha1.Credentials{TokenFile: "/nowhere/token"} }), "cannot read the token file"},
+		"missing file": {secured.source(func(s *v1alpha1.SourceSpec) {
+			s.Credentials = &v1alpha1.Credentials{TokenFile: "/nowhere/token"}
+		}), "cannot read the token file"},
 		"empty repository": {empty.source(), "no commits"},
 		"no such branch": {secured.source(func(s *v1alpha1.SourceSpec) {
 			s.Branch = "dev"
 			s.Credentials = &v1alpha1.Credentials{UsernameFile: file("ada"), PasswordFile: file("s3cret")}
 		}), "branch dev not found"},
-		"no such repo":      {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = strings.Replace(s.URL, "shop", "other", 1) }), "no such repository"},
-		"nobody listens":    {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "http://127.0.0.1:1/shop.git" }), "refused"},
-		"ssh without hosts": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "git@127.0.0.1:shop.git" }), "known_hosts file (ssh-keyscan 127.0.0.1)"},
+		"no such repo": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = strings.Replace(s.URL, "shop", "other", 1) }),
+			"no such repository"},
+		"nobody listens": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "http://127.0.0.1:1/shop.git" }), "refused"},
+		"ssh without hosts": {empty.source(func(s *v1alpha1.SourceSpec) { s.URL = "git@127.0.0.1:shop.git" }),
+			"known_hosts file (ssh-keyscan 127.0.0.1)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := watch(t, t.TempDir(), c.source).Look(t.Context(), "shop")

@@ -21,7 +21,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "lockstep_source_fetches_total",
 			Help: "Fetches from a repository, by way (incremental, clone, shallow) and result."}, []string{"way", "result"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "lockstep_source_seconds",
-			Help: "Duration of listing references, fetching, walking a tree.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 9)}, []string{"step"}),
+			Help: "Duration of listing references, fetching, walking a tree.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 9)},
+			[]string{"step"}),
 	}
 	if r != nil {
 		r.MustRegister(m.looks, m.fetches, m.seconds)

@@ -58,7 +58,8 @@ func TestReadingGivesWay(t *testing.T) {
 			t.Error("looked out of turn")
 		}
 	}
-	if len(told) == 0 || !strings.Contains(told[0], "it has used 15m0s of a processor and more than a fourth of it since; the next look is at ") || len(e.wanted) != fetched {
+	want := "it has used 15m0s of a processor and more than a fourth of it since; the next look is at "
+	if len(told) == 0 || !strings.Contains(told[0], want) || len(e.wanted) != fetched {
 		t.Errorf("told %q, %d fetches", told, len(e.wanted)-fetched)
 	}
 	r.part.left = r.part.most

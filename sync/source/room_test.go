@@ -74,7 +74,8 @@ func TestInsideSmallDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	fetched := len(e.wanted)
-	if _, err := r.Look(t.Context(), "main"); err == nil || !strings.Contains(err.Error(), "has too little room") || len(e.wanted) != fetched {
+	if _, err := r.Look(t.Context(), "main"); err == nil || !strings.Contains(err.Error(), "has too little room") ||
+		len(e.wanted) != fetched {
 		t.Errorf("said of a disk without room: %v, %d fetches", err, len(e.wanted)-fetched)
 	}
 	if err := syscall.Mount("none", disk, "tmpfs", syscall.MS_REMOUNT, "size=400m"); err != nil {

@@ -77,7 +77,8 @@ func (s *scan) visit(path string) {
 // file takes the hash of a file that looks as it did, and reads one that does not.
 func (s *scan) file(name, path string, info fs.FileInfo) error {
 	before, ok := s.known[name]
-	if ok && !before.racy && before.path == path && before.size == info.Size() && before.mtime.Equal(info.ModTime()) && before.inode == inodeOf(info) {
+	if ok && !before.racy && before.path == path && before.size == info.Size() && before.mtime.Equal(info.ModTime()) &&
+		before.inode == inodeOf(info) {
 		s.files[name] = before
 		return nil
 	}

@@ -76,8 +76,11 @@ func TestSilentSSH(t *testing.T) {
 			if err := os.WriteFile(known, []byte(line+"\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s := v1alpha1.Source{ObjectMeta: metav1.ObjectMeta{Name: "shop"}, Spec: v1alpha1.SourceSpec{URL: "ssh://git@" + listener.Addr().String() + "/shop.git",
-				Timeout: metav1.Duration{Duration: time.Second}, Credentials: &v1alpha1.Credentials{KnownHostsFile: known}}}
+			s := v1alpha1.Source{
+				ObjectMeta: metav1.ObjectMeta{Name: "shop"},
+				Spec: v1alpha1.SourceSpec{URL: "ssh://git@" + listener.Addr().String() + "/shop.git",
+					Timeout: metav1.Duration{Duration: time.Second}, Credentials: &v1alpha1.Credentials{KnownHostsFile: known}},
+			}
 			_, err = watch(t, t.TempDir(), s).Look(t.Context(), "shop")
 			if err == nil || !strings.Contains(err.Error(), "no answer within 1s") {
 				t.Error(err)

@@ -71,8 +71,12 @@ func play(t *testing.T, given string) string {
 		if m.Restart {
 			in.Memory = Memory{}
 		}
-		in.Folder, in.Posts, in.Seen, in.Passed, in.FetchError, in.ForgeError = m.Folder, !m.NoForge, m.Seen, m.Passed, m.FetchError, m.ForgeError
-		in.Accepted = Accepted{Revision: m.Accepted, Applied: m.Applied, Healthy: healthy, Waiting: step(t, m.Waiting), Refused: step(t, m.Refused), Roll: m.Roll}
+		in.Folder, in.Posts, in.Seen, in.Passed, in.FetchError, in.ForgeError = m.Folder, !m.NoForge, m.Seen, m.Passed,
+			m.FetchError, m.ForgeError
+		in.Accepted = Accepted{
+			Revision: m.Accepted, Applied: m.Applied, Healthy: healthy, Waiting: step(t, m.Waiting),
+			Refused: step(t, m.Refused), Roll: m.Roll,
+		}
 		in.Repaired = Repairs{}
 		if first := step(t, m.Repaired); first != nil {
 			in.Repaired = Repairs{Revision: m.Accepted, First: *first, Count: max(1, m.Repairs)}
@@ -134,8 +138,11 @@ func write(b *strings.Builder, now time.Time, v Verdict) {
 }
 
 func text(s v1alpha1.SourceStatus) string {
-	out := fmt.Sprintf("%s: %q of %s since %s; accepted %s, applied %s, healthy %d of %d", s.State, s.Message, s.Seen, s.Since.Format(time.TimeOnly), s.Accepted, s.Applied, s.Healthy, s.Objects)
-	for _, more := range [][2]string{{"drift", s.Drift}, {"fetch", s.FetchError}, {"forge", s.ForgeError}, {"errors", strings.Join(s.Errors, "; ")}} {
+	out := fmt.Sprintf("%s: %q of %s since %s; accepted %s, applied %s, healthy %d of %d", s.State, s.Message, s.Seen,
+		s.Since.Format(time.TimeOnly), s.Accepted, s.Applied, s.Healthy, s.Objects)
+	for _, more := range [][2]string{
+		{"drift", s.Drift}, {"fetch", s.FetchError}, {"forge", s.ForgeError}, {"errors", strings.Join(s.Errors, "; ")},
+	} {
 		if more[1] != "" {
 			out += fmt.Sprintf("\n    %s: %s", more[0], more[1])
 		}

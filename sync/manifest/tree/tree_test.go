@@ -59,11 +59,14 @@ func walkAll(t *testing.T, tree Tree, root string, limits Limits) string {
 
 func TestWhichFilesAreRead(t *testing.T) {
 	m := memory{
-		"top": {{Name: "a.yaml"}, {Name: "README.md"}, {Name: ".hidden.yaml"}, {Name: ".github", Kind: Dir, ID: "sub"}, {Name: "sub", Kind: Dir, ID: "sub"},
-			{Name: "module", Kind: Module}, {Name: "A.YAML"}, {Name: "Makefile"}, {Name: "pipe.yaml", Kind: Other}, {Name: "socket", Kind: Other}},
+		"top": {{Name: "a.yaml"}, {Name: "README.md"}, {Name: ".hidden.yaml"}, {Name: ".github", Kind: Dir, ID: "sub"},
+			{Name: "sub", Kind: Dir, ID: "sub"},
+			{Name: "module", Kind: Module}, {Name: "A.YAML"}, {Name: "Makefile"}, {Name: "pipe.yaml", Kind: Other},
+			{Name: "socket", Kind: Other}},
 		"sub": {{Name: "b.json"}, {Name: "c.yml"}, {Name: ".d", Kind: Dir, ID: "top"}},
 	}
-	if got, want := walkAll(t, m, "", Bounds()), "a.yaml; sub/b.json; sub/c.yml; !pipe.yaml: it is not a regular file; -module: submodules are not read; "; got != want {
+	if got, want := walkAll(t, m, "", Bounds()),
+		"a.yaml; sub/b.json; sub/c.yml; !pipe.yaml: it is not a regular file; -module: submodules are not read; "; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if got, want := walkAll(t, m, ".github", Bounds()), ".github/b.json; .github/c.yml; "; got != want {
@@ -79,15 +82,22 @@ func TestWhichFilesAreRead(t *testing.T) {
 func TestLinksStayInside(t *testing.T) {
 	link := func(name, to string) Entry { return Entry{Name: name, Kind: Link, ID: to} }
 	m := memory{
-		"top": {{Name: "a.yaml"}, {Name: "notes"}, {Name: "sub", Kind: Dir, ID: "sub"}, {Name: ".data", Kind: Dir, ID: "data"}, link("..data", ".data"),
-			link("out.yaml", "../x.yaml"), link("abs.yaml", "/etc/passwd"), link("lost.yaml", "nowhere.yaml"), link("lost", "nowhere"), link("round.yaml", "about.yaml"), link("about.yaml", "round.yaml"),
-			link("up", "../.."), link("self", "."), link("dir.yaml", "sub"), link("two.yaml", "sub/up.yaml"), link("through.yaml", "..data/d.yaml"), link("file.yaml", "a.yaml/x"), link("note.yaml", "notes"), link(".out", "/etc")},
+		"top": {
+			{Name: "a.yaml"}, {Name: "notes"}, {Name: "sub", Kind: Dir, ID: "sub"},
+			{Name: ".data", Kind: Dir, ID: "data"}, link("..data", ".data"),
+			link("out.yaml", "../x.yaml"), link("abs.yaml", "/etc/passwd"), link("lost.yaml", "nowhere.yaml"),
+			link("lost", "nowhere"), link("round.yaml", "about.yaml"), link("about.yaml", "round.yaml"),
+			link("up", "../.."), link("self", "."), link("dir.yaml", "sub"), link("two.yaml", "sub/up.yaml"),
+			link("through.yaml", "..data/d.yaml"), link("file.yaml", "a.yaml/x"), link("note.yaml", "notes"),
+			link(".out", "/etc"),
+		},
 		"sub":  {link("up.yaml", "../a.yaml"), link("far.yaml", "../../a.yaml")},
 		"data": {{Name: "d.yaml"}},
 	}
 	want := "a.yaml; note.yaml>notes; sub/up.yaml>a.yaml; through.yaml>.data/d.yaml; two.yaml>a.yaml; " +
-		"!about.yaml: the symbolic link leads nowhere; !abs.yaml: the symbolic link leads out of the tree; !file.yaml: the symbolic link leads nowhere; " +
-		"!lost.yaml: the symbolic link leads nowhere; !out.yaml: the symbolic link leads out of the tree; !round.yaml: the symbolic link leads nowhere; " +
+		"!about.yaml: the symbolic link leads nowhere; !abs.yaml: the symbolic link leads out of the tree; " +
+		"!file.yaml: the symbolic link leads nowhere; !lost.yaml: the symbolic link leads nowhere; " +
+		"!out.yaml: the symbolic link leads out of the tree; !round.yaml: the symbolic link leads nowhere; " +
 		"!sub/far.yaml: the symbolic link leads out of the tree; !up: the symbolic link leads out of the tree; "
 	if got := walkAll(t, m, "", Bounds()); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -128,7 +138,8 @@ func TestLimitsHoldWhileWalking(t *testing.T) {
 		"many problems":  {bad, `!0\x1b.yaml: the name has control characters`},
 	} {
 		found, err := Walk(t.Context(), c.tree, "", limits)
-		if got := describe(found); err != nil || !strings.Contains(got, c.want) || len(found.Problems) > maxProblems || len(found.Files) > 100 {
+		got := describe(found)
+		if err != nil || !strings.Contains(got, c.want) || len(found.Problems) > maxProblems || len(found.Files) > 100 {
 			t.Errorf("%s: %v, %d problems, %s", name, err, len(found.Problems), got[:min(len(got), 300)])
 		}
 	}
@@ -141,9 +152,11 @@ func TestLimitsHoldWhileWalking(t *testing.T) {
 
 // TestNamesAreFitToBeTold: what no terminal or log could show as it is refuses the tree, where it would be shown.
 func TestNamesAreFitToBeTold(t *testing.T) {
-	m := memory{"top": {{Name: "a\nb.yaml"}, {Name: "\u202egpj.yaml"}, {Name: "\xff.yaml"}, {Name: "x\x1b]0;", Kind: Dir, ID: "top"}, {Name: "notes\n\xff"}, {Name: "日本👩‍🚀.yaml"},
+	m := memory{"top": {{Name: "a\nb.yaml"}, {Name: "\u202egpj.yaml"}, {Name: "\xff.yaml"}, {Name: "x\x1b]0;", Kind: Dir, ID: "top"},
+		{Name: "notes\n\xff"}, {Name: "日本👩‍🚀.yaml"},
 		{Name: ".GIT", Kind: Dir, Bad: "bad name"}}}
-	want := `日本👩‍🚀.yaml; !.GIT: bad name; !\u202egpj.yaml: the name has control characters, or is not UTF-8; !\xff.yaml: the name has control characters, or is not UTF-8; ` +
+	want := `日本👩‍🚀.yaml; !.GIT: bad name; !\u202egpj.yaml: the name has control characters, or is not UTF-8; !\xff.yaml: ` +
+		`the name has control characters, or is not UTF-8; ` +
 		`!a\nb.yaml: the name has control characters, or is not UTF-8; !x\x1b]0;: the name has control characters, or is not UTF-8; `
 	if got := walkAll(t, m, "", Bounds()); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -168,8 +181,9 @@ func TestFoldersDoNotBlock(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	want := "a.yaml; absolute.yaml>a.yaml; !link.yaml: the symbolic link does not lead to a regular file; !loop.yaml: the symbolic link leads nowhere; " +
-		"!pipe.yaml: it is not a regular file; !zero.yaml: the symbolic link leads out of the tree; "
+	want := "a.yaml; absolute.yaml>a.yaml; !link.yaml: the symbolic link does not lead to a regular file; " +
+		"!loop.yaml: the symbolic link leads nowhere; !pipe.yaml: it is not a regular file; !zero.yaml: " +
+		"the symbolic link leads out of the tree; "
 	if got := walkAll(t, &Folder{Path: top}, "", Bounds()); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

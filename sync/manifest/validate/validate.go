@@ -66,7 +66,8 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 	if _, err := io.WriteString(out, warning); err != nil {
 		return fmt.Errorf("cannot print the result: %w", err)
 	}
-	if _, err := fmt.Fprintf(out, "%s in %s %s valid\n", count(len(set.Objects), "object"), count(len(found.files), "file"), verb(len(set.Objects))); err != nil {
+	if _, err := fmt.Fprintf(out, "%s in %s %s valid\n", count(len(set.Objects), "object"), count(len(found.files), "file"),
+		verb(len(set.Objects))); err != nil {
 		return fmt.Errorf("cannot print the result: %w", err)
 	}
 	return nil

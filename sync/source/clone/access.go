@@ -173,7 +173,8 @@ func wording(err error, p Place) string {
 	case errors.Is(err, transport.ErrEmptyRemoteRepository):
 		return "the repository has no commits"
 	case errors.Is(err, transport.ErrAuthenticationRequired):
-		return "it wants credentials that it was not given or does not take (spec.credentials of a Source document names them, in the file that --config names)"
+		return "it wants credentials that it was not given or does not take (spec.credentials of a Source document names them, " +
+			"in the file that --config names)"
 	case errors.Is(err, transport.ErrAuthorizationFailed):
 		return "the credentials do not allow reading it"
 	case errors.Is(err, transport.ErrRepositoryNotFound):

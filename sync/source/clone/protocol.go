@@ -38,10 +38,14 @@ type Limits struct {
 
 // OrDefault has no zero values.
 func (l Limits) OrDefault() Limits {
-	def := Limits{Memory: 768 << 20, CPU: 15 * time.Minute, Total: time.Hour, Listing: 32 << 20, Pack: 1 << 30, Unpacked: 8 << 30, Objects: 1_000_000,
-		Object: 100 << 20, Commit: 1 << 20}
-	for _, f := range []struct{ value, def *int64 }{{&l.Memory, &def.Memory}, {&l.Listing, &def.Listing}, {&l.Pack, &def.Pack}, {&l.Unpacked, &def.Unpacked},
-		{&l.Objects, &def.Objects}, {&l.Object, &def.Object}, {&l.Commit, &def.Commit}} {
+	def := Limits{
+		Memory: 768 << 20, CPU: 15 * time.Minute, Total: time.Hour, Listing: 32 << 20, Pack: 1 << 30, Unpacked: 8 << 30,
+		Objects: 1_000_000, Object: 100 << 20, Commit: 1 << 20,
+	}
+	for _, f := range []struct{ value, def *int64 }{
+		{&l.Memory, &def.Memory}, {&l.Listing, &def.Listing}, {&l.Pack, &def.Pack}, {&l.Unpacked, &def.Unpacked},
+		{&l.Objects, &def.Objects}, {&l.Object, &def.Object}, {&l.Commit, &def.Commit},
+	} {
 		if *f.value == 0 {
 			*f.value = *f.def
 		}

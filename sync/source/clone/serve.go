@@ -232,7 +232,12 @@ func (c *clone) list(ctx context.Context, a access) (map[string]plumbing.Hash, e
 	most := c.place.Limits.Listing
 	c.meter.allow(most, exceeded("it names more than %s of references", size(most)))
 	remote := git.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{c.place.URL}})
-	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: a.auth, CABundle: a.caBundle, ProxyOptions: a.proxy, PeelingOption: git.AppendPeeled})
+	refs, err := remote.ListContext(ctx, &git.ListOptions{
+		Auth:          a.auth,
+		CABundle:      a.caBundle,
+		ProxyOptions:  a.proxy,
+		PeelingOption: git.AppendPeeled,
+	})
 	if err != nil {
 		return nil, c.meter.cause(err)
 	}
@@ -282,7 +287,12 @@ func (c *clone) revision(ctx context.Context, ref reference, s Wanted) (*Revisio
 	if err != nil {
 		return nil, err
 	}
-	rev := &Revision{ID: co.Hash.String(), Author: plain.Cut(fmt.Sprintf("%s <%s>", co.Author.Name, co.Author.Email), maxAuthor), Message: co.Message, Time: co.Committer.When}
+	rev := &Revision{
+		ID:      co.Hash.String(),
+		Author:  plain.Cut(fmt.Sprintf("%s <%s>", co.Author.Name, co.Author.Email), maxAuthor),
+		Message: co.Message,
+		Time:    co.Committer.When,
+	}
 	root := strings.Trim(path.Clean("/"+s.Path), "/")
 	rev.Files, err = tree.Walk(ctx, gitTree{c, co.TreeHash}, root, c.place.Limits.Tree)
 	if errors.Is(err, fs.ErrNotExist) {

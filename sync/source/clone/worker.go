@@ -180,7 +180,8 @@ func (s *slot) begin(ctx context.Context, p Place) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
-		return &Failure{Text: fmt.Sprintf("cannot read %s: %d repositories are being read, and none was done within %s", giturl.Redact(p.URL), cap(s.room), p.Silence)}
+		return &Failure{Text: fmt.Sprintf("cannot read %s: %d repositories are being read, and none was done within %s",
+			giturl.Redact(p.URL), cap(s.room), p.Silence)}
 	}
 	run, err := start()
 	if err != nil {

@@ -15,7 +15,8 @@ func TestCrewIsBounded(t *testing.T) {
 	}
 	w := NewWorker(Place{Dir: t.TempDir() + "/git", URL: "file:///nowhere", Silence: time.Second}, crew)
 	defer w.Close()
-	if _, err := w.Look(t.Context(), Look{}); err == nil || !strings.Contains(err.Error(), "16 repositories are being read, and none was done within 1s") {
+	if _, err := w.Look(t.Context(), Look{}); err == nil ||
+		!strings.Contains(err.Error(), "16 repositories are being read, and none was done within 1s") {
 		t.Errorf("said: %v", err)
 	}
 	ended, end := context.WithCancel(t.Context())
