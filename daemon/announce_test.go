@@ -48,7 +48,10 @@ func TestAnnounce(t *testing.T) {
 func TestAnnounceUntilItEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := memory.New()
-	a := &announcer{store: s, name: "one", at: netip.MustParseAddrPort("192.0.2.1:6443"), now: time.Now, serving: time.Now, log: slog.New(slog.DiscardHandler)}
+	a := &announcer{
+		store: s, name: "one", at: netip.MustParseAddrPort("192.0.2.1:6443"), now: time.Now, serving: time.Now,
+		log: slog.New(slog.DiscardHandler),
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- a.run(ctx) }()
 	for end := time.Now().Add(20 * time.Second); s.View().Get(apiservers.Key("one")) == nil; time.Sleep(time.Millisecond) {

@@ -164,8 +164,11 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	})
 	p.sync, err = sync.New(sync.Options{
 		Sources: o.Sources, Store: p.store, Events: p.store, Inventories: p.inventories, DataDir: o.DataDir, Cluster: o.Cluster,
-		StatusURL:  func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
-		Services:   plan.Networks{CIDRs: p.settings.ServiceCIDRs, Reserved: p.settings.Reserved(), Pods: p.settings.PodCIDRs, API: []netip.Addr{o.Advertise.Addr()}, Ports: o.ports()},
+		StatusURL: func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
+		Services: plan.Networks{
+			CIDRs: p.settings.ServiceCIDRs, Reserved: p.settings.Reserved(), Pods: p.settings.PodCIDRs,
+			API: []netip.Addr{o.Advertise.Addr()}, Ports: o.ports(),
+		},
 		Seed:       uint64(time.Now().UnixNano()),
 		Log:        o.Log,
 		Registerer: termRegistry(registry),
@@ -175,9 +178,13 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	}
 	p.api = api.New(api.Options{
 		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
-		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID, Settings: p.settings, Disk: database.Disk,
+		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID,
+		Settings: p.settings, Disk: database.Disk,
 	})
-	p.web = web.New(web.Options{Store: p.store, Inventories: p.inventories, Cluster: o.Cluster, Version: version.Version, Health: p.health, Warning: p.warning, Hosts: pageHosts(o.StatusURL), Log: o.Log})
+	p.web = web.New(web.Options{
+		Store: p.store, Inventories: p.inventories, Cluster: o.Cluster, Version: version.Version, Health: p.health,
+		Warning: p.warning, Hosts: pageHosts(o.StatusURL), Log: o.Log,
+	})
 	return p, nil
 }
 

@@ -23,7 +23,8 @@ import (
 func options(t *testing.T) Options {
 	t.Helper()
 	return Options{
-		DataDir: t.TempDir(), RunDir: shortDir(t), Name: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		DataDir: t.TempDir(), RunDir: shortDir(t), Name: "test",
+		Log:    slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Listen: freePort(t), Advertise: netip.MustParseAddrPort("127.0.0.1:6443"), StatusListen: freePort(t),
 	}
 }
@@ -57,7 +58,8 @@ func TestTasksByRole(t *testing.T) {
 		}
 		return out
 	}
-	if got, want := names(p.tasks()), []string{"etcd", "store", "heap", "api", "announcement", "status page", "control", "leader"}; !slices.Equal(got, want) {
+	got, want := names(p.tasks()), []string{"etcd", "store", "heap", "api", "announcement", "status page", "control", "leader"}
+	if !slices.Equal(got, want) {
 		t.Errorf("every control plane runs %v, want %v", got, want)
 	}
 }
@@ -81,7 +83,10 @@ func TestStatusURLNamesThePage(t *testing.T) {
 }
 
 func TestSettingsAreTheClusters(t *testing.T) {
-	odd := settings.Settings{ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, Domain: "acme.internal"}.Or(settings.Default())
+	odd := settings.Settings{
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
+		Domain:       "acme.internal",
+	}.Or(settings.Default())
 	for name, c := range map[string]struct {
 		given settings.Settings
 		made  settings.Settings
@@ -92,9 +97,11 @@ func TestSettingsAreTheClusters(t *testing.T) {
 		"nothing is given":           {made: odd, data: odd.Encode()},
 		"the same is given":          {given: settings.Settings{Domain: "acme.internal"}, made: odd, data: odd.Encode()},
 		"another is given": {given: settings.Settings{Domain: "cluster.local"}, made: odd, data: odd.Encode(),
-			want: "the domain is cluster.local as it was given and acme.internal in this cluster, which was made with it, and it stays so for the cluster's life"},
+			want: "the domain is cluster.local as it was given and acme.internal in this cluster, which was made with it, " +
+				"and it stays so for the cluster's life"},
 		"of before, another is given": {given: odd, made: settings.Default(),
-			want: "the service network is 10.96.0.0/12 as it was given and 10.43.0.0/16 in this cluster, which was made with it, and it stays so for the cluster's life"},
+			want: "the service network is 10.96.0.0/12 as it was given and 10.43.0.0/16 in this cluster, which was made with it, " +
+				"and it stays so for the cluster's life"},
 	} {
 		got, err := settled(c.given, store.Cluster{Settings: c.data})
 		if text := fmt.Sprint(err); !got.Equal(c.made) || (c.want == "") != (err == nil) || err != nil && text != c.want {

@@ -164,7 +164,11 @@ func (d *door) Report(context.Context) (control.Report, error) {
 }
 
 func (d *door) reportSource(v *view.View, s *v1alpha1.Source) control.SourceReport {
-	out := control.SourceReport{Name: s.Name, Folder: s.Spec.Folder != "", Where: where(s.Spec.URL, s.Spec.Folder, s.Spec.Branch, s.Spec.Tag, s.Spec.Path)}
+	out := control.SourceReport{
+		Name:   s.Name,
+		Folder: s.Spec.Folder != "",
+		Where:  where(s.Spec.URL, s.Spec.Folder, s.Spec.Branch, s.Spec.Tag, s.Spec.Path),
+	}
 	if live, ok := view.Get[*v1alpha1.Source](v, "", s.Name); ok {
 		out.Status = live.Status
 	}

@@ -112,7 +112,10 @@ func TestAgentIsRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: identity.Server, Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}})
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host:      identity.Server,
+		Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +130,8 @@ func TestAgentIsRemoved(t *testing.T) {
 	defer cancel()
 	running.Go(func() { _ = reporter.Run(ctx) })
 	running.Go(func() {
-		_ = tunnel.Serve(ctx, tunnel.Dialer(s.api, conf), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("the agent")) }))
+		_ = tunnel.Serve(ctx, tunnel.Dialer(s.api, conf),
+			http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("the agent")) }))
 	})
 	viewer := s.client().CoreV1()
 	reach := func() string {

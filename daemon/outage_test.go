@@ -56,7 +56,8 @@ func newAgent(t *testing.T, s *server, name string) *agent {
 		t.Fatal(err)
 	}
 	condition := `{"status":{"conditions":[{"type":"Ready","status":"True","reason":"Test","message":"as a test"}]}}`
-	if _, err := client.CoreV1().Nodes().Patch(t.Context(), name, types.StrategicMergePatchType, []byte(condition), metav1.PatchOptions{}, "status"); err != nil {
+	if _, err := client.CoreV1().Nodes().Patch(t.Context(), name, types.StrategicMergePatchType, []byte(condition),
+		metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)
 	}
 	leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
@@ -185,7 +186,8 @@ func TestEtcdOutages(t *testing.T) {
 		s.push("2")
 		begun := time.Now()
 		body, err := client.CoreV1().RESTClient().Get().AbsPath("/api/v1/namespaces/default/configmaps").MaxRetries(0).DoRaw(t.Context())
-		if !apierrors.IsServiceUnavailable(err) || !strings.Contains(string(body), "etcd does not answer") || time.Since(begun) > 2*time.Second {
+		if !apierrors.IsServiceUnavailable(err) || !strings.Contains(string(body), "etcd does not answer") ||
+			time.Since(begun) > 2*time.Second {
 			t.Errorf("a list that may not be stale, after %v: %v %s", time.Since(begun), err, body)
 		}
 		readsOf(t, s, client, "1", "etcd does not answer")
@@ -213,7 +215,8 @@ func TestEtcdOutages(t *testing.T) {
 		s.untilReadyz(http.StatusServiceUnavailable, "[-]etcd failed: etcd is full (NOSPACE)")
 		time.Sleep(outage)
 		readsOf(t, s, client, "3", "etcd is full")
-		if list, err := client.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=prices"}); err != nil || len(list.Items) != 1 {
+		if list, err := client.CoreV1().ConfigMaps("default").List(t.Context(),
+			metav1.ListOptions{FieldSelector: "metadata.name=prices"}); err != nil || len(list.Items) != 1 {
 			t.Errorf("a list while etcd is full: %v", err)
 		}
 		if _, err := other.Delete(t.Context(), "/other/", clientv3.WithPrefix()); err != nil {
@@ -276,11 +279,15 @@ func stutter(etcd *etcdtest.Process) (stop func()) {
 // readsOf reads what may be as old as the view, which has a value of prices, while etcd has a problem.
 func readsOf(t *testing.T, s *server, client kubernetes.Interface, want, problem string) {
 	t.Helper()
-	list, err := client.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{ResourceVersion: "0", FieldSelector: "metadata.name=prices"})
+	list, err := client.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{
+		ResourceVersion: "0",
+		FieldSelector:   "metadata.name=prices",
+	})
 	if err != nil || len(list.Items) != 1 || list.Items[0].Data["tea"] != want {
 		t.Errorf("a list of any age: %v, %v", list.Items, err)
 	}
-	if code, body := s.get("http://" + s.status + "/"); code != http.StatusOK || !strings.Contains(body, problem) || !strings.Contains(body, "shop") {
+	code, body := s.get("http://" + s.status + "/")
+	if code != http.StatusOK || !strings.Contains(body, problem) || !strings.Contains(body, "shop") {
 		t.Errorf("the status page answers %d and does not say %q: %s", code, problem, body)
 	}
 	if report, err := s.door().Report(t.Context()); err != nil || !strings.Contains(report.Ready, problem) || len(report.Sources) != 1 {

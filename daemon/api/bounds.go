@@ -40,7 +40,8 @@ type boundedSerializer struct {
 }
 
 // Decode implements runtime.Decoder.
-func (s boundedSerializer) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+func (s boundedSerializer) Decode(data []byte, defaults *schema.GroupVersionKind,
+	into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
 	if err := s.check(data, defaults, into); err != nil {
 		return nil, nil, err
 	}

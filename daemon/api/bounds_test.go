@@ -31,14 +31,18 @@ func TestQuantitiesOutOfBounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ method, path, kind, body string }{
-		"JSON":              {"PUT", "/api/v1/nodes/n1/status", "application/json", node},
-		"JSON, a number":    {"PUT", "/api/v1/nodes/n1/status", "application/json", strings.ReplaceAll(node, `"`+bomb+`"`, bomb)},
-		"YAML":              {"PUT", "/api/v1/nodes/n1/status", "application/yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {capacity: {cpu: " + bomb + "}}\n"},
-		"a strategic patch": {"PATCH", "/api/v1/nodes/n1/status", "application/strategic-merge-patch+json", `{"status":{"capacity":{"cpu":"` + bomb + `"}}}`},
-		"a merge patch":     {"PATCH", "/api/v1/nodes/n1/status", "application/merge-patch+json", `{"status":{"capacity":{"cpu":"` + bomb + `"}}}`},
-		"a JSON patch":      {"PATCH", "/api/v1/nodes/n1/status", "application/json-patch+json", `[{"op":"add","path":"/status/capacity","value":{"cpu":"` + bomb + `"}}]`},
-		"another kind":      {"POST", "/api/v1/namespaces/shop/events", "application/json", node},
-		"protobuf":          {"POST", "/api/v1/namespaces/shop/events", "application/vnd.kubernetes.protobuf", "k8s\x00" + string(message)},
+		"JSON":           {"PUT", "/api/v1/nodes/n1/status", "application/json", node},
+		"JSON, a number": {"PUT", "/api/v1/nodes/n1/status", "application/json", strings.ReplaceAll(node, `"`+bomb+`"`, bomb)},
+		"YAML": {"PUT", "/api/v1/nodes/n1/status", "application/yaml",
+			"apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {capacity: {cpu: " + bomb + "}}\n"},
+		"a strategic patch": {"PATCH", "/api/v1/nodes/n1/status", "application/strategic-merge-patch+json",
+			`{"status":{"capacity":{"cpu":"` + bomb + `"}}}`},
+		"a merge patch": {"PATCH", "/api/v1/nodes/n1/status", "application/merge-patch+json",
+			`{"status":{"capacity":{"cpu":"` + bomb + `"}}}`},
+		"a JSON patch": {"PATCH", "/api/v1/nodes/n1/status", "application/json-patch+json",
+			`[{"op":"add","path":"/status/capacity","value":{"cpu":"` + bomb + `"}}]`},
+		"another kind": {"POST", "/api/v1/namespaces/shop/events", "application/json", node},
+		"protobuf":     {"POST", "/api/v1/namespaces/shop/events", "application/vnd.kubernetes.protobuf", "k8s\x00" + string(message)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
@@ -51,7 +55,8 @@ func TestQuantitiesOutOfBounds(t *testing.T) {
 			}
 		})
 	}
-	if status, answer := send(t, s.node("n1"), "PATCH", "/api/v1/nodes/n1/status", "application/strategic-merge-patch+json", `{"status":{"capacity":{"cpu":"4"}}}`); status != 200 {
+	if status, answer := send(t, s.node("n1"), "PATCH", "/api/v1/nodes/n1/status", "application/strategic-merge-patch+json",
+		`{"status":{"capacity":{"cpu":"4"}}}`); status != 200 {
 		t.Errorf("a good patch: %d %s", status, answer)
 	}
 }

@@ -47,9 +47,10 @@ func TestPatchBombs(t *testing.T) {
 	}{
 		"40 copies, each of all before": {types.JSONPatchType, doubling(40)},
 		"12 copies":                     {types.JSONPatchType, doubling(12)},
-		"many operations":               {types.JSONPatchType, "[" + strings.Repeat(`{"op":"test","path":"/kind","value":"Node"},`, 3000) + `{"op":"test","path":"/kind","value":"Node"}]`},
-		"a long list to merge":          {types.StrategicMergePatchType, `{"status":{"conditions":[` + strings.Join(conditions, ",") + `]}}`},
-		"a large annotation":            {types.MergePatchType, `{"metadata":{"annotations":{"a":"` + strings.Repeat("x", 600<<10) + `"}}}`},
+		"many operations": {types.JSONPatchType,
+			"[" + strings.Repeat(`{"op":"test","path":"/kind","value":"Node"},`, 3000) + `{"op":"test","path":"/kind","value":"Node"}]`},
+		"a long list to merge": {types.StrategicMergePatchType, `{"status":{"conditions":[` + strings.Join(conditions, ",") + `]}}`},
+		"a large annotation":   {types.MergePatchType, `{"metadata":{"annotations":{"a":"` + strings.Repeat("x", 600<<10) + `"}}}`},
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -119,12 +120,14 @@ func TestEvents(t *testing.T) {
 		}
 	}
 	s.server.budgets.events.Spend("node/n1", eventBurst, time.Now())
-	code, body := s.ask(s.node("n1"), "POST", "/api/v1/namespaces/shop/events", `{"apiVersion":"v1","kind":"Event","metadata":{"name":"x"}}`)
+	code, body := s.ask(s.node("n1"), "POST", "/api/v1/namespaces/shop/events",
+		`{"apiVersion":"v1","kind":"Event","metadata":{"name":"x"}}`)
 	if code != http.StatusTooManyRequests {
 		t.Errorf("a node that has told a thousand events: %d %s", code, body)
 	}
 	if code, _ := s.ask(s.node("n2"), "POST", "/api/v1/namespaces/shop/events",
-		`{"apiVersion":"v1","kind":"Event","metadata":{"name":"x","namespace":"shop"},"involvedObject":{"kind":"Pod","namespace":"shop","name":"cart-1-b"}}`); code != http.StatusCreated {
+		`{"apiVersion":"v1","kind":"Event","metadata":{"name":"x","namespace":"shop"},"involvedObject":{"kind":"Pod",`+
+			`"namespace":"shop","name":"cart-1-b"}}`); code != http.StatusCreated {
 		t.Errorf("another node then: %d", code)
 	}
 }
@@ -145,8 +148,14 @@ func TestOwnNode(t *testing.T) {
 			t.Errorf("a node with %s registers", name)
 		}
 	}
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n5", UID: "chosen", CreationTimestamp: metav1.NewTime(time.Now().Add(time.Hour))}}
-	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.NewTime(time.Now().Add(time.Hour))}}
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "n5", UID: "chosen", CreationTimestamp: metav1.NewTime(time.Now().Add(time.Hour))},
+	}
+	n.Status.Conditions = []corev1.NodeCondition{{
+		Type:              corev1.NodeReady,
+		Status:            corev1.ConditionTrue,
+		LastHeartbeatTime: metav1.NewTime(time.Now().Add(time.Hour)),
+	}}
 	got, err := c.Create(t.Context(), n, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +167,8 @@ func TestOwnNode(t *testing.T) {
 		t.Errorf("it chooses its uid and birth: %s, %s", got.UID, got.CreationTimestamp)
 	}
 	future := time.Now().Add(time.Hour).UTC().Format(metav1.RFC3339Micro)
-	lease := `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"n5","namespace":"kube-node-lease"},"spec":{"renewTime":"` + future + `"}}`
+	lease := `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"n5",` +
+		`"namespace":"kube-node-lease"},"spec":{"renewTime":"` + future + `"}}`
 	code, body := s.ask(s.node("n5"), "PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n5", lease)
 	if code != http.StatusOK || strings.Contains(body, future) {
 		t.Errorf("a lease from the future: %d %s", code, body)
@@ -169,7 +179,8 @@ func TestOwnNode(t *testing.T) {
 func TestBudgets(t *testing.T) {
 	s := newTestServer(t, nil, testCluster()...)
 	s.server.budgets.requests.Spend("node/n1", requestBurst+60*requestRate, time.Now())
-	if code, body := s.ask(s.node("n1"), "GET", "/api/v1/nodes", ""); code != http.StatusTooManyRequests || !strings.Contains(body, "more than its share") {
+	if code, body := s.ask(s.node("n1"), "GET", "/api/v1/nodes", ""); code != http.StatusTooManyRequests ||
+		!strings.Contains(body, "more than its share") {
 		t.Errorf("a node without requests left: %d %s", code, body)
 	}
 	for _, path := range []string{"/livez", "/readyz"} {
@@ -190,7 +201,8 @@ func TestBudgets(t *testing.T) {
 	for range cap(s.server.writes) / share {
 		s.server.budgets.writes.Enter("peer/127.0.0.1")
 	}
-	if code, _ := s.ask(&rest.Config{Host: s.viewer().Host, TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()}}, "POST", rights.JoinPath, "{}"); code != http.StatusTooManyRequests {
+	if code, _ := s.ask(&rest.Config{Host: s.viewer().Host, TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()}}, "POST",
+		rights.JoinPath, "{}"); code != http.StatusTooManyRequests {
 		t.Errorf("one more join from an address with %d under way: %d", cap(s.server.writes)/share, code)
 	}
 	viewer := s.viewer()
@@ -270,12 +282,15 @@ func TestBodyThatNeverComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, certificates := range map[string][]tls.Certificate{"nobody": nil, "a viewer": {cert}} {
-		for _, path := range []string{"/api/v1/pods?watch=true", "/api/v1/namespaces/shop/pods/cart-1-a/log?follow=true", rights.TunnelPath} {
+		for _, path := range []string{
+			"/api/v1/pods?watch=true", "/api/v1/namespaces/shop/pods/cart-1-a/log?follow=true", rights.TunnelPath,
+		} {
 			c, err := tls.Dial("tcp", s.address, &tls.Config{RootCAs: roots, Certificates: certificates})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: lockstep-tunnel\r\nConnection: Upgrade\r\nContent-Length: 100\r\n\r\n", path); err != nil {
+			if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: lockstep-tunnel\r\nConnection: Upgrade\r\n"+
+				"Content-Length: 100\r\n\r\n", path); err != nil {
 				t.Fatal(err)
 			}
 			_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))

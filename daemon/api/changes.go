@@ -60,24 +60,33 @@ func nodeChanges(s *storage) []*change {
 	case "nodes":
 		return []*change{
 			{storage: s, create: true, body: maxReport, size: maxReport, check: rights.CheckNode, prepare: strategy.PrepareUpdate},
-			{storage: s, subresource: "status", body: maxReport, size: maxReport, check: rights.CheckNodeStatus, prepare: strategy.PrepareStatus},
+			{storage: s, subresource: "status", body: maxReport, size: maxReport, check: rights.CheckNodeStatus,
+				prepare: strategy.PrepareStatus},
 		}
 	case "pods":
 		return []*change{
 			{storage: s, delete: true, body: maxNote},
-			{storage: s, subresource: "status", body: maxBody, size: maxReport, check: rights.CheckPodStatus, prepare: strategy.PrepareStatus},
+			{storage: s, subresource: "status", body: maxBody, size: maxReport, check: rights.CheckPodStatus,
+				prepare: strategy.PrepareStatus},
 		}
 	case "events":
-		return []*change{{storage: s, create: true, body: maxReview, size: maxNote, check: rights.CheckEvent, prepare: strategy.PrepareUpdate}}
+		return []*change{{
+			storage: s, create: true, body: maxReview, size: maxNote, check: rights.CheckEvent,
+			prepare: strategy.PrepareUpdate,
+		}}
 	case "leases.coordination.k8s.io":
-		return []*change{{storage: s, create: true, heartbeat: true, body: maxNote, size: maxNote, check: rights.CheckLease, prepare: strategy.PrepareUpdate}}
+		return []*change{{
+			storage: s, create: true, heartbeat: true, body: maxNote, size: maxNote, check: rights.CheckLease,
+			prepare: strategy.PrepareUpdate,
+		}}
 	default:
 		return nil
 	}
 }
 
 // Create implements rest.Creater.
-func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, opts *metav1.CreateOptions) (runtime.Object, error) {
+func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc,
+	opts *metav1.CreateOptions) (runtime.Object, error) {
 	o := obj.(kinds.Object)
 	if err := c.complete(ctx, o); err != nil {
 		return nil, err
@@ -129,7 +138,8 @@ func (c *change) complete(ctx context.Context, o kinds.Object) error {
 }
 
 // Update implements rest.Updater, for PUT and PATCH.
-func (c *change) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, _ rest.ValidateObjectFunc, validate rest.ValidateObjectUpdateFunc, _ bool, opts *metav1.UpdateOptions) (runtime.Object, bool, error) {
+func (c *change) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, _ rest.ValidateObjectFunc,
+	validate rest.ValidateObjectUpdateFunc, _ bool, opts *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	var out runtime.Object
 	err := c.again(ctx, name, func(v *view.View) (err error) {
 		out, err = c.update(ctx, v, c.kind.Key(c.namespace(ctx), name), info, validate, opts)
@@ -162,7 +172,8 @@ func (c *change) again(ctx context.Context, name string, once func(v *view.View)
 var errChanged = errors.New("the object has been modified; please apply your changes to the latest version and try again")
 
 // update makes one try from a view; store.ErrConflict asks for another from a newer one.
-func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info rest.UpdatedObjectInfo, validate rest.ValidateObjectUpdateFunc, opts *metav1.UpdateOptions) (runtime.Object, error) {
+func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info rest.UpdatedObjectInfo,
+	validate rest.ValidateObjectUpdateFunc, opts *metav1.UpdateOptions) (runtime.Object, error) {
 	old := v.Get(key)
 	if c.heartbeat {
 		return c.renewLease(ctx, key, old, info)
@@ -235,7 +246,8 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 }
 
 // Delete implements rest.GracefulDeleter: a node ends a pod that it has stopped.
-func (c *change) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
+func (c *change) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc,
+	opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	var out runtime.Object
 	gone := false
 	// Its status may be written meanwhile, which is no reason to keep it.
@@ -247,7 +259,8 @@ func (c *change) Delete(ctx context.Context, name string, validate rest.Validate
 }
 
 // end makes one try from a view; store.ErrConflict asks for another from a newer one.
-func (c *change) end(ctx context.Context, v *view.View, name string, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
+func (c *change) end(ctx context.Context, v *view.View, name string, validate rest.ValidateObjectFunc,
+	opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	key := c.kind.Key(c.namespace(ctx), name)
 	old := v.Get(key)
 	if old == nil {
@@ -289,7 +302,8 @@ func (c *change) end(ctx context.Context, v *view.View, name string, validate re
 
 // commit writes, and returns the object as the view then has it; nil where it was deleted.
 func (c *change) commit(ctx context.Context, w store.Write) (runtime.Object, error) {
-	if sized, ok := w.Object.(interface{ Size() int }); ok && !c.budgets.stored.Allow(identityOf(ctx).credential, float64(sized.Size()), c.now()) {
+	sized, ok := w.Object.(interface{ Size() int })
+	if ok && !c.budgets.stored.Allow(identityOf(ctx).credential, float64(sized.Size()), c.now()) {
 		return nil, apierrors.NewTooManyRequests("this node has written more than its share, try again later", retryAfter)
 	}
 	result := c.store.Commit(ctx, store.Group{w})[0]

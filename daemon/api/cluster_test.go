@@ -44,7 +44,9 @@ func testPod(namespace, name, node string) *corev1.Pod {
 	p.Spec.Containers = []corev1.Container{{
 		Name: "main", Image: "registry.example/cart:1", Ports: []corev1.ContainerPort{{ContainerPort: 8080}},
 		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")}},
-		EnvFrom:   []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
+		EnvFrom: []corev1.EnvFromSource{{
+			SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}},
+		}},
 	}}
 	p.Spec.Volumes = []corev1.Volume{{Name: "config", VolumeSource: corev1.VolumeSource{
 		ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}},
@@ -71,22 +73,40 @@ func testNode(name string) *corev1.Node {
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
 	n.Status.Capacity = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourcePods: resource.MustParse("110")}
 	n.Status.Allocatable = n.Status.Capacity
-	n.Status.NodeInfo = corev1.NodeSystemInfo{KubeletVersion: "v1.36.3", OSImage: "Debian", KernelVersion: "6.1", ContainerRuntimeVersion: "containerd://1.6.20"}
+	n.Status.NodeInfo = corev1.NodeSystemInfo{
+		KubeletVersion:          "v1.36.3",
+		OSImage:                 "Debian",
+		KernelVersion:           "6.1",
+		ContainerRuntimeVersion: "containerd://1.6.20",
+	}
 	return n
 }
 
 // testCluster is one of every kind: a deployment with its replica set and pods on two nodes, behind a service.
 func testCluster() []kinds.Object {
-	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "cart"}}, Spec: testPod("", "", "").Spec}
+	template := corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "cart"}},
+		Spec:       testPod("", "", "").Spec,
+	}
 	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "cart"}}
 	two := int32(2)
-	deployment := &appsv1.Deployment{ObjectMeta: named("shop", "cart"), Spec: appsv1.DeploymentSpec{Replicas: &two, Selector: selector, Template: template}}
+	deployment := &appsv1.Deployment{
+		ObjectMeta: named("shop", "cart"),
+		Spec:       appsv1.DeploymentSpec{Replicas: &two, Selector: selector, Template: template},
+	}
 	deployment.Generation = 1
 	deployment.Status = appsv1.DeploymentStatus{
 		ObservedGeneration: 1, Replicas: 2, UpdatedReplicas: 2, ReadyReplicas: 2, AvailableReplicas: 2,
-		Conditions: []appsv1.DeploymentCondition{{Type: appsv1.DeploymentAvailable, Status: corev1.ConditionTrue, Reason: "MinimumReplicasAvailable"}},
+		Conditions: []appsv1.DeploymentCondition{{
+			Type:   appsv1.DeploymentAvailable,
+			Status: corev1.ConditionTrue,
+			Reason: "MinimumReplicasAvailable",
+		}},
 	}
-	set := &appsv1.ReplicaSet{ObjectMeta: owned(named("shop", "cart-1"), "Deployment", deployment), Spec: appsv1.ReplicaSetSpec{Replicas: &two, Selector: selector, Template: template}}
+	set := &appsv1.ReplicaSet{
+		ObjectMeta: owned(named("shop", "cart-1"), "Deployment", deployment),
+		Spec:       appsv1.ReplicaSetSpec{Replicas: &two, Selector: selector, Template: template},
+	}
 	set.Status = appsv1.ReplicaSetStatus{Replicas: 2, ReadyReplicas: 2, AvailableReplicas: 2}
 	one, other := testPod("shop", "cart-1-a", "n1"), testPod("shop", "cart-1-b", "n2")
 	one.ObjectMeta = owned(one.ObjectMeta, "ReplicaSet", set)
@@ -104,15 +124,22 @@ func testCluster() []kinds.Object {
 	slice.Labels = map[string]string{discoveryv1.LabelServiceName: "cart"}
 	source := &v1alpha1.Source{ObjectMeta: named("", "main")}
 	source.Spec = v1alpha1.SourceSpec{URL: "https://bot:hunter2@git.example/shop.git", Branch: "main"}
-	source.Status = v1alpha1.SourceStatus{Seen: "abc123", Accepted: "abc123", Applied: "abc123", State: "success", Message: "5 objects in sync and healthy", Objects: 5, Healthy: 5}
+	source.Status = v1alpha1.SourceStatus{
+		Seen: "abc123", Accepted: "abc123", Applied: "abc123", State: "success",
+		Message: "5 objects in sync and healthy", Objects: 5, Healthy: 5,
+	}
 	event := &corev1.Event{
-		ObjectMeta: named("shop", "cart-1-a.1"), Reason: "Started", Message: "Started container main", Type: corev1.EventTypeNormal, Count: 1,
+		ObjectMeta: named("shop", "cart-1-a.1"), Reason: "Started", Message: "Started container main",
+		Type: corev1.EventTypeNormal, Count: 1,
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "shop", Name: "cart-1-a", UID: one.UID},
 		Source:         corev1.EventSource{Component: "kubelet", Host: "n1"},
 		FirstTimestamp: one.CreationTimestamp, LastTimestamp: one.CreationTimestamp,
 	}
 	holder, renewed := "n1", metav1.NewMicroTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
-	lease := &coordinationv1.Lease{ObjectMeta: named("kube-node-lease", "n1"), Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, RenewTime: &renewed}}
+	lease := &coordinationv1.Lease{
+		ObjectMeta: named("kube-node-lease", "n1"),
+		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder, RenewTime: &renewed},
+	}
 	namespace := &corev1.Namespace{ObjectMeta: named("", "shop"), Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}
 	objects := []kinds.Object{
 		source, namespace, testNode("n1"), testNode("n2"), lease, &corev1.ServiceAccount{ObjectMeta: named("shop", "default")},

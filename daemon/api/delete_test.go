@@ -45,10 +45,12 @@ func TestDeleteBesideStatuses(t *testing.T) {
 	}
 	pods := kubernetes.NewForConfigOrDie(s.node("n1")).CoreV1().Pods("shop")
 	other := pod.UID + "-other"
-	if err := pods.Delete(t.Context(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &other}}); !apierrors.IsConflict(err) {
+	if err := pods.Delete(t.Context(), pod.Name,
+		metav1.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &other}}); !apierrors.IsConflict(err) {
 		t.Errorf("with another pod's uid: %v", err)
 	}
-	if err := pods.Delete(t.Context(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &pod.UID}}); err != nil {
+	if err := pods.Delete(t.Context(), pod.Name,
+		metav1.DeleteOptions{GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &pod.UID}}); err != nil {
 		t.Error(err)
 	}
 	if s.store.View().Get(kinds.KeyOf(pod)) != nil {

@@ -51,11 +51,17 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 		}
 		out = append(out, main)
 		if k.Status {
-			out = append(out, metav1.APIResource{Name: k.Resource + "/status", Namespaced: k.Namespaced, Kind: k.Kind, Verbs: metav1.Verbs{"get"}})
+			out = append(out, metav1.APIResource{
+				Name:       k.Resource + "/status",
+				Namespaced: k.Namespaced,
+				Kind:       k.Kind,
+				Verbs:      metav1.Verbs{"get"},
+			})
 		}
 		if scalable(k) {
 			out = append(out, metav1.APIResource{
-				Name: k.Resource + "/scale", Namespaced: true, Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind, Verbs: metav1.Verbs{"get"},
+				Name: k.Resource + "/scale", Namespaced: true, Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind,
+				Verbs: metav1.Verbs{"get"},
 			})
 		}
 		switch k.Resource {
@@ -68,7 +74,8 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 	for _, r := range s.reviewTable() {
 		if r.gvk.GroupVersion() == gv {
 			out = append(out, metav1.APIResource{
-				Name: r.resource, SingularName: strings.TrimSuffix(r.resource, "s"), Namespaced: r.namespaced, Kind: r.gvk.Kind, Verbs: metav1.Verbs{"create"},
+				Name: r.resource, SingularName: strings.TrimSuffix(r.resource, "s"), Namespaced: r.namespaced, Kind: r.gvk.Kind,
+				Verbs: metav1.Verbs{"create"},
 			})
 		}
 	}
@@ -105,9 +112,12 @@ func (s *server) discover(mux *http.ServeMux) {
 	for _, gv := range s.groupVersions() {
 		list := s.resourcesOf(gv)
 		lister := discovery.APIResourceListerFunc(func() []metav1.APIResource { return list })
-		whole := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: gv.Group}, Versions: []apidiscoveryv2.APIVersionDiscovery{{
-			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: aggregate(gv, list),
-		}}}
+		whole := apidiscoveryv2.APIGroupDiscovery{
+			ObjectMeta: metav1.ObjectMeta{Name: gv.Group},
+			Versions: []apidiscoveryv2.APIVersionDiscovery{{
+				Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: aggregate(gv, list),
+			}},
+		}
 		if gv.Group == "" {
 			core.Items = append(core.Items, whole)
 			at("/api/"+gv.Version, discovery.NewAPIVersionHandler(codecs, gv, lister))
@@ -137,7 +147,8 @@ func aggregatedOr(list apidiscoveryv2.APIGroupDiscoveryList, legacy http.Handler
 	etag := fmt.Sprintf("%q", fmt.Sprintf("%X", sha256.Sum256(body)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Vary", "Accept")
-		accepted, ok := negotiation.NegotiateMediaTypeOptions(r.Header.Get("Accept"), codecs.SupportedMediaTypes(), aggregated.DiscoveryEndpointRestrictions)
+		accepted, ok := negotiation.NegotiateMediaTypeOptions(r.Header.Get("Accept"), codecs.SupportedMediaTypes(),
+			aggregated.DiscoveryEndpointRestrictions)
 		if !ok || accepted.Convert == nil || accepted.Convert.Version != "v2" || accepted.Accepted.MediaType != "application/json" {
 			legacy.ServeHTTP(w, r)
 			return

@@ -47,7 +47,8 @@ func newTestServer(t testing.TB, tunnels Tunnels, objects ...kinds.Object) *test
 	registry := prometheus.NewRegistry()
 	s.opts = Options{
 		Store: s.store, Authority: authority, Hosts: []string{"127.0.0.1"}, Tunnels: tunnels, Gatherer: registry,
-		Registerer: registry, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})), Version: "test",
+		Registerer: registry, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Version: "test",
 	}
 	s.start("127.0.0.1:0")
 	t.Cleanup(func() { s.stop() })

@@ -45,14 +45,20 @@ func TestNothingIsHeldOfTheAborted(t *testing.T) {
 	who := map[string]*rest.Config{"viewer": s.viewer(), "node": s.node("n1")}
 	requests := []struct{ who, method, path, head, body string }{
 		{"viewer", "GET", "/api/v1/pods?watch=true&allowWatchBookmarks=true", "", ""},
-		{"viewer", "GET", "/api/v1/pods?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true", "", ""},
+		{"viewer", "GET",
+			"/api/v1/pods?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true", "", ""},
 		{"viewer", "GET", "/api/v1/pods?limit=1", "", ""},
 		{"viewer", "GET", "/api/v1/namespaces/shop/pods/cart-1-a/log?follow=true", "", ""},
-		{"viewer", "GET", "/api/v1/namespaces/shop/pods/cart-1-a/log?follow=true", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""},
+		{"viewer", "GET", "/api/v1/namespaces/shop/pods/cart-1-a/log?follow=true",
+			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+			""},
 		{"viewer", "GET", "/openapi/v3", "", ""},
-		{"viewer", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "Content-Type: application/json\r\nContent-Length: 100000\r\n", "{"},
-		{"node", "PATCH", "/api/v1/nodes/n1/status", "Content-Type: application/strategic-merge-patch+json\r\nContent-Length: 100000\r\n", "{"},
-		{"node", "POST", "/api/v1/namespaces/shop/events", "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n", "5\r\n{\"kin\r\n"},
+		{"viewer", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+			"Content-Type: application/json\r\nContent-Length: 100000\r\n", "{"},
+		{"node", "PATCH", "/api/v1/nodes/n1/status",
+			"Content-Type: application/strategic-merge-patch+json\r\nContent-Length: 100000\r\n", "{"},
+		{"node", "POST", "/api/v1/namespaces/shop/events", "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
+			"5\r\n{\"kin\r\n"},
 		{"node", "GET", rights.TunnelPath, "Connection: Upgrade\r\nUpgrade: lockstep-tunnel\r\n", ""},
 		{"node", "GET", "/api/v1/pods?watch=true&fieldSelector=spec.nodeName%3Dn1", "", ""},
 		{"node", "POST", rights.JoinPath, "Content-Length: 1000\r\n", "{"},
@@ -122,23 +128,28 @@ func TestHostileQueries(t *testing.T) {
 		return strings.Join(parts, ",")
 	}
 	for name, query := range map[string]url.Values{
-		"a selector of many parts":    {"labelSelector": {many(5_000, func(i int) string { return fmt.Sprintf("%s%d=%s", long, i, long) })}},
-		"a selector of many values":   {"labelSelector": {"a in (" + many(10_000, func(i int) string { return fmt.Sprint(long, i) }) + ")"}},
+		"a selector of many parts": {
+			"labelSelector": {many(5_000, func(i int) string { return fmt.Sprintf("%s%d=%s", long, i, long) })},
+		},
+		"a selector of many values": {
+			"labelSelector": {"a in (" + many(10_000, func(i int) string { return fmt.Sprint(long, i) }) + ")"},
+		},
 		"a selector that is taken":    {"labelSelector": {"a in (" + many(450, func(i int) string { return fmt.Sprint(long, i) }) + ")"}},
 		"brackets without end":        {"labelSelector": {strings.Repeat("(", 250_000)}},
 		"a field selector, escaped":   {"fieldSelector": {strings.Repeat(`metadata.name=a\,`, 30_000)}},
 		"a selector of a huge number": {"labelSelector": {"a>" + strings.Repeat("9", 100_000)}},
 		"no number":                   {"resourceVersion": {"-1"}},
 		"a number too large":          {"resourceVersion": {"18446744073709551616"}},
-		"the largest number":          {"resourceVersion": {fmt.Sprint(uint64(math.MaxUint64))}, "watch": {"true"}, "timeoutSeconds": {"1"}},
-		"the largest signed number":   {"resourceVersion": {fmt.Sprint(math.MaxInt64)}, "timeoutSeconds": {"1"}},
-		"a match without a version":   {"resourceVersionMatch": {"Exact"}},
-		"a negative limit":            {"limit": {"-9223372036854775808"}},
-		"the largest limit":           {"limit": {"9223372036854775807"}},
-		"no token":                    {"limit": {"1"}, "continue": {strings.Repeat("A", 500_000)}},
-		"a token of another":          {"limit": {"1"}, "continue": {"eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6LTEsInN0YXJ0IjoiLi4vLi4vIn0"}},
-		"a negative timeout":          {"watch": {"true"}, "timeoutSeconds": {"-9223372036854775808"}},
-		"odd bytes":                   {"labelSelector": {"\x00\xff=\n"}, "fieldSelector": {"\r\n"}},
+		"the largest number": {"resourceVersion": {fmt.Sprint(uint64(math.MaxUint64))}, "watch": {"true"},
+			"timeoutSeconds": {"1"}},
+		"the largest signed number": {"resourceVersion": {fmt.Sprint(math.MaxInt64)}, "timeoutSeconds": {"1"}},
+		"a match without a version": {"resourceVersionMatch": {"Exact"}},
+		"a negative limit":          {"limit": {"-9223372036854775808"}},
+		"the largest limit":         {"limit": {"9223372036854775807"}},
+		"no token":                  {"limit": {"1"}, "continue": {strings.Repeat("A", 500_000)}},
+		"a token of another":        {"limit": {"1"}, "continue": {"eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6LTEsInN0YXJ0IjoiLi4vLi4vIn0"}},
+		"a negative timeout":        {"watch": {"true"}, "timeoutSeconds": {"-9223372036854775808"}},
+		"odd bytes":                 {"labelSelector": {"\x00\xff=\n"}, "fieldSelector": {"\r\n"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
@@ -151,7 +162,8 @@ func TestHostileQueries(t *testing.T) {
 		})
 	}
 	unknown := rest.AnonymousClientConfig(viewer)
-	if code, body := s.brief(t, unknown, "/api/v1/pods?labelSelector=a+in+("+many(10_000, func(i int) string { return fmt.Sprint(long, i) })+")"); code != http.StatusRequestEntityTooLarge {
+	values := many(10_000, func(i int) string { return fmt.Sprint(long, i) })
+	if code, body := s.brief(t, unknown, "/api/v1/pods?labelSelector=a+in+("+values+")"); code != http.StatusRequestEntityTooLarge {
 		t.Errorf("of nobody: %d %s", code, body)
 	}
 	for name, body := range map[string]string{

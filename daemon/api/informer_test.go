@@ -30,7 +30,8 @@ type requestLog struct {
 // RoundTrip implements http.RoundTripper.
 func (l *requestLog) RoundTrip(r *http.Request) (*http.Response, error) {
 	q := r.URL.Query()
-	if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/v1") && !strings.HasSuffix(r.URL.Path, "/leases") && (q.Get("watch") == "" || q.Get("sendInitialEvents") == "true") {
+	if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/v1") && !strings.HasSuffix(r.URL.Path, "/leases") &&
+		(q.Get("watch") == "" || q.Get("sendInitialEvents") == "true") {
 		l.fresh.Add(1)
 		l.last.Store(r.URL.String())
 	}

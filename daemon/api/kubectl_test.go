@@ -52,7 +52,8 @@ func (s *testServer) kubectl(ctx context.Context, args ...string) (string, bool)
 }
 
 // ages and revisions differ from run to run.
-var changing = regexp.MustCompile(`\b\d+(y|d|h|m|s|d\d+h|y\d+d|h\d+m|m\d+s)\b( ago)?|resourceVersion: "\d+"|https://127.0.0.1:\d+|Resource Version:.*`)
+var changing = regexp.MustCompile(`\b\d+(y|d|h|m|s|d\d+h|y\d+d|h\d+m|m\d+s)\b( ago)?|` +
+	`resourceVersion: "\d+"|https://127.0.0.1:\d+|Resource Version:.*`)
 
 func golden(t *testing.T, name, got string) {
 	t.Helper()

@@ -25,7 +25,8 @@ func TestTooManyRequests(t *testing.T) {
 	for range cap(s.server.reads) {
 		s.server.reads <- struct{}{}
 	}
-	if code, body := s.ask(s.viewer(), "GET", "/api/v1/pods", ""); code != http.StatusTooManyRequests || !strings.Contains(body, `"retryAfterSeconds":1`) {
+	if code, body := s.ask(s.viewer(), "GET", "/api/v1/pods", ""); code != http.StatusTooManyRequests ||
+		!strings.Contains(body, `"retryAfterSeconds":1`) {
 		t.Errorf("over the bound: %d %s", code, body)
 	}
 	if code, _ := s.ask(s.viewer(), "GET", "/readyz", ""); code != http.StatusOK {
@@ -44,12 +45,16 @@ func TestSlowBody(t *testing.T) {
 	expect(t, "the first", take(t, w, 1), "ADDED one")
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.authority.PEM())
-	for _, path := range []string{rights.JoinPath, "/api/v1/pods", "/api/v1/pods?watch=true", "/nowhere", "/api/v1/pods?a=" + strings.Repeat("a", maxURI)} {
+	for _, path := range []string{
+		rights.JoinPath, "/api/v1/pods", "/api/v1/pods?watch=true", "/nowhere",
+		"/api/v1/pods?a=" + strings.Repeat("a", maxURI),
+	} {
 		c, err := tls.Dial("tcp", s.address, &tls.Config{RootCAs: roots})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", path); err != nil {
+		if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+			path); err != nil {
 			t.Fatal(err)
 		}
 		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))

@@ -18,7 +18,8 @@ func TestNodePatches(t *testing.T) {
 		{types.MergePatchType, `{"status":{"phase":"Failed"}}`},
 		{types.JSONPatchType, `[{"op":"replace","path":"/status/phase","value":"Running"}]`},
 	} {
-		if _, err := c.CoreV1().Pods("shop").Patch(t.Context(), "cart-1-a", p.kind, []byte(p.body), metav1.PatchOptions{}, "status"); err != nil {
+		_, err := c.CoreV1().Pods("shop").Patch(t.Context(), "cart-1-a", p.kind, []byte(p.body), metav1.PatchOptions{}, "status")
+		if err != nil {
 			t.Errorf("%s: %v", p.kind, err)
 		}
 	}

@@ -63,7 +63,8 @@ func (s *server) logLocation(ctx context.Context, namespace, name string, query 
 }
 
 // relay copies what an agent answers, as it comes.
-func (s *server) relay(w http.ResponseWriter, r *http.Request, location *url.URL, transport http.RoundTripper, gr schema.GroupResource, name string) {
+func (s *server) relay(w http.ResponseWriter, r *http.Request, location *url.URL, transport http.RoundTripper,
+	gr schema.GroupResource, name string) {
 	streamer := &genericrest.LocationStreamer{
 		Location: location, Transport: transport,
 		ResponseChecker: genericrest.NewGenericHttpResponseChecker(gr, name),

@@ -55,15 +55,17 @@ func TestPodLog(t *testing.T) {
 		want string // of the answer, or of the error
 	}{
 		{"defaults", "cart-1-a", corev1.PodLogOptions{}, "n1:80 /containerLogs/shop/cart-1-a/main"},
-		{"options", "cart-1-a", corev1.PodLogOptions{Container: "main", Follow: true, TailLines: &lines, SinceSeconds: &seconds, Timestamps: true, LimitBytes: &limit},
-			"follow=true&limitBytes=1000&sinceSeconds=60"},
+		{"options", "cart-1-a", corev1.PodLogOptions{
+			Container: "main", Follow: true, TailLines: &lines, SinceSeconds: &seconds, Timestamps: true, LimitBytes: &limit,
+		}, "follow=true&limitBytes=1000&sinceSeconds=60"},
 		{"previous", "cart-1-a", corev1.PodLogOptions{Previous: true}, `previous terminated container "main" in pod "cart-1-a" not found`},
 		{"which container", "two", corev1.PodLogOptions{}, "a container name must be specified for pod two, choose one of: [main side]"},
 		{"no such container", "cart-1-a", corev1.PodLogOptions{Container: "nope"}, "container nope is not valid for pod cart-1-a"},
 		{"no such pod", "nobody", corev1.PodLogOptions{}, `pods "nobody" not found`},
 		{"no tunnel", "cart-1-b", corev1.PodLogOptions{}, "the agent of node n2 has no connection to this server"},
 		{"not bound", "unbound", corev1.PodLogOptions{}, ""},
-		{"invalid", "cart-1-a", corev1.PodLogOptions{TailLines: func() *int64 { n := int64(-1); return &n }()}, "must be greater than or equal to 0"},
+		{"invalid", "cart-1-a", corev1.PodLogOptions{TailLines: func() *int64 { n := int64(-1); return &n }()},
+			"must be greater than or equal to 0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var got string

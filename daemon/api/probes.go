@@ -24,7 +24,11 @@ func (s *server) probes(mux *http.ServeMux) {
 		{name: "view", run: s.viewComplete},
 	}
 	if disk := s.opts.Disk; disk != nil {
-		ready = append(ready, check{"disk", func() error { _, err := disk(); return err }, func() string { warning, _ := disk(); return warning }})
+		ready = append(ready, check{
+			"disk",
+			func() error { _, err := disk(); return err },
+			func() string { warning, _ := disk(); return warning },
+		})
 	}
 	for path, checks := range map[string][]check{"/healthz": {ping}, "/livez": {ping}, "/readyz": ready} {
 		mux.Handle("GET "+path, probe(path[1:], checks))

@@ -33,7 +33,8 @@ func TestGetAndList(t *testing.T) {
 		if len(list.Items) != 1 || list.Items[0].Name != "cart-1-b" {
 			t.Errorf("pods on n2: %v", list.Items)
 		}
-		if _, err := c.CoreV1().Secrets("shop").List(t.Context(), metav1.ListOptions{}); err == nil || !strings.Contains(err.Error(), "cannot list") {
+		if _, err := c.CoreV1().Secrets("shop").List(t.Context(), metav1.ListOptions{}); err == nil ||
+			!strings.Contains(err.Error(), "cannot list") {
 			t.Errorf("listing secrets as a viewer: %v", err)
 		}
 	}

@@ -114,7 +114,8 @@ func (s *server) declared(v *view.View, o kinds.Object) bool {
 // they write. Where this very one is stated is left out: that it is there is its readers' to know.
 func (s *server) secretUnread(v *view.View, a rights.Access, why string) string {
 	a.Name = ""
-	return fmt.Sprintf("%s, which kubectl apply, edit and diff begin with; a Secret is stated in Git as everything else: %s; add or change it there and push",
+	return fmt.Sprintf("%s, which kubectl apply, edit and diff begin with; a Secret is stated in Git as everything else: %s; "+
+		"add or change it there and push",
 		why, s.where(v, a))
 }
 
@@ -127,7 +128,8 @@ func impersonates(id identity, r *http.Request) error {
 	name := r.Header.Get(authenticationv1.ImpersonateUserHeader)
 	for key := range r.Header {
 		if strings.HasPrefix(key, "Impersonate-") {
-			return forbiddenError(id, rights.Access{Verb: "impersonate", Resource: "users", Name: name}, "nobody may act as somebody else in this cluster")
+			return forbiddenError(id, rights.Access{Verb: "impersonate", Resource: "users", Name: name},
+				"nobody may act as somebody else in this cluster")
 		}
 	}
 	return nil

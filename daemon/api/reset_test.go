@@ -34,7 +34,8 @@ func TestRevisionsOfALostHistory(t *testing.T) {
 		"watch":               {ResourceVersion: future},
 		"watch with bookmark": {ResourceVersion: future, AllowWatchBookmarks: true},
 		"watch list": {
-			ResourceVersion: future, SendInitialEvents: &yes, AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
+			ResourceVersion: future, SendInitialEvents: &yes, AllowWatchBookmarks: true,
+			ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
 		},
 	} {
 		expect(t, name, take(t, watchMaps(t, c, opts), 1), "ERROR Expired")
@@ -48,7 +49,8 @@ func TestRevisionsOfALostHistory(t *testing.T) {
 			t.Errorf("%s: %v, want Expired", name, err)
 		}
 	}
-	if _, err := c.CoreV1().ConfigMaps("a").Get(t.Context(), "one", metav1.GetOptions{ResourceVersion: future}); !apierrors.IsResourceExpired(err) {
+	if _, err := c.CoreV1().ConfigMaps("a").Get(t.Context(), "one",
+		metav1.GetOptions{ResourceVersion: future}); !apierrors.IsResourceExpired(err) {
 		t.Errorf("get: %v, want Expired", err)
 	}
 	if took := time.Since(began); took >= 3*time.Second {

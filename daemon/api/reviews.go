@@ -117,7 +117,8 @@ func internalSpec(in authorizationv1.SubjectAccessReviewSpec) (out authorization
 }
 
 // mayDo answers by the same function that judges the request itself.
-func (s *server) mayDo(id identity, res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
+func (s *server) mayDo(id identity, res *authorizationv1.ResourceAttributes,
+	path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
 	var a rights.Access
 	switch {
 	case res != nil && path == nil:
@@ -128,7 +129,8 @@ func (s *server) mayDo(id identity, res *authorizationv1.ResourceAttributes, pat
 	case path != nil && res == nil:
 		a = rights.Access{Verb: path.Verb, Path: path.Path}
 	default:
-		return authorizationv1.SubjectAccessReviewStatus{}, apierrors.NewBadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
+		return authorizationv1.SubjectAccessReviewStatus{},
+			apierrors.NewBadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
 	}
 	v := s.hub.View()
 	verdict, why := rights.Decide(id.Subject, a, v)
@@ -173,7 +175,8 @@ func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Obj
 		Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews", "tokenreviews"},
 	}}
 	for _, k := range served() {
-		if verdict, _ := rights.Decide(id.Subject, rights.Access{Verb: "list", Group: k.Group, Resource: k.Resource}, s.hub.View()); verdict == rights.Allowed {
+		verdict, _ := rights.Decide(id.Subject, rights.Access{Verb: "list", Group: k.Group, Resource: k.Resource}, s.hub.View())
+		if verdict == rights.Allowed {
 			rules = append(rules, authorizationv1.ResourceRule{Verbs: read, APIGroups: []string{k.Group}, Resources: []string{k.Resource}})
 		}
 	}

@@ -20,7 +20,10 @@ import (
 func TestRights(t *testing.T) {
 	s := newTestServer(t, nil, testCluster()...)
 	s.declareAll()
-	token, err := pki.Tokens{Store: s.store, Commit: s.store}.Create(t.Context(), pki.TokenOptions{Usages: []string{pki.UsageView}, User: "bob"})
+	token, err := pki.Tokens{Store: s.store, Commit: s.store}.Create(t.Context(), pki.TokenOptions{
+		Usages: []string{pki.UsageView},
+		User:   "bob",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +35,11 @@ func TestRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	bearer := func(token string) *rest.Config {
-		return &rest.Config{Host: "https://" + s.address, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()}}
+		return &rest.Config{
+			Host:            "https://" + s.address,
+			BearerToken:     token,
+			TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()},
+		}
 	}
 	callers := []struct {
 		name   string
@@ -48,14 +55,18 @@ func TestRights(t *testing.T) {
 	}
 	const status = `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`
 	event := func(kind, name string) string {
-		return fmt.Sprintf(`{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"shop"},"reason":"R","type":"Normal","involvedObject":{"kind":%q,"namespace":"shop","name":%q}}`, kind, name)
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"shop"},"reason":"R",`+
+			`"type":"Normal","involvedObject":{"kind":%q,"namespace":"shop","name":%q}}`, kind, name)
 	}
 	lease := func(name string) string {
-		return fmt.Sprintf(`{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":%q,"namespace":"kube-node-lease"},"spec":{"holderIdentity":%q}}`, name, name)
+		return fmt.Sprintf(`{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":%q,"namespace":"kube-node-lease"},`+
+			`"spec":{"holderIdentity":%q}}`, name, name)
 	}
 	requests := []struct{ method, path, body string }{
-		{"GET", "/healthz", ""}, {"GET", "/livez", ""}, {"GET", "/readyz", ""}, {"GET", "/version", ""}, {"GET", "/metrics", ""}, {"GET", settingsPath, ""},
-		{"GET", "/api", ""}, {"GET", "/apis", ""}, {"GET", "/api/v1", ""}, {"GET", "/apis/apps/v1", ""}, {"GET", "/openapi/v2", ""}, {"GET", "/openapi/v3", ""},
+		{"GET", "/healthz", ""}, {"GET", "/livez", ""}, {"GET", "/readyz", ""}, {"GET", "/version", ""}, {"GET", "/metrics", ""},
+		{"GET", settingsPath, ""},
+		{"GET", "/api", ""}, {"GET", "/apis", ""}, {"GET", "/api/v1", ""}, {"GET", "/apis/apps/v1", ""}, {"GET", "/openapi/v2", ""},
+		{"GET", "/openapi/v3", ""},
 		{"GET", "/lockstep/v1/tunnel", ""}, {"POST", "/lockstep/v1/renew", "{}"}, {"POST", "/lockstep/v1/join", "{}"},
 		{"GET", "/api/v1/nodes", ""}, {"GET", "/api/v1/nodes/n1", ""}, {"GET", "/api/v1/nodes/n1/status", ""},
 		{"GET", "/api/v1/namespaces", ""}, {"GET", "/api/v1/services", ""}, {"GET", "/apis/discovery.k8s.io/v1/endpointslices", ""},
@@ -71,15 +82,25 @@ func TestRights(t *testing.T) {
 		{"GET", "/apis/apps/v1/deployments", ""}, {"GET", "/api/v1/namespaces/shop/events", ""},
 		{"GET", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", ""},
 		{"GET", "/apis/lockstep.dev/v1alpha1/sources", ""},
-		{"POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`},
-		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}`},
-		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectRulesReview","spec":{"namespace":"shop"}}`},
-		{"POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"bob","resourceAttributes":{"verb":"get","resource":"pods"}}}`},
-		{"POST", "/apis/authorization.k8s.io/v1/namespaces/shop/localsubjectaccessreviews", `{"apiVersion":"authorization.k8s.io/v1","kind":"LocalSubjectAccessReview","metadata":{"namespace":"shop"},"spec":{"user":"bob","resourceAttributes":{"namespace":"shop","verb":"get","resource":"pods"}}}`},
-		{"GET", "/apis/apps/v1/namespaces/shop/deployments/cart/scale", ""}, {"GET", "/apis/apps/v1/namespaces/shop/deployments/cart/status", ""},
+		{"POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+			`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`},
+		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+			`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview",` +
+				`"spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}`},
+		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
+			`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectRulesReview","spec":{"namespace":"shop"}}`},
+		{"POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+			`{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"bob",` +
+				`"resourceAttributes":{"verb":"get","resource":"pods"}}}`},
+		{"POST", "/apis/authorization.k8s.io/v1/namespaces/shop/localsubjectaccessreviews",
+			`{"apiVersion":"authorization.k8s.io/v1","kind":"LocalSubjectAccessReview","metadata":{"namespace":"shop"},` +
+				`"spec":{"user":"bob","resourceAttributes":{"namespace":"shop","verb":"get","resource":"pods"}}}`},
+		{"GET", "/apis/apps/v1/namespaces/shop/deployments/cart/scale", ""},
+		{"GET", "/apis/apps/v1/namespaces/shop/deployments/cart/status", ""},
 		{"GET", "/api/v1/watch/pods?timeoutSeconds=1", ""}, {"GET", "/api/v1/watch/namespaces/shop/pods/cart-1-a?timeoutSeconds=1", ""},
 		{"GET", "/api/v1/watch/namespaces/shop/secrets/cart-1-a?timeoutSeconds=1", ""},
-		{"POST", "/apis/authentication.k8s.io/v1/tokenreviews", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x.y"}}`},
+		{"POST", "/apis/authentication.k8s.io/v1/tokenreviews",
+			`{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x.y"}}`},
 
 		{"POST", "/api/v1/nodes", `{"apiVersion":"v1","kind":"Node","metadata":{"name":"n3"}}`},
 		{"PATCH", "/api/v1/nodes/n1", `{"metadata":{"labels":{"disk":"ssd"}}}`},
@@ -88,19 +109,25 @@ func TestRights(t *testing.T) {
 		{"PATCH", "/api/v1/nodes/n1", `{"spec":{"taints":[{"key":"a","effect":"NoSchedule"}]}}`},
 		{"PATCH", "/api/v1/nodes/n1", `{"spec":{"unschedulable":true}}`},
 		{"PATCH", "/api/v1/nodes/n1", `{"metadata":{"finalizers":["example.com/x"]}}`},
-		{"PATCH", "/api/v1/nodes/n1", `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"cart-1-a","uid":"shop-cart-1-a-uid"}]}}`},
+		{"PATCH", "/api/v1/nodes/n1",
+			`{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"cart-1-a","uid":"shop-cart-1-a-uid"}]}}`},
 		{"PATCH", "/api/v1/nodes/n1/status", status},
 		{"DELETE", "/api/v1/nodes/n1", ""},
 		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-a/status", status},
 		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-b/status", status},
 		{"PATCH", "/api/v1/namespaces/shop/pods/gone/status", status},
-		{"DELETE", "/api/v1/namespaces/shop/pods/gone", `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"other"}}`},
+		{"DELETE", "/api/v1/namespaces/shop/pods/gone",
+			`{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"other"}}`},
 		{"PATCH", "/api/v1/namespaces/shop/pods/cart-1-a", `{"metadata":{"labels":{"a":"b"}}}`},
 		{"POST", "/api/v1/namespaces/shop/events", event("Pod", "cart-1-a")},
 		{"POST", "/api/v1/namespaces/shop/events", event("Pod", "cart-1-b")},
 		{"POST", "/api/v1/namespaces/shop/events", event("Service", "cart")},
-		{"POST", "/api/v1/namespaces/shop/events", `{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"shop"},"reason":"R","type":"Normal","involvedObject":{"kind":"Pod","namespace":"shop","name":"cart-1-b","uid":"other"}}`},
-		{"POST", "/api/v1/namespaces/shop/events", `{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"shop"},"reason":"R","type":"Normal","reportingComponent":"c","reportingInstance":"n2","involvedObject":{"kind":"Pod","namespace":"shop","name":"cart-1-a"}}`},
+		{"POST", "/api/v1/namespaces/shop/events",
+			`{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"shop"},"reason":"R","type":"Normal",` +
+				`"involvedObject":{"kind":"Pod","namespace":"shop","name":"cart-1-b","uid":"other"}}`},
+		{"POST", "/api/v1/namespaces/shop/events",
+			`{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"shop"},"reason":"R","type":"Normal",` +
+				`"reportingComponent":"c","reportingInstance":"n2","involvedObject":{"kind":"Pod","namespace":"shop","name":"cart-1-a"}}`},
 		{"POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", lease("n2")},
 		{"PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", lease("n1")},
 		{"DELETE", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", ""},
@@ -115,8 +142,10 @@ func TestRights(t *testing.T) {
 		{"DELETE", "/api/v1/namespaces/shop", ""},
 		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a", ""},
 		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a", `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0}`},
-		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a", `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"other"}}`},
-		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a", `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"shop-cart-1-a-uid"}}`},
+		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a",
+			`{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"other"}}`},
+		{"DELETE", "/api/v1/namespaces/shop/pods/cart-1-a",
+			`{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0,"preconditions":{"uid":"shop-cart-1-a-uid"}}`},
 	}
 	var out strings.Builder
 	messages := map[string]string{}
@@ -133,7 +162,8 @@ func TestRights(t *testing.T) {
 				t.Errorf("%s as %s shows a secret", line, c.name)
 			}
 			var st metav1.Status
-			if code >= 400 && json.Unmarshal([]byte(body), &st) == nil && (c.name == "node-n1" || c.name == "node-n2" || c.name == "viewer") {
+			if code >= 400 && json.Unmarshal([]byte(body), &st) == nil &&
+				(c.name == "node-n1" || c.name == "node-n2" || c.name == "viewer") {
 				messages[c.name] += fmt.Sprintf("%s: %d %s: %s\n", line, code, st.Reason, st.Message)
 			}
 		}

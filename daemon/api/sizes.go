@@ -87,7 +87,8 @@ func (c *change) bodies(next http.Handler) http.Handler {
 		}
 		if strings.HasPrefix(r.Header.Get("Content-Type"), string(types.JSONPatchType)) {
 			if n := operations(body); n > maxOperations {
-				c.fail(w, r, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the patch has %d operations, and may have %d", n, maxOperations)))
+				why := fmt.Sprintf("the patch has %d operations, and may have %d", n, maxOperations)
+				c.fail(w, r, apierrors.NewRequestEntityTooLargeError(why))
 				return
 			}
 		}

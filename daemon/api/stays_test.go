@@ -90,7 +90,11 @@ func TestWatchEndsWithItsToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		config := &rest.Config{Host: "https://" + s.address, BearerToken: token.Bearer(), TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()}}
+		config := &rest.Config{
+			Host:            "https://" + s.address,
+			BearerToken:     token.Bearer(),
+			TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM()},
+		}
 		w, err := client(t, config).CoreV1().Pods("").Watch(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -193,7 +197,8 @@ func (s *testServer) dial(node string) *tls.Conn {
 func (s *testServer) openTunnel(node string) io.Reader {
 	s.t.Helper()
 	c := s.dial(node)
-	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", rights.TunnelPath, tunnel.Protocol); err != nil {
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", rights.TunnelPath,
+		tunnel.Protocol); err != nil {
 		s.t.Fatal(err)
 	}
 	answer := make([]byte, len("HTTP/1.1 101"))

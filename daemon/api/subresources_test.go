@@ -46,10 +46,12 @@ func TestStatusAndScale(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if deployment.Spec.Replicas != 2 || deployment.Status.Replicas != 2 || deployment.Status.Selector != "app=cart" || deployment.Kind != "Scale" && deployment.Kind != "" {
+	if deployment.Spec.Replicas != 2 || deployment.Status.Replicas != 2 || deployment.Status.Selector != "app=cart" ||
+		deployment.Kind != "Scale" && deployment.Kind != "" {
 		t.Errorf("the deployment's scale is %+v", deployment)
 	}
-	if set, err := c.AppsV1().ReplicaSets("shop").GetScale(t.Context(), "cart-1", metav1.GetOptions{}); err != nil || set.Spec.Replicas != 2 || set.UID == "" {
+	if set, err := c.AppsV1().ReplicaSets("shop").GetScale(t.Context(), "cart-1", metav1.GetOptions{}); err != nil ||
+		set.Spec.Replicas != 2 || set.UID == "" {
 		t.Errorf("the replica set's scale is %+v, %v", set, err)
 	}
 	if _, err := c.AppsV1().Deployments("shop").GetScale(t.Context(), "none", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
@@ -73,7 +75,12 @@ func TestWatchByPath(t *testing.T) {
 	s := newTestServer(t, nil, configMap("a", "one", nil), configMap("a", "two", nil))
 	rev := s.store.View().Revision()
 	s.put(configMap("a", "one", nil), configMap("a", "two", nil))
-	for path, want := range map[string]int{"namespaces/a/configmaps": 2, "namespaces/a/configmaps/two": 1, "configmaps": 2, "namespaces/b/configmaps": 0} {
+	for path, want := range map[string]int{
+		"namespaces/a/configmaps":     2,
+		"namespaces/a/configmaps/two": 1,
+		"configmaps":                  2,
+		"namespaces/b/configmaps":     0,
+	} {
 		code, body := s.ask(s.viewer(), "GET", fmt.Sprintf("/api/v1/watch/%s?timeoutSeconds=1&resourceVersion=%d", path, rev), "")
 		if got := strings.Count(body, `"type":"`+string(watch.Modified)+`"`); code != 200 || got != want {
 			t.Errorf("%s: %d, %d events, want %d: %s", path, code, got, want, body)
@@ -93,7 +100,8 @@ func TestSubjectAccessReviews(t *testing.T) {
 		want   bool
 	}{
 		{"a viewer lists", "alice", []string{pki.ViewerGroup}, list, true},
-		{"a viewer reads Secrets", "alice", []string{pki.ViewerGroup}, &authorizationv1.ResourceAttributes{Namespace: "shop", Verb: "get", Resource: "secrets", Name: "cart-1-a"}, false},
+		{"a viewer reads Secrets", "alice", []string{pki.ViewerGroup},
+			&authorizationv1.ResourceAttributes{Namespace: "shop", Verb: "get", Resource: "secrets", Name: "cart-1-a"}, false},
 		{"somebody lists", "system:serviceaccount:shop:default", []string{"system:authenticated"}, list, false},
 		{"a node lists", pki.NodeUserPrefix + "n1", []string{pki.NodeGroup}, list, false},
 		{"a node reads its pod's Secret", pki.NodeUserPrefix + "n1", []string{pki.NodeGroup},
@@ -110,11 +118,13 @@ func TestSubjectAccessReviews(t *testing.T) {
 			t.Errorf("%s, locally: %+v, %v; want %v", test.name, local.Status, err, test.want)
 		}
 	}
-	if _, err := c.SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{}, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+	if _, err := c.SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{},
+		metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("an empty review: %v", err)
 	}
 	if _, err := c.LocalSubjectAccessReviews("other").Create(t.Context(), &authorizationv1.LocalSubjectAccessReview{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "other"}, Spec: authorizationv1.SubjectAccessReviewSpec{User: "alice", ResourceAttributes: list},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "other"},
+		Spec:       authorizationv1.SubjectAccessReviewSpec{User: "alice", ResourceAttributes: list},
 	}, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("a local review of another namespace: %v", err)
 	}
@@ -135,7 +145,8 @@ func TestSubjectAccessReviews(t *testing.T) {
 // TestPodLogOverWebsocket reads a log in messages, and goes away while it is followed: its stream ends.
 func TestPodLogOverWebsocket(t *testing.T) {
 	ended := make(chan struct{})
-	s := newTestServer(t, fakeAgents{func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "container is alive\n") }}, testCluster()...)
+	s := newTestServer(t, fakeAgents{func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "container is alive\n") }},
+		testCluster()...)
 	open := func(query, protocol string) *websocket.Conn {
 		t.Helper()
 		config := s.viewer()

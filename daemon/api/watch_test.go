@@ -87,7 +87,8 @@ func TestWatchSelectors(t *testing.T) {
 	}
 	w := watchMaps(t, c, metav1.ListOptions{LabelSelector: "in=yes", ResourceVersion: list.ResourceVersion})
 	in, out := map[string]string{"in": "yes"}, map[string]string{"in": "no"}
-	s.put(configMap("a", "one", in), configMap("a", "one", in), configMap("a", "one", out), configMap("a", "two", in), configMap("b", "other", in))
+	s.put(configMap("a", "one", in), configMap("a", "one", in), configMap("a", "one", out), configMap("a", "two", in),
+		configMap("b", "other", in))
 	s.commit(store.Write{Key: kinds.KeyOf(configMap("a", "two", nil)), If: store.Anyway, Reason: "test"})
 	expect(t, "selected", take(t, w, 5), "ADDED one", "MODIFIED one", "DELETED one", "ADDED two", "DELETED two")
 }

@@ -18,32 +18,35 @@ func TestRefusalsSayWhatInstead(t *testing.T) {
 		deployment = toGit + "Deployment shop/cart comes from shop/cart.yaml:14 in " + source
 		pod        = toGit + "Pod shop/cart-1-a comes from shop/cart.yaml:14 in " + source
 		elsewhere  = toGit + "its manifests are in " + source
-		inside     = pod + "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
-		made       = pod + "it is made for Deployment shop/cart: change that one and push"
-		asked      = "lockstep validate checks manifests, and lockstep plan shows what a push would change"
-		nodes      = toGit + "nodes are made by the cluster itself, no manifest states them; "
-		removal    = "lockstep node remove n1, on a server, takes the node out of the cluster, and its pods are replaced elsewhere"
-		noCordon   = nodes + "there is no cordon and no drain yet: " + removal
-		secret     = `viewers cannot read Secrets, which kubectl apply, edit and diff begin with; a Secret is stated in Git as everything else: ` +
+		inside     = pod + "what is done inside a container no commit would tell, so nobody may: " +
+			"kubectl logs and kubectl describe say what it does"
+		made     = pod + "it is made for Deployment shop/cart: change that one and push"
+		asked    = "lockstep validate checks manifests, and lockstep plan shows what a push would change"
+		nodes    = toGit + "nodes are made by the cluster itself, no manifest states them; "
+		removal  = "lockstep node remove n1, on a server, takes the node out of the cluster, and its pods are replaced elsewhere"
+		noCordon = nodes + "there is no cordon and no drain yet: " + removal
+		secret   = `viewers cannot read Secrets, which kubectl apply, edit and diff begin with; ` +
+			`a Secret is stated in Git as everything else: ` +
 			"its manifests are in source main (https://git.example/shop.git, branch main); add or change it there and push"
 	)
 	for args, want := range map[string]string{
-		"apply -f testdata/words/stated.yaml":                      service + "change it there and push",
-		"apply -f testdata/words/new.yaml":                         elsewhere + "add it there and push",
-		"apply --server-side -f testdata/words/stated.yaml":        service + "change it there and push",
-		"apply --dry-run=server -f testdata/words/stated.yaml":     service + asked,
-		"apply --dry-run=server -f testdata/words/new.yaml":        elsewhere + asked,
-		"create -f testdata/words/new.yaml":                        elsewhere + "add it there and push",
-		"create configmap made -n shop --from-literal a=b":         elsewhere + "add it there and push",
-		"replace -f testdata/words/stated.yaml":                    service + "change it there and push",
-		"diff -f testdata/words/stated.yaml":                       service + asked,
-		"diff -f testdata/words/new.yaml":                          elsewhere + asked,
-		"diff --server-side -f testdata/words/stated.yaml":         service + asked,
-		"edit deployment cart -n shop":                             deployment + "change it there and push",
-		"exec cart-1-a -n shop -- true":                            inside,
-		"attach cart-1-a -n shop":                                  inside,
-		"debug cart-1-a -n shop --image=x":                         inside,
-		"port-forward pod/cart-1-a 0:80 -n shop":                   pod + "connections go by Services: from outside the cluster, state one of type NodePort",
+		"apply -f testdata/words/stated.yaml":                  service + "change it there and push",
+		"apply -f testdata/words/new.yaml":                     elsewhere + "add it there and push",
+		"apply --server-side -f testdata/words/stated.yaml":    service + "change it there and push",
+		"apply --dry-run=server -f testdata/words/stated.yaml": service + asked,
+		"apply --dry-run=server -f testdata/words/new.yaml":    elsewhere + asked,
+		"create -f testdata/words/new.yaml":                    elsewhere + "add it there and push",
+		"create configmap made -n shop --from-literal a=b":     elsewhere + "add it there and push",
+		"replace -f testdata/words/stated.yaml":                service + "change it there and push",
+		"diff -f testdata/words/stated.yaml":                   service + asked,
+		"diff -f testdata/words/new.yaml":                      elsewhere + asked,
+		"diff --server-side -f testdata/words/stated.yaml":     service + asked,
+		"edit deployment cart -n shop":                         deployment + "change it there and push",
+		"exec cart-1-a -n shop -- true":                        inside,
+		"attach cart-1-a -n shop":                              inside,
+		"debug cart-1-a -n shop --image=x":                     inside,
+		"port-forward pod/cart-1-a 0:80 -n shop": pod +
+			"connections go by Services: from outside the cluster, state one of type NodePort",
 		"scale deployment cart -n shop --replicas 5":               deployment + "change spec.replicas there and push",
 		"delete deployment cart -n shop --wait=false":              deployment + "remove it there and push",
 		"delete pod cart-1-a -n shop --wait=false":                 made,

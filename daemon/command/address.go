@@ -72,7 +72,8 @@ func nodeName(flag string) (string, error) {
 		return "", errors.New("this machine has no name of its own; give one with --node-name")
 	}
 	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
-		return "", fmt.Errorf("a node cannot be called %q as this machine is (--node-name gives another name): %s", name, strings.Join(problems, "; "))
+		return "", fmt.Errorf("a node cannot be called %q as this machine is (--node-name gives another name): %s", name,
+			strings.Join(problems, "; "))
 	}
 	return name, nil
 }
@@ -90,7 +91,8 @@ func alone(ctx context.Context, dirs dirFlags) error {
 	attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if report, err := control.Dial(dirs.run).Report(attempt); err == nil {
-		return fmt.Errorf("lockstep already runs on this machine (cluster %s): %s shows what it does; stop it first to start it with other sources or flags",
+		return fmt.Errorf("lockstep already runs on this machine (cluster %s): %s shows what it does; "+
+			"stop it first to start it with other sources or flags",
 			report.Cluster, dirs.client("status"))
 	}
 	return nil

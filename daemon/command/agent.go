@@ -29,10 +29,13 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.nodeName, "node-name", "", "`NAME` of the node (default: the machine's)")
 	flags.StringVar(&f.nodeIP, "node-ip", "", "`ADDRESS` of the node (default: the machine's first)")
-	flags.StringVar(&f.containerd, "containerd", "", "`SOCKET` of containerd, or managed: one of the agent's own, which outlives it (default: as it was last run, else the system's where it answers, else managed)")
+	flags.StringVar(&f.containerd, "containerd", "",
+		"`SOCKET` of containerd, or managed: one of the agent's own, which outlives it (default: as it was last run, "+
+			"else the system's where it answers, else managed)")
 	flags.StringVar(&f.snapshotter, "snapshotter", "", "`NAME` of containerd's snapshotter (default: overlayfs)")
 	flags.StringVar(&f.images, "images", "", "`FOLDER` of image archives to import at start")
-	flags.StringVar(&f.registries, "registry-config", "", "`FOLDER` with containerd's registry configuration (default: /etc/containerd/certs.d)")
+	flags.StringVar(&f.registries, "registry-config", "",
+		"`FOLDER` with containerd's registry configuration (default: /etc/containerd/certs.d)")
 	flags.StringVar(&f.cniConf, "cni-conf", "", "`FOLDER` with a CNI configuration to use instead of the pod network of Lockstep's own")
 	flags.Int64Var(&f.podPids, "pod-pids-limit", nodeagent.DefaultPodPids, "most processes and threads of a pod, `N`; -1 for no limit")
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` label of the node; may be given several times")

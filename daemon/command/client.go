@@ -66,7 +66,8 @@ func newTokenList() *cobra.Command {
 				default:
 					expires = "has expired"
 				}
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.ID, strings.Join(t.Usages, ", "), duration.HumanDuration(now.Sub(t.Created)), expires)
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.ID, strings.Join(t.Usages, ", "),
+					duration.HumanDuration(now.Sub(t.Created)), expires)
 			}
 			return w.Flush()
 		}}
@@ -102,8 +103,8 @@ after which it may join anew with a token.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
-			_, _ = fmt.Fprintln(out, plain.Text(fmt.Sprintf("node %s is removed: no server takes its certificate, and its name is free; what runs on its machine "+
-				"goes on until lockstep reset there", args[0])))
+			_, _ = fmt.Fprintln(out, plain.Text(fmt.Sprintf("node %s is removed: no server takes its certificate, and its name is free; "+
+				"what runs on its machine goes on until lockstep reset there", args[0])))
 			if report, err := client.Report(cmd.Context()); err == nil && len(report.Nodes) == 0 {
 				_, _ = fmt.Fprintln(out, nodeless(report, dirs))
 			}

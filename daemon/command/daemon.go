@@ -32,11 +32,14 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.name, "name", "", "`NAME` of this control plane (default: the machine's)")
 	flags.StringVar(&f.cluster, "cluster", "lockstep", "`NAME` of the cluster, part of the contexts of commit statuses")
 	flags.StringVar(&f.listen, "listen", "0.0.0.0:6443", "`ADDRESS:PORT` to serve the API at")
-	flags.StringVar(&f.advertise, "advertise", "", "`ADDRESS`, with or without port, at which nodes reach the API (default: the machine's first)")
+	flags.StringVar(&f.advertise, "advertise", "",
+		"`ADDRESS`, with or without port, at which nodes reach the API (default: the machine's first)")
 	flags.StringVar(&f.statusListen, "status-listen", "127.0.0.1:7070", "`ADDRESS:PORT` to serve the status page at")
-	flags.StringVar(&f.statusURL, "status-url", "", "`URL` at which people reach the status page, for commit statuses (default: the listening address)")
+	flags.StringVar(&f.statusURL, "status-url", "",
+		"`URL` at which people reach the status page, for commit statuses (default: the listening address)")
 	flags.StringVar(&f.config, "config", "", "`FILE` with Source documents: sources with credentials, forges and all other settings")
-	flags.StringSliceVar(&f.podCIDRs, "pod-cidr", nil, "`NETWORKS` of pods, at most one a family; a cluster keeps those it is made with (default: 10.42.0.0/16)")
+	flags.StringSliceVar(&f.podCIDRs, "pod-cidr", nil,
+		"`NETWORKS` of pods, at most one a family; a cluster keeps those it is made with (default: 10.42.0.0/16)")
 	flags.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "`NETWORKS` of services, as --pod-cidr (default: 10.43.0.0/16)")
 	flags.StringVar(&f.domain, "cluster-domain", "", "`DOMAIN` of the cluster's names, kept as --pod-cidr (default: cluster.local)")
 	flags.StringArrayVar(&f.sources, "source", nil, "`SOURCE` to follow, [NAME=]URL|FOLDER[#branch[:path]]; may be given several times")
@@ -48,7 +51,10 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 
 // options turns flags into options; address is the machine's, for what the flags leave out.
 func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options, error) {
-	o := daemon.Options{Restart: restart, DataDir: dirs.data, RunDir: dirs.run, Name: f.name, Cluster: f.cluster, StatusURL: f.statusURL, Etcd: f.etcd}
+	o := daemon.Options{
+		Restart: restart, DataDir: dirs.data, RunDir: dirs.run, Name: f.name, Cluster: f.cluster,
+		StatusURL: f.statusURL, Etcd: f.etcd,
+	}
 	if o.Name == "" {
 		name, err := nodeName("")
 		if err != nil {
@@ -83,7 +89,10 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 			return o, fmt.Errorf("cannot use --advertise %q: pods and other nodes cannot reach this address", f.advertise)
 		}
 	}
-	for _, file := range []struct{ flag, path string }{{"etcd-cafile", f.etcd.CAFile}, {"etcd-certfile", f.etcd.CertFile}, {"etcd-keyfile", f.etcd.KeyFile}, {"config", f.config}} {
+	for _, file := range []struct{ flag, path string }{
+		{"etcd-cafile", f.etcd.CAFile}, {"etcd-certfile", f.etcd.CertFile}, {"etcd-keyfile", f.etcd.KeyFile},
+		{"config", f.config},
+	} {
 		if err := readable(file.flag, file.path, false); err != nil {
 			return o, err
 		}
@@ -156,7 +165,8 @@ func hostKeys(s *v1alpha1.Source) error {
 	if s.Spec.Credentials != nil {
 		file = s.Spec.Credentials.KnownHostsFile
 	}
-	err := errors.New("it is by SSH, and its server's keys are not known: have them in a file (ssh-keyscan HOST > known_hosts, and compare them), " +
+	err := errors.New("it is by SSH, and its server's keys are not known: " +
+		"have them in a file (ssh-keyscan HOST > known_hosts, and compare them), " +
 		"and name that in spec.credentials.knownHostsFile of a Source document, in a file for --config")
 	if file != "" {
 		var f *os.File

@@ -14,7 +14,8 @@ func report(state, message string, objects ...control.ObjectReport) control.Repo
 	return control.Report{
 		Nodes: []control.NodeReport{{Name: "one", Ready: true}},
 		Sources: []control.SourceReport{{
-			Name: "shop", Where: "/srv/shop", Status: v1alpha1.SourceStatus{Seen: "0123456789abcdef", State: state, Message: message}, Objects: objects,
+			Name: "shop", Where: "/srv/shop", Objects: objects,
+			Status: v1alpha1.SourceStatus{Seen: "0123456789abcdef", State: state, Message: message},
 		}},
 	}
 }
@@ -46,7 +47,11 @@ func TestProgressTellsOnceThatANodeIsSilent(t *testing.T) {
 	p := newProgress(&screen{out: &out})
 	for _, ago := range []string{"50 s", "51 s", "2 min"} {
 		cause := "node one has been silent for " + ago + "; 0/2 ready"
-		p.show(report("success", "1 object in sync and healthy", control.ObjectReport{Object: "Deployment shop/cart", State: "failed", Cause: cause}))
+		p.show(report("success", "1 object in sync and healthy", control.ObjectReport{
+			Object: "Deployment shop/cart",
+			State:  "failed",
+			Cause:  cause,
+		}))
 	}
 	if n := strings.Count(out.String(), "silent for"); n != 1 {
 		t.Errorf("told %d times:\n%s", n, out.String())
@@ -151,7 +156,11 @@ func TestAwaited(t *testing.T) {
 }
 
 func TestShort(t *testing.T) {
-	for revision, want := range map[string]string{"": "none yet", "0123456789abcdef": "0123456789ab", "sha256:abbd3c0ffee0123456": "abbd3c0ffee0"} {
+	for revision, want := range map[string]string{
+		"":                          "none yet",
+		"0123456789abcdef":          "0123456789ab",
+		"sha256:abbd3c0ffee0123456": "abbd3c0ffee0",
+	} {
 		if got := short(revision); got != want {
 			t.Errorf("short(%q) = %q, want %q", revision, got, want)
 		}

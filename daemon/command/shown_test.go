@@ -36,12 +36,18 @@ func wantPlain(t *testing.T, what, text string) {
 
 func TestHostileTextIsPlainInEveryOutput(t *testing.T) {
 	r := control.Report{
-		Cluster: hostile, Version: hostile, Ready: hostile, Nodes: []control.NodeReport{{Name: hostile}, {Name: "b" + hostile, Ready: true}},
+		Cluster: hostile, Version: hostile, Ready: hostile,
+		Nodes: []control.NodeReport{{Name: hostile}, {Name: "b" + hostile, Ready: true}},
 		Sources: []control.SourceReport{{
 			Name: hostile, Where: hostile, Addresses: []string{hostile},
-			Objects: []control.ObjectReport{{Object: hostile, File: hostile, State: hostile, Cause: hostile}, {Object: "a" + hostile, File: hostile, State: "failed"}},
-			Status: v1alpha1.SourceStatus{Seen: hostile, Accepted: "b" + hostile, State: hostile, Message: hostile, FetchError: hostile, ForgeError: hostile,
-				Drift: hostile, Errors: []string{hostile, "another " + hostile}},
+			Objects: []control.ObjectReport{
+				{Object: hostile, File: hostile, State: hostile, Cause: hostile},
+				{Object: "a" + hostile, File: hostile, State: "failed"},
+			},
+			Status: v1alpha1.SourceStatus{
+				Seen: hostile, Accepted: "b" + hostile, State: hostile, Message: hostile, FetchError: hostile,
+				ForgeError: hostile, Drift: hostile, Errors: []string{hostile, "another " + hostile},
+			},
 		}},
 	}
 	for name, print := range map[string]func(io.Writer){
@@ -76,6 +82,6 @@ func logHostile(t *testing.T, w io.Writer, format string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log.With("with", hostile).WithGroup("group").Warn(hostile, "text", hostile, "error", errors.New(hostile), "nested", slog.GroupValue(slog.String("a", hostile)),
-		"list", []string{hostile})
+	log.With("with", hostile).WithGroup("group").Warn(hostile, "text", hostile, "error", errors.New(hostile),
+		"nested", slog.GroupValue(slog.String("a", hostile)), "list", []string{hostile})
 }

@@ -45,11 +45,14 @@ func TestNodeless(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	dirs := dirFlags{defaultData, "/run/a b"}
 	for want, r := range map[string]control.Report{
-		"no node has joined yet; ":                                               {},
-		"no node: n1 was removed at 2026-01-02T03:04:05Z; ":                      {Removed: &control.RemovedNode{Name: "n1", At: at}},
-		"no node: n1 was removed at 2026-01-02T03:04:05Z; 2 pods wait for one; ": {Removed: &control.RemovedNode{Name: "n1", At: at}, Waiting: 2},
+		"no node has joined yet; ":                          {},
+		"no node: n1 was removed at 2026-01-02T03:04:05Z; ": {Removed: &control.RemovedNode{Name: "n1", At: at}},
+		"no node: n1 was removed at 2026-01-02T03:04:05Z; 2 pods wait for one; ": {
+			Removed: &control.RemovedNode{Name: "n1", At: at}, Waiting: 2,
+		},
 	} {
-		if got := nodeless(r, dirs); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, " token create --run-dir '/run/a b' makes a token for one") {
+		got := nodeless(r, dirs)
+		if !strings.HasPrefix(got, want) || !strings.HasSuffix(got, " token create --run-dir '/run/a b' makes a token for one") {
 			t.Errorf("%q, want %q…", got, want)
 		}
 	}

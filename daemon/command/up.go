@@ -24,7 +24,9 @@ func newUp() *cobra.Command {
 	var node agentFlags
 	var dirs dirFlags
 	var logs logFlags
-	c := &cobra.Command{Use: "up [FOLDER|GIT-URL]", Short: "Run a cluster on this machine: control plane and node in one process", Args: takes(0, 1),
+	c := &cobra.Command{
+		Use: "up [FOLDER|GIT-URL]", Short: "Run a cluster on this machine: control plane and node in one process",
+		Args: takes(0, 1),
 		Long: `Run control plane and node agent in this process, follow a folder or a Git repository, and show
 how the rollout goes. Stopping it leaves all pods running; "lockstep reset" removes them.`,
 		Example: `  lockstep up ./manifests
@@ -61,7 +63,10 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 			}
 			err = nodeagent.Preflight(cmd.Context(), a,
 				preflight.Port{Address: d.Listen, For: "the API is served there: stop what listens, or name another address with --listen"},
-				preflight.Port{Address: d.StatusListen, For: "the status page is served there: stop what listens, or name another address with --status-listen"})
+				preflight.Port{
+					Address: d.StatusListen,
+					For:     "the status page is served there: stop what listens, or name another address with --status-listen",
+				})
 			if err != nil {
 				return err
 			}
@@ -72,7 +77,8 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 			}
 			out.line("stopped; the pods keep running until %s", dirs.command("reset"))
 			return nil
-		}}
+		},
+	}
 	server.add(c)
 	node.add(c)
 	dirs.add(c)

@@ -23,7 +23,8 @@ func misuse(c *cobra.Command, why string, args ...any) error {
 		}
 		line = c.CommandPath() + " " + strings.Join(names, "|") + " …"
 	}
-	return fmt.Errorf("cannot run %s: %s\nusage: %s (%s --help tells more)", c.CommandPath(), fmt.Sprintf(why, args...), line, c.CommandPath())
+	return fmt.Errorf("cannot run %s: %s\nusage: %s (%s --help tells more)", c.CommandPath(),
+		fmt.Sprintf(why, args...), line, c.CommandPath())
 }
 
 // meant is a suggestion for a name that is not known; empty where none is near.

@@ -16,7 +16,8 @@ func TestParseFlag(t *testing.T) {
 		{text: dir, name: "my-shop", folder: dir},
 		{text: "shop=" + dir, name: "shop", folder: dir},
 		{text: "https://git.example/acme/Shop.git", name: "shop", url: "https://git.example/acme/Shop.git"},
-		{text: "https://git.example/acme/shop#main:deploy/prod", name: "shop", url: "https://git.example/acme/shop", branch: "main", path: "deploy/prod"},
+		{text: "https://git.example/acme/shop#main:deploy/prod", name: "shop", url: "https://git.example/acme/shop",
+			branch: "main", path: "deploy/prod"},
 		{text: "a=ssh://git@git.example:2222/acme/shop.git", name: "a", url: "ssh://git@git.example:2222/acme/shop.git"},
 		{text: "git@git.example:acme/shop.git", name: "shop", url: "git@git.example:acme/shop.git"},
 		{text: dir + "#main", fails: "a folder has no branch"},
@@ -76,14 +77,16 @@ spec: {folder: /srv/base}
 		t.Errorf("tokenFile = %q, want %q", got, want)
 	}
 	for text, want := range map[string]string{
-		head + "metadata: {name: a}\nspec: {folder: /a, brunch: x}\n":                                                                    `lockstep.yaml:1: unknown field "spec.brunch"`,
-		head + "metadata: {name: a}\nspec: {folder: /a, folder: /b}\n":                                                                   "already",
-		"apiVersion: v1\nkind: Pod\n":                                                                                                    "kind Source",
-		head + "metadata: {name: a}\nspec: {folder: /a}\n---\n" + head + "metadata: {name: a}\nspec: {folder: /b}\n":                     "there twice",
-		head + "metadata: {name: a}\nspec: {url: 'https://hunter2@git.example/x'}\n":                                                     "spec.url: holds a user name",
-		head + "spec: {url: 'https://git.example/x?token=hunter2'}\n":                                                                    "in its query",
-		head + "metadata: {name: a}\nspec: {url: 'https://git.example/x', forge: {type: gitea, url: 'https://a:hunter2@git.example'}}\n": "spec.forge.url: holds a password",
-		head + "metadata: {name: a}\n":                                                                                                   "exactly one of url and folder",
+		head + "metadata: {name: a}\nspec: {folder: /a, brunch: x}\n":  `lockstep.yaml:1: unknown field "spec.brunch"`,
+		head + "metadata: {name: a}\nspec: {folder: /a, folder: /b}\n": "already",
+		"apiVersion: v1\nkind: Pod\n":                                  "kind Source",
+		head + "metadata: {name: a}\nspec: {folder: /a}\n---\n" +
+			head + "metadata: {name: a}\nspec: {folder: /b}\n": "there twice",
+		head + "metadata: {name: a}\nspec: {url: 'https://hunter2@git.example/x'}\n": "spec.url: holds a user name",
+		head + "spec: {url: 'https://git.example/x?token=hunter2'}\n":                "in its query",
+		head + "metadata: {name: a}\nspec: {url: 'https://git.example/x', " +
+			"forge: {type: gitea, url: 'https://a:hunter2@git.example'}}\n": "spec.forge.url: holds a password",
+		head + "metadata: {name: a}\n": "exactly one of url and folder",
 	} {
 		if _, err := Read(write(text)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("Read(%q) fails with %v, want %q", text, err, want)

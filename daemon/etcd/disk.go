@@ -100,7 +100,8 @@ func (d *disk) look() bool {
 	case low:
 		d.log.Warn("the disk of the cluster's data is filling", "dir", d.dir, "free", s.Free, "size", s.Size)
 	case short:
-		d.log.Error("the disk of the cluster's data is nearly full: no changes are taken until there is room", "dir", d.dir, "free", s.Free, "size", s.Size)
+		d.log.Error("the disk of the cluster's data is nearly full: no changes are taken until there is room", "dir", d.dir,
+			"free", s.Free, "size", s.Size)
 	}
 	return now == short || before == short
 }
@@ -136,7 +137,8 @@ func (d *disk) state() (warning string, err error) {
 	defer d.mu.Unlock()
 	switch {
 	case d.broken != nil:
-		return "", fmt.Errorf("etcd has stopped: the disk of %s cannot be written (%s): %w; it goes on by itself when it can", d.dir, d.space, d.broken)
+		return "", fmt.Errorf("etcd has stopped: the disk of %s cannot be written (%s): %w; it goes on by itself when it can",
+			d.dir, d.space, d.broken)
 	case d.level == short:
 		return "", fmt.Errorf("the disk of %s is nearly full, %s: no changes are taken until there is room", d.dir, d.space)
 	case d.level == low:

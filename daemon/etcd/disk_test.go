@@ -87,11 +87,14 @@ func inside(t *testing.T) (e *Etcd, dir string, restarted chan struct{}) {
 		return nil, "", nil // a part of the test above
 	}
 	restarted = make(chan struct{}, 1)
-	e, err := Start(t.Context(), Options{DataDir: filepath.Join(dir, "etcd"), SocketDir: filepath.Join(dir, "s"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	e, err := Start(t.Context(), Options{
+		DataDir: filepath.Join(dir, "etcd"), SocketDir: filepath.Join(dir, "s"),
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Restart: func() error {
 			restarted <- struct{}{}
 			return errors.New("the test goes on")
-		}})
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +203,8 @@ func TestInsideReadOnly(t *testing.T) {
 			return false
 		}
 	})
-	if _, err := e.Disk(); err == nil || !strings.Contains(err.Error(), "etcd has stopped: the disk of "+filepath.Join(dir, "etcd")+" cannot be written") {
+	if _, err := e.Disk(); err == nil ||
+		!strings.Contains(err.Error(), "etcd has stopped: the disk of "+filepath.Join(dir, "etcd")+" cannot be written") {
 		t.Errorf("disk: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "etcd", "reserve")); err == nil {

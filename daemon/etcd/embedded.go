@@ -46,7 +46,8 @@ func (e *Etcd) startEmbedded(ctx context.Context) error {
 		return err
 	}
 	if path := e.Socket(); len(path) > maxSocketPath {
-		return fmt.Errorf("the socket's path %s has %d bytes, %d is the most: choose a shorter run directory", path, len(path), maxSocketPath)
+		return fmt.Errorf("the socket's path %s has %d bytes, %d is the most: choose a shorter run directory", path,
+			len(path), maxSocketPath)
 	}
 	if err := os.MkdirAll(e.opts.SocketDir, 0o700); err != nil {
 		return err

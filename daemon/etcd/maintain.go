@@ -30,7 +30,8 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	gauges := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "lockstep", Subsystem: "etcd", Name: name, Help: help}, []string{"endpoint"})
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "lockstep", Subsystem: "etcd", Name: name, Help: help},
+			[]string{"endpoint"})
 	}
 	m := &metrics{
 		size:  gauges("db_size_bytes", "Size of the database file."),
@@ -174,7 +175,10 @@ func (k *keeper) look(ctx context.Context) ([]member, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the state of %s: %w", endpoint, err)
 		}
-		m := member{endpoint: endpoint, id: s.Header.MemberId, short: k.etcd.disk != nil && k.etcd.disk.isShort(), size: s.DbSize, used: s.DbSizeInUse, quota: s.DbSizeQuota, defragAt: k.defragAt[endpoint]}
+		m := member{
+			endpoint: endpoint, id: s.Header.MemberId, short: k.etcd.disk != nil && k.etcd.disk.isShort(),
+			size: s.DbSize, used: s.DbSizeInUse, quota: s.DbSizeQuota, defragAt: k.defragAt[endpoint],
+		}
 		// The status names all members' alarms, as text only; it needs no proposal as listing them does.
 		for _, text := range s.Errors {
 			m.noSpace = m.noSpace || strings.Contains(text, etcdserverpb.AlarmType_NOSPACE.String())

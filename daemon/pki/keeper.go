@@ -191,7 +191,11 @@ func forgotten(ledger known, v *view.View, oldest time.Time) ([]store.Group, err
 			err = add(removedPrefix+e.Key, e.Removed)
 			if reg, rev, held := registered(v, e.Removed.Node); held == nil && reg.Key == e.Key {
 				last := &groups[len(groups)-1]
-				*last = append(*last, store.Write{Record: &view.Record{Table: pkiTable, Name: nodePrefix + e.Removed.Node}, If: rev, Reason: "its key was removed"})
+				*last = append(*last, store.Write{
+					Record: &view.Record{Table: pkiTable, Name: nodePrefix + e.Removed.Node},
+					If:     rev,
+					Reason: "its key was removed",
+				})
 			}
 		case e.Unproven.After(have.Unproven):
 			err = add(unprovenName, unproven{Until: e.Unproven})
@@ -288,7 +292,11 @@ func (r *Registrar) useless(v *view.View) store.Group {
 	var out store.Group
 	for key, is := range knownIn(v).Removed {
 		if len(out) < maxExpired && r.tokens.now().Sub(is.Since) > r.authority.nodeLifetime {
-			out = append(out, store.Write{Record: &view.Record{Table: pkiTable, Name: removedPrefix + key}, If: store.Anyway, Reason: "no certificate of it lives"})
+			out = append(out, store.Write{
+				Record: &view.Record{Table: pkiTable, Name: removedPrefix + key},
+				If:     store.Anyway,
+				Reason: "no certificate of it lives",
+			})
 		}
 	}
 	return out

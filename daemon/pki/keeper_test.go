@@ -272,9 +272,12 @@ func TestDeletedNodes(t *testing.T) {
 		batch store.Batch
 		want  string
 	}{
-		"alone":              {store.Batch{View: with.View(), Changes: []view.Change{deleted}}, "k1"},
-		"removed":            {store.Batch{View: without.View(), Changes: []view.Change{deleted, {OldRecord: reg("k1")}}}, ""},
-		"removed and back":   {store.Batch{View: with.View(), Changes: []view.Change{deleted, {OldRecord: reg("k0")}, {NewRecord: reg("k1")}}}, ""},
+		"alone":   {store.Batch{View: with.View(), Changes: []view.Change{deleted}}, "k1"},
+		"removed": {store.Batch{View: without.View(), Changes: []view.Change{deleted, {OldRecord: reg("k1")}}}, ""},
+		"removed and back": {store.Batch{
+			View:    with.View(),
+			Changes: []view.Change{deleted, {OldRecord: reg("k0")}, {NewRecord: reg("k1")}},
+		}, ""},
 		"of no registration": {store.Batch{View: without.View(), Changes: []view.Change{deleted}}, ""},
 		"written, not ended": {store.Batch{View: with.View(), Changes: []view.Change{{Key: deleted.Key, Old: node, New: node}}}, ""},
 	} {

@@ -20,7 +20,9 @@ func owned(name, kind, owner string) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)}
 	if owner != "" {
 		yes := true
-		m.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: owner, UID: types.UID(owner), Controller: &yes}}
+		m.OwnerReferences = []metav1.OwnerReference{{
+			APIVersion: "apps/v1", Kind: kind, Name: owner, UID: types.UID(owner), Controller: &yes,
+		}}
 	}
 	return m
 }

@@ -225,7 +225,12 @@ func rank(state string) int { return slices.Index([]string{"failed", "progressin
 func (s *Server) nodes(v *view.View, now time.Time) []nodeRow {
 	out := []nodeRow{}
 	for n := range view.List[*corev1.Node](v, "") {
-		row := nodeRow{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Age: age(now, n.CreationTimestamp.Time), Reason: "not reported yet"}
+		row := nodeRow{
+			Name:    n.Name,
+			Version: n.Status.NodeInfo.KubeletVersion,
+			Age:     age(now, n.CreationTimestamp.Time),
+			Reason:  "not reported yet",
+		}
 		for _, c := range n.Status.Conditions {
 			if c.Type == corev1.NodeReady {
 				row.Ready, row.Reason = c.Status == corev1.ConditionTrue, c.Message
@@ -360,7 +365,8 @@ func facts(p *page) []fact {
 		states[s.State]++
 	}
 	for _, s := range []struct{ state, class string }{
-		{"unreadable", "failed"}, {"error", "failed"}, {"failure", "failed"}, {"pending", "progressing"}, {"unknown", "progressing"}, {"success", "healthy"},
+		{"unreadable", "failed"}, {"error", "failed"}, {"failure", "failed"}, {"pending", "progressing"},
+		{"unknown", "progressing"}, {"success", "healthy"},
 	} {
 		if n := states[s.state]; n > 0 {
 			out = append(out, fact{fmt.Sprintf("%s: %s", plural(n, "source"), s.state), s.class})

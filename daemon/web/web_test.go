@@ -35,7 +35,9 @@ func named(namespace, name string) metav1.ObjectMeta {
 
 func owned(m metav1.ObjectMeta, kind string, owner metav1.Object) metav1.ObjectMeta {
 	yes := true
-	m.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: owner.GetName(), UID: owner.GetUID(), Controller: &yes}}
+	m.OwnerReferences = []metav1.OwnerReference{{
+		APIVersion: "apps/v1", Kind: kind, Name: owner.GetName(), UID: owner.GetUID(), Controller: &yes,
+	}}
 	return m
 }
 
@@ -47,7 +49,8 @@ func shop(t *testing.T) *memory.Store {
 	pod := &corev1.Pod{ObjectMeta: owned(named("shop", "cart-6d4b-x7k2p"), "ReplicaSet", set)}
 	pod.Spec.NodeName = "node-a"
 	pod.Spec.Containers = []corev1.Container{
-		{Name: "web", Image: "registry.example/cart:7", Env: []corev1.EnvVar{{Name: "PASSWORD", Value: "canary-7f3a"}}}, {Name: "cache", Image: "registry.example/cache:2"},
+		{Name: "web", Image: "registry.example/cart:7", Env: []corev1.EnvVar{{Name: "PASSWORD", Value: "canary-7f3a"}}},
+		{Name: "cache", Image: "registry.example/cache:2"},
 	}
 	pod.Status.Phase = corev1.PodRunning
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{
@@ -68,7 +71,12 @@ func shop(t *testing.T) *memory.Store {
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.10"}}
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	down := &corev1.Node{ObjectMeta: named("", "node-b")}
-	down.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Message: "Kubelet stopped posting node status.", LastHeartbeatTime: metav1.NewTime(now.Add(-40 * time.Second))}}
+	down.Status.Conditions = []corev1.NodeCondition{{
+		Type:              corev1.NodeReady,
+		Status:            corev1.ConditionUnknown,
+		Message:           "Kubelet stopped posting node status.",
+		LastHeartbeatTime: metav1.NewTime(now.Add(-40 * time.Second)),
+	}}
 	far := pod.DeepCopy()
 	far.ObjectMeta = named("shop", "far")
 	far.Spec.NodeName = "node-b"
@@ -77,13 +85,15 @@ func shop(t *testing.T) *memory.Store {
 	good.Spec = v1alpha1.SourceSpec{URL: "https://bot:hunter2@git.example/shop.git", Branch: "main"}
 	good.Status = v1alpha1.SourceStatus{
 		Seen: "9f2c1e7a44d0", Accepted: "9f2c1e7a44d0", Applied: "9f2c1e7a44d0", State: "failure",
-		Message: "Deployment shop/cart: CrashLoopBackOff, 0/1 ready", Objects: 2, Healthy: 1, Since: metav1.NewTime(now.Add(-5 * time.Minute)),
+		Message: "Deployment shop/cart: CrashLoopBackOff, 0/1 ready", Objects: 2, Healthy: 1,
+		Since: metav1.NewTime(now.Add(-5 * time.Minute)),
 	}
 	bad := &v1alpha1.Source{ObjectMeta: named("", "infra")}
 	bad.Spec.Folder = "/srv/infra"
 	bad.Status = v1alpha1.SourceStatus{
-		Seen: "bbbb2222", Accepted: "aaaa1111", Objects: 1, State: "error", FetchError: "cannot read /srv/infra: not a directory", Message: `cart.yaml:14: unknown field "replcias"`,
-		Errors: []string{`cart.yaml:14:3: Deployment shop/cart: spec.replcias: unknown field "<script>alert(1)</script>"`},
+		Seen: "bbbb2222", Accepted: "aaaa1111", Objects: 1, State: "error", FetchError: "cannot read /srv/infra: not a directory",
+		Message: `cart.yaml:14: unknown field "replcias"`,
+		Errors:  []string{`cart.yaml:14:3: Deployment shop/cart: spec.replcias: unknown field "<script>alert(1)</script>"`},
 	}
 	away := &v1alpha1.Source{ObjectMeta: named("", "away")}
 	away.Spec.URL = "https://git.example/away.git"
@@ -107,11 +117,14 @@ func shop(t *testing.T) *memory.Store {
 	}
 	for line, o := range map[int]kinds.Object{14: deployment, 3: secret} {
 		record(string(plan.Inventory), "main/"+kinds.KeyOf(o).Path(), map[string]any{
-			"source": "main", "key": kinds.KeyOf(o), "file": "shop/cart.yaml", "line": line, "commit": "9f2c1e7a44d0", "author": "Ada Lovelace <ada@example.com>",
+			"source": "main", "key": kinds.KeyOf(o), "file": "shop/cart.yaml", "line": line, "commit": "9f2c1e7a44d0",
+			"author": "Ada Lovelace <ada@example.com>",
 			"object": map[string]any{"data": "canary-7f3a"},
 		})
 	}
-	record("posted", "main/0123456789abcdef/verdict", map[string]any{"status": map[string]any{"state": "success", "description": "2 objects in sync and healthy"}})
+	record("posted", "main/0123456789abcdef/verdict", map[string]any{
+		"status": map[string]any{"state": "success", "description": "2 objects in sync and healthy"},
+	})
 	return s
 }
 
@@ -145,7 +158,12 @@ func TestPages(t *testing.T) {
 		{"/", 200, []string{
 			"shop-cluster", "https://git.example/shop.git, branch main", "Deployment shop/cart: CrashLoopBackOff", "shop/cart.yaml:14",
 			`href="/sources/main/9f2c1e7a44d0"`, "Ada Lovelace", "ReplicaSet cart-6d4b", "Deployment cart", "4 restarts",
-			"node node-b has been silent for 40 s", "0 of 3 pods well", "lost since: node node-b has been silent for 41 s", "2 commit statuses wait", "not bound to a node", "(init) running", "last ended: Error, exit code 137", "1 source: cannot be read now", "1 source: unreadable", "connection refused", `href="/sources/infra/aaaa1111"`, "1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`, `title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting", "&lt;script&gt;alert(1)", "Secret shop/cart",
+			"node node-b has been silent for 40 s", "0 of 3 pods well", "lost since: node node-b has been silent for 41 s",
+			"2 commit statuses wait", "not bound to a node", "(init) running", "last ended: Error, exit code 137",
+			"1 source: cannot be read now", "1 source: unreadable", "connection refused", `href="/sources/infra/aaaa1111"`,
+			"1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`,
+			`title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting",
+			"&lt;script&gt;alert(1)", "Secret shop/cart",
 		}},
 		{"/sources/main", 200, []string{"shop/cart.yaml:14"}},
 		{"/sources/main/9f2c1e7a44d0", 200, []string{"9f2c1e7a44d0", "failure", "those of this revision"}},

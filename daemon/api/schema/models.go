@@ -33,7 +33,8 @@ var as = map[reflect.Type]object{
 
 var basic = map[reflect.Kind]object{
 	reflect.Bool: {"type": "boolean"}, reflect.String: {"type": "string"},
-	reflect.Int: {"type": "integer"}, reflect.Int32: {"type": "integer", "format": "int32"}, reflect.Int64: {"type": "integer", "format": "int64"},
+	reflect.Int: {"type": "integer"}, reflect.Int32: {"type": "integer", "format": "int32"},
+	reflect.Int64: {"type": "integer", "format": "int64"},
 	reflect.Uint8: {"type": "integer"}, reflect.Uint32: {"type": "integer"}, reflect.Uint64: {"type": "integer"},
 	reflect.Float32: {"type": "number"}, reflect.Float64: {"type": "number", "format": "double"},
 }

@@ -298,7 +298,8 @@ func (e *event) retire() {
 }
 
 func fromTheFuture(rev, newest int64) error {
-	return apierrors.NewResourceExpired(fmt.Sprintf("unknown resource version: %d, the newest is %d: the store was lost or restored since", rev, newest))
+	return apierrors.NewResourceExpired(fmt.Sprintf("unknown resource version: %d, the newest is %d: the store was lost or restored since",
+		rev, newest))
 }
 
 func tooOld(rev, oldest int64) error {
