@@ -118,12 +118,23 @@ func New(opts Options) (*Agent, error) {
 		pods: map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
-	a.content = content.New(content.Options{Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged, Holds: a.hasLost})
-	a.cluster = cluster.New(cluster.Options{Node: opts.NodeName, File: filepath.Join(opts.agentDir(), "cluster"), Pods: bound{a}, Kept: a.metrics.kept, Log: a.log})
+	a.content = content.New(content.Options{
+		Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged,
+		Holds: a.hasLost,
+	})
+	a.cluster = cluster.New(cluster.Options{
+		Node: opts.NodeName, File: filepath.Join(opts.agentDir(), "cluster"), Pods: bound{a}, Kept: a.metrics.kept,
+		Log: a.log,
+	})
 	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
 	a.broadcast = record.NewBroadcaster()
 	a.events = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: opts.NodeName})
-	a.net = network.Open(network.Options{Node: opts.NodeName, StateDir: filepath.Join(opts.RunDir, "cni"), BinDirs: opts.CNIBinDirs, ConfDir: opts.CNIConfDir})
+	a.net = network.Open(network.Options{
+		Node:     opts.NodeName,
+		StateDir: filepath.Join(opts.RunDir, "cni"),
+		BinDirs:  opts.CNIBinDirs,
+		ConfDir:  opts.CNIConfDir,
+	})
 	return a, nil
 }
 
@@ -226,14 +237,20 @@ func (a *Agent) open(ctx context.Context) error {
 		a.imageDir = a.opts.DataDir
 	}
 	if a.images, err = images.New(ctx, images.Options{Client: a.rt.Client(), Namespace: runtime.Namespace, Snapshotter: a.rt.Snapshotter(),
-		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.imageDir, Pulled: a.metrics.pulled, Interruption: a.rt.Interruption}); err != nil {
+		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.imageDir, Pulled: a.metrics.pulled,
+		Interruption: a.rt.Interruption}); err != nil {
 		return err
 	}
 	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir()}); err != nil {
 		return err
 	}
-	a.summary = stats.New(stats.Options{NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir, ImageDir: a.imageDir, RootFS: a.rt.Usage})
-	a.probes = probes.New(probes.Options{Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed, Warned: a.probeWarned, Probed: a.metrics.probed})
+	a.summary = stats.New(stats.Options{
+		NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir, ImageDir: a.imageDir, RootFS: a.rt.Usage,
+	})
+	a.probes = probes.New(probes.Options{
+		Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed, Warned: a.probeWarned,
+		Probed: a.metrics.probed,
+	})
 	a.logs, err = logs.Ensure(ctx, logs.Options{RunDir: a.opts.RunDir, Cgroup: keeperCgroup(a.opts.NodeName), Build: a.opts.Version,
 		Ended: func() { a.log.Warn("the log keeper has ended, starting it again") },
 		Started: func() {

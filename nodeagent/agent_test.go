@@ -63,27 +63,60 @@ func TestPodWithEverything(t *testing.T) {
 	l := newLab(t)
 	l.start()
 	l.ready()
-	l.put(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "settings"}, Data: map[string]string{"color": "green", "file.txt": "from config map"}})
-	l.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"}, Data: map[string][]byte{"word": []byte("xyzzy")}})
+	l.put(&corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "settings"},
+		Data:       map[string]string{"color": "green", "file.txt": "from config map"},
+	})
+	l.put(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"},
+		Data:       map[string][]byte{"word": []byte("xyzzy")},
+	})
 	init := shell("init", "echo prepared > /shared/init; echo init done")
 	init.VolumeMounts = []corev1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
-	web := shell("web", "cat /shared/init /config/file.txt; id; echo color=$COLOR word=$WORD ip=$IP cpu=$CPU image=$FROM_IMAGE expanded=$EXPANDED; hostname; cat /etc/resolv.conf /etc/hosts; touch /ro 2>/dev/null && echo writable; echo started > /tmp/x; touch /shared/healthy; httpd -f -p 8080 -h /shared")
-	web.SecurityContext = &corev1.SecurityContext{RunAsUser: ptr(int64(1000)), AllowPrivilegeEscalation: ptr(false), ReadOnlyRootFilesystem: ptr(true),
-		Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
-	web.VolumeMounts = []corev1.VolumeMount{{Name: "shared", MountPath: "/shared"}, {Name: "config", MountPath: "/config"}, {Name: "tmp", MountPath: "/tmp"}}
+	web := shell("web", "cat /shared/init /config/file.txt; id; echo color=$COLOR word=$WORD ip=$IP cpu=$CPU image=$FROM_IMAGE "+
+		"expanded=$EXPANDED; hostname; cat /etc/resolv.conf /etc/hosts; touch /ro 2>/dev/null && echo writable; echo started > /tmp/x; "+
+		"touch /shared/healthy; httpd -f -p 8080 -h /shared")
+	web.SecurityContext = &corev1.SecurityContext{
+		RunAsUser:                ptr(int64(1000)),
+		AllowPrivilegeEscalation: ptr(false),
+		ReadOnlyRootFilesystem:   ptr(true),
+		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	web.VolumeMounts = []corev1.VolumeMount{
+		{Name: "shared", MountPath: "/shared"}, {Name: "config", MountPath: "/config"},
+		{Name: "tmp", MountPath: "/tmp"},
+	}
 	web.Env = []corev1.EnvVar{
-		{Name: "COLOR", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}, Key: "color"}}},
-		{Name: "WORD", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "pass"}, Key: "word"}}},
+		{Name: "COLOR", ValueFrom: &corev1.EnvVarSource{
+			ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
+				LocalObjectReference: corev1.LocalObjectReference{Name: "settings"},
+				Key:                  "color",
+			},
+		}},
+		{Name: "WORD", ValueFrom: &corev1.EnvVarSource{
+			SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "pass"}, Key: "word"},
+		}},
 		{Name: "IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}},
 		{Name: "CPU", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.cpu"}}},
 		{Name: "EXPANDED", Value: "$(COLOR)-$(NOPE)"},
 	}
-	web.Resources = corev1.ResourceRequirements{Limits: corev1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("64Mi")}}
-	web.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthy", Port: intstr.FromInt32(8080)}}}
-	web.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "echo hooked > /shared/hook"}}}}
+	web.Resources = corev1.ResourceRequirements{
+		Limits: corev1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("64Mi")},
+	}
+	web.ReadinessProbe = &corev1.Probe{
+		PeriodSeconds: 1,
+		ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthy", Port: intstr.FromInt32(8080)}},
+	}
+	web.Lifecycle = &corev1.Lifecycle{
+		PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "echo hooked > /shared/hook"}}},
+	}
 	side := shell("side", "echo side of $HOSTNAME; trap 'echo told to end; exit 3' TERM; while :; do sleep 1000 & wait; done")
 	side.VolumeMounts = []corev1.VolumeMount{{Name: "shared", MountPath: "/data", SubPath: "sub"}}
-	side.LivenessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "ls /data"}}}}
+	side.LivenessProbe = &corev1.Probe{
+		PeriodSeconds: 1,
+		ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "ls /data"}}},
+	}
 	l.bind("full", corev1.PodSpec{
 		TerminationGracePeriodSeconds: ptr(int64(2)),
 		InitContainers:                []corev1.Container{init},
@@ -91,11 +124,17 @@ func TestPodWithEverything(t *testing.T) {
 		SecurityContext:               &corev1.PodSecurityContext{FSGroup: ptr(int64(2000)), SupplementalGroups: []int64{3000}},
 		Volumes: []corev1.Volume{{Name: "shared", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-			{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}}},
+			{Name: "config", VolumeSource: corev1.VolumeSource{
+				ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}},
+			}}},
 	})
 	p := l.running("full")
-	for _, want := range []string{"prepared", "from config map", "uid=1000(web) gid=1001(web)", "2000", "3000", "1002(extra)", "color=green word=xyzzy ip=" + p.Status.PodIP,
-		"cpu=2 image=yes expanded=green-$(NOPE)", "stdout F full", "nameserver 10.43.0.10", "default.svc.cluster.local", p.Status.PodIP + "\tfull"} {
+	for _, want := range []string{
+		"prepared", "from config map", "uid=1000(web) gid=1001(web)", "2000", "3000", "1002(extra)",
+		"color=green word=xyzzy ip=" + p.Status.PodIP,
+		"cpu=2 image=yes expanded=green-$(NOPE)", "stdout F full", "nameserver 10.43.0.10", "default.svc.cluster.local",
+		p.Status.PodIP + "\tfull",
+	} {
 		l.prints(p, "web", want)
 	}
 	if strings.Contains(l.log(p, "web", 0), "writable") {
@@ -105,7 +144,8 @@ func TestPodWithEverything(t *testing.T) {
 		t.Errorf("init container %+v", s)
 	}
 	opts, _ := l.opts.withDefaults()
-	limit := filepath.Join("/sys/fs/cgroup/memory", nodeCgroup(opts.NodeName), "pod"+string(p.UID), strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://"), "memory.limit_in_bytes")
+	limit := filepath.Join("/sys/fs/cgroup/memory", nodeCgroup(opts.NodeName), "pod"+string(p.UID),
+		strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://"), "memory.limit_in_bytes")
 	if data, err := os.ReadFile(limit); !cgroup.V2() && (err != nil || strings.TrimSpace(string(data)) != "67108864") {
 		t.Errorf("memory limit %q, %v", data, err)
 	}
@@ -149,14 +189,16 @@ func TestCrashBackoffAndPreviousLog(t *testing.T) {
 		p := l.pod("crash")
 		for _, s := range p.Status.ContainerStatuses {
 			last := s.LastTerminationState.Terminated
-			if s.State.Waiting != nil && s.State.Waiting.Reason == "CrashLoopBackOff" && s.RestartCount == 1 && last != nil && last.ExitCode == 7 && last.Message == "why\n" {
+			if s.State.Waiting != nil && s.State.Waiting.Reason == "CrashLoopBackOff" && s.RestartCount == 1 && last != nil &&
+				last.ExitCode == 7 && last.Message == "why\n" {
 				return nil
 			}
 		}
 		return fmt.Errorf("status %+v", p.Status.ContainerStatuses)
 	})
 	p := l.pod("crash")
-	if !strings.HasPrefix(p.Status.ContainerStatuses[0].State.Waiting.Message, "back-off 10s restarting failed container=main pod=crash_default(") {
+	if !strings.HasPrefix(p.Status.ContainerStatuses[0].State.Waiting.Message,
+		"back-off 10s restarting failed container=main pod=crash_default(") {
 		t.Errorf("message %q", p.Status.ContainerStatuses[0].State.Waiting.Message)
 	}
 	if !strings.Contains(l.log(p, "main", 0), "dying") {
@@ -171,8 +213,18 @@ func (l *lab) endsForGood(t *testing.T) {
 	t.Helper()
 	l.bind("good", corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{shell("main", "exit 0")}})
 	l.bind("bad", corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{shell("main", "exit 2")}})
-	l.bind("nosuch", corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "example.com/nosuch:1", ImagePullPolicy: corev1.PullNever}}})
-	l.bind("noconfig", corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: busybox, EnvFrom: []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "absent"}}}}}}})
+	l.bind("nosuch", corev1.PodSpec{
+		Containers: []corev1.Container{{Name: "main", Image: "example.com/nosuch:1", ImagePullPolicy: corev1.PullNever}},
+	})
+	l.bind("noconfig", corev1.PodSpec{
+		Containers: []corev1.Container{{
+			Name:  "main",
+			Image: busybox,
+			EnvFrom: []corev1.EnvFromSource{{
+				ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "absent"}},
+			}},
+		}},
+	})
 	reason := func(name, want string) {
 		l.eventually(name+" says "+want, 20*time.Second, func() error {
 			for _, s := range l.pod(name).Status.ContainerStatuses {
@@ -200,7 +252,8 @@ func (l *lab) endsForGood(t *testing.T) {
 func (l *lab) sharesProcesses(t *testing.T) {
 	t.Helper()
 	l.bind("shared", corev1.PodSpec{ShareProcessNamespace: ptr(true), Containers: []corev1.Container{
-		shell("one", "trap 'exit 0' TERM; while :; do sleep 4711 & wait; done"), shell("two", "while ! ps | grep -v grep | grep 4711; do sleep 1; done; "+forever)}})
+		shell("one", "trap 'exit 0' TERM; while :; do sleep 4711 & wait; done"),
+		shell("two", "while ! ps | grep -v grep | grep 4711; do sleep 1; done; "+forever)}})
 	p := l.running("shared")
 	l.prints(p, "two", "sleep 4711")
 	l.remove("shared")
@@ -284,9 +337,14 @@ func TestReboot(t *testing.T) {
 	l := newLab(t)
 	l.start()
 	l.ready()
-	l.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"}, Data: map[string][]byte{"word": []byte("xyzzy")}})
+	l.put(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"},
+		Data:       map[string][]byte{"word": []byte("xyzzy")},
+	})
 	c := shell("main", "echo word=$word; "+forever)
-	c.EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "pass"}}}}
+	c.EnvFrom = []corev1.EnvFromSource{{
+		SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "pass"}},
+	}}
 	// The survivor's address is not the first that is free.
 	l.bind("before", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
 	l.running("before")
@@ -375,7 +433,8 @@ func TestNobodyAskedForIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rt.Client().ContainerService().Create(ctx, containers.Container{ID: "stranger", Spec: spec, Runtime: containers.RuntimeInfo{Name: "io.containerd.runc.v2"}}); err != nil {
+	if _, err := rt.Client().ContainerService().Create(ctx,
+		containers.Container{ID: "stranger", Spec: spec, Runtime: containers.RuntimeInfo{Name: "io.containerd.runc.v2"}}); err != nil {
 		t.Fatal(err)
 	}
 	l.eventually("stranger removed", 10*time.Second, func() error {

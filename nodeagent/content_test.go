@@ -30,15 +30,26 @@ func TestContentFollowsTheCluster(t *testing.T) {
 	l.ready()
 	l.put(configMap("settings", map[string]string{"color": "green"}))
 	// The shell prints every state of the files once; half a state would be two words.
-	c := shell("main", `echo env=$color; last=; while :; do now="$(cat /config/color 2>/dev/null) $(cat /secret/word 2>/dev/null) $(cat /labels/labels)"; [ "$now" = "$last" ] || echo "state $now"; last=$now; sleep 0.1; done`)
-	c.EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}}
-	c.VolumeMounts = []corev1.VolumeMount{{Name: "config", MountPath: "/config"}, {Name: "secret", MountPath: "/secret"}, {Name: "labels", MountPath: "/labels"}}
-	l.bind("follows", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c}, Volumes: []corev1.Volume{
+	c := shell("main", `echo env=$color; last=; while :; do now="$(cat /config/color 2>/dev/null) $(cat /secret/word 2>/dev/null) $(cat `+
+		`/labels/labels)"; [ "$now" = "$last" ] || echo "state $now"; last=$now; sleep 0.1; done`)
+	c.EnvFrom = []corev1.EnvFromSource{{
+		ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}},
+	}}
+	c.VolumeMounts = []corev1.VolumeMount{
+		{Name: "config", MountPath: "/config"}, {Name: "secret", MountPath: "/secret"},
+		{Name: "labels", MountPath: "/labels"},
+	}
+	follows := corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c}}
+	follows.Volumes = []corev1.Volume{
 		configVolume("config", "settings", false),
 		{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "pass", Optional: ptr(true)}}},
-		{Name: "labels", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{
-			{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.labels"}}}}}},
-	}})
+		{Name: "labels", VolumeSource: corev1.VolumeSource{
+			DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{
+				{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.labels"}},
+			}},
+		}},
+	}
+	l.bind("follows", follows)
 	p := l.running("follows")
 	l.prints(p, "main", "state green  ")
 	shows := func(want string) {
@@ -52,7 +63,10 @@ func TestContentFollowsTheCluster(t *testing.T) {
 	}
 	l.put(configMap("settings", map[string]string{"color": "blue"}))
 	shows("blue  ")
-	l.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"}, Data: map[string][]byte{"word": []byte("xyzzy")}})
+	l.put(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"},
+		Data:       map[string][]byte{"word": []byte("xyzzy")},
+	})
 	shows("blue xyzzy ")
 	labelled := l.pod("follows").DeepCopy()
 	labelled.Labels = map[string]string{"tier": "front"}
@@ -70,7 +84,11 @@ func TestWaitsForWhatIsMissing(t *testing.T) {
 	l.ready()
 	volume := shell("main", "echo $(cat /config/color); "+forever)
 	volume.VolumeMounts = []corev1.VolumeMount{{Name: "config", MountPath: "/config"}}
-	l.bind("volume", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{volume}, Volumes: []corev1.Volume{configVolume("config", "late", false)}})
+	l.bind("volume", corev1.PodSpec{
+		TerminationGracePeriodSeconds: ptr(int64(1)),
+		Containers:                    []corev1.Container{volume},
+		Volumes:                       []corev1.Volume{configVolume("config", "late", false)},
+	})
 	env := shell("main", "echo $COLOR; "+forever)
 	env.Env = []corev1.EnvVar{{Name: "COLOR", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
 		LocalObjectReference: corev1.LocalObjectReference{Name: "late"}, Key: "color"}}}}
@@ -79,7 +97,11 @@ func TestWaitsForWhatIsMissing(t *testing.T) {
 	optional.VolumeMounts = volume.VolumeMounts
 	optional.Env = []corev1.EnvVar{{Name: "COLOR", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
 		LocalObjectReference: corev1.LocalObjectReference{Name: "never"}, Key: "color", Optional: ptr(true)}}}}
-	l.bind("optional", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{optional}, Volumes: []corev1.Volume{configVolume("config", "never", true)}})
+	l.bind("optional", corev1.PodSpec{
+		TerminationGracePeriodSeconds: ptr(int64(1)),
+		Containers:                    []corev1.Container{optional},
+		Volumes:                       []corev1.Volume{configVolume("config", "never", true)},
+	})
 	p := l.running("optional")
 	l.prints(p, "main", "stdout F color=\n")
 	l.waits("env", "CreateContainerConfigError", `configmap "late" not found`)

@@ -63,7 +63,8 @@ func answered(err error) bool {
 	if status := apierrors.APIStatus(nil); err == nil || errors.As(err, &request) || !errors.As(err, &status) {
 		return err == nil || request != nil
 	}
-	return !apierrors.IsServiceUnavailable(err) && !apierrors.IsServerTimeout(err) && !apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err)
+	return !apierrors.IsServiceUnavailable(err) && !apierrors.IsServerTimeout(err) && !apierrors.IsTimeout(err) &&
+		!apierrors.IsTooManyRequests(err)
 }
 
 func (s *lateSink) Create(e *corev1.Event) (*corev1.Event, error) {

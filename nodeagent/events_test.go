@@ -35,11 +35,17 @@ func TestEventsWaitForTheServer(t *testing.T) {
 	})
 	var lines bytes.Buffer
 	broadcast := record.NewBroadcaster()
-	sink := &lateSink{ctx: t.Context(), connected: connected, api: func() kubernetes.Interface { return api }, log: slog.New(slog.NewTextHandler(&lines, nil))}
+	sink := &lateSink{
+		ctx:       t.Context(),
+		connected: connected,
+		api:       func() kubernetes.Interface { return api },
+		log:       slog.New(slog.NewTextHandler(&lines, nil)),
+	}
 	recorded := broadcast.StartRecordingToSink(sink)
 	recorder := broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet"})
 	for i := range 20 {
-		recorder.Event(&corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: fmt.Sprint(i)}, corev1.EventTypeNormal, "Pulled", "Pulled it")
+		recorder.Event(&corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: fmt.Sprint(i)},
+			corev1.EventTypeNormal, "Pulled", "Pulled it")
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		list, err := api.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
@@ -67,9 +73,15 @@ func TestEventsWaitForTheAPI(t *testing.T) {
 	connected := make(chan struct{})
 	broadcast := record.NewBroadcaster()
 	defer broadcast.Shutdown()
-	broadcast.StartRecordingToSink(&lateSink{ctx: t.Context(), connected: connected, api: func() kubernetes.Interface { return api }, log: slog.New(slog.DiscardHandler)})
+	broadcast.StartRecordingToSink(&lateSink{
+		ctx:       t.Context(),
+		connected: connected,
+		api:       func() kubernetes.Interface { return api },
+		log:       slog.New(slog.DiscardHandler),
+	})
 	recorder := broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet"})
-	recorder.Event(&corev1.ObjectReference{Kind: "Node", Name: "n"}, corev1.EventTypeWarning, "RemovedForeignContainer", "Removed container x")
+	recorder.Event(&corev1.ObjectReference{Kind: "Node", Name: "n"}, corev1.EventTypeWarning,
+		"RemovedForeignContainer", "Removed container x")
 	close(connected)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		list, err := api.CoreV1().Events("").List(t.Context(), metav1.ListOptions{})

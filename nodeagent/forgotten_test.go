@@ -132,7 +132,10 @@ func TestForgotten(t *testing.T) {
 	l.start()
 	l.ready()
 	opts, _ := l.opts.withDefaults()
-	l.bind("one", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("a", forever), shell("b", forever)}})
+	l.bind("one", corev1.PodSpec{
+		TerminationGracePeriodSeconds: ptr(int64(1)),
+		Containers:                    []corev1.Container{shell("a", forever), shell("b", forever)},
+	})
 	p := l.running("one")
 	socket := func() error {
 		names := []string{string(p.UID)}
@@ -221,7 +224,9 @@ func TestWhatIsOursComesBack(t *testing.T) {
 	l.start()
 	l.ready()
 	opts, _ := l.opts.withDefaults()
-	l.bind("keep", corev1.PodSpec{Containers: []corev1.Container{shell("main", "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 1 & wait; done")}})
+	l.bind("keep", corev1.PodSpec{Containers: []corev1.Container{
+		shell("main", "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 1 & wait; done"),
+	}})
 	p := l.running("keep")
 	comesBack := func(what string, sig syscall.Signal, find func() []int) {
 		t.Helper()

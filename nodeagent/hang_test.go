@@ -102,12 +102,20 @@ func TestStartOrder(t *testing.T) {
 	}
 	side, other := step("side", ""), step("other", "side-up")
 	side.RestartPolicy, other.RestartPolicy = ptr(corev1.ContainerRestartPolicyAlways), ptr(corev1.ContainerRestartPolicyAlways)
-	side.StartupProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 30, FailureThreshold: 60, ProbeHandler: execHandler("sleep 1; touch /shared/side-up")}
+	side.StartupProbe = &corev1.Probe{
+		PeriodSeconds:    1,
+		TimeoutSeconds:   30,
+		FailureThreshold: 60,
+		ProbeHandler:     execHandler("sleep 1; touch /shared/side-up"),
+	}
 	p := l.bind("order", corev1.PodSpec{
 		TerminationGracePeriodSeconds: ptr(int64(1)),
 		InitContainers:                []corev1.Container{side, other},
 		Containers:                    []corev1.Container{step("proxy", "other"), step("app", "proxy"), step("last", "app")},
-		Volumes:                       []corev1.Volume{{Name: "shared", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+		Volumes: []corev1.Volume{{
+			Name:         "shared",
+			VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+		}},
 	})
 	l.running("order")
 	for _, name := range []string{"side", "other", "proxy", "app", "last"} {

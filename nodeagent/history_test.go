@@ -51,8 +51,12 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	for i := range 50 {
 		l.put(configMap(fmt.Sprint("filler-", i), nil))
 	}
-	opts := Options{NodeName: "n1", Server: "https://" + l.address, Token: l.token(), DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"),
-		LogDir: filepath.Join(dir, "log"), NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)}, Metrics: prometheus.NewRegistry()}
+	opts := Options{
+		NodeName: "n1", Server: "https://" + l.address, Token: l.token(), DataDir: filepath.Join(dir, "data"),
+		RunDir: filepath.Join(dir, "run"),
+		LogDir: filepath.Join(dir, "log"), NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
+		Metrics: prometheus.NewRegistry(),
+	}
 	a, err := New(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +64,8 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	if err := os.MkdirAll(a.opts.agentDir(), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if a.rt, err = runtime.Open(runtime.Options{Address: filepath.Join(dir, "nobody.sock"), Node: "n1", RunDir: opts.RunDir, Log: a.log}); err != nil {
+	if a.rt, err = runtime.Open(runtime.Options{Address: filepath.Join(dir, "nobody.sock"), Node: "n1", RunDir: opts.RunDir,
+		Log: a.log}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

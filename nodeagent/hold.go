@@ -43,7 +43,8 @@ const whereaboutsFile = "whereabouts.json"
 func (o Options) keepWhereabouts() error {
 	data, err := json.Marshal(whereabouts{o.NodeName, o.RunDir, o.LogDir, o.Containerd, o.Snapshotter, o.CNIConfDir, o.CNIBinDirs})
 	if err == nil {
-		err = errors.Join(whole.Write(filepath.Join(o.agentDir(), whereaboutsFile), data), whole.Write(filepath.Join(o.RunDir, dataDirFile), []byte(o.DataDir)))
+		err = errors.Join(whole.Write(filepath.Join(o.agentDir(), whereaboutsFile), data),
+			whole.Write(filepath.Join(o.RunDir, dataDirFile), []byte(o.DataDir)))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep what a reset must know: %w", err)

@@ -15,8 +15,9 @@ func TestHostPortsOfNoAddress(t *testing.T) {
 		"127.1": "", "0177.0.0.1": "", "127.0.0.1 ": "", "localhost": "",
 	} {
 		got := ""
-		for _, p := range hostPortsOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: corev1.PodSpec{
-			Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 80, HostPort: 8080, HostIP: hostIP}}}}}}, []string{"10.42.0.5", "no"}) {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
+		pod.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 80, HostPort: 8080, HostIP: hostIP}}}}
+		for _, p := range hostPortsOf(pod, []string{"10.42.0.5", "no"}) {
 			got += fmt.Sprint(p.PodIP, " ", p.HostIP)
 		}
 		if got != want {

@@ -82,7 +82,8 @@ func TestKilledShims(t *testing.T) {
 	bind := func(names ...string) {
 		for _, name := range names {
 			all = append(all, l.bind(name, corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)),
-				InitContainers: []corev1.Container{shell("init", "sleep 0.2")}, Containers: []corev1.Container{shell("a", forever), shell("b", forever)}}))
+				InitContainers: []corev1.Container{shell("init", "sleep 0.2")},
+				Containers:     []corev1.Container{shell("a", forever), shell("b", forever)}}))
 		}
 	}
 	bind("first", "second", "third")

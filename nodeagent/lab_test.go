@@ -64,7 +64,11 @@ func TestMain(m *testing.M) {
 		cmd := exec.Command(os.Args[0], os.Args[1:]...)
 		cmd.Env = append(os.Environ(), insideEnv+"=1")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:   syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+			Unshareflags: syscall.CLONE_NEWNS,
+			Pdeathsig:    syscall.SIGKILL,
+		}
 		if err := cmd.Run(); err != nil {
 			var exit *exec.ExitError
 			if errors.As(err, &exit) {
@@ -144,7 +148,8 @@ func newLabWith(t testing.TB, authority pki.Options) *lab {
 	}
 	writeImage(t, filepath.Join(images, "busybox.tar"), busybox)
 	l.opts = Options{
-		Server: "https://" + l.address, Token: l.token(), NodeName: "n" + filepath.Base(dir)[6:], NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
+		Server: "https://" + l.address, Token: l.token(), NodeName: "n" + filepath.Base(dir)[6:],
+		NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
 		DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Containerd: filepath.Join(dir, "c", "c.sock"),
 		ImagesDir: images, Version: "v1-test",
 	}
@@ -170,7 +175,8 @@ func (l *lab) startContainerd() {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		l.t.Fatal(err)
 	}
-	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n[ttrpc]\naddress = %q\n",
+	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n"+
+		"address = %q\n[ttrpc]\naddress = %q\n",
 		dir+"/root", dir+"/state", dir+"/c.sock", dir+"/c.sock.ttrpc")
 	if err := os.WriteFile(dir+"/config.toml", []byte(config), 0o600); err != nil {
 		l.t.Fatal(err)
@@ -209,8 +215,9 @@ func (l *lab) startAPI(opts pki.Options) {
 	l.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", UID: uuid.NewUUID()}})
 	l.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-node-lease", UID: uuid.NewUUID()}})
 	registry := prometheus.NewRegistry()
-	l.api = api.Options{Store: l.store, Authority: authority, Hosts: []string{"127.0.0.1"}, Gatherer: registry, Version: "test", Tunnels: &tunnel.Pool{},
-		Log: slog.New(slog.NewTextHandler(testWriter{l.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	l.api = api.Options{Store: l.store, Authority: authority, Hosts: []string{"127.0.0.1"}, Gatherer: registry, Version: "test",
+		Tunnels: &tunnel.Pool{},
+		Log:     slog.New(slog.NewTextHandler(testWriter{l.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	l.serve("127.0.0.1:0")
 }
 
@@ -326,7 +333,10 @@ func (l *lab) pod(name string) *corev1.Pod {
 // bind creates a pod that is bound to the node.
 func (l *lab) bind(name string, spec corev1.PodSpec) *corev1.Pod {
 	l.t.Helper()
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uuid.NewUUID()), CreationTimestamp: metav1.Now()}, Spec: spec}
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uuid.NewUUID()), CreationTimestamp: metav1.Now()},
+		Spec:       spec,
+	}
 	p.Spec.NodeName = l.opts.NodeName
 	strategy.Default(p)
 	if errs := strategy.PrepareCreate(p); len(errs) > 0 {
@@ -444,10 +454,14 @@ func writeImage(t testing.TB, path, ref string) {
 		add(tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}, nil)
 	}
 	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, data)
-	for _, n := range []string{"sh", "sleep", "cat", "id", "echo", "httpd", "wget", "touch", "hostname", "ip", "ls", "mount", "test", "ps", "grep", "dd", "ipcs"} {
+	for _, n := range []string{
+		"sh", "sleep", "cat", "id", "echo", "httpd", "wget", "touch", "hostname", "ip", "ls", "mount", "test", "ps",
+		"grep", "dd", "ipcs",
+	} {
 		add(tar.Header{Name: "bin/" + n, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
 	}
-	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/:/bin/sh\n"))
+	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644},
+		[]byte("root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/:/bin/sh\n"))
 	add(tar.Header{Name: "etc/group", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:\nweb:x:1001:\nextra:x:1002:web\n"))
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -460,8 +474,12 @@ func writeImage(t testing.TB, path, ref string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err = mutate.ConfigFile(img, &v1.ConfigFile{Architecture: "amd64", OS: "linux", Config: v1.Config{Env: []string{"PATH=/bin", "FROM_IMAGE=yes"}},
-		RootFS: func() v1.RootFS { c, _ := img.ConfigFile(); return c.RootFS }()})
+	img, err = mutate.ConfigFile(img, &v1.ConfigFile{
+		Architecture: "amd64",
+		OS:           "linux",
+		Config:       v1.Config{Env: []string{"PATH=/bin", "FROM_IMAGE=yes"}},
+		RootFS:       func() v1.RootFS { c, _ := img.ConfigFile(); return c.RootFS }(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

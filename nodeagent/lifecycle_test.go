@@ -34,7 +34,11 @@ func TestLifecycle(t *testing.T) {
 	l.start()
 	l.ready()
 	never := func(c corev1.Container) corev1.PodSpec {
-		return corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: ptr(int64(2)), Containers: []corev1.Container{c}}
+		return corev1.PodSpec{
+			RestartPolicy:                 corev1.RestartPolicyNever,
+			TerminationGracePeriodSeconds: ptr(int64(2)),
+			Containers:                    []corev1.Container{c},
+		}
 	}
 	always := func(c corev1.Container) corev1.PodSpec {
 		return corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(2)), Containers: []corev1.Container{c}}
@@ -56,21 +60,34 @@ func TestLifecycle(t *testing.T) {
 	l.bind("liveness", always(liveness))
 
 	stubborn := shell("main", "trap '' TERM; while :; do sleep 1; done")
-	stubborn.LivenessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1, TerminationGracePeriodSeconds: ptr(int64(1)), ProbeHandler: execHandler("false")}
+	stubborn.LivenessProbe = &corev1.Probe{
+		PeriodSeconds:                 1,
+		FailureThreshold:              1,
+		TerminationGracePeriodSeconds: ptr(int64(1)),
+		ProbeHandler:                  execHandler("false"),
+	}
 	l.bind("stubborn", always(stubborn))
 
 	web := shell("main", "httpd -f -vv -p 8080 -h /tmp")
-	web.LivenessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1, InitialDelaySeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9)}}}
+	web.LivenessProbe = &corev1.Probe{
+		PeriodSeconds:       1,
+		FailureThreshold:    1,
+		InitialDelaySeconds: 1,
+		ProbeHandler:        corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9)}},
+	}
 	// The server does not speak TLS and has no such page: any answer will do.
 	web.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}}
-	web.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/bye", Scheme: corev1.URISchemeHTTPS, Port: intstr.FromString("web")}}}
+	web.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{
+		HTTPGet: &corev1.HTTPGetAction{Path: "/bye", Scheme: corev1.URISchemeHTTPS, Port: intstr.FromString("web")},
+	}}
 	l.bind("httphook", always(web))
 
 	unhooked := shell("main", forever)
 	unhooked.Lifecycle = &corev1.Lifecycle{PostStart: execHook("exit 4")}
 	l.bind("unhooked", always(unhooked))
 	l.waits("unhooked", "PostStartHookError", fmt.Sprintf(
-		"Exec lifecycle hook ([sh -c exit 4]) for Container \"main\" in Pod \"unhooked_default(%s)\" failed - error: command \"sh -c exit 4\" exited with 4", l.pod("unhooked").UID))
+		"Exec lifecycle hook ([sh -c exit 4]) for Container \"main\" in Pod \"unhooked_default(%s)\" failed - error: "+
+			"command \"sh -c exit 4\" exited with 4", l.pod("unhooked").UID))
 
 	sleepy := shell("main", forever)
 	sleepy.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 2}}}
@@ -80,7 +97,11 @@ func TestLifecycle(t *testing.T) {
 
 	// It ends by itself while its hook sleeps; nobody needs the rest of the sleep.
 	restless := shell("main", "touch /tmp/up; while test -e /tmp/up; do sleep 0.1; done; exit 0")
-	restless.LivenessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1, ProbeHandler: execHandler("(sleep 1; rm /tmp/up) & exit 1")}
+	restless.LivenessProbe = &corev1.Probe{
+		PeriodSeconds:    1,
+		FailureThreshold: 1,
+		ProbeHandler:     execHandler("(sleep 1; rm /tmp/up) & exit 1"),
+	}
 	restless.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 300}}}
 	spec = always(restless)
 	spec.TerminationGracePeriodSeconds = ptr(int64(400))
@@ -97,7 +118,10 @@ func TestLifecycle(t *testing.T) {
 	spec.ActiveDeadlineSeconds, spec.TerminationGracePeriodSeconds = ptr(int64(3)), ptr(int64(1))
 	l.bind("deadline", spec)
 
-	l.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"}, Data: map[string][]byte{"word": []byte("xyzzy-program")}})
+	l.put(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"},
+		Data:       map[string][]byte{"word": []byte("xyzzy-program")},
+	})
 	absent := shell("main", "")
 	absent.Command = []string{"$(WORD)"}
 	absent.Env = []corev1.EnvVar{{Name: "WORD", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
@@ -210,8 +234,9 @@ func (l *lab) cannotStart(t *testing.T) {
 	t.Helper()
 	const prefix = "failed to create containerd task: "
 	for name, want := range map[string]string{
-		"absent": `exec: "[secret]": executable file not found in $PATH`, "absentpartner": `exec: "nosuch": executable file not found in $PATH`,
-		"forbidden": `exec: "/etc/passwd": permission denied`, "forbiddenfirst": `exec: "/etc/passwd": permission denied`,
+		"absent":        `exec: "[secret]": executable file not found in $PATH`,
+		"absentpartner": `exec: "nosuch": executable file not found in $PATH`,
+		"forbidden":     `exec: "/etc/passwd": permission denied`, "forbiddenfirst": `exec: "/etc/passwd": permission denied`,
 	} {
 		status := func() corev1.ContainerStatus {
 			s := l.pod(name).Status
@@ -236,7 +261,8 @@ func (l *lab) cannotStart(t *testing.T) {
 			if w := s.State.Waiting; w == nil || w.Reason != "CrashLoopBackOff" || last == nil || s.RestartCount == 0 {
 				return fmt.Errorf("status %+v", s)
 			}
-			if last.Reason != "StartError" || last.ExitCode != 128 || last.StartedAt.Unix() != 0 || time.Since(last.FinishedAt.Time) > time.Minute ||
+			if last.Reason != "StartError" || last.ExitCode != 128 || last.StartedAt.Unix() != 0 ||
+				time.Since(last.FinishedAt.Time) > time.Minute ||
 				last.ContainerID == "" || !strings.HasPrefix(last.Message, prefix) || !strings.Contains(last.Message, want) {
 				t.Fatalf("%s ended with %+v", name, last)
 			}
@@ -248,7 +274,8 @@ func (l *lab) cannotStart(t *testing.T) {
 		if s.Phase != corev1.PodFailed {
 			return fmt.Errorf("status %+v", s)
 		}
-		if end := s.ContainerStatuses[0].State.Terminated; end == nil || end.Reason != "StartError" || end.ExitCode != 128 || end.StartedAt.Unix() != 0 {
+		end := s.ContainerStatuses[0].State.Terminated
+		if end == nil || end.Reason != "StartError" || end.ExitCode != 128 || end.StartedAt.Unix() != 0 {
 			t.Fatalf("it ended with %+v", s.ContainerStatuses[0])
 		}
 		return nil
@@ -281,7 +308,10 @@ func TestSurroundings(t *testing.T) {
 	l.ready()
 	l.service("shop-cart", "10.43.0.78", "10.42.7.250")
 	l.put(configMap("settings", map[string]string{"color": "green"}))
-	l.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"}, Data: map[string][]byte{"word": []byte("xyzzy")}})
+	l.put(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pass"},
+		Data:       map[string][]byte{"word": []byte("xyzzy")},
+	})
 	pod := func(c ...corev1.Container) corev1.PodSpec {
 		return corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: c}
 	}
@@ -296,7 +326,8 @@ func TestSurroundings(t *testing.T) {
 	spec.HostNetwork = true
 	l.bind("hostnet", spec)
 
-	names := shell("main", "cat /etc/hosts; echo links $SHOP_CART_SERVICE_HOST:$SHOP_CART_SERVICE_PORT $SHOP_CART_PORT_80_TCP_ADDR; "+forever)
+	names := shell("main", "cat /etc/hosts; echo links $SHOP_CART_SERVICE_HOST:$SHOP_CART_SERVICE_PORT $SHOP_CART_PORT_80_TCP_ADDR; "+
+		forever)
 	spec = pod(names)
 	spec.HostAliases = []corev1.HostAlias{{IP: "10.1.2.3", Hostnames: []string{"foo.local", "bar.local"}}}
 	l.bind("names", spec)
@@ -304,22 +335,39 @@ func TestSurroundings(t *testing.T) {
 	spec.EnableServiceLinks = ptr(false)
 	l.bind("nolinks", spec)
 
-	projected := shell("main", "cd /all; echo $(cat color) $(cat word) $(cat labels) $(cat memory) sub=$(cat /sub); ls -l /all/..data/word; "+forever)
+	projected := shell("main",
+		"cd /all; echo $(cat color) $(cat word) $(cat labels) $(cat memory) sub=$(cat /sub); ls -l /all/..data/word; "+forever)
 	projected.Resources.Limits = corev1.ResourceList{"memory": resource.MustParse("64Mi")}
 	projected.Env = []corev1.EnvVar{{Name: "FILE", Value: "color"}}
-	projected.VolumeMounts = []corev1.VolumeMount{{Name: "all", MountPath: "/all"}, {Name: "all", MountPath: "/sub", SubPathExpr: "$(FILE)"}}
+	projected.VolumeMounts = []corev1.VolumeMount{
+		{Name: "all", MountPath: "/all"}, {Name: "all", MountPath: "/sub", SubPathExpr: "$(FILE)"},
+	}
 	spec = pod(projected)
-	spec.Volumes = []corev1.Volume{{Name: "all", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-		{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}},
-		{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "pass"}, Items: []corev1.KeyToPath{{Key: "word", Path: "word", Mode: ptr(int32(0o400))}}}},
-		{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{
-			{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}},
-			{Path: "memory", ResourceFieldRef: &corev1.ResourceFieldSelector{ContainerName: "main", Resource: "limits.memory", Divisor: resource.MustParse("1Mi")}}}}},
-	}}}}}
+	spec.Volumes = []corev1.Volume{{
+		Name: "all",
+		VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}},
+			{Secret: &corev1.SecretProjection{
+				LocalObjectReference: corev1.LocalObjectReference{Name: "pass"},
+				Items:                []corev1.KeyToPath{{Key: "word", Path: "word", Mode: ptr(int32(0o400))}},
+			}},
+			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{
+				{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}},
+				{Path: "memory", ResourceFieldRef: &corev1.ResourceFieldSelector{
+					ContainerName: "main",
+					Resource:      "limits.memory",
+					Divisor:       resource.MustParse("1Mi"),
+				}}}}},
+		}}},
+	}}
 	l.bind("projected", spec)
 
 	propagates := shell("main", "while ! test -e /host/sub/file; do sleep 0.1; done; echo mounted; "+forever)
-	propagates.VolumeMounts = []corev1.VolumeMount{{Name: "host", MountPath: "/host", MountPropagation: ptr(corev1.MountPropagationHostToContainer)}}
+	propagates.VolumeMounts = []corev1.VolumeMount{{
+		Name:             "host",
+		MountPath:        "/host",
+		MountPropagation: ptr(corev1.MountPropagationHostToContainer),
+	}}
 	spec = pod(propagates)
 	spec.Volumes = []corev1.Volume{{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: shared}}}}
 	l.bind("propagates", spec)
@@ -331,7 +379,9 @@ func TestSurroundings(t *testing.T) {
 	l.bind("plain", pod(plain))
 
 	localhost := shell("main", "busybox mkdir /tmp/dir || echo refused; touch /tmp/file && echo touched; "+forever)
-	localhost.SecurityContext = &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr("nodirs.json")}}
+	localhost.SecurityContext = &corev1.SecurityContext{
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr("nodirs.json")},
+	}
 	l.bind("localhost", pod(localhost))
 
 	root := shell("main", forever)
@@ -356,7 +406,9 @@ func TestSurroundings(t *testing.T) {
 	prints("privileged", "stdout F mounted", "/dev/kmsg")
 	prints("plain", "refused")
 	prints("localhost", "refused", "touched")
-	l.waits("root", "CreateContainerConfigError", fmt.Sprintf("container has runAsNonRoot and image will run as root (pod: \"root_default(%s)\", container: main)", l.pod("root").UID))
+	l.waits("root", "CreateContainerConfigError",
+		fmt.Sprintf("container has runAsNonRoot and image will run as root (pod: \"root_default(%s)\", container: main)",
+			l.pod("root").UID))
 	l.running("propagates")
 	if err := unix.Mount("tmpfs", filepath.Join(shared, "sub"), "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
@@ -389,7 +441,8 @@ func TestLogsThroughTheAPI(t *testing.T) {
 	l := newLab(t)
 	l.start()
 	l.ready()
-	c := shell("main", "i=0; test -e /data/second && i=100; touch /data/second; while [ $i -lt 5 ]; do i=$((i+1)); echo line $i; done; [ $i -lt 100 ] && exit 1; "+
+	c := shell("main", "i=0; test -e /data/second && i=100; touch /data/second; while [ $i -lt 5 ]; do i=$((i+1)); echo line $i; done; "+
+		"[ $i -lt 100 ] && exit 1; "+
 		"echo again; while :; do test -e /data/go && break; sleep 0.1; done; echo late; "+forever)
 	c.VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
 	p := l.bind("talks", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c},

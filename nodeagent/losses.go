@@ -62,12 +62,14 @@ func (a *Agent) tellLosses(ctx context.Context) error {
 			continue // the log keeper is being started again
 		}
 		for _, s := range known.note(stats.Streams, time.Now()) {
-			a.log.Warn("a container's output was lost", "container", s.Stream.ID, "lines", s.DroppedLines, "bytes", s.DroppedBytes, "error", s.Error)
+			a.log.Warn("a container's output was lost", "container", s.Stream.ID, "lines", s.DroppedLines, "bytes",
+				s.DroppedBytes, "error", s.Error)
 			a.mu.Lock()
 			p := a.claims[s.Stream.ID]
 			a.mu.Unlock()
 			if p != nil {
-				p.Event(corev1.EventTypeWarning, "LogLinesLost", fmt.Sprintf("%d lines of output could not be written to %s and are lost", s.DroppedLines, s.Stream.Path))
+				p.Event(corev1.EventTypeWarning, "LogLinesLost",
+					fmt.Sprintf("%d lines of output could not be written to %s and are lost", s.DroppedLines, s.Stream.Path))
 			}
 		}
 	}

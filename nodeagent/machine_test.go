@@ -14,10 +14,17 @@ func TestMachine(t *testing.T) {
 	l := newLab(t)
 	l.start()
 	l.ready()
-	l.running(l.bind("first", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}}).Name) // the machine is whole, then
-	conformance.Run(t, conformance.Subject{Machine: l.agent.host.Machine, Facts: l.agent.nodeFacts(), Image: busybox, Missing: "example.com/none:1",
-		Forever: []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"}, True: []string{"sh", "-c", "exit 0"}, Absent: []string{"/absent"},
-		RunDir: l.opts.RunDir, LogDir: filepath.Join(l.dir, "conformance-logs"), Cgroup: nodeCgroup(l.agent.opts.NodeName)})
+	l.running(l.bind("first", corev1.PodSpec{
+		TerminationGracePeriodSeconds: ptr(int64(1)),
+		Containers:                    []corev1.Container{shell("main", forever)},
+	}).Name) // the machine is whole, then
+	conformance.Run(t, conformance.Subject{
+		Machine: l.agent.host.Machine, Facts: l.agent.nodeFacts(), Image: busybox, Missing: "example.com/none:1",
+		Forever: []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"},
+		True:    []string{"sh", "-c", "exit 0"}, Absent: []string{"/absent"},
+		RunDir: l.opts.RunDir, LogDir: filepath.Join(l.dir, "conformance-logs"),
+		Cgroup: nodeCgroup(l.agent.opts.NodeName),
+	})
 	l.remove("first")
 	l.gone("first")
 	l.clean()

@@ -37,11 +37,23 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		reportSeconds: seconds("report_seconds", "How long writes to the API took.", "what"),
 		pullSeconds:   seconds("pull_seconds", "How long pulls of images took.", "result"),
 		probeSeconds:  seconds("probe_seconds", "How long probes took.", "probe", "result"),
-		drift:         prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_drift_total", Help: "Containers removed that nobody asked for."}),
-		keepSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "lockstep_agent_state_keep_seconds", Help: "How long it took to keep the cluster's state on disk.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}),
-		keepErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "lockstep_agent_state_keep_errors_total", Help: "Failures to keep the cluster's state on disk."}),
-		tunnels:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "lockstep_agent_tunnel_requests", Help: "Requests under way from API servers."}),
+		drift: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lockstep_agent_drift_total",
+			Help: "Containers removed that nobody asked for.",
+		}),
+		keepSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "lockstep_agent_state_keep_seconds",
+			Help:    "How long it took to keep the cluster's state on disk.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10),
+		}),
+		keepErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lockstep_agent_state_keep_errors_total",
+			Help: "Failures to keep the cluster's state on disk.",
+		}),
+		tunnels: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lockstep_agent_tunnel_requests",
+			Help: "Requests under way from API servers.",
+		}),
 	}
 	r.MustRegister(m.reportErrors, m.reportSeconds, m.pullSeconds, m.probeSeconds, m.drift, m.tunnels, m.keepSeconds, m.keepErrors)
 	return m
@@ -63,7 +75,8 @@ var (
 	descStatuses   = prometheus.NewDesc("lockstep_agent_status_queue_depth", "Pod statuses that wait to be written.", nil, nil)
 	descContainerd = prometheus.NewDesc("lockstep_agent_containerd_up", "1 while containerd answers.", nil, nil)
 	descLogBytes   = prometheus.NewDesc("lockstep_agent_log_bytes", "Bytes that the log keeper read of the open streams.", nil, nil)
-	descLogDropped = prometheus.NewDesc("lockstep_agent_log_dropped_lines", "Lines of the open streams that the log keeper could not write.", nil, nil)
+	descLogDropped = prometheus.NewDesc("lockstep_agent_log_dropped_lines",
+		"Lines of the open streams that the log keeper could not write.", nil, nil)
 )
 
 func (m *metrics) kept(took time.Duration, err error) {
@@ -90,7 +103,9 @@ type gauges struct{ a *Agent }
 
 // Describe implements prometheus.Collector.
 func (g gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descPods, descContainers, descFailing, descWatched, descStatuses, descContainerd, descLogBytes, descLogDropped} {
+	for _, d := range []*prometheus.Desc{
+		descPods, descContainers, descFailing, descWatched, descStatuses, descContainerd, descLogBytes, descLogDropped,
+	} {
 		out <- d
 	}
 }

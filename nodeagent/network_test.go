@@ -17,7 +17,8 @@ func TestUserNetwork(t *testing.T) {
 	l := newLab(t)
 	l.opts.CNIConfDir = filepath.Join(l.dir, "net.d")
 	l.stopAPI()
-	l.api.Settings.PodCIDRs, l.api.Settings.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")}, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
+	l.api.Settings.PodCIDRs, l.api.Settings.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")},
+		[]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
 	l.serve(l.address)
 	if err := os.MkdirAll(l.opts.CNIConfDir, 0o755); err != nil {
 		t.Fatal(err)
@@ -44,7 +45,8 @@ func TestUserNetwork(t *testing.T) {
 		t.Errorf("the pod's address is %s", web.Status.PodIP)
 	}
 	l.service("web", "10.96.0.79", web.Status.PodIP)
-	l.bind("asks", pod("while ! wget -q -O - http://"+web.Status.PodIP+":8080/; do sleep 0.1; done; while ! wget -q -O - http://10.96.0.79/; do sleep 0.1; done; echo both; "+forever))
+	l.bind("asks", pod("while ! wget -q -O - http://"+web.Status.PodIP+":8080/; do sleep 0.1; done; "+
+		"while ! wget -q -O - http://10.96.0.79/; do sleep 0.1; done; echo both; "+forever))
 	l.prints(l.running("asks"), "main", "both")
 	for _, name := range []string{"web", "asks"} {
 		l.remove(name)

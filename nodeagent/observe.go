@@ -79,7 +79,8 @@ func (a *Agent) removeForeign(ctx context.Context, c runtime.Container) {
 
 // drift reports a repaired difference on the node's object.
 func (a *Agent) drift(reason, message string) {
-	a.events.Event(&corev1.ObjectReference{Kind: "Node", Name: a.opts.NodeName, UID: types.UID(a.opts.NodeName)}, corev1.EventTypeWarning, reason, message)
+	a.events.Event(&corev1.ObjectReference{Kind: "Node", Name: a.opts.NodeName, UID: types.UID(a.opts.NodeName)},
+		corev1.EventTypeWarning, reason, message)
 }
 
 func (a *Agent) relistLoop(ctx context.Context) error {

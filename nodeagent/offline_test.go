@@ -96,9 +96,18 @@ func (l *lab) service(name, address, endpoint string) {
 	l.t.Helper()
 	ready, port, portName, tcp := true, int32(8080), "http", corev1.ProtocolTCP
 	l.put(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
-		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: address, ClusterIPs: []string{address}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
-			Ports: []corev1.ServicePort{{Name: portName, Port: 80, Protocol: tcp}}}})
-	l.put(&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		Spec: corev1.ServiceSpec{
+			Type:       corev1.ServiceTypeClusterIP,
+			ClusterIP:  address,
+			ClusterIPs: []string{address},
+			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+			Ports:      []corev1.ServicePort{{Name: portName, Port: 80, Protocol: tcp}},
+		}})
+	l.put(&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "default",
+		Name:      name + "-1",
+		Labels:    map[string]string{discoveryv1.LabelServiceName: name},
+	},
 		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &portName, Port: &port, Protocol: &tcp}},
 		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{endpoint}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}}})
 }

@@ -32,7 +32,8 @@ func TestResetOfOthersDirectories(t *testing.T) {
 		_ = cmd.Wait()
 	})
 	for _, root := range cgroup.Hierarchies() {
-		if err := os.WriteFile(filepath.Join(root, group, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil && !os.IsNotExist(err) {
+		procs := filepath.Join(root, group, "cgroup.procs")
+		if err := os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil && !os.IsNotExist(err) {
 			t.Log(err) // a hierarchy without this cgroup
 		}
 	}
@@ -44,7 +45,12 @@ func TestResetOfOthersDirectories(t *testing.T) {
 			t.Fatal("the keeper does not start")
 		}
 	}
-	err := Reset(t.Context(), Options{NodeName: name, DataDir: filepath.Join(t.TempDir(), "a"), RunDir: filepath.Join(t.TempDir(), "b"), Containerd: Managed})
+	err := Reset(t.Context(), Options{
+		NodeName:   name,
+		DataDir:    filepath.Join(t.TempDir(), "a"),
+		RunDir:     filepath.Join(t.TempDir(), "b"),
+		Containerd: Managed,
+	})
 	if err == nil || !strings.Contains(err.Error(), "nothing is touched: its are --data-dir '"+data+"' --run-dir '"+run+"'") {
 		t.Errorf("reset: %v", err)
 	}

@@ -20,12 +20,19 @@ import (
 func (a *Agent) newHost() *pod.Node {
 	return pod.NewNode(pod.Options{
 		Machine: pod.Machine{
-			Containers: ownContainers{a.rt, a}, Sandboxes: sandboxes{a.net}, Volumes: a.volumes, Logs: a.logs, Probes: a.probes, Events: a.events,
-			Images: &knownImages{manager: a.images, imported: a.imported, added: func() { poke(a.imagesWake) }, known: map[string]*knownImage{}},
+			Containers: ownContainers{a.rt, a}, Sandboxes: sandboxes{a.net}, Volumes: a.volumes, Logs: a.logs,
+			Probes: a.probes, Events: a.events,
+			Images: &knownImages{
+				manager:  a.images,
+				imported: a.imported,
+				added:    func() { poke(a.imagesWake) },
+				known:    map[string]*knownImage{},
+			},
 		},
 		Cluster: clusterOf{a.content, a}, Owner: owner{a}, Records: a.records,
-		RunDir: a.opts.RunDir, LogDir: a.opts.LogDir, SeccompDir: filepath.Join(a.opts.DataDir, "seccomp"), Cgroup: nodeCgroup(a.opts.NodeName),
-		Names: a.namesAt, Facts: a.nodeFacts, HostIPs: a.hostIPs, Metrics: a.metrics.pods, Log: a.log,
+		RunDir: a.opts.RunDir, LogDir: a.opts.LogDir, SeccompDir: filepath.Join(a.opts.DataDir, "seccomp"),
+		Cgroup: nodeCgroup(a.opts.NodeName),
+		Names:  a.namesAt, Facts: a.nodeFacts, HostIPs: a.hostIPs, Metrics: a.metrics.pods, Log: a.log,
 	})
 }
 

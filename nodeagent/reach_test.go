@@ -17,7 +17,10 @@ import (
 
 // contentVolumes are a volume of each kind of content, all with a file a.
 func contentVolumes() []corev1.Volume {
-	labels := []corev1.DownwardAPIVolumeFile{{Path: "a", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}}}
+	labels := []corev1.DownwardAPIVolumeFile{{
+		Path:     "a",
+		FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"},
+	}}
 	return []corev1.Volume{
 		configVolume("cm", "content", false),
 		{Name: "sec", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "content"}}},
@@ -45,13 +48,15 @@ func TestContainersCannotWriteContent(t *testing.T) {
   done
   echo x > $d-sub 2>/dev/null && echo "could write $d-sub"
   busybox stat -c "%A %u" -L $d
-done; busybox touch /nested/data/w && echo nested; echo done; last=; while :; do now="$(cat /cm/a)$(cat /sec/a)$(cat /proj/a)"; [ "$now" = "$last" ] || echo "state $now"; last=$now; sleep 0.1; done`)
+done; busybox touch /nested/data/w && echo nested; echo done; last=
+while :; do now="$(cat /cm/a)$(cat /sec/a)$(cat /proj/a)"; [ "$now" = "$last" ] || echo "state $now"; last=$now; sleep 0.1; done`)
 	vols := contentVolumes()
 	for _, v := range vols {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: v.Name, MountPath: "/" + v.Name},
 			corev1.VolumeMount{Name: v.Name, MountPath: "/" + v.Name + "-sub", SubPath: "a"})
 	}
-	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "cm", MountPath: "/nested"}, corev1.VolumeMount{Name: "data", MountPath: "/nested/data"})
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "cm", MountPath: "/nested"},
+		corev1.VolumeMount{Name: "data", MountPath: "/nested/data"})
 	vols = append(vols, corev1.Volume{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
 	l.bind("writer", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c}, Volumes: vols})
 	p := l.running("writer")
@@ -74,10 +79,14 @@ func TestVolumesFollowEachByItself(t *testing.T) {
 	l.put(secretOf("sec", map[string][]byte{"a": []byte("1")}))
 	items := configVolume("items", "cm", false)
 	items.ConfigMap.Items = []corev1.KeyToPath{{Key: "a", Path: "a"}, {Key: "b", Path: "b"}}
-	c := shell("main", `last=; while :; do now="$(cat /items/a)$(cat /sec/a)$(cat /all/a)"; [ "$now" = "$last" ] || echo "state $now"; last=$now; sleep 0.1; done`)
-	c.VolumeMounts = []corev1.VolumeMount{{Name: "items", MountPath: "/items"}, {Name: "sec", MountPath: "/sec"}, {Name: "all", MountPath: "/all"}}
+	c := shell("main", `last=; while :; do now="$(cat /items/a)$(cat /sec/a)$(cat /all/a)"; [ "$now" = "$last" ] || echo "state $now"; `+
+		`last=$now; sleep 0.1; done`)
+	c.VolumeMounts = []corev1.VolumeMount{
+		{Name: "items", MountPath: "/items"}, {Name: "sec", MountPath: "/sec"}, {Name: "all", MountPath: "/all"},
+	}
 	l.bind("upd", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c}, Volumes: []corev1.Volume{
-		items, {Name: "sec", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "sec"}}}, configVolume("all", "cm", false)}})
+		items, {Name: "sec", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "sec"}}},
+		configVolume("all", "cm", false)}})
 	p := l.running("upd")
 	l.prints(p, "main", "state 111")
 	l.put(configMap("cm", map[string]string{"a": "2"}))
@@ -105,14 +114,24 @@ func TestPodFiles(t *testing.T) {
 	l.start()
 	l.ready()
 	fill := func(path string) string { return "dd if=/dev/zero of=" + path + " bs=65536 count=96; " + forever }
-	for name, path := range map[string]string{"hosts": "/etc/hosts", "resolv": "/etc/resolv.conf", "hostname": "/etc/hostname", "message": "/dev/termination-log"} {
-		l.bind(name, corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", fill(path))}})
+	for name, path := range map[string]string{
+		"hosts":    "/etc/hosts",
+		"resolv":   "/etc/resolv.conf",
+		"hostname": "/etc/hostname",
+		"message":  "/dev/termination-log",
+	} {
+		l.bind(name, corev1.PodSpec{
+			TerminationGracePeriodSeconds: ptr(int64(1)),
+			Containers:                    []corev1.Container{shell("main", fill(path))},
+		})
 	}
-	limited := shell("main", "cat /etc/hosts; dd if=/dev/zero of=/etc/hosts bs=65536 count=16; dd if=/dev/zero of=/dev/termination-log bs=65536 count=16; "+forever)
+	limited := shell("main", "cat /etc/hosts; dd if=/dev/zero of=/etc/hosts bs=65536 count=16; "+
+		"dd if=/dev/zero of=/dev/termination-log bs=65536 count=16; "+forever)
 	limited.Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("1Mi")}
 	l.bind("limited", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{limited}})
 	for name, message := range map[string]string{
-		"hosts": `Usage of file "/etc/hosts" exceeds the limit "4Mi". `, "resolv": `Usage of file "/etc/resolv.conf" exceeds the limit "4Mi". `,
+		"hosts":    `Usage of file "/etc/hosts" exceeds the limit "4Mi". `,
+		"resolv":   `Usage of file "/etc/resolv.conf" exceeds the limit "4Mi". `,
 		"hostname": `Usage of file "/etc/hostname" exceeds the limit "4Mi". `,
 		"message":  `Usage of file "/dev/termination-log of container main" exceeds the limit "4Mi". `,
 		"limited":  "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ",

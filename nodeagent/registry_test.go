@@ -86,13 +86,17 @@ func TestRegistries(t *testing.T) {
 		return s
 	}
 	secret := func(name string) {
-		l.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{
-			corev1.DockerConfigJsonKey: fmt.Appendf(nil, `{"auths":{%q:{"username":"me","password":"hunter2"}}}`, address)}})
+		l.put(&corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Type: corev1.SecretTypeDockerConfigJson,
+			Data: map[string][]byte{
+				corev1.DockerConfigJsonKey: fmt.Appendf(nil, `{"auths":{%q:{"username":"me","password":"hunter2"}}}`, address)},
+		})
 	}
 	// In vain: no secret, or one that is not there yet.
 	l.bind("denied", pod(address+"/team/app:1", corev1.PullIfNotPresent))
 	l.bind("early", pod(address+"/team/app:1", corev1.PullAlways, "late"))
-	l.event("early", "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (late); attempting to pull the image may not succeed.")
+	l.event("early", "FailedToRetrieveImagePullSecret",
+		"Unable to retrieve some image pull secrets (late); attempting to pull the image may not succeed.")
 	l.event("denied", "Pulling", fmt.Sprintf("Pulling image %q", address+"/team/app:1"))
 	l.event("denied", "Failed", fmt.Sprintf("Failed to pull image %q: ", address+"/team/app:1"))
 	l.event("denied", "Failed", "Error: ErrImagePull")

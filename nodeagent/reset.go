@@ -65,7 +65,8 @@ func Reset(ctx context.Context, opts Options) error {
 	note(cgroup.Remove(nodeCgroup(opts.NodeName)))
 	note(cgroup.Remove(keeperCgroup(opts.NodeName)))
 	note(cgroup.Remove(namesCgroup(opts.NodeName)))
-	note(removeEmptyParents(filepath.Dir(nodeCgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName)), filepath.Dir(namesCgroup(opts.NodeName))))
+	note(removeEmptyParents(filepath.Dir(nodeCgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName)),
+		filepath.Dir(namesCgroup(opts.NodeName))))
 	note(stopContainerd(ctx, opts))
 	note(os.RemoveAll(opts.managedDir()))
 	note(removeRuntimeDirs(opts))
@@ -101,7 +102,9 @@ func resetContainers(ctx context.Context, o Options) error {
 	if !answers(o.containerdSocket()) {
 		return fmt.Errorf("cannot remove containers: containerd does not answer at %s; start it first, for this once", o.containerdSocket())
 	}
-	rt, err := runtime.Open(runtime.Options{Address: o.containerdSocket(), Node: o.NodeName, Snapshotter: o.Snapshotter, RunDir: o.RunDir, Log: o.Log})
+	rt, err := runtime.Open(runtime.Options{
+		Address: o.containerdSocket(), Node: o.NodeName, Snapshotter: o.Snapshotter, RunDir: o.RunDir, Log: o.Log,
+	})
 	if err != nil {
 		return err
 	}
@@ -146,7 +149,12 @@ func shimNames(o Options, list []runtime.Container) []string {
 
 // resetPods takes all pods out of the network and removes their sandboxes and volumes.
 func resetPods(ctx context.Context, o Options) error {
-	n := network.Open(network.Options{Node: o.NodeName, StateDir: filepath.Join(o.RunDir, "cni"), BinDirs: o.CNIBinDirs, ConfDir: o.CNIConfDir})
+	n := network.Open(network.Options{
+		Node:     o.NodeName,
+		StateDir: filepath.Join(o.RunDir, "cni"),
+		BinDirs:  o.CNIBinDirs,
+		ConfDir:  o.CNIConfDir,
+	})
 	var errs []error
 	dirs, _ := filepath.Glob(filepath.Join(o.RunDir, "pods", "*"))
 	for _, dir := range dirs {
@@ -224,7 +232,8 @@ func removeRuntimeDirs(o Options) error {
 }
 
 func removeDirIfEmpty(dir string) error {
-	if err := syscall.Rmdir(dir); err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EBUSY) {
+	err := syscall.Rmdir(dir)
+	if err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EBUSY) {
 		return fmt.Errorf("cannot remove %s: %w", dir, err)
 	}
 	return nil

@@ -41,9 +41,12 @@ func web() []*corev1.Service {
 // endpoint is behind the service; there are rules for it.
 func endpoint() []*discoveryv1.EndpointSlice {
 	port := int32(8080)
-	return []*discoveryv1.EndpointSlice{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Port: &port}},
-		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.7.99"}}}}}
+	return []*discoveryv1.EndpointSlice{{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Port: &port}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.42.7.99"}}},
+	}}
 }
 
 // endNetwork removes an agent's rules and ends its names, which outlive it.
@@ -142,8 +145,11 @@ func TestNodeIsReadyWithItsRulesAndNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &netOnly{t, Options{Server: "https://127.0.0.1:1", NodeName: "n" + filepath.Base(dir)[6:], NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
-		DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Version: "v1-test"}}
+	n := &netOnly{
+		t,
+		Options{Server: "https://127.0.0.1:1", NodeName: "n" + filepath.Base(dir)[6:], NodeIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
+			DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Version: "v1-test"},
+	}
 	t.Cleanup(func() {
 		endNetwork(t, n.opts)
 		if err := os.RemoveAll(dir); err != nil {

@@ -30,7 +30,10 @@ func (a *Agent) serveServices(ctx context.Context) error {
 		return nil
 	case <-a.cluster.Known():
 	}
-	p, err := proxy.New(proxy.Options{State: a.proxyState, Wake: a.cluster.Subscribe(), Drift: a.proxyDrift, Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics})
+	p, err := proxy.New(proxy.Options{
+		State: a.proxyState, Wake: a.cluster.Subscribe(), Drift: a.proxyDrift, Changed: a.vitalChanged, Log: a.log,
+		Registerer: a.opts.Metrics,
+	})
 	if err != nil {
 		a.log.Error("cannot start proxy", "error", err)
 		return nil
@@ -40,7 +43,8 @@ func (a *Agent) serveServices(ctx context.Context) error {
 	for _, ip := range servers {
 		listen = append(listen, netip.AddrPortFrom(ip, dnsPort))
 	}
-	d, err := dns.New(dns.Options{Listen: listen, Domain: domain, State: a.dnsState, Wake: a.cluster.Subscribe(), Changed: a.vitalChanged, Log: a.log, Registerer: a.opts.Metrics,
+	d, err := dns.New(dns.Options{Listen: listen, Domain: domain, State: a.dnsState, Wake: a.cluster.Subscribe(), Changed: a.vitalChanged,
+		Log: a.log, Registerer: a.opts.Metrics,
 		Process: companion.Program{RunDir: a.opts.RunDir, Cgroup: namesCgroup(a.opts.NodeName), Build: a.opts.Version}})
 	if err != nil {
 		a.log.Error("cannot have names answered", "error", err)
@@ -174,7 +178,8 @@ func (a *Agent) proxyDrift(d proxy.Drift) {
 	if len(d.Findings) > 0 {
 		first = d.Findings[0].String()
 	}
-	a.drift("RepairedRules", fmt.Sprintf("Repaired %d differences of the service rules in %s, the first: %s", d.Total, d.Took.Round(time.Millisecond), first))
+	a.drift("RepairedRules", fmt.Sprintf("Repaired %d differences of the service rules in %s, the first: %s", d.Total,
+		d.Took.Round(time.Millisecond), first))
 }
 
 func (a *Agent) dnsState() dns.State {

@@ -27,11 +27,19 @@ func (t told) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.String() != "https://server:6443/lockstep/v1/settings" {
 		return nil, errors.New("asked " + r.URL.String())
 	}
-	return &http.Response{StatusCode: t.code, Status: http.StatusText(t.code), Body: io.NopCloser(strings.NewReader(t.body)), Request: r}, nil
+	return &http.Response{
+		StatusCode: t.code,
+		Status:     http.StatusText(t.code),
+		Body:       io.NopCloser(strings.NewReader(t.body)),
+		Request:    r,
+	}, nil
 }
 
 func TestSettingsAreLearned(t *testing.T) {
-	odd := settings.Settings{ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, Domain: "acme.internal"}.Or(settings.Default())
+	odd := settings.Settings{
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
+		Domain:       "acme.internal",
+	}.Or(settings.Default())
 	o := Options{Server: "https://server:6443", NodeName: "n1", DataDir: t.TempDir(), RunDir: t.TempDir()}
 	start := func() *Agent {
 		t.Helper()
@@ -60,7 +68,8 @@ func TestSettingsAreLearned(t *testing.T) {
 		t.Errorf("it is told the same: %v", err)
 	}
 	err := a.learnSettings(t.Context(), told{404, "{}"})
-	want := "cannot go on with other settings, start the agent again: the service network is 10.43.0.0/16 in the cluster and 10.96.0.0/12 as this node has begun"
+	want := "cannot go on with other settings, start the agent again: the service network is 10.43.0.0/16 in the cluster and " +
+		"10.96.0.0/12 as this node has begun"
 	if err == nil || err.Error() != want || !a.settings().Equal(odd) {
 		t.Errorf("with pods it is told otherwise: %v", err)
 	}

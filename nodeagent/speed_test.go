@@ -40,8 +40,11 @@ func benchmarkPods(b *testing.B, n int) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		b.Fatal(err)
 	}
-	raw := baseline.Options{Client: rt.Client(), Namespace: "baseline", Image: busybox, Snapshotter: "overlayfs", Command: []string{"sh", "-c", forever},
-		Dir: dir, BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}, Subnet: "10.66.0.0/24"}
+	raw := baseline.Options{
+		Client: rt.Client(), Namespace: "baseline", Image: busybox, Snapshotter: "overlayfs",
+		Command: []string{"sh", "-c", forever},
+		Dir:     dir, BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}, Subnet: "10.66.0.0/24",
+	}
 	ctx := namespaces.WithNamespace(b.Context(), "baseline")
 	if _, err := rt.Client().NamespaceService().Labels(ctx, "baseline"); err != nil {
 		_ = rt.Client().NamespaceService().Create(ctx, "baseline", nil)
@@ -75,7 +78,10 @@ func benchmarkPods(b *testing.B, n int) {
 		theirs = append(theirs, took.Seconds())
 		began := time.Now()
 		for j := range n {
-			l.bind(fmt.Sprintf("p%d-%d", i, j), corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
+			l.bind(fmt.Sprintf("p%d-%d", i, j), corev1.PodSpec{
+				TerminationGracePeriodSeconds: ptr(int64(1)),
+				Containers:                    []corev1.Container{shell("main", forever)},
+			})
 		}
 		for j := range n {
 			l.running(fmt.Sprintf("p%d-%d", i, j))

@@ -18,7 +18,8 @@ func TestStatusesTellOfAnAbsentServerOnce(t *testing.T) {
 	pods := []*slog.Logger{log.With("pod", "a"), log.With("pod", "b")}
 	refused := apierrors.NewBadRequest("no")
 	for _, err := range []error{
-		nil, errors.New("connection refused"), apierrors.NewServiceUnavailable("starting"), errNeedless, errors.New("connection refused"), nil, nil, refused, refused,
+		nil, errors.New("connection refused"), apierrors.NewServiceUnavailable("starting"), errNeedless, errors.New("connection refused"),
+		nil, nil, refused, refused,
 		apierrors.NewTooManyRequests("slow", 1), refused,
 	} {
 		for _, p := range pods {

@@ -28,13 +28,19 @@ func TestStorage(t *testing.T) {
 	volume.VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
 	limit := resource.MustParse("1Mi")
 	l.bind("volume", corev1.PodSpec{Containers: []corev1.Container{volume},
-		Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}}}})
+		Volumes: []corev1.Volume{{
+			Name:         "data",
+			VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}},
+		}}})
 	layer := write("/tmp/big")
 	layer.Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("2Mi")}
 	l.bind("layer", corev1.PodSpec{Containers: []corev1.Container{layer}})
 	roomy := resource.MustParse("8Mi")
 	l.bind("fits", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{volume},
-		Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &roomy}}}}})
+		Volumes: []corev1.Volume{{
+			Name:         "data",
+			VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &roomy}},
+		}}})
 	for name, message := range map[string]string{
 		"volume": `Usage of EmptyDir volume "data" exceeds the limit "1Mi". `,
 		"layer":  "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ",
@@ -75,7 +81,9 @@ func (l *lab) reportsDisk(t *testing.T) {
 			t.Errorf("condition %+v", c)
 		}
 	}
-	l.bind("writes", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", "dd if=/dev/zero of=/tmp/big bs=1024 count=2048; echo written; "+forever)}})
+	l.bind("writes", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{
+		shell("main", "dd if=/dev/zero of=/tmp/big bs=1024 count=2048; echo written; "+forever),
+	}})
 	l.prints(l.running("writes"), "main", "written")
 	dir := l.agent.imageDir
 	if !strings.HasPrefix(dir, l.dir+"/c/root/") {

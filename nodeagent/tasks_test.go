@@ -15,16 +15,23 @@ func TestTasksByRole(t *testing.T) {
 		}
 		return out
 	}
-	every := []string{"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "images", "list", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster"}
+	every := []string{
+		"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "images", "list", "stats",
+		"statuses", "recall", "keep", "network", "services", "history", "cluster",
+	}
 	for containerd, want := range map[string][]string{"": every, Managed: append(slices.Clone(every), "containerd")} {
-		a, err := New(Options{Server: "https://127.0.0.1:1", NodeName: "n1", DataDir: t.TempDir(), RunDir: t.TempDir(), Containerd: containerd})
+		a, err := New(Options{
+			Server: "https://127.0.0.1:1", NodeName: "n1", DataDir: t.TempDir(), RunDir: t.TempDir(),
+			Containerd: containerd,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := names(a.tasks()); !slices.Equal(got, want) {
 			t.Errorf("with containerd %q: %v, want %v", containerd, got, want)
 		}
-		if got, want := names(a.joinedTasks(nil, register.Identity{}, nil, nil)), []string{"report", "certificate", "tunnel", "follow"}; !slices.Equal(got, want) {
+		if got, want := names(a.joinedTasks(nil, register.Identity{}, nil, nil)),
+			[]string{"report", "certificate", "tunnel", "follow"}; !slices.Equal(got, want) {
 			t.Errorf("a node that has joined runs %v, want %v", got, want)
 		}
 	}

@@ -44,7 +44,8 @@ type Options struct {
 // that took and what ends and removes them all.
 func Start(ctx context.Context, o Options, n int) (took time.Duration, end func() error, err error) {
 	ctx = namespaces.WithNamespace(ctx, o.Namespace)
-	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"baseline","plugins":[{"type":"ptp","ipMasq":false,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}`,
+	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"baseline","plugins":[{"type":"ptp","ipMasq":false,"ipam":{"type":"host-local",`+
+		`"dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}`,
 		filepath.Join(o.Dir, "addresses"), o.Subnet)
 	net, err := cni.New(cni.WithPluginDir(o.BinDirs), cni.WithMinNetworkCount(2), cni.WithLoNetwork, cni.WithConfListBytes([]byte(conf)))
 	if err != nil {
@@ -102,8 +103,10 @@ func start(ctx context.Context, o Options, net cni.CNI, image client.Image, id s
 		return s, fmt.Errorf("cannot add to network: %w", err)
 	}
 	var err error
-	s.container, err = o.Client.NewContainer(ctx, id, client.WithImage(image), client.WithSnapshotter(o.Snapshotter), client.WithNewSnapshot(id, image),
-		client.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs(o.Command...), oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: s.netns})))
+	s.container, err = o.Client.NewContainer(ctx, id, client.WithImage(image), client.WithSnapshotter(o.Snapshotter),
+		client.WithNewSnapshot(id, image),
+		client.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs(o.Command...),
+			oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: s.netns})))
 	if err != nil {
 		return s, fmt.Errorf("cannot create container: %w", err)
 	}

@@ -39,7 +39,12 @@ func open(t *testing.T, path string) *Dir {
 // TestLinksAreNotFollowed puts links and FIFOs where each verb works.
 func TestLinksAreNotFollowed(t *testing.T) {
 	dir, out := t.TempDir(), outside(t)
-	for name, target := range map[string]string{"dir": out, "file": filepath.Join(out, "secret"), "new": filepath.Join(out, "new"), "self": "self"} {
+	for name, target := range map[string]string{
+		"dir":  out,
+		"file": filepath.Join(out, "secret"),
+		"new":  filepath.Join(out, "new"),
+		"self": "self",
+	} {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -52,13 +57,14 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	for name, verb := range map[string]func() error{
 		"open": func() error { _, err := d.Open("dir"); return err }, "open a fifo": func() error { _, err := d.Open("fifo"); return err },
 		"open up": func() error { _, err := d.Open(".."); return err }, "open the root": func() error { _, err := d.Open("/"); return err },
-		"make":       func() error { _, err := d.Make("dir/x", Attr{Mode: 0o777}); return err },
-		"make there": func() error { _, err := d.Make("dir", Attr{Mode: 0o777, Group: &group}); return err },
-		"create":     func() error { return d.Create("new", []byte("x"), Attr{Mode: 0o666}) },
-		"create in":  func() error { return d.Create("dir/y", []byte("x"), Attr{Mode: 0o666}) },
-		"replace":    func() error { return d.Create("file", []byte("x"), Attr{Mode: 0o666}) },
-		"read":       func() error { _, err := d.File("file"); return err }, "read a fifo": func() error { _, err := d.File("fifo"); return err },
-		"read in": func() error { _, err := d.File("dir/secret"); return err },
+		"make":        func() error { _, err := d.Make("dir/x", Attr{Mode: 0o777}); return err },
+		"make there":  func() error { _, err := d.Make("dir", Attr{Mode: 0o777, Group: &group}); return err },
+		"create":      func() error { return d.Create("new", []byte("x"), Attr{Mode: 0o666}) },
+		"create in":   func() error { return d.Create("dir/y", []byte("x"), Attr{Mode: 0o666}) },
+		"replace":     func() error { return d.Create("file", []byte("x"), Attr{Mode: 0o666}) },
+		"read":        func() error { _, err := d.File("file"); return err },
+		"read a fifo": func() error { _, err := d.File("fifo"); return err },
+		"read in":     func() error { _, err := d.File("dir/secret"); return err },
 	} {
 		if verb() == nil {
 			t.Errorf("%s: no error", name)
@@ -93,7 +99,11 @@ func TestAttributes(t *testing.T) {
 	if err := made.Create("f", []byte("text"), Attr{Mode: 0o640, Group: &group}); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]fs.FileMode{"a": fs.ModeDir | fs.ModeSetgid | 0o755, "a/b": fs.ModeDir | fs.ModeSetgid | 0o755, "a/b/f": 0o640} {
+	for path, want := range map[string]fs.FileMode{
+		"a":     fs.ModeDir | fs.ModeSetgid | 0o755,
+		"a/b":   fs.ModeDir | fs.ModeSetgid | 0o755,
+		"a/b/f": 0o640,
+	} {
 		info, err := os.Stat(filepath.Join(dir, path))
 		if err != nil || info.Mode() != want || info.Sys().(*syscall.Stat_t).Gid != 2000 {
 			t.Errorf("%s: %v, %v", path, info, err)
@@ -268,7 +278,10 @@ func TestUsageOfWhatMoves(t *testing.T) {
 							t.Fatal(err)
 						}
 					}
-					for _, file := range []string{filepath.Join(sub, "f"), filepath.Join(dir, "v", fmt.Sprint("top", i), strings.ReplaceAll(sub, "/", "_"))} {
+					for _, file := range []string{
+						filepath.Join(sub, "f"),
+						filepath.Join(dir, "v", fmt.Sprint("top", i), strings.ReplaceAll(sub, "/", "_")),
+					} {
 						if err := os.WriteFile(file, make([]byte, size), 0o600); err != nil {
 							t.Fatal(err)
 						}
@@ -289,7 +302,10 @@ func TestUsageOfWhatMoves(t *testing.T) {
 							return
 						case <-time.After(50 * time.Microsecond):
 						}
-						for _, move := range [][2]string{{"near/p/x", "near/q/moved"}, {"near/q/moved", "near/p/x"}, {"far/x", "far/renamed"}, {"far/renamed", "far/x"}} {
+						for _, move := range [][2]string{
+							{"near/p/x", "near/q/moved"}, {"near/q/moved", "near/p/x"}, {"far/x", "far/renamed"},
+							{"far/renamed", "far/x"},
+						} {
 							if err := os.Rename(filepath.Join(at, move[0]), filepath.Join(at, move[1])); err != nil {
 								t.Error(err)
 								return

@@ -58,8 +58,12 @@ func newClient(dir, build, listen string, services ...string) *Client {
 		s.Services = append(s.Services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
 			Spec: corev1.ServiceSpec{ClusterIP: fmt.Sprintf("10.43.1.%d", i+1)}})
 	}
-	c, err := New(Options{Listen: []netip.AddrPort{netip.MustParseAddrPort(listen)}, Domain: "cluster.local", State: func() State { return s },
-		Wake: make(chan struct{}), Process: companion.Program{RunDir: dir, Build: build}, Registerer: prometheus.NewRegistry()})
+	c, err := New(Options{
+		Listen: []netip.AddrPort{netip.MustParseAddrPort(listen)}, Domain: "cluster.local",
+		State: func() State { return s },
+		Wake:  make(chan struct{}), Process: companion.Program{RunDir: dir, Build: build},
+		Registerer: prometheus.NewRegistry(),
+	})
 	if err != nil {
 		panic(err)
 	}
@@ -90,7 +94,8 @@ func newNode(t *testing.T) *node {
 func (n *node) start(build string, services ...string) *exec.Cmd {
 	n.t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), "DNS_TEST=agent", "DNS_DIR="+n.dir, "DNS_BUILD="+build, "DNS_LISTEN="+n.listen, "DNS_NAMES="+strings.Join(services, " "))
+	cmd.Env = append(os.Environ(), "DNS_TEST=agent", "DNS_DIR="+n.dir, "DNS_BUILD="+build, "DNS_LISTEN="+n.listen,
+		"DNS_NAMES="+strings.Join(services, " "))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	must(n.t, err)

@@ -75,7 +75,10 @@ func describe(b *strings.Builder, a names.Answer) {
 
 func readState(t *testing.T, text string) State {
 	t.Helper()
-	s := State{Namespaces: []string{"shop", "default"}, Networks: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("10.42.0.0/16")}}
+	s := State{
+		Namespaces: []string{"shop", "default"},
+		Networks:   []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("10.42.0.0/16")},
+	}
 	for doc := range strings.SplitSeq(text, "---\n") {
 		if strings.HasPrefix(doc, "kind: Service\n") {
 			o := &corev1.Service{}
@@ -93,7 +96,9 @@ func readState(t *testing.T, text string) State {
 // many is a headless service with n endpoints.
 func many(n int) State {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "many"}, Spec: corev1.ServiceSpec{ClusterIP: "None"}}
-	s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "many-1", Labels: map[string]string{discoveryv1.LabelServiceName: "many"}}}
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "many-1", Labels: map[string]string{discoveryv1.LabelServiceName: "many"}},
+	}
 	for i := range n {
 		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.42.%d.%d", i/200, 1+i%200)}})
 	}
@@ -116,14 +121,16 @@ func TestRotation(t *testing.T) {
 }
 
 func TestResolvConf(t *testing.T) {
-	const host = "# written by hand\nnameserver 192.0.2.1\nnameserver 192.0.2.2\nsearch example.org. corp.example.org\noptions timeout:1 rotate\n"
+	const host = "# written by hand\nnameserver 192.0.2.1\nnameserver 192.0.2.2\nsearch example.org. corp.example.org\n" +
+		"options timeout:1 rotate\n"
 	clusterDNS := []netip.Addr{netip.MustParseAddr("10.43.0.10")}
 	two := "2"
 	config := &corev1.PodDNSConfig{
 		Nameservers: []string{"192.0.2.1", "192.0.2.9"}, Searches: []string{"more.example.org"},
 		Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: &two}, {Name: "edns0"}},
 	}
-	const first = "search shop.svc.cluster.local svc.cluster.local cluster.local example.org corp.example.org\nnameserver 10.43.0.10\noptions ndots:5\n"
+	const first = "search shop.svc.cluster.local svc.cluster.local cluster.local example.org corp.example.org\n" +
+		"nameserver 10.43.0.10\noptions ndots:5\n"
 	const hosts = "search example.org corp.example.org\nnameserver 192.0.2.1\nnameserver 192.0.2.2\noptions timeout:1 rotate\n"
 	tests := []struct {
 		what string
@@ -135,9 +142,14 @@ func TestResolvConf(t *testing.T) {
 		{"ClusterFirst in the node's network", corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, HostNetwork: true}, hosts},
 		{"ClusterFirstWithHostNet", corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirstWithHostNet, HostNetwork: true}, first},
 		{"Default", corev1.PodSpec{DNSPolicy: corev1.DNSDefault}, hosts},
-		{"None", corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: config}, "search more.example.org\nnameserver 192.0.2.1\nnameserver 192.0.2.9\noptions ndots:2 edns0\n"},
-		{"Default with more", corev1.PodSpec{DNSPolicy: corev1.DNSDefault, DNSConfig: config}, "search example.org corp.example.org more.example.org\nnameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.9\noptions timeout:1 rotate ndots:2 edns0\n"},
-		{"ClusterFirst with more", corev1.PodSpec{DNSConfig: config}, "search shop.svc.cluster.local svc.cluster.local cluster.local example.org corp.example.org more.example.org\nnameserver 10.43.0.10\nnameserver 192.0.2.1\nnameserver 192.0.2.9\noptions ndots:2 edns0\n"},
+		{"None", corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: config},
+			"search more.example.org\nnameserver 192.0.2.1\nnameserver 192.0.2.9\noptions ndots:2 edns0\n"},
+		{"Default with more", corev1.PodSpec{DNSPolicy: corev1.DNSDefault, DNSConfig: config},
+			"search example.org corp.example.org more.example.org\nnameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.9\n" +
+				"options timeout:1 rotate ndots:2 edns0\n"},
+		{"ClusterFirst with more", corev1.PodSpec{DNSConfig: config},
+			"search shop.svc.cluster.local svc.cluster.local cluster.local example.org corp.example.org more.example.org\n" +
+				"nameserver 10.43.0.10\nnameserver 192.0.2.1\nnameserver 192.0.2.9\noptions ndots:2 edns0\n"},
 	}
 	for _, test := range tests {
 		t.Run(test.what, func(t *testing.T) {

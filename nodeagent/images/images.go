@@ -145,7 +145,8 @@ type Request struct {
 func New(ctx context.Context, options Options) (*Manager, error) {
 	m := &Manager{
 		client: options.Client, namespace: options.Namespace, snapshotter: options.Snapshotter,
-		certsDirs: options.CertsDirs, diskPath: options.DiskPath, pulled: options.Pulled, interrupted: options.Interruption, now: options.Now,
+		certsDirs: options.CertsDirs, diskPath: options.DiskPath, pulled: options.Pulled,
+		interrupted: options.Interruption, now: options.Now,
 		backoff: backoff{failures: map[string]failure{}},
 		flying:  map[string]*flight{}, used: map[string]time.Time{}, seen: map[string]time.Time{}, known: map[string]known{},
 	}

@@ -176,7 +176,8 @@ func (f *fixture) push(path string) v1.Image {
 	image, err := random.Image(64<<10, 2)
 	if err == nil {
 		image, err = mutate.Config(image, v1.Config{
-			Entrypoint: []string{"/app"}, Cmd: []string{"serve"}, Env: []string{"A=b"}, User: "1000:1000", WorkingDir: "/srv", StopSignal: "SIGQUIT",
+			Entrypoint: []string{"/app"}, Cmd: []string{"serve"}, Env: []string{"A=b"}, User: "1000:1000",
+			WorkingDir: "/srv", StopSignal: "SIGQUIT",
 		})
 	}
 	if err == nil {
@@ -239,10 +240,12 @@ func TestPull(t *testing.T) {
 		t.Errorf("got name %s, id %s", image.Name, image.ID)
 	}
 	c := image.Config
-	if got := fmt.Sprintf("%v %v %v %s %s %s", c.Entrypoint, c.Cmd, c.Env, c.User, c.WorkingDir, c.StopSignal); got != "[/app] [serve] [A=b] 1000:1000 /srv SIGQUIT" {
-		t.Errorf("got config %s", got)
+	config := fmt.Sprintf("%v %v %v %s %s %s", c.Entrypoint, c.Cmd, c.Env, c.User, c.WorkingDir, c.StopSignal)
+	if config != "[/app] [serve] [A=b] 1000:1000 /srv SIGQUIT" {
+		t.Errorf("got config %s", config)
 	}
-	want := fmt.Sprintf("Normal Pulling Pulling image \"app:1\"\nNormal Pulled Successfully pulled image \"app:1\" in 0s (0s including waiting). Image size: %d bytes.", image.Size)
+	want := fmt.Sprintf("Normal Pulling Pulling image \"app:1\"\n"+
+		"Normal Pulled Successfully pulled image \"app:1\" in 0s (0s including waiting). Image size: %d bytes.", image.Size)
 	if events != want || image.Size < 64<<10 {
 		t.Errorf("got events %s\nwant %s", events, want)
 	}
@@ -285,13 +288,16 @@ func TestRefusedAndBackedOff(t *testing.T) {
 			t.Errorf("%s: retry after %v, want %v", reason, got, retry)
 		}
 	}
-	check(Request{Image: "App"}, ReasonInvalidImageName, `Failed to apply default image tag "App": couldn't parse image name "App"`, "Warning InspectFailed ", 0)
-	check(Request{Image: "x:1", Policy: corev1.PullNever}, ReasonErrImageNeverPull, `Container image "x:1" is not present with pull policy of Never`,
+	check(Request{Image: "App"}, ReasonInvalidImageName, `Failed to apply default image tag "App": couldn't parse image name "App"`,
+		"Warning InspectFailed ", 0)
+	check(Request{Image: "x:1", Policy: corev1.PullNever}, ReasonErrImageNeverPull,
+		`Container image "x:1" is not present with pull policy of Never`,
 		"Warning ErrImageNeverPull ", 0)
 	notFound := `failed to pull and unpack image "docker.io/library/x:1": failed to resolve reference "docker.io/library/x:1": `
 	check(Request{Image: "x:1"}, ReasonErrImagePull, notFound, `Warning Failed Failed to pull image "x:1": `+notFound, 10*time.Second)
 	asked := f.got("/")
-	check(Request{Image: "x:1"}, ReasonImagePullBackOff, `Back-off pulling image "x:1": ErrImagePull: `+notFound, `Normal BackOff Back-off pulling image "x:1"`, 10*time.Second)
+	check(Request{Image: "x:1"}, ReasonImagePullBackOff, `Back-off pulling image "x:1": ErrImagePull: `+notFound,
+		`Normal BackOff Back-off pulling image "x:1"`, 10*time.Second)
 	if f.got("/") != asked {
 		t.Error("asked the registry while backing off")
 	}
@@ -326,7 +332,10 @@ func TestPullSecrets(t *testing.T) {
 		t.Error("pulled without a secret")
 	}
 	// Another pod's better secret need not wait for this one's back-off; its second credential is tried, too.
-	_, events, err := f.ensure(Request{Image: address + "/team/app:1", Secrets: []corev1.Secret{secret(address+"/team", "wrong"), secret(address, "hunter2")}})
+	_, events, err := f.ensure(Request{
+		Image:   address + "/team/app:1",
+		Secrets: []corev1.Secret{secret(address+"/team", "wrong"), secret(address, "hunter2")},
+	})
 	if err != nil || strings.Contains(events, "hunter2") {
 		t.Errorf("got %v, events %s", err, events)
 	}
@@ -431,7 +440,8 @@ func TestMissingContent(t *testing.T) {
 	f.push("library/app:1")
 	ctx, heard := unlessSilent(f.context(testContext(t)), time.Minute)
 	defer heard.end()
-	stored, err := f.client.Fetch(ctx, "docker.io/library/app:1", client.WithResolver(f.resolver(ctx, "docker.io/library/app:1", credential{}, heard)))
+	stored, err := f.client.Fetch(ctx, "docker.io/library/app:1",
+		client.WithResolver(f.resolver(ctx, "docker.io/library/app:1", credential{}, heard)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,15 +107,22 @@ func TestToRemove(t *testing.T) {
 		want      string
 		free      uint64
 	}{
-		"room enough":        {available: 160, images: []Candidate{image("a", 100, time.Hour)}},
-		"at the threshold":   {available: 150, images: []Candidate{image("a", 100, time.Hour)}, want: "a", free: 50},
-		"below the low mark": {available: 100, images: []Candidate{image("a", 60, 1), image("b", 60, 3), image("c", 60, 2)}, want: "bc", free: 100},
-		"never used first":   {available: 100, images: []Candidate{image("a", 200, time.Hour), change(image("b", 200, 0), func(c *Candidate) { c.LastUsed = time.Time{} })}, want: "b", free: 100},
-		"in use":             {available: 100, images: []Candidate{change(image("a", 200, time.Hour), func(c *Candidate) { c.InUse = true })}, free: 100},
-		"from a file":        {available: 100, images: []Candidate{change(image("a", 200, time.Hour), func(c *Candidate) { c.Pinned = true })}, free: 100},
-		"just come":          {available: 100, images: []Candidate{change(image("a", 200, time.Hour), func(c *Candidate) { c.Since = now.Add(-time.Minute) })}, free: 100},
-		"same time":          {available: 150, images: []Candidate{image("b", 200, 1), image("a", 200, 1)}, want: "a", free: 50},
-		"no disk":            {available: 2000, images: []Candidate{image("a", 200, 1)}},
+		"room enough":      {available: 160, images: []Candidate{image("a", 100, time.Hour)}},
+		"at the threshold": {available: 150, images: []Candidate{image("a", 100, time.Hour)}, want: "a", free: 50},
+		"below the low mark": {available: 100, images: []Candidate{image("a", 60, 1), image("b", 60, 3), image("c", 60, 2)},
+			want: "bc", free: 100},
+		"never used first": {available: 100, images: []Candidate{
+			image("a", 200, time.Hour),
+			change(image("b", 200, 0), func(c *Candidate) { c.LastUsed = time.Time{} }),
+		}, want: "b", free: 100},
+		"in use": {available: 100,
+			images: []Candidate{change(image("a", 200, time.Hour), func(c *Candidate) { c.InUse = true })}, free: 100},
+		"from a file": {available: 100,
+			images: []Candidate{change(image("a", 200, time.Hour), func(c *Candidate) { c.Pinned = true })}, free: 100},
+		"just come": {available: 100,
+			images: []Candidate{change(image("a", 200, time.Hour), func(c *Candidate) { c.Since = now.Add(-time.Minute) })}, free: 100},
+		"same time": {available: 150, images: []Candidate{image("b", 200, 1), image("a", 200, 1)}, want: "a", free: 50},
+		"no disk":   {available: 2000, images: []Candidate{image("a", 200, 1)}},
 	} {
 		got, free := ToRemove(Disk{Capacity: 1000, Available: test.available}, test.images, Thresholds{}, now)
 		digests := ""
@@ -136,7 +143,8 @@ func TestCredentials(t *testing.T) {
 		{Type: corev1.SecretTypeOpaque, Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{`)}},
 		config(`{"auths":{"https://index.docker.io/v1/":{"username":"hub","password":"1"},"*.example.com":{"auth":"c3RhcjoyCg=="}}}`),
 		config(`{"auths":{"reg.example.com/team":{"username":"team","password":"3"}}}`),
-		{Type: corev1.SecretTypeDockercfg, Data: map[string][]byte{corev1.DockerConfigKey: []byte(`{"old.test:5000":{"username":"old","password":"4"}}`)}},
+		{Type: corev1.SecretTypeDockercfg,
+			Data: map[string][]byte{corev1.DockerConfigKey: []byte(`{"old.test:5000":{"username":"old","password":"4"}}`)}},
 	}
 	for image, want := range map[string][]string{
 		"nginx": {"hub"}, "reg.example.com/team/app": {"team", "star"}, "reg.example.com/other": {"star"},
@@ -158,7 +166,8 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", image, users, want)
 		}
 	}
-	if _, err := credentialsFor("docker.io/library/x:1", []corev1.Secret{config(`{"auths": "hunter2"`)}); err == nil || strings.Contains(err.Error(), "hunter2") {
+	if _, err := credentialsFor("docker.io/library/x:1", []corev1.Secret{config(`{"auths": "hunter2"`)}); err == nil ||
+		strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("a bad secret: %v", err)
 	}
 }

@@ -24,8 +24,10 @@ func TestWhatDescribesAnImageIsSmall(t *testing.T) {
 		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Size: much}, ocispec.Descriptor{}, true, 0},
 		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Size: -1}, ocispec.Descriptor{}, true, 0},
 		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Size: much}, ocispec.Descriptor{}, false, 1},
-		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Size: 1000}, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Size: 1000}, false, 1},
-		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Size: 1000}, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: much}, true, 1},
+		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Size: 1000},
+			ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Size: 1000}, false, 1},
+		{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Size: 1000},
+			ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: much}, true, 1},
 	} {
 		t.Run(fmt.Sprint(c.asked.MediaType, c.asked.Size, c.first.MediaType), func(t *testing.T) {
 			fetched := 0

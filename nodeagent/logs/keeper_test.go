@@ -346,7 +346,8 @@ func TestFullDisk(t *testing.T) {
 	}
 	var got StreamStats
 	// All of it is read, and what is queued is written or lost.
-	for deadline := time.Now().Add(10 * time.Second); got.Bytes < int64(p.line*100) || got.Lines+got.DroppedLines < int64(p.line); time.Sleep(5 * time.Millisecond) {
+	deadline := time.Now().Add(10 * time.Second)
+	for ; got.Bytes < int64(p.line*100) || got.Lines+got.DroppedLines < int64(p.line); time.Sleep(5 * time.Millisecond) {
 		stats, err := c.Stats(ctx)
 		if err != nil {
 			t.Fatal(err)

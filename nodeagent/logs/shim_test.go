@@ -26,7 +26,8 @@ func startContainerd(t *testing.T) *client.Client {
 	t.Helper()
 	dir := t.TempDir()
 	address := filepath.Join(dir, "sock")
-	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\naddress = %q\n",
+	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", "+
+		"\"io.containerd.internal.v1.opt\"]\n[grpc]\naddress = %q\n",
 		dir+"/root", dir+"/state", address)
 	if err := os.WriteFile(dir+"/config.toml", []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -80,7 +81,8 @@ func TestThroughTheShim(t *testing.T) {
 		}
 		mounts = append(mounts, specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"rbind", "ro"}})
 	}
-	script := "i=0; while [ ! -e /stop ]; do echo out $i; echo err $i >&2; i=$((i+1)); sleep 0.005; done; echo the end $i; printf 'no newline'"
+	script := "i=0; while [ ! -e /stop ]; do echo out $i; echo err $i >&2; i=$((i+1)); sleep 0.005; done; " +
+		"echo the end $i; printf 'no newline'"
 	container, err := containerd.NewContainer(ctx, "c", client.WithNewSpec(
 		oci.WithRootFSPath(rootfs), oci.WithProcessArgs("/bin/sh", "-c", script), oci.WithMounts(mounts),
 		oci.WithCgroup("/lockstep-test-logs-shim"), oci.WithEnv([]string{"PATH=/usr/bin:/bin"})))
@@ -104,7 +106,9 @@ func TestThroughTheShim(t *testing.T) {
 	}
 	awaitLine := func(prefix string, after int) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); strings.Count("\n"+string(readAll(t, s.Path)), "\n"+prefix) <= after; time.Sleep(5 * time.Millisecond) {
+		deadline := time.Now().Add(20 * time.Second)
+		for strings.Count("\n"+string(readAll(t, s.Path)), "\n"+prefix) <= after {
+			time.Sleep(5 * time.Millisecond)
 			if time.Now().After(deadline) {
 				t.Fatalf("the log is %.300q", readAll(t, s.Path))
 			}

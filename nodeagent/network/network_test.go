@@ -13,7 +13,10 @@ func TestDefaultConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"name":"lockstep-n1"`, `"type":"ptp"`, `"ipMasq":false`, `"dataDir":"/run/x/cni/addresses"`, `"subnet":"10.42.1.0/24"`, `"subnet":"fd00:42:1::/64"`, `"dst":"0.0.0.0/0"`, `"dst":"::/0"`} {
+	for _, want := range []string{
+		`"name":"lockstep-n1"`, `"type":"ptp"`, `"ipMasq":false`, `"dataDir":"/run/x/cni/addresses"`,
+		`"subnet":"10.42.1.0/24"`, `"subnet":"fd00:42:1::/64"`, `"dst":"0.0.0.0/0"`, `"dst":"::/0"`,
+	} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("%s is not in %s", want, data)
 		}

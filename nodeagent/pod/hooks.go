@@ -102,8 +102,11 @@ func (p *Pod) get(req *http.Request) error {
 // no credentials.
 func newHookClient() *http.Client {
 	return &http.Client{
-		Timeout:   hookTimeout,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true},
+		Timeout: hookTimeout,
+		Transport: &http.Transport{
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
+			DisableKeepAlives: true,
+		},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			switch {
 			case req.URL.Hostname() != via[0].URL.Hostname():

@@ -28,7 +28,8 @@ func (p *Pod) ensureImage(ctx context.Context, c *corev1.Container) (Image, erro
 	}
 	if len(unreadable) > 0 {
 		p.Event(corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf(
-			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(unreadable, ", ")))
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.",
+			strings.Join(unreadable, ", ")))
 	}
 	return p.node.Images.Ensure(ctx, images.Request{
 		Image: c.Image, Policy: c.ImagePullPolicy, Secrets: secrets,

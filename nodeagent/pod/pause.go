@@ -84,7 +84,10 @@ func pauseProgram(arch string) ([]byte, error) {
 		Entry: base + head, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
 	}
 	size := uint64(head + len(code))
-	p := elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: base, Paddr: base, Filesz: size, Memsz: size, Align: 0x1000}
+	p := elf.Prog64{
+		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: base, Paddr: base, Filesz: size,
+		Memsz: size, Align: 0x1000,
+	}
 	out, err := binary.Append(nil, binary.LittleEndian, h)
 	if err == nil {
 		out, err = binary.Append(out, binary.LittleEndian, p)

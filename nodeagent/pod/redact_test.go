@@ -11,7 +11,10 @@ import (
 func TestRedact(t *testing.T) {
 	secrets := map[string]*corev1.Secret{
 		"none": nil,
-		"key":  {Data: map[string][]byte{"password": []byte("hunter2\n"), "long": []byte("hunter22"), "pin": []byte("1"), "lines": []byte("two\nlines"), "empty": nil}},
+		"key": {Data: map[string][]byte{
+			"password": []byte("hunter2\n"), "long": []byte("hunter22"), "pin": []byte("1"),
+			"lines": []byte("two\nlines"), "empty": nil,
+		}},
 	}
 	cause := errors.New("cause")
 	for text, want := range map[string]string{

@@ -112,7 +112,8 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	inst := &instance{
 		Container: pods.Container{
 			ID: pr.id, Name: c.Name, Attempt: step.Attempt, Sandbox: sb.ID, Hash: pods.Hash(c), Crashes: step.Crashes,
-			State: pods.Created, Image: c.Image, ImageID: pr.image.ID, User: userOf(oci), Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
+			State: pods.Created, Image: c.Image, ImageID: pr.image.ID, User: userOf(oci),
+			Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
 		},
 		StopSignal: stopSignal(c, pr.image), changed: time.Now(),
 	}
@@ -271,7 +272,9 @@ func (p *Pod) hookAgain(ctx context.Context, step pods.Step) error {
 // shimGroup is what containers of the pod share a shim by; empty for init
 // containers, which end early, and where there is nobody to share with.
 func (p *Pod) shimGroup(object *corev1.Pod, c *corev1.Container) string {
-	if len(object.Spec.Containers) < 2 || !slices.ContainsFunc(object.Spec.Containers, func(o corev1.Container) bool { return o.Name == c.Name }) {
+	if len(object.Spec.Containers) < 2 || !slices.ContainsFunc(object.Spec.Containers, func(o corev1.Container) bool {
+		return o.Name == c.Name
+	}) {
 		return ""
 	}
 	return string(p.uid)

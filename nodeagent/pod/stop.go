@@ -280,7 +280,8 @@ func (p *Pod) teardown(ctx context.Context) error {
 	// Each by itself: what cannot be removed keeps nothing else from going, and is tried again.
 	var errs []error
 	for _, id := range unused {
-		err := errors.Join(p.node.Containers.Remove(ctx, id, true), p.node.Logs.Close(ctx, id), p.node.Containers.DropSockets([]string{id}, 0))
+		err := errors.Join(p.node.Containers.Remove(ctx, id, true), p.node.Logs.Close(ctx, id),
+			p.node.Containers.DropSockets([]string{id}, 0))
 		if err != nil {
 			errs = append(errs, err)
 			continue

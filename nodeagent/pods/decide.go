@@ -291,7 +291,9 @@ func restarts(pod *corev1.Pod, c *corev1.Container, init bool, last Container) b
 	}
 	policy := pod.Spec.RestartPolicy
 	if c.RestartPolicy != nil {
-		if slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool { return matches(r.ExitCodes, last.ExitCode) }) {
+		if slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+			return matches(r.ExitCodes, last.ExitCode)
+		}) {
 			return true
 		}
 		policy = corev1.RestartPolicy(*c.RestartPolicy) // the same words

@@ -56,7 +56,10 @@ func TestGolden(t *testing.T) {
 					t.Fatalf("%s: %v", f.Name, err)
 				}
 			}
-			got := map[string]string{"plan": render(Decide(w, o, now), now), "status": renderStatus(t, w.Pod.Status, Status(w, o, now), now)}
+			got := map[string]string{
+				"plan":   render(Decide(w, o, now), now),
+				"status": renderStatus(t, w.Pod.Status, Status(w, o, now), now),
+			}
 			if *update {
 				kept := ar.Files[:0]
 				for _, f := range ar.Files {
@@ -64,7 +67,8 @@ func TestGolden(t *testing.T) {
 						kept = append(kept, f)
 					}
 				}
-				ar.Files = append(kept, txtar.File{Name: "plan", Data: []byte(got["plan"])}, txtar.File{Name: "status", Data: []byte(got["status"])})
+				ar.Files = append(kept, txtar.File{Name: "plan", Data: []byte(got["plan"])},
+					txtar.File{Name: "status", Data: []byte(got["status"])})
 				if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
 					t.Fatal(err)
 				}

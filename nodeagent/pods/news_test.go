@@ -23,7 +23,8 @@ func TestKilling(t *testing.T) {
 		{HookFailed, "", corev1.RestartPolicyAlways, nil, "FailedPostStartHook"},
 		{Unhealthy, "failed liveness probe", corev1.RestartPolicyAlways, nil, "Container main failed liveness probe, will be restarted"},
 		{Unhealthy, "failed liveness probe", corev1.RestartPolicyNever, nil, "Container main failed liveness probe"},
-		{Unhealthy, "failed liveness probe", corev1.RestartPolicyNever, &onFailure, "Container main failed liveness probe, will be restarted"},
+		{Unhealthy, "failed liveness probe", corev1.RestartPolicyNever, &onFailure,
+			"Container main failed liveness probe, will be restarted"},
 		{Unhealthy, "failed startup probe", corev1.RestartPolicyAlways, &never, "Container main failed startup probe"},
 		{Changed, "", corev1.RestartPolicyNever, nil, "Container main definition changed, will be restarted"},
 	} {
@@ -75,7 +76,8 @@ func TestNews(t *testing.T) {
 		want string
 	}{
 		{NetworkChanged, "[Sandbox]"},
-		{ContentNews(pulls, Reference{Name: "login"}), "[Start/b Volumes]"}, {ContentNews(pulls, Reference{Secret: true, Name: "other"}), "[Start/b Volumes]"},
+		{ContentNews(pulls, Reference{Name: "login"}), "[Start/b Volumes]"},
+		{ContentNews(pulls, Reference{Secret: true, Name: "other"}), "[Start/b Volumes]"},
 		{ContentNews(pulls, Reference{Secret: true, Name: "login"}), "[Prepare/a Sandbox Start/b Start/c Volumes]"},
 	} {
 		var ended []string

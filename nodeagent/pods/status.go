@@ -144,7 +144,8 @@ func endedPhase(pod *corev1.Pod, o Observed) corev1.PodPhase {
 	return p
 }
 
-func containerStatuses(pod *corev1.Pod, o Observed, cs []corev1.Container, old []corev1.ContainerStatus, init, inited, end bool, now time.Time) []corev1.ContainerStatus {
+func containerStatuses(pod *corev1.Pod, o Observed, cs []corev1.Container, old []corev1.ContainerStatus, init, inited, end bool,
+	now time.Time) []corev1.ContainerStatus {
 	var out []corev1.ContainerStatus
 	for i := range cs {
 		out = append(out, containerStatus(pod, o, &cs[i], old, init, inited, end, now))
@@ -152,7 +153,8 @@ func containerStatuses(pod *corev1.Pod, o Observed, cs []corev1.Container, old [
 	return out
 }
 
-func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []corev1.ContainerStatus, init, inited, end bool, now time.Time) corev1.ContainerStatus {
+func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []corev1.ContainerStatus, init, inited, end bool,
+	now time.Time) corev1.ContainerStatus {
 	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: ptr(false)}
 	last, any := latest(o, c.Name)
 	if !any {
@@ -205,7 +207,8 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 				s.State.Waiting = failed
 			case last.Sandbox == o.Sandbox.ID && now.Before(due) || s.State.Waiting.Reason == reasonCreating && restartDelay(last) > 0:
 				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonCrash, Message: fmt.Sprintf(
-					"back-off %s restarting failed container=%s pod=%s_%s(%s)", restartDelay(last), c.Name, pod.Name, pod.Namespace, pod.UID)}
+					"back-off %s restarting failed container=%s pod=%s_%s(%s)", restartDelay(last), c.Name, pod.Name,
+					pod.Namespace, pod.UID)}
 			case failed != nil && s.State.Waiting.Reason == reasonCreating:
 				s.State.Waiting = failed
 			case s.State.Waiting.Reason == reasonCreating && last.Sandbox == o.Sandbox.ID:
@@ -290,7 +293,8 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 
 	var unready []string
 	for _, c := range s.InitContainerStatuses {
-		if i := slices.IndexFunc(pod.Spec.InitContainers, func(ic corev1.Container) bool { return ic.Name == c.Name }); isSidecar(&pod.Spec.InitContainers[i]) && !c.Ready {
+		i := slices.IndexFunc(pod.Spec.InitContainers, func(ic corev1.Container) bool { return ic.Name == c.Name })
+		if isSidecar(&pod.Spec.InitContainers[i]) && !c.Ready {
 			unready = append(unready, c.Name)
 		}
 	}

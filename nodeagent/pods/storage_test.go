@@ -32,9 +32,15 @@ func TestOveruse(t *testing.T) {
 	}{
 		"no limits": {corev1.PodSpec{Containers: []corev1.Container{limited("a", "")}, Volumes: []corev1.Volume{empty("v", "", "")}},
 			Storage{Volumes: map[string]int64{"v": 1 << 40}, Containers: map[string]int64{"a": 1 << 40}}, false, ""},
-		"memory volume": {corev1.PodSpec{Containers: []corev1.Container{limited("a", "")}, Volumes: []corev1.Volume{empty("v", "1Ki", corev1.StorageMediumMemory)}},
+		"memory volume": {corev1.PodSpec{
+			Containers: []corev1.Container{limited("a", "")},
+			Volumes:    []corev1.Volume{empty("v", "1Ki", corev1.StorageMediumMemory)},
+		},
 			Storage{Volumes: map[string]int64{"v": 1 << 40}}, false, ""},
-		"volume at its limit": {corev1.PodSpec{Containers: []corev1.Container{limited("a", "")}, Volumes: []corev1.Volume{empty("v", "1Ki", "")}},
+		"volume at its limit": {corev1.PodSpec{
+			Containers: []corev1.Container{limited("a", "")},
+			Volumes:    []corev1.Volume{empty("v", "1Ki", "")},
+		},
 			Storage{Volumes: map[string]int64{"v": 1024}}, true, ""},
 		"volume over": {corev1.PodSpec{Containers: []corev1.Container{limited("a", "")}, Volumes: []corev1.Volume{empty("v", "1Ki", "")}},
 			Storage{Volumes: map[string]int64{"v": 1025}}, true, `Usage of EmptyDir volume "v" exceeds the limit "1Ki". `},

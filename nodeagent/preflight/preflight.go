@@ -119,21 +119,31 @@ func Error(lacks []Lack) error {
 
 func privileges() []Lack {
 	if os.Geteuid() != 0 {
-		return []Lack{{What: "root", Cause: fmt.Sprintf("this is user %d, and only root can make containers and rules", os.Geteuid()), Get: "run it with sudo, or as a system service"}}
+		return []Lack{{
+			What:  "root",
+			Cause: fmt.Sprintf("this is user %d, and only root can make containers and rules", os.Geteuid()),
+			Get:   "run it with sudo, or as a system service",
+		}}
 	}
 	return nil
 }
 
 func iptables(ctx context.Context, root bool) []Lack {
 	if _, _, err := proxy.Backend(ctx); err != nil {
-		return []Lack{{What: "iptables", Cause: err.Error(), Get: "install iptables, 1.8 or newer, where root's PATH finds it", Package: "iptables"}}
+		return []Lack{{
+			What:    "iptables",
+			Cause:   err.Error(),
+			Get:     "install iptables, 1.8 or newer, where root's PATH finds it",
+			Package: "iptables",
+		}}
 	}
 	if !root {
 		return nil
 	}
 	if err := proxy.Try(ctx); err != nil {
 		return []Lack{{What: "service rules", Cause: err.Error(),
-			Get: "the kernel needs nf_tables or ip_tables with nat, conntrack, recent, statistic, comment, and bridge: load the modules, or install the distribution's full kernel"}}
+			Get: "the kernel needs nf_tables or ip_tables with nat, conntrack, recent, statistic, comment, and bridge: load the modules, " +
+				"or install the distribution's full kernel"}}
 	}
 	return nil
 }
@@ -153,8 +163,12 @@ func plugins(o Options) []Lack {
 	if len(missing) == 0 {
 		return nil
 	}
-	return []Lack{{What: "CNI plugins", Cause: fmt.Sprintf("no %s in %s", strings.Join(missing, " and no "), strings.Join(o.CNIBinDirs, ", ")),
-		Get: "install the standard CNI plugins in one of these folders", Package: "containernetworking-plugins"}}
+	return []Lack{{
+		What:    "CNI plugins",
+		Cause:   fmt.Sprintf("no %s in %s", strings.Join(missing, " and no "), strings.Join(o.CNIBinDirs, ", ")),
+		Get:     "install the standard CNI plugins in one of these folders",
+		Package: "containernetworking-plugins",
+	}}
 }
 
 func wantedPlugins(o Options) ([]string, error) {
@@ -223,18 +237,31 @@ func containerd(ctx context.Context, o Options) []Lack {
 	if len(missing) == 0 {
 		return nil
 	}
-	return []Lack{{What: "containerd", Cause: "no " + strings.Join(missing, " and no ") + " in PATH", Get: "install containerd and runc, or name the socket of one that runs with --containerd", Package: "containerd runc"}}
+	return []Lack{{
+		What:    "containerd",
+		Cause:   "no " + strings.Join(missing, " and no ") + " in PATH",
+		Get:     "install containerd and runc, or name the socket of one that runs with --containerd",
+		Package: "containerd runc",
+	}}
 }
 
 // modules looks for what the kernel must have beside what rules need.
 func modules(ctx context.Context, o Options, root bool) []Lack {
 	var lacks []Lack
 	if (o.Snapshotter == "" || o.Snapshotter == "overlayfs") && !hasOverlay(ctx) {
-		lacks = append(lacks, Lack{What: "overlay", Cause: "the kernel has no file system overlay", Get: "modprobe overlay, or another --snapshotter"})
+		lacks = append(lacks, Lack{
+			What:  "overlay",
+			Cause: "the kernel has no file system overlay",
+			Get:   "modprobe overlay, or another --snapshotter",
+		})
 	}
 	if root {
 		if err := network.Try(); err != nil {
-			lacks = append(lacks, Lack{What: "veth", Cause: err.Error(), Get: "modprobe veth; in a container, allow it to make network namespaces (CAP_SYS_ADMIN, CAP_NET_ADMIN)"})
+			lacks = append(lacks, Lack{
+				What:  "veth",
+				Cause: err.Error(),
+				Get:   "modprobe veth; in a container, allow it to make network namespaces (CAP_SYS_ADMIN, CAP_NET_ADMIN)",
+			})
 		}
 	}
 	return lacks
@@ -316,7 +343,8 @@ func ports(ctx context.Context, o Options) []Lack {
 // freebind lets an address be one that the machine does not have yet.
 func freebind(_, _ string, conn syscall.RawConn) error {
 	var err error
-	if control := conn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1) }); control != nil {
+	control := conn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1) })
+	if control != nil {
 		return control
 	}
 	return err
@@ -332,7 +360,11 @@ func disk(o Options) []Lack {
 			err = errors.Join(f.Close(), os.Remove(f.Name()))
 		}
 		if err != nil {
-			lacks = append(lacks, Lack{What: "folder " + dir, Cause: err.Error(), Get: "have a disk there that can be written to, or name another with --data-dir and --run-dir"})
+			lacks = append(lacks, Lack{
+				What:  "folder " + dir,
+				Cause: err.Error(),
+				Get:   "have a disk there that can be written to, or name another with --data-dir and --run-dir",
+			})
 		}
 	}
 	var fs unix.Statfs_t
@@ -340,8 +372,11 @@ func disk(o Options) []Lack {
 		return lacks
 	}
 	if left := int64(fs.Bavail) * fs.Bsize; left < LeastDisk {
-		lacks = append(lacks, Lack{What: "disk", Cause: fmt.Sprintf("%d MiB are left where %s is, a node begins with %d MiB", left>>20, o.DataDir, LeastDisk>>20),
-			Get: "free some, or name another disk with --data-dir"})
+		lacks = append(lacks, Lack{
+			What:  "disk",
+			Cause: fmt.Sprintf("%d MiB are left where %s is, a node begins with %d MiB", left>>20, o.DataDir, LeastDisk>>20),
+			Get:   "free some, or name another disk with --data-dir",
+		})
 	}
 	return lacks
 }

@@ -69,7 +69,8 @@ func TestFindsNothingHere(t *testing.T) {
 func TestReadOnlyAndFullDisk(t *testing.T) {
 	needsRoot(t)
 	dir := t.TempDir()
-	out, err := exec.Command("unshare", "-m", "sh", "-ec", `mount -t tmpfs -o size=1m none "$1"; mkdir "$1/ro"; mount -t tmpfs -o ro none "$1/ro"
+	out, err := exec.Command("unshare", "-m", "sh", "-ec",
+		`mount -t tmpfs -o size=1m none "$1"; mkdir "$1/ro"; mount -t tmpfs -o ro none "$1/ro"
 		LOCKSTEP_PREFLIGHT_DIR="$1" exec "$0" -test.run '^TestInside$' -test.v`, os.Args[0], dir).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -99,7 +100,8 @@ func TestPluginsOfAnotherNetwork(t *testing.T) {
 		}
 	}
 	write(filepath.Join(bin, "bridge"), "#!/bin/sh\n", 0o755)
-	write(filepath.Join(conf, "10.conflist"), `{"name": "n", "cniVersion": "1.0.0", "plugins": [{"type": "bridge", "ipam": {"type": "dhcp"}}, {"type": "portmap"}]}`, 0o600)
+	write(filepath.Join(conf, "10.conflist"),
+		`{"name": "n", "cniVersion": "1.0.0", "plugins": [{"type": "bridge", "ipam": {"type": "dhcp"}}, {"type": "portmap"}]}`, 0o600)
 	lacks := plugins(Options{CNIBinDirs: []string{bin}, CNIConfDir: conf})
 	if len(lacks) != 1 || !strings.HasPrefix(lacks[0].Cause, "no dhcp and no portmap in ") {
 		t.Errorf("%+v", lacks)

@@ -103,7 +103,8 @@ func TestReadyLongBeforeItsPeriod(t *testing.T) {
 	h := newHarness(t, Options{})
 	p := probeOf(corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromString("web")}})
 	p.PeriodSeconds, p.FailureThreshold = 3600, 3
-	h.Set(testPod(corev1.Container{ReadinessProbe: p, Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: int32(address.Port)}}}), running("1"), "127.0.0.1")
+	h.Set(testPod(corev1.Container{ReadinessProbe: p, Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: int32(address.Port)}}}),
+		running("1"), "127.0.0.1")
 	h.await("it was asked", func(Result) bool { return h.said() != "" })
 	if l, err = net.Listen("tcp", address.String()); err != nil {
 		t.Fatal(err)
@@ -114,7 +115,8 @@ func TestReadyLongBeforeItsPeriod(t *testing.T) {
 		t.Errorf("got %+v", r)
 	}
 	<-h.changed
-	if got := h.said(); strings.Count(got, "\n") != 0 || !strings.HasPrefix(got, "c: Readiness probe failed: dial tcp "+address.String()+": connect: connection refused") {
+	if got := h.said(); strings.Count(got, "\n") != 0 ||
+		!strings.HasPrefix(got, "c: Readiness probe failed: dial tcp "+address.String()+": connect: connection refused") {
 		t.Errorf("said %q", got)
 	}
 }
@@ -138,7 +140,8 @@ func TestKinds(t *testing.T) {
 	plain, secure := httptest.NewServer(answer), httptest.NewTLSServer(answer)
 	defer plain.Close()
 	defer secure.Close()
-	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo,
+		handle grpc.UnaryHandler) (any, error) {
 		if md, _ := metadata.FromIncomingContext(ctx); !agents.MatchString(strings.Join(md["user-agent"], " ")) {
 			t.Errorf("asked by %q", md["user-agent"])
 		}
@@ -157,11 +160,24 @@ func TestKinds(t *testing.T) {
 	port := func(a net.Addr) int32 { return int32(a.(*net.TCPAddr).Port) }
 	headers := []corev1.HTTPHeader{{Name: "Host", Value: "shop.test"}, {Name: "X-Test", Value: "yes"}}
 	for name, handler := range map[string]corev1.ProbeHandler{
-		"http":     {HTTPGet: &corev1.HTTPGetAction{Path: "/healthz?a=b", Port: intstr.FromInt32(port(plain.Listener.Addr())), HTTPHeaders: headers}},
-		"redirect": {HTTPGet: &corev1.HTTPGetAction{Path: "/away", Port: intstr.FromInt32(port(plain.Listener.Addr())), HTTPHeaders: headers}},
-		"https":    {HTTPGet: &corev1.HTTPGetAction{Scheme: corev1.URISchemeHTTPS, Path: "/", Port: intstr.FromInt32(port(secure.Listener.Addr())), HTTPHeaders: headers}},
-		"grpc":     {GRPC: &corev1.GRPCAction{Port: port(l.Addr()), Service: ptr("shop")}},
-		"exec":     {Exec: &corev1.ExecAction{Command: []string{"check", "$(LEVEL)"}}},
+		"http": {HTTPGet: &corev1.HTTPGetAction{
+			Path:        "/healthz?a=b",
+			Port:        intstr.FromInt32(port(plain.Listener.Addr())),
+			HTTPHeaders: headers,
+		}},
+		"redirect": {HTTPGet: &corev1.HTTPGetAction{
+			Path:        "/away",
+			Port:        intstr.FromInt32(port(plain.Listener.Addr())),
+			HTTPHeaders: headers,
+		}},
+		"https": {HTTPGet: &corev1.HTTPGetAction{
+			Scheme:      corev1.URISchemeHTTPS,
+			Path:        "/",
+			Port:        intstr.FromInt32(port(secure.Listener.Addr())),
+			HTTPHeaders: headers,
+		}},
+		"grpc": {GRPC: &corev1.GRPCAction{Port: port(l.Addr()), Service: ptr("shop")}},
+		"exec": {Exec: &corev1.ExecAction{Command: []string{"check", "$(LEVEL)"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			healthy.Store(false)
@@ -175,7 +191,8 @@ func TestKinds(t *testing.T) {
 				}
 				return 0, "", nil
 			}})
-			h.Set(testPod(corev1.Container{ReadinessProbe: probeOf(handler), Env: []corev1.EnvVar{{Name: "LEVEL", Value: "7"}}}), running("1"), "127.0.0.1")
+			h.Set(testPod(corev1.Container{ReadinessProbe: probeOf(handler), Env: []corev1.EnvVar{{Name: "LEVEL", Value: "7"}}}),
+				running("1"), "127.0.0.1")
 			h.await("it failed", func(Result) bool { return h.said() != "" })
 			want := map[string]string{
 				"exec": "c: Readiness probe failed: not yet",
@@ -238,15 +255,18 @@ func TestTargetsAreHostile(t *testing.T) {
 		handler corev1.ProbeHandler
 		want    string // empty: it is ready
 	}{
-		"a body without end":  {get("/endless"), ""},
-		"no answer":           {get("/silent"), "Client.Timeout exceeded"},
-		"a circle":            {get("/loop"), "stopped after 10 redirects"},
-		"to a long address":   {get("/"), "connect: connection refused"},
-		"to another host":     {get("/away"), ""},
-		"a header with lines": {get("/endless", corev1.HTTPHeader{Name: "X-Test", Value: "x\r\nX-Injected: yes"}), "invalid header field value"},
-		"a host with lines":   {get("/endless", corev1.HTTPHeader{Name: "Host", Value: "x\r\nX-Injected: yes"}), "invalid header field value"},
-		"a path with lines":   {get("/endless\r\nX-Injected: yes"), "connect: connection refused"},
-		"a long status":       {corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(l.Addr().(*net.TCPAddr).Port)}}, "does not implement the grpc health protocol"},
+		"a body without end": {get("/endless"), ""},
+		"no answer":          {get("/silent"), "Client.Timeout exceeded"},
+		"a circle":           {get("/loop"), "stopped after 10 redirects"},
+		"to a long address":  {get("/"), "connect: connection refused"},
+		"to another host":    {get("/away"), ""},
+		"a header with lines": {get("/endless", corev1.HTTPHeader{Name: "X-Test", Value: "x\r\nX-Injected: yes"}),
+			"invalid header field value"},
+		"a host with lines": {get("/endless", corev1.HTTPHeader{Name: "Host", Value: "x\r\nX-Injected: yes"}),
+			"invalid header field value"},
+		"a path with lines": {get("/endless\r\nX-Injected: yes"), "connect: connection refused"},
+		"a long status": {corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(l.Addr().(*net.TCPAddr).Port)}},
+			"does not implement the grpc health protocol"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t, Options{})

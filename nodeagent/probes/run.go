@@ -121,13 +121,15 @@ func checkHealth(ctx context.Context, t target) (kubeprobe.Result, string, error
 	response, err := grpchealth.NewHealthClient(conn).Check(ctx, &grpchealth.HealthCheckRequest{Service: service})
 	switch code := status.Code(err); {
 	case code == codes.DeadlineExceeded && conn.GetState() != connectivity.Ready:
-		return kubeprobe.Failure, fmt.Sprintf("timeout: failed to connect service %q within %v: %v", address, t.timeout, context.DeadlineExceeded), nil
+		return kubeprobe.Failure, fmt.Sprintf("timeout: failed to connect service %q within %v: %v", address, t.timeout,
+			context.DeadlineExceeded), nil
 	case code == codes.Unavailable:
 		return kubeprobe.Failure, fmt.Sprintf("error: failed to connect service at %q: %s", address, status.Convert(err).Message()), nil
 	case code == codes.DeadlineExceeded:
 		return kubeprobe.Failure, fmt.Sprintf("timeout: health rpc did not complete within %v", t.timeout), nil
 	case code == codes.Unimplemented:
-		return kubeprobe.Failure, "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): " + status.Convert(err).Message(), nil
+		return kubeprobe.Failure, "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): " +
+			status.Convert(err).Message(), nil
 	case err != nil:
 		return kubeprobe.Failure, fmt.Sprintf("error: health rpc probe failed: %v", err), nil
 	case response.GetStatus() != grpchealth.HealthCheckResponse_SERVING:
@@ -136,7 +138,8 @@ func checkHealth(ctx context.Context, t target) (kubeprobe.Result, string, error
 	return kubeprobe.Success, "service healthy", nil
 }
 
-func runCommand(ctx context.Context, exec func(context.Context, string, []string, time.Duration) (int, string, error), t target) (kubeprobe.Result, string, error) {
+func runCommand(ctx context.Context, exec func(context.Context, string, []string, time.Duration) (int, string, error),
+	t target) (kubeprobe.Result, string, error) {
 	command := expand(t.spec.Exec.Command, t.container.Env)
 	code, output, err := exec(ctx, t.id, command, t.timeout)
 	switch {

@@ -30,7 +30,8 @@ func TestKill(t *testing.T) {
 	if Session(child) != leader.Process.Pid || Parent(child) != leader.Process.Pid || !Alive(child) || !slices.Contains(All(), child) {
 		t.Errorf("session %d, parent %d, alive %t", Session(child), Parent(child), Alive(child))
 	}
-	for deadline := time.Now().Add(10 * time.Second); !slices.Equal(Arguments(child), []string{"sleep", "1000"}); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); !slices.Equal(Arguments(child), []string{"sleep", "1000"}); {
+		time.Sleep(time.Millisecond)
 		if time.Now().After(deadline) {
 			t.Fatalf("arguments %q", Arguments(child))
 		}

@@ -167,7 +167,11 @@ func verifyPin(s tls.ConnectionState, pin string) error {
 	if !found {
 		return errors.New("the server's chain does not have the CA that the token pins")
 	}
-	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: inter,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
 	return err
 }
 

@@ -74,8 +74,11 @@ func direct() func(ctx context.Context, network, address string) (net.Conn, erro
 func (l *Link) Config() *rest.Config {
 	return &rest.Config{
 		Host: l.id.Server, Transport: l,
-		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json", ContentType: "application/json"},
-		UserAgent:     "lockstep-agent/" + l.id.Node,
+		ContentConfig: rest.ContentConfig{
+			AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json",
+			ContentType:        "application/json",
+		},
+		UserAgent: "lockstep-agent/" + l.id.Node,
 		// One agent's writes are coalesced before they get here; the client's
 		// default of 5 requests a second would make a node of 50 pods wait.
 		QPS: 200, Burst: 400,

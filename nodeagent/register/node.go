@@ -105,9 +105,12 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 			set(t, false, no, noText)
 		}
 	}
-	pressure(corev1.NodeMemoryPressure, s.MemoryPressure, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "kubelet has insufficient memory available", "kubelet has sufficient memory available")
-	pressure(corev1.NodeDiskPressure, s.DiskPressure, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has disk pressure", "kubelet has no disk pressure")
-	pressure(corev1.NodePIDPressure, s.PIDPressure, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "kubelet has insufficient PID available", "kubelet has sufficient PID available")
+	pressure(corev1.NodeMemoryPressure, s.MemoryPressure, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory",
+		"kubelet has insufficient memory available", "kubelet has sufficient memory available")
+	pressure(corev1.NodeDiskPressure, s.DiskPressure, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has disk pressure",
+		"kubelet has no disk pressure")
+	pressure(corev1.NodePIDPressure, s.PIDPressure, "KubeletHasInsufficientPID", "KubeletHasSufficientPID",
+		"kubelet has insufficient PID available", "kubelet has sufficient PID available")
 	if s.NoNetwork != "" {
 		set(corev1.NodeNetworkUnavailable, true, "NoRouteCreated", s.NoNetwork)
 	} else {

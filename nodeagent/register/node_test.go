@@ -40,7 +40,8 @@ func TestReporterRegistersAndRenews(t *testing.T) {
 	if n.Labels["zone"] != "a" || n.Labels[corev1.LabelHostname] != "n1" {
 		t.Errorf("labels %v", n.Labels)
 	}
-	if c := condition(n, corev1.NodeReady); c.Status != corev1.ConditionFalse || c.Reason != "KubeletNotReady" || !strings.Contains(c.Message, "no addresses") {
+	if c := condition(n, corev1.NodeReady); c.Status != corev1.ConditionFalse || c.Reason != "KubeletNotReady" ||
+		!strings.Contains(c.Message, "no addresses") {
 		t.Errorf("condition %+v", c)
 	}
 	if wrote, err := r.report(t.Context(), now.Add(time.Second), false); wrote || err != nil {

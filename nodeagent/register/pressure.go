@@ -65,7 +65,12 @@ func readSpace(dir string) (Space, error) {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return Space{}, fmt.Errorf("cannot measure the disk at %s: %w", dir, err)
 	}
-	return Space{Bytes: int64(fs.Bavail) * fs.Bsize, Size: int64(fs.Blocks) * fs.Bsize, Inodes: int64(fs.Ffree), InodesSize: int64(fs.Files)}, nil
+	return Space{
+		Bytes:      int64(fs.Bavail) * fs.Bsize,
+		Size:       int64(fs.Blocks) * fs.Bsize,
+		Inodes:     int64(fs.Ffree),
+		InodesSize: int64(fs.Files),
+	}, nil
 }
 
 // MostPIDs returns how many processes and threads the kernel allows.

@@ -33,7 +33,10 @@ func (r *Runtime) Prepare(ctx context.Context, id, chainID string) ([]mount.Moun
 	defer cancel()
 	s := r.client.SnapshotService(r.opts.Snapshotter)
 	// The garbage collector must not take it before its container is recorded.
-	labels := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339), LabelNode: r.opts.Node})
+	labels := snapshots.WithLabels(map[string]string{
+		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
+		LabelNode:               r.opts.Node,
+	})
 	m, err := s.Prepare(ctx, id, chainID, labels)
 	if errdefs.IsAlreadyExists(err) {
 		m, err = s.Mounts(ctx, id)
@@ -92,7 +95,8 @@ type StartError struct {
 // of a try that was interrupted are not. Both come as mere text, which the shim
 // begins with these words where it passes on what runc said.
 func startFailure(doing string, err error) error {
-	if err = native(err); strings.Contains(err.Error(), "OCI runtime create failed") || strings.Contains(err.Error(), "OCI runtime start failed") {
+	if err = native(err); strings.Contains(err.Error(), "OCI runtime create failed") ||
+		strings.Contains(err.Error(), "OCI runtime start failed") {
 		return &StartError{doing, err}
 	}
 	return fmt.Errorf("failed to %s: %w", doing, err)

@@ -35,7 +35,8 @@ func (r *Runtime) Watch(ctx context.Context, handle func(Event)) error {
 	for ctx.Err() == nil {
 		sub, stop := context.WithCancel(ctx)
 		messages, errs := r.client.Subscribe(sub,
-			`namespace==`+Namespace+`,topic=="/tasks/exit"`, `namespace==`+Namespace+`,topic=="/tasks/oom"`, `namespace==`+Namespace+`,topic=="/containers/create"`)
+			`namespace==`+Namespace+`,topic=="/tasks/exit"`, `namespace==`+Namespace+`,topic=="/tasks/oom"`,
+			`namespace==`+Namespace+`,topic=="/containers/create"`)
 		handle(Event{})
 		began := time.Now()
 	receive:

@@ -205,7 +205,8 @@ func TestExec(t *testing.T) {
 	if code, out, _, err := try("echo word; exit 3", time.Minute); code != 3 || out != "word\n" || err != nil {
 		t.Errorf("one that ends: %d, %q, %v", code, out, err)
 	}
-	if code, out, took, err := try("echo word; sleep 1000 & exit 4", time.Minute); code != 4 || out != "word\n" || err != nil || took > 20*time.Second {
+	if code, out, took, err := try("echo word; sleep 1000 & exit 4", time.Minute); code != 4 || out != "word\n" ||
+		err != nil || took > 20*time.Second {
 		t.Errorf("one with a child: %d, %q, %v after %s", code, out, err, took)
 	}
 	if n := s.left(); n != 1 {
@@ -219,7 +220,8 @@ func TestExec(t *testing.T) {
 	if err := syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL); err != nil {
 		t.Error(err)
 	}
-	if _, out, took, err := try("echo word; sleep 1000 & sleep 1000", time.Second); !errors.Is(err, context.DeadlineExceeded) || took > 20*time.Second {
+	if _, out, took, err := try("echo word; sleep 1000 & sleep 1000", time.Second); !errors.Is(err, context.DeadlineExceeded) ||
+		took > 20*time.Second {
 		t.Errorf("one without end: %q, %v after %s", out, err, took)
 	}
 	began := time.Now()

@@ -121,11 +121,12 @@ func Open(opts Options) (*Runtime, error) {
 	// the agent from noticing late.
 	reconnect := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
 	l := &losses{}
-	c, err := client.New(opts.Address, client.WithDefaultNamespace(Namespace), client.WithTimeout(0), client.WithExtraDialOpts([]grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithStatsHandler(l),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: time.Second}),
-	}))
+	c, err := client.New(opts.Address, client.WithDefaultNamespace(Namespace), client.WithTimeout(0),
+		client.WithExtraDialOpts([]grpc.DialOption{
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithStatsHandler(l),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: time.Second}),
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("cannot open containerd at %s: %w", opts.Address, err)
 	}
@@ -381,7 +382,8 @@ func (r *Runtime) Clear(ctx context.Context) error {
 			return fmt.Errorf("cannot remove image %s: %w", img.Name, err)
 		}
 	}
-	if err := r.client.NamespaceService().Delete(ctx, Namespace); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
+	if err := r.client.NamespaceService().Delete(ctx, Namespace); err != nil && !errdefs.IsNotFound(err) &&
+		!errdefs.IsFailedPrecondition(err) {
 		return fmt.Errorf("cannot remove containerd namespace: %w", err)
 	}
 	return nil

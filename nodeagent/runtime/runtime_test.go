@@ -105,9 +105,10 @@ func TestNoAnswerIsNoExit(t *testing.T) {
 // TestStartFailure: only what the OCI runtime says is held against a container.
 func TestStartFailure(t *testing.T) {
 	for text, want := range map[string]bool{
-		`failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: "x": executable file not found in $PATH: unknown`: true,
-		"OCI runtime start failed: cannot start a stopped process: unknown":                                                                                                    true,
-		"failed to start shim: mkdir /run/containerd/io.containerd.runtime.v2.task/lockstep/aefe5ac2db: file exists":                                                           false,
+		`failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: "x": ` +
+			`executable file not found in $PATH: unknown`: true,
+		"OCI runtime start failed: cannot start a stopped process: unknown":                                          true,
+		"failed to start shim: mkdir /run/containerd/io.containerd.runtime.v2.task/lockstep/aefe5ac2db: file exists": false,
 		"ttrpc: closed: unknown": false,
 	} {
 		err := startFailure("create containerd task", status.Error(codes.Unknown, text))

@@ -13,17 +13,25 @@ func TestAppArmor(t *testing.T) {
 		pod, fit            string // Unfit's reason without AppArmor
 		without, with, full string
 	}{
-		"none":          {"{containers: [{name: a}]}", "", "", "", ""},
-		"unconfined":    {"{securityContext: {appArmorProfile: {type: Unconfined}}, containers: [{name: a}]}", "", "", "", ""},
-		"default":       {"{securityContext: {appArmorProfile: {type: RuntimeDefault}}, containers: [{name: a}]}", "AppArmor", "!", "!", "default"},
-		"local":         {"{containers: [{name: a, securityContext: {appArmorProfile: {type: Localhost, localhostProfile: web}}}]}", "AppArmor", "!", "web", "web"},
-		"nameless":      {"{containers: [{name: a, securityContext: {appArmorProfile: {type: Localhost}}}]}", "AppArmor", "!", "!", "!"},
-		"the nearest":   {"{securityContext: {appArmorProfile: {type: RuntimeDefault}}, containers: [{name: a, securityContext: {appArmorProfile: {type: Unconfined}}}]}", "", "", "", ""},
-		"an init's":     {"{initContainers: [{name: i, securityContext: {appArmorProfile: {type: RuntimeDefault}}}], containers: [{name: a}]}", "AppArmor", "", "", ""},
-		"privileged":    {"{containers: [{name: a, securityContext: {privileged: true, appArmorProfile: {type: RuntimeDefault}}}]}", "AppArmor", "!", "", ""},
-		"linux":         {"{os: {name: linux}, containers: [{name: a}]}", "", "", "", ""},
-		"windows":       {"{os: {name: windows}, containers: [{name: a}]}", "PodOSNotSupported", "", "", ""},
-		"other systems": {"{securityContext: {seLinuxOptions: {level: s0}, windowsOptions: {runAsUserName: x}}, containers: [{name: a}]}", "", "", "", ""},
+		"none":       {"{containers: [{name: a}]}", "", "", "", ""},
+		"unconfined": {"{securityContext: {appArmorProfile: {type: Unconfined}}, containers: [{name: a}]}", "", "", "", ""},
+		"default": {"{securityContext: {appArmorProfile: {type: RuntimeDefault}}, containers: [{name: a}]}",
+			"AppArmor", "!", "!", "default"},
+		"local": {"{containers: [{name: a, securityContext: {appArmorProfile: {type: Localhost, localhostProfile: web}}}]}",
+			"AppArmor", "!", "web", "web"},
+		"nameless": {"{containers: [{name: a, securityContext: {appArmorProfile: {type: Localhost}}}]}", "AppArmor", "!", "!", "!"},
+		"the nearest": {"{securityContext: {appArmorProfile: {type: RuntimeDefault}}, containers: [{name: a, securityContext: " +
+			"{appArmorProfile: {type: Unconfined}}}]}", "", "", "", ""},
+		"an init's": {
+			"{initContainers: [{name: i, securityContext: {appArmorProfile: {type: RuntimeDefault}}}], containers: [{name: a}]}",
+			"AppArmor", "", "", "",
+		},
+		"privileged": {"{containers: [{name: a, securityContext: {privileged: true, appArmorProfile: {type: RuntimeDefault}}}]}",
+			"AppArmor", "!", "", ""},
+		"linux":   {"{os: {name: linux}, containers: [{name: a}]}", "", "", "", ""},
+		"windows": {"{os: {name: windows}, containers: [{name: a}]}", "PodOSNotSupported", "", "", ""},
+		"other systems": {"{securityContext: {seLinuxOptions: {level: s0}, windowsOptions: {runAsUserName: x}}, containers: [{name: a}]}",
+			"", "", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := example()
@@ -49,7 +57,11 @@ func TestAppArmor(t *testing.T) {
 		})
 	}
 	with := Node{AppArmor: true}
-	pod := &corev1.Pod{Spec: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}}, Containers: []corev1.Container{{}}}}
+	pod := &corev1.Pod{
+		Spec: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{
+			AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault},
+		}, Containers: []corev1.Container{{}}},
+	}
 	if reason, _ := Unfit(with, pod); reason != "" {
 		t.Errorf("a node with AppArmor refuses the pod: %s", reason)
 	}

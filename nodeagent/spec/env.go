@@ -171,7 +171,8 @@ func fieldValue(in Input, path string) (string, error) {
 
 // ResourceValue is the value of a resource field of c, or of the container that
 // the reference names; where no limit is stated it is what the node can allocate.
-func ResourceValue(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFieldSelector, allocatable corev1.ResourceList) (string, error) {
+func ResourceValue(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFieldSelector,
+	allocatable corev1.ResourceList) (string, error) {
 	if ref.ContainerName != "" {
 		c = nil
 		for _, cs := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {

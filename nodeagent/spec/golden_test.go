@@ -104,9 +104,13 @@ func example() Input {
 		Pod:   &corev1.Pod{},
 		Image: imagespec.ImageConfig{Cmd: []string{"/app"}, Env: []string{"PATH=/bin", "LANG=C"}},
 		Users: Users{Passwd: "root:x:0:0::/:/bin/sh\nweb:x:1000:1001::/:/bin/sh\n", Group: "root:x:0:\nweb:x:1001:\nextra:x:1002:web\n"},
-		Node: Node{Name: "n1", MemoryCapacity: 8 << 30, OOMFloor: 0, SwapLimits: true, MaxOpenFiles: 1 << 20, PodPids: 4096, Capabilities: []string{"CAP_CHOWN", "CAP_SYS_ADMIN"},
-			Allocatable: corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("7Gi")}},
-		Sandbox: Sandbox{Network: "/ns/net", IPC: "/ns/ipc", UTS: "/ns/uts", Shm: "/pod/shm", Hosts: "/pod/hosts", Resolv: "/pod/resolv.conf", Hostname: "/pod/hostname", Name: "cart"},
+		Node: Node{Name: "n1", MemoryCapacity: 8 << 30, OOMFloor: 0, SwapLimits: true, MaxOpenFiles: 1 << 20, PodPids: 4096,
+			Capabilities: []string{"CAP_CHOWN", "CAP_SYS_ADMIN"},
+			Allocatable:  corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("7Gi")}},
+		Sandbox: Sandbox{
+			Network: "/ns/net", IPC: "/ns/ipc", UTS: "/ns/uts", Shm: "/pod/shm", Hosts: "/pod/hosts",
+			Resolv: "/pod/resolv.conf", Hostname: "/pod/hostname", Name: "cart",
+		},
 		Sources: Sources{
 			ConfigMaps: map[string]*corev1.ConfigMap{"settings": {Data: map[string]string{"color": "green", "size": "9"}}},
 			Secrets:    map[string]*corev1.Secret{"pass": {Data: map[string][]byte{"word": []byte("xyzzy")}}},
@@ -133,7 +137,9 @@ func TestLimitsOfTheMachine(t *testing.T) {
 		t.Errorf("open files %+v", got)
 	}
 	in := example()
-	in.Container = &corev1.Container{Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse("1Mi")}}}
+	in.Container = &corev1.Container{
+		Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse("1Mi")}},
+	}
 	for _, test := range []struct{ v2, accounts, bounded bool }{{false, false, false}, {false, true, true}, {true, false, true}} {
 		in.Node.CgroupV2, in.Node.SwapLimits = test.v2, test.accounts
 		if got := resources(in).Memory; (got.Swap != nil) != test.bounded || test.bounded && *got.Swap != 1<<20 {

@@ -14,7 +14,8 @@ import (
 // volumes, parents before children.
 func mounts(in Input) ([]specs.Mount, error) {
 	if len(in.Mounts) != len(in.Container.VolumeMounts) {
-		return nil, configErrorf("container %q mounts %d volumes and %d are set up", in.Container.Name, len(in.Container.VolumeMounts), len(in.Mounts))
+		return nil, configErrorf("container %q mounts %d volumes and %d are set up", in.Container.Name,
+			len(in.Container.VolumeMounts), len(in.Mounts))
 	}
 	access := "ro"
 	if Privileged(in.Container) {
@@ -23,17 +24,24 @@ func mounts(in Input) ([]specs.Mount, error) {
 	out := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
+			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+			Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
 	taken := func(at string) bool {
 		return slices.ContainsFunc(in.Container.VolumeMounts, func(m corev1.VolumeMount) bool { return path.Clean(m.MountPath) == at })
 	}
 	bind := func(source, at string, options ...string) {
 		if source != "" && !taken(at) {
-			out = append(out, specs.Mount{Destination: at, Type: "bind", Source: source, Options: append([]string{"rbind", "rprivate"}, options...)})
+			out = append(out, specs.Mount{
+				Destination: at,
+				Type:        "bind",
+				Source:      source,
+				Options:     append([]string{"rbind", "rprivate"}, options...),
+			})
 		}
 	}
 	files := "rw"
@@ -58,7 +66,12 @@ func mounts(in Input) ([]specs.Mount, error) {
 		default:
 			options = append(options, "rw")
 		}
-		volumes = append(volumes, specs.Mount{Destination: containerPath(in, m.MountPath), Type: "bind", Source: in.Mounts[i].Source, Options: options})
+		volumes = append(volumes, specs.Mount{
+			Destination: containerPath(in, m.MountPath),
+			Type:        "bind",
+			Source:      in.Mounts[i].Source,
+			Options:     options,
+		})
 	}
 	slices.SortStableFunc(volumes, func(a, b specs.Mount) int {
 		return strings.Count(path.Clean(a.Destination), "/") - strings.Count(path.Clean(b.Destination), "/")

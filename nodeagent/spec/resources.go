@@ -58,7 +58,10 @@ func Limits(requests, limits corev1.ResourceList) *specs.LinuxResources {
 	}
 	for name, q := range limits {
 		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
-			r.HugepageLimits = append(r.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: strings.TrimSuffix(size, "i") + "B", Limit: uint64(q.Value())})
+			r.HugepageLimits = append(r.HugepageLimits, specs.LinuxHugepageLimit{
+				Pagesize: strings.TrimSuffix(size, "i") + "B",
+				Limit:    uint64(q.Value()),
+			})
 		}
 	}
 	return r
@@ -132,7 +135,8 @@ func raise(most corev1.ResourceList, name corev1.ResourceName, list corev1.Resou
 	}
 }
 
-// oomScoreAdj follows Kubernetes: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-out-of-memory-behavior
+// oomScoreAdj follows Kubernetes:
+// https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-out-of-memory-behavior
 func oomScoreAdj(in Input) int {
 	score := 1000
 	switch qos := in.Pod.Status.QOSClass; {

@@ -54,11 +54,14 @@ func userOf(in Input) (specs.User, error) {
 		_, err := strconv.ParseUint(name, 10, 32)
 		switch {
 		case uid == nil && err != nil && imageUser != "":
-			return specs.User{}, configErrorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root (pod: %q, container: %s)", imageUser, podName(in.Pod), in.Container.Name)
+			return specs.User{}, configErrorf("container has runAsNonRoot and image has non-numeric user (%s), "+
+				"cannot verify user is non-root (pod: %q, container: %s)", imageUser, podName(in.Pod), in.Container.Name)
 		case u.UID == 0 && uid != nil:
-			return specs.User{}, configErrorf("container's runAsUser breaks non-root policy (pod: %q, container: %s)", podName(in.Pod), in.Container.Name)
+			return specs.User{}, configErrorf("container's runAsUser breaks non-root policy (pod: %q, container: %s)",
+				podName(in.Pod), in.Container.Name)
 		case u.UID == 0:
-			return specs.User{}, configErrorf("container has runAsNonRoot and image will run as root (pod: %q, container: %s)", podName(in.Pod), in.Container.Name)
+			return specs.User{}, configErrorf("container has runAsNonRoot and image will run as root (pod: %q, container: %s)",
+				podName(in.Pod), in.Container.Name)
 		}
 	}
 	u.AdditionalGids = additionalGroups(in, pod, entry.name, u.GID)

@@ -140,16 +140,21 @@ func TestSummary(t *testing.T) {
 	}
 	now := time.Now()
 	pods := []Pod{
-		{Namespace: "b", Name: "gone", UID: "2", Cgroup: "/no/such/cgroup", NetNS: "/no/such/ns", Containers: []Container{{Name: "x", ID: "gone", LogDir: "/no/such/dir"}}},
+		{Namespace: "b", Name: "gone", UID: "2", Cgroup: "/no/such/cgroup", NetNS: "/no/such/ns",
+			Containers: []Container{{Name: "x", ID: "gone", LogDir: "/no/such/dir"}}},
 		{Namespace: "a", Name: "web", UID: "1", StartTime: now, Cgroup: group, NetNS: fmt.Sprintf("/proc/%d/ns/net", pid),
-			Containers: []Container{{Name: "c", ID: "id", StartTime: now, Cgroup: group, LogDir: dir}}, Volumes: map[string]string{"v": dir}},
+			Containers: []Container{{Name: "c", ID: "id", StartTime: now, Cgroup: group, LogDir: dir}},
+			Volumes:    map[string]string{"v": dir}},
 	}
-	c := New(Options{NodeName: "node-1", Pods: func() []Pod { return pods }, Dir: dir, RootFS: func(_ context.Context, id string) (uint64, uint64, error) {
-		if id != "id" {
-			return 0, 0, errors.New("no such container")
-		}
-		return 123, 4, nil
-	}})
+	c := New(Options{
+		NodeName: "node-1", Pods: func() []Pod { return pods }, Dir: dir,
+		RootFS: func(_ context.Context, id string) (uint64, uint64, error) {
+			if id != "id" {
+				return 0, 0, errors.New("no such container")
+			}
+			return 123, 4, nil
+		},
+	})
 	c.sample()
 	time.Sleep(minRate + 100*time.Millisecond)
 	w := httptest.NewRecorder()

@@ -171,7 +171,9 @@ func TestContentUnderAttack(t *testing.T) {
 			ctx, m, c, h := context.Background(), newManager(t), testCluster(), newHost(t)
 			pod := testPod(corev1.Volume{Name: "v", VolumeSource: source})
 			pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(2000))}
-			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}, {Name: "w", MountPath: "/v/nested/deep"}}
+			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
+				{Name: "v", MountPath: "/v"}, {Name: "w", MountPath: "/v/nested/deep"},
+			}
 			mounted, err := m.Setup(ctx, pod, c.sources())
 			if err != nil {
 				t.Fatal(err)
@@ -183,7 +185,8 @@ func TestContentUnderAttack(t *testing.T) {
 					states, _ := filepath.Glob(filepath.Join(dir, "..20*"))
 					for _, state := range states {
 						state = filepath.Base(state)
-						names = append(names, state, filepath.Join(state, "a"), filepath.Join(state, "password"), filepath.Join(state, "labels"))
+						names = append(names, state, filepath.Join(state, "a"), filepath.Join(state, "password"),
+							filepath.Join(state, "labels"))
 					}
 					a.swap(names[round%len(names)], round/len(names))
 				})

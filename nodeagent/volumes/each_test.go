@@ -23,10 +23,14 @@ func TestEachByItself(t *testing.T) {
 	_, err = m.Update(ctx, pod, c.sources())
 	wantTree(t, mounted["items"].HostPath, map[string]string{"a": "644 0 alpha", "b": "644 0 beta"})
 	wantTree(t, mounted["sec"].HostPath, map[string]string{"password": "644 0 2"})
-	if want := `MountVolume.SetUp failed for volume "items" : configmap references non-existent config key: b`; err == nil || err.Error() != want {
+	if want := `MountVolume.SetUp failed for volume "items" : configmap references non-existent config key: b`; err == nil ||
+		err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
-	lacking := testPod(items, secret, corev1.Volume{Name: "none", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "none"}}})
+	lacking := testPod(items, secret, corev1.Volume{
+		Name:         "none",
+		VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "none"}},
+	})
 	lacking.UID = "uid-2"
 	_, err = m.Setup(ctx, lacking, c.sources())
 	if err == nil {
@@ -48,7 +52,8 @@ func TestErrors(t *testing.T) {
 	if got := Errors(context.Canceled); got != nil {
 		t.Errorf("of another: %v", got)
 	}
-	_, err := newManager(t).Setup(context.Background(), testPod(configMapVolume("a", corev1.ConfigMapVolumeSource{}), configMapVolume("b", corev1.ConfigMapVolumeSource{})),
+	_, err := newManager(t).Setup(context.Background(),
+		testPod(configMapVolume("a", corev1.ConfigMapVolumeSource{}), configMapVolume("b", corev1.ConfigMapVolumeSource{})),
 		(&cluster{}).sources())
 	if got := Errors(err); len(got) != 2 || got[0].Volume != "a" || got[1].Volume != "b" {
 		t.Errorf("got %v", got)

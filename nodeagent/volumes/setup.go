@@ -59,7 +59,8 @@ func setupContent(ctx context.Context, dir string, pod *corev1.Pod, v *corev1.Vo
 func inMemory(v *corev1.Volume) bool { return v.ConfigMap == nil }
 
 // setupEmptyDir makes a directory on disk or in memory. One that exists keeps its content and its owner.
-func setupEmptyDir(ctx context.Context, dir string, pod *corev1.Pod, source *corev1.EmptyDirVolumeSource, allocatable corev1.ResourceList) error {
+func setupEmptyDir(ctx context.Context, dir string, pod *corev1.Pod, source *corev1.EmptyDirVolumeSource,
+	allocatable corev1.ResourceList) error {
 	if source == nil {
 		source = &corev1.EmptyDirVolumeSource{}
 	}

@@ -170,37 +170,65 @@ func TestContent(t *testing.T) {
 			DefaultMode: ptr(int32(0o400)),
 			Items:       []corev1.KeyToPath{{Key: "a", Path: "dir/sub/x"}, {Key: "b", Path: "y", Mode: ptr(int32(0o755))}},
 		}).VolumeSource, want: map[string]string{"dir/sub/x": "400 0 alpha", "y": "755 0 beta"}, onDisk: true},
-		"a group": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{DefaultMode: ptr(int32(0o400))}).VolumeSource, group: ptr(int64(2000)),
-			want: map[string]string{"a": "440 2000 alpha", "b": "440 2000 beta", "bin": "440 2000 \x00\x01"}, onDisk: true},
-		"a key that is not there": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}).VolumeSource,
-			err: `MountVolume.SetUp failed for volume "v" : configmap references non-existent config key: z`},
-		"an optional key": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{Optional: ptr(true), Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}).VolumeSource,
+		"a group": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{DefaultMode: ptr(int32(0o400))}).VolumeSource,
+			group: ptr(int64(2000)),
+			want:  map[string]string{"a": "440 2000 alpha", "b": "440 2000 beta", "bin": "440 2000 \x00\x01"}, onDisk: true},
+		"a key that is not there": {
+			source: configMapVolume("v", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}).VolumeSource,
+			err:    `MountVolume.SetUp failed for volume "v" : configmap references non-existent config key: z`,
+		},
+		"an optional key": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{
+			Optional: ptr(true),
+			Items:    []corev1.KeyToPath{{Key: "z", Path: "z"}},
+		}).VolumeSource,
 			want: map[string]string{}, onDisk: true},
-		"a path that leads out": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "a", Path: "x/../../y"}}}).VolumeSource,
+		"a path that leads out": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{
+			Items: []corev1.KeyToPath{{Key: "a", Path: "x/../../y"}},
+		}).VolumeSource,
 			err: `MountVolume.SetUp failed for volume "v" : invalid path: must be relative and plain: "x/../../y"`},
-		"the writer's own name": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "a", Path: "..data"}}}).VolumeSource,
-			err: `MountVolume.SetUp failed for volume "v" : invalid path: must not start with '..': "..data"`},
-		"a secret":             {source: secret(corev1.SecretVolumeSource{SecretName: "key"}), want: map[string]string{"password": "644 0 hunter2"}},
-		"a secret that is not": {source: secret(corev1.SecretVolumeSource{SecretName: "none"}), err: `MountVolume.SetUp failed for volume "v" : secret "none" not found`, missing: true},
-		"an optional secret":   {source: secret(corev1.SecretVolumeSource{SecretName: "none", Optional: ptr(true)}), want: map[string]string{}},
+		"the writer's own name": {
+			source: configMapVolume("v", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "a", Path: "..data"}}}).VolumeSource,
+			err:    `MountVolume.SetUp failed for volume "v" : invalid path: must not start with '..': "..data"`,
+		},
+		"a secret": {source: secret(corev1.SecretVolumeSource{SecretName: "key"}),
+			want: map[string]string{"password": "644 0 hunter2"}},
+		"a secret that is not": {source: secret(corev1.SecretVolumeSource{SecretName: "none"}),
+			err: `MountVolume.SetUp failed for volume "v" : secret "none" not found`, missing: true},
+		"an optional secret": {source: secret(corev1.SecretVolumeSource{SecretName: "none", Optional: ptr(true)}),
+			want: map[string]string{}},
 		"a secret's key": {source: secret(corev1.SecretVolumeSource{SecretName: "key", Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}),
 			err: `MountVolume.SetUp failed for volume "v" : references non-existent secret key: z`},
 		"the pod itself": {source: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{
 			{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}},
 			{Path: "app", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['app']"}},
-			{Path: "mem", ResourceFieldRef: &corev1.ResourceFieldSelector{ContainerName: "c", Resource: "limits.memory", Divisor: resource.MustParse("1Mi")}},
+			{Path: "mem", ResourceFieldRef: &corev1.ResourceFieldSelector{
+				ContainerName: "c",
+				Resource:      "limits.memory",
+				Divisor:       resource.MustParse("1Mi"),
+			}},
 			{Path: "cpu", ResourceFieldRef: &corev1.ResourceFieldSelector{ContainerName: "c", Resource: "limits.cpu"}},
 		}}}, want: map[string]string{"labels": `644 0 app="web"`, "app": "644 0 web", "mem": "644 0 64", "cpu": "644 0 2"}},
-		"projected": {source: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{DefaultMode: ptr(int32(0o640)), Sources: []corev1.VolumeProjection{
-			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "cfg"}, Items: []corev1.KeyToPath{{Key: "a", Path: "x/a"}}}},
-			{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "key"}}},
-			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{Path: "name", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}}},
-		}}}, want: map[string]string{"x/a": "640 0 alpha", "password": "640 0 hunter2", "name": "640 0 web"}},
-		"two projections are wrong": {source: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "none"}}},
-			{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "nor"}}},
-		}}}, err: "MountVolume.SetUp failed for volume \"v\" : configmap \"none\" not found\nsecret \"nor\" not found", missing: true},
-		"a kind we do not have": {source: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}, err: `MountVolume.SetUp failed for volume "v" : this kind of volume is not supported`},
+		"projected": {source: corev1.VolumeSource{
+			Projected: &corev1.ProjectedVolumeSource{DefaultMode: ptr(int32(0o640)), Sources: []corev1.VolumeProjection{
+				{ConfigMap: &corev1.ConfigMapProjection{
+					LocalObjectReference: corev1.LocalObjectReference{Name: "cfg"},
+					Items:                []corev1.KeyToPath{{Key: "a", Path: "x/a"}},
+				}},
+				{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "key"}}},
+				{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{
+					Path:     "name",
+					FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"},
+				}}}},
+			}},
+		}, want: map[string]string{"x/a": "640 0 alpha", "password": "640 0 hunter2", "name": "640 0 web"}},
+		"two projections are wrong": {source: corev1.VolumeSource{
+			Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+				{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "none"}}},
+				{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "nor"}}},
+			}},
+		}, err: "MountVolume.SetUp failed for volume \"v\" : configmap \"none\" not found\nsecret \"nor\" not found", missing: true},
+		"a kind we do not have": {source: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}},
+			err: `MountVolume.SetUp failed for volume "v" : this kind of volume is not supported`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newManager(t)
@@ -345,7 +373,10 @@ func TestEmptyDir(t *testing.T) {
 		corev1.Volume{Name: "memory", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
 			Medium: corev1.StorageMediumMemory, SizeLimit: ptr(resource.MustParse("1Mi")),
 		}}},
-		corev1.Volume{Name: "pod-limit", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
+		corev1.Volume{
+			Name:         "pod-limit",
+			VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}},
+		},
 	)
 	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(2000))}
 	mounted, err := m.Setup(ctx, pod, testCluster().sources())
@@ -484,7 +515,8 @@ func TestSubPath(t *testing.T) {
 	}
 	for sub, want := range map[string]string{
 		"abs/secret": "it leads out of its volume", "abs": "it leads out of its volume", "up/etc": "it leads out of its volume",
-		"dir/sub": "it leads out of its volume", "../x": "must not contain", "/etc": "must be relative", "abs/new/dir": "it leads out of its volume",
+		"dir/sub": "it leads out of its volume", "../x": "must not contain", "/etc": "must be relative",
+		"abs/new/dir": "it leads out of its volume",
 	} {
 		if got, err := m.SubPath(ctx, pod.UID, v, sub, "c", 1); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %q, %v", sub, got, err)

@@ -37,7 +37,8 @@ func TestQuestionsAreBounded(t *testing.T) {
 		s.Set(many(c.endpoints))
 		rcodes := map[int]int{}
 		ask := func(client string) {
-			s.serve(t.Context(), writer{client: client, write: func(m *dns.Msg) { rcodes[m.Rcode]++ }}, new(dns.Msg).SetQuestion("many.shop.svc.cluster.local.", dns.TypeA))
+			s.serve(t.Context(), writer{client: client, write: func(m *dns.Msg) { rcodes[m.Rcode]++ }},
+				new(dns.Msg).SetQuestion("many.shop.svc.cluster.local.", dns.TypeA))
 		}
 		began := time.Now()
 		for range c.questions {
@@ -45,7 +46,8 @@ func TestQuestionsAreBounded(t *testing.T) {
 		}
 		took := time.Since(began)
 		allowed := int((questionsAtOnce+took.Seconds()*questionsPerSecond)/cost) + 2
-		if n := rcodes[dns.RcodeSuccess]; n > allowed || n < min(c.questions, int(questionsAtOnce/cost)) || rcodes[dns.RcodeRefused] != c.questions-n {
+		n := rcodes[dns.RcodeSuccess]
+		if n > allowed || n < min(c.questions, int(questionsAtOnce/cost)) || rcodes[dns.RcodeRefused] != c.questions-n {
 			t.Errorf("%d endpoints: %v, at most %d were allowed in %s", c.endpoints, rcodes, allowed, took)
 		}
 		before := rcodes[dns.RcodeSuccess]

@@ -166,7 +166,8 @@ func exchangeOne(ctx context.Context, m *dns.Msg, server netip.AddrPort) (*dns.M
 		if err != nil {
 			return nil, err
 		}
-		if len(answer.Question) != 1 || dns.CanonicalName(answer.Question[0].Name) != m.Question[0].Name || answer.Question[0].Qtype != m.Question[0].Qtype {
+		if len(answer.Question) != 1 || dns.CanonicalName(answer.Question[0].Name) != m.Question[0].Name ||
+			answer.Question[0].Qtype != m.Question[0].Qtype {
 			return nil, errors.New("the answer is to another question")
 		}
 		if !answer.Truncated {

@@ -60,7 +60,12 @@ type Server struct {
 
 // NewServer returns a server of an empty cluster that does nothing until Run.
 func NewServer(opts Options) *Server {
-	s := &Server{seed: opts.Seed, log: opts.Log, asked: quota.NewRate(questionsPerSecond, questionsAtOnce), inside: quota.NewGate(answersMost)}
+	s := &Server{
+		seed:   opts.Seed,
+		log:    opts.Log,
+		asked:  quota.NewRate(questionsPerSecond, questionsAtOnce),
+		inside: quota.NewGate(answersMost),
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -161,7 +166,9 @@ func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, request *dns.M
 	}
 	kind := "other"
 	if len(request.Question) == 1 {
-		if t := request.Question[0].Qtype; slices.Contains([]uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR, dns.TypeCNAME, dns.TypeTXT, dns.TypeMX, dns.TypeSOA, dns.TypeNS}, t) {
+		t := request.Question[0].Qtype
+		switch t {
+		case dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR, dns.TypeCNAME, dns.TypeTXT, dns.TypeMX, dns.TypeSOA, dns.TypeNS:
 			kind = dns.TypeToString[t]
 		}
 	}

@@ -145,12 +145,13 @@ func TestServer(t *testing.T) {
 			change func(*dns.Msg)
 			want   int
 		}{
-			"class":                 {func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }, dns.RcodeRefused},
-			"transfer":              {func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAXFR }, dns.RcodeRefused},
-			"no recursion":          {func(m *dns.Msg) { m.RecursionDesired = false }, dns.RcodeRefused},
-			"not a question":        {func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }, dns.RcodeNotImplemented},
-			"several at once":       {func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }, dns.RcodeFormatError},
-			"our name is no secret": {func(m *dns.Msg) { m.RecursionDesired = false; m.Question[0].Name = "svc.cluster.local." }, dns.RcodeSuccess},
+			"class":           {func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }, dns.RcodeRefused},
+			"transfer":        {func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAXFR }, dns.RcodeRefused},
+			"no recursion":    {func(m *dns.Msg) { m.RecursionDesired = false }, dns.RcodeRefused},
+			"not a question":  {func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }, dns.RcodeNotImplemented},
+			"several at once": {func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }, dns.RcodeFormatError},
+			"our name is no secret": {func(m *dns.Msg) { m.RecursionDesired = false; m.Question[0].Name = "svc.cluster.local." },
+				dns.RcodeSuccess},
 		} {
 			if m := r.ask(t, "udp", "www.example.org.", dns.TypeA, test.change); m.Rcode != test.want {
 				t.Errorf("%s: got %s", what, dns.RcodeToString[m.Rcode])
@@ -260,7 +261,8 @@ func TestForwarderEnds(t *testing.T) {
 		ended = time.Now()
 		end()
 	}()
-	if _, err := f.ask(life, "192.0.2.7", dns.Question{Name: "www.example.org.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, false, false); !errors.Is(err, context.Canceled) {
+	_, err := f.ask(life, "192.0.2.7", dns.Question{Name: "www.example.org.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, false, false)
+	if !errors.Is(err, context.Canceled) {
 		t.Errorf("ask = %v, want that the server has ended", err)
 	}
 	for len(f.slots) > 0 && time.Since(ended) < forwardTimeout {

@@ -26,8 +26,10 @@ func TestFrame(t *testing.T) {
 		{name: "one byte longer", writes: []string{long + "y\n"}, want: stamp + "P " + long + "\n" + stamp + "F y\n"},
 		{name: "long and no end yet", writes: []string{long}, want: stamp + "P " + long + "\n"},
 		{name: "its end alone", writes: []string{long, "\n"}, want: stamp + "P " + long + "\n" + stamp + "F \n"},
-		{name: "across writes", writes: []string{long[:maxLine-1], "yz\n"}, want: stamp + "P " + long[:maxLine-1] + "y\n" + stamp + "F z\n"},
-		{name: "three pieces", writes: []string{long + long + "end\n"}, want: stamp + "P " + long + "\n" + stamp + "P " + long + "\n" + stamp + "F end\n"},
+		{name: "across writes", writes: []string{long[:maxLine-1], "yz\n"},
+			want: stamp + "P " + long[:maxLine-1] + "y\n" + stamp + "F z\n"},
+		{name: "three pieces", writes: []string{long + long + "end\n"},
+			want: stamp + "P " + long + "\n" + stamp + "P " + long + "\n" + stamp + "F end\n"},
 		{name: "carriage returns stay", writes: []string{"a\r\n"}, want: stamp + "F a\r\n"},
 	} {
 		f := framer{name: "stdout"}

@@ -120,8 +120,13 @@ func (s Subject) request(t *testing.T, uid string, command []string) runtime.Req
 			t.Errorf("Usage of what was removed: %v", err)
 		}
 	})
-	return runtime.Request{Container: runtime.Container{ID: id, Identity: who, Sandbox: "s", Hash: "h", Image: image.Name, ImageID: image.ID},
-		Spec: oci, Layer: layer, Stdout: stdout, Stderr: stderr}
+	return runtime.Request{
+		Container: runtime.Container{ID: id, Identity: who, Sandbox: "s", Hash: "h", Image: image.Name, ImageID: image.ID},
+		Spec:      oci,
+		Layer:     layer,
+		Stdout:    stdout,
+		Stderr:    stderr,
+	}
 }
 
 func (s Subject) containers(t *testing.T) {

@@ -57,11 +57,13 @@ type Machine struct {
 // NewMachine returns an empty one, which has all images and programs. Ended is told of each container that ends, as
 // containerd's events tell it; it must not block.
 func NewMachine(dir string, ended func(id string)) *Machine {
-	return &Machine{dir: dir, ended: ended, layers: map[string]bool{}, containers: map[string]containers.Container{}, tasks: map[string]bool{},
-		streams: map[string]bool{}, pinned: map[string]bool{}, addresses: map[string]netip.Addr{},
+	return &Machine{
+		dir: dir, ended: ended, layers: map[string]bool{}, containers: map[string]containers.Container{},
+		tasks: map[string]bool{}, streams: map[string]bool{}, pinned: map[string]bool{}, addresses: map[string]netip.Addr{},
 		last: netip.AddrFrom4([4]byte{10, 42, 0, 0}), cgroups: map[string]bool{},
 		mounted: map[types.UID]map[string]volumes.Mounted{}, running: map[types.UID]map[string]probes.Result{},
-		missing: map[string]bool{}, broken: map[string]bool{}}
+		missing: map[string]bool{}, broken: map[string]bool{},
+	}
 }
 
 // Parts is the machine as pods use it.

@@ -13,7 +13,10 @@ func TestImports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fine := []string{"github.com/miekg/dns", "golang.org/x", "lockstep/nodeagent/dns/names", "lockstep/nodeagent/companion/core", "lockstep/internal/quota", "vendor/golang.org/x"}
+	fine := []string{
+		"github.com/miekg/dns", "golang.org/x", "lockstep/nodeagent/dns/names", "lockstep/nodeagent/companion/core",
+		"lockstep/internal/quota", "vendor/golang.org/x",
+	}
 	for _, path := range strings.Fields(string(out)) {
 		first, _, _ := strings.Cut(path, "/")
 		ours := slices.ContainsFunc(fine, func(f string) bool { return path == f || strings.HasPrefix(path, f+"/") })
