@@ -213,8 +213,9 @@ var All = []*Kind{
 		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discovery, "endpointslices", "", Columns{
-		Namespaced: true, Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: by(ByService, serviceOf),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Namespaced: true, Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No,
+		Indexes: by(ByService, serviceOf),
+		Health:  HealthyOnceThere, Pods: noPods, Scale: noScale,
 	}),
 	row[corev1.Event, corev1.EventList](core, "events", "ev", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: Yes, Indexes: None(),

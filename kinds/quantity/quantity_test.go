@@ -21,7 +21,8 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
-		"1e999999999", "1E+99999999999999999999", "-1e65", "1e-999999999", "0.000001e999999999", strings.Repeat("9", 65), strings.Repeat("9", 60) + "E",
+		"1e999999999", "1E+99999999999999999999", "-1e65", "1e-999999999", "0.000001e999999999", strings.Repeat("9", 65),
+		strings.Repeat("9", 60) + "E",
 		strings.Repeat("0", MaxLength) + "1", strings.Repeat("1", 1<<20), " 1e999999999 ", "9999999999.9999999999e54",
 	} {
 		if err := Check(bad); err == nil {
@@ -32,7 +33,10 @@ func TestCheck(t *testing.T) {
 
 // What is let in is let in again as it is written afterwards: otherwise what one decoder accepted, another would refuse.
 func FuzzCheck(f *testing.F) {
-	for _, s := range []string{"1e63", "0.5E", "100Ki", "-9999999999999999999999.99999999999999", "1e-99", "999999999.9999999999e53", "1E", "0.1Ei", "12e7"} {
+	for _, s := range []string{
+		"1e63", "0.5E", "100Ki", "-9999999999999999999999.99999999999999", "1e-99", "999999999.9999999999e53", "1E",
+		"0.1Ei", "12e7",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -58,8 +62,10 @@ const bomb = "1e999999999"
 
 func TestInJSON(t *testing.T) {
 	for _, good := range []string{
-		`{"metadata":{"name":"` + bomb + `","labels":{"a":"` + bomb + `"}},"spec":{"nodeName":"` + bomb + `","containers":[{"name":"` + bomb + `","resources":{"limits":{"cpu":"1","memory":7}}}]}}`,
-		`{"spec":[{"containers":"` + bomb + `"}]}`, `{"spec":`, `{"spec":{]`, ``, `null`, bomb, strings.Repeat("[", 1<<20), `{"spec":` + strings.Repeat(`{"overhead":`, 1<<18),
+		`{"metadata":{"name":"` + bomb + `","labels":{"a":"` + bomb + `"}},"spec":{"nodeName":"` + bomb + `","containers":[{"name":"` +
+			bomb + `","resources":{"limits":{"cpu":"1","memory":7}}}]}}`,
+		`{"spec":[{"containers":"` + bomb + `"}]}`, `{"spec":`, `{"spec":{]`, ``, `null`, bomb, strings.Repeat("[", 1<<20),
+		`{"spec":` + strings.Repeat(`{"overhead":`, 1<<18),
 	} {
 		if err := InJSON([]byte(good), &corev1.Pod{}); err != nil {
 			t.Errorf("%.200s: %v", good, err)
@@ -87,7 +93,10 @@ func TestInJSON(t *testing.T) {
 
 // Every quantity of a type is found in both encodings: each is set to a bomb alone.
 func TestEveryQuantityIsFound(t *testing.T) {
-	for _, o := range []any{&corev1.Pod{}, &corev1.Node{}, &corev1.PodTemplateList{}, &corev1.PersistentVolumeClaim{}, &corev1.ResourceQuota{}, &corev1.LimitRange{}} {
+	for _, o := range []any{
+		&corev1.Pod{}, &corev1.Node{}, &corev1.PodTemplateList{}, &corev1.PersistentVolumeClaim{},
+		&corev1.ResourceQuota{}, &corev1.LimitRange{},
+	} {
 		found := 0
 		places(reflect.ValueOf(o).Elem(), func() {
 			found++

@@ -65,7 +65,9 @@ func admit(o kinds.Object) field.ErrorList {
 	spec := field.NewPath("spec")
 	priority, known := builtinPriority[pod.Spec.PriorityClassName]
 	if !known {
-		return field.ErrorList{field.Invalid(spec.Child("priorityClassName"), pod.Spec.PriorityClassName, "no PriorityClass with this name was found")}
+		return field.ErrorList{
+			field.Invalid(spec.Child("priorityClassName"), pod.Spec.PriorityClassName, "no PriorityClass with this name was found"),
+		}
 	}
 	if pod.Spec.Priority != nil && *pod.Spec.Priority != priority {
 		return field.ErrorList{field.Forbidden(spec.Child("priority"), "must not be stated: it is computed from priorityClassName")}

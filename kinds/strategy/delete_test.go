@@ -46,18 +46,21 @@ func TestDelete(t *testing.T) {
 		{"a bound pod, at once", pod(func(*corev1.Pod) {}), none, "gone"},
 		{"a pod that is not bound", pod(func(p *corev1.Pod) { p.Spec.NodeName = "" }), nil, "gone"},
 		{"a finished pod", pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), nil, "gone"},
-		{"a finished pod with a finalizer", pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Finalizers = []string{"a/b"} }), nil, "12:00:00 grace 0 generation 2"},
+		{"a finished pod with a finalizer", pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Finalizers = []string{"a/b"} }),
+			nil, "12:00:00 grace 0 generation 2"},
 		{"again", pod(func(p *corev1.Pod) { deleting(p, 20, 30) }), nil, "unchanged"},
 		{"again, longer", pod(func(p *corev1.Pod) { deleting(p, 20, 30) }), new(int64(60)), "unchanged"},
 		{"again, shorter", pod(func(p *corev1.Pod) { deleting(p, 30, 30) }), short, "12:00:05 grace 5 generation 1"},
 		{"again, shorter than what has passed", pod(func(p *corev1.Pod) { deleting(p, 10, 30) }), short, "12:00:00 grace 1 generation 1"},
 		{"again, at once", pod(func(p *corev1.Pod) { deleting(p, 20, 30) }), none, "gone"},
-		{"again, at once, with a finalizer", pod(func(p *corev1.Pod) { deleting(p, 20, 30); p.Finalizers = []string{"a/b"} }), none, "12:00:00 grace 0 generation 1"},
+		{"again, at once, with a finalizer", pod(func(p *corev1.Pod) { deleting(p, 20, 30); p.Finalizers = []string{"a/b"} }), none,
+			"12:00:00 grace 0 generation 1"},
 		{"once more, with a finalizer", pod(func(p *corev1.Pod) { deleting(p, 0, 0); p.Finalizers = []string{"a/b"} }), none, "unchanged"},
 		{"another kind", aService("cart"), nil, "gone"},
 		{"a namespace", namespace(func(*corev1.Namespace) {}), nil, "12:00:00 grace none generation 0"},
 		{"a namespace again", namespace(func(n *corev1.Namespace) { n.DeletionTimestamp = &metav1.Time{Time: noon} }), nil, "unchanged"},
-		{"an empty namespace", namespace(func(n *corev1.Namespace) { n.DeletionTimestamp = &metav1.Time{Time: noon}; n.Spec.Finalizers = nil }), nil, "gone"},
+		{"an empty namespace",
+			namespace(func(n *corev1.Namespace) { n.DeletionTimestamp = &metav1.Time{Time: noon}; n.Spec.Finalizers = nil }), nil, "gone"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -72,7 +75,8 @@ func TestDelete(t *testing.T) {
 				if s := changed.GetDeletionGracePeriodSeconds(); s != nil {
 					grace = fmt.Sprint(*s)
 				}
-				got = fmt.Sprintf("%s grace %s generation %d", changed.GetDeletionTimestamp().Format(time.TimeOnly), grace, changed.GetGeneration())
+				got = fmt.Sprintf("%s grace %s generation %d", changed.GetDeletionTimestamp().Format(time.TimeOnly), grace,
+					changed.GetGeneration())
 			}
 			if got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)

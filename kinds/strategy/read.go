@@ -56,7 +56,11 @@ func printed(k *kinds.Kind, objects []kinds.Object, noHeaders bool) (*metav1.Tab
 	if k.GroupVersion() == v1alpha1.GroupVersion {
 		return printSources(objects, noHeaders), nil
 	}
-	list, err := legacyscheme.Scheme.New(schema.GroupVersionKind{Group: k.Group, Version: runtime.APIVersionInternal, Kind: k.Kind + "List"})
+	list, err := legacyscheme.Scheme.New(schema.GroupVersionKind{
+		Group:   k.Group,
+		Version: runtime.APIVersionInternal,
+		Kind:    k.Kind + "List",
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot print %s: %w", k.Resource, err)
 	}

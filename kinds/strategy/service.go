@@ -33,7 +33,8 @@ func portsInRange(s *core.Service) field.ErrorList {
 	for i, p := range s.Spec.Ports {
 		if p.NodePort != 0 && (p.NodePort < settings.FirstNodePort || p.NodePort > settings.LastNodePort) {
 			errs = append(errs, field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort,
-				fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", settings.FirstNodePort, settings.LastNodePort)))
+				fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", settings.FirstNodePort,
+					settings.LastNodePort)))
 		}
 	}
 	return errs
@@ -126,7 +127,8 @@ func defaultFamilies(s *core.Service) field.ErrorList {
 
 	var errs field.ErrorList
 	if *s.Spec.IPFamilyPolicy == core.IPFamilyPolicyRequireDualStack {
-		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), *s.Spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services"))
+		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), *s.Spec.IPFamilyPolicy,
+			"this cluster is not configured for dual-stack services"))
 	}
 	for i, family := range s.Spec.IPFamilies {
 		if family == core.IPv6Protocol {

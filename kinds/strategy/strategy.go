@@ -142,7 +142,8 @@ func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Objec
 		s.PrepareForUpdate(ctx, obj, was)
 		keepSystemFields(meta, old)
 
-		errs := append(allocated, validation.ValidateObjectMetaAccessor(meta, s.NamespaceScoped(), validPathSegment, field.NewPath("metadata"))...)
+		errs := append(allocated, validation.ValidateObjectMetaAccessor(meta, s.NamespaceScoped(), validPathSegment,
+			field.NewPath("metadata"))...)
 		errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(meta, old, field.NewPath("metadata"))...)
 		errs = append(errs, s.ValidateUpdate(ctx, obj, was)...)
 		if len(errs) == 0 {

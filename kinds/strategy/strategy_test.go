@@ -55,7 +55,10 @@ func examples() []kinds.Object {
 		&v1alpha1.Source{ObjectMeta: cluster("shop"), Spec: v1alpha1.SourceSpec{URL: "https://git.example/shop.git"}},
 		&corev1.Namespace{ObjectMeta: cluster("shop")},
 		&corev1.Node{ObjectMeta: cluster("a")},
-		&coordinationv1.Lease{ObjectMeta: named("a"), Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds}},
+		&coordinationv1.Lease{
+			ObjectMeta: named("a"),
+			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds},
+		},
 		&corev1.ServiceAccount{ObjectMeta: named("cart")},
 		&corev1.Secret{ObjectMeta: named("cart"), StringData: map[string]string{"password": "s3cret"}},
 		&corev1.ConfigMap{ObjectMeta: named("cart"), Data: map[string]string{"colour": "red"}},
@@ -69,8 +72,11 @@ func examples() []kinds.Object {
 		}}},
 		&discoveryv1.EndpointSlice{
 			ObjectMeta: named("cart"), AddressType: discoveryv1.AddressTypeIPv4,
-			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.2"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
-			Ports:     []discoveryv1.EndpointPort{{Port: &port, Protocol: &protocol}},
+			Endpoints: []discoveryv1.Endpoint{{
+				Addresses:  []string{"10.42.0.2"},
+				Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+			}},
+			Ports: []discoveryv1.EndpointPort{{Port: &port, Protocol: &protocol}},
 		},
 		&corev1.Event{
 			ObjectMeta:     named("cart.1"),
@@ -165,11 +171,17 @@ func TestCreateRefuses(t *testing.T) {
 		object kinds.Object
 		want   string
 	}{
-		"a bad name":          {&corev1.ConfigMap{ObjectMeta: named("Cart_1")}, "metadata.name: Invalid value"},
-		"no namespace":        {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "cart"}}, "metadata.namespace: Required value"},
-		"a bad label":         {&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", Labels: map[string]string{"a b": "c"}}}, "metadata.labels: Invalid value"},
-		"no containers":       {&corev1.Pod{ObjectMeta: named("cart")}, "spec.containers: Required value"},
-		"an unknown priority": {&corev1.Pod{ObjectMeta: named("cart"), Spec: corev1.PodSpec{PriorityClassName: "gold", Containers: podSpec().Containers}}, "spec.priorityClassName"},
+		"a bad name":   {&corev1.ConfigMap{ObjectMeta: named("Cart_1")}, "metadata.name: Invalid value"},
+		"no namespace": {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "cart"}}, "metadata.namespace: Required value"},
+		"a bad label": {
+			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", Labels: map[string]string{"a b": "c"}}},
+			"metadata.labels: Invalid value",
+		},
+		"no containers": {&corev1.Pod{ObjectMeta: named("cart")}, "spec.containers: Required value"},
+		"an unknown priority": {&corev1.Pod{
+			ObjectMeta: named("cart"),
+			Spec:       corev1.PodSpec{PriorityClassName: "gold", Containers: podSpec().Containers},
+		}, "spec.priorityClassName"},
 		"dual stack": {func() kinds.Object {
 			s := aService("cart")
 			s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyRequireDualStack)

@@ -38,7 +38,8 @@ func validateSpec(s *SourceSpec, at *field.Path) field.ErrorList {
 		}
 	default:
 		if !gitURL(s.URL) {
-			errs = append(errs, field.Invalid(at.Child("url"), field.OmitValueType{}, "must start with http://, https://, ssh:// or file://, or be user@host:path"))
+			errs = append(errs, field.Invalid(at.Child("url"), field.OmitValueType{},
+				"must start with http://, https://, ssh:// or file://, or be user@host:path"))
 		}
 	}
 	if s.Branch != "" && s.Tag != "" {
@@ -55,7 +56,8 @@ func validateSpec(s *SourceSpec, at *field.Path) field.ErrorList {
 	}
 	for i, kind := range s.IgnoreKinds {
 		if name, _, _ := strings.Cut(kind, "."); name == "" {
-			errs = append(errs, field.Invalid(at.Child("ignoreKinds").Index(i), kind, "must be a kind, or a kind and its group as in Deployment.apps"))
+			errs = append(errs, field.Invalid(at.Child("ignoreKinds").Index(i), kind,
+				"must be a kind, or a kind and its group as in Deployment.apps"))
 		}
 	}
 	if s.Prune != "" && s.Prune != "allow" {
