@@ -39,7 +39,10 @@ func samples() []kinds.Object {
 	spec := corev1.PodSpec{Containers: []corev1.Container{{
 		Name: "main", Image: "example/main:1", Ports: []corev1.ContainerPort{{ContainerPort: 80}},
 		ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/"}}},
-		Env:            []corev1.EnvVar{{Name: "NODE", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}}},
+		Env: []corev1.EnvVar{{
+			Name:      "NODE",
+			ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}},
+		}},
 	}}, Volumes: []corev1.Volume{{Name: "c", VolumeSource: corev1.VolumeSource{
 		ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "c"}},
 	}}}}

@@ -14,7 +14,8 @@ func TestTable(t *testing.T) {
 	db := NewDB()
 	db.Apply(7, []Change{
 		{NewRecord: rows.Record("a/1", row{1})}, {NewRecord: rows.Record("a/2", row{2})}, {NewRecord: rows.Record("b/1", row{3})},
-		{NewRecord: &Record{Table: "rows", Name: "a/bad", Data: []byte(`{"n":"x"}`)}}, {NewRecord: &Record{Table: "rowsmore", Name: "a/3", Data: []byte(`{}`)}},
+		{NewRecord: &Record{Table: "rows", Name: "a/bad", Data: []byte(`{"n":"x"}`)}},
+		{NewRecord: &Record{Table: "rowsmore", Name: "a/3", Data: []byte(`{}`)}},
 	})
 	v := db.View()
 	if got, ok, err := rows.Get(v, "a/2"); got.Name != "a/2" || got.Value.N != 2 || !ok || err != nil {

@@ -200,7 +200,8 @@ func TestScope(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: pod.ObjectMeta}
 	secret.UID = "s"
 	v := Of(pod, secret).Only(Scope{kinds.For[*corev1.Pod](): true})
-	if got := slices.Collect(v.Controlled(owner)); len(got) != 1 || got[0] != kinds.Object(pod) || v.ByUID("s") != nil || v.Get(kinds.KeyOf(pod)) == nil {
+	got := slices.Collect(v.Controlled(owner))
+	if len(got) != 1 || got[0] != kinds.Object(pod) || v.ByUID("s") != nil || v.Get(kinds.KeyOf(pod)) == nil {
 		t.Errorf("of the owner's objects it sees %v", got)
 	}
 	for what, look := range map[string]func(){
