@@ -37,7 +37,8 @@ func (n *node) images(ctx context.Context) error {
 		return err
 	}
 	path := filepath.Join(n.imagesDir(), "idle.tar")
-	if err := (image.Image{Files: []image.File{file}, Entrypoint: []string{"/idle"}, Arch: runtime.GOARCH}).Save(path, imageName); err != nil {
+	idle := image.Image{Files: []image.File{file}, Entrypoint: []string{"/idle"}, Arch: runtime.GOARCH}
+	if err := idle.Save(path, imageName); err != nil {
 		return err
 	}
 	tar, err := os.Open(path)

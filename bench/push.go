@@ -124,8 +124,10 @@ func (n *node) repository(ctx context.Context, listener net.Listener, files int)
 	if err := writeManifests(r.work, files); err != nil {
 		return r, err
 	}
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, {"commit", "-q", "-m", "all"}, {"push", "-q", r.url, "main"},
-		{"clone", "-q", "--bare", r.url, r.clone}} {
+	for _, args := range [][]string{
+		{"init", "-q", "-b", "main"}, {"add", "-A"}, {"commit", "-q", "-m", "all"}, {"push", "-q", r.url, "main"},
+		{"clone", "-q", "--bare", r.url, r.clone},
+	} {
 		if err := git(ctx, r.work, args...); err != nil {
 			return r, err
 		}
@@ -137,7 +139,8 @@ func git(ctx context.Context, dir string, args ...string) error {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0",
-		"GIT_AUTHOR_NAME=bench", "GIT_AUTHOR_EMAIL=bench@lockstep.example", "GIT_COMMITTER_NAME=bench", "GIT_COMMITTER_EMAIL=bench@lockstep.example")
+		"GIT_AUTHOR_NAME=bench", "GIT_AUTHOR_EMAIL=bench@lockstep.example", "GIT_COMMITTER_NAME=bench",
+		"GIT_COMMITTER_EMAIL=bench@lockstep.example")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot git %s: %w: %s", args[0], err, out)
 	}

@@ -7,7 +7,8 @@ import (
 
 func TestTable(t *testing.T) {
 	rows := []Row{
-		within("kept", "s", 3, 2, 1.5), within("missed", "s", 3.1, 2, 1.5), reaching("rate", "/s", 50, 100, 0.5), reaching("slow", "/s", 49, 100, 0.5),
+		within("kept", "s", 3, 2, 1.5), within("missed", "s", 3.1, 2, 1.5), reaching("rate", "/s", 50, 100, 0.5),
+		reaching("slow", "/s", 49, 100, 0.5),
 		below("small", "MiB", 150, 150), below("large", "MiB", 151, 150), beside("beside", "s", 9, 1), plain("plain", "s", 1234.5),
 	}
 	var passed []string

@@ -20,7 +20,8 @@ func services(ctx context.Context, n *node) ([]Row, error) {
 		services, loads, changes int
 		row                      func(name, unit string, value, bound float64) Row
 	}{
-		{n.size(1000, 50), n.times(10), n.times(20), func(name, unit string, value, bound float64) Row { return within(name, unit, value, bound, 2) }},
+		{n.size(1000, 50), n.times(10), n.times(20),
+			func(name, unit string, value, bound float64) Row { return within(name, unit, value, bound, 2) }},
 		{n.size(10_000, 100), n.times(3), n.times(10), beside},
 	} {
 		p, err := newPair(ctx)

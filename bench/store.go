@@ -114,7 +114,8 @@ func (n *node) readNode(ctx context.Context, s *store.Store, want int) (took flo
 		return 0, err
 	}
 	kube, err := kubernetes.NewForConfig(&rest.Config{
-		Host: "https://" + listener.Addr().String(), QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf"},
+		Host: "https://" + listener.Addr().String(), QPS: -1,
+		ContentConfig:   rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf"},
 		TLSClientConfig: rest.TLSClientConfig{CAData: authority.PEM(), CertData: cert, KeyData: key},
 	})
 	if err != nil {

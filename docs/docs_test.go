@@ -80,7 +80,10 @@ func TestExample(t *testing.T) {
 
 func read(t *testing.T, from, text string) {
 	t.Helper()
-	set, errs := manifest.Read(t.Context(), []manifest.File{{Path: "block.yaml", Data: func() ([]byte, error) { return []byte(text), nil }}}, manifest.Options{})
+	set, errs := manifest.Read(t.Context(), []manifest.File{{
+		Path: "block.yaml",
+		Data: func() ([]byte, error) { return []byte(text), nil },
+	}}, manifest.Options{})
 	if len(errs) > 0 || len(set.Objects) == 0 {
 		t.Errorf("%s: %v, in\n%s", from, errs, text)
 	}

@@ -11,7 +11,9 @@ func Hidden(args []string) func() error {
 	if len(args) == 0 {
 		return nil
 	}
-	runs := map[string]func([]string) error{holderArg: RunHolder, hubArg: RunHub, forwardArg: RunForward, pushArg: RunPush, pushedArg: RunPushed}
+	runs := map[string]func([]string) error{
+		holderArg: RunHolder, hubArg: RunHub, forwardArg: RunForward, pushArg: RunPush, pushedArg: RunPushed,
+	}
 	run, ok := runs[args[0]]
 	if !ok {
 		return nil

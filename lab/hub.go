@@ -218,7 +218,8 @@ func push(ctx context.Context, tar string) error {
 			if err != nil {
 				return fmt.Errorf("cannot read image %s of %s: %w", tag, tar, err)
 			}
-			target, err := name.NewTag(fmt.Sprintf("127.0.0.1:%d/%s:%s", RegistryPort, source.RepositoryStr(), source.TagStr()), name.Insecure)
+			target, err := name.NewTag(fmt.Sprintf("127.0.0.1:%d/%s:%s", RegistryPort, source.RepositoryStr(), source.TagStr()),
+				name.Insecure)
 			if err != nil {
 				return fmt.Errorf("cannot name image %s: %w", tag, err)
 			}

@@ -166,7 +166,8 @@ func makeDir(o Options) error {
 	for i := range max(o.Agents, 0) {
 		name := agentName(o, i)
 		if pids := cgroupProcesses(name); len(pids) > 0 {
-			return fmt.Errorf("cannot make a lab: there is a node %s on this machine, with %d processes (--prefix gives other names)", name, len(pids))
+			return fmt.Errorf("cannot make a lab: there is a node %s on this machine, with %d processes (--prefix gives other names)",
+				name, len(pids))
 		}
 	}
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {

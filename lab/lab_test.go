@@ -32,7 +32,8 @@ func find(dir string) error {
 	if err != nil {
 		return err
 	}
-	bin.lockstep, bin.self, bin.standin = filepath.Join(from, "lockstep"), filepath.Join(from, "lockstep-lab"), filepath.Join(dir, "standin")
+	bin.lockstep, bin.self = filepath.Join(from, "lockstep"), filepath.Join(from, "lockstep-lab")
+	bin.standin = filepath.Join(dir, "standin")
 	return nil
 }
 
@@ -77,7 +78,8 @@ func traces(t *testing.T, dir, prefix string, before machine) []string {
 	for kind, list := range now {
 		for _, item := range list {
 			// What names neither the lab nor its nodes may be of a test that runs beside this one.
-			if !slices.Contains(before[kind], item) && (strings.Contains(item, prefix) || strings.Contains(item, dir) || kind == "link" && strings.HasPrefix(item, "port")) {
+			if !slices.Contains(before[kind], item) &&
+				(strings.Contains(item, prefix) || strings.Contains(item, dir) || kind == "link" && strings.HasPrefix(item, "port")) {
 				out = append(out, kind+" "+item)
 			}
 		}
@@ -112,7 +114,10 @@ func look(t *testing.T) machine {
 		}
 		return nil //nolint:nilerr // a group that went away meanwhile is none
 	})
-	for _, dir := range []string{"/run", "/run/netns", "/run/containerd", "/run/lockstep", "/var/lib", "/var/lib/cni", "/var/lib/lockstep", "/var/log", "/var/log/pods", "/etc/cni/net.d", os.TempDir()} {
+	for _, dir := range []string{
+		"/run", "/run/netns", "/run/containerd", "/run/lockstep", "/var/lib", "/var/lib/cni", "/var/lib/lockstep",
+		"/var/log", "/var/log/pods", "/etc/cni/net.d", os.TempDir(),
+	} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue
@@ -145,7 +150,9 @@ func TestLab(t *testing.T) {
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "lab")
 	const prefix = "lt-"
-	l, err := Up(t.Context(), Options{Dir: dir, Lockstep: bin.lockstep, Self: bin.self, Prefix: prefix, Sources: []string{hubHTTP + "/lab/echo.git"}})
+	l, err := Up(t.Context(), Options{
+		Dir: dir, Lockstep: bin.lockstep, Self: bin.self, Prefix: prefix, Sources: []string{hubHTTP + "/lab/echo.git"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,19 +188,22 @@ func TestLab(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (image.Image{Files: []image.File{program}, Entrypoint: []string{"/standin", "serve", "echo", "8080"}}).Save(tar, "lab-test/echo:v1"); err != nil {
+	echo := image.Image{Files: []image.File{program}, Entrypoint: []string{"/standin", "serve", "echo", "8080"}}
+	if err := echo.Save(tar, "lab-test/echo:v1"); err != nil {
 		t.Fatal(err)
 	}
 	must("images", tar)
 	folder := strings.Fields(must("repo", "echo"))[3]
-	if out := must("repo", "echo", "--ssh"); !strings.Contains(out, "ssh://git@10.99.0.2:2222/lab/echo.git") || !strings.Contains(out, folder) {
+	if out := must("repo", "echo", "--ssh"); !strings.Contains(out, "ssh://git@10.99.0.2:2222/lab/echo.git") ||
+		!strings.Contains(out, folder) {
 		t.Errorf("repo --ssh prints %s", out)
 	}
 	work := filepath.Join(parent, "work")
 	git := func(args ...string) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "git", args...)
-		cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=a@b")
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada",
+			"GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=a@b")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %v: %v: %s", args, err, out)
 		}
@@ -211,7 +221,8 @@ func TestLab(t *testing.T) {
 		if out := must("exec", "agent1", "--", "hostname"); strings.TrimSpace(out) != prefix+"agent1" {
 			t.Errorf("hostname prints %q", out)
 		}
-		if out := must("exec", "server1", "--", "./"+filepath.Base(bin.self), "--dir", dir, "status"); !strings.Contains(out, prefix+"agent2") {
+		out := must("exec", "server1", "--", "./"+filepath.Base(bin.self), "--dir", dir, "status")
+		if !strings.Contains(out, prefix+"agent2") {
 			t.Errorf("a program named from the current folder prints %q", out)
 		}
 		if out, err := run("exec", "agent1", "--", "sh", "-c", "exit 7"); err == nil || err.(*exec.ExitError).ExitCode() != 7 {
@@ -275,7 +286,8 @@ func TestLab(t *testing.T) {
 		eventually(t, func() error { return echoReady(t.Context(), client) })
 		if after := echoContainers(t, client); !slices.Equal(before, after) {
 			agent := l.Agents()[0]
-			t.Errorf("containers were %v and are %v; agent: %s; containerd: %s", before, after, tail(agent.LogFile(Agent)), tail(agent.LogFile(Containerd)))
+			t.Errorf("containers were %v and are %v; agent: %s; containerd: %s", before, after, tail(agent.LogFile(Agent)),
+				tail(agent.LogFile(Containerd)))
 		}
 	})
 	t.Run("reboot", func(t *testing.T) {

@@ -168,7 +168,8 @@ func (l *Lab) await(ctx context.Context, h *Host, service string) error {
 			return nil
 		}
 		if !h.Services[service].alive() {
-			return fmt.Errorf("cannot start %s on %s: it ended; its log %s ends with: %s", service, h.Name, h.LogFile(service), tail(h.LogFile(service)))
+			return fmt.Errorf("cannot start %s on %s: it ended; its log %s ends with: %s", service, h.Name, h.LogFile(service),
+				tail(h.LogFile(service)))
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):

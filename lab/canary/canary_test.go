@@ -107,24 +107,26 @@ spec:
 
 // broken are manifests that are refused because of, or near to, a secret value.
 var broken = map[string]string{
-	"base64.yaml":    secret("data: {a: yellow-bird!}"),
-	"scalar.yaml":    secret("stringData: yellow-bird"),
-	"list.yaml":      secret("stringData: [yellow-bird]"),
-	"nested.yaml":    secret("stringData: {a: {b: yellow-bird}}"),
-	"twice.yaml":     secret("stringData: {a: yellow-bird, a: yellow-bird}"),
-	"unknown.yaml":   secret("stringDta: {a: yellow-bird}"),
-	"number.yaml":    secret("stringData: {a: 471108154711}"),
-	"open.yaml":      secret(`stringData: {a: "yellow-bird`),
-	"colon.yaml":     secret("stringData:\n  a: yellow-bird\n b: : yellow-bird"),
-	"tab.yaml":       secret("stringData:\n\ta: yellow-bird"),
-	"alias.yaml":     secret("stringData: {a: &a yellow-bird, b: *yellow-bird}"),
-	"tag.yaml":       secret("stringData: {a: !!int yellow-bird}"),
-	"binary.yaml":    secret("data: {a: !!binary yellow-bird}"),
-	"docker.yaml":    secret("type: kubernetes.io/dockerconfigjson\nstringData: {.dockerconfigjson: '{yellow-bird'}"),
-	"tls.yaml":       secret("type: kubernetes.io/tls\nstringData: {tls.key: yellow-bird}"),
-	"truncated.json": `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"truncated","namespace":"mine"},"stringData":{"a":"yellow-bird`,
-	"type.json":      `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"type","namespace":"mine"},"stringData":"yellow-bird"}`,
-	"after.json":     `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"after","namespace":"mine"},"stringData":{"a":"yellow-bird"}} yellow-bird`,
+	"base64.yaml":  secret("data: {a: yellow-bird!}"),
+	"scalar.yaml":  secret("stringData: yellow-bird"),
+	"list.yaml":    secret("stringData: [yellow-bird]"),
+	"nested.yaml":  secret("stringData: {a: {b: yellow-bird}}"),
+	"twice.yaml":   secret("stringData: {a: yellow-bird, a: yellow-bird}"),
+	"unknown.yaml": secret("stringDta: {a: yellow-bird}"),
+	"number.yaml":  secret("stringData: {a: 471108154711}"),
+	"open.yaml":    secret(`stringData: {a: "yellow-bird`),
+	"colon.yaml":   secret("stringData:\n  a: yellow-bird\n b: : yellow-bird"),
+	"tab.yaml":     secret("stringData:\n\ta: yellow-bird"),
+	"alias.yaml":   secret("stringData: {a: &a yellow-bird, b: *yellow-bird}"),
+	"tag.yaml":     secret("stringData: {a: !!int yellow-bird}"),
+	"binary.yaml":  secret("data: {a: !!binary yellow-bird}"),
+	"docker.yaml":  secret("type: kubernetes.io/dockerconfigjson\nstringData: {.dockerconfigjson: '{yellow-bird'}"),
+	"tls.yaml":     secret("type: kubernetes.io/tls\nstringData: {tls.key: yellow-bird}"),
+	"truncated.json": `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"truncated","namespace":"mine"},` +
+		`"stringData":{"a":"yellow-bird`,
+	"type.json": `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"type","namespace":"mine"},"stringData":"yellow-bird"}`,
+	"after.json": `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"after","namespace":"mine"},` +
+		`"stringData":{"a":"yellow-bird"}} yellow-bird`,
 }
 
 func secret(text string) string {
@@ -164,7 +166,9 @@ func TestNoSecretIsTold(t *testing.T) {
 	for name := range broken {
 		w.remove(name)
 	}
-	fourth := w.push("an immutable secret", map[string]string{"secrets.yaml": strings.ReplaceAll(good["secrets.yaml"], "yellow-bird", "yellow-birds")})
+	fourth := w.push("an immutable secret", map[string]string{
+		"secrets.yaml": strings.ReplaceAll(good["secrets.yaml"], "yellow-bird", "yellow-birds"),
+	})
 	w.await(fourth, "error")
 	w.look(fourth)
 
@@ -221,8 +225,10 @@ func up(t *testing.T) *world {
 	var err error
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
-	w.lab, err = lab.Up(ctx, lab.Options{Dir: filepath.Join(t.TempDir(), "lab"), Lockstep: lockstep, Self: lockstepLab, Agents: 1, LogLevel: "debug",
-		Prefix: "canary-", Sources: []string{fmt.Sprintf("http://%s:%d/lab/birds.git", lab.HubAddr, lab.GitPort)}})
+	w.lab, err = lab.Up(ctx, lab.Options{
+		Dir: filepath.Join(t.TempDir(), "lab"), Lockstep: lockstep, Self: lockstepLab, Agents: 1, LogLevel: "debug",
+		Prefix: "canary-", Sources: []string{fmt.Sprintf("http://%s:%d/lab/birds.git", lab.HubAddr, lab.GitPort)},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +288,8 @@ func (w *world) git(args ...string) string {
 	w.Helper()
 	cmd := exec.CommandContext(w.Context(), "git", args...)
 	cmd.Dir = w.repo
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.org",
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada",
+		"GIT_AUTHOR_EMAIL=ada@example.org",
 		"GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.org")
 	return strings.TrimSpace(string(w.run(0, cmd)))
 }
@@ -432,7 +439,10 @@ func (w *world) look(commit string) {
 		}
 		w.clean(path, raw)
 	}
-	for _, args := range [][]string{{"describe", "pods", "-A"}, {"describe", "deployments", "-A"}, {"describe", "nodes"}, {"events", "-A"}, {"get", "all,configmaps,events", "-A", "-o", "yaml"}} {
+	for _, args := range [][]string{
+		{"describe", "pods", "-A"}, {"describe", "deployments", "-A"}, {"describe", "nodes"}, {"events", "-A"},
+		{"get", "all,configmaps,events", "-A", "-o", "yaml"},
+	} {
 		w.clean("kubectl "+strings.Join(args, " "), w.run(0, w.kubectl(args...)))
 	}
 	for _, h := range w.lab.Hosts() {

@@ -111,7 +111,8 @@ func printStatus(out io.Writer, l *lab.Lab) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "\nAPI server    https://%s (lockstep-lab kubeconfig)\nstatus page   http://%s\n", l.Forwarded("api"), l.Forwarded("status"))
+	_, err := fmt.Fprintf(out, "\nAPI server    https://%s (lockstep-lab kubeconfig)\nstatus page   http://%s\n",
+		l.Forwarded("api"), l.Forwarded("status"))
 	return err
 }
 
@@ -170,7 +171,9 @@ func forge(open func() (*lab.Lab, error)) *cobra.Command {
 	c.AddCommand(
 		change("fail", "Answer every request with 503", (*lab.Lab).FailForge),
 		change("heal", "Answer again", (*lab.Lab).HealForge),
-		&cobra.Command{Use: "statuses REPOSITORY COMMIT", Short: "Print the statuses of a commit, the oldest first", Args: cobra.ExactArgs(2),
+		&cobra.Command{
+			Use: "statuses REPOSITORY COMMIT", Short: "Print the statuses of a commit, the oldest first",
+			Args: cobra.ExactArgs(2),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				l, err := open()
 				if err != nil {
@@ -178,10 +181,12 @@ func forge(open func() (*lab.Lab, error)) *cobra.Command {
 				}
 				statuses, err := l.Statuses(cmd.Context(), "lab/"+args[0], args[1])
 				for _, s := range statuses {
-					_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s  %-7s  %s  %s\n", s.Created.Format("15:04:05"), s.State, s.Context, s.Description)
+					_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s  %-7s  %s  %s\n", s.Created.Format("15:04:05"), s.State,
+						s.Context, s.Description)
 				}
 				return err
-			}})
+			},
+		})
 	return c
 }
 
@@ -215,7 +220,8 @@ func images(open func() (*lab.Lab, error)) *cobra.Command {
 		}}
 }
 
-func onService(open func() (*lab.Lab, error), verb, short string, f func(*lab.Lab, context.Context, *lab.Host, string) error) *cobra.Command {
+func onService(open func() (*lab.Lab, error), verb, short string,
+	f func(*lab.Lab, context.Context, *lab.Host, string) error) *cobra.Command {
 	return &cobra.Command{Use: verb + " HOST daemon|agent|containerd", Short: short, Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, h, err := openHost(open, args[0])

@@ -117,8 +117,10 @@ func (w *world) seeded(n int) {
 				h = w.agents[1]
 			}
 			r := w.strike(f, during.name, during.begin, h)
-			w.t.Logf("%-26s during %-8s on %s: repaired in %4d ms, all settled in %5d ms, %d processes changed, %d lines lost, longest wait %s (%s without a processor)", f.name, during.name,
-				strings.TrimPrefix(h.Name, "faults-"), r.repaired.Milliseconds(), r.settled.Milliseconds(), len(r.changed), r.lost, r.longest.Round(time.Millisecond), r.starved.Round(time.Millisecond))
+			w.t.Logf("%-26s during %-8s on %s: repaired in %4d ms, all settled in %5d ms, %d processes changed, %d lines lost, "+
+				"longest wait %s (%s without a processor)", f.name, during.name,
+				strings.TrimPrefix(h.Name, "faults-"), r.repaired.Milliseconds(), r.settled.Milliseconds(), len(r.changed), r.lost,
+				r.longest.Round(time.Millisecond), r.starved.Round(time.Millisecond))
 			results[f.name] = append(results[f.name], r)
 			w.judge(f, r)
 		}
@@ -163,7 +165,8 @@ func table(results map[string][]result) string {
 			}
 		}
 		ms := func(r result) string { return fmt.Sprintf("%d ms", r.repaired.Milliseconds()) }
-		_, _ = fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d ms\t%d ms\t\n", f.name, len(list), ms(list[0]), ms(list[(len(list)-1)/2]), ms(list[len(list)-1]),
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d ms\t%d ms\t\n", f.name, len(list), ms(list[0]),
+			ms(list[(len(list)-1)/2]), ms(list[len(list)-1]),
 			len(sum.changed), sum.lost, sum.longest.Milliseconds(), sum.starved.Milliseconds())
 	}
 	_ = w.Flush()
@@ -329,7 +332,8 @@ func (w *world) killDaemon(*lab.Host) func() (bool, string) {
 	server := w.lab.Server()
 	w.killService(server, lab.Daemon)
 	stated := w.nextRound()
-	w.write("stated.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: stated, namespace: "+namespace+"}\ndata: {round: \""+stated+"\"}\n")
+	w.write("stated.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: stated, namespace: "+namespace+
+		"}\ndata: {round: \""+stated+"\"}\n")
 	w.stayDown()
 	w.startService(server, lab.Daemon)
 	return func() (bool, string) {

@@ -105,8 +105,11 @@ func (w *world) ours(h *lab.Host) []rule {
 		}
 	}
 	return slices.DeleteFunc(found, func(r rule) bool {
-		return !strings.Contains(r.line, "LOCKSTEP-") || slices.ContainsFunc(changing, func(c string) bool { return strings.Contains(r.line, c) }) ||
-			slices.ContainsFunc(podNetworks(r.line), func(p netip.Prefix) bool { return !p.IsSingleIP() || !slices.Contains(stay, p.Addr()) })
+		return !strings.Contains(r.line, "LOCKSTEP-") ||
+			slices.ContainsFunc(changing, func(c string) bool { return strings.Contains(r.line, c) }) ||
+			slices.ContainsFunc(podNetworks(r.line), func(p netip.Prefix) bool {
+				return !p.IsSingleIP() || !slices.Contains(stay, p.Addr())
+			})
 	})
 }
 

@@ -140,7 +140,8 @@ func (w *world) awaitEvent(kind, name, reason, about string) {
 			return false, err.Error()
 		}
 		return slices.ContainsFunc(events.Items, func(e corev1.Event) bool {
-			return e.InvolvedObject.Kind == kind && e.InvolvedObject.Name == name && e.Reason == reason && strings.Contains(e.Message, about)
+			return e.InvolvedObject.Kind == kind && e.InvolvedObject.Name == name && e.Reason == reason &&
+				strings.Contains(e.Message, about)
 		}), "there is none"
 	})
 }
@@ -188,7 +189,8 @@ func (w *world) crashLoop() {
 	killed := kill()
 	w.await("the backoff", func() (bool, string) {
 		s := status().State
-		return s.Waiting != nil && s.Waiting.Reason == "CrashLoopBackOff" && strings.HasPrefix(s.Waiting.Message, "back-off 10s"), fmt.Sprintf("%+v", s)
+		return s.Waiting != nil && s.Waiting.Reason == "CrashLoopBackOff" && strings.HasPrefix(s.Waiting.Message, "back-off 10s"),
+			fmt.Sprintf("%+v", s)
 	})
 	w.awaitEvent("Pod", pod.Name, "BackOff", "restarting failed container")
 	w.await("the second restart", func() (bool, string) {
@@ -328,7 +330,8 @@ func (w *world) backAgain(h *lab.Host, before map[string]corev1.Pod) {
 		for uid, p := range before {
 			w.used[p.Name] = true
 			if !slices.ContainsFunc(found, func(c runtime.Container) bool {
-				return c.PodUID == uid && c.Name == "main" && c.State == runtime.Running && c.Attempt > int(p.Status.ContainerStatuses[0].RestartCount)
+				return c.PodUID == uid && c.Name == "main" && c.State == runtime.Running &&
+					c.Attempt > int(p.Status.ContainerStatuses[0].RestartCount)
 			}) {
 				missing = append(missing, p.Name)
 			}

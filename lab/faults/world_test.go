@@ -267,7 +267,8 @@ func (w *world) settled() (bool, string) {
 			return false, "Deployment " + name + " is not what was stated last"
 		}
 		if s.Replicas != n || s.UpdatedReplicas != n || s.AvailableReplicas != n {
-			return false, fmt.Sprintf("Deployment %s: %d replicas, %d updated, %d available; %s", name, s.Replicas, s.UpdatedReplicas, s.AvailableReplicas, describe(pods.Items, name))
+			return false, fmt.Sprintf("Deployment %s: %d replicas, %d updated, %d available; %s", name,
+				s.Replicas, s.UpdatedReplicas, s.AvailableReplicas, describe(pods.Items, name))
 		}
 		if have := count(pods.Items, name); have != a.replicas {
 			return false, fmt.Sprintf("Deployment %s has %d pods: %s", name, have, describe(pods.Items, name))
@@ -337,7 +338,10 @@ func pause(ctx context.Context, d time.Duration) {
 
 // list asks a host's containerd for the containers of all pods.
 func list(ctx context.Context, h *lab.Host) ([]runtime.Container, error) {
-	rt, err := runtime.Open(runtime.Options{Address: fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", h.Holder.PID), Node: h.Name})
+	rt, err := runtime.Open(runtime.Options{
+		Address: fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", h.Holder.PID),
+		Node:    h.Name,
+	})
 	if err != nil {
 		return nil, err
 	}

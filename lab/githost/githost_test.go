@@ -37,7 +37,10 @@ func pushAndClone(t *testing.T, url string, env ...string) {
 		t.Fatal(err)
 	}
 	clone := filepath.Join(t.TempDir(), "clone")
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, {"commit", "-q", "-m", "data"}, {"push", "-q", url, "main"}, {"clone", "-q", url, clone}} {
+	for _, args := range [][]string{
+		{"init", "-q", "-b", "main"}, {"add", "-A"}, {"commit", "-q", "-m", "data"}, {"push", "-q", url, "main"},
+		{"clone", "-q", url, clone},
+	} {
 		if out, err := run(t, work, env, args...); err != nil {
 			t.Fatalf("git %v: %v: %s", args, err, out)
 		}
@@ -110,13 +113,18 @@ func TestSSH(t *testing.T) {
 		}
 	}()
 	dir := t.TempDir()
-	for name, content := range map[string]string{"key": string(private), "stranger": string(stranger), "hosts": KnownHosts(l.Addr().String(), host.PublicKey())} {
+	for name, content := range map[string]string{
+		"key":      string(private),
+		"stranger": string(stranger),
+		"hosts":    KnownHosts(l.Addr().String(), host.PublicKey()),
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	command := func(key string) string {
-		return "GIT_SSH_COMMAND=ssh -F /dev/null -o IdentitiesOnly=yes -o BatchMode=yes -o UserKnownHostsFile=" + filepath.Join(dir, "hosts") + " -i " + filepath.Join(dir, key)
+		return "GIT_SSH_COMMAND=ssh -F /dev/null -o IdentitiesOnly=yes -o BatchMode=yes" +
+			" -o UserKnownHostsFile=" + filepath.Join(dir, "hosts") + " -i " + filepath.Join(dir, key)
 	}
 	url := "ssh://git@" + l.Addr().String() + "/shop.git"
 	pushAndClone(t, url, command("key"))

@@ -56,18 +56,24 @@ func TestHostileRequests(t *testing.T) {
 		query string
 		want  int
 	}{
-		{pods + "labelSelector=%3D%3D", 400}, {pods + "labelSelector=a%20in%20(", 400}, {pods + "labelSelector=" + url.QueryEscape(strings.Repeat("(", 5000)), 400},
+		{pods + "labelSelector=%3D%3D", 400}, {pods + "labelSelector=a%20in%20(", 400},
+		{pods + "labelSelector=" + url.QueryEscape(strings.Repeat("(", 5000)), 400},
 		{pods + "labelSelector=" + long, 413}, {pods + "fieldSelector=" + long, 413}, {pods + "fieldSelector=spec.nodeName", 400},
 		{pods + "fieldSelector=spec.rubbish%3D1", 400}, {pods + "labelSelector=a%00b", 400}, {pods + "labelSelector=%ff%fe", 400},
-		{pods + "limit=9223372036854775807", 200}, {pods + "limit=-1", 200}, {pods + "limit=x", 400}, {pods + "limit=99999999999999999999", 400},
-		{pods + "continue=rubbish", 400}, {pods + "continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIuLi8uLi8ifQ", 400}, {pods + "limit=1&continue=" + long, 413},
+		{pods + "limit=9223372036854775807", 200}, {pods + "limit=-1", 200}, {pods + "limit=x", 400},
+		{pods + "limit=99999999999999999999", 400},
+		{pods + "continue=rubbish", 400}, {pods + "continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIuLi8uLi8ifQ", 400},
+		{pods + "limit=1&continue=" + long, 413},
 		{pods + "resourceVersion=x", 400}, {pods + "resourceVersion=-1", 400}, {pods + "resourceVersion=9223372036854775808", 400},
 		{pods + "resourceVersion=1&resourceVersionMatch=Exact", 410}, {pods + "resourceVersionMatch=Exact", 422},
-		{pods + "watch=maybe&timeoutSeconds=1", 200}, {pods + "watch=true&sendInitialEvents=true", 422}, {pods + "watch=true&resourceVersion=x", 400},
+		{pods + "watch=maybe&timeoutSeconds=1", 200}, {pods + "watch=true&sendInitialEvents=true", 422},
+		{pods + "watch=true&resourceVersion=x", 400},
 		{pods + "watch=true&timeoutSeconds=x", 400}, {pods + "watch=true&timeoutSeconds=1", 200},
-		{"/api/v1/namespaces/..%2f..%2fetc/pods", 404}, {"/api/v1/namespaces//pods", 404}, {"/api/v1/" + long, 413}, {"/apis/a/b/c/d/e/f/g/h", 404},
+		{"/api/v1/namespaces/..%2f..%2fetc/pods", 404}, {"/api/v1/namespaces//pods", 404}, {"/api/v1/" + long, 413},
+		{"/apis/a/b/c/d/e/f/g/h", 404},
 		{"/api/v1/namespaces/shop/pods/%2e%2e/log", 404}, {"/api/v1/namespaces/shop/pods/cart-1-a/log?tailLines=-1", 422},
-		{"/api/v1/namespaces/shop/pods/cart-1-a/log?tailLines=9223372036854775807", 200}, {"/api/v1/namespaces/shop/pods/cart-1-a/log?limitBytes=0", 422},
+		{"/api/v1/namespaces/shop/pods/cart-1-a/log?tailLines=9223372036854775807", 200},
+		{"/api/v1/namespaces/shop/pods/cart-1-a/log?limitBytes=0", 422},
 	} {
 		response, err := viewer.Get(cluster.config.Host + c.query)
 		if err != nil {
@@ -135,7 +141,9 @@ func (spaces) Read(p []byte) (int, error) {
 func slowHeads(t *testing.T, viewer *http.Client) {
 	t.Helper()
 	address := strings.TrimPrefix(cluster.config.Host, "https://")
-	config, err := rest.TLSConfigFor(&rest.Config{TLSClientConfig: rest.TLSClientConfig{CAData: cluster.config.CAData, ServerName: "127.0.0.1"}})
+	config, err := rest.TLSConfigFor(&rest.Config{
+		TLSClientConfig: rest.TLSClientConfig{CAData: cluster.config.CAData, ServerName: "127.0.0.1"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +201,10 @@ func TestThousandWatches(t *testing.T) {
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range watches {
 		g.Go(func() error {
-			w, err := clients[i%connections].CoreV1().Pods("shop").Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion, LabelSelector: "app=cart"})
+			w, err := clients[i%connections].CoreV1().Pods("shop").Watch(ctx, metav1.ListOptions{
+				ResourceVersion: list.ResourceVersion,
+				LabelSelector:   "app=cart",
+			})
 			if err != nil {
 				return err
 			}

@@ -202,7 +202,8 @@ func differing(t *testing.T, client dynamic.Interface, stores map[schema.GroupVe
 		}
 		for _, o := range list.Items {
 			if held[o.GetNamespace()+"/"+o.GetName()] != o.GetResourceVersion() {
-				return fmt.Sprintf("%s %s: %s held, %s listed", gvr.Resource, o.GetName(), held[o.GetNamespace()+"/"+o.GetName()], o.GetResourceVersion())
+				return fmt.Sprintf("%s %s: %s held, %s listed", gvr.Resource, o.GetName(),
+					held[o.GetNamespace()+"/"+o.GetName()], o.GetResourceVersion())
 			}
 		}
 	}

@@ -39,7 +39,8 @@ func settled(t *testing.T) {
 		if len(pods.Items) != 6 {
 			all := fmt.Sprintf("%d pods:", len(pods.Items))
 			for _, p := range pods.Items {
-				all += fmt.Sprintf("\n%s on %s, deleted %v: %s %+v", p.Name, p.Spec.NodeName, p.DeletionTimestamp, p.Status.Phase, p.Status.ContainerStatuses)
+				all += fmt.Sprintf("\n%s on %s, deleted %v: %s %+v", p.Name, p.Spec.NodeName, p.DeletionTimestamp, p.Status.Phase,
+					p.Status.ContainerStatuses)
 			}
 			return all
 		}
@@ -62,7 +63,8 @@ func settled(t *testing.T) {
 func TestKubectl(t *testing.T) {
 	settled(t)
 	manifest := filepath.Join(t.TempDir(), "made.yaml")
-	if err := os.WriteFile(manifest, []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: made, namespace: shop}\n"), 0o644); err != nil {
+	err := os.WriteFile(manifest, []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: made, namespace: shop}\n"), 0o644)
+	if err != nil {
 		t.Fatal(err)
 	}
 	const (
@@ -77,17 +79,22 @@ func TestKubectl(t *testing.T) {
 	}{
 		{args: "get pods -A", want: []string{`(?m)^NAMESPACE +NAME +READY +STATUS +RESTARTS +AGE$`, `(?m)^talk +pair +2/2 +Running`}},
 		{args: "get pods -n shop -o wide", want: []string{`cart-1-a +1/1 +Running +0 +\S+ +10\.42\.\S+ +rd-agent1 `}},
-		{args: "get pod pair -n talk -o yaml", want: []string{`lockstep\.dev/file: talk\.yaml:5`, `lockstep\.dev/author: Ada <ada@example\.com>`, `lockstep\.dev/commit: [0-9a-f]{40}`, `lockstep\.dev/source: main`, `phase: Running`}},
+		{args: "get pod pair -n talk -o yaml", want: []string{
+			`lockstep\.dev/file: talk\.yaml:5`, `lockstep\.dev/author: Ada <ada@example\.com>`,
+			`lockstep\.dev/commit: [0-9a-f]{40}`, `lockstep\.dev/source: main`, `phase: Running`,
+		}},
 		{args: "get pod pair -n talk -o json", want: []string{`"kind": "Pod"`, `"phase": "Running"`}},
 		{args: "get pod pair -n talk -o jsonpath={.spec.nodeName}:{.status.phase}", want: []string{`^rd-agent[12]:Running$`}},
 		{args: "get pods -n shop -l app=cart -o name", want: []string{`^(pod/cart-[0-9a-z]+-[0-9a-z]{5}\n){2}$`}},
 		{args: "get pods -n shop -l app!=cart,app -o name", want: []string{`^pod/cart-1-a\npod/cart-1-b\n$`}},
-		{args: "get pods -A --field-selector spec.nodeName=rd-agent1,status.phase=Running -o wide", want: []string{`cart-1-a`}, not: `rd-agent2`},
+		{args: "get pods -A --field-selector spec.nodeName=rd-agent1,status.phase=Running -o wide",
+			want: []string{`cart-1-a`}, not: `rd-agent2`},
 		{args: "get pods -A --show-labels", want: []string{`(?m)LABELS$`, `(?m)app=pair$`}},
 		{args: "get pods -A -L app", want: []string{`(?m)APP$`, `(?m)pair$`}},
 		{args: "get pods -A --sort-by .metadata.name -o name", want: []string{`(?s)cart-1-a.*crash.*pair`}},
 		{args: "get all -n shop", want: []string{`service/cart`, `deployment\.apps/cart +2/2`, `replicaset\.apps/cart-`, `pod/cart-`}},
-		{args: "get deploy,rs,po,svc,endpointslices,no -A -o wide", want: []string{`lab\.example/talker:1`, `containerd://`, `endpointslice\.discovery\.k8s\.io/cart-`}},
+		{args: "get deploy,rs,po,svc,endpointslices,no -A -o wide",
+			want: []string{`lab\.example/talker:1`, `containerd://`, `endpointslice\.discovery\.k8s\.io/cart-`}},
 		{args: "get sources", want: []string{`main`}},
 		{args: "get pods -A --chunk-size 2 -o name", want: []string{`^(pod/\S+\n){6}$`}},
 		{args: "get pods -A -o custom-columns=N:.metadata.name --no-headers", want: []string{`(?m)^pair$`}},
@@ -97,10 +104,20 @@ func TestKubectl(t *testing.T) {
 		{args: "get pods -A -l =!", fail: true, want: []string{`found '=', expected`}},
 		{args: "get pods -A --field-selector spec.rubbish=1", fail: true, want: []string{`field label not supported`}},
 
-		{args: "describe pod pair -n talk", want: []string{`Node: +rd-agent[12]/10\.99\.0\.3[12]`, `lockstep\.dev/file: talk\.yaml:5`, `(?s)Init Containers:\s+first:`, `(?s)Events:.*Scheduled.*Started`, `Exit Code: +0`}},
-		{args: "describe node rd-agent1", want: []string{`(?s)Conditions:.*Ready +True`, `PodCIDR: +10\.42\.`, `(?s)Non-terminated Pods:.*cart-1-a`, `HolderIdentity: +rd-agent1`, `containerd://`}},
-		{args: "describe deployment cart -n shop", want: []string{`Replicas: +2 desired \| 2 updated \| 2 total \| 2 available \| 0 unavailable`, `NewReplicaSet: +cart-`, `ScalingReplicaSet`}},
-		{args: "describe service cart -n shop", want: []string{`Type: +ClusterIP`, `IP: +10\.43\.`, `Endpoints: +10\.42\.\S+:8080,10\.42\.\S+:8080`}},
+		{args: "describe pod pair -n talk", want: []string{
+			`Node: +rd-agent[12]/10\.99\.0\.3[12]`, `lockstep\.dev/file: talk\.yaml:5`, `(?s)Init Containers:\s+first:`,
+			`(?s)Events:.*Scheduled.*Started`, `Exit Code: +0`,
+		}},
+		{args: "describe node rd-agent1", want: []string{
+			`(?s)Conditions:.*Ready +True`, `PodCIDR: +10\.42\.`, `(?s)Non-terminated Pods:.*cart-1-a`,
+			`HolderIdentity: +rd-agent1`, `containerd://`,
+		}},
+		{args: "describe deployment cart -n shop", want: []string{
+			`Replicas: +2 desired \| 2 updated \| 2 total \| 2 available \| 0 unavailable`, `NewReplicaSet: +cart-`,
+			`ScalingReplicaSet`,
+		}},
+		{args: "describe service cart -n shop",
+			want: []string{`Type: +ClusterIP`, `IP: +10\.43\.`, `Endpoints: +10\.42\.\S+:8080,10\.42\.\S+:8080`}},
 		{args: "describe ns shop", want: []string{`Status: +Active`}},
 
 		{args: "logs pair -n talk -c two", want: []string{`^two line 1\ntwo line 2\ntwo line 3\ntwo line 4\n$`}},
@@ -111,25 +128,29 @@ func TestKubectl(t *testing.T) {
 		{args: "logs pair -n talk -c two --since-time 2020-01-01T00:00:00Z --tail 1", want: []string{`^two line 4\n$`}},
 		{args: "logs pair -n talk -c two --timestamps --tail 1", want: []string{`^\d{4}-\d\d-\d\dT\S+Z two line 4\n$`}},
 		{args: "logs pair -n talk -c two --limit-bytes 12", want: []string{`^two line 1\nt$`}},
-		{args: "logs pair -n talk --all-containers --prefix", want: []string{`\[pod/pair/first\] first line 1`, `\[pod/pair/one\] one line 1`, `\[pod/pair/two\] two line 4`}},
+		{args: "logs pair -n talk --all-containers --prefix",
+			want: []string{`\[pod/pair/first\] first line 1`, `\[pod/pair/one\] one line 1`, `\[pod/pair/two\] two line 4`}},
 		{args: "logs crash -n talk --previous", want: []string{`crash line 1\ncrash line 2\ncrash line 3\n`}},
 		{args: "logs -n shop -l app=cart --tail 1", want: []string{`^(cart line 5\n){2}$`}},
 		{args: "logs deployment/cart -n shop --tail 1", want: []string{`cart line 5`}},
 		{args: "logs pair -n talk -c nobody", fail: true, want: []string{`container nobody is not valid for pod pair`}},
-		{args: "logs pair -n talk -c two --previous", fail: true, want: []string{`previous terminated container "two" in pod "pair" not found`}},
+		{args: "logs pair -n talk -c two --previous", fail: true,
+			want: []string{`previous terminated container "two" in pod "pair" not found`}},
 
 		{args: "events -n talk", want: []string{`BackOff`, `Started`}},
 		{args: "events -n talk --for pod/pair", want: []string{`Pod/pair`}, not: `Pod/crash`},
 		{args: "rollout status deployment/cart -n shop --timeout 20s", want: []string{`deployment "cart" successfully rolled out`}},
 		{args: "rollout history deployment/cart -n shop", want: []string{`(?m)^1 +<none>$`}},
-		{args: "wait --for=condition=Available deployment/cart -n shop --timeout 20s", want: []string{`deployment\.apps/cart condition met`}},
+		{args: "wait --for=condition=Available deployment/cart -n shop --timeout 20s",
+			want: []string{`deployment\.apps/cart condition met`}},
 		{args: "wait --for=condition=Ready pod -l app=cart -n shop --timeout 20s", want: []string{`(condition met\s+.*){2}`}},
 		{args: "wait --for=jsonpath={.status.phase}=Running pod/pair -n talk --timeout 20s", want: []string{`condition met`}},
 		{args: "wait --for=delete pod/nobody -n talk --timeout 20s"},
 		{args: "api-resources", want: []string{`(?m)^pods +po +v1 +true +Pod$`, `(?m)^sources +.*lockstep\.dev/v1alpha1 +false +Source$`}},
 		{args: "api-resources --verbs=list,watch -o name", want: []string{`(?m)^deployments\.apps$`}},
 		{args: "api-versions", want: []string{`(?m)^v1$`, `(?m)^apps/v1$`, `(?m)^lockstep\.dev/v1alpha1$`}},
-		{args: "version", fail: true, want: []string{`Server Version: v1\.36\.\d+\+lockstep`}}, // of its own version the test binary knows nothing
+		// Of its own version the test binary knows nothing.
+		{args: "version", fail: true, want: []string{`Server Version: v1\.36\.\d+\+lockstep`}},
 		{args: "cluster-info", want: []string{`control plane.* is running at .*https://127\.0\.0\.1:`}},
 		{args: "auth whoami", want: []string{`lockstep:viewers`}},
 		{args: "auth can-i list pods -A", want: []string{`^yes\n$`}},
@@ -142,13 +163,15 @@ func TestKubectl(t *testing.T) {
 		{args: "top pods -n shop", fail: true, want: []string{`Metrics API not available`}},
 		{args: "explain pods", want: []string{`(?m)^KIND: +Pod$`, `(?m)^FIELDS:$`}},
 		{args: "delete pod cart-1-a -n shop", fail: true, want: []string{toGit + `: Pod shop/cart-1-a comes from pods\.yaml:12 ` + inMain}},
-		{args: "delete pod -l app=cart -n shop", fail: true, want: []string{`(?s)(Pod shop/cart-\S+ comes from cart\.yaml:5 ` + inMain + `.*){2}`}},
+		{args: "delete pod -l app=cart -n shop", fail: true,
+			want: []string{`(?s)(Pod shop/cart-\S+ comes from cart\.yaml:5 ` + inMain + `.*){2}`}},
 		{args: "delete deployment cart -n shop --cascade=orphan", fail: true, want: []string{toGit}},
 		{args: "apply -f " + manifest, fail: true, want: []string{toGit, inMain}},
 		{args: "apply --validate=false -f " + manifest, fail: true, want: []string{toGit, inMain}},
 		{args: "apply --server-side --validate=false -f " + manifest, fail: true, want: []string{toGit, inMain}},
 		{args: "create -f " + manifest + " --validate=false", fail: true, want: []string{toGit, inMain}},
-		{args: "scale deployment cart -n shop --replicas 5", fail: true, want: []string{toGit, `Deployment shop/cart comes from cart\.yaml:5 ` + inMain}},
+		{args: "scale deployment cart -n shop --replicas 5", fail: true,
+			want: []string{toGit, `Deployment shop/cart comes from cart\.yaml:5 ` + inMain}},
 		{args: "label pod cart-1-a -n shop a=b", fail: true, want: []string{toGit, `pods\.yaml:12`}},
 		{args: "rollout restart deployment/cart -n shop", fail: true, want: []string{toGit, `cart\.yaml:5`}},
 		{args: "rollout undo deployment/cart -n shop", fail: true},

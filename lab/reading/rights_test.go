@@ -36,7 +36,11 @@ func TestRights(t *testing.T) {
 	}
 	_, join, _ := strings.Cut(strings.TrimSpace(string(token)), ".")
 	bearer := func(token string) *rest.Config {
-		return &rest.Config{Host: cluster.config.Host, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAData: cluster.config.CAData}}
+		return &rest.Config{
+			Host:            cluster.config.Host,
+			BearerToken:     token,
+			TLSClientConfig: rest.TLSClientConfig{CAData: cluster.config.CAData},
+		}
 	}
 	clients := map[string]*http.Client{}
 	for name, config := range map[string]*rest.Config{
@@ -79,7 +83,8 @@ func TestRights(t *testing.T) {
 			if c == nil {
 				continue
 			}
-			code := ask(t, c, method, nodes.ReplaceAllString(here.Replace(path), "${1}rd-agent$2"), nodes.ReplaceAllString(here.Replace(body), "${1}rd-agent$2"))
+			code := ask(t, c, method, nodes.ReplaceAllString(here.Replace(path), "${1}rd-agent$2"),
+				nodes.ReplaceAllString(here.Replace(body), "${1}rd-agent$2"))
 			if other, ok := differs[method+" "+path+" as "+who]; ok {
 				want = other
 			}

@@ -245,7 +245,8 @@ func brokenField(t *testing.T, shop, _ *repo) {
 	unchanged(t, func() {
 		shop.replace("apps/front.yaml", "  replicas: 5", "  replcias: 4")
 		shop.replace("shop.yaml", "currency: EUR", "currency: SEK")
-		shop.expect(shop.push("fewer"), `error: apps/front.yaml:21:3: Deployment shop/web: spec.replcias: unknown field "replcias" (did you mean "replicas"?)`)
+		shop.expect(shop.push("fewer"),
+			`error: apps/front.yaml:21:3: Deployment shop/web: spec.replcias: unknown field "replcias" (did you mean "replicas"?)`)
 	})
 	// The plan of a refused revision cannot be made, and says why.
 	if out, err := lockstep(t.Context(), "plan", "shop"); err == nil || !strings.Contains(out, "apps/front.yaml:21:3") {
@@ -264,7 +265,8 @@ func brokenField(t *testing.T, shop, _ *repo) {
 func empty(t *testing.T, _, poll *repo) {
 	unchanged(t, func() {
 		poll.git("rm", "-q", "-r", ".")
-		poll.expect(poll.push("clean up"), `error: held: no manifests, would delete all 4 objects; allow it with the commit trailer "Lockstep-Prune: allow"`)
+		poll.expect(poll.push("clean up"),
+			`error: held: no manifests, would delete all 4 objects; allow it with the commit trailer "Lockstep-Prune: allow"`)
 	})
 	poll.expect(poll.push("clean up\n\nLockstep-Prune: allow"), "success: 0 objects in sync and healthy")
 	eventually(t, func() error {
@@ -460,7 +462,8 @@ func daemonKilled(t *testing.T, shop, _ *repo) {
 func nodeCut(t *testing.T, shop, _ *repo) {
 	node := cluster.Agents()[1]
 	behind := func() (n int) {
-		slices_, err := cluster.client.DiscoveryV1().EndpointSlices("shop").List(t.Context(), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=web"})
+		slices_, err := cluster.client.DiscoveryV1().EndpointSlices("shop").List(t.Context(),
+			metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=web"})
 		if err != nil {
 			t.Fatal(err)
 		}

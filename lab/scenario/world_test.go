@@ -68,7 +68,8 @@ func (r *repo) git(args ...string) string {
 	r.t.Helper()
 	cmd := exec.CommandContext(r.t.Context(), "git", args...)
 	cmd.Dir = r.dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.org",
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=Ada",
+		"GIT_AUTHOR_EMAIL=ada@example.org",
 		"GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.org")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -245,7 +246,8 @@ func askFrom(t *testing.T, p corev1.Pod, url string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("pod %s has no container", p.Name)
 	}
-	return hostOf(t, p).Run(t.Context(), "ctr", "-n", "lockstep", "task", "exec", "--exec-id", fmt.Sprintf("ask-%d", time.Now().UnixNano()), id, "/standin", "ask", url)
+	return hostOf(t, p).Run(t.Context(), "ctr", "-n", "lockstep", "task", "exec", "--exec-id",
+		fmt.Sprintf("ask-%d", time.Now().UnixNano()), id, "/standin", "ask", url)
 }
 
 // get gets a URL from a host, over a new connection.

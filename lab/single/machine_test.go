@@ -100,7 +100,9 @@ func (m *machine) kubectl(args ...string) (string, error) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return m.try("env", append([]string{kubectl.Variable + "=1", self, "--cache-dir", m.cache, "--kubeconfig", "/var/lib/lockstep/viewer.kubeconfig"}, args...)...)
+	return m.try("env", append([]string{
+		kubectl.Variable + "=1", self, "--cache-dir", m.cache, "--kubeconfig", "/var/lib/lockstep/viewer.kubeconfig",
+	}, args...)...)
 }
 
 // eventually waits until check returns nil.

@@ -26,14 +26,16 @@ func prepare(dir string) error {
 	}
 	bin = dir
 	example := "lockstep/manifests-example/images/"
-	if err := programs.Build(dir, map[string]string{"lockstep": "lockstep", "web": example + "web", "api": example + "api", "build": example + "build"}); err != nil {
+	if err := programs.Build(dir, map[string]string{"lockstep": "lockstep", "web": example + "web", "api": example + "api",
+		"build": example + "build"}); err != nil {
 		return err
 	}
 	images := filepath.Join(dir, "images")
 	if err := os.Mkdir(images, 0o755); err != nil {
 		return err
 	}
-	out, err := exec.Command(filepath.Join(dir, "build"), images, "harbour-web="+filepath.Join(dir, "web"), "harbour-api="+filepath.Join(dir, "api")).CombinedOutput()
+	out, err := exec.Command(filepath.Join(dir, "build"), images, "harbour-web="+filepath.Join(dir, "web"),
+		"harbour-api="+filepath.Join(dir, "api")).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("cannot build the example's images: %w: %s", err, out)
 	}

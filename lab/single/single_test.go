@@ -144,7 +144,8 @@ func answers(t *testing.T, m *machine, url string) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`deployment\.apps/api +2/2 `, `deployment\.apps/web +2/2 `, `replicaset\.apps/web-\w+ +2 +2 +2 `, `pod/api-\w+-\w+ +1/1 +Running +0 `,
+		`deployment\.apps/api +2/2 `, `deployment\.apps/web +2/2 `, `replicaset\.apps/web-\w+ +2 +2 +2 `,
+		`pod/api-\w+-\w+ +1/1 +Running +0 `,
 		`service/web +NodePort .*80:30080/TCP`, `endpointslice\.discovery\.k8s\.io/web-`, `node/` + m.node + ` +Ready .* 100\.64\.0\.1 `,
 	} {
 		if !regexp.MustCompile(want).MatchString(list) {
@@ -160,14 +161,21 @@ func answers(t *testing.T, m *machine, url string) {
 		t.Fatalf("no network of a pod: %v", err)
 	}
 	inside := strings.TrimPrefix(netns[0], m.path("/"))
-	if out, err := m.try("nsenter", "--net=/"+inside, "curl", "-sSk", "--max-time", "5", "https://10.43.0.1/readyz"); err != nil || out != "ok" {
+	if out, err := m.try("nsenter", "--net=/"+inside, "curl", "-sSk", "--max-time", "5", "https://10.43.0.1/readyz"); err != nil ||
+		out != "ok" {
 		t.Errorf("a pod asks the API: %q, %v", out, err)
 	}
 	for path, wants := range map[string][]string{
-		"/metrics": {"lockstep_api_request", "lockstep_store_txn", "lockstep_reconciler_queue_depth", "lockstep_reconciler_decide_seconds", "lockstep_scheduler_decide_seconds",
-			"lockstep_source_seconds", "lockstep_sync_revisions_total", "lockstep_forge_outbox", "lockstep_etcd_", "etcd_disk_wal_fsync_duration_seconds", "go_goroutines", "process_resident_memory_bytes"},
-		"/api/v1/nodes/" + m.node + "/proxy/metrics": {`lockstep_agent_pods{phase="Running"} 4`, "lockstep_agent_step_seconds", "lockstep_agent_report_seconds", "lockstep_agent_status_queue_depth",
-			"lockstep_proxy_sync_seconds", "lockstep_dns_answers_total", "lockstep_agent_probe_seconds", "process_resident_memory_bytes"},
+		"/metrics": {
+			"lockstep_api_request", "lockstep_store_txn", "lockstep_reconciler_queue_depth", "lockstep_reconciler_decide_seconds",
+			"lockstep_scheduler_decide_seconds", "lockstep_source_seconds", "lockstep_sync_revisions_total", "lockstep_forge_outbox",
+			"lockstep_etcd_", "etcd_disk_wal_fsync_duration_seconds", "go_goroutines", "process_resident_memory_bytes",
+		},
+		"/api/v1/nodes/" + m.node + "/proxy/metrics": {
+			`lockstep_agent_pods{phase="Running"} 4`, "lockstep_agent_step_seconds", "lockstep_agent_report_seconds",
+			"lockstep_agent_status_queue_depth", "lockstep_proxy_sync_seconds", "lockstep_dns_answers_total",
+			"lockstep_agent_probe_seconds", "process_resident_memory_bytes",
+		},
 	} {
 		out, err := m.kubectl("get", "--raw", path)
 		if err != nil {
@@ -185,7 +193,8 @@ func answers(t *testing.T, m *machine, url string) {
 			t.Errorf("%s answers %q", path, out)
 		}
 	}
-	if out, err := m.try("curl", "-sS", "--unix-socket", "/run/lockstep/control.sock", "http://daemon/debug/pprof/goroutine?debug=1"); err != nil || !strings.Contains(out, "goroutine profile") {
+	if out, err := m.try("curl", "-sS", "--unix-socket", "/run/lockstep/control.sock",
+		"http://daemon/debug/pprof/goroutine?debug=1"); err != nil || !strings.Contains(out, "goroutine profile") {
 		t.Errorf("profile by the control socket: %.80q, %v", out, err)
 	}
 }
@@ -214,10 +223,12 @@ func rolls(t *testing.T, m *machine, folder, url string) {
 		t.Fatal(err)
 	}
 	edit("web.yaml", "value: Ships in port", "value: Ships at anchor")
-	t.Logf("an edit of the environment answers after %s", m.eventually("the new title", func() error { return m.says(url, "Ships at anchor") }))
+	t.Logf("an edit of the environment answers after %s",
+		m.eventually("the new title", func() error { return m.says(url, "Ships at anchor") }))
 	edit("web.yaml", "replicas: 2", "replicas: 3")
 	t.Logf("an edit of the replicas is ready after %s", m.eventually("three replicas", func() error {
-		out, err := m.kubectl("get", "deployment", "web", "-n", "harbour", "-o", "jsonpath={.status.readyReplicas}/{.status.updatedReplicas}/{.status.replicas}")
+		out, err := m.kubectl("get", "deployment", "web", "-n", "harbour", "-o",
+			"jsonpath={.status.readyReplicas}/{.status.updatedReplicas}/{.status.replicas}")
 		if err == nil && out != "3/3/3" {
 			err = fmt.Errorf("ready, updated, all: %s", out)
 		}
@@ -255,7 +266,8 @@ dta: {}
 		}
 		return nil
 	})
-	if out, err := exec.Command(filepath.Join(bin, "lockstep"), "validate", folder).CombinedOutput(); err == nil || !strings.Contains(string(out), `unknown field "dta"`) {
+	if out, err := exec.Command(filepath.Join(bin, "lockstep"), "validate", folder).CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), `unknown field "dta"`) {
 		t.Errorf("lockstep validate = %s, %v", out, err)
 	}
 	if err := os.Remove(filepath.Join(folder, "broken.yaml")); err != nil {

@@ -75,7 +75,8 @@ func rules(out string) []string {
 // nft is a rule set without tables that only have the empty chains of iptables' built-in ones.
 func nft(out string) []string {
 	var kept []string
-	frame := regexp.MustCompile(`^(table ip6? \w+ \{|chain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) \{|type \w+ hook \w+ priority .*; policy accept;|\}|)$`)
+	frame := regexp.MustCompile(`^(table ip6? \w+ \{|chain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) \{|` +
+		`type \w+ hook \w+ priority .*; policy accept;|\}|)$`)
 	for _, line := range lines(out) {
 		if line = strings.TrimSpace(line); !frame.MatchString(line) {
 			kept = append(kept, line)
@@ -118,7 +119,8 @@ func (m *machine) settings() []string {
 	if err != nil && !errors.As(err, &exit) || len(raw) == 0 {
 		m.t.Fatalf("cannot read settings: %v", err)
 	}
-	counter := regexp.MustCompile(`^/proc/sys/net/(netfilter/nf_conntrack_(count|buckets|max)|nf_conntrack_max|ip.*/(conf|neigh)/(veth|lockstep))`)
+	counter := regexp.MustCompile(
+		`^/proc/sys/net/(netfilter/nf_conntrack_(count|buckets|max)|nf_conntrack_max|ip.*/(conf|neigh)/(veth|lockstep))`)
 	for _, line := range lines(string(raw)) {
 		if !counter.MatchString(line) {
 			out = append(out, line)
@@ -158,7 +160,10 @@ func (m *machine) contents() []string {
 	m.t.Helper()
 	out := lines(m.run("ctr", "namespaces", "list", "--quiet"))
 	for _, ns := range out {
-		for _, what := range [][]string{{"containers", "list", "--quiet"}, {"images", "list", "--quiet"}, {"content", "list", "--quiet"}, {"snapshots", "list"}, {"leases", "list"}, {"tasks", "list"}} {
+		for _, what := range [][]string{
+			{"containers", "list", "--quiet"}, {"images", "list", "--quiet"}, {"content", "list", "--quiet"},
+			{"snapshots", "list"}, {"leases", "list"}, {"tasks", "list"},
+		} {
 			out = append(out, lines(m.run("ctr", append([]string{"--namespace", ns}, what...)...))...)
 		}
 	}
