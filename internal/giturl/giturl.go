@@ -53,7 +53,8 @@ func Check(text string) error {
 		return errors.New("holds a password; name a file in spec.credentials.passwordFile of a Source instead")
 	}
 	if u.User != nil && u.Scheme != "ssh" {
-		return errors.New("holds a user name, which may be a token; name files in spec.credentials (tokenFile, usernameFile) of a Source instead")
+		return errors.New("holds a user name, which may be a token; " +
+			"name files in spec.credentials (tokenFile, usernameFile) of a Source instead")
 	}
 	// What follows is read in another way by who fetches: as a host, or as a part of the path.
 	switch user := u.User.Username(); {
@@ -71,7 +72,8 @@ func Check(text string) error {
 	for part := range strings.FieldsFuncSeq(u.RawQuery, separator) {
 		name, _, _ := strings.Cut(part, "=")
 		if secret(name) {
-			return errors.New("holds what looks like a credential in its query; name a file in spec.credentials.tokenFile of a Source instead")
+			return errors.New("holds what looks like a credential in its query; " +
+				"name a file in spec.credentials.tokenFile of a Source instead")
 		}
 	}
 	return nil
@@ -85,7 +87,10 @@ func secret(name string) bool {
 		name = plain
 	}
 	name = strings.ToLower(name)
-	for _, part := range []string{"token", "secret", "passw", "passphrase", "credential", "auth", "apikey", "api_key", "api-key", "access", "private", "signature", "session"} {
+	for _, part := range []string{
+		"token", "secret", "passw", "passphrase", "credential", "auth", "apikey", "api_key", "api-key", "access",
+		"private", "signature", "session",
+	} {
 		if strings.Contains(name, part) {
 			return true
 		}

@@ -84,10 +84,12 @@ func TestRedact(t *testing.T) {
 
 func TestText(t *testing.T) {
 	for text, want := range map[string]string{
-		`Get "https://c4n4ry@git.example.org/shop.git/info/refs?service=git-upload-pack": refused`:                   `Get "https://git.example.org/shop.git/info/refs?service=git-upload-pack": refused`,
-		"moved to https://git.example.org/?token=c4n4ry, try (http://ada:c4n4ry@other:80/x) or ada:c4n4ry@host:path": "moved to https://git.example.org/?token=REDACTED, try (http://other:80/x) or host:path",
-		"a.yaml:14:3: spec.image: registry.example.org/a@sha256:abc":                                                 "a.yaml:14:3: spec.image: registry.example.org/a@sha256:abc",
-		"cannot read https://ada:c4n4ry@h: no":                                                                       "cannot read https://h: no",
+		`Get "https://c4n4ry@git.example.org/shop.git/info/refs?service=git-upload-pack": refused`: `Get ` +
+			`"https://git.example.org/shop.git/info/refs?service=git-upload-pack": refused`,
+		"moved to https://git.example.org/?token=c4n4ry, try (http://ada:c4n4ry@other:80/x) or ada:c4n4ry@host:path": "moved to " +
+			"https://git.example.org/?token=REDACTED, try (http://other:80/x) or host:path",
+		"a.yaml:14:3: spec.image: registry.example.org/a@sha256:abc": "a.yaml:14:3: spec.image: registry.example.org/a@sha256:abc",
+		"cannot read https://ada:c4n4ry@h: no":                       "cannot read https://h: no",
 	} {
 		got := Text(text)
 		if got != want {

@@ -37,7 +37,10 @@ func TestPageIsNot(t *testing.T) {
 }
 
 func TestTextIsBounded(t *testing.T) {
-	for _, s := range []string{strings.Repeat("a", Max+1), strings.Repeat("é", Max), strings.Repeat("\x1b", Max), strings.Repeat("\U000e0041", Max)} {
+	for _, s := range []string{
+		strings.Repeat("a", Max+1), strings.Repeat("é", Max), strings.Repeat("\x1b", Max),
+		strings.Repeat("\U000e0041", Max),
+	} {
 		got := Text(s)
 		if len(got) > Max || len(got) < Max-16 || !strings.HasSuffix(got, ellipsis) || !utf8.ValidString(got) {
 			t.Errorf("Text of %d bytes has %d, ends %q", len(s), len(got), got[len(got)-8:])

@@ -23,7 +23,8 @@ func TestRate(t *testing.T) {
 	if r.Allow("a", 1, start.Add(-time.Hour)) {
 		t.Error("a clock that goes back gives units")
 	}
-	if !r.Allow("a", 100, start.Add(time.Second)) || r.Allow("a", 1, start.Add(40*time.Second)) || !r.Allow("a", 1, start.Add(51*time.Second)) {
+	if !r.Allow("a", 100, start.Add(time.Second)) || r.Allow("a", 1, start.Add(40*time.Second)) ||
+		!r.Allow("a", 1, start.Add(51*time.Second)) {
 		t.Error("a large use is not paid back before the next one")
 	}
 	r.Spend("b", 1000, start)
@@ -63,7 +64,8 @@ func TestGate(t *testing.T) {
 
 func TestPeer(t *testing.T) {
 	for address, want := range map[string]string{
-		"192.0.2.1:80": "192.0.2.1", "[::ffff:192.0.2.1]:80": "192.0.2.1", "[2001:db8::1:2]:80": "2001:db8::/64", "[fe80::1%eth0]:80": "fe80::/64", "@": "@",
+		"192.0.2.1:80": "192.0.2.1", "[::ffff:192.0.2.1]:80": "192.0.2.1", "[2001:db8::1:2]:80": "2001:db8::/64",
+		"[fe80::1%eth0]:80": "fe80::/64", "@": "@",
 	} {
 		if got := Peer(address); got != want {
 			t.Errorf("Peer(%q) = %q, want %q", address, got, want)

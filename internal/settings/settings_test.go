@@ -35,7 +35,8 @@ func TestValidate(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	d := Default()
-	if got := fmt.Sprint(d.API(), d.DNS(), d.Reserved()); got != "[10.43.0.1] [10.43.0.10] map[10.43.0.1:default/kubernetes 10.43.0.10:kube-system/kube-dns]" {
+	got := fmt.Sprint(d.API(), d.DNS(), d.Reserved())
+	if got != "[10.43.0.1] [10.43.0.10] map[10.43.0.1:default/kubernetes 10.43.0.10:kube-system/kube-dns]" {
 		t.Error(got)
 	}
 }

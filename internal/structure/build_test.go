@@ -13,7 +13,9 @@ func TestBuildIsTheSameInEveryFolder(t *testing.T) {
 	root := filepath.Join("..", "..")
 	build := func(dir string) []byte {
 		t.Helper()
-		files := map[string][]byte{"main.go": []byte("package main\n\nimport \"lockstep/daemon/version\"\n\nfunc main() { panic(version.Version) }\n")}
+		files := map[string][]byte{
+			"main.go": []byte("package main\n\nimport \"lockstep/daemon/version\"\n\nfunc main() { panic(version.Version) }\n"),
+		}
 		for _, name := range []string{"Makefile", "go.mod", "go.sum", "daemon/version/version.go"} {
 			data, err := os.ReadFile(filepath.Join(root, name))
 			if err != nil {

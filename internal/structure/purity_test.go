@@ -53,8 +53,9 @@ func deciding() map[string][]string {
 		"sync/roster/*.go":              {"lockstep/internal/giturl"},
 		"sync/report/*.go":              {"lockstep/sync/health", "lockstep/sync/plan"},
 		"sync/verdict/*.go":             {"lockstep/sync/health"},
-		"sync/render/*.go":              {"context", "lockstep/sync/manifest", "lockstep/sync/origin"}, // a renderer that runs long is stopped
-		"nodeagent/pods/*.go":           nil,
+		// A renderer that runs long is stopped.
+		"sync/render/*.go":    {"context", "lockstep/sync/manifest", "lockstep/sync/origin"},
+		"nodeagent/pods/*.go": nil,
 		// net is for JoinHostPort. The default seccomp profile asks for the kernel's version, which no decision outlives.
 		"nodeagent/spec/*.go": {
 			"net", "github.com/opencontainers/runtime-spec/specs-go", "github.com/opencontainers/image-spec/specs-go/v1",
@@ -66,7 +67,8 @@ func deciding() map[string][]string {
 		"daemon/etcd/decide.go":         nil,
 		"internal/settings/*.go":        nil,
 		"daemon/rights/*.go":            {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
-		"daemon/web/model.go":           {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health", "lockstep/sync/report", "lockstep/sync/verdict"},
+		"daemon/web/model.go": {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health",
+			"lockstep/sync/report", "lockstep/sync/verdict"},
 	}
 }
 
@@ -202,7 +204,7 @@ func impurities(f *ast.File, also []string) (list []impurity) {
 		if err != nil {
 			continue // the parser lets none through
 		}
-		if !slices.ContainsFunc(append(allowed(), also...), func(a string) bool { return path == a || strings.HasSuffix(a, "/") && strings.HasPrefix(path, a) }) ||
+		if !matches(path, append(allowed(), also...)) ||
 			strings.HasSuffix(path, "/util/rand") && !onlyEncodes(f) {
 			found(spec, "imports %s, which is not on the list", path)
 		}

@@ -138,44 +138,79 @@ type rule struct {
 
 func rules() []rule {
 	return []rule{
-		{from: []string{"nodeagent", "proxy"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/sync/", "lockstep/sync", "lockstep/reconcilers/", "lockstep/reconcilers"},
+		{from: []string{"nodeagent", "proxy"}, never: []string{
+			"lockstep/daemon/", "lockstep/daemon", "lockstep/sync/", "lockstep/sync", "lockstep/reconcilers/",
+			"lockstep/reconcilers",
+		},
 			reason: "a node knows the control plane by its API alone, also where both run in one process"},
-		{from: []string{"daemon", "sync", "reconcilers", "kinds"}, except: []string{"daemon/command"}, never: []string{"lockstep/nodeagent/", "lockstep/nodeagent", "lockstep/proxy/", "lockstep/proxy"},
+		{from: []string{"daemon", "sync", "reconcilers", "kinds"}, except: []string{"daemon/command"},
+			never:  []string{"lockstep/nodeagent/", "lockstep/nodeagent", "lockstep/proxy/", "lockstep/proxy"},
 			reason: "the control plane knows nodes by what they write to the API alone; only the command line joins the two"},
-		{from: []string{"nodeagent/pod", "nodeagent/pods", "nodeagent/spec"}, never: []string{"k8s.io/client-go/", "github.com/containerd/containerd/v2/client", "lockstep/nodeagent/content", "lockstep/nodeagent", "lockstep/proxy"},
+		{from: []string{"nodeagent/pod", "nodeagent/pods", "nodeagent/spec"}, never: []string{
+			"k8s.io/client-go/", "github.com/containerd/containerd/v2/client", "lockstep/nodeagent/content",
+			"lockstep/nodeagent", "lockstep/proxy",
+		},
 			reason: "a pod's loop reaches the cluster and the machine through interfaces, so that it runs on a hollow machine, too"},
-		{from: []string{"nodeagent/cluster", "nodeagent/content"}, never: []string{"lockstep/nodeagent/pod", "lockstep/nodeagent/runtime", "lockstep/nodeagent", "lockstep/proxy/", "lockstep/proxy"},
+		{from: []string{"nodeagent/cluster", "nodeagent/content"}, never: []string{
+			"lockstep/nodeagent/pod", "lockstep/nodeagent/runtime", "lockstep/nodeagent", "lockstep/proxy/",
+			"lockstep/proxy",
+		},
 			reason: "what is known of the cluster does not depend on what the node does with it"},
-		{from: []string{"proxy"}, never: []string{"lockstep/nodeagent/", "lockstep/nodeagent"}, reason: "the proxy is given what it needs, and could run without the agent"},
-		{from: []string{"kinds"}, except: []string{"kinds/strategy"}, never: []string{"lockstep/"}, but: []string{"lockstep/kinds", "lockstep/kinds/v1alpha1"},
+		{from: []string{"proxy"}, never: []string{"lockstep/nodeagent/", "lockstep/nodeagent"},
+			reason: "the proxy is given what it needs, and could run without the agent"},
+		{from: []string{"kinds"}, except: []string{"kinds/strategy"}, never: []string{"lockstep/"},
+			but:    []string{"lockstep/kinds", "lockstep/kinds/v1alpha1"},
 			reason: "everything imports the table of kinds, so it imports nothing"},
-		{from: []string{""}, except: []string{"kinds/strategy", "daemon/api", "daemon/rights", "sync/manifest"}, never: []string{"k8s.io/kubernetes/"},
-			but: []string{"k8s.io/kubernetes/pkg/credentialprovider", "k8s.io/kubernetes/pkg/credentialprovider/secrets", "k8s.io/kubernetes/pkg/probe", "k8s.io/kubernetes/pkg/probe/", "k8s.io/kubernetes/pkg/fieldpath",
-				"k8s.io/kubernetes/pkg/api/v1/resource", "k8s.io/kubernetes/pkg/api/v1/endpoints", "k8s.io/kubernetes/third_party/forked/golang/expansion"},
-			reason: "Kubernetes' types and registry are large and change with every release: they are reached through kinds/strategy; what is small and stands alone may be used"},
-		{from: []string{"nodeagent", "proxy", "reconcilers", "sync", "kinds"}, never: []string{"go.etcd.io/"}, reason: "only the store speaks to etcd"},
-		{from: []string{"store"}, never: []string{"lockstep/"}, but: []string{"lockstep/store", "lockstep/store/view", "lockstep/store/conformance", "lockstep/kinds", "lockstep/kinds/quantity", "lockstep/kinds/v1alpha1", "lockstep/internal/sleep"},
+		{from: []string{""}, except: []string{"kinds/strategy", "daemon/api", "daemon/rights", "sync/manifest"},
+			never: []string{"k8s.io/kubernetes/"},
+			but: []string{
+				"k8s.io/kubernetes/pkg/credentialprovider", "k8s.io/kubernetes/pkg/credentialprovider/secrets",
+				"k8s.io/kubernetes/pkg/probe", "k8s.io/kubernetes/pkg/probe/", "k8s.io/kubernetes/pkg/fieldpath",
+				"k8s.io/kubernetes/pkg/api/v1/resource", "k8s.io/kubernetes/pkg/api/v1/endpoints",
+				"k8s.io/kubernetes/third_party/forked/golang/expansion",
+			},
+			reason: "Kubernetes' types and registry are large and change with every release: they are reached through kinds/strategy; " +
+				"what is small and stands alone may be used"},
+		{from: []string{"nodeagent", "proxy", "reconcilers", "sync", "kinds"}, never: []string{"go.etcd.io/"},
+			reason: "only the store speaks to etcd"},
+		{from: []string{"store"}, never: []string{"lockstep/"}, but: []string{
+			"lockstep/store", "lockstep/store/view", "lockstep/store/conformance", "lockstep/kinds",
+			"lockstep/kinds/quantity", "lockstep/kinds/v1alpha1", "lockstep/internal/sleep",
+		},
 			reason: "the store keeps objects and knows nothing of what they are for"},
-		{from: []string{"reconcilers"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/sync/", "lockstep/sync"}, but: []string{"lockstep/store", "lockstep/store/view"},
+		{from: []string{"reconcilers"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/sync/", "lockstep/sync"},
+			but:    []string{"lockstep/store", "lockstep/store/view"},
 			reason: "reconcilers know objects, not where they come from"},
-		{from: []string{"sync"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/reconcilers/", "lockstep/reconcilers"}, but: []string{"lockstep/store", "lockstep/store/view"},
+		{from: []string{"sync"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/reconcilers/", "lockstep/reconcilers"},
+			but:    []string{"lockstep/store", "lockstep/store/view"},
 			reason: "sync states what is wanted, and leaves to reconcilers what becomes of it"},
-		{from: []string{""}, except: []string{"sync/source"}, never: []string{"github.com/go-git/"}, reason: "one place reads Git repositories"},
+		{from: []string{""}, except: []string{"sync/source"}, never: []string{"github.com/go-git/"},
+			reason: "one place reads Git repositories"},
 		{from: []string{""}, except: []string{"sync/forge"}, never: []string{"code.gitea.io/"}, reason: "forges are behind an interface"},
-		{from: []string{""}, except: []string{"nodeagent", "bench"}, never: []string{"github.com/containerd/containerd/"}, reason: "only the node agent runs containers"},
-		{from: []string{""}, except: []string{"daemon/command", "lab", "manifests-example", "main.go"}, never: []string{"github.com/spf13/"}, reason: "flags end at the command line; rooms take Options"},
-		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{"lockstep/lab/", "lockstep/lab", "lockstep/store/memory", "lockstep/store/conformance", "lockstep/store/storebench",
-			"lockstep/daemon/etcd/etcdtest", "lockstep/sync/forge/forgetest", "lockstep/proxy/load", "lockstep/nodeagent/baseline", "lockstep/nodeagent/pod/conformance", "lockstep/nodeagent/pod/hollow", "testing"},
+		{from: []string{""}, except: []string{"nodeagent", "bench"}, never: []string{"github.com/containerd/containerd/"},
+			reason: "only the node agent runs containers"},
+		{from: []string{""}, except: []string{"daemon/command", "lab", "manifests-example", "main.go"},
+			never: []string{"github.com/spf13/"}, reason: "flags end at the command line; rooms take Options"},
+		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{
+			"lockstep/lab/", "lockstep/lab", "lockstep/store/memory", "lockstep/store/conformance",
+			"lockstep/store/storebench", "lockstep/daemon/etcd/etcdtest", "lockstep/sync/forge/forgetest", "lockstep/proxy/load",
+			"lockstep/nodeagent/baseline", "lockstep/nodeagent/pod/conformance", "lockstep/nodeagent/pod/hollow", "testing",
+		},
 			reason: "what serves tests and benchmarks is not part of the program"},
 		{from: []string{""}, never: []string{"log", "math/rand", "io/ioutil", "github.com/pkg/errors", "github.com/sirupsen/logrus"},
-			except: []string{"manifests-example", "daemon/api/server.go", "lab/hub.go", "nodeagent/images/images.go"}, // libraries' loggers, to be turned into ours
+			// These turn libraries' loggers into ours.
+			except: []string{"manifests-example", "daemon/api/server.go", "lab/hub.go", "nodeagent/images/images.go"},
 			reason: "log/slog, math/rand/v2 and the standard library's errors are what this tree uses"},
 	}
 }
 
 // forTests are folders whose files serve tests without being named so.
 func forTests() []string {
-	return []string{"internal/golden", "store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance", "nodeagent/pod/hollow"}
+	return []string{
+		"internal/golden", "store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest",
+		"sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance",
+		"nodeagent/pod/hollow",
+	}
 }
 
 func TestImportDirections(t *testing.T) {
@@ -193,7 +228,8 @@ func TestImportDirections(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if matches(imported, r.never) && !matches(imported, r.but) && !strings.HasPrefix(imported, "lockstep/"+path.Dir(f.path)+"/") {
+					if matches(imported, r.never) && !matches(imported, r.but) &&
+						!strings.HasPrefix(imported, "lockstep/"+path.Dir(f.path)+"/") {
 						t.Errorf("%s imports %s: %s", f.path, imported, r.reason)
 					}
 				}
