@@ -17,8 +17,8 @@ import (
 // maxSocketPath is what sockaddr_un holds, without its NUL (unix(7)).
 const maxSocketPath = 107
 
-// nobody is the address a member without peers advertises, since etcd insists on one that is not a unix socket. Nothing
-// listens there and nobody dials it.
+// nobody is the address a member without peers advertises, since etcd insists on one. Nothing listens there and nobody
+// dials it.
 const nobody = "http://127.0.0.1:2380"
 
 const (
@@ -119,7 +119,6 @@ func (e *Etcd) config() (*embed.Config, error) {
 	c.QuotaBackendBytes = e.opts.QuotaBytes
 	c.SnapshotCount, c.SnapshotCatchUpEntries = walEntries, followerEntries
 	c.EnableGRPCGateway = false
-	c.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration // embed leaves it at 0: every request is slow
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(e.opts.Log, &e.closing, e.disk))
 	c.AuthToken = "" // no users: who opens the socket is root, who comes by TLS has a certificate
 	// Compaction is ours: it follows what readers may still ask for.
