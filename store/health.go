@@ -8,10 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"lockstep/internal/sleep"
-
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"lockstep/internal/sleep"
 )
 
 // Health's sentinels, beside the text.

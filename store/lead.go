@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"time"
 
-	"lockstep/internal/sleep"
-
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"lockstep/internal/sleep"
 )
 
 const (

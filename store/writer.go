@@ -8,13 +8,13 @@ import (
 	"sync"
 	"time"
 
-	"lockstep/internal/sleep"
-
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"lockstep/internal/sleep"
 )
 
 const (
