@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
@@ -19,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"lockstep/daemon/control"
+	"lockstep/kinds"
 )
 
 // cluster is a running `lockstep up`, everything as shipped.
@@ -138,12 +138,10 @@ func (c *cluster) ready(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, condition := range n.Status.Conditions {
-			if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
-				return nil
-			}
+		if !kinds.NodeReady(n) {
+			return errors.New("it is not Ready")
 		}
-		return errors.New("it is not Ready")
+		return nil
 	})
 }
 

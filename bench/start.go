@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/baseline"
 )
 
@@ -148,15 +149,7 @@ func first(ctx context.Context, started <-chan *events.Envelope, failed <-chan e
 
 func isReady(e watch.Event) bool {
 	p, ok := e.Object.(*corev1.Pod)
-	if !ok || p.DeletionTimestamp != nil {
-		return false
-	}
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
+	return ok && p.DeletionTimestamp == nil && podstatus.Ready(&p.Status)
 }
 
 // bound measures the same containers and CNI ADDs by the libraries alone, so many at a time.

@@ -143,7 +143,7 @@ func (d *door) Report(context.Context) (control.Report, error) {
 	v := d.store.View()
 	now := time.Now()
 	for n := range view.List[*corev1.Node](v, "") {
-		node := control.NodeReport{Name: n.Name, Ready: nodeReady(n), Silence: health.Silence(v, n.Name, now)}
+		node := control.NodeReport{Name: n.Name, Ready: kinds.NodeReady(n), Silence: health.Silence(v, n.Name, now)}
 		for range v.PodsOnNode(n.Name) {
 			node.Pods++
 		}
@@ -195,13 +195,4 @@ func (d *door) addresses(v *view.View, k kinds.Key) []string {
 		}
 	}
 	return out
-}
-
-func nodeReady(n *corev1.Node) bool {
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }

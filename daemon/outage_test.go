@@ -27,6 +27,7 @@ import (
 
 	"lockstep/daemon/control"
 	"lockstep/daemon/etcd/etcdtest"
+	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/nodeagent/register"
 )
@@ -83,10 +84,8 @@ func newAgent(t *testing.T, s *server, name string) *agent {
 	}()
 	factory := informers.NewSharedInformerFactory(s.client(), 0)
 	see := func(o any) {
-		for _, c := range o.(*corev1.Node).Status.Conditions {
-			if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
-				a.unready.Add(1)
-			}
+		if c := kinds.NodeCondition(o.(*corev1.Node), corev1.NodeReady); c != nil && c.Status != corev1.ConditionTrue {
+			a.unready.Add(1)
 		}
 	}
 	if _, err := factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{

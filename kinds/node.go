@@ -13,3 +13,19 @@ func NodeOf(o Object) string {
 	}
 	return ""
 }
+
+// NodeReady says that the node's Ready condition is true.
+func NodeReady(n *corev1.Node) bool {
+	c := NodeCondition(n, corev1.NodeReady)
+	return c != nil && c.Status == corev1.ConditionTrue
+}
+
+// NodeCondition returns the node's condition of that type, or nil. It is the node's own.
+func NodeCondition(n *corev1.Node, t corev1.NodeConditionType) *corev1.NodeCondition {
+	for i := range n.Status.Conditions {
+		if n.Status.Conditions[i].Type == t {
+			return &n.Status.Conditions[i]
+		}
+	}
+	return nil
+}

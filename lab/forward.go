@@ -10,10 +10,11 @@ import (
 	"syscall"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"lockstep/kinds"
 )
 
 // forwardArg is the hidden argument with which lockstep-lab runs again to pass connections on to an address. Its
@@ -138,7 +139,9 @@ func (l *Lab) waitReady(ctx context.Context) error {
 		nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err == nil {
 			for i := range nodes.Items {
-				ready += readyNode(&nodes.Items[i])
+				if kinds.NodeReady(&nodes.Items[i]) {
+					ready++
+				}
 			}
 		}
 		if err == nil && ready >= want {
@@ -150,13 +153,4 @@ func (l *Lab) waitReady(ctx context.Context) error {
 			return errors.Join(fmt.Errorf("cannot see the lab's nodes ready: %d of %d are", ready, want), err)
 		}
 	}
-}
-
-func readyNode(n *corev1.Node) int {
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
-			return 1
-		}
-	}
-	return 0
 }

@@ -21,9 +21,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/logs"
-	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 )
 
@@ -281,18 +281,14 @@ func TestNothingRestarts(t *testing.T) {
 	same("agent started again")
 	// What the cluster says of a node that was silent is corrected when it is back.
 	silent := l.pod("keep").DeepCopy()
-	for i := range silent.Status.Conditions {
-		if silent.Status.Conditions[i].Type == corev1.PodReady {
-			silent.Status.Conditions[i].Status = corev1.ConditionFalse
-		}
-	}
+	podstatus.Condition(&silent.Status, corev1.PodReady).Status = corev1.ConditionFalse
 	l.put(silent)
 	l.running("keep")
 	l.killContainerd(syscall.SIGKILL)
 	l.startContainerd()
 	time.Sleep(500 * time.Millisecond) // what would go wrong would go wrong by now
 	l.eventually("pod still ready", 10*time.Second, func() error {
-		if !pods.Ready(l.pod("keep").Status) {
+		if !podstatus.Ready(&l.pod("keep").Status) {
 			return fmt.Errorf("%+v", l.pod("keep").Status)
 		}
 		return nil
@@ -395,7 +391,7 @@ func TestReboot(t *testing.T) {
 	l.serve(l.address)
 	l.eventually("reported", 30*time.Second, func() error {
 		s := l.pod("survivor").Status
-		if !pods.Ready(s) || s.ContainerStatuses[0].RestartCount != 1 {
+		if !podstatus.Ready(&s) || s.ContainerStatuses[0].RestartCount != 1 {
 			return fmt.Errorf("status %+v", s)
 		}
 		return nil

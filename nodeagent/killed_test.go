@@ -12,8 +12,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/cgroup"
-	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 )
 
@@ -92,7 +92,7 @@ func TestKilledShims(t *testing.T) {
 	}
 	for _, name := range []string{"first", "second", "third"} {
 		l.eventually(name+" runs", 120*time.Second, func() error {
-			if s := l.pod(name).Status; !pods.Ready(s) {
+			if s := l.pod(name).Status; !podstatus.Ready(&s) {
 				return fmt.Errorf("status %+v", s.ContainerStatuses)
 			}
 			return nil

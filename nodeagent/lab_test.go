@@ -35,10 +35,10 @@ import (
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/pki"
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/kinds/strategy"
 	_ "lockstep/nodeagent/dns/names/early"
 	_ "lockstep/nodeagent/logs/keeper/early"
-	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 	"lockstep/store"
 	"lockstep/store/memory"
@@ -305,12 +305,10 @@ func (l *lab) ready() {
 		return nil
 	})
 	l.eventually("node ready", 20*time.Second, func() error {
-		for _, c := range l.node().Status.Conditions {
-			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
-				return nil
-			}
+		if n := l.node(); !kinds.NodeReady(n) {
+			return fmt.Errorf("conditions %v", n.Status.Conditions)
 		}
-		return fmt.Errorf("conditions %v", l.node().Status.Conditions)
+		return nil
 	})
 }
 
@@ -364,7 +362,7 @@ func (l *lab) running(name string) *corev1.Pod {
 		if p == nil {
 			return errors.New("no pod")
 		}
-		if !pods.Ready(p.Status) {
+		if !podstatus.Ready(&p.Status) {
 			return fmt.Errorf("phase %s, conditions %v, containers %v", p.Status.Phase, p.Status.Conditions, p.Status.ContainerStatuses)
 		}
 		return nil

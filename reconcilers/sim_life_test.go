@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
-	"lockstep/reconcilers/pods"
+	"lockstep/kinds/podstatus"
 	"lockstep/store"
 	"lockstep/store/view"
 )
@@ -308,7 +308,7 @@ func TestSilentNode(t *testing.T) {
 		t.Errorf("%d endpoints are ready, want 6", got)
 	}
 	for p := range s.store.View().PodsOnNode("n1") {
-		if !pods.Ready(p) {
+		if !podstatus.Ready(&p.Status) {
 			t.Errorf("pod %s is not ready", p.Name)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/engine"
@@ -181,7 +182,7 @@ func (s *sim) kubelet() bool {
 			steps = append(steps, func() { p.Spec.NodeName = fmt.Sprintf("n%d", s.rand.IntN(3)); save() })
 		case p.DeletionTimestamp != nil:
 			steps = append(steps, func() { s.write(store.Write{Key: kinds.KeyOf(p), If: store.Anyway, Reason: "node"}) })
-		case !pods.Ready(p) && p.Spec.Containers[0].Image != s.broken && !pods.Finished(p):
+		case !podstatus.Ready(&p.Status) && p.Spec.Containers[0].Image != s.broken && !podstatus.Finished(&p.Status):
 			steps = append(steps, func() { setReady(p, corev1.ConditionTrue, s.clock.Now()); save() })
 		}
 	}
@@ -266,7 +267,7 @@ func (s *sim) active(d *appsv1.Deployment) (list []*corev1.Pod, available int) {
 				continue
 			}
 			list = append(list, p)
-			if ok, _ := pods.Available(p, time.Duration(d.Spec.MinReadySeconds)*time.Second, s.clock.Now()); ok {
+			if ok, _ := podstatus.Available(&p.Status, time.Duration(d.Spec.MinReadySeconds)*time.Second, s.clock.Now()); ok {
 				available++
 			}
 		}

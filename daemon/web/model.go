@@ -231,10 +231,8 @@ func (s *Server) nodes(v *view.View, now time.Time) []nodeRow {
 			Age:     age(now, n.CreationTimestamp.Time),
 			Reason:  "not reported yet",
 		}
-		for _, c := range n.Status.Conditions {
-			if c.Type == corev1.NodeReady {
-				row.Ready, row.Reason = c.Status == corev1.ConditionTrue, c.Message
-			}
+		if c := kinds.NodeCondition(n, corev1.NodeReady); c != nil {
+			row.Ready, row.Reason = c.Status == corev1.ConditionTrue, c.Message
 		}
 		if silence := health.Silence(v, n.Name, now); silence != "" {
 			row.Silent, row.Reason = true, silence

@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 )
 
 // Delete says what Kubernetes' graceful deletion of o at time now makes of it. gone: remove it from the store. Else
@@ -41,7 +42,7 @@ func deletePod(p *corev1.Pod, now time.Time, grace *int64) (kinds.Object, bool) 
 	}
 	period := int64(0)
 	switch {
-	case p.Spec.NodeName == "", p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded:
+	case p.Spec.NodeName == "", podstatus.Finished(&p.Status):
 	case grace != nil:
 		period = *grace
 	case p.Spec.TerminationGracePeriodSeconds != nil:

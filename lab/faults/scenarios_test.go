@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/kinds"
 	"lockstep/lab"
 	"lockstep/nodeagent/runtime"
 )
@@ -421,10 +422,8 @@ func (w *world) nodeReady(h *lab.Host) corev1.ConditionStatus {
 	if err != nil {
 		return ""
 	}
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status
-		}
+	if c := kinds.NodeCondition(n, corev1.NodeReady); c != nil {
+		return c.Status
 	}
 	return ""
 }

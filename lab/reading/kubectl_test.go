@@ -12,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,6 +25,7 @@ import (
 	"k8s.io/kubernetes/pkg/printers/internalversion"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 )
 
 // settled waits until the crashing pod has been restarted and everything else is ready.
@@ -45,10 +45,7 @@ func settled(t *testing.T) {
 			return all
 		}
 		for _, p := range pods.Items {
-			ready := false
-			for _, c := range p.Status.Conditions {
-				ready = ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-			}
+			ready := podstatus.Ready(&p.Status)
 			if p.Name == "crash" {
 				ready = len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount > 0
 			}

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/kinds"
 	"lockstep/lab"
 )
 
@@ -533,10 +534,8 @@ func ready(t *testing.T, h *lab.Host) corev1.ConditionStatus {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status
-		}
+	if c := kinds.NodeCondition(n, corev1.NodeReady); c != nil {
+		return c.Status
 	}
 	return ""
 }

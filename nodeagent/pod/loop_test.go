@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pod/conformance"
 	"lockstep/nodeagent/pod/hollow"
 	"lockstep/nodeagent/pods"
@@ -91,7 +92,7 @@ func object(name string, containers ...string) *corev1.Pod {
 func (w *world) ready(name string) {
 	w.t.Helper()
 	w.until(name+" is ready", func() error {
-		if s := w.Status(types.UID(name)); !pods.Ready(s) {
+		if s := w.Status(types.UID(name)); !podstatus.Ready(&s) {
 			return fmt.Errorf("%+v", s)
 		}
 		return nil

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/resource"
+
+	"lockstep/kinds/podstatus"
 )
 
 // Admitted says that a node has taken the pod before, as its status says, or need not any more: it is not asked again.
@@ -54,7 +56,7 @@ func Admit(allocatable corev1.ResourceList, others []Wanted, pod *corev1.Pod) (r
 
 // takesRoom says whether the node needs what the pod asks for.
 func takesRoom(w Wanted) bool {
-	return !w.Refused() && w.Pod.Status.Phase != corev1.PodSucceeded && w.Pod.Status.Phase != corev1.PodFailed
+	return !w.Refused() && !podstatus.Finished(&w.Pod.Status)
 }
 
 // Refused says that the node does not run the pod, or no longer has it.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/kinds/podstatus"
 )
 
 // defaultGrace is Kubernetes' default of terminationGracePeriodSeconds.
@@ -51,7 +53,7 @@ func ending(w Wanted, o Observed, now time.Time) (why Cause, detail string) {
 		return Deleting, ""
 	case w.Rejected != "":
 		return Rejected, w.RejectedMessage
-	case pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded:
+	case podstatus.Finished(&pod.Status):
 		return Finished, ""
 	case w.Evicted != "":
 		return Evicted, ""

@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/kinds/podstatus"
 )
 
 // Replaced returns which pods of a lost history of the cluster may end: those whose place one of the present pods of this
@@ -42,7 +44,7 @@ func placeOf(p *corev1.Pod) string {
 
 // rank is 0 for a pod that is ready.
 func rank(p *corev1.Pod) int {
-	if Ready(p.Status) {
+	if podstatus.Ready(&p.Status) {
 		return 0
 	}
 	return 1

@@ -5,6 +5,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+
+	"lockstep/kinds/podstatus"
 )
 
 // News is what has changed around a pod, which a step that failed may have waited for.
@@ -43,14 +45,7 @@ func (n News) Ends(k Key, f Failure) bool {
 
 // Urgent says whether somebody waits for a status that follows on old: others may be coalesced with what follows.
 func Urgent(old, s corev1.PodStatus) bool {
-	return s.Phase != corev1.PodPending && s.Phase != old.Phase || Ready(old) != Ready(s)
-}
-
-// Ready says whether the pod's condition of that name is true.
-func Ready(s corev1.PodStatus) bool {
-	return slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
+	return s.Phase != corev1.PodPending && s.Phase != old.Phase || podstatus.Ready(&old) != podstatus.Ready(&s)
 }
 
 // KeepAgain says whether a pod that is kept as old is outdated by its newer object, for an agent that starts without the API.

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/kinds/podstatus"
 )
 
 // Reasons that Kubernetes gives and k8s.io/api does not name.
@@ -83,7 +85,7 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 	why, _ := ending(w, o, now)
 	end := why != ""
 	inited := initialised(pod, o)
-	done := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+	done := podstatus.Finished(&pod.Status)
 	s.InitContainerStatuses = containerStatuses(pod, o, pod.Spec.InitContainers, pod.Status.InitContainerStatuses, true, inited, end, now)
 	s.ContainerStatuses = containerStatuses(pod, o, pod.Spec.Containers, pod.Status.ContainerStatuses, false, inited, end, now)
 	if !done {
@@ -272,13 +274,11 @@ func predecessor(o Observed, c Container) (Container, bool) {
 // conditions sets those that nodes own: PodReadyToStartContainers,
 // Initialized, ContainersReady and Ready.
 func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, now time.Time) {
-	ended := s.Phase == corev1.PodSucceeded || s.Phase == corev1.PodFailed
+	ended := podstatus.Finished(s)
 	set(s, corev1.PodReadyToStartContainers, o.Sandbox.ID != "" && !ended, "", "", pod, now)
 
 	// A pod that was initialised once stays so, whatever its init containers do in a new sandbox.
-	once := slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodInitialized && c.Status == corev1.ConditionTrue
-	})
+	once := podstatus.True(s, corev1.PodInitialized)
 	if inited || once || s.Phase == corev1.PodSucceeded {
 		reason := ""
 		if s.Phase == corev1.PodSucceeded {
@@ -314,8 +314,7 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 	set(s, corev1.ContainersReady, ready, reason, message, pod, now)
 	if ready {
 		for _, gate := range pod.Spec.ReadinessGates {
-			i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == gate.ConditionType })
-			if i < 0 || s.Conditions[i].Status != corev1.ConditionTrue {
+			if !podstatus.True(s, gate.ConditionType) {
 				ready, reason = false, "ReadinessGatesNotReady"
 				message = fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", gate.ConditionType)
 			}

@@ -122,9 +122,7 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 	}
 	switch {
 	case s.Undecided != "":
-		if !slices.ContainsFunc(old.Conditions, func(c corev1.NodeCondition) bool {
-			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-		}) {
+		if !kinds.NodeReady(&corev1.Node{Status: old}) {
 			why = append(why, s.Undecided)
 		}
 	case s.NoRules != "":

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	ktesting "k8s.io/client-go/testing"
+
+	"lockstep/kinds"
 )
 
 func TestReporterRegistersAndRenews(t *testing.T) {
@@ -40,7 +42,7 @@ func TestReporterRegistersAndRenews(t *testing.T) {
 	if n.Labels["zone"] != "a" || n.Labels[corev1.LabelHostname] != "n1" {
 		t.Errorf("labels %v", n.Labels)
 	}
-	if c := condition(n, corev1.NodeReady); c.Status != corev1.ConditionFalse || c.Reason != "KubeletNotReady" ||
+	if c := kinds.NodeCondition(n, corev1.NodeReady); c.Status != corev1.ConditionFalse || c.Reason != "KubeletNotReady" ||
 		!strings.Contains(c.Message, "no addresses") {
 		t.Errorf("condition %+v", c)
 	}
@@ -52,10 +54,11 @@ func TestReporterRegistersAndRenews(t *testing.T) {
 		t.Errorf("a changed status was not written: %v", err)
 	}
 	n, _ = client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
-	if c := condition(n, corev1.NodeReady); c.Status != corev1.ConditionTrue || !c.LastTransitionTime.Time.Equal(now.Add(time.Minute)) {
+	later := now.Add(time.Minute)
+	if c := kinds.NodeCondition(n, corev1.NodeReady); c.Status != corev1.ConditionTrue || !c.LastTransitionTime.Time.Equal(later) {
 		t.Errorf("condition %+v", c)
 	}
-	if c := condition(n, corev1.NodeDiskPressure); !c.LastTransitionTime.Time.Equal(now) {
+	if c := kinds.NodeCondition(n, corev1.NodeDiskPressure); !c.LastTransitionTime.Time.Equal(now) {
 		t.Errorf("a condition that did not change has a new transition time: %+v", c)
 	}
 	lease, err := client.CoordinationV1().Leases(leaseSpace).Get(t.Context(), "n1", metav1.GetOptions{})
@@ -79,15 +82,6 @@ func TestReportAfterConflicts(t *testing.T) {
 	if wrote, err := r.report(t.Context(), time.Now(), false); !wrote || err != nil || conflicts != 0 {
 		t.Errorf("written %t with %d conflicts to come: %v", wrote, conflicts, err)
 	}
-}
-
-func condition(n *corev1.Node, t corev1.NodeConditionType) corev1.NodeCondition {
-	for _, c := range n.Status.Conditions {
-		if c.Type == t {
-			return c
-		}
-	}
-	return corev1.NodeCondition{}
 }
 
 func TestSecretGoesOnlyToThePinnedCA(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/reconcilers/loop"
-	"lockstep/reconcilers/pods"
 	"lockstep/store/view"
 )
 
@@ -31,7 +31,7 @@ func New() loop.Reconciler {
 				Kind:    kinds.For[*corev1.Pod](),
 				How:     "one that ended or is gone: its replica set's controller, if that recreates",
 				Keys:    recreatingOwner,
-				Changed: func(old, new kinds.Object) bool { return pods.Finished(new.(*corev1.Pod)) },
+				Changed: func(old, new kinds.Object) bool { return podstatus.Finished(&new.(*corev1.Pod).Status) },
 			},
 		},
 		Writes: []loop.Write{

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"lockstep/reconcilers/pods"
+	"lockstep/kinds/podstatus"
 )
 
 // roll makes the next step of a rolling update: up, or down, or neither.
@@ -104,7 +104,7 @@ func (r *rollout) oldRunning() bool {
 			return true
 		}
 		for o := range r.view.Controlled(s.UID) {
-			if p, ok := o.(*corev1.Pod); ok && !pods.Finished(p) {
+			if p, ok := o.(*corev1.Pod); ok && !podstatus.Finished(&p.Status) {
 				return true
 			}
 		}

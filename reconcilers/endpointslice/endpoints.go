@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"lockstep/reconcilers/pods"
+	"lockstep/kinds/podstatus"
 	"lockstep/store/view"
 )
 
@@ -27,7 +27,7 @@ func groups(v *view.View, s *corev1.Service, family discoveryv1.AddressType, sel
 	byPorts := map[string]*group{}
 	for _, p := range selected {
 		addresses := addressesOf(p, family)
-		if pods.Finished(p) || len(addresses) == 0 {
+		if podstatus.Finished(&p.Status) || len(addresses) == 0 {
 			continue
 		}
 		ports := portsOf(s, p)
@@ -50,7 +50,7 @@ func groups(v *view.View, s *corev1.Service, family discoveryv1.AddressType, sel
 // endpointOf is the endpoint of a pod. Serving is its own readiness; ready is also that it is not ending, except where
 // the service publishes whatever there is.
 func endpointOf(v *view.View, s *corev1.Service, p *corev1.Pod, addresses []string) discoveryv1.Endpoint {
-	serving, terminating := pods.Ready(p), p.DeletionTimestamp != nil
+	serving, terminating := podstatus.Ready(&p.Status), p.DeletionTimestamp != nil
 	ready := s.Spec.PublishNotReadyAddresses || (serving && !terminating)
 	e := discoveryv1.Endpoint{
 		Addresses:  addresses,

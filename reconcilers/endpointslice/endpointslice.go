@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/reconcilers/loop"
-	"lockstep/reconcilers/pods"
 	"lockstep/store/view"
 )
 
@@ -61,7 +61,7 @@ func selectors(v *view.View, o kinds.Object) []kinds.Key {
 // podMatters says whether an update of a pod can change an endpoint.
 func podMatters(old, new kinds.Object) bool {
 	a, b := old.(*corev1.Pod), new.(*corev1.Pod)
-	return pods.Ready(a) != pods.Ready(b) || pods.Finished(a) != pods.Finished(b) ||
+	return podstatus.Ready(&a.Status) != podstatus.Ready(&b.Status) || podstatus.Finished(&a.Status) != podstatus.Finished(&b.Status) ||
 		(a.DeletionTimestamp == nil) != (b.DeletionTimestamp == nil) || a.UID != b.UID ||
 		a.Spec.NodeName != b.Spec.NodeName || a.Spec.Hostname != b.Spec.Hostname || a.Spec.Subdomain != b.Spec.Subdomain ||
 		!slices.Equal(a.Status.PodIPs, b.Status.PodIPs) || a.Status.PodIP != b.Status.PodIP ||

@@ -9,8 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/reconcilers/loop"
-	"lockstep/reconcilers/pods"
 	"lockstep/store/view"
 )
 
@@ -103,7 +103,7 @@ func decideFinished(v *view.View, now time.Time, limit int) loop.Decision {
 	d := loop.Decision{Again: now.Add(finishedPeriod)}
 	var finished []*corev1.Pod
 	for p := range view.List[*corev1.Pod](v, "") {
-		if pods.Finished(p) && p.DeletionTimestamp == nil {
+		if podstatus.Finished(&p.Status) && p.DeletionTimestamp == nil {
 			finished = append(finished, p)
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/loop"
-	"lockstep/reconcilers/pods"
 	"lockstep/store/view"
 )
 
@@ -96,17 +96,8 @@ func renewal(l *coordinationv1.Lease) time.Time {
 }
 
 func unknown(n *corev1.Node) bool {
-	c := condition(n, corev1.NodeReady)
+	c := kinds.NodeCondition(n, corev1.NodeReady)
 	return c != nil && c.Status == corev1.ConditionUnknown
-}
-
-func condition(n *corev1.Node, t corev1.NodeConditionType) *corev1.NodeCondition {
-	for i := range n.Status.Conditions {
-		if n.Status.Conditions[i].Type == t {
-			return &n.Status.Conditions[i]
-		}
-	}
-	return nil
 }
 
 func decide(v *view.View, key kinds.Key, now time.Time) loop.Decision {
@@ -153,7 +144,7 @@ func silentAt(v *view.View, node *corev1.Node, since time.Time) time.Time {
 	if lease, ok := view.Get[*coordinationv1.Lease](v, corev1.NamespaceNodeLease, node.Name); ok {
 		heard = renewal(lease)
 	}
-	if c := condition(node, corev1.NodeReady); c != nil && c.LastHeartbeatTime.After(heard) {
+	if c := kinds.NodeCondition(node, corev1.NodeReady); c != nil && c.LastHeartbeatTime.After(heard) {
 		heard = c.LastHeartbeatTime.Time
 	}
 	if heard.IsZero() {
@@ -175,7 +166,7 @@ func silence(n *corev1.Node, now time.Time) {
 	for _, t := range []corev1.NodeConditionType{
 		corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure,
 	} {
-		c := condition(n, t)
+		c := kinds.NodeCondition(n, t)
 		switch {
 		case c == nil:
 			n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{
@@ -192,11 +183,11 @@ func silence(n *corev1.Node, now time.Time) {
 // unreadyPods takes the node's pods out of service: nobody knows how they are.
 func unreadyPods(v *view.View, node *corev1.Node, now time.Time, d *loop.Decision) {
 	for p := range v.PodsOnNode(node.Name) {
-		if !pods.Ready(p) {
+		if !podstatus.Ready(&p.Status) {
 			continue
 		}
 		changed := p.DeepCopy()
-		c := pods.Condition(changed, corev1.PodReady)
+		c := podstatus.Condition(&changed.Status, corev1.PodReady)
 		c.Status, c.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(now.Truncate(time.Second))
 		d.Wants = append(d.Wants, loop.Want{Object: changed, Reason: "its node is silent"})
 		d.Events = append(d.Events, loop.Event{
@@ -211,7 +202,7 @@ func unreadyPods(v *view.View, node *corev1.Node, now time.Time, d *loop.Decisio
 // taint brings the taints that stand for conditions, and for the cordon, up to date, and leaves all others alone.
 func taint(n *corev1.Node, now time.Time) {
 	is := func(t corev1.NodeConditionType, s corev1.ConditionStatus) bool {
-		c := condition(n, t)
+		c := kinds.NodeCondition(n, t)
 		return c != nil && c.Status == s
 	}
 	notReady := is(corev1.NodeReady, corev1.ConditionFalse)

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/kinds/podstatus"
 	"lockstep/reconcilers/pods"
 	"lockstep/store/view"
 )
@@ -21,18 +22,18 @@ import (
 func deletionOrder(v *view.View, rs *appsv1.ReplicaSet, active []*corev1.Pod, now time.Time) []*corev1.Pod {
 	crowd := podsPerNode(v, rs)
 	available := func(p *corev1.Pod) bool {
-		ok, _ := pods.Available(p, time.Duration(rs.Spec.MinReadySeconds)*time.Second, now)
+		ok, _ := podstatus.Available(&p.Status, time.Duration(rs.Spec.MinReadySeconds)*time.Second, now)
 		return ok
 	}
 	return slices.SortedStableFunc(slices.Values(active), func(a, b *corev1.Pod) int {
 		return cmp.Or(
 			trueFirst(a.Spec.NodeName == "", b.Spec.NodeName == ""),
 			cmp.Compare(phaseOrder(a), phaseOrder(b)),
-			trueFirst(!pods.Ready(a), !pods.Ready(b)),
+			trueFirst(!podstatus.Ready(&a.Status), !podstatus.Ready(&b.Status)),
 			trueFirst(!available(a), !available(b)),
 			cmp.Compare(deletionCost(a), deletionCost(b)),
 			cmp.Compare(crowd[b.Spec.NodeName], crowd[a.Spec.NodeName]),
-			youngerFirst(a, b, pods.ReadySince(a), pods.ReadySince(b), now),
+			youngerFirst(a, b, podstatus.ReadySince(&a.Status), podstatus.ReadySince(&b.Status), now),
 			cmp.Compare(restarts(b), restarts(a)),
 			cmp.Compare(sidecarRestarts(b), sidecarRestarts(a)),
 			youngerFirst(a, b, a.CreationTimestamp.Time, b.CreationTimestamp.Time, now),

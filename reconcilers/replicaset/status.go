@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"lockstep/kinds"
-	"lockstep/reconcilers/pods"
+	"lockstep/kinds/podstatus"
 )
 
 // statusOf counts the pods. again is when the next of them becomes available by time alone.
@@ -28,10 +28,10 @@ func statusOf(rs *appsv1.ReplicaSet, active, terminating []*corev1.Pod, now time
 		if template.Matches(labels.Set(p.Labels)) {
 			status.FullyLabeledReplicas++
 		}
-		if pods.Ready(p) {
+		if podstatus.Ready(&p.Status) {
 			status.ReadyReplicas++
 		}
-		available, at := pods.Available(p, minReady, now)
+		available, at := podstatus.Available(&p.Status, minReady, now)
 		if available {
 			status.AvailableReplicas++
 		}

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"lockstep/kinds"
 )
 
 // hostPort is a port of a node; an empty ip is any address.
@@ -137,14 +139,12 @@ func newHostPort(p corev1.ContainerPort) hostPort {
 // effectiveTaints returns a node's taints, with the one Kubernetes' node lifecycle gives a node that is not ready.
 func effectiveTaints(n *corev1.Node) []corev1.Taint {
 	key := corev1.TaintNodeNotReady
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			switch c.Status {
-			case corev1.ConditionTrue:
-				return n.Spec.Taints
-			case corev1.ConditionUnknown:
-				key = corev1.TaintNodeUnreachable
-			}
+	if c := kinds.NodeCondition(n, corev1.NodeReady); c != nil {
+		switch c.Status {
+		case corev1.ConditionTrue:
+			return n.Spec.Taints
+		case corev1.ConditionUnknown:
+			key = corev1.TaintNodeUnreachable
 		}
 	}
 	for _, t := range n.Spec.Taints {

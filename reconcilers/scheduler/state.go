@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/store/view"
 )
 
@@ -126,7 +127,7 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 	}
 	delete(s.pending, key)
 	switch {
-	case pod == nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+	case pod == nil || podstatus.Finished(&pod.Status):
 	case pod.Spec.NodeName != "":
 		next := placed{node: pod.Spec.NodeName, load: loadOf(pod)}
 		s.placed[key] = next

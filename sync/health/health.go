@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/store/view"
 )
 
@@ -206,7 +207,7 @@ func pod(p *corev1.Pod, v *view.View, now time.Time) Result {
 		return Result{State: Healthy}
 	case p.Status.Phase == corev1.PodFailed:
 		return Result{State: Failed, Cause: cmp.Or(p.Status.Reason, terminated(p), "Failed")}
-	case ready(p):
+	case podstatus.Ready(&p.Status):
 		return Result{State: Healthy}
 	}
 	if silence := Silence(v, p.Spec.NodeName, now); silence != "" {
@@ -250,10 +251,10 @@ func (j *Judge) service(s *corev1.Service) Result {
 	selector := labels.SelectorFromSet(s.Spec.Selector)
 	var wanted []*corev1.Pod
 	for p := range view.List[*corev1.Pod](j.view, s.Namespace) {
-		if p.DeletionTimestamp != nil || finished(p) || !selector.Matches(labels.Set(p.Labels)) {
+		if p.DeletionTimestamp != nil || podstatus.Finished(&p.Status) || !selector.Matches(labels.Set(p.Labels)) {
 			continue
 		}
-		if ready(p) {
+		if podstatus.Ready(&p.Status) {
 			return Result{State: Healthy}
 		}
 		wanted = append(wanted, p)
@@ -283,19 +284,6 @@ func failed(cause, count string) Result {
 		detail = ": " + detail
 	}
 	return Result{State: Failed, Cause: reason + ", " + count + detail}
-}
-
-func ready(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}
-
-func finished(p *corev1.Pod) bool {
-	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
 func replicas(n *int32) int32 {

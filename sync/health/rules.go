@@ -37,15 +37,13 @@ func lacksRules(n *corev1.Node) (why string, lacks bool) {
 	if n == nil || n.DeletionTimestamp != nil {
 		return "", false
 	}
-	for _, c := range n.Status.Conditions {
-		switch {
-		case c.Type == corev1.NodeReady && c.Status == corev1.ConditionUnknown:
-			return "", false
-		case c.Type == kinds.NodeServiceRules && c.Status == corev1.ConditionFalse:
-			why, lacks = c.Message, true
-		}
+	if c := kinds.NodeCondition(n, corev1.NodeReady); c != nil && c.Status == corev1.ConditionUnknown {
+		return "", false
 	}
-	return why, lacks
+	if c := kinds.NodeCondition(n, kinds.NodeServiceRules); c != nil && c.Status == corev1.ConditionFalse {
+		return c.Message, true
+	}
+	return "", false
 }
 
 // rulesChanged says whether services may be judged anew because of a node's change; either may be nil.

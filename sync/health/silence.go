@@ -7,6 +7,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds"
 	"lockstep/store/view"
 )
 
@@ -17,21 +18,19 @@ func Silence(v *view.View, node string, now time.Time) string {
 	if !ok {
 		return ""
 	}
-	for _, c := range n.Status.Conditions {
-		if c.Type != corev1.NodeReady || c.Status != corev1.ConditionUnknown {
-			continue
-		}
-		heard := c.LastHeartbeatTime.Time
-		if lease, ok := view.Get[*coordinationv1.Lease](v, corev1.NamespaceNodeLease, node); ok && lease.Spec.RenewTime != nil &&
-			lease.Spec.RenewTime.After(heard) {
-			heard = lease.Spec.RenewTime.Time
-		}
-		if heard.IsZero() {
-			return "node " + node + " has never been heard of"
-		}
-		return "node " + node + silentFor + ago(now.Sub(heard))
+	c := kinds.NodeCondition(n, corev1.NodeReady)
+	if c == nil || c.Status != corev1.ConditionUnknown {
+		return ""
 	}
-	return ""
+	heard := c.LastHeartbeatTime.Time
+	lease, ok := view.Get[*coordinationv1.Lease](v, corev1.NamespaceNodeLease, node)
+	if ok && lease.Spec.RenewTime != nil && lease.Spec.RenewTime.After(heard) {
+		heard = lease.Spec.RenewTime.Time
+	}
+	if heard.IsZero() {
+		return "node " + node + " has never been heard of"
+	}
+	return "node " + node + silentFor + ago(now.Sub(heard))
 }
 
 const silentFor = " has been silent for "

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/store/view"
 )
 
@@ -113,8 +114,7 @@ func removedBy(o kinds.Object, v *view.View) string {
 func full(rs *appsv1.ReplicaSet, v *view.View) bool {
 	n := int32(0)
 	for o := range v.Controlled(rs.UID) {
-		p, ok := o.(*corev1.Pod)
-		if ok && p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+		if p, ok := o.(*corev1.Pod); ok && p.DeletionTimestamp == nil && !podstatus.Finished(&p.Status) {
 			n++
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/internal/settings"
+	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/spec"
@@ -163,7 +164,7 @@ func (n *Node) Ready() (ready, all int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for uid := range n.pods {
-		if pods.Ready(n.statuses[uid]) {
+		if s := n.statuses[uid]; podstatus.Ready(&s) {
 			ready++
 		}
 	}
