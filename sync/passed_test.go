@@ -29,13 +29,13 @@ func TestEveryCommitGetsItsWord(t *testing.T) {
 	s.poke()
 	w.receives(shas[2], "success")
 	for _, sha := range shas[:2] {
-		w.receives(sha, "error: superseded by "+shas[2][:10]+" before it was applied")
+		w.receives(sha, "error: superseded by "+shas[2][:12]+" before it was applied")
 	}
 	stop()
 	missed, last := w.push("missed", files("grey")), w.push("last", files("brown"))
 	s, _ = w.start(data)
 	w.receives(last, "success")
-	w.receives(missed, "error: superseded by "+last[:10])
+	w.receives(missed, "error: superseded by "+last[:12])
 
 	w.git("reset", "-q", "--hard", shas[2])
 	var many []string
@@ -50,7 +50,7 @@ func TestEveryCommitGetsItsWord(t *testing.T) {
 		if i < 3 {
 			continue
 		}
-		w.receives(sha, "error: superseded by "+forced[:10])
+		w.receives(sha, "error: superseded by "+forced[:12])
 	}
 	time.Sleep(50 * time.Millisecond)
 	for _, sha := range append(many[:3], w.git("rev-parse", shas[0]+"~2")) {
@@ -79,6 +79,6 @@ func TestPassedOverWhileTheForgeIsAway(t *testing.T) {
 	s.poke()
 	w.until("decided", func() bool { return w.status().Accepted == two })
 	w.forge.Heal()
-	w.receives(one, "error: superseded by "+two[:10])
+	w.receives(one, "error: superseded by "+two[:12])
 	w.receives(two, "success")
 }

@@ -443,7 +443,7 @@ func TestANewerRevisionEndsTheWaiting(t *testing.T) {
 	w.receives(first, "pending: rolling out 1 of 2")
 	second := w.push("second", map[string]string{"cart.yaml": strings.Replace(cart, "cart:1", "cart:2", 1)})
 	s.poke()
-	w.receives(first, "error: superseded by "+second[:10])
+	w.receives(first, "error: superseded by "+second[:12])
 	w.receives(second, "pending: rolling out 1 of 2")
 	w.rollOut()
 	w.receives(second, "success: 2 objects in sync and healthy")

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"lockstep/daemon/control"
+	"lockstep/kinds/v1alpha1"
 )
 
 // statusPeriod is how often --wait looks.
@@ -178,14 +178,8 @@ func nodeless(r control.Report, dirs dirFlags) string {
 	return text + "; " + dirs.client("token create") + " makes a token for one"
 }
 
-// short is a revision as people name it: the first digits of its hash.
-func short(revision string) string {
-	revision = strings.TrimPrefix(revision, "sha256:") // a folder's
-	if len(revision) > 12 {
-		return revision[:12]
-	}
-	return orNone(revision)
-}
+// short is a revision as people read it.
+func short(revision string) string { return orNone(v1alpha1.ShortRevision(revision)) }
 
 func orNone(s string) string {
 	if s == "" {

@@ -458,12 +458,3 @@ func age(now, then time.Time) string {
 	}
 	return duration.HumanDuration(now.Sub(then))
 }
-
-// short is a revision as people name it.
-func short(revision string) string {
-	revision = strings.TrimPrefix(revision, "sha256:") // a folder's
-	if len(revision) > 10 {
-		return revision[:10]
-	}
-	return revision
-}

@@ -24,6 +24,7 @@ import (
 
 	"lockstep/daemon/provenance"
 	"lockstep/internal/plain"
+	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
 	"lockstep/sync/apply"
 )
@@ -32,7 +33,8 @@ import (
 var files embed.FS
 
 var templates = template.Must(template.New("page.html").Funcs(template.FuncMap{
-	"short": short, "person": person, "assets": assets, "split": func(path string) []string { return strings.Split(path, "/") },
+	"short": v1alpha1.ShortRevision, "person": person, "assets": assets,
+	"split": func(path string) []string { return strings.Split(path, "/") },
 }).ParseFS(files, "page.html"))
 
 const (
@@ -207,7 +209,7 @@ func (s *Server) source(w http.ResponseWriter, r *http.Request) {
 		s.render(w, http.StatusOK, p)
 		return
 	}
-	p.Title = name + " " + short(revision)
+	p.Title = name + " " + v1alpha1.ShortRevision(revision)
 	p.Revision = revisionOf(v, p.Sources[0], revision)
 	only := revision
 	if p.Revision.Accepted {

@@ -2,6 +2,8 @@
 package v1alpha1
 
 import (
+	"strings"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,6 +27,13 @@ type Source struct {
 
 	Spec   SourceSpec   `json:"spec"`
 	Status SourceStatus `json:"status,omitempty"`
+}
+
+// ShortRevision is a revision as people read it, wherever it is shown to them: the first twelve digits of its hash, by
+// which the commits of a large repository are told apart. One that is shorter is returned as it is.
+func ShortRevision(revision string) string {
+	hash := strings.TrimPrefix(revision, "sha256:") // a folder's
+	return hash[:min(len(hash), 12)]
 }
 
 // SourceSpec says where to read and how. Exactly one of URL and Folder is set.

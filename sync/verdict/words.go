@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/health"
 )
 
@@ -71,11 +72,8 @@ func (s Step) text() string { return s.Key.String() + ": " + s.Reason }
 
 // superseded words what became of a revision that a newer one came before.
 func superseded(by, before string) string {
-	return "superseded by " + short(by) + " before it was " + before
+	return "superseded by " + v1alpha1.ShortRevision(by) + " before it was " + before
 }
-
-// short is a commit as people write it.
-func short(revision string) string { return revision[:min(len(revision), 10)] }
 
 // Count writes how many objects: "1 object", "12 objects".
 func Count(n int) string {
