@@ -3,31 +3,21 @@ package main
 import (
 	"context"
 	"fmt"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"lockstep/internal/thread"
 )
 
 // namespace is a network namespace that lives as long as it is open.
 type namespace struct{ handle netns.NsHandle }
 
 func newNamespace() (*namespace, error) {
-	type made struct {
-		handle netns.NsHandle
-		err    error
+	n := &namespace{}
+	if err := thread.Own(func() (err error) { n.handle, err = netns.New(); return err }); err != nil {
+		return nil, fmt.Errorf("cannot make a network namespace: %w", err)
 	}
-	done := make(chan made)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		handle, err := netns.New()
-		done <- made{handle, err}
-	}()
-	m := <-done
-	if m.err != nil {
-		return nil, fmt.Errorf("cannot make a network namespace: %w", m.err)
-	}
-	n := &namespace{m.handle}
 	_, err := n.do(context.Background(), func(context.Context) (float64, error) {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -40,15 +30,13 @@ func newNamespace() (*namespace, error) {
 
 // do measures on a thread in the namespace; programs that are started from it are in it too.
 func (n *namespace) do(ctx context.Context, f measurement) (took float64, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err = netns.Set(n.handle); err == nil {
-			took, err = f(ctx)
+	err = thread.Own(func() error {
+		if err := netns.Set(n.handle); err != nil {
+			return err
 		}
-	}()
-	<-done
+		took, err = f(ctx)
+		return err
+	})
 	return took, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -87,15 +88,17 @@ func commit(ctx context.Context, s *store.Store, groups []store.Group) error {
 
 // bindAll runs a scheduler until the view has all pods bound, and returns its rate.
 func bindAll(ctx context.Context, s *store.Store, pods int) (float64, error) {
+	var running sync.WaitGroup
+	defer running.Wait()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	changes := s.Subscribe("bench")
 	defer changes.Close()
 	began := time.Now()
 	done := make(chan error, 1)
-	go func() {
+	running.Go(func() {
 		done <- scheduler.New(scheduler.Options{Store: s, Commit: s, Events: s, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
-	}()
+	})
 	for bound := 0; bound < pods; {
 		select {
 		case batch, ok := <-changes.C:

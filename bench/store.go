@@ -11,6 +11,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -59,16 +60,16 @@ func withStore(ctx context.Context, client *clientv3.Client, f func(context.Cont
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 2)
-	go func() { done <- s.Run(ctx) }()
-	go func() { done <- heap.Pace(ctx) }() // as in the daemon
+	var running errgroup.Group
+	running.Go(func() error { return s.Run(ctx) })
+	running.Go(func() error { return heap.Pace(ctx) }) // as in the daemon
 	select {
 	case <-s.Ready():
 		err = f(ctx, s)
 	case <-ctx.Done():
 	}
 	cancel()
-	return errors.Join(err, <-done, <-done)
+	return errors.Join(err, running.Wait())
 }
 
 func (n *node) writeAndRead(ctx context.Context, database *etcd.Etcd, pods int) (updates storebench.Rates, read float64, err error) {
@@ -103,11 +104,11 @@ func (n *node) readNode(ctx context.Context, s *store.Store, want int) (took flo
 	}
 	server := api.New(api.Options{Store: s, Authority: authority, Hosts: []string{"127.0.0.1"}, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(ctx, listener) }()
+	var serving errgroup.Group
+	serving.Go(func() error { return server.Serve(ctx, listener) })
 	defer func() {
 		cancel()
-		err = errors.Join(err, <-done)
+		err = errors.Join(err, serving.Wait())
 	}()
 	cert, key, err := authority.Viewer("bench", 0)
 	if err != nil {

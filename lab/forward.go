@@ -85,7 +85,7 @@ func (l *Lab) forward(h *Host, what, addr string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot forward to %s on %s: %w", what, h.Name, err)
 	}
-	go func() { _ = cmd.Wait() }()
+	reap(cmd)
 	l.state.Forward[what] = listener.Addr().String()
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/thread"
 )
 
 type role string
@@ -246,23 +247,17 @@ func (h *Host) Run(ctx context.Context, name string, args ...string) (string, er
 
 // Do calls f on a thread that is in the host's network namespace: sockets made in f belong to the host.
 func (h *Host) Do(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// The thread is never unlocked, so it ends with the goroutine and its namespace with it.
-		runtime.LockOSThread()
+	return thread.Own(func() error {
 		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", h.Holder.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			done <- fmt.Errorf("cannot enter host %s: %w", h.Name, err)
-			return
+			return fmt.Errorf("cannot enter host %s: %w", h.Name, err)
 		}
 		defer func() { _ = unix.Close(fd) }()
 		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("cannot enter host %s: %w", h.Name, err)
-			return
+			return fmt.Errorf("cannot enter host %s: %w", h.Name, err)
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // processes returns every process of the host: those in its mount namespace, which is among the spaces, all their

@@ -69,13 +69,18 @@ func (l *Lab) start(ctx context.Context, h *Host, service string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start %s on %s: %w", service, h.Name, err)
 	}
-	go func() { _ = cmd.Wait() }()
+	reap(cmd)
 	h.Services[service] = newProcess(cmd.Process.Pid)
 	// At once: down must find the process even if this one ends before it is ready.
 	if err := l.save(); err != nil {
 		return err
 	}
 	return l.await(ctx, h, service)
+}
+
+// reap has a process's number given free when it ends, which may be after this program has.
+func reap(cmd *exec.Cmd) {
+	go func() { _ = cmd.Wait() }()
 }
 
 // LogFile is where a service of the host writes what it prints.

@@ -104,7 +104,7 @@ func spawnContainerd(o Options) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
-	go func() { _ = cmd.Wait() }() // ends with containerd, which outlives us
+	process.Reap(cmd)
 	return cmd.Process.Pid, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"lockstep/internal/thread"
 	"lockstep/proxy/rules"
 )
 
@@ -23,12 +23,7 @@ func Try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and the namespace with it
-		done <- b.try(ctx)
-	}()
-	return <-done
+	return thread.Own(func() error { return b.try(ctx) })
 }
 
 func (b *backend) try(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -11,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
 
+	"golang.org/x/sync/errgroup"
 	"lockstep/internal/sleep"
 	"lockstep/store/view"
 )
@@ -89,16 +91,18 @@ func (s *Store) readAll(ctx context.Context) (items []item, rev int64, err error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pages := make(chan []*mvccpb.KeyValue, 2) // two pages ahead: decoding and reading take about the same time
-	var readErr error
-	go func() { // ends with pages closed, before readAll returns
+	var reading errgroup.Group
+	reading.Go(func() (err error) {
 		defer close(pages)
-		rev, readErr = s.readPages(ctx, pages)
-	}()
+		rev, err = s.readPages(ctx, pages)
+		return err
+	})
 	v := s.View()
 	for page := range pages {
 		items = append(items, decodeAll(len(page), func(i int) item { return s.fold.decode(v, page[i], false) })...)
 	}
-	return items, rev, readErr
+	err = reading.Wait()
+	return items, rev, err
 }
 
 func (s *Store) readPages(ctx context.Context, pages chan<- []*mvccpb.KeyValue) (rev int64, err error) {
@@ -142,16 +146,18 @@ func (s *Store) watch(ctx context.Context) error {
 	s.watching.Store(&ctx)
 	defer s.watching.Store(nil)
 	steps := make(chan step, stepsAhead)
-	go func() { // ends with steps closed; cancel and the drain below see to it that watch does not return before
+	var decoding sync.WaitGroup
+	decoding.Go(func() {
 		defer close(steps)
 		for resp := range responses {
 			steps <- s.decodeStep(resp)
 		}
-	}()
+	})
 	defer func() {
 		cancel()
 		for range steps {
 		}
+		decoding.Wait()
 	}()
 	for first := range steps {
 		start := time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -120,16 +121,15 @@ func (s *Store) session(ctx context.Context) (*concurrency.Session, error) {
 // endWith returns a ctx that also ends when done is closed. Stop must be called.
 func endWith(ctx context.Context, done <-chan struct{}) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	finished := make(chan struct{})
-	go func() { // ends before stop returns
-		defer close(finished)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
 		select {
 		case <-done:
 			cancel()
 		case <-ctx.Done():
 		}
-	}()
-	return ctx, func() { cancel(); <-finished }
+	})
+	return ctx, func() { cancel(); waiting.Wait() }
 }
 
 // leaderCommitter writes only while its term lasts: etcd compares the leader's key in the same transaction.

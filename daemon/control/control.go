@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -132,17 +134,19 @@ func Serve(ctx context.Context, runDir string, b Backend) error {
 	}
 	defer os.Remove(filepath.Join(runDir, SocketName))
 	server := &http.Server{Handler: handler(b), ReadHeaderTimeout: 5 * time.Second}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("cannot serve the control socket: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
 		<-ctx.Done()
 		_ = server.Close()
-	}()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("cannot serve the control socket: %w", err)
-	}
-	<-stopped
-	return nil
+		return nil
+	})
+	return g.Wait()
 }
 
 // listen makes the socket in a folder that only root can enter and then puts it in its place, so that at no time somebody

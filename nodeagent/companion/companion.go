@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"lockstep/nodeagent/process"
 )
 
 const (
@@ -83,8 +85,7 @@ func (p Program) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// It outlives us; while we live we reap it. This ends with the process.
-	go func() { _ = cmd.Wait() }()
+	process.Reap(cmd)
 	if err := enter(p.Cgroup, cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
 		return fmt.Errorf("cannot put it into cgroup %s: %w", p.Cgroup, err)

@@ -147,13 +147,14 @@ func (c *Client) keep(ctx context.Context) (settled bool, err error) {
 		return false, err
 	}
 	ended := make(chan struct{})
-	go func() {
+	var watching sync.WaitGroup
+	watching.Go(func() {
 		defer close(ended)
 		_, _ = watch.Read(make([]byte, 1)) // nothing is said unasked, so this returns when the process is gone
-	}()
+	})
 	defer func() {
 		watch.Close()
-		<-ended
+		watching.Wait()
 	}()
 	var told []byte
 	for {

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/thread"
 )
 
 // Namespaces says which namespaces a pod has of its own.
@@ -50,14 +51,7 @@ func Pin(dir string, n Namespaces) error {
 	if flags == 0 {
 		return nil
 	}
-	done := make(chan error, 1)
-	go func() {
-		// The thread is never unlocked, so the runtime ends it with this
-		// goroutine instead of reusing it in foreign namespaces.
-		runtime.LockOSThread()
-		done <- pin(dir, flags, files, n)
-	}()
-	if err := <-done; err != nil {
+	if err := thread.Own(func() error { return pin(dir, flags, files, n) }); err != nil {
 		return errors.Join(fmt.Errorf("cannot make namespaces in %s: %w", dir, err), Unpin(dir))
 	}
 	return nil

@@ -2,22 +2,16 @@ package network
 
 import (
 	"fmt"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/thread"
 )
 
 // Try makes a pair of links as pods have them, in a network namespace of its own that ends with it, and returns what
 // kept it from that.
-func Try() error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and the namespace with it
-		done <- try()
-	}()
-	return <-done
-}
+func Try() error { return thread.Own(try) }
 
 func try() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {

@@ -1,4 +1,4 @@
-// Package process looks at and ends processes that are nobody's children here.
+// Package process looks at and ends processes that outlive who started them.
 package process
 
 import (
@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -72,6 +73,12 @@ func Session(pid int) int { return number(pid, 3) }
 
 // Parent is a process's parent; 0 if it has ended.
 func Parent(pid int) int { return number(pid, 1) }
+
+// Reap has a started process's number given free when it ends. Nobody waits for that: the process may outlive this one,
+// and is nobody's child then.
+func Reap(cmd *exec.Cmd) {
+	go func() { _ = cmd.Wait() }()
+}
 
 // Alive says whether a process exists and has not ended.
 func Alive(pid int) bool { return stat(pid) != nil }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -251,17 +252,19 @@ func (r *Runtime) Stop(ctx context.Context, id string, sig syscall.Signal, grace
 // is asked again: what is left of a grace period is left also when containerd
 // is started anew.
 func (r *Runtime) endsBefore(ctx context.Context, id string, deadline time.Time) bool {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan struct{})
-	go func() { // ends with ctx, at the latest
+	waiting.Go(func() {
 		for r.Wait(ctx, id) != nil {
 			if !sleep.For(ctx, waitAgain) {
 				return
 			}
 		}
 		close(ended)
-	}()
+	})
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	select {

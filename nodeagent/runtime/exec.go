@@ -118,7 +118,7 @@ func (r *Runtime) exec(ctx context.Context, id string, command []string) (int, [
 			return 0, nil, s.Error()
 		}
 		killed = false
-		drain(ctx, p.IO())
+		r.drain(ctx, p.IO())
 		return int(s.ExitCode()), out.Bytes(), nil
 	case <-ctx.Done():
 		return 0, out.Bytes(), ctx.Err()
@@ -132,12 +132,12 @@ func processOf(spec *specs.Spec, command []string) *specs.Process {
 }
 
 // drain waits for the end of the output, which may not come.
-func drain(ctx context.Context, streams cio.IO) {
+func (r *Runtime) drain(ctx context.Context, streams cio.IO) {
 	done := make(chan struct{})
-	go func() { // ends when the streams are cut
+	r.behind.Go(func() { // ends when the streams are cut
 		streams.Wait()
 		close(done)
-	}()
+	})
 	timer := time.NewTimer(drainTimeout)
 	defer timer.Stop()
 	select {

@@ -191,21 +191,20 @@ func (p *process) set(s *State) error {
 // serve answers at sockets from now on. p.mu is held.
 func (p *process) serve(s *State, sockets *Sockets) {
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
 	started := make(chan struct{})
-	go func() {
-		defer close(ended)
+	var serving sync.WaitGroup
+	serving.Go(func() {
 		if err := p.server.Run(ctx, sockets, func() { close(started) }); err != nil {
 			// The agent starts another one, which listens anew.
 			fmt.Fprintf(os.Stderr, "names: %v\n", err)
 			os.Exit(1)
 		}
-	}()
+	})
 	<-started
 	p.state, p.sockets = s, sockets
 	p.end = func() {
 		cancel()
-		<-ended
+		serving.Wait()
 	}
 }
 

@@ -158,12 +158,10 @@ func (s *stream) start() {
 			continue
 		}
 		_ = f.f.SetReadDeadline(time.Time{})
-		s.readers.Add(1)
-		go func() {
-			defer s.readers.Done()
+		s.readers.Go(func() {
 			for s.copy(f, true) {
 			}
-		}()
+		})
 	}
 }
 

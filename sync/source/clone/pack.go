@@ -11,6 +11,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"lockstep/internal/room"
@@ -31,12 +32,12 @@ func (b bounded) PackfileWriter() (io.WriteCloser, error) {
 		return nil, err
 	}
 	r, tee := io.Pipe()
-	p := &pack{to: w, tee: tee, meter: b.meter, dir: b.Filesystem().Root(), most: b.limits.Pack, done: make(chan error, 1)}
-	go func() {
+	p := &pack{to: w, tee: tee, meter: b.meter, dir: b.Filesystem().Root(), most: b.limits.Pack}
+	p.looking.Go(func() error {
 		err := look(r, b.limits, &p.objects)
 		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
-		p.done <- err
-	}()
+		return err
+	})
 	return p, nil
 }
 
@@ -50,8 +51,9 @@ type pack struct {
 	most  int64
 	seen  int64 // what may still be written before the disk is looked at again
 	held  []byte
-	done  chan error
 	err   error
+	// looking is who looks through it; its error is what keeps the pack from being taken.
+	looking errgroup.Group
 	// objects is how many it has, as far as is known.
 	objects atomic.Int64
 }
@@ -104,9 +106,7 @@ func (p *pack) Write(data []byte) (int, error) {
 		}
 	}
 	if _, err := p.tee.Write(data); err != nil {
-		err = <-p.done
-		p.done <- err
-		if err == nil {
+		if err = p.looking.Wait(); err == nil {
 			err = errors.New("there is something after the end of the pack")
 		}
 		return 0, p.fail(err)
@@ -128,7 +128,7 @@ func (p *pack) fail(err error) error {
 
 func (p *pack) Close() error {
 	p.tee.Close()
-	err := <-p.done
+	err := p.looking.Wait()
 	if err != nil && p.err == nil {
 		p.fail(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -85,14 +86,13 @@ func (s *server) answer(r request) error {
 	}
 	c := s.clone
 	ctx, end := context.WithCancelCause(context.Background())
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
+	var watching sync.WaitGroup
+	watching.Go(func() {
 		c.meter.watch(ctx, c.place.Silence, c.place.Limits, func(cause error) {
 			end(cause)
 			time.AfterFunc(unheard, func() { os.Exit(overdue) })
 		})
-	}()
+	})
 	answer := reply{Done: true}
 	switch {
 	case r.Look != nil:
@@ -115,7 +115,7 @@ func (s *server) answer(r request) error {
 	}
 	over := context.Cause(ctx)
 	end(nil)
-	<-watched
+	watching.Wait()
 	answer.Steps, answer.Notes, answer.Busy = c.steps, c.notes, busy()
 	c.steps, c.notes = nil, nil
 	if err := s.send(answer); err != nil {
