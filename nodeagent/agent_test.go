@@ -77,9 +77,9 @@ func TestPodWithEverything(t *testing.T) {
 		"expanded=$EXPANDED; hostname; cat /etc/resolv.conf /etc/hosts; touch /ro 2>/dev/null && echo writable; echo started > /tmp/x; "+
 		"touch /shared/healthy; httpd -f -p 8080 -h /shared")
 	web.SecurityContext = &corev1.SecurityContext{
-		RunAsUser:                ptr(int64(1000)),
-		AllowPrivilegeEscalation: ptr(false),
-		ReadOnlyRootFilesystem:   ptr(true),
+		RunAsUser:                new(int64(1000)),
+		AllowPrivilegeEscalation: new(false),
+		ReadOnlyRootFilesystem:   new(true),
 		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
@@ -118,10 +118,10 @@ func TestPodWithEverything(t *testing.T) {
 		ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "ls /data"}}},
 	}
 	l.bind("full", corev1.PodSpec{
-		TerminationGracePeriodSeconds: ptr(int64(2)),
+		TerminationGracePeriodSeconds: new(int64(2)),
 		InitContainers:                []corev1.Container{init},
 		Containers:                    []corev1.Container{web, side},
-		SecurityContext:               &corev1.PodSecurityContext{FSGroup: ptr(int64(2000)), SupplementalGroups: []int64{3000}},
+		SecurityContext:               &corev1.PodSecurityContext{FSGroup: new(int64(2000)), SupplementalGroups: []int64{3000}},
 		Volumes: []corev1.Volume{{Name: "shared", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			{Name: "config", VolumeSource: corev1.VolumeSource{
@@ -251,7 +251,7 @@ func (l *lab) endsForGood(t *testing.T) {
 
 func (l *lab) sharesProcesses(t *testing.T) {
 	t.Helper()
-	l.bind("shared", corev1.PodSpec{ShareProcessNamespace: ptr(true), Containers: []corev1.Container{
+	l.bind("shared", corev1.PodSpec{ShareProcessNamespace: new(true), Containers: []corev1.Container{
 		shell("one", "trap 'exit 0' TERM; while :; do sleep 4711 & wait; done"),
 		shell("two", "while ! ps | grep -v grep | grep 4711; do sleep 1; done; "+forever)}})
 	p := l.running("shared")
@@ -342,7 +342,7 @@ func TestReboot(t *testing.T) {
 		SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "pass"}},
 	}}
 	// The survivor's address is not the first that is free.
-	l.bind("before", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
+	l.bind("before", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
 	l.running("before")
 	l.bind("survivor", corev1.PodSpec{Containers: []corev1.Container{c}})
 	p := l.running("survivor")
@@ -440,7 +440,7 @@ func TestNobodyAskedForIt(t *testing.T) {
 		return nil
 	})
 	// A pod that vanished from the API while the agent was away is ended.
-	l.bind("orphan", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
+	l.bind("orphan", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
 	l.running("orphan")
 	l.halt()
 	l.drop("orphan")
@@ -504,5 +504,3 @@ func traces(t *testing.T) string {
 	}
 	return b.String()
 }
-
-func ptr[T any](v T) *T { return &v }

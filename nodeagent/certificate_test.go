@@ -35,10 +35,10 @@ func TestCertificateIsRenewed(t *testing.T) {
 		}
 		return err
 	})
-	l.bind("after", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
+	l.bind("after", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
 	l.running("after")
 	l.stopAPI() // every connection is new now
 	l.serve(l.address)
-	l.bind("later", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
+	l.bind("later", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
 	l.running("later")
 }

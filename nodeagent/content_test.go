@@ -39,10 +39,10 @@ func TestContentFollowsTheCluster(t *testing.T) {
 		{Name: "config", MountPath: "/config"}, {Name: "secret", MountPath: "/secret"},
 		{Name: "labels", MountPath: "/labels"},
 	}
-	follows := corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c}}
+	follows := corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{c}}
 	follows.Volumes = []corev1.Volume{
 		configVolume("config", "settings", false),
-		{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "pass", Optional: ptr(true)}}},
+		{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "pass", Optional: new(true)}}},
 		{Name: "labels", VolumeSource: corev1.VolumeSource{
 			DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{
 				{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.labels"}},
@@ -85,20 +85,20 @@ func TestWaitsForWhatIsMissing(t *testing.T) {
 	volume := shell("main", "echo $(cat /config/color); "+forever)
 	volume.VolumeMounts = []corev1.VolumeMount{{Name: "config", MountPath: "/config"}}
 	l.bind("volume", corev1.PodSpec{
-		TerminationGracePeriodSeconds: ptr(int64(1)),
+		TerminationGracePeriodSeconds: new(int64(1)),
 		Containers:                    []corev1.Container{volume},
 		Volumes:                       []corev1.Volume{configVolume("config", "late", false)},
 	})
 	env := shell("main", "echo $COLOR; "+forever)
 	env.Env = []corev1.EnvVar{{Name: "COLOR", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
 		LocalObjectReference: corev1.LocalObjectReference{Name: "late"}, Key: "color"}}}}
-	l.bind("env", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{env}})
+	l.bind("env", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{env}})
 	optional := shell("main", "ls /config; echo color=$COLOR; "+forever)
 	optional.VolumeMounts = volume.VolumeMounts
 	optional.Env = []corev1.EnvVar{{Name: "COLOR", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
-		LocalObjectReference: corev1.LocalObjectReference{Name: "never"}, Key: "color", Optional: ptr(true)}}}}
+		LocalObjectReference: corev1.LocalObjectReference{Name: "never"}, Key: "color", Optional: new(true)}}}}
 	l.bind("optional", corev1.PodSpec{
-		TerminationGracePeriodSeconds: ptr(int64(1)),
+		TerminationGracePeriodSeconds: new(int64(1)),
 		Containers:                    []corev1.Container{optional},
 		Volumes:                       []corev1.Volume{configVolume("config", "never", true)},
 	})

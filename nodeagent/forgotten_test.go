@@ -133,7 +133,7 @@ func TestForgotten(t *testing.T) {
 	l.ready()
 	opts, _ := l.opts.withDefaults()
 	l.bind("one", corev1.PodSpec{
-		TerminationGracePeriodSeconds: ptr(int64(1)),
+		TerminationGracePeriodSeconds: new(int64(1)),
 		Containers:                    []corev1.Container{shell("a", forever), shell("b", forever)},
 	})
 	p := l.running("one")
@@ -258,7 +258,7 @@ func TestWhatIsOursComesBack(t *testing.T) {
 		return nil
 	})
 	// The new containerd does what it is asked.
-	l.bind("next", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
+	l.bind("next", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{shell("main", forever)}})
 	l.running("next")
 	if s := l.running("keep").Status.ContainerStatuses[0]; s.RestartCount != 0 {
 		t.Errorf("restarted: %+v", s)

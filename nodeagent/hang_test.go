@@ -31,7 +31,7 @@ func TestHang(t *testing.T) {
 	l.start()
 	l.ready()
 	pod := func(grace int64, cs ...corev1.Container) corev1.PodSpec {
-		return corev1.PodSpec{TerminationGracePeriodSeconds: ptr(grace), Containers: cs}
+		return corev1.PodSpec{TerminationGracePeriodSeconds: new(grace), Containers: cs}
 	}
 	probe := func(script string, timeout int32) *corev1.Probe {
 		return &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: timeout, FailureThreshold: 1, ProbeHandler: execHandler(script)}
@@ -101,7 +101,7 @@ func TestStartOrder(t *testing.T) {
 		return c
 	}
 	side, other := step("side", ""), step("other", "side-up")
-	side.RestartPolicy, other.RestartPolicy = ptr(corev1.ContainerRestartPolicyAlways), ptr(corev1.ContainerRestartPolicyAlways)
+	side.RestartPolicy, other.RestartPolicy = new(corev1.ContainerRestartPolicyAlways), new(corev1.ContainerRestartPolicyAlways)
 	side.StartupProbe = &corev1.Probe{
 		PeriodSeconds:    1,
 		TimeoutSeconds:   30,
@@ -109,7 +109,7 @@ func TestStartOrder(t *testing.T) {
 		ProbeHandler:     execHandler("sleep 1; touch /shared/side-up"),
 	}
 	p := l.bind("order", corev1.PodSpec{
-		TerminationGracePeriodSeconds: ptr(int64(1)),
+		TerminationGracePeriodSeconds: new(int64(1)),
 		InitContainers:                []corev1.Container{side, other},
 		Containers:                    []corev1.Container{step("proxy", "other"), step("app", "proxy"), step("last", "app")},
 		Volumes: []corev1.Volume{{

@@ -176,7 +176,7 @@ func TestStoreIsLost(t *testing.T) {
 	l.serve(l.address)
 	l.start()
 	l.ready()
-	spec := corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", forever)}}
+	spec := corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{shell("main", forever)}}
 	l.bind("web", spec)
 	l.bind("other", spec)
 	l.running("web")

@@ -81,7 +81,7 @@ func TestKilledShims(t *testing.T) {
 	var all []*corev1.Pod
 	bind := func(names ...string) {
 		for _, name := range names {
-			all = append(all, l.bind(name, corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)),
+			all = append(all, l.bind(name, corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)),
 				InitContainers: []corev1.Container{shell("init", "sleep 0.2")},
 				Containers:     []corev1.Container{shell("a", forever), shell("b", forever)}}))
 		}

@@ -36,12 +36,12 @@ func TestLifecycle(t *testing.T) {
 	never := func(c corev1.Container) corev1.PodSpec {
 		return corev1.PodSpec{
 			RestartPolicy:                 corev1.RestartPolicyNever,
-			TerminationGracePeriodSeconds: ptr(int64(2)),
+			TerminationGracePeriodSeconds: new(int64(2)),
 			Containers:                    []corev1.Container{c},
 		}
 	}
 	always := func(c corev1.Container) corev1.PodSpec {
-		return corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(2)), Containers: []corev1.Container{c}}
+		return corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(2)), Containers: []corev1.Container{c}}
 	}
 
 	oom := shell("main", "")
@@ -63,7 +63,7 @@ func TestLifecycle(t *testing.T) {
 	stubborn.LivenessProbe = &corev1.Probe{
 		PeriodSeconds:                 1,
 		FailureThreshold:              1,
-		TerminationGracePeriodSeconds: ptr(int64(1)),
+		TerminationGracePeriodSeconds: new(int64(1)),
 		ProbeHandler:                  execHandler("false"),
 	}
 	l.bind("stubborn", always(stubborn))
@@ -92,7 +92,7 @@ func TestLifecycle(t *testing.T) {
 	sleepy := shell("main", forever)
 	sleepy.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 2}}}
 	spec := always(sleepy)
-	spec.TerminationGracePeriodSeconds = ptr(int64(20))
+	spec.TerminationGracePeriodSeconds = new(int64(20))
 	l.bind("sleepy", spec)
 
 	// It ends by itself while its hook sleeps; nobody needs the rest of the sleep.
@@ -104,7 +104,7 @@ func TestLifecycle(t *testing.T) {
 	}
 	restless.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 300}}}
 	spec = always(restless)
-	spec.TerminationGracePeriodSeconds = ptr(int64(400))
+	spec.TerminationGracePeriodSeconds = new(int64(400))
 	l.bind("restless", spec)
 
 	words := shell("main", "echo first; echo last words; exit 3")
@@ -115,7 +115,7 @@ func TestLifecycle(t *testing.T) {
 	l.bind("message", never(message))
 
 	spec = never(shell("main", "trap '' TERM; while :; do sleep 1; done"))
-	spec.ActiveDeadlineSeconds, spec.TerminationGracePeriodSeconds = ptr(int64(3)), ptr(int64(1))
+	spec.ActiveDeadlineSeconds, spec.TerminationGracePeriodSeconds = new(int64(3)), new(int64(1))
 	l.bind("deadline", spec)
 
 	l.put(&corev1.Secret{
@@ -313,7 +313,7 @@ func TestSurroundings(t *testing.T) {
 		Data:       map[string][]byte{"word": []byte("xyzzy")},
 	})
 	pod := func(c ...corev1.Container) corev1.PodSpec {
-		return corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: c}
+		return corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: c}
 	}
 	l.eventually("service known", 10*time.Second, func() error {
 		if s := l.agent.cluster.Snapshot(); s == nil || len(s.ServicesOf("default")) == 0 {
@@ -332,7 +332,7 @@ func TestSurroundings(t *testing.T) {
 	spec.HostAliases = []corev1.HostAlias{{IP: "10.1.2.3", Hostnames: []string{"foo.local", "bar.local"}}}
 	l.bind("names", spec)
 	spec = pod(shell("main", "echo links [$SHOP_CART_SERVICE_HOST]; "+forever))
-	spec.EnableServiceLinks = ptr(false)
+	spec.EnableServiceLinks = new(false)
 	l.bind("nolinks", spec)
 
 	projected := shell("main",
@@ -349,7 +349,7 @@ func TestSurroundings(t *testing.T) {
 			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}},
 			{Secret: &corev1.SecretProjection{
 				LocalObjectReference: corev1.LocalObjectReference{Name: "pass"},
-				Items:                []corev1.KeyToPath{{Key: "word", Path: "word", Mode: ptr(int32(0o400))}},
+				Items:                []corev1.KeyToPath{{Key: "word", Path: "word", Mode: new(int32(0o400))}},
 			}},
 			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{
 				{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}},
@@ -366,26 +366,26 @@ func TestSurroundings(t *testing.T) {
 	propagates.VolumeMounts = []corev1.VolumeMount{{
 		Name:             "host",
 		MountPath:        "/host",
-		MountPropagation: ptr(corev1.MountPropagationHostToContainer),
+		MountPropagation: new(corev1.MountPropagationHostToContainer),
 	}}
 	spec = pod(propagates)
 	spec.Volumes = []corev1.Volume{{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: shared}}}}
 	l.bind("propagates", spec)
 
 	privileged := shell("main", "mount -t tmpfs none /tmp && echo mounted; ls /dev/kmsg /dev/null; "+forever)
-	privileged.SecurityContext = &corev1.SecurityContext{Privileged: ptr(true)}
+	privileged.SecurityContext = &corev1.SecurityContext{Privileged: new(true)}
 	l.bind("privileged", pod(privileged))
 	plain := shell("main", "mount -t tmpfs none /tmp || echo refused; "+forever)
 	l.bind("plain", pod(plain))
 
 	localhost := shell("main", "busybox mkdir /tmp/dir || echo refused; touch /tmp/file && echo touched; "+forever)
 	localhost.SecurityContext = &corev1.SecurityContext{
-		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr("nodirs.json")},
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: new("nodirs.json")},
 	}
 	l.bind("localhost", pod(localhost))
 
 	root := shell("main", forever)
-	root.SecurityContext = &corev1.SecurityContext{RunAsNonRoot: ptr(true)}
+	root.SecurityContext = &corev1.SecurityContext{RunAsNonRoot: new(true)}
 	l.bind("root", pod(root))
 
 	l.sharesProcesses(t)
@@ -445,7 +445,7 @@ func TestLogsThroughTheAPI(t *testing.T) {
 		"[ $i -lt 100 ] && exit 1; "+
 		"echo again; while :; do test -e /data/go && break; sleep 0.1; done; echo late; "+forever)
 	c.VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
-	p := l.bind("talks", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c},
+	p := l.bind("talks", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{c},
 		Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}})
 	client := l.viewer()
 	read := func(o corev1.PodLogOptions) (string, error) {
@@ -466,9 +466,9 @@ func TestLogsThroughTheAPI(t *testing.T) {
 	}
 	wants("second instance", "again\n", corev1.PodLogOptions{})
 	wants("previous", "line 1\nline 2\nline 3\nline 4\nline 5\n", corev1.PodLogOptions{Previous: true})
-	wants("tail", "line 4\nline 5\n", corev1.PodLogOptions{Previous: true, TailLines: ptr(int64(2))})
+	wants("tail", "line 4\nline 5\n", corev1.PodLogOptions{Previous: true, TailLines: new(int64(2))})
 	wants("since", "", corev1.PodLogOptions{SinceTime: &metav1.Time{Time: time.Now().Add(time.Hour)}})
-	wants("limit", "line 1", corev1.PodLogOptions{Previous: true, LimitBytes: ptr(int64(6))})
+	wants("limit", "line 1", corev1.PodLogOptions{Previous: true, LimitBytes: new(int64(6))})
 	stamped, err := read(corev1.PodLogOptions{Timestamps: true})
 	stamp, rest, _ := strings.Cut(stamped, " ")
 	if _, parseErr := time.Parse(time.RFC3339Nano, stamp); err != nil || parseErr != nil || rest != "again\n" {

@@ -15,7 +15,7 @@ func TestMachine(t *testing.T) {
 	l.start()
 	l.ready()
 	l.running(l.bind("first", corev1.PodSpec{
-		TerminationGracePeriodSeconds: ptr(int64(1)),
+		TerminationGracePeriodSeconds: new(int64(1)),
 		Containers:                    []corev1.Container{shell("main", forever)},
 	}).Name) // the machine is whole, then
 	conformance.Run(t, conformance.Subject{

@@ -37,7 +37,7 @@ func TestUserNetwork(t *testing.T) {
 	l.start()
 	l.ready()
 	pod := func(script string) corev1.PodSpec {
-		return corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{shell("main", script)}}
+		return corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{shell("main", script)}}
 	}
 	l.bind("web", pod("echo hello > /tmp/index.html; httpd -f -p 8080 -h /tmp"))
 	web := l.running("web")

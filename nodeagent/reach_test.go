@@ -58,7 +58,7 @@ while :; do now="$(cat /cm/a)$(cat /sec/a)$(cat /proj/a)"; [ "$now" = "$last" ] 
 	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "cm", MountPath: "/nested"},
 		corev1.VolumeMount{Name: "data", MountPath: "/nested/data"})
 	vols = append(vols, corev1.Volume{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
-	l.bind("writer", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c}, Volumes: vols})
+	l.bind("writer", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{c}, Volumes: vols})
 	p := l.running("writer")
 	l.prints(p, "main", "state 111")
 	text := l.log(p, "main", 0)
@@ -84,7 +84,7 @@ func TestVolumesFollowEachByItself(t *testing.T) {
 	c.VolumeMounts = []corev1.VolumeMount{
 		{Name: "items", MountPath: "/items"}, {Name: "sec", MountPath: "/sec"}, {Name: "all", MountPath: "/all"},
 	}
-	l.bind("upd", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c}, Volumes: []corev1.Volume{
+	l.bind("upd", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{c}, Volumes: []corev1.Volume{
 		items, {Name: "sec", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "sec"}}},
 		configVolume("all", "cm", false)}})
 	p := l.running("upd")
@@ -121,14 +121,14 @@ func TestPodFiles(t *testing.T) {
 		"message":  "/dev/termination-log",
 	} {
 		l.bind(name, corev1.PodSpec{
-			TerminationGracePeriodSeconds: ptr(int64(1)),
+			TerminationGracePeriodSeconds: new(int64(1)),
 			Containers:                    []corev1.Container{shell("main", fill(path))},
 		})
 	}
 	limited := shell("main", "cat /etc/hosts; dd if=/dev/zero of=/etc/hosts bs=65536 count=16; "+
 		"dd if=/dev/zero of=/dev/termination-log bs=65536 count=16; "+forever)
 	limited.Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("1Mi")}
-	l.bind("limited", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{limited}})
+	l.bind("limited", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{limited}})
 	for name, message := range map[string]string{
 		"hosts":    `Usage of file "/etc/hosts" exceeds the limit "4Mi". `,
 		"resolv":   `Usage of file "/etc/resolv.conf" exceeds the limit "4Mi". `,

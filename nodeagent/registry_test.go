@@ -79,7 +79,7 @@ func TestRegistries(t *testing.T) {
 	pod := func(image string, policy corev1.PullPolicy, secrets ...string) corev1.PodSpec {
 		c := shell("main", "echo mark=$MARK; "+forever)
 		c.Image, c.ImagePullPolicy = image, policy
-		s := corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{c}}
+		s := corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{c}}
 		for _, name := range secrets {
 			s.ImagePullSecrets = append(s.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
 		}

@@ -79,7 +79,7 @@ func benchmarkPods(b *testing.B, n int) {
 		began := time.Now()
 		for j := range n {
 			l.bind(fmt.Sprintf("p%d-%d", i, j), corev1.PodSpec{
-				TerminationGracePeriodSeconds: ptr(int64(1)),
+				TerminationGracePeriodSeconds: new(int64(1)),
 				Containers:                    []corev1.Container{shell("main", forever)},
 			})
 		}

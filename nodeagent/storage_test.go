@@ -36,7 +36,7 @@ func TestStorage(t *testing.T) {
 	layer.Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse("2Mi")}
 	l.bind("layer", corev1.PodSpec{Containers: []corev1.Container{layer}})
 	roomy := resource.MustParse("8Mi")
-	l.bind("fits", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{volume},
+	l.bind("fits", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{volume},
 		Volumes: []corev1.Volume{{
 			Name:         "data",
 			VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &roomy}},
@@ -81,7 +81,7 @@ func (l *lab) reportsDisk(t *testing.T) {
 			t.Errorf("condition %+v", c)
 		}
 	}
-	l.bind("writes", corev1.PodSpec{TerminationGracePeriodSeconds: ptr(int64(1)), Containers: []corev1.Container{
+	l.bind("writes", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), Containers: []corev1.Container{
 		shell("main", "dd if=/dev/zero of=/tmp/big bs=1024 count=2048; echo written; "+forever),
 	}})
 	l.prints(l.running("writes"), "main", "written")

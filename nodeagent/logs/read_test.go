@@ -53,8 +53,6 @@ func testLog(t *testing.T) string {
 	return path
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func TestRead(t *testing.T) {
 	since := metav1.NewTime(time.Date(2026, 11, 20, 12, 0, 4, 0, time.UTC))
 	for name, test := range map[string]struct {
@@ -62,20 +60,20 @@ func TestRead(t *testing.T) {
 		want string
 	}{
 		"all":             {corev1.PodLogOptions{}, "one\ntwo\nthree\nfour\nfive\n"},
-		"tail 0":          {corev1.PodLogOptions{TailLines: ptr(int64(0))}, ""},
-		"tail 1":          {corev1.PodLogOptions{TailLines: ptr(int64(1))}, "five\n"},
-		"tail 2":          {corev1.PodLogOptions{TailLines: ptr(int64(2))}, "four\nfive\n"},
-		"tail in pieces":  {corev1.PodLogOptions{TailLines: ptr(int64(4))}, "two\nthree\nfour\nfive\n"},
-		"tail too many":   {corev1.PodLogOptions{TailLines: ptr(int64(99))}, "one\ntwo\nthree\nfour\nfive\n"},
+		"tail 0":          {corev1.PodLogOptions{TailLines: new(int64(0))}, ""},
+		"tail 1":          {corev1.PodLogOptions{TailLines: new(int64(1))}, "five\n"},
+		"tail 2":          {corev1.PodLogOptions{TailLines: new(int64(2))}, "four\nfive\n"},
+		"tail in pieces":  {corev1.PodLogOptions{TailLines: new(int64(4))}, "two\nthree\nfour\nfive\n"},
+		"tail too many":   {corev1.PodLogOptions{TailLines: new(int64(99))}, "one\ntwo\nthree\nfour\nfive\n"},
 		"since":           {corev1.PodLogOptions{SinceTime: &since}, "four\nfive\n"},
-		"since and tail":  {corev1.PodLogOptions{SinceTime: &since, TailLines: ptr(int64(1))}, "five\n"},
-		"since long ago":  {corev1.PodLogOptions{SinceSeconds: ptr(int64(1 << 30))}, "one\ntwo\nthree\nfour\nfive\n"},
-		"since now":       {corev1.PodLogOptions{SinceSeconds: ptr(int64(-1 << 30))}, ""},
-		"limit":           {corev1.PodLogOptions{LimitBytes: ptr(int64(6))}, "one\ntw"},
-		"limit at a line": {corev1.PodLogOptions{LimitBytes: ptr(int64(4))}, "one\n"},
-		"stderr":          {corev1.PodLogOptions{Stream: ptr(corev1.LogStreamStderr)}, "three\n"},
-		"both":            {corev1.PodLogOptions{Stream: ptr(corev1.LogStreamAll)}, "one\ntwo\nthree\nfour\nfive\n"},
-		"timestamps": {corev1.PodLogOptions{Timestamps: true, TailLines: ptr(int64(4))},
+		"since and tail":  {corev1.PodLogOptions{SinceTime: &since, TailLines: new(int64(1))}, "five\n"},
+		"since long ago":  {corev1.PodLogOptions{SinceSeconds: new(int64(1 << 30))}, "one\ntwo\nthree\nfour\nfive\n"},
+		"since now":       {corev1.PodLogOptions{SinceSeconds: new(int64(-1 << 30))}, ""},
+		"limit":           {corev1.PodLogOptions{LimitBytes: new(int64(6))}, "one\ntw"},
+		"limit at a line": {corev1.PodLogOptions{LimitBytes: new(int64(4))}, "one\n"},
+		"stderr":          {corev1.PodLogOptions{Stream: new(corev1.LogStreamStderr)}, "three\n"},
+		"both":            {corev1.PodLogOptions{Stream: new(corev1.LogStreamAll)}, "one\ntwo\nthree\nfour\nfive\n"},
+		"timestamps": {corev1.PodLogOptions{Timestamps: true, TailLines: new(int64(4))},
 			"2026-11-20T12:00:01.000000000Z two\n2026-11-20T12:00:03.000000000Z three\n" +
 				"2026-11-20T12:00:04.000000000Z four\n2026-11-20T12:00:05.000000000Z five\n"},
 	} {

@@ -157,7 +157,7 @@ func containerStatuses(pod *corev1.Pod, o Observed, cs []corev1.Container, old [
 
 func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []corev1.ContainerStatus, init, inited, end bool,
 	now time.Time) corev1.ContainerStatus {
-	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: ptr(false)}
+	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(false)}
 	last, any := latest(o, c.Name)
 	if !any {
 		// Nothing of it is known here; what was reported of its end stays true.
@@ -166,7 +166,7 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 				return old[i]
 			} else if end && old[i].State.Running != nil {
 				lost := old[i]
-				lost.Ready, lost.Started = false, ptr(false)
+				lost.Ready, lost.Started = false, new(false)
 				lost.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
 					ExitCode: 137, Reason: reasonLost, ContainerID: lost.ContainerID,
 					Message: "The container could not be located when the pod was terminated"}}
@@ -189,7 +189,7 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 	switch last.State {
 	case Running:
 		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(last.StartedAt)}
-		s.Started = ptr(last.Started && last.Hooked)
+		s.Started = new(last.Started && last.Hooked)
 		s.Ready = last.Ready && last.Started && last.Hooked && (!init || isSidecar(c))
 	case Created:
 		s.State.Waiting = waiting(pod, o, c, init, inited, true, last)
@@ -385,5 +385,3 @@ func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 	}
 	return corev1.PodQOSBurstable
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -27,8 +27,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 // harness runs a manager, and collects what it says.
 type harness struct {
 	*Manager
@@ -176,7 +174,7 @@ func TestKinds(t *testing.T) {
 			Port:        intstr.FromInt32(port(secure.Listener.Addr())),
 			HTTPHeaders: headers,
 		}},
-		"grpc": {GRPC: &corev1.GRPCAction{Port: port(l.Addr()), Service: ptr("shop")}},
+		"grpc": {GRPC: &corev1.GRPCAction{Port: port(l.Addr()), Service: new("shop")}},
 		"exec": {Exec: &corev1.ExecAction{Command: []string{"check", "$(LEVEL)"}}},
 	} {
 		t.Run(name, func(t *testing.T) {

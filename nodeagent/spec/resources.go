@@ -49,9 +49,9 @@ func resources(in Input) *specs.LinuxResources {
 // Limits turns requests and limits into cgroup settings without devices: no
 // CPU request gives the least shares, no limit sets no bound.
 func Limits(requests, limits corev1.ResourceList) *specs.LinuxResources {
-	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(Shares(requests.Cpu().MilliValue()))}}
+	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(Shares(requests.Cpu().MilliValue()))}}
 	if m := limits.Cpu().MilliValue(); m > 0 {
-		r.CPU.Quota, r.CPU.Period = ptr(max(m*cpuPeriod/1000, minQuota)), ptr(uint64(cpuPeriod))
+		r.CPU.Quota, r.CPU.Period = new(max(m*cpuPeriod/1000, minQuota)), new(uint64(cpuPeriod))
 	}
 	if m := limits.Memory().Value(); m > 0 {
 		r.Memory = &specs.LinuxMemory{Limit: &m}

@@ -136,7 +136,7 @@ func Build(in Input) (*specs.Spec, error) {
 			Cwd:             workingDir(in),
 			Capabilities:    capabilities(in),
 			NoNewPrivileges: noNewPrivileges(in.Container),
-			OOMScoreAdj:     ptr(oomScoreAdj(in)),
+			OOMScoreAdj:     new(oomScoreAdj(in)),
 			Rlimits:         rlimits(in.Node),
 		},
 		Linux: &specs.Linux{
@@ -200,5 +200,3 @@ func namespaces(in Input) []specs.LinuxNamespace {
 	}
 	return ns
 }
-
-func ptr[T any](v T) *T { return &v }

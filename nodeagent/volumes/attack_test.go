@@ -170,7 +170,7 @@ func TestContentUnderAttack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, m, c, h := context.Background(), newManager(t), testCluster(), newHost(t)
 			pod := testPod(corev1.Volume{Name: "v", VolumeSource: source})
-			pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(2000))}
+			pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: new(int64(2000))}
 			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
 				{Name: "v", MountPath: "/v"}, {Name: "w", MountPath: "/v/nested/deep"},
 			}
@@ -281,7 +281,7 @@ func TestSubPathUnderAttack(t *testing.T) {
 func TestEmptyDirUnderAttack(t *testing.T) {
 	ctx, m, h := context.Background(), newManager(t), newHost(t)
 	pod := testPod(corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
-	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(2000))}
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: new(int64(2000))}
 	dir := m.volumeDir(pod.UID, "v")
 	attack := func(round int) {
 		h.attack(dir, func(a attacker) {
@@ -320,10 +320,10 @@ func TestHostPathUnderAttack(t *testing.T) {
 	during(t, attack, rewrites, func(i int) error {
 		var err error
 		for _, test := range []corev1.HostPathVolumeSource{
-			{Path: shared + "/x/y/z", Type: ptr(corev1.HostPathDirectoryOrCreate)},
-			{Path: shared + "/x/new", Type: ptr(corev1.HostPathFileOrCreate)},
-			{Path: shared + "/file", Type: ptr(corev1.HostPathFileOrCreate)},
-			{Path: shared + "/x/job", Type: ptr(corev1.HostPathFileOrCreate)},
+			{Path: shared + "/x/y/z", Type: new(corev1.HostPathDirectoryOrCreate)},
+			{Path: shared + "/x/new", Type: new(corev1.HostPathFileOrCreate)},
+			{Path: shared + "/file", Type: new(corev1.HostPathFileOrCreate)},
+			{Path: shared + "/x/job", Type: new(corev1.HostPathFileOrCreate)},
 			{Path: shared + "/made/now"},
 		} {
 			err = checkHostPath(&test)

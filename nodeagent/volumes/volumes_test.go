@@ -105,8 +105,6 @@ func newManager(t *testing.T) *Manager {
 	return m
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // tree shows a directory: modes, groups, targets and contents, links followed for what can be seen.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
@@ -167,18 +165,18 @@ func TestContent(t *testing.T) {
 		"a config map": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{}).VolumeSource,
 			want: map[string]string{"a": "644 0 alpha", "b": "644 0 beta", "bin": "644 0 \x00\x01"}, onDisk: true},
 		"items with modes": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{
-			DefaultMode: ptr(int32(0o400)),
-			Items:       []corev1.KeyToPath{{Key: "a", Path: "dir/sub/x"}, {Key: "b", Path: "y", Mode: ptr(int32(0o755))}},
+			DefaultMode: new(int32(0o400)),
+			Items:       []corev1.KeyToPath{{Key: "a", Path: "dir/sub/x"}, {Key: "b", Path: "y", Mode: new(int32(0o755))}},
 		}).VolumeSource, want: map[string]string{"dir/sub/x": "400 0 alpha", "y": "755 0 beta"}, onDisk: true},
-		"a group": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{DefaultMode: ptr(int32(0o400))}).VolumeSource,
-			group: ptr(int64(2000)),
+		"a group": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{DefaultMode: new(int32(0o400))}).VolumeSource,
+			group: new(int64(2000)),
 			want:  map[string]string{"a": "440 2000 alpha", "b": "440 2000 beta", "bin": "440 2000 \x00\x01"}, onDisk: true},
 		"a key that is not there": {
 			source: configMapVolume("v", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}).VolumeSource,
 			err:    `MountVolume.SetUp failed for volume "v" : configmap references non-existent config key: z`,
 		},
 		"an optional key": {source: configMapVolume("v", corev1.ConfigMapVolumeSource{
-			Optional: ptr(true),
+			Optional: new(true),
 			Items:    []corev1.KeyToPath{{Key: "z", Path: "z"}},
 		}).VolumeSource,
 			want: map[string]string{}, onDisk: true},
@@ -194,7 +192,7 @@ func TestContent(t *testing.T) {
 			want: map[string]string{"password": "644 0 hunter2"}},
 		"a secret that is not": {source: secret(corev1.SecretVolumeSource{SecretName: "none"}),
 			err: `MountVolume.SetUp failed for volume "v" : secret "none" not found`, missing: true},
-		"an optional secret": {source: secret(corev1.SecretVolumeSource{SecretName: "none", Optional: ptr(true)}),
+		"an optional secret": {source: secret(corev1.SecretVolumeSource{SecretName: "none", Optional: new(true)}),
 			want: map[string]string{}},
 		"a secret's key": {source: secret(corev1.SecretVolumeSource{SecretName: "key", Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}),
 			err: `MountVolume.SetUp failed for volume "v" : references non-existent secret key: z`},
@@ -209,7 +207,7 @@ func TestContent(t *testing.T) {
 			{Path: "cpu", ResourceFieldRef: &corev1.ResourceFieldSelector{ContainerName: "c", Resource: "limits.cpu"}},
 		}}}, want: map[string]string{"labels": `644 0 app="web"`, "app": "644 0 web", "mem": "644 0 64", "cpu": "644 0 2"}},
 		"projected": {source: corev1.VolumeSource{
-			Projected: &corev1.ProjectedVolumeSource{DefaultMode: ptr(int32(0o640)), Sources: []corev1.VolumeProjection{
+			Projected: &corev1.ProjectedVolumeSource{DefaultMode: new(int32(0o640)), Sources: []corev1.VolumeProjection{
 				{ConfigMap: &corev1.ConfigMapProjection{
 					LocalObjectReference: corev1.LocalObjectReference{Name: "cfg"},
 					Items:                []corev1.KeyToPath{{Key: "a", Path: "x/a"}},
@@ -271,7 +269,7 @@ func TestContent(t *testing.T) {
 func TestUpdate(t *testing.T) {
 	ctx, m, c := context.Background(), newManager(t), testCluster()
 	pod := testPod(configMapVolume("v", corev1.ConfigMapVolumeSource{}))
-	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(2000))}
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: new(int64(2000))}
 	if changed, err := m.Update(ctx, pod, c.sources()); err != nil || changed != 0 {
 		t.Fatalf("before it was set up: %v, %v", changed, err)
 	}
@@ -371,14 +369,14 @@ func TestEmptyDir(t *testing.T) {
 		corev1.Volume{Name: "disk", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 		corev1.Volume{Name: "none"},
 		corev1.Volume{Name: "memory", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
-			Medium: corev1.StorageMediumMemory, SizeLimit: ptr(resource.MustParse("1Mi")),
+			Medium: corev1.StorageMediumMemory, SizeLimit: new(resource.MustParse("1Mi")),
 		}}},
 		corev1.Volume{
 			Name:         "pod-limit",
 			VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}},
 		},
 	)
-	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(2000))}
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: new(int64(2000))}
 	mounted, err := m.Setup(ctx, pod, testCluster().sources())
 	if err != nil {
 		t.Fatal(err)

@@ -15,12 +15,10 @@ import (
 
 var now = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func ptr[T any](v T) *T { return &v }
-
 func deploy(change ...func(*appsv1.Deployment)) *appsv1.Deployment {
 	d := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop", UID: "d", Generation: 2},
-		Spec:       appsv1.DeploymentSpec{Replicas: ptr(int32(3))},
+		Spec:       appsv1.DeploymentSpec{Replicas: new(int32(3))},
 	}
 	d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 3, UpdatedReplicas: 3, ReadyReplicas: 3, AvailableReplicas: 3}
 	for _, f := range change {
@@ -35,14 +33,14 @@ func set(name, revision string) *appsv1.ReplicaSet {
 		Namespace:       "shop",
 		UID:             "rs-" + "x",
 		Annotations:     map[string]string{"deployment.kubernetes.io/revision": revision},
-		OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "cart", UID: "d", Controller: ptr(true)}},
+		OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "cart", UID: "d", Controller: new(true)}},
 	}}
 }
 
 func podOf(rs *appsv1.ReplicaSet, name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", Labels: map[string]string{"app": "cart"}}}
 	if rs != nil {
-		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: rs.Name, UID: rs.UID, Controller: ptr(true)}}
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: rs.Name, UID: rs.UID, Controller: new(true)}}
 	}
 	for _, f := range change {
 		f(p)
@@ -131,7 +129,7 @@ func TestOf(t *testing.T) {
 		"missing":   {deployment, nil, Progressing, "not created yet"},
 		"available": {deployment, []kinds.Object{deploy()}, Healthy, ""},
 		"scaled to nothing": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) {
-			d.Spec.Replicas = ptr(int32(0))
+			d.Spec.Replicas = new(int32(0))
 			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2}
 		})}, Healthy, ""},
 		"not observed": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })},
@@ -278,7 +276,7 @@ func silent(name string, since time.Duration) kinds.Object {
 func TestSilentNodeIsTheCause(t *testing.T) {
 	rs := set("cart-2", "2")
 	lost := deploy(func(d *appsv1.Deployment) {
-		d.Spec.Replicas = ptr(int32(2))
+		d.Spec.Replicas = new(int32(2))
 		d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 2, ReadyReplicas: 1, AvailableReplicas: 1}
 	})
 	on := func(node string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.NodeName = node } }
