@@ -10,10 +10,10 @@ GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: help deps build run test test-corpus verify bench lab images faults fuzz FORCE
+.PHONY: help deps build run test test-corpus test-arm64 verify bench lab images faults fuzz FORCE
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
 
 deps: ## install what Lockstep runs on: containerd, runc, iptables, conntrack, CNI plugins, git, openssh
 	@./deps.sh
@@ -24,6 +24,9 @@ lab: bin/lockstep bin/lockstep-lab ## build bin/lockstep-lab: a cluster of sever
 
 bin/lockstep: FORCE
 	@$(GOBUILD) -o $@ .
+
+bin/lockstep-arm64: FORCE
+	@GOARCH=arm64 $(GOBUILD) -o $@ .
 
 bin/lockstep-lab: FORCE
 	@$(GOBUILD) -o $@ ./lab/lockstep-lab
@@ -41,6 +44,9 @@ test: deps ## the whole suite; as root, for real
 
 test-corpus: lab ## read public manifests ($LOCKSTEP_CORPUS, a folder), and run two applications of them in the lab
 	@LOCKSTEP_BIN=$(CURDIR)/bin go test -count=1 -tags corpus -run Corpus ./sync/... ./lab/scenario
+
+test-arm64: bin/lockstep-arm64 ## the control plane's build for arm64, run under qemu-user
+	@./lab/vm/arm64.sh
 
 faults: deps lab ## break a lab in 160 seeded ways, and print how soon each is repaired and what it cost
 	@LOCKSTEP_BIN=$(CURDIR)/bin LOCKSTEP_FAULTS=$${LOCKSTEP_FAULTS:-20} go test -count=1 -v -timeout 60m ./lab/faults
