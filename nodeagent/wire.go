@@ -2,7 +2,6 @@ package nodeagent
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,7 +22,7 @@ const podCIDRsFile = "pod-cidrs"
 func (a *Agent) wire(ctx context.Context) error {
 	wake := a.cluster.Subscribe()
 	var self *corev1.Node
-	var routes network.Routes
+	var moves uint64 // begins below all
 	for {
 		select {
 		case <-ctx.Done():
@@ -35,17 +34,17 @@ func (a *Agent) wire(ctx context.Context) error {
 			continue
 		}
 		// What is kept of a node's own ranges was restored at the start.
-		now, wanted := s.Node(a.opts.NodeName), routesTo(s.Nodes, a.opts.NodeName)
+		now := s.Node(a.opts.NodeName)
 		if s.Complete && now != nil && now != self && len(now.Spec.PodCIDRs) > 0 {
 			a.configureNetwork(now.Spec.PodCIDRs, true)
 		}
-		if now == self && routes != nil && maps.Equal(routes, wanted) {
+		if now == self && s.Moves == moves {
 			continue
 		}
-		if err := network.SetRoutes(wanted); err != nil {
+		if err := network.SetRoutes(routesTo(s.Nodes, a.opts.NodeName)); err != nil {
 			a.log.Warn("cannot set all routes", "error", err)
 		}
-		self, routes = now, wanted
+		self, moves = now, s.Moves
 	}
 }
 

@@ -26,6 +26,9 @@ type Snapshot struct {
 	replica.State
 	// Complete says that it is the API's, and that Pods were told of all of the node's pods. Else it is the copy that was kept.
 	Complete bool
+	// Moves is positive, and grows whenever other routes to the nodes' pods may be wanted: with the nodes that there are,
+	// their ranges of pods and their addresses.
+	Moves uint64
 }
 
 // Node is the node of that name; nil if there is none.
@@ -77,6 +80,7 @@ type Cluster struct {
 	mu    sync.Mutex
 	now   *Snapshot // nil until known
 	stale bool      // from has more than now
+	moves uint64    // see Snapshot.Moves
 	from  func() replica.State
 	anew  func() // ends what follows this history; nil: nothing does
 	wakes []chan struct{}
@@ -95,9 +99,14 @@ func (c *Cluster) Snapshot() *Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stale && c.from != nil {
-		c.now, c.stale = &Snapshot{c.from(), true}, false
+		c.take()
 	}
 	return c.now
+}
+
+// take makes the newest snapshot; c.mu is held. What the moves count is in the caches by then.
+func (c *Cluster) take() {
+	c.now, c.stale = &Snapshot{State: c.from(), Complete: true, Moves: c.moves}, false
 }
 
 // Subscribe returns a channel of the caller's own, on which there is a wake-up now and after each change of what Snapshot
@@ -123,7 +132,7 @@ func (c *Cluster) Wake() {
 	}
 }
 
-// Publish states a snapshot, unless the API is followed. It says whether it did.
+// Publish states a snapshot, of which it sets Moves, unless the API is followed. It says whether it did.
 func (c *Cluster) Publish(s *Snapshot) bool {
 	c.mu.Lock()
 	if c.from != nil {
@@ -133,6 +142,8 @@ func (c *Cluster) Publish(s *Snapshot) bool {
 	if c.now == nil {
 		close(c.known)
 	}
+	c.moves++
+	s.Moves = c.moves
 	c.now = s
 	c.mu.Unlock()
 	c.Wake()
@@ -148,10 +159,13 @@ func (c *Cluster) Anew() {
 	}
 }
 
-// changed has the next snapshot taken anew.
-func (c *Cluster) changed() {
+// changed has the next snapshot taken anew; moved says that other routes may be wanted.
+func (c *Cluster) changed(moved bool) {
 	c.mu.Lock()
 	c.stale = true
+	if moved {
+		c.moves++
+	}
 	c.mu.Unlock()
 	c.Wake()
 }
@@ -185,22 +199,14 @@ func (c *Cluster) followHistory(ctx, run context.Context, client kubernetes.Inte
 	}
 	services, endpoints := all.Core().V1().Services(), all.Discovery().V1().EndpointSlices()
 	nodes, namespaces := all.Core().V1().Nodes(), all.Core().V1().Namespaces()
-	wake := cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { c.changed() }, UpdateFunc: func(_, _ any) { c.changed() }, DeleteFunc: func(any) { c.changed() },
-	}
-	ofNodes := wake
-	ofNodes.UpdateFunc = func(old, o any) {
-		if n := o.(*corev1.Node); n.Name == c.opts.Node || !sameRoutes(old.(*corev1.Node), n) {
-			c.changed()
-		}
-	}
+	wake := c.handler(false)
 	var synced []cache.InformerSynced
 	for _, s := range []struct {
 		informer cache.SharedInformer
 		handler  cache.ResourceEventHandler
 	}{
 		{services.Informer(), wake}, {endpoints.Informer(), wake}, {namespaces.Informer(), wake},
-		{nodes.Informer(), ofNodes}, {podCache, c.podHandler(run)},
+		{nodes.Informer(), c.nodeHandler()}, {podCache, c.podHandler(run)},
 	} {
 		r, err := s.informer.AddEventHandler(s.handler)
 		if err != nil {
@@ -240,12 +246,34 @@ func (c *Cluster) follows(from func() replica.State) {
 		close(c.known)
 	}
 	c.from = from
-	c.now, c.stale = &Snapshot{from(), true}, false
+	c.moves++
+	c.take()
 	if first {
 		close(c.complete)
 	}
 	c.mu.Unlock()
 	c.Wake()
+}
+
+// handler has each change in the next snapshot; moves says that other routes may be wanted then.
+func (c *Cluster) handler(moves bool) cache.ResourceEventHandlerFuncs {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { c.changed(moves) },
+		UpdateFunc: func(_, _ any) { c.changed(moves) },
+		DeleteFunc: func(any) { c.changed(moves) },
+	}
+}
+
+// nodeHandler passes over what other nodes say of themselves that nobody reads here.
+func (c *Cluster) nodeHandler() cache.ResourceEventHandlerFuncs {
+	h := c.handler(true)
+	h.UpdateFunc = func(old, o any) {
+		n := o.(*corev1.Node)
+		if moved := !sameRoutes(old.(*corev1.Node), n); moved || n.Name == c.opts.Node {
+			c.changed(moved)
+		}
+	}
+	return h
 }
 
 // podHandler takes in what an informer tells until ctx ends: what comes later is of a history that has ended.

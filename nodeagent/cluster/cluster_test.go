@@ -74,8 +74,8 @@ func TestSnapshots(t *testing.T) {
 	if c.Snapshot() != first {
 		t.Error("another snapshot without a change")
 	}
-	c.changed()
-	c.changed()
+	c.changed(false)
+	c.changed(false)
 	if s := c.Snapshot(); !woken(wake) || woken(wake) || len(s.Services) != 3 || len(first.Services) != 2 || c.Snapshot() != s {
 		t.Errorf("after a change: %+v", s)
 	}
@@ -131,6 +131,46 @@ func TestServicesOf(t *testing.T) {
 	for namespace, want := range map[string]int{"default": 2, "shop": 2, "other": 1} {
 		if got := s.ServicesOf(namespace); len(got) != want {
 			t.Errorf("%s: %d services, want %d", namespace, len(got), want)
+		}
+	}
+}
+
+// TestMoves counts what routes are made of, and nothing else: agents with thousands of nodes make theirs anew only then.
+func TestMoves(t *testing.T) {
+	c := newCluster(t, "")
+	c.follows(func() replica.State { return replica.State{} })
+	node := func(name, third string, status corev1.ConditionStatus) *corev1.Node {
+		return &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.42." + third + ".0/24"}},
+			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status}}},
+		}
+	}
+	nodes, services := c.nodeHandler(), c.handler(false)
+	last := uint64(0)
+	for _, step := range []struct {
+		what        string
+		do          func()
+		anew, moves bool
+	}{
+		{"the first snapshot", func() {}, true, true},
+		{"nothing", func() {}, false, false},
+		{"a node", func() { nodes.OnAdd(node("n2", "1", "True"), false) }, true, true},
+		{"a service", func() { services.OnAdd(service("shop", "cart"), false) }, true, false},
+		{"a condition", func() { nodes.OnUpdate(node("n2", "1", "True"), node("n2", "1", "False")) }, false, false},
+		{"its own condition", func() { nodes.OnUpdate(node("n1", "0", "True"), node("n1", "0", "False")) }, true, false},
+		{"a range", func() { nodes.OnUpdate(node("n2", "1", "True"), node("n2", "9", "True")) }, true, true},
+		{"a node less", func() { nodes.OnDelete(node("n2", "9", "True")) }, true, true},
+		{"another history", func() { c.follows(func() replica.State { return replica.State{} }) }, true, true},
+	} {
+		before := c.Snapshot()
+		if last == 0 {
+			before = nil
+		}
+		step.do()
+		if s := c.Snapshot(); s != before != step.anew || s.Moves > last != step.moves || s.Moves < last {
+			t.Errorf("%s: another snapshot %t, moves from %d to %d", step.what, s != before, last, s.Moves)
+		} else {
+			last = s.Moves
 		}
 	}
 }
