@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"lockstep/internal/starved"
 	"lockstep/lab"
 	"lockstep/nodeagent/logs/keeper"
 )
@@ -228,7 +229,7 @@ func watchStarvation(t *testing.T, pids ...int) *starvation {
 		for ; ctx.Err() == nil; pause(ctx, sampleEvery) {
 			now := sample{time.Now(), 0}
 			for _, pid := range s.pids {
-				now.waited += runDelay(pid)
+				now.waited += starved.Of(pid)
 			}
 			s.mu.Lock()
 			s.samples = append(s.samples, now)
@@ -240,24 +241,6 @@ func watchStarvation(t *testing.T, pids ...int) *starvation {
 		task.Wait()
 	})
 	return s
-}
-
-// runDelay sums up, over a process's threads, the second field of /proc/PID/task/TID/schedstat.
-func runDelay(pid int) (sum time.Duration) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	if err != nil {
-		return 0
-	}
-	for _, name := range files {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			continue // it has ended
-		}
-		var running, waiting int64
-		_, _ = fmt.Sscan(string(raw), &running, &waiting)
-		sum += time.Duration(waiting)
-	}
-	return sum
 }
 
 // within is how long they have waited in an interval, at most.
