@@ -214,7 +214,7 @@ func (a *Agent) open(ctx context.Context) error {
 		}
 	}
 	if a.rt, err = runtime.Open(runtime.Options{Address: a.opts.containerdSocket(), Node: a.opts.NodeName,
-		Snapshotter: a.opts.Snapshotter, RunDir: a.opts.RunDir, Log: a.log}); err != nil {
+		Snapshotter: a.opts.Snapshotter, RunDir: a.opts.RunDir, State: a.opts.containerdState(), Log: a.log}); err != nil {
 		return err
 	}
 	if err := a.rt.ForgetCommands(); err != nil {

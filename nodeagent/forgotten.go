@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/containerd/errdefs"
 
@@ -16,9 +14,6 @@ import (
 	"lockstep/nodeagent/process"
 	"lockstep/nodeagent/runtime"
 )
-
-// runtimeState is where shims and runc keep what no configuration moves.
-const runtimeState = "/run/containerd"
 
 // containerOfCgroup is the ID in the path of a container's cgroup, or of one
 // below it, relative to the node's: pod<uid>/<id>/….
@@ -64,7 +59,6 @@ func endForgotten(ctx context.Context, o Options, alive func(id string) bool) ([
 	for _, below := range killed {
 		if id := containerOfCgroup(below); id != "" && !slices.Contains(ids, id) {
 			ids = append(ids, id)
-			err = errors.Join(err, removeRuntimeState(o, id))
 		}
 	}
 	slices.Sort(ids)
@@ -104,23 +98,6 @@ func flagOf(args []string, name string) string {
 	return ""
 }
 
-// removeRuntimeState removes what runc and the shim kept of a container that
-// containerd has forgotten, whose instance would be in the way of the next.
-func removeRuntimeState(o Options, id string) error {
-	state := runtimeState
-	if o.Containerd == Managed {
-		state = filepath.Dir(managedConfigFile(o))
-	}
-	bundle := filepath.Join(state, "io.containerd.runtime.v2.task", runtime.Namespace, id)
-	errs := []error{unmountBelow(bundle)}
-	for _, dir := range []string{bundle, filepath.Join(runtimeState, "runc", runtime.Namespace, id)} {
-		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, syscall.EBUSY) {
-			errs = append(errs, fmt.Errorf("cannot remove what is left of container %s: %w", id, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // sweepForgotten ends what containerd has forgotten, and removes the sockets of
 // shims that were killed. It must run while no step is in flight.
 func (a *Agent) sweepForgotten(ctx context.Context) {
@@ -152,8 +129,8 @@ func (a *Agent) sweepForgotten(ctx context.Context) {
 	for _, p := range a.allPods() {
 		sockets = append(sockets, p.ShimNames()...)
 	}
-	if err := a.rt.DropSockets(append(sockets, ids...), runtime.Binding); err != nil {
-		a.log.Warn("cannot remove sockets of shims that were killed", "error", err)
+	if err := errors.Join(a.rt.DropSockets(sockets, runtime.Binding), a.rt.DropRemains(ctx, ids)); err != nil {
+		a.log.Warn("cannot remove what shims that were killed left", "error", err)
 	}
 }
 
@@ -161,10 +138,11 @@ func (a *Agent) sweepForgotten(ctx context.Context) {
 // and removes what the OCI runtime knows of it: its successor must not meet it,
 // nor must the next try to start it, where the shim was killed during the first.
 func (a *Agent) endRemains(ctx context.Context, path, id string) error {
-	if len(cgroup.Processes(path)) == 0 {
-		return removeRuntimeState(a.opts, id)
+	if len(cgroup.Processes(path)) > 0 {
+		a.log.Warn("ending container that containerd has forgotten", "container", id)
+		if _, err := endForgotten(ctx, a.opts, func(other string) bool { return other != id }); err != nil {
+			return err
+		}
 	}
-	a.log.Warn("ending container that containerd has forgotten", "container", id)
-	_, err := endForgotten(ctx, a.opts, func(other string) bool { return other != id })
-	return err
+	return a.rt.DropRemains(ctx, []string{id})
 }

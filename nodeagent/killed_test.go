@@ -17,8 +17,8 @@ import (
 	"lockstep/nodeagent/runtime"
 )
 
-// leftOf says what is left of pods' containers: layers, shims' sockets, the OCI runtime's state, mounts and cgroups. Bundles
-// and their mounts, which stay now and then, are containerd's to remove.
+// leftOf says what is left of pods' containers: layers, shims' sockets, the OCI runtime's state, bundles, mounts
+// and cgroups.
 func (l *lab) leftOf(pods []*corev1.Pod) error {
 	var left []string
 	exists := func(path string) {
@@ -47,7 +47,10 @@ func (l *lab) leftOf(pods []*corev1.Pod) error {
 			for attempt := range 50 {
 				id := runtime.Identity{PodUID: string(p.UID), Name: c.Name, Attempt: attempt}.ID()
 				exists(runtime.ShimSocket(l.opts.Containerd, id))
-				exists(filepath.Join(runtimeState, "runc", runtime.Namespace, id))
+				exists(filepath.Join(runtime.StateDir, "runc", runtime.Namespace, id))
+				for _, dir := range []string{"state", "root"} {
+					exists(filepath.Join(l.dir, "c", dir, "io.containerd.runtime.v2.task", runtime.Namespace, id))
+				}
 			}
 		}
 		for _, root := range cgroup.Hierarchies() {
@@ -59,7 +62,7 @@ func (l *lab) leftOf(pods []*corev1.Pod) error {
 		return err
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); strings.HasPrefix(f[4], l.dir+"/") && !strings.Contains(f[4], "/io.containerd.runtime.v2.task/") {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], l.dir+"/") {
 			left = append(left, "mount "+f[4])
 		}
 	}

@@ -108,6 +108,14 @@ func spawnContainerd(o Options) (int, error) {
 	return cmd.Process.Pid, nil
 }
 
+// containerdState is the state folder of the containerd of our own; empty where another's is used, which does not say.
+func (o Options) containerdState() string {
+	if o.Containerd != Managed {
+		return ""
+	}
+	return filepath.Join(o.RunDir, "containerd")
+}
+
 func managedConfigFile(o Options) string { return filepath.Join(o.RunDir, "containerd", "config.toml") }
 func managedLog(o Options) string        { return filepath.Join(o.RunDir, "containerd", "containerd.log") }
 

@@ -103,7 +103,8 @@ func resetContainers(ctx context.Context, o Options) error {
 		return fmt.Errorf("cannot remove containers: containerd does not answer at %s; start it first, for this once", o.containerdSocket())
 	}
 	rt, err := runtime.Open(runtime.Options{
-		Address: o.containerdSocket(), Node: o.NodeName, Snapshotter: o.Snapshotter, RunDir: o.RunDir, Log: o.Log,
+		Address: o.containerdSocket(), Node: o.NodeName, Snapshotter: o.Snapshotter, RunDir: o.RunDir,
+		State: o.containerdState(), Log: o.Log,
 	})
 	if err != nil {
 		return err
@@ -123,7 +124,7 @@ func resetContainers(ctx context.Context, o Options) error {
 	}
 	// What containerd does not know is not in the list, and would run on.
 	forgotten, err := endForgotten(ctx, o, func(string) bool { return false })
-	errs = append(errs, err, rt.DropSockets(append(shimNames(o, list), forgotten...), 0))
+	errs = append(errs, err, rt.DropRemains(ctx, append(shimNames(o, list), forgotten...)))
 	layers, err := rt.Layers(ctx)
 	errs = append(errs, err)
 	for _, id := range layers {
@@ -221,11 +222,10 @@ func removeEmptyParents(paths ...string) error {
 // removeRuntimeDirs removes what shims and runc made for us in directories that
 // no configuration moves. The system's containerd keeps those that are its own.
 func removeRuntimeDirs(o Options) error {
-	const state = "/run/containerd"
-	errs := []error{removeDirIfEmpty(filepath.Join(state, "runc", runtime.Namespace))}
+	errs := []error{removeDirIfEmpty(filepath.Join(runtime.StateDir, "runc", runtime.Namespace))}
 	if o.Containerd == Managed {
 		for _, dir := range []string{"runc", "s", ""} {
-			errs = append(errs, removeDirIfEmpty(filepath.Join(state, dir)))
+			errs = append(errs, removeDirIfEmpty(filepath.Join(runtime.StateDir, dir)))
 		}
 	}
 	return errors.Join(errs...)

@@ -57,8 +57,8 @@ type Containers interface {
 	Remove(ctx context.Context, id string, layer bool) error
 	// EndRemains ends what runs of a container that Get says is not there; cgroup is the container's.
 	EndRemains(ctx context.Context, cgroup, id string) error
-	// DropSockets removes the sockets of shims with those names that have ended, if they are older than age.
-	DropSockets(names []string, age time.Duration) error
+	// DropRemains removes what shims that were killed left, by the names that they had: of containers or pods, which are gone.
+	DropRemains(ctx context.Context, names []string) error
 	// Usage is what a container's writable layer takes of the disk.
 	Usage(ctx context.Context, id string) (bytes, inodes uint64, err error)
 	// Interruption begins to watch the machine's connection to its containers; what it returns says whether it has been lost

@@ -260,7 +260,7 @@ func (p *Pod) remove(ctx context.Context, step pods.Step) error {
 	if err := p.node.Logs.Close(ctx, step.ID); err != nil {
 		return err
 	}
-	if err := p.node.Containers.DropSockets([]string{step.ID}, 0); err != nil {
+	if err := p.node.Containers.DropRemains(ctx, []string{step.ID}); err != nil {
 		return err
 	}
 	p.removeLog(step.Container, step.Attempt)
@@ -281,7 +281,7 @@ func (p *Pod) teardown(ctx context.Context) error {
 	var errs []error
 	for _, id := range unused {
 		err := errors.Join(p.node.Containers.Remove(ctx, id, true), p.node.Logs.Close(ctx, id),
-			p.node.Containers.DropSockets([]string{id}, 0))
+			p.node.Containers.DropRemains(ctx, []string{id}))
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -291,8 +291,8 @@ func (p *Pod) teardown(ctx context.Context) error {
 			maps.DeleteFunc(p.prepared, func(_ string, pr *prepared) bool { return pr.id == id })
 		})
 	}
-	errs = append(errs, p.node.Containers.DropSockets([]string{string(p.uid)}, 0))
-	errs = append(errs, p.teardownSandbox(ctx), p.node.Volumes.Teardown(ctx, p.uid), p.node.Sandboxes.Unlimit(p.cgroup()))
+	errs = append(errs, p.teardownSandbox(ctx), p.node.Containers.DropRemains(ctx, []string{string(p.uid)}))
+	errs = append(errs, p.node.Volumes.Teardown(ctx, p.uid), p.node.Sandboxes.Unlimit(p.cgroup()))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -318,7 +318,7 @@ func (p *Pod) purge(ctx context.Context) error {
 		p.node.Owner.Unclaim(id)
 		p.change(func() { delete(p.instances, id) })
 	}
-	errs = append(errs, p.node.Containers.DropSockets(shims, 0))
+	errs = append(errs, p.node.Containers.DropRemains(ctx, shims))
 	if err := beneath.RemoveAll(ctx, p.LogDir()); err != nil {
 		errs = append(errs, fmt.Errorf("cannot remove logs of pod: %w", err))
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,6 +71,23 @@ func Arguments(pid int) []string {
 
 // Session is a process's session; 0 if it has ended.
 func Session(pid int) int { return number(pid, 3) }
+
+// Dir is a process's working directory, if the path leads to it here too: the process may be in another mount namespace.
+func Dir(pid int) (string, error) {
+	link := file(pid, "cwd")
+	dir, err := os.Readlink(link)
+	if err != nil {
+		return "", err
+	}
+	its, err := os.Stat(link)
+	if err != nil {
+		return "", err
+	}
+	if ours, err := os.Stat(dir); err != nil || !os.SameFile(its, ours) {
+		return "", fmt.Errorf("process %d works at another %s", pid, dir)
+	}
+	return dir, nil
+}
 
 // Parent is a process's parent; 0 if it has ended.
 func Parent(pid int) int { return number(pid, 1) }

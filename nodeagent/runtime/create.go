@@ -28,9 +28,11 @@ import (
 const GroupAnnotation = "io.containerd.runc.v2.group"
 
 // Prepare makes the writable layer of instance id over the image's chainID and
-// returns what mounts it; a layer that is there already is kept.
+// returns what mounts it; a layer that is there already is kept. Once begun it
+// is carried through: containerd may finish what nobody waits for any more, when
+// the layer has been dropped already.
 func (r *Runtime) Prepare(ctx context.Context, id, chainID string) ([]mount.Mount, error) {
-	ctx, cancel := call(ctx, createTimeout)
+	ctx, cancel := call(context.WithoutCancel(ctx), createTimeout)
 	defer cancel()
 	s := r.client.SnapshotService(r.opts.Snapshotter)
 	// The garbage collector must not take it before its container is recorded.
@@ -140,6 +142,7 @@ func (r *Runtime) Create(ctx context.Context, req Request) (Container, error) {
 	}
 	c := req.Container
 	c.State, c.PID = Created, pid
+	r.see(pid)
 	return c, nil
 }
 

@@ -67,6 +67,7 @@ type Options struct {
 	Node        string
 	Snapshotter string // default overlayfs
 	RunDir      string // for the FIFOs of exec
+	State       string // containerd's state folder where it is known; else it is found
 	Log         *slog.Logger
 }
 
@@ -75,6 +76,7 @@ type Runtime struct {
 	opts   Options
 	client *client.Client
 	losses *losses
+	seen   atomic.Pointer[string] // where a bundle of a container was
 
 	life    context.Context // until Close
 	end     context.CancelFunc
@@ -272,6 +274,7 @@ func (r *Runtime) List(ctx context.Context) ([]Container, error) {
 			continue
 		}
 		c.observe(byID[rec.ID])
+		r.see(c.PID)
 		out = append(out, c)
 	}
 	return out, nil
@@ -291,6 +294,7 @@ func (r *Runtime) Get(ctx context.Context, id string) (Container, error) {
 		return Container{}, err
 	}
 	c.observe(t)
+	r.see(c.PID)
 	return c, nil
 }
 

@@ -14,7 +14,7 @@ import (
 const (
 	// shimSockets is where shims listen, wherever containerd's own directories
 	// are; github.com/containerd/containerd/v2/pkg/shim.
-	shimSockets = "/run/containerd/s"
+	shimSockets = StateDir + "/s"
 	// Binding is how long a socket may exist without somebody who listens: a
 	// shim that is being started needs microseconds.
 	Binding = time.Minute

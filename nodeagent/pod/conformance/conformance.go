@@ -109,7 +109,7 @@ func (s Subject) request(t *testing.T, uid string, command []string) runtime.Req
 		twice(t, "Remove", func() error { return m.Containers.Remove(ctx, id, true) })
 		twice(t, "Close", func() error { return m.Logs.Close(ctx, id) })
 		twice(t, "DropLayer", func() error { return m.Containers.DropLayer(ctx, id) })
-		twice(t, "DropSockets", func() error { return m.Containers.DropSockets([]string{id}, 0) })
+		twice(t, "DropRemains", func() error { return m.Containers.DropRemains(ctx, []string{id}) })
 		twice(t, "Unlimit", func() error { return m.Sandboxes.Unlimit(cgroup) })
 		twice(t, "Teardown", func() error { return m.Volumes.Teardown(ctx, o.UID) })
 		twice(t, "Unpin", func() error { return m.Sandboxes.Unpin(dir) })

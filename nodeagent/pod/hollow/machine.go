@@ -247,7 +247,7 @@ func (m ownContainers) Remove(_ context.Context, id string, layer bool) error {
 }
 
 func (ownContainers) EndRemains(context.Context, string, string) error { return nil }
-func (ownContainers) DropSockets([]string, time.Duration) error        { return nil }
+func (ownContainers) DropRemains(context.Context, []string) error      { return nil }
 func (ownContainers) Interruption() (happened func(context.Context) bool) {
 	return func(context.Context) bool { return false }
 }
