@@ -2,7 +2,6 @@
 package deployment
 
 import (
-	"fmt"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -71,9 +70,9 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 	if !ok {
 		return loop.Decision{}, nil
 	}
-	selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
+	selector, err := loop.Selector(d, d.Spec.Selector)
 	if err != nil {
-		return loop.Decision{}, loop.Stall(fmt.Errorf("cannot read the selector of %v: %w", key, err))
+		return loop.Decision{}, err
 	}
 	if selector.Empty() {
 		return loop.Decision{Events: []loop.Event{{

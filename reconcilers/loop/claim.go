@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"fmt"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,15 @@ type Claims[T kinds.Object] struct {
 	Adopted, Released []T
 	// Kept are controlled by the owner and left alone: they match no more, but are finished or going away.
 	Kept []T
+}
+
+// Selector reads an owner's selector. The error of one that cannot be read waits for another.
+func Selector(owner kinds.Object, s *metav1.LabelSelector) (labels.Selector, error) {
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		return nil, Stall(fmt.Errorf("cannot read the selector of %v: %w", kinds.KeyOf(owner), err))
+	}
+	return selector, nil
 }
 
 // Claim sorts the objects of the owner's namespace that concern it: those it controls, and the orphans that match its
@@ -90,8 +100,7 @@ func ClaimantKeys[T kinds.Object](selector func(T) *metav1.LabelSelector) func(*
 		}
 		var keys []kinds.Key
 		for claimant := range view.List[T](v, o.GetNamespace()) {
-			s, err := metav1.LabelSelectorAsSelector(selector(claimant))
-			if err == nil && !s.Empty() && s.Matches(labels.Set(o.GetLabels())) {
+			if kinds.Selects(selector(claimant), o) {
 				keys = append(keys, kinds.KeyOf(claimant))
 			}
 		}

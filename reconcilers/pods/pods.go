@@ -1,10 +1,14 @@
-// Package pods is what controllers of pods share: which pods count.
+// Package pods is what the controllers of pods share: which are theirs, which count, and what a new one is.
 package pods
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
+	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
 )
 
 // Active says that the pod runs or will run, and nobody has asked it to stop.
@@ -13,4 +17,70 @@ func Active(p *corev1.Pod) bool { return !podstatus.Finished(&p.Status) && p.Del
 // Terminating says that the pod was asked to stop and has not ended.
 func Terminating(p *corev1.Pod) bool {
 	return !podstatus.Finished(&p.Status) && p.DeletionTimestamp != nil
+}
+
+// Claims are the pods of an owner, those that are its own by where they are in their lives.
+type Claims struct {
+	loop.Claims[*corev1.Pod]
+	Active, Terminating, Ended []*corev1.Pod
+}
+
+// Claim returns the pods that the owner has, or should have, by its selector. One that cannot be read is an error that
+// waits for another.
+func Claim(v *view.View, owner kinds.Object, s *metav1.LabelSelector) (Claims, error) {
+	selector, err := loop.Selector(owner, s)
+	if err != nil {
+		return Claims{}, err
+	}
+	c := Claims{Claims: loop.Claim(v, owner, selector, Active)}
+	for _, p := range c.Mine {
+		switch {
+		case Active(p):
+			c.Active = append(c.Active, p)
+		case Terminating(p):
+			c.Terminating = append(c.Terminating, p)
+		default:
+			c.Ended = append(c.Ended, p)
+		}
+	}
+	return c, nil
+}
+
+// Rest wants the pods that are not active, or not the owner's any more, as they are.
+func (c Claims) Rest() []loop.Want {
+	wants := loop.Keep("released: the selector does not match any more", c.Released...)
+	wants = append(wants, loop.Keep("ended or ending", c.Kept...)...)
+	wants = append(wants, loop.Keep("ending", c.Terminating...)...)
+	return append(wants, loop.Keep("ended", c.Ended...)...)
+}
+
+// Keep wants active pods as they are, the adopted ones with their new owner.
+func (c Claims) Keep(active []*corev1.Pod) []loop.Want {
+	adopted := map[*corev1.Pod]bool{}
+	for _, p := range c.Adopted {
+		adopted[p] = true
+	}
+	wants := make([]loop.Want, len(active))
+	for i, p := range active {
+		wants[i] = loop.Want{Object: p, Reason: "needed"}
+		if adopted[p] {
+			wants[i].Reason = "adopted: the selector matches"
+		}
+	}
+	return wants
+}
+
+// Of returns a new pod of the owner's template, without a name; it shares the template's memory.
+func Of(owner kinds.Object, t *corev1.PodTemplateSpec) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       owner.GetNamespace(),
+			GenerateName:    owner.GetName() + "-",
+			Labels:          t.Labels,
+			Annotations:     t.Annotations,
+			Finalizers:      t.Finalizers,
+			OwnerReferences: []metav1.OwnerReference{loop.ControllerRef(owner)},
+		},
+		Spec: t.Spec,
+	}
 }

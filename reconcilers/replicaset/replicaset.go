@@ -48,28 +48,12 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 	if !ok {
 		return loop.Decision{}, nil
 	}
-	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
+	claims, err := pods.Claim(v, rs, rs.Spec.Selector)
 	if err != nil {
-		return loop.Decision{}, loop.Stall(fmt.Errorf("cannot read the selector of %v: %w", key, err))
+		return loop.Decision{}, err
 	}
-	claims := loop.Claim(v, rs, selector, pods.Active)
-	var active, terminating, ended []*corev1.Pod
-	for _, p := range claims.Mine {
-		switch {
-		case pods.Active(p):
-			active = append(active, p)
-		case pods.Terminating(p):
-			terminating = append(terminating, p)
-		default:
-			ended = append(ended, p)
-		}
-	}
-
-	var d loop.Decision
-	d.Wants = append(d.Wants, loop.Keep("released: the selector does not match any more", claims.Released...)...)
-	d.Wants = append(d.Wants, loop.Keep("ended or ending", claims.Kept...)...)
-	d.Wants = append(d.Wants, loop.Keep("ending", terminating...)...)
-	d.Wants = append(d.Wants, loop.Keep("ended", ended...)...)
+	active := claims.Active
+	d := loop.Decision{Wants: claims.Rest()}
 
 	surplus := 0
 	if rs.DeletionTimestamp == nil {
@@ -77,7 +61,7 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 	}
 	switch {
 	case surplus < 0:
-		d.Wants = append(d.Wants, keepActive(claims, active)...)
+		d.Wants = append(d.Wants, claims.Keep(active)...)
 		d.Wants = append(d.Wants, creations(rs, min(-surplus, burst), len(active))...)
 	case surplus > 0:
 		order := deletionOrder(v, rs, active, now)
@@ -87,32 +71,16 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 			drop.Done = &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulDelete", Message: "Deleted pod: {name}"}
 			d.Drops = append(d.Drops, drop)
 		}
-		d.Wants = append(d.Wants, keepActive(claims, order[surplus:])...)
+		d.Wants = append(d.Wants, claims.Keep(order[surplus:])...)
 	default:
-		d.Wants = append(d.Wants, keepActive(claims, active)...)
+		d.Wants = append(d.Wants, claims.Keep(active)...)
 	}
 
-	status, again := statusOf(rs, active, terminating, now)
+	status, again := statusOf(rs, active, claims.Terminating, now)
 	d.Again = again
 	d.Status = withStatus(rs, status, nil, now)
 	d.IfRefused = func(cause error) kinds.Object { return withStatus(rs, status, cause, now) }
 	return d, nil
-}
-
-// keepActive wants pods as they are, the adopted ones with their new owner.
-func keepActive(claims loop.Claims[*corev1.Pod], active []*corev1.Pod) []loop.Want {
-	adopted := map[*corev1.Pod]bool{}
-	for _, p := range claims.Adopted {
-		adopted[p] = true
-	}
-	wants := make([]loop.Want, len(active))
-	for i, p := range active {
-		wants[i] = loop.Want{Object: p, Reason: "needed"}
-		if adopted[p] {
-			wants[i].Reason = "adopted: the selector matches"
-		}
-	}
-	return wants
 }
 
 // creations wants n new pods of the template.
@@ -121,27 +89,11 @@ func creations(rs *appsv1.ReplicaSet, n, have int) []loop.Want {
 	wants := make([]loop.Want, n)
 	for i := range wants {
 		wants[i] = loop.Want{
-			Object: podOf(rs),
+			Object: pods.Of(rs, &rs.Spec.Template),
 			Reason: reason,
 			Done:   &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulCreate", Message: "Created pod: {name}"},
 			Failed: &loop.Event{Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: {cause}"},
 		}
 	}
 	return wants
-}
-
-// podOf returns a pod of the template; it shares the template's memory.
-func podOf(rs *appsv1.ReplicaSet) *corev1.Pod {
-	t := &rs.Spec.Template
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace:       rs.Namespace,
-			GenerateName:    rs.Name + "-",
-			Labels:          t.Labels,
-			Annotations:     t.Annotations,
-			Finalizers:      t.Finalizers,
-			OwnerReferences: []metav1.OwnerReference{loop.ControllerRef(rs)},
-		},
-		Spec: t.Spec,
-	}
 }

@@ -8,7 +8,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
@@ -89,20 +88,16 @@ func without(stated json.RawMessage, not func(path ...string) bool) json.RawMess
 // removedBy says which controller removes an object whenever it is there, so that making it again would go on for ever: a
 // Deployment its ReplicaSets past the history limit, a ReplicaSet pods that it has too many of. Empty: none.
 func removedBy(o kinds.Object, v *view.View) string {
-	selects := func(s *metav1.LabelSelector) bool {
-		selector, err := metav1.LabelSelectorAsSelector(s)
-		return err == nil && !selector.Empty() && selector.Matches(labels.Set(o.GetLabels()))
-	}
 	switch o.(type) {
 	case *appsv1.ReplicaSet:
 		for d := range view.List[*appsv1.Deployment](v, o.GetNamespace()) {
-			if d.DeletionTimestamp == nil && selects(d.Spec.Selector) {
+			if d.DeletionTimestamp == nil && kinds.Selects(d.Spec.Selector, o) {
 				return kinds.KeyOf(d).String()
 			}
 		}
 	case *corev1.Pod:
 		for rs := range view.List[*appsv1.ReplicaSet](v, o.GetNamespace()) {
-			if rs.DeletionTimestamp == nil && selects(rs.Spec.Selector) && full(rs, v) {
+			if rs.DeletionTimestamp == nil && kinds.Selects(rs.Spec.Selector, o) && full(rs, v) {
 				return kinds.KeyOf(rs).String()
 			}
 		}
