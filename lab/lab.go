@@ -124,9 +124,6 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := l.makeSources(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.writeConfig(); err != nil {
-		return nil, err
-	}
 	if err := l.startSwitch(ctx); err != nil {
 		return nil, err
 	}
@@ -184,7 +181,8 @@ const markerFile = "LAB"
 
 func agentName(o Options, i int) string { return fmt.Sprintf("%sagent%d", o.Prefix, i+1) }
 
-// makeSources makes the repositories that sources on the hub name.
+// makeSources makes the repositories that sources on the hub name, and writes all sources, those on the hub with the hub's
+// keys and forge, for the daemon.
 func (l *Lab) makeSources(ctx context.Context) error {
 	sources, err := l.sources()
 	if err != nil {
@@ -197,7 +195,7 @@ func (l *Lab) makeSources(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return l.writeConfig(sources)
 }
 
 func (l *Lab) createRepo(ctx context.Context, repository string) (folder string, err error) {

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -299,6 +300,26 @@ func (l *Lab) Reboot(ctx context.Context, h *Host) error {
 		}
 		return l.forwardAPI()
 	})
+}
+
+// Mend ends all faults: every host is on the network, every service runs, the forge answers. It returns once every agent's
+// node is Ready.
+func (l *Lab) Mend(ctx context.Context) error {
+	err := l.change(func() error {
+		for _, h := range l.state.Hosts {
+			if err := errors.Join(l.Heal(h), l.startServices(ctx, h)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = l.HealForge(ctx)
+	}
+	if err == nil {
+		err = l.waitReady(ctx)
+	}
+	return err
 }
 
 // halt ends every process of the host and removes its control groups.

@@ -18,16 +18,11 @@ var (
 	hubSSH  = fmt.Sprintf("ssh://git@%s:%d", HubAddr, SSHPort)
 )
 
-// configFile is the configuration of the lab's daemon. It is written once, so that what somebody adds to it is there when
-// the daemon is started again.
+// configFile is the configuration of the lab's daemon. What somebody adds to it is there when the daemon is started again.
 func (l *Lab) configFile() string { return filepath.Join(l.dir, "daemon.yaml") }
 
-// writeConfig writes the sources of the lab's daemon, those on the hub with the hub's keys and forge.
-func (l *Lab) writeConfig() error {
-	sources, err := l.sources()
-	if err != nil {
-		return err
-	}
+// writeConfig writes the sources of the lab's daemon.
+func (l *Lab) writeConfig(sources []v1alpha1.Source) error {
 	var documents []string
 	for _, source := range sources {
 		raw, err := yaml.Marshal(source)

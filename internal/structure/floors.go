@@ -13,7 +13,7 @@ func Rooms() []Room {
 	return []Room{
 		{"bench", []string{"daemon", "internal", "kinds", "lab", "nodeagent", "proxy", "reconcilers", "store"}},
 		{"manifests-example", []string{"lab"}},
-		{"lab", []string{"daemon", "internal", "kinds", "sync"}},
+		{"lab", []string{"daemon", "internal", "kinds", "store", "sync"}},
 		{"main.go", []string{"daemon", "nodeagent"}},
 		{"daemon", []string{"internal", "kinds", "nodeagent", "reconcilers", "store", "sync"}},
 		{"sync", []string{"internal", "kinds", "store"}},
