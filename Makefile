@@ -10,7 +10,7 @@ GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: help deps build run test test-corpus test-arm64 verify bench lab images faults fuzz FORCE
+.PHONY: help deps build run test test-corpus test-arm64 lab-test verify bench lab images faults fuzz FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
@@ -47,6 +47,9 @@ test-corpus: lab ## read public manifests ($LOCKSTEP_CORPUS, a folder), and run 
 
 test-arm64: bin/lockstep-arm64 ## the control plane's build for arm64, run under qemu-user
 	@./lab/vm/arm64.sh
+
+lab-test: deps lab ## run the lab's scenarios, or the one that RUN names: make lab-test RUN=image
+	@LOCKSTEP_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 20m ./lab/script -run '^TestScenarios$$/^$(RUN)$(if $(RUN),$$)'
 
 faults: deps lab ## break a lab in 160 seeded ways, and print how soon each is repaired and what it cost
 	@LOCKSTEP_BIN=$(CURDIR)/bin LOCKSTEP_FAULTS=$${LOCKSTEP_FAULTS:-20} go test -count=1 -v -timeout 60m ./lab/faults

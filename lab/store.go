@@ -58,7 +58,8 @@ func (l *Lab) RemoveSource(ctx context.Context, name string) error {
 			return err
 		}
 		return l.commit(ctx, func(*view.View) (store.Group, error) {
-			return store.Group{{Key: kinds.Key{Group: v1alpha1.GroupVersion.Group, Resource: "sources", Name: name}, If: store.Anyway, Reason: "removed from the lab"}}, nil
+			key := kinds.For[*v1alpha1.Source]().Key("", name)
+			return store.Group{{Key: key, If: store.Anyway, Reason: "removed from the lab"}}, nil
 		})
 	})
 }

@@ -1,0 +1,259 @@
+package script
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/internal/kubectl"
+	"lockstep/lab"
+)
+
+func (c *scenario) kubectl(ctx context.Context, folder string, args []string) (string, error) {
+	cmd := kubectl.Command(ctx, c.stage.kubeconfig, filepath.Join(c.work, ".tmp"), append([]string{"--namespace", c.name}, args...)...)
+	cmd.Dir = folder
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, &out)
+	}
+	return out.String(), err
+}
+
+func (c *scenario) lockstep(ctx context.Context, _ string, args []string) (string, error) {
+	return c.lab.Server().Run(ctx, c.stage.lockstep(), args...)
+}
+
+func (c *scenario) on(ctx context.Context, _ string, args []string) (string, error) {
+	if len(args) < 2 {
+		return "", errUsage
+	}
+	h, err := c.lab.Host(args[0])
+	if err != nil {
+		return "", err
+	}
+	return h.Run(ctx, args[1], args[2:]...)
+}
+
+func (c *scenario) curl(ctx context.Context, folder string, args []string) (string, error) {
+	if len(args) != 2 {
+		return "", errUsage
+	}
+	if strings.Contains(args[0], "=") {
+		return c.in(ctx, folder, []string{args[0], "/standin", "ask", args[1]})
+	}
+	h, err := c.lab.Host(args[0])
+	if err != nil {
+		return "", err
+	}
+	return get(ctx, h, args[1])
+}
+
+// get gets a URL from a host, over a new connection.
+func get(ctx context.Context, h *lab.Host, url string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	code, text, err := answer(h, request)
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("%s answers %d", url, code)
+	}
+	return text, err
+}
+
+// answer makes a request from a host.
+func answer(h *lab.Host, request *http.Request) (code int, text string, err error) {
+	client := h.HTTP()
+	defer client.CloseIdleConnections()
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	raw, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(raw), err
+}
+
+// unsigned sends a webhook that nobody has signed.
+func (c *scenario) unsigned(ctx context.Context) (string, error) {
+	hub, err := c.lab.Host(lab.Hub)
+	if err != nil {
+		return "", err
+	}
+	url := "https://" + c.lab.Server().Addr + ":6443/hooks/git"
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader("{}"))
+	if err != nil {
+		return "", err
+	}
+	code, _, err := answer(hub, request)
+	return fmt.Sprintln(code), err
+}
+
+func (c *scenario) in(ctx context.Context, _ string, args []string) (string, error) {
+	if len(args) < 2 {
+		return "", errUsage
+	}
+	selector, name, _ := strings.Cut(args[0], "@")
+	node := ""
+	if name != "" {
+		h, err := c.lab.Host(name)
+		if err != nil {
+			return "", err
+		}
+		node = h.Name
+	}
+	pods, err := c.pods(ctx, selector)
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return running(p) && (node == "" || p.Spec.NodeName == node) })
+	if i < 0 {
+		return "", fmt.Errorf("no pod runs that is %s", args[0])
+	}
+	return c.inside(ctx, pods[i], args[1:]...)
+}
+
+// running says whether a pod has a container in which something can be done.
+func running(p corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodRunning && len(p.Status.ContainerStatuses) > 0 && p.Status.ContainerStatuses[0].State.Running != nil
+}
+
+// inside runs a command in a pod's first container.
+func (c *scenario) inside(ctx context.Context, p corev1.Pod, command ...string) (string, error) {
+	h, err := c.lab.Host(p.Spec.NodeName)
+	if err != nil {
+		return "", err
+	}
+	_, id, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
+	args := []string{"-n", "lockstep", "task", "exec", "--exec-id", fmt.Sprintf("script-%d", time.Now().UnixNano()), id}
+	return h.Run(ctx, "ctr", append(args, command...)...)
+}
+
+func (c *scenario) containers(ctx context.Context, _ string, args []string) (string, error) {
+	if len(args) > 1 {
+		return "", errUsage
+	}
+	pods, err := c.pods(ctx, strings.Join(args, ""))
+	if err != nil {
+		return "", err
+	}
+	var out []string
+	for _, p := range pods {
+		for _, s := range p.Status.ContainerStatuses {
+			out = append(out, fmt.Sprintf("%s/%s/%s %s\n", p.Namespace, p.Name, s.Name, s.ContainerID))
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, ""), nil
+}
+
+func (c *scenario) state(ctx context.Context, folder string, args []string) (string, error) {
+	if len(args) > 0 {
+		return "", errUsage
+	}
+	out, err := c.containers(ctx, folder, nil)
+	if err != nil {
+		return "", err
+	}
+	namespaces, err := c.namespaces(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, namespace := range namespaces {
+		deployments, err := c.stage.client.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return "", err
+		}
+		// Not its version: after a move the file that it names is the new one with the next change of its status.
+		for _, d := range deployments.Items {
+			out += fmt.Sprintf("Deployment %s/%s %d\n", namespace, d.Name, d.Generation)
+		}
+		configs, err := c.stage.client.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return "", err
+		}
+		for _, m := range configs.Items {
+			out += fmt.Sprintf("ConfigMap %s/%s %s\n", namespace, m.Name, m.ResourceVersion)
+		}
+	}
+	return out, nil
+}
+
+// service returns a Service by its name, or NAME.NAMESPACE.
+func (c *scenario) service(ctx context.Context, text string) (*corev1.Service, error) {
+	name, namespace, _ := strings.Cut(text, ".")
+	if namespace == "" {
+		namespace = c.name
+	}
+	return c.stage.client.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// urls are where a service answers from outside of pods: its address, and its node port on each node.
+func (c *scenario) urls(s *corev1.Service) []string {
+	port := s.Spec.Ports[0]
+	out := []string{fmt.Sprintf("http://%s:%d/", s.Spec.ClusterIP, port.Port)}
+	for _, h := range c.lab.Agents() {
+		if port.NodePort != 0 {
+			out = append(out, fmt.Sprintf("http://%s:%d/", h.Addr, port.NodePort))
+		}
+	}
+	return out
+}
+
+func (c *scenario) everywhere(_ *testscript.TestScript, args []string) error {
+	if len(args) < 2 {
+		return errUsage
+	}
+	ctx := c.t.Context()
+	s, err := c.service(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	fits := func(answer string, err error) error {
+		if err == nil && slices.Contains(args[1:], strings.SplitN(answer, " ", 2)[0]) {
+			return nil
+		}
+		return errors.Join(err, fmt.Errorf("%s answers %q, want one of %q", args[0], answer, args[1:]))
+	}
+	pods, err := c.pods(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, h := range c.lab.Agents() {
+		i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return running(p) && p.Spec.NodeName == h.Name })
+		if i < 0 {
+			return fmt.Errorf("no pod runs on %s", h.Name)
+		}
+		names := []string{s.Name + "." + s.Namespace, s.Name + "." + s.Namespace + ".svc.cluster.local"}
+		if pods[i].Namespace == s.Namespace {
+			names = append(names, s.Name)
+		}
+		for _, name := range names {
+			url := fmt.Sprintf("http://%s:%d/", name, s.Spec.Ports[0].Port)
+			if err := eventually(ctx, askEvery, func() error { return fits(c.inside(ctx, pods[i], "/standin", "ask", url)) }); err != nil {
+				return fmt.Errorf("from pod %s on %s: %w", pods[i].Name, h.Name, err)
+			}
+		}
+		for _, url := range c.urls(s) {
+			if err := eventually(ctx, 50*time.Millisecond, func() error { return fits(get(ctx, h, url)) }); err != nil {
+				return fmt.Errorf("%s from %s: %w", url, h.Name, err)
+			}
+		}
+	}
+	return nil
+}

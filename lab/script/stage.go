@@ -1,0 +1,168 @@
+// Package script runs scenarios in a lab: text files whose lines push, break things, and look at what becomes of it.
+package script
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"k8s.io/client-go/kubernetes"
+
+	"lockstep/lab"
+	"lockstep/lab/image"
+)
+
+// Options says what a stage is made of; all are required.
+type Options struct {
+	// Dir is a folder for the lab and what belongs to it.
+	Dir string
+	// Bin has the programs lockstep and lockstep-lab, and Standin is the one that containers run.
+	Bin, Standin string
+	// Prefix goes before the hosts' names.
+	Prefix string
+}
+
+// Stage is the lab that scenarios share: one server and two agents, without a source.
+type Stage struct {
+	options    Options
+	dir        string // the lab's
+	kubeconfig string // a viewer's
+	client     *kubernetes.Clientset
+}
+
+// images are those that every scenario may use, each with the arguments of the stand-in. The last one takes them from the pod.
+var images = map[string][]string{
+	"example.org/web:v1":    {"serve", "web-v1", "8080"},
+	"example.org/web:v2":    {"serve", "web-v2", "8080"},
+	"example.org/standin:1": nil,
+}
+
+// Up makes a stage. What it made before an error is Down's to end.
+func Up(ctx context.Context, o Options) (*Stage, error) {
+	s := &Stage{options: o, dir: filepath.Join(o.Dir, "lab"), kubeconfig: filepath.Join(o.Dir, "kubeconfig")}
+	l, err := lab.Up(ctx, lab.Options{Dir: s.dir, Lockstep: s.lockstep(), Self: filepath.Join(o.Bin, "lockstep-lab"), Prefix: o.Prefix})
+	if err != nil {
+		return nil, err
+	}
+	raw, err := l.Kubeconfig(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(s.kubeconfig, raw, 0o600); err != nil {
+		return nil, fmt.Errorf("cannot keep a kubeconfig: %w", err)
+	}
+	if s.client, err = l.Client(ctx); err != nil {
+		return nil, err
+	}
+	for name, args := range images {
+		if err := s.image(ctx, l, name, args); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Down ends the stage that was made in a folder, whatever there is of it.
+func Down(ctx context.Context, dir string) error { return lab.Remove(ctx, filepath.Join(dir, "lab")) }
+
+func (s *Stage) lockstep() string { return filepath.Join(s.options.Bin, "lockstep") }
+
+// image puts an image of the stand-in into the lab's registry.
+func (s *Stage) image(ctx context.Context, l *lab.Lab, name string, args []string) error {
+	program, err := image.Program(s.options.Standin, "/standin")
+	if err != nil {
+		return err
+	}
+	tar := filepath.Join(s.options.Dir, strings.NewReplacer("/", "_", ":", "_").Replace(name)+".tar")
+	if err := (image.Image{Files: []image.File{program}, Entrypoint: append([]string{"/standin"}, args...)}).Save(tar, name); err != nil {
+		return err
+	}
+	return l.Images(ctx, tar)
+}
+
+// Run runs the scenarios of a folder, each a test that has its file's name. First come those that are alone, one after the
+// other, and the lab is mended after each; then all others, several at a time.
+func (s *Stage) Run(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scenarios in %s: %v", dir, err)
+	}
+	var alone, shared []string
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if aloneLine.Match(raw) {
+			alone = append(alone, file)
+		} else {
+			shared = append(shared, file)
+		}
+	}
+	s.run(runner{T: t}, alone)
+	s.run(runner{T: t, parallel: true}, shared)
+}
+
+func (s *Stage) run(r runner, files []string) {
+	if len(files) == 0 {
+		return
+	}
+	p := testscript.Params{
+		Files: files, Setup: s.setup, Cmds: scriptCommands(), RequireUniqueNames: true,
+		WorkdirRoot: r.TempDir(), // which goes with the test, also where only some of the scripts run
+	}
+	p.Deadline, _ = r.Deadline()
+	testscript.RunT(r, p)
+}
+
+// aloneLine is how a scenario says that it is not to run beside others.
+var aloneLine = regexp.MustCompile(`(?m)^alone `)
+
+// runner is a test that runs scripts.
+type runner struct {
+	*testing.T
+	parallel bool
+}
+
+// Run implements testscript.T.
+func (r runner) Run(name string, f func(testscript.T)) {
+	r.T.Run(name, func(t *testing.T) { f(runner{t, r.parallel}) })
+}
+
+// Parallel implements testscript.T.
+func (r runner) Parallel() {
+	if r.parallel {
+		r.T.Parallel()
+	}
+}
+
+// Verbose implements testscript.T.
+func (runner) Verbose() bool { return testing.Verbose() }
+
+// patience is how long anything may take that should take a few seconds: other tests share the machine.
+const patience = 90 * time.Second
+
+// eventually asks until check returns nil; it returns the last error once that takes too long.
+func eventually(ctx context.Context, every time.Duration, check func() error) error {
+	deadline := time.Now().Add(patience)
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("not in %s: %w", patience, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(every):
+		}
+	}
+}
