@@ -1,34 +1,18 @@
 package reconcilers
 
 import (
-	"flag"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"lockstep/internal/golden"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/loop"
 )
 
-// TestGraph compares what all reconcilers declare with the golden file. The flag -update is looptest's.
+// TestGraph holds what all reconcilers declare to the golden file.
 func TestGraph(t *testing.T) {
-	const file = "testdata/graph.txt"
-	got := engine.Graph(All(Options{}))
-	if flag.Lookup("update").Value.String() == "true" {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("the graph differs (-want +got, run with -update to accept):\n%s", diff)
-	}
+	golden.File(t, "testdata/graph.txt", engine.Graph(All(Options{})))
 }
 
 // TestSharesAreNeeded: a field that is declared shared is written by another loop, too.

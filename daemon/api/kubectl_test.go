@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"context"
-	"flag"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,14 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"lockstep/daemon/pki"
+	"lockstep/internal/golden"
 	"lockstep/internal/kubectl"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestMain(m *testing.M) {
 	kubectl.Main()
@@ -55,31 +52,14 @@ func (s *testServer) kubectl(ctx context.Context, args ...string) (string, bool)
 var changing = regexp.MustCompile(`\b\d+(y|d|h|m|s|d\d+h|y\d+d|h\d+m|m\d+s)\b( ago)?|` +
 	`resourceVersion: "\d+"|https://127.0.0.1:\d+|Resource Version:.*`)
 
-func golden(t *testing.T, name, got string) {
+// printed holds what was printed to a file, but for what changes.
+func printed(t *testing.T, name, got string) {
 	t.Helper()
-	got = changing.ReplaceAllString(got, "*")
-	lines := strings.Split(got, "\n")
+	lines := strings.Split(changing.ReplaceAllString(got, "*"), "\n")
 	for i, line := range lines {
 		lines[i] = strings.TrimRight(line, " ")
 	}
-	got = strings.Join(lines, "\n")
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s differs (-want +got); run with -update if that is right:\n%s", name, diff)
-	}
+	golden.File(t, filepath.Join("testdata", name), strings.Join(lines, "\n"))
 }
 
 func TestKubectl(t *testing.T) {
@@ -121,7 +101,7 @@ func TestKubectl(t *testing.T) {
 			if ok == c.fail {
 				t.Errorf("kubectl %s: success %v, want %v", c.args, ok, !c.fail)
 			}
-			golden(t, "kubectl-"+c.name+".txt", out)
+			printed(t, "kubectl-"+c.name+".txt", out)
 		})
 	}
 }

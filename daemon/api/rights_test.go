@@ -172,7 +172,7 @@ func TestRights(t *testing.T) {
 	for _, name := range []string{"viewer", "node-n1", "node-n2"} {
 		fmt.Fprintf(&out, "\n-- what %s is told\n%s", name, messages[name])
 	}
-	golden(t, "rights.txt", out.String())
+	printed(t, "rights.txt", out.String())
 }
 
 // ask makes one request and returns the code and the body.

@@ -1,4 +1,4 @@
-// Package golden holds cases to what their files say comes of them.
+// Package golden holds what comes of tests, of cases above all, to what files say.
 package golden
 
 import (
@@ -19,6 +19,15 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // is a failure. With -update the section is written instead.
 func Cases(t *testing.T, dir string, got func(t *testing.T, c *txtar.Archive) string) {
 	t.Helper()
+	Sections(t, dir, func(t *testing.T, c *txtar.Archive) []txtar.File {
+		return []txtar.File{{Name: "want", Data: []byte(got(t, c))}}
+	})
+}
+
+// Sections is as Cases, for cases of which several sections come: got returns each of them. New ones are written behind
+// those that the file has.
+func Sections(t *testing.T, dir string, got func(t *testing.T, c *txtar.Archive) []txtar.File) {
+	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no cases in %s: %v", dir, err)
@@ -29,19 +38,40 @@ func Cases(t *testing.T, dir string, got func(t *testing.T, c *txtar.Archive) st
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := Section(c, "want")
-			got := got(t, c)
-			if *update {
-				setSection(c, "want", got)
-				if err := os.WriteFile(file, txtar.Format(c), 0o644); err != nil {
-					t.Fatal(err)
+			for _, s := range got(t, c) {
+				if want := Section(c, s.Name); *update {
+					setSection(c, s)
+				} else if string(s.Data) != want {
+					t.Errorf("%s: -want +got, run with -update to accept:\n%s", s.Name, cmp.Diff(want, string(s.Data)))
 				}
-				return
 			}
-			if got != want {
-				t.Errorf("-want +got, run with -update to accept:\n%s", cmp.Diff(want, got))
+			if *update {
+				write(t, file, txtar.Format(c))
 			}
 		})
+	}
+}
+
+// File holds what a test got to a file. With -update the file is written instead.
+func File(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		write(t, file, []byte(got))
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(want) != got {
+		t.Errorf("%s: -want +got, run with -update to accept:\n%s", file, cmp.Diff(string(want), got))
+	}
+}
+
+func write(t *testing.T, file string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, data, 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -53,13 +83,12 @@ func Section(c *txtar.Archive, name string) string {
 	return ""
 }
 
-func setSection(c *txtar.Archive, name, text string) {
-	i := index(c, name)
-	if i < 0 {
-		i = len(c.Files)
-		c.Files = append(c.Files, txtar.File{Name: name})
+func setSection(c *txtar.Archive, s txtar.File) {
+	if i := index(c, s.Name); i >= 0 {
+		c.Files[i] = s
+	} else {
+		c.Files = append(c.Files, s)
 	}
-	c.Files[i].Data = []byte(text)
 }
 
 func index(c *txtar.Archive, name string) int {

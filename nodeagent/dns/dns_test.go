@@ -1,11 +1,8 @@
 package dns
 
 import (
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,38 +14,25 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"lockstep/internal/golden"
 	"lockstep/nodeagent/dns/names"
 )
 
-var update = flag.Bool("update", false, "write the golden files")
-
 // TestAnswer compares what a zone says to each question; the answer's lines are indented under it.
 func TestAnswer(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	must(t, err)
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			a, err := txtar.ParseFile(file)
-			must(t, err)
-			z := names.NewZone(DataOf("Cluster.Local.", readState(t, string(a.Files[0].Data))))
-			var b strings.Builder
-			for line := range strings.Lines(string(a.Files[1].Data)) {
-				if strings.HasPrefix(line, " ") {
-					continue
-				}
-				kind, name, _ := strings.Cut(strings.TrimSpace(line), " ")
-				b.WriteString(line)
-				describe(&b, z.Answer(dns.Question{Name: name, Qtype: dns.StringToType[kind], Qclass: dns.ClassINET}, 0))
+	golden.Sections(t, "testdata", func(t *testing.T, c *txtar.Archive) []txtar.File {
+		z := names.NewZone(DataOf("Cluster.Local.", readState(t, golden.Section(c, "objects.yaml"))))
+		var b strings.Builder
+		for line := range strings.Lines(golden.Section(c, "answers")) {
+			if strings.HasPrefix(line, " ") {
+				continue
 			}
-			if *update {
-				a.Files[1].Data = []byte(b.String())
-				must(t, os.WriteFile(file, txtar.Format(a), 0o644))
-			}
-			if d := gocmp.Diff(string(a.Files[1].Data), b.String()); d != "" {
-				t.Error(d)
-			}
-		})
-	}
+			kind, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+			b.WriteString(line)
+			describe(&b, z.Answer(dns.Question{Name: name, Qtype: dns.StringToType[kind], Qclass: dns.ClassINET}, 0))
+		}
+		return []txtar.File{{Name: "answers", Data: []byte(b.String())}}
+	})
 }
 
 func describe(b *strings.Builder, a names.Answer) {

@@ -2,83 +2,54 @@ package pods
 
 import (
 	"encoding/json"
-	"flag"
+	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"lockstep/internal/golden"
+)
 
 // TestGolden decides one case a file: pod.yaml and observed.yaml in, plan and
 // status out. The time is 12:00:00.
 func TestGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no cases: %v", err)
-	}
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			ar, err := txtar.ParseFile(file)
+	golden.Sections(t, "testdata", func(t *testing.T, c *txtar.Archive) []txtar.File {
+		w := Wanted{Pod: &corev1.Pod{}}
+		var o Observed
+		for _, f := range c.Files {
+			var err error
+			switch f.Name {
+			case "pod.yaml":
+				err = yaml.UnmarshalStrict(f.Data, w.Pod)
+			case "observed.yaml":
+				err = yaml.UnmarshalStrict(f.Data, &o)
+			case "gone":
+				w.Gone = true
+			case "rejected":
+				w.Rejected, w.RejectedMessage, _ = strings.Cut(strings.TrimSuffix(string(f.Data), "\n"), ": ")
+			case "evicted":
+				w.Evicted = strings.TrimSuffix(string(f.Data), "\n")
+			case "plan", "status":
+			default:
+				err = errors.New("no such section")
+			}
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("%s: %v", f.Name, err)
 			}
-			w := Wanted{Pod: &corev1.Pod{}}
-			var o Observed
-			want := map[string]string{}
-			for _, f := range ar.Files {
-				switch f.Name {
-				case "pod.yaml":
-					err = yaml.UnmarshalStrict(f.Data, w.Pod)
-				case "observed.yaml":
-					err = yaml.UnmarshalStrict(f.Data, &o)
-				case "gone":
-					w.Gone = true
-				case "rejected":
-					w.Rejected, w.RejectedMessage, _ = strings.Cut(strings.TrimSuffix(string(f.Data), "\n"), ": ")
-				case "evicted":
-					w.Evicted = strings.TrimSuffix(string(f.Data), "\n")
-				default:
-					want[f.Name] = string(f.Data)
-				}
-				if err != nil {
-					t.Fatalf("%s: %v", f.Name, err)
-				}
-			}
-			got := map[string]string{
-				"plan":   render(Decide(w, o, now), now),
-				"status": renderStatus(t, w.Pod.Status, Status(w, o, now), now),
-			}
-			if *update {
-				kept := ar.Files[:0]
-				for _, f := range ar.Files {
-					if f.Name != "plan" && f.Name != "status" {
-						kept = append(kept, f)
-					}
-				}
-				ar.Files = append(kept, txtar.File{Name: "plan", Data: []byte(got["plan"])},
-					txtar.File{Name: "status", Data: []byte(got["status"])})
-				if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if d := cmp.Diff(want, got); d != "" {
-				t.Error(d)
-			}
-		})
-	}
+		}
+		return []txtar.File{
+			{Name: "plan", Data: []byte(render(Decide(w, o, now), now))},
+			{Name: "status", Data: []byte(renderStatus(t, w.Pod.Status, Status(w, o, now), now))},
+		}
+	})
 }
 
 func render(p Plan, now time.Time) string {

@@ -3,78 +3,46 @@ package spec
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/txtar"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"lockstep/internal/golden"
+)
 
 // TestGolden builds the first container of pod.yaml, one case a file: the
 // specification, or the mistake it has, is the golden part.
 func TestGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no cases: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			ar, err := txtar.ParseFile(file)
+	golden.Sections(t, "testdata", func(t *testing.T, c *txtar.Archive) []txtar.File {
+		in := example()
+		for _, f := range c.Files {
+			var err error
+			switch f.Name {
+			case "pod.yaml":
+				err = yaml.UnmarshalStrict(f.Data, in.Pod)
+			case "image.yaml":
+				err = yaml.UnmarshalStrict(f.Data, &in.Image)
+			case "services.yaml":
+				err = yaml.UnmarshalStrict(f.Data, &in.Sources.Services)
+			case "v2":
+				in.Node.CgroupV2 = true
+			}
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("%s: %v", f.Name, err)
 			}
-			in := example()
-			want := ""
-			for _, f := range ar.Files {
-				switch f.Name {
-				case "pod.yaml":
-					err = yaml.UnmarshalStrict(f.Data, in.Pod)
-				case "image.yaml":
-					err = yaml.UnmarshalStrict(f.Data, &in.Image)
-				case "services.yaml":
-					err = yaml.UnmarshalStrict(f.Data, &in.Sources.Services)
-				case "v2":
-					in.Node.CgroupV2 = true
-				case "spec":
-					want = string(f.Data)
-				}
-				if err != nil {
-					t.Fatalf("%s: %v", f.Name, err)
-				}
-			}
-			in.Container = &in.Pod.Spec.Containers[0]
-			for _, m := range in.Container.VolumeMounts {
-				in.Mounts = append(in.Mounts, Mount{Source: "/volumes/" + m.Name, ReadOnly: strings.HasPrefix(m.Name, "files")})
-			}
-			got := build(t, in)
-			if *update {
-				kept := ar.Files[:0]
-				for _, f := range ar.Files {
-					if f.Name != "spec" {
-						kept = append(kept, f)
-					}
-				}
-				ar.Files = append(kept, txtar.File{Name: "spec", Data: []byte(got)})
-				if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if d := cmp.Diff(want, got); d != "" {
-				t.Error(d)
-			}
-		})
-	}
+		}
+		in.Container = &in.Pod.Spec.Containers[0]
+		for _, m := range in.Container.VolumeMounts {
+			in.Mounts = append(in.Mounts, Mount{Source: "/volumes/" + m.Name, ReadOnly: strings.HasPrefix(m.Name, "files")})
+		}
+		return []txtar.File{{Name: "spec", Data: []byte(build(t, in))}}
+	})
 }
 
 func build(t *testing.T, in Input) string {

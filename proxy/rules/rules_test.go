@@ -2,13 +2,10 @@ package rules
 
 import (
 	"cmp"
-	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,9 +16,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"sigs.k8s.io/yaml"
-)
 
-var update = flag.Bool("update", false, "write the golden files")
+	"lockstep/internal/golden"
+)
 
 // settings are an Input without its objects, as cases state them in node.yaml.
 type settings struct {
@@ -38,7 +35,7 @@ func readInput(t testing.TB, a *txtar.Archive) Input {
 		Name: "here", Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.1")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")},
 	}}
-	if text := section(a, "node.yaml"); text != "" {
+	if text := golden.Section(a, "node.yaml"); text != "" {
 		must(t, yaml.UnmarshalStrict([]byte(text), &s))
 	}
 	in := Input{
@@ -47,7 +44,7 @@ func readInput(t testing.TB, a *txtar.Archive) Input {
 		ServiceNetworks: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		LocalServices:   []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 	}
-	for doc := range strings.SplitSeq(section(a, "objects.yaml"), "---\n") {
+	for doc := range strings.SplitSeq(golden.Section(a, "objects.yaml"), "---\n") {
 		var kind struct{ Kind string }
 		must(t, yaml.Unmarshal([]byte(doc), &kind))
 		switch kind.Kind {
@@ -67,39 +64,22 @@ func readInput(t testing.TB, a *txtar.Archive) Input {
 // TestGolden compares the text of each case, and the outcomes of the packets that it names. The
 // outcome of a line "from -> proto to" is after "=".
 func TestGolden(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	must(t, err)
-	if len(files) == 0 {
-		t.Fatal("no cases")
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			a, err := txtar.ParseFile(file)
-			must(t, err)
-			in := readInput(t, a)
-			text := Compile(in, IPv4).Text()
-			packets := tracePackets(t, text, section(a, "packets"))
-			if *update {
-				set(a, "packets", packets)
-				set(a, "rules", text)
-				must(t, os.WriteFile(file, txtar.Format(a), 0o644))
+	golden.Sections(t, "testdata", func(t *testing.T, c *txtar.Archive) []txtar.File {
+		in := readInput(t, c)
+		text := Compile(in, IPv4).Text()
+		for range 5 {
+			rand.Shuffle(len(in.Services), func(i, j int) { in.Services[i], in.Services[j] = in.Services[j], in.Services[i] })
+			rand.Shuffle(len(in.Slices), func(i, j int) { in.Slices[i], in.Slices[j] = in.Slices[j], in.Slices[i] })
+			rand.Shuffle(len(in.HostPorts), func(i, j int) { in.HostPorts[i], in.HostPorts[j] = in.HostPorts[j], in.HostPorts[i] })
+			if Compile(in, IPv4).Text() != text {
+				t.Fatal("another order of the input gives another text")
 			}
-			if d := gocmp.Diff(section(a, "packets"), packets); d != "" {
-				t.Errorf("packets:\n%s", d)
-			}
-			if d := gocmp.Diff(section(a, "rules"), text); d != "" {
-				t.Errorf("rules:\n%s", d)
-			}
-			for range 5 {
-				rand.Shuffle(len(in.Services), func(i, j int) { in.Services[i], in.Services[j] = in.Services[j], in.Services[i] })
-				rand.Shuffle(len(in.Slices), func(i, j int) { in.Slices[i], in.Slices[j] = in.Slices[j], in.Slices[i] })
-				rand.Shuffle(len(in.HostPorts), func(i, j int) { in.HostPorts[i], in.HostPorts[j] = in.HostPorts[j], in.HostPorts[i] })
-				if Compile(in, IPv4).Text() != text {
-					t.Fatal("another order of the input gives another text")
-				}
-			}
-		})
-	}
+		}
+		return []txtar.File{
+			{Name: "packets", Data: []byte(tracePackets(t, text, golden.Section(c, "packets")))},
+			{Name: "rules", Data: []byte(text)},
+		}
+	})
 }
 
 // nodeAddresses are what the tracer's node has.
@@ -400,25 +380,6 @@ func (g generator) change(in Input) Input {
 		in.Node.Name = cmp.Or(map[string]string{"here": "there"}[in.Node.Name], "here")
 	}
 	return in
-}
-
-func section(a *txtar.Archive, name string) string {
-	for _, f := range a.Files {
-		if f.Name == name {
-			return string(f.Data)
-		}
-	}
-	return ""
-}
-
-func set(a *txtar.Archive, name, text string) {
-	for i := range a.Files {
-		if a.Files[i].Name == name {
-			a.Files[i].Data = []byte(text)
-			return
-		}
-	}
-	a.Files = append(a.Files, txtar.File{Name: name, Data: []byte(text)})
 }
 
 func must(t testing.TB, err error) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"lockstep/internal/golden"
 	"lockstep/sync/manifest/tree"
 )
 
@@ -70,5 +71,5 @@ func TestCorpus(t *testing.T) {
 			t.Errorf("%s (%d files) must be accepted:\n%v", must, len(files), errs)
 		}
 	}
-	golden(t, "testdata/corpus.golden", b.String())
+	golden.File(t, "testdata/corpus.golden", b.String())
 }

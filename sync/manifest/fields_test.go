@@ -2,14 +2,12 @@ package manifest
 
 import (
 	"fmt"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"lockstep/internal/golden"
 	"lockstep/kinds"
 )
 
@@ -77,7 +75,7 @@ func TestFields(t *testing.T) {
 			fmt.Fprintf(&b, "%s.%s: %s\n", owner, name, verdict)
 		}
 	}
-	golden(t, "testdata/fields.golden", b.String())
+	golden.File(t, "testdata/fields.golden", b.String())
 }
 
 // withoutDefault are refused fields whose type tells a zero from nothing, and why no value of theirs is what holds anyway.
@@ -148,21 +146,4 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s: -want +got:\n%s", name, diff)
-	}
 }
