@@ -252,6 +252,7 @@ func (a *Agent) open(ctx context.Context) error {
 		Probed: a.metrics.probed,
 	})
 	a.logs, err = logs.Ensure(ctx, logs.Options{RunDir: a.opts.RunDir, Cgroup: keeperCgroup(a.opts.NodeName), Build: a.opts.Version,
+		Pods:  nodeCgroup(a.opts.NodeName),
 		Ended: func() { a.log.Warn("the log keeper has ended, starting it again") },
 		Started: func() {
 			a.log.Info("the log keeper was started again")

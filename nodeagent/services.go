@@ -45,7 +45,9 @@ func (a *Agent) serveServices(ctx context.Context) error {
 	}
 	d, err := dns.New(dns.Options{Listen: listen, Domain: domain, State: a.dnsState, Wake: a.cluster.Subscribe(), Changed: a.vitalChanged,
 		Log: a.log, Registerer: a.opts.Metrics,
-		Process: companion.Program{RunDir: a.opts.RunDir, Cgroup: namesCgroup(a.opts.NodeName), Build: a.opts.Version}})
+		Process: companion.Program{
+			RunDir: a.opts.RunDir, Cgroup: namesCgroup(a.opts.NodeName), Build: a.opts.Version, For: nodeCgroup(a.opts.NodeName),
+		}})
 	if err != nil {
 		a.log.Error("cannot have names answered", "error", err)
 		return nil

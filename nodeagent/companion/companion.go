@@ -36,6 +36,9 @@ type Program struct {
 	Cgroup string
 	// Build is the program's version. A running companion of another build is to be replaced.
 	Build string
+	// For is the path under the cgroup mounts below which everything runs that the companion is for: once that has no
+	// process, SIGTERM ends the companion. Empty means that SIGTERM never does.
+	For string
 }
 
 func (p Program) dir() string { return filepath.Join(p.RunDir, p.Name) }
@@ -74,7 +77,7 @@ func (p Program) start(ctx context.Context) error {
 		return err
 	}
 	defer ready.Close()
-	cmd := exec.Command(exe, p.Name, p.RunDir, p.Build)
+	cmd := exec.Command(exe, p.Name, p.RunDir, p.Build, p.For)
 	cmd.Dir = "/"
 	// Two threads of Go are plenty; the runtime's memory grows with their number.
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2"}

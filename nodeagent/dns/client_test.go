@@ -244,6 +244,29 @@ func TestNamesProcessIsStartedAgain(t *testing.T) {
 	}
 }
 
+// TestNamesProcessEndsWithTheMachine: SIGTERM ends it where no pod runs, and does nothing where that is not known.
+func TestNamesProcessEndsWithTheMachine(t *testing.T) {
+	for pods, ends := range map[string]bool{"": false, "/lockstep-test-names/none": true} {
+		n := newNode(t)
+		program := companion.Program{Name: names.Command, RunDir: n.dir, Build: "one", For: pods}
+		must(t, program.Start(t.Context()))
+		pid := n.stats().PID
+		must(t, syscall.Kill(pid, syscall.SIGTERM))
+		if !ends {
+			time.Sleep(time.Second) // an absence cannot be waited for
+			if s := n.stats(); s == nil || s.PID != pid {
+				t.Errorf("after SIGTERM: %+v, it was %d", s, pid)
+			}
+			continue
+		}
+		for deadline := time.Now().Add(30 * time.Second); n.stats() != nil; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("it stays")
+			}
+		}
+	}
+}
+
 // TestTakenAddress: somebody else's server keeps names from being answered, until it goes.
 func TestTakenAddress(t *testing.T) {
 	n := newNode(t)

@@ -42,6 +42,9 @@ type Options struct {
 	// Cgroup is the path under the cgroup mounts that the keeper is put into, `/lockstep-keeper/<node>`. Empty means that
 	// it stays where the agent is.
 	Cgroup string
+	// Pods is the cgroup of all pods: a keeper that is sent SIGTERM ends once that has no process. Empty means that SIGTERM
+	// never ends it.
+	Pods string
 	// Build is the program's version. A running keeper of another build is replaced, without loss.
 	Build string
 	// Ended is told when a keeper has ended while Run runs, Started when another serves in its place, Failed why none
@@ -67,7 +70,7 @@ func Ensure(ctx context.Context, options Options) (*Client, error) {
 		return nil, errors.New("cannot start the log keeper: no run directory")
 	}
 	c := &Client{options: options, program: companion.Program{Name: keeper.Command, RunDir: options.RunDir, Executable: options.Executable,
-		Cgroup: options.Cgroup, Build: options.Build}}
+		Cgroup: options.Cgroup, Build: options.Build, For: options.Pods}}
 	stats, err := c.Stats(ctx)
 	if err != nil {
 		return nil, err

@@ -81,7 +81,7 @@ func Serve(l *net.UnixListener, converse func(*net.UnixConn)) {
 	}
 }
 
-// Frugal has the process collect its small heap early, and end only by its successor's coming or SIGKILL.
+// Frugal has the process collect its small heap early, and end only by its successor's coming, SIGKILL, or as Wait says.
 func Frugal() {
 	// Collecting at 4 MiB, the runtime's least, would keep as much again as the heap has.
 	debug.SetGCPercent(50)

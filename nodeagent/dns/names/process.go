@@ -57,6 +57,7 @@ type handover struct {
 type process struct {
 	dir    string
 	build  string
+	pods   string   // the cgroup of all pods; empty where it is not told
 	lock   *os.File // never closed
 	server *Server
 
@@ -69,20 +70,21 @@ type process struct {
 	done     chan struct{} // closed when a successor has everything
 }
 
-// Main runs the process for the run directory in args (`RUNDIR [BUILD]`) until a successor has taken over, and returns its
-// exit code. It says "ready" on its standard output once its socket answers; complaints go to standard error.
+// Main runs the process for the run directory in args (`RUNDIR [BUILD [PODS]]`) until a successor has taken over, or until
+// it is asked to end and no process is left in the cgroup PODS, and returns its exit code. It says "ready" on its standard
+// output once its socket answers; complaints go to standard error.
 func Main(args []string) int {
 	if len(args) < 1 {
-		fmt.Fprintf(os.Stderr, "usage: lockstep %s RUNDIR [BUILD]\n", Command)
+		fmt.Fprintf(os.Stderr, "usage: lockstep %s RUNDIR [BUILD [PODS]]\n", Command)
 		return 2
 	}
-	build := ""
-	if len(args) > 1 {
-		build = args[1]
-	}
+	args = append(args, "", "")
 	core.Frugal()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	p := &process{dir: filepath.Join(args[0], Command), build: build, server: NewServer(Options{Log: log}), done: make(chan struct{})}
+	p := &process{
+		dir: filepath.Join(args[0], Command), build: args[1], pods: args[2],
+		server: NewServer(Options{Log: log}), done: make(chan struct{}),
+	}
 	if err := p.run(); err != nil {
 		fmt.Fprintf(os.Stderr, "names: %v\n", err)
 		return 1
@@ -114,7 +116,7 @@ func (p *process) run() error {
 	}
 	defer core.Ready()()
 	go core.Serve(p.listener, p.converse)
-	<-p.done
+	core.Wait(p.done, p.pods)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.end != nil {

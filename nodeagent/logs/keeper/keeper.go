@@ -21,6 +21,7 @@ import (
 type keeper struct {
 	dir   string
 	build string
+	pods  string   // the cgroup of all pods; empty where it is not told
 	lock  *os.File // never closed: whoever gets it knows that this process accepts no connection any more
 
 	mu       sync.Mutex
@@ -30,21 +31,19 @@ type keeper struct {
 	done     chan struct{} // closed when a successor has everything
 }
 
-// Main runs a keeper for the run directory in args (`RUNDIR [BUILD]`) until a successor has taken over, and returns
-// the process's exit code. BUILD names the program's version; it is reported, not interpreted.
+// Main runs a keeper for the run directory in args (`RUNDIR [BUILD [PODS]]`) until a successor has taken over, or until
+// it is asked to end and no process is left in the cgroup PODS, and returns the process's exit code. BUILD names the
+// program's version; it is reported, not interpreted.
 //
 // It says "ready" on its standard output, and nothing else, once its socket answers. Complaints go to standard error.
 func Main(args []string) int {
 	if len(args) < 1 {
-		fmt.Fprintf(os.Stderr, "usage: lockstep %s RUNDIR [BUILD]\n", Command)
+		fmt.Fprintf(os.Stderr, "usage: lockstep %s RUNDIR [BUILD [PODS]]\n", Command)
 		return 2
 	}
-	build := ""
-	if len(args) > 1 {
-		build = args[1]
-	}
+	args = append(args, "", "")
 	core.Frugal()
-	k := &keeper{dir: Dir(args[0]), build: build, streams: map[string]*stream{}, done: make(chan struct{})}
+	k := &keeper{dir: Dir(args[0]), build: args[1], pods: args[2], streams: map[string]*stream{}, done: make(chan struct{})}
 	if err := k.run(args[0]); err != nil {
 		fmt.Fprintf(os.Stderr, "log keeper: %v\n", err)
 		return 1
@@ -65,8 +64,25 @@ func (k *keeper) run(runDir string) error {
 	}
 	defer core.Ready()()
 	go core.Serve(k.listener, k.converse)
-	<-k.done
+	if core.Wait(k.done, k.pods) {
+		k.end()
+	}
 	return nil
+}
+
+// end writes what is left. The streams stay on record, for the keeper that comes next. While a successor takes over it
+// does nothing: that has the streams, or has ended as well.
+func (k *keeper) end() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.handing {
+		return
+	}
+	k.handing = true
+	for _, s := range k.streams {
+		s.stop()
+		s.drain()
+	}
 }
 
 // inherit makes this process the only keeper of the directory: it takes the running keeper's streams and socket
