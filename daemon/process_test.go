@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -25,6 +26,7 @@ import (
 	"lockstep/daemon/command"
 	"lockstep/daemon/control"
 	"lockstep/daemon/etcd/etcdtest"
+	"lockstep/internal/eventually"
 )
 
 // commandEnv makes the test binary lockstep.
@@ -153,8 +155,7 @@ func (s *server) signal(sig syscall.Signal) {
 // until waits for a condition; what names it, and last tells what was seen instead.
 func (s *server) until(what string, ok func() (last string, ok bool)) {
 	s.t.Helper()
-	var last string
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(25 * time.Millisecond) {
+	eventually.Nil(s.t, 60*time.Second, what, func() error {
 		select {
 		case <-s.done:
 			if !s.expectedDead {
@@ -162,12 +163,11 @@ func (s *server) until(what string, ok func() (last string, ok bool)) {
 			}
 		default:
 		}
-		var is bool
-		if last, is = ok(); is {
-			return
+		if last, is := ok(); !is {
+			return errors.New(last)
 		}
-	}
-	s.t.Fatalf("%s: not so, but %s", what, last)
+		return nil
+	})
 }
 
 // get asks without credentials; code is 0 where nobody answers.

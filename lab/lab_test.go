@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"lockstep/internal/eventually"
 	"lockstep/lab/image"
 	"lockstep/lab/programs"
 )
@@ -37,20 +38,8 @@ func find(dir string) error {
 	return nil
 }
 
-// eventually returns once check returns nil.
-func eventually(t *testing.T, check func() error) {
-	t.Helper()
-	const patience = 60 * time.Second
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || t.Context().Err() != nil {
-			t.Fatalf("not in %s: %v", patience, err)
-		}
-	}
-}
+// patience is how long the tests wait for what should take a few seconds: other tests share the machine.
+const patience = 60 * time.Second
 
 // traces are what is left of a lab on the machine: processes that see its folder or are marked with it, mounts, links,
 // control groups of its nodes, files.
@@ -215,7 +204,7 @@ func TestLab(t *testing.T) {
 	git("-C", work, "add", "-A")
 	git("-C", work, "commit", "-q", "-m", "echo")
 	git("-C", work, "push", "-q", folder, "main")
-	eventually(t, func() error { return echoReady(t.Context(), client) })
+	eventually.Nil(t, patience, "echo is ready", func() error { return echoReady(t.Context(), client) })
 
 	t.Run("exec", func(t *testing.T) {
 		if out := must("exec", "agent1", "--", "hostname"); strings.TrimSpace(out) != prefix+"agent1" {
@@ -265,7 +254,7 @@ func TestLab(t *testing.T) {
 		for range 2 {
 			must("heal", "agent1")
 		}
-		eventually(t, reach)
+		eventually.Nil(t, patience, "the server is reached", reach)
 	})
 	t.Run("kill and start", func(t *testing.T) {
 		before := echoContainers(t, client)
@@ -283,7 +272,7 @@ func TestLab(t *testing.T) {
 		if out, err := run("kill", "agent1", Daemon); err == nil || !strings.Contains(out, "it has containerd, agent") {
 			t.Errorf("killing what a host does not have: %v: %s", err, out)
 		}
-		eventually(t, func() error { return echoReady(t.Context(), client) })
+		eventually.Nil(t, patience, "echo is ready", func() error { return echoReady(t.Context(), client) })
 		if after := echoContainers(t, client); !slices.Equal(before, after) {
 			agent := l.Agents()[0]
 			t.Errorf("containers were %v and are %v; agent: %s; containerd: %s", before, after, tail(agent.LogFile(Agent)),
@@ -313,7 +302,7 @@ func TestLab(t *testing.T) {
 		if _, err := agent.Run(t.Context(), "test", "-e", "/run/gone"); err == nil {
 			t.Error("/run was not emptied")
 		}
-		eventually(t, func() error {
+		eventually.Nil(t, patience, "echo has other containers", func() error {
 			if err := echoReady(t.Context(), client); err != nil {
 				return err
 			}
@@ -323,7 +312,8 @@ func TestLab(t *testing.T) {
 			return nil
 		})
 		must("reboot", "server1")
-		eventually(t, func() error { return echoReady(t.Context(), client) }) // over the same forwarded address
+		// Over the same forwarded address.
+		eventually.Nil(t, patience, "echo is ready", func() error { return echoReady(t.Context(), client) })
 		must("reboot", "hub")
 		if err := l.load(); err != nil {
 			t.Fatal(err)

@@ -34,6 +34,7 @@ import (
 	"lockstep/daemon/api"
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/pki"
+	"lockstep/internal/eventually"
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 	"lockstep/kinds/strategy"
@@ -382,17 +383,7 @@ func (l *lab) gone(name string) {
 
 func (l *lab) eventually(what string, d time.Duration, f func() error) {
 	l.t.Helper()
-	deadline := time.Now().Add(d)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			l.t.Fatalf("%s: not within %s: %v", what, d, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	eventually.Nil(l.t, d, what, f)
 }
 
 // pids are the first processes of the node's running containers.

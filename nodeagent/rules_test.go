@@ -18,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/eventually"
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/cluster"
 	"lockstep/nodeagent/dns"
@@ -87,15 +88,7 @@ func (n *netOnly) start() (a *Agent, stop func()) {
 
 func (n *netOnly) until(what string, f func() error) {
 	n.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			n.t.Fatalf("never: %s: %v", what, err)
-		}
-	}
+	eventually.Nil(n.t, 60*time.Second, what, f)
 }
 
 func vitals(a *Agent, now time.Time) register.State {

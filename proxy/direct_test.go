@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/internal/eventually"
 )
 
 // TestServicesCannotTakeTheAPI: services that claim an API server's address and port, with an endpoint and without one,
@@ -57,20 +59,20 @@ func TestServicesCannotTakeTheAPI(t *testing.T) {
 			t.Errorf("the node's own connection, claimed: %q %v", got, err)
 		}
 		w.set(service("claim", "10.43.0.20", corev1.ProtocolTCP, claim), 8080)
-		eventually(t, 10*time.Second, "the claim has nobody", func() bool { _, err := node.get("tcp", server); return err != nil })
+		eventually.True(t, 10*time.Second, "the claim has nobody", func() bool { _, err := node.get("tcp", server); return err != nil })
 		if got, err := direct(); got != want {
 			t.Errorf("the node's own connection, refused: %q %v", got, err)
 		}
 		kubernetes := service("kubernetes", "10.43.0.1", corev1.ProtocolTCP)
 		kubernetes.ObjectMeta = metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "kubernetes"}
 		w.set(kubernetes, 6443, "192.168.70.2")
-		eventually(t, 10*time.Second, "the API's endpoint is known", func() bool { return whoever() == want })
+		eventually.True(t, 10*time.Second, "the API's endpoint is known", func() bool { return whoever() == want })
 		w.set(kubernetes, 6443)
-		eventually(t, 10*time.Second, "the API's endpoint is forgotten", func() bool { return whoever() != want })
+		eventually.True(t, 10*time.Second, "the API's endpoint is forgotten", func() bool { return whoever() != want })
 		w.mu.Lock()
 		w.in.Servers = []netip.AddrPort{netip.MustParseAddrPort(server)}
 		w.mu.Unlock()
 		w.set(service("claim", "10.43.0.20", corev1.ProtocolTCP, claim), 8080, "10.42.0.5")
-		eventually(t, 10*time.Second, "the server that the node was told is known", func() bool { return whoever() == want })
+		eventually.True(t, 10*time.Second, "the server that the node was told is known", func() bool { return whoever() == want })
 	})
 }

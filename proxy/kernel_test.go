@@ -17,6 +17,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/eventually"
 	"lockstep/proxy/rules"
 )
 
@@ -79,7 +80,7 @@ func (w *world) run() {
 			w.t.Error(err)
 		}
 	})
-	eventually(w.t, 10*time.Second, "rules are written", func() bool { return w.proxy.Health() == nil })
+	eventually.True(w.t, 10*time.Second, "rules are written", func() bool { return w.proxy.Health() == nil })
 }
 
 // set replaces a service and its endpoints ("10.42.0.5" of this node, "10.42.1.5" of another) and
@@ -142,15 +143,6 @@ func slice(svc *corev1.Service, port int32, addresses ...string) *discoveryv1.En
 
 func nodePort(port int32) func(*corev1.ServiceSpec) {
 	return func(s *corev1.ServiceSpec) { s.Type = corev1.ServiceTypeNodePort; s.Ports[0].NodePort = port }
-}
-
-func eventually(t testing.TB, within time.Duration, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(within); !f(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", within, what)
-		}
-	}
 }
 
 func eachBackend(t *testing.T, f func(t *testing.T, b *backend)) {
@@ -301,15 +293,15 @@ func TestUDPEndpoints(t *testing.T) {
 		defer conn.Close()
 		for _, step := range []struct{ address, want string }{{"10.42.0.6", "c"}, {"10.42.0.5", "a"}} {
 			w.set(svc, 8080, step.address)
-			eventually(t, 5*time.Second, "answered by "+step.want, func() bool {
+			eventually.True(t, 5*time.Second, "answered by "+step.want, func() bool {
 				got, err := ask(conn)
 				return err == nil && strings.HasPrefix(got, step.want+" ")
 			})
 		}
 		w.set(svc, 8080)
-		eventually(t, 5*time.Second, "refused", func() bool { _, err := ask(conn); return err != nil })
+		eventually.True(t, 5*time.Second, "refused", func() bool { _, err := ask(conn); return err != nil })
 		w.set(svc, 8080, "10.42.0.6")
-		eventually(t, 5*time.Second, "answered again", func() bool {
+		eventually.True(t, 5*time.Second, "answered again", func() bool {
 			got, err := ask(conn)
 			return err == nil && strings.HasPrefix(got, "c ")
 		})
@@ -389,7 +381,7 @@ func TestRepair(t *testing.T) {
 				fault.do()
 				w.awaitDrift(t, fault.want)
 				t.Logf("repaired after %s", time.Since(start).Round(time.Millisecond))
-				eventually(t, 10*time.Second, "the rules are as before", func() bool {
+				eventually.True(t, 10*time.Second, "the rules are as before", func() bool {
 					for len(w.drift) > 0 { // of a fault that took several commands
 						<-w.drift
 					}

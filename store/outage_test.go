@@ -16,6 +16,7 @@ import (
 
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/etcd/etcdtest"
+	"lockstep/internal/eventually"
 	"lockstep/kinds"
 	"lockstep/store"
 	"lockstep/store/view"
@@ -126,13 +127,12 @@ func TestCutWatch(t *testing.T) {
 // until waits for a state of the store's health.
 func until(t *testing.T, s *store.Store, want error) {
 	t.Helper()
-	var got error
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if got = s.Health(); errors.Is(got, want) {
-			return
+	eventually.Nil(t, 30*time.Second, "another health", func() error {
+		if got := s.Health(); !errors.Is(got, want) {
+			return fmt.Errorf("it is %v, want %v", got, want)
 		}
-	}
-	t.Fatalf("health is %v, want %v", got, want)
+		return nil
+	})
 }
 
 // TestEtcdGone stops etcd under a running store and starts it again.

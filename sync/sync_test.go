@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/eventually"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
@@ -213,13 +214,12 @@ func (s *Sync) poke() {
 
 func (w *world) until(what string, f func() bool) {
 	w.t.Helper()
-	end := time.Now().Add(patience)
-	for !f() {
-		if time.Now().After(end) {
-			w.t.Fatalf("never: %s\n%s\n%+v", what, w.logs, w.status())
+	defer func() {
+		if w.t.Failed() {
+			w.t.Logf("%s\n%+v", w.logs, w.status())
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	}()
+	eventually.True(w.t, patience, what, f)
 }
 
 func (w *world) status() v1alpha1.SourceStatus {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"lockstep/internal/eventually"
 	"lockstep/kinds"
 	"lockstep/store"
 )
@@ -84,13 +85,13 @@ func TestInformers(t *testing.T) {
 	defer typed.Shutdown()
 	defer untyped.Shutdown()
 	defer close(stop)
-	eventually(t, "all kinds are synced", func() string {
+	eventually.Nil(t, 20*time.Second, "all kinds are synced", func() error {
 		for k, i := range stores {
 			if want := s.store.View().Len(k.GroupResource()); !i.HasSynced() || len(i.GetStore().ListKeys()) != want {
-				return fmt.Sprintf("%s: %d of %d", k.Resource, len(i.GetStore().ListKeys()), want)
+				return fmt.Errorf("%s: %d of %d", k.Resource, len(i.GetStore().ListKeys()), want)
 			}
 		}
-		return ""
+		return nil
 	})
 	before := log.fresh.Load()
 
@@ -103,22 +104,22 @@ func TestInformers(t *testing.T) {
 		s.commit(writes...)
 	}
 	for round := range 2 {
-		eventually(t, "all kinds are watched", func() string {
+		eventually.Nil(t, 20*time.Second, "all kinds are watched", func() error {
 			if n := s.server.stays.count(); n != len(stores) {
-				return fmt.Sprintf("%d of %d", n, len(stores))
+				return fmt.Errorf("%d of %d", n, len(stores))
 			}
-			return ""
+			return nil
 		})
 		time.Sleep(1500 * time.Millisecond) // client-go lists again where a watch without events ended within a second
 		group(2 * round)
 		s.restart()
 		group(2*round + 1)
 		want := 100 * (round + 1)
-		eventually(t, "all pods are seen", func() string {
+		eventually.Nil(t, 20*time.Second, "all pods are seen", func() error {
 			if n := pods.count("burst-"); n != want {
-				return fmt.Sprint(n, " of ", want)
+				return fmt.Errorf("%d of %d", n, want)
 			}
-			return ""
+			return nil
 		})
 	}
 	if fresh := log.fresh.Load() - before; fresh != 0 {
@@ -157,20 +158,4 @@ func (r *recorder) count(prefix string) int {
 		}
 	}
 	return n
-}
-
-// eventually waits until problem returns nothing.
-func eventually(t *testing.T, what string, problem func() string) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		p := problem()
-		if p == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s: %s", what, p)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lockstep/internal/eventually"
 )
 
 // removed is a backend that only removes nodes.
@@ -42,7 +44,7 @@ func TestSocketIsPrivate(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- Serve(ctx, dir, &removed{}) }()
-		await(t, func() bool { _, err := os.Lstat(path); return err == nil })
+		eventually.True(t, 30*time.Second, "the socket is there", func() bool { _, err := os.Lstat(path); return err == nil })
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)
@@ -67,18 +69,9 @@ func TestRemoveNode(t *testing.T) {
 	done := make(chan error, 1)
 	b := &removed{}
 	go func() { done <- Serve(ctx, dir, b) }()
-	await(t, func() bool { return Dial(dir).RemoveNode(ctx, "node-a.example") == nil })
+	eventually.Nil(t, 30*time.Second, "the node is removed", func() error { return Dial(dir).RemoveNode(ctx, "node-a.example") })
 	cancel()
 	if err := <-done; err != nil || len(b.names) != 1 || b.names[0] != "node-a.example" {
 		t.Errorf("removed %v, %v", b.names, err)
-	}
-}
-
-func await(t *testing.T, holds func() bool) {
-	t.Helper()
-	for late := time.Now().Add(30 * time.Second); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(late) {
-			t.Fatal("timed out")
-		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"lockstep/internal/eventually"
 	"lockstep/internal/room"
 )
 
@@ -108,14 +109,8 @@ func inside(t *testing.T) (e *Etcd, dir string, restarted chan struct{}) {
 	return e, dir, restarted
 }
 
-func await(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
+// patience is how long the tests wait for what should take a second or two.
+const patience = 60 * time.Second
 
 // fill writes a file until only left bytes are free.
 func fill(t *testing.T, name string, left int64) {
@@ -141,18 +136,21 @@ func TestInsideFull(t *testing.T) {
 	if e == nil {
 		return
 	}
-	await(t, "space set aside", func() bool { _, err := os.Stat(filepath.Join(dir, "etcd", "reserve")); return err == nil })
+	eventually.Nil(t, patience, "space set aside", func() error { _, err := os.Stat(filepath.Join(dir, "etcd", "reserve")); return err })
 	if _, err := e.Client.Put(t.Context(), "a", "1"); err != nil {
 		t.Fatal(err)
 	}
 	fill(t, filepath.Join(dir, "low"), 30<<20)
-	await(t, "told that it fills", func() bool { warning, err := e.Disk(); return err == nil && strings.Contains(warning, "is filling") })
+	eventually.True(t, patience, "told that it fills", func() bool {
+		warning, err := e.Disk()
+		return err == nil && strings.Contains(warning, "is filling")
+	})
 	fill(t, filepath.Join(dir, "short"), 10<<20)
-	await(t, "told that it is nearly full", func() bool {
+	eventually.True(t, patience, "told that it is nearly full", func() bool {
 		_, err := e.Disk()
 		return err != nil && strings.Contains(err.Error(), filepath.Join(dir, "etcd")+" is nearly full, 10 of 400 MiB are left")
 	})
-	await(t, "changes refused", func() bool {
+	eventually.True(t, patience, "changes refused", func() bool {
 		_, err := e.Client.Put(t.Context(), "a", "2")
 		return err != nil && strings.Contains(err.Error(), "database space exceeded")
 	})
@@ -170,7 +168,7 @@ func TestInsideFull(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "low")); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "changes taken again, or started again", func() bool {
+	eventually.True(t, patience, "changes taken again, or started again", func() bool {
 		select {
 		case <-restarted:
 			return true
@@ -189,13 +187,13 @@ func TestInsideReadOnly(t *testing.T) {
 	if e == nil {
 		return
 	}
-	await(t, "space set aside", func() bool { _, err := os.Stat(filepath.Join(dir, "etcd", "reserve")); return err == nil })
+	eventually.Nil(t, patience, "space set aside", func() error { _, err := os.Stat(filepath.Join(dir, "etcd", "reserve")); return err })
 	fill(t, filepath.Join(dir, "all"), 0)
 	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY, ""); err != nil {
 		t.Logf("the disk cannot be made read-only while it is written: %v", err) // as the kernel does after errors
 	}
 	e.disk.fail(fmt.Errorf("failed to commit tx: %w", syscall.ENOSPC))
-	await(t, "starting again", func() bool {
+	eventually.True(t, patience, "starting again", func() bool {
 		select {
 		case <-restarted:
 			return true

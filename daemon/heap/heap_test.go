@@ -2,11 +2,14 @@ package heap
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime"
 	"runtime/metrics"
 	"testing"
 	"time"
+
+	"lockstep/internal/eventually"
 )
 
 func TestPace(t *testing.T) {
@@ -52,14 +55,11 @@ func TestPaceFollowsTheHeap(t *testing.T) {
 func wait(t *testing.T, want int) {
 	t.Helper()
 	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	eventually.Nil(t, 20*time.Second, "the pace", func() error {
 		metrics.Read(sample)
-		got := int(sample[0].Value.Uint64())
-		if got == want {
-			return
+		if got := int(sample[0].Value.Uint64()); got != want {
+			return fmt.Errorf("GOGC is %d, want %d", got, want)
 		}
-		if time.Now().After(end) {
-			t.Fatalf("GOGC is %d, want %d", got, want)
-		}
-	}
+		return nil
+	})
 }

@@ -194,7 +194,8 @@ func rules() []rule {
 		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{
 			"lockstep/lab/", "lockstep/lab", "lockstep/store/memory", "lockstep/store/conformance",
 			"lockstep/store/storebench", "lockstep/daemon/etcd/etcdtest", "lockstep/sync/forge/forgetest", "lockstep/proxy/load",
-			"lockstep/nodeagent/baseline", "lockstep/nodeagent/pod/conformance", "lockstep/nodeagent/pod/hollow", "testing",
+			"lockstep/nodeagent/baseline", "lockstep/nodeagent/pod/conformance", "lockstep/nodeagent/pod/hollow",
+			"lockstep/internal/eventually", "lockstep/internal/golden", "testing",
 		},
 			reason: "what serves tests and benchmarks is not part of the program"},
 		{from: []string{""}, never: []string{"log", "math/rand", "io/ioutil", "github.com/pkg/errors", "github.com/sirupsen/logrus"},
@@ -207,9 +208,9 @@ func rules() []rule {
 // forTests are folders whose files serve tests without being named so.
 func forTests() []string {
 	return []string{
-		"internal/golden", "store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest",
-		"sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance",
-		"nodeagent/pod/hollow",
+		"internal/eventually", "internal/golden", "store/conformance", "store/memory", "store/storebench",
+		"daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline",
+		"nodeagent/pod/conformance", "nodeagent/pod/hollow",
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"lockstep/internal/eventually"
 	"lockstep/internal/kubectl"
 	"lockstep/lab"
 	"lockstep/lab/image"
@@ -322,16 +323,10 @@ func (w *world) push(message string, files map[string]string) string {
 
 func (w *world) eventually(check func() error) {
 	w.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || w.Context().Err() != nil {
-			w.Fatalf("not in %s: %v", patience, err)
-		}
-		time.Sleep(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(w.Context(), patience)
+	defer cancel()
+	if err := eventually.Do(ctx, check); err != nil {
+		w.Fatalf("not within %s: %v", patience, err)
 	}
 }
 

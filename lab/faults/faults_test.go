@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/sleep"
 	"lockstep/lab"
 )
 
@@ -181,7 +182,7 @@ func (w *world) strike(f fault, during string, begin func(*world, *lab.Host), h 
 	before, foreign := w.processes(), w.foreign(h)
 	lost := w.mark()
 	begin(w, h)
-	pause(w.ctx, time.Duration(w.random.IntN(400))*time.Millisecond)
+	sleep.For(w.ctx, time.Duration(w.random.IntN(400))*time.Millisecond)
 	w.began = time.Time{}
 	repaired := f.do(w, h)
 	began := w.began
@@ -353,7 +354,7 @@ func (w *world) killService(h *lab.Host, service string) {
 }
 
 // stayDown leaves what was killed alone for a while.
-func (w *world) stayDown() { pause(w.ctx, time.Duration(w.random.IntN(1500))*time.Millisecond) }
+func (w *world) stayDown() { sleep.For(w.ctx, time.Duration(w.random.IntN(1500))*time.Millisecond) }
 
 func (w *world) startService(h *lab.Host, service string) {
 	w.t.Helper()

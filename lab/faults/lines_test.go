@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"lockstep/internal/sleep"
 	"lockstep/internal/starved"
 	"lockstep/lab"
 	"lockstep/nodeagent/logs/keeper"
@@ -89,7 +90,7 @@ func follow(t *testing.T, path string) *follower {
 func (f *follower) open(ctx context.Context) {
 	var newest os.FileInfo
 	known := map[string]bool{}
-	for ; ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
+	for ; ctx.Err() == nil; sleep.For(ctx, 20*time.Millisecond) {
 		if info, err := os.Stat(f.path); err != nil || newest != nil && os.SameFile(newest, info) {
 			continue
 		}
@@ -126,7 +127,7 @@ func (f *follower) read(ctx context.Context) {
 		}
 		f.mu.Unlock()
 		if file == nil {
-			pause(ctx, 10*time.Millisecond)
+			sleep.For(ctx, 10*time.Millisecond)
 			continue
 		}
 		err := f.readFile(ctx, file)
@@ -162,7 +163,7 @@ func (f *follower) readFile(ctx context.Context, file *os.File) error {
 			more := len(f.files) > 1
 			f.mu.Unlock()
 			if ending = more; !more { // once the next one exists, what is read after it is all there is
-				pause(ctx, 10*time.Millisecond)
+				sleep.For(ctx, 10*time.Millisecond)
 			}
 		default:
 			return err
@@ -226,7 +227,7 @@ func watchStarvation(t *testing.T, pids ...int) *starvation {
 	ctx, cancel := context.WithCancel(context.Background())
 	var task sync.WaitGroup
 	task.Go(func() {
-		for ; ctx.Err() == nil; pause(ctx, sampleEvery) {
+		for ; ctx.Err() == nil; sleep.For(ctx, sampleEvery) {
 			now := sample{time.Now(), 0}
 			for _, pid := range s.pids {
 				now.waited += starved.Of(pid)

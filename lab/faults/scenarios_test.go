@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/sleep"
 	"lockstep/kinds"
 	"lockstep/lab"
 	"lockstep/nodeagent/runtime"
@@ -48,7 +49,7 @@ func (w *world) stalledShim() {
 	if err := syscall.Kill(shim, syscall.SIGSTOP); err != nil {
 		w.t.Fatal(err)
 	}
-	pause(w.ctx, stall)
+	sleep.For(w.ctx, stall)
 	if err := syscall.Kill(shim, syscall.SIGCONT); err != nil {
 		w.t.Fatal(err)
 	}
@@ -398,7 +399,7 @@ func (w *world) cut() {
 	}
 	began := time.Now()
 	w.restartsAlone(h)
-	pause(w.ctx, 45*time.Second-time.Since(began))
+	sleep.For(w.ctx, 45*time.Second-time.Since(began))
 	if ready := w.nodeReady(h); ready != corev1.ConditionUnknown {
 		w.t.Errorf("after %s without a word node %s is Ready: %s", time.Since(began), h.Name, ready)
 	}

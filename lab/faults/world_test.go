@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -17,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"lockstep/internal/eventually"
 	"lockstep/lab"
 	"lockstep/lab/image"
 	"lockstep/nodeagent/runtime"
@@ -316,24 +318,18 @@ func (w *world) await(what string, ok func() (bool, string)) {
 
 // until asks again and again; ok also says what is still wrong.
 func until(ctx context.Context, limit time.Duration, what string, ok func() (bool, string)) error {
-	end := time.Now().Add(limit)
-	for {
-		done, why := ok()
-		if done {
-			return nil
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := eventually.Do(ctx, func() error {
+		if done, why := ok(); !done {
+			return errors.New(why)
 		}
-		if time.Now().After(end) || ctx.Err() != nil {
-			return fmt.Errorf("cannot see %s after %s: %s", what, limit, why)
-		}
-		pause(ctx, 50*time.Millisecond)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot see %s after %s: %w", what, limit, err)
 	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
+	return nil
 }
 
 // list asks a host's containerd for the containers of all pods.

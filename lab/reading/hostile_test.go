@@ -227,11 +227,11 @@ func TestThousandWatches(t *testing.T) {
 			return nil
 		})
 	}
-	eventually(t, "all watch", func() string {
+	until(t, "all watch", func() error {
 		if n := begun.Load(); n < watches && ctx.Err() == nil {
-			return fmt.Sprint(n)
+			return fmt.Errorf("%d do", n)
 		}
-		return ""
+		return nil
 	})
 	if err := cluster.push(ctx, objects(12)); err != nil {
 		t.Error(err)

@@ -127,17 +127,17 @@ func TestInformers(t *testing.T) {
 	defer typed.Shutdown()
 	defer untyped.Shutdown()
 	defer close(stop)
-	eventually(t, "all kinds are synced", func() string {
+	until(t, "all kinds are synced", func() error {
 		for gvr, i := range stores {
 			if !i.HasSynced() {
-				return gvr.Resource
+				return fmt.Errorf("%s are not", gvr.Resource)
 			}
 		}
-		return ""
+		return nil
 	})
 	same := func(when string) {
 		t.Helper()
-		eventually(t, "informers hold what is listed "+when, func() string { return differing(t, uncounted, stores) })
+		until(t, "informers hold what is listed "+when, func() error { return differing(t, uncounted, stores) })
 	}
 	same("at first")
 	before := w.fresh.Load()
@@ -158,7 +158,7 @@ func TestInformers(t *testing.T) {
 		if err := cluster.push(t.Context(), objects(replicas)); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, fmt.Sprintf("round %d: the pods are there", round), func() string {
+		until(t, fmt.Sprintf("round %d: the pods are there", round), func() error {
 			n := 0
 			for _, o := range podStore.GetStore().List() {
 				if p := o.(*corev1.Pod); p.Labels["app"] == "cart" && p.DeletionTimestamp == nil {
@@ -166,9 +166,9 @@ func TestInformers(t *testing.T) {
 				}
 			}
 			if n != replicas {
-				return fmt.Sprintf("%d of %d", n, replicas)
+				return fmt.Errorf("%d of %d", n, replicas)
 			}
-			return ""
+			return nil
 		})
 	}
 	settled(t)
@@ -183,14 +183,14 @@ func TestInformers(t *testing.T) {
 }
 
 // differing names a kind whose informer does not hold what is listed.
-func differing(t *testing.T, client dynamic.Interface, stores map[schema.GroupVersionResource]cache.SharedIndexInformer) string {
+func differing(t *testing.T, client dynamic.Interface, stores map[schema.GroupVersionResource]cache.SharedIndexInformer) error {
 	t.Helper()
 	for gvr, i := range stores {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		list, err := client.Resource(gvr).List(ctx, metav1.ListOptions{})
 		cancel()
 		if err != nil {
-			return err.Error()
+			return err
 		}
 		held := map[string]string{}
 		for _, o := range i.GetStore().List() {
@@ -198,16 +198,16 @@ func differing(t *testing.T, client dynamic.Interface, stores map[schema.GroupVe
 			held[m.GetNamespace()+"/"+m.GetName()] = m.GetResourceVersion()
 		}
 		if len(held) != len(list.Items) {
-			return fmt.Sprintf("%s: %d held, %d listed", gvr.Resource, len(held), len(list.Items))
+			return fmt.Errorf("%s: %d held, %d listed", gvr.Resource, len(held), len(list.Items))
 		}
 		for _, o := range list.Items {
 			if held[o.GetNamespace()+"/"+o.GetName()] != o.GetResourceVersion() {
-				return fmt.Sprintf("%s %s: %s held, %s listed", gvr.Resource, o.GetName(),
+				return fmt.Errorf("%s %s: %s held, %s listed", gvr.Resource, o.GetName(),
 					held[o.GetNamespace()+"/"+o.GetName()], o.GetResourceVersion())
 			}
 		}
 	}
-	return ""
+	return nil
 }
 
 // recorder notes each pod's last revision, and complains about one that goes back.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,10 +32,10 @@ import (
 // settled waits until the crashing pod has been restarted and everything else is ready.
 func settled(t *testing.T) {
 	t.Helper()
-	eventually(t, "the pods are as they shall be", func() string {
+	until(t, "the pods are as they shall be", func() error {
 		pods, err := cluster.client.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{})
 		if err != nil {
-			return err.Error()
+			return err
 		}
 		if len(pods.Items) != 6 {
 			all := fmt.Sprintf("%d pods:", len(pods.Items))
@@ -42,7 +43,7 @@ func settled(t *testing.T) {
 				all += fmt.Sprintf("\n%s on %s, deleted %v: %s %+v", p.Name, p.Spec.NodeName, p.DeletionTimestamp, p.Status.Phase,
 					p.Status.ContainerStatuses)
 			}
-			return all
+			return errors.New(all)
 		}
 		for _, p := range pods.Items {
 			ready := podstatus.Ready(&p.Status)
@@ -50,10 +51,10 @@ func settled(t *testing.T) {
 				ready = len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount > 0
 			}
 			if !ready {
-				return fmt.Sprintf("%s/%s: %s %+v", p.Namespace, p.Name, p.Status.Phase, p.Status.ContainerStatuses)
+				return fmt.Errorf("%s/%s: %s %+v", p.Namespace, p.Name, p.Status.Phase, p.Status.ContainerStatuses)
 			}
 		}
-		return ""
+		return nil
 	})
 }
 
@@ -291,16 +292,16 @@ func TestColumnsAreKubernetes(t *testing.T) {
 			continue
 		}
 		t.Run(k.Resource, func(t *testing.T) {
-			eventually(t, "the same lines", func() string {
+			until(t, "the same lines", func() error {
 				got, ok := cluster.kubectl(t, "get", k.Resource+"."+k.Version+"."+k.Group, "-A", "-o", "wide", "--show-labels")
 				if !ok {
-					return got
+					return errors.New(got)
 				}
 				want := printed(t, generator, k)
 				if age.ReplaceAllString(got, "AGE") != age.ReplaceAllString(want, "AGE") {
-					return fmt.Sprintf("got\n%s\nwant\n%s", got, want)
+					return fmt.Errorf("got\n%s\nwant\n%s", got, want)
 				}
-				return ""
+				return nil
 			})
 		})
 	}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"lockstep/internal/eventually"
 	"lockstep/internal/kubectl"
 	"lockstep/lab"
 	"lockstep/lab/image"
@@ -156,23 +157,21 @@ func (w *world) kubectl(t *testing.T, args ...string) (string, bool) {
 	return out.String(), err == nil
 }
 
-// eventually waits until problem returns nothing.
-func eventually(t *testing.T, what string, problem func() string) {
+// until returns once check returns nil.
+func until(t *testing.T, what string, check func() error) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		p := problem()
-		if p == "" {
-			return
-		}
-		if time.Now().After(end) {
-			for _, h := range cluster.lab.Hosts() {
-				for _, service := range []string{lab.Daemon, lab.Agent} {
-					if raw, err := os.ReadFile(h.LogFile(service)); err == nil {
-						t.Logf("%s on %s:\n%s", service, h.Name, raw[max(0, len(raw)-8000):])
-					}
-				}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := eventually.Do(ctx, check)
+	if err == nil {
+		return
+	}
+	for _, h := range cluster.lab.Hosts() {
+		for _, service := range []string{lab.Daemon, lab.Agent} {
+			if raw, err := os.ReadFile(h.LogFile(service)); err == nil {
+				t.Logf("%s on %s:\n%s", service, h.Name, raw[max(0, len(raw)-8000):])
 			}
-			t.Fatalf("not in time: %s: %s", what, p)
 		}
 	}
+	t.Fatalf("not within %s: %s: %v", patience, what, err)
 }

@@ -190,7 +190,7 @@ func deleteObject(t *testing.T, _, poll *repo) {
 	if !apierrors.IsNotFound(err) {
 		t.Errorf("the worker is asked for: %v", err)
 	}
-	eventually(t, func() error {
+	until(t, func() error {
 		if left := pods(t, "default", "app=worker"); len(left) > 0 {
 			return fmt.Errorf("%d of the worker's pods are left", len(left))
 		}
@@ -255,7 +255,7 @@ func brokenField(t *testing.T, shop, _ *repo) {
 	}
 	shop.replace("apps/front.yaml", "  replcias: 4", "  replicas: 4")
 	shop.expect(shop.push("fewer, in words that exist"), "success: 6 objects in sync and healthy")
-	eventually(t, func() error {
+	until(t, func() error {
 		if n := len(pods(t, "shop", "app=web")); n != 4 {
 			return fmt.Errorf("%d pods of the web, want 4", n)
 		}
@@ -270,7 +270,7 @@ func empty(t *testing.T, _, poll *repo) {
 			`error: held: no manifests, would delete all 4 objects; allow it with the commit trailer "Lockstep-Prune: allow"`)
 	})
 	poll.expect(poll.push("clean up\n\nLockstep-Prune: allow"), "success: 0 objects in sync and healthy")
-	eventually(t, func() error {
+	until(t, func() error {
 		if left := pods(t, "default", ""); len(left) > 0 {
 			return fmt.Errorf("%d pods are left", len(left))
 		}
@@ -285,7 +285,7 @@ func forcePush(t *testing.T, shop, _ *repo) {
 	shop.git("reset", "-q", "--hard", "HEAD~2")
 	shop.replace("apps/front.yaml", "  replicas: 5", "  replicas: 3")
 	shop.expect(shop.push("another history", "--force"), "success: 6 objects in sync and healthy")
-	eventually(t, func() error {
+	until(t, func() error {
 		if n := len(pods(t, "shop", "app=web")); n != 3 {
 			return fmt.Errorf("%d pods of the web, want 3", n)
 		}
@@ -350,7 +350,7 @@ func webhook(t *testing.T, shop, _ *repo) {
 		}
 		started := time.Now()
 		commit := shop.push(name)
-		eventually(t, func() error {
+		until(t, func() error {
 			p, err := cluster.client.CoreV1().Pods("shop").Get(t.Context(), name, metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -386,7 +386,7 @@ func forgeAway(t *testing.T, shop, poll *repo) {
 		commit string
 		count  int
 	}{{shop, a, 6}, {poll, b, 4}} {
-		eventually(t, func() error { return r.agrees(r.commit, r.count) })
+		until(t, func() error { return r.agrees(r.commit, r.count) })
 	}
 	if err := cluster.Kill(t.Context(), cluster.Server(), lab.Daemon); err != nil {
 		t.Fatal(err)
@@ -409,7 +409,7 @@ func forgeAway(t *testing.T, shop, poll *repo) {
 	}
 	shop.replace("shop.yaml", "currency: SEK", "currency: [NOK]")
 	broken := shop.push("many currencies")
-	eventually(t, func() error {
+	until(t, func() error {
 		out, err := lockstep(t.Context(), "status") // ends with 2 once it is so
 		if !strings.Contains(out, "revision "+broken[:12]+": error") {
 			return fmt.Errorf("lockstep status: %v: %s", err, out)
@@ -418,7 +418,7 @@ func forgeAway(t *testing.T, shop, poll *repo) {
 	})
 	shop.replace("shop.yaml", "currency: [NOK]", "currency: NOK")
 	fixed := shop.push("one currency")
-	eventually(t, func() error { return shop.agrees(fixed, 6) })
+	until(t, func() error { return shop.agrees(fixed, 6) })
 	if err := cluster.HealForge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -486,7 +486,7 @@ func nodeCut(t *testing.T, shop, _ *repo) {
 		t.Fatal(err)
 	}
 	cut := time.Now()
-	eventually(t, func() error {
+	until(t, func() error {
 		if n := ready(t, node); n != corev1.ConditionUnknown {
 			return fmt.Errorf("node %s is Ready=%s", node.Name, n)
 		}
@@ -503,7 +503,7 @@ func nodeCut(t *testing.T, shop, _ *repo) {
 			continue
 		}
 		// The rules follow the endpoints within a moment.
-		eventually(t, func() error {
+		until(t, func() error {
 			_, err := get(t.Context(), other, fmt.Sprintf("http://%s:30180/", other.Addr))
 			return err
 		})
@@ -512,7 +512,7 @@ func nodeCut(t *testing.T, shop, _ *repo) {
 		t.Fatal(err)
 	}
 	healed := time.Now()
-	eventually(t, func() error {
+	until(t, func() error {
 		if n := ready(t, node); n != corev1.ConditionTrue {
 			return fmt.Errorf("node %s is Ready=%s", node.Name, n)
 		}

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/eventually"
 	"lockstep/internal/kubectl"
 	"lockstep/lab"
 	"lockstep/sync/forge/forgetest"
@@ -27,19 +28,13 @@ import (
 // patience is how long the tests wait for what should take a few seconds: other tests share the machine.
 const patience = 60 * time.Second
 
-// eventually returns once check returns nil.
-func eventually(t *testing.T, check func() error) {
+// until returns once check returns nil.
+func until(t *testing.T, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || t.Context().Err() != nil {
-			t.Fatalf("not in %s: %v", patience, err)
-		}
-		time.Sleep(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := eventually.Do(ctx, check); err != nil {
+		t.Fatalf("not within %s: %v", patience, err)
 	}
 }
 
@@ -135,7 +130,7 @@ func texts(statuses []forgetest.Status, context string) []string {
 func (r *repo) expect(commit, want string) []string {
 	r.t.Helper()
 	var got []string
-	eventually(r.t, func() error {
+	until(r.t, func() error {
 		if got = r.verdicts(commit); len(got) == 0 || got[len(got)-1] != want {
 			return fmt.Errorf("commit %s has %q, want at last %q", commit, got, want)
 		}
@@ -148,7 +143,7 @@ func (r *repo) expect(commit, want string) []string {
 // fails waits until the newest verdict of a commit has a form.
 func (r *repo) fails(commit, form string) {
 	r.t.Helper()
-	eventually(r.t, func() error {
+	until(r.t, func() error {
 		got := r.verdicts(commit)
 		if len(got) == 0 || !regexp.MustCompile(form).MatchString(got[len(got)-1]) {
 			return fmt.Errorf("commit %s has %q, want at last %s", commit, got, form)
@@ -171,7 +166,7 @@ func (r *repo) rolledOut(commit string, objects int) {
 	if len(got) < 2 {
 		r.t.Errorf("commit %s was never pending: %q", commit, got)
 	}
-	eventually(r.t, func() error { return r.agrees(commit, objects) })
+	until(r.t, func() error { return r.agrees(commit, objects) })
 }
 
 // agrees says whether lockstep status and lockstep plan, on the server, say that a commit is applied and healthy.
@@ -306,7 +301,7 @@ func everywhere(t *testing.T, namespace, name string, want ...string) {
 			names = append(names, name)
 		}
 		for _, n := range names {
-			eventually(t, func() error { return fits(askFrom(t, p, fmt.Sprintf("http://%s:%d/", n, port.Port))) })
+			until(t, func() error { return fits(askFrom(t, p, fmt.Sprintf("http://%s:%d/", n, port.Port))) })
 		}
 		urls := []string{fmt.Sprintf("http://%s:%d/", service.Spec.ClusterIP, port.Port)}
 		for _, to := range cluster.Agents() {
@@ -315,7 +310,7 @@ func everywhere(t *testing.T, namespace, name string, want ...string) {
 			}
 		}
 		for _, url := range urls {
-			eventually(t, func() error { return fits(get(t.Context(), h, url)) })
+			until(t, func() error { return fits(get(t.Context(), h, url)) })
 		}
 	}
 }

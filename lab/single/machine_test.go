@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"lockstep/internal/eventually"
 	"lockstep/internal/kubectl"
 )
 
@@ -105,21 +106,12 @@ func (m *machine) kubectl(args ...string) (string, error) {
 	}, args...)...)
 }
 
-// eventually waits until check returns nil.
+// eventually waits until check returns nil, and says how long that took.
 func (m *machine) eventually(what string, check func() error) time.Duration {
 	m.t.Helper()
 	began := time.Now()
-	for {
-		err := check()
-		took := time.Since(began)
-		if err == nil {
-			return took
-		}
-		if took > patience {
-			m.t.Fatalf("%s: not within %s: %v", what, patience, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	eventually.Nil(m.t, patience, what, check)
+	return time.Since(began)
 }
 
 // says checks that a URL answers with a text in its body.

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/eventually"
 	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pod/conformance"
 	"lockstep/nodeagent/pod/hollow"
@@ -69,15 +70,7 @@ func (w *world) start(m *hollow.Machine) {
 
 func (w *world) until(what string, f func() error) {
 	w.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			w.t.Fatalf("never: %s: %v", what, err)
-		}
-	}
+	eventually.Nil(w.t, 60*time.Second, what, f)
 }
 
 func object(name string, containers ...string) *corev1.Pod {

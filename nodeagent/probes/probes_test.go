@@ -25,6 +25,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"lockstep/internal/eventually"
 )
 
 // harness runs a manager, and collects what it says.
@@ -60,17 +62,15 @@ func newHarness(t *testing.T, options Options) *harness {
 	return h
 }
 
-func (h *harness) await(what string, holds func(Result) bool) Result {
+func (h *harness) await(what string, holds func(Result) bool) (r Result) {
 	h.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		r := h.Results("uid")["c"]
-		if holds(r) {
-			return r
+	eventually.Nil(h.t, 10*time.Second, what, func() error {
+		if r = h.Results("uid")["c"]; !holds(r) {
+			return fmt.Errorf("it is %+v", r)
 		}
-		if time.Now().After(deadline) {
-			h.t.Fatalf("timed out waiting until %s: %+v", what, r)
-		}
-	}
+		return nil
+	})
+	return r
 }
 
 func (h *harness) said() string {

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	apitunnel "lockstep/daemon/api/tunnel"
+	"lockstep/internal/eventually"
 )
 
 // server is an API server with a pool, over TLS with both HTTP versions, as the real one.
@@ -31,15 +32,6 @@ func server(t *testing.T, pool *apitunnel.Pool) (*httptest.Server, *tls.Config) 
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
 	return s, &tls.Config{RootCAs: roots}
-}
-
-func await(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting until %s", what)
-		}
-	}
 }
 
 func get(rt http.RoundTripper, path string) (string, error) {
@@ -73,7 +65,7 @@ func TestRequestsReachTheAgent(t *testing.T) {
 			fmt.Fprintf(w, "%s over %s", r.URL.Path, r.Proto)
 		}))
 	})
-	await(t, "the agent is connected", func() bool { return pool.Transport("node-1") != nil })
+	eventually.True(t, 10*time.Second, "the agent is connected", func() bool { return pool.Transport("node-1") != nil })
 	if pool.Transport("node-2") != nil {
 		t.Error("a node without a connection has a transport")
 	}
@@ -89,7 +81,9 @@ func TestRequestsReachTheAgent(t *testing.T) {
 	all.Wait()
 	cancel()
 	served.Wait()
-	await(t, "the pool has forgotten it", func() bool { return pool.Transport("node-1") == nil && len(pool.Nodes()) == 0 })
+	eventually.True(t, 10*time.Second, "the pool has forgotten it", func() bool {
+		return pool.Transport("node-1") == nil && len(pool.Nodes()) == 0
+	})
 	pool.Close()
 }
 
@@ -122,7 +116,7 @@ func TestStreamEndsWithItsConnection(t *testing.T) {
 			close(gone)
 		}))
 	})
-	await(t, "the agent is connected", func() bool { return pool.Transport("node-1") != nil })
+	eventually.True(t, 10*time.Second, "the agent is connected", func() bool { return pool.Transport("node-1") != nil })
 	result := make(chan error, 1)
 	go func() {
 		_, err := get(pool.Transport("node-1"), "/follow")
@@ -136,7 +130,7 @@ func TestStreamEndsWithItsConnection(t *testing.T) {
 		t.Error("a stream over a connection that broke ended well")
 	}
 	<-gone
-	await(t, "the agent is connected again", func() bool {
+	eventually.True(t, 10*time.Second, "the agent is connected again", func() bool {
 		body, err := get(pool.Transport("node-1"), "/ok")
 		return err == nil && body == "ok"
 	})
@@ -163,7 +157,7 @@ func TestNewestConnectionWins(t *testing.T) {
 	}
 	defer first.Close()
 	served.Go(func() { _ = Serve(ctx, dial, named("second")) })
-	await(t, "the second answers", func() bool {
+	eventually.True(t, 10*time.Second, "the second answers", func() bool {
 		body, err := get(pool.Transport("node-1"), "/")
 		return err == nil && body == "second"
 	})

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/eventually"
 	"lockstep/kinds"
 	"lockstep/store"
 	"lockstep/store/memory"
@@ -356,30 +357,27 @@ func commit(t *testing.T, s *memory.Store, w store.Write) {
 	}
 }
 
-func await(t *testing.T, s *memory.Store, name string, ok func(*corev1.Pod) bool) *corev1.Pod {
+func await(t *testing.T, s *memory.Store, name string, ok func(*corev1.Pod) bool) (p *corev1.Pod) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		if p, found := view.Get[*corev1.Pod](s.View(), "shop", name); found && ok(p) {
-			return p
-		}
-	}
-	t.Fatalf("waited in vain for pod %s", name)
-	return nil
+	eventually.True(t, 20*time.Second, "pod "+name, func() (found bool) {
+		p, found = view.Get[*corev1.Pod](s.View(), "shop", name)
+		return found && ok(p)
+	})
+	return p
 }
 
 func awaitEvent(t *testing.T, s *memory.Store, want string) {
 	t.Helper()
-	var got []string
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		got = nil
+	eventually.Nil(t, 20*time.Second, want, func() error {
+		var got []string
 		for e := range view.List[*corev1.Event](s.View(), "shop") {
 			got = append(got, e.Type+" "+e.Reason+" "+e.Message)
 		}
-		if slices.Contains(got, want) {
-			return
+		if !slices.Contains(got, want) {
+			return fmt.Errorf("events are %q", got)
 		}
-	}
-	t.Fatalf("events %q, want %q", got, want)
+		return nil
+	})
 }
 
 // BenchmarkDecide places 10,000 pods of 100 owners on 5,000 nodes.

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/eventually"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
@@ -79,18 +80,10 @@ func (s *suite) fails(want error, g ...store.Write) {
 }
 
 // until waits for a view that satisfies ok.
-func (s *suite) until(what string, ok func(*view.View) bool) *view.View {
+func (s *suite) until(what string, ok func(*view.View) bool) (v *view.View) {
 	s.t.Helper()
-	for {
-		if v := s.s.View(); ok(v) {
-			return v
-		}
-		select {
-		case <-s.ctx.Done():
-			s.t.Fatalf("waited in vain for %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	eventually.True(s.t, patience, what, func() bool { v = s.s.View(); return ok(v) })
+	return v
 }
 
 func pod(name string) *corev1.Pod {
