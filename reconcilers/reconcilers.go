@@ -50,6 +50,6 @@ func All(o Options) []engine.Reconciler {
 		endpoints.New(),
 		garbagecollection.Owners(),
 		garbagecollection.Pods(),
-		garbagecollection.FinishedPods(),
+		garbagecollection.FinishedPods(garbagecollection.FinishedLimit),
 	}
 }

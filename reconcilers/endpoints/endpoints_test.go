@@ -5,11 +5,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-
-	"lockstep/reconcilers/looptest"
 )
-
-func TestDecide(t *testing.T) { looptest.Golden(t, "testdata", New()) }
 
 func TestMoreThanOneObjectHolds(t *testing.T) {
 	addresses := func(n int) (list []corev1.EndpointAddress) {

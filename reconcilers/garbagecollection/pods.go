@@ -18,8 +18,8 @@ const (
 	// quarantine is how old a pod must be to be removed for want of its node: Kubernetes' pod garbage collector waits as
 	// long for a node that is just being registered.
 	quarantine = 40 * time.Second
-	// finishedLimit is how many finished pods are kept: Kubernetes' --terminated-pod-gc-threshold.
-	finishedLimit = 12500
+	// FinishedLimit is how many finished pods are kept: Kubernetes' --terminated-pod-gc-threshold.
+	FinishedLimit = 12500
 	// finishedPeriod is how often they are counted: Kubernetes' gcCheckPeriod.
 	finishedPeriod = 20 * time.Second
 )
@@ -84,8 +84,8 @@ func decidePod(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error
 	return drop(fmt.Sprintf("its node %s is gone", p.Spec.NodeName))
 }
 
-// FinishedPods returns the reconciler that keeps the number of finished pods within bounds.
-func FinishedPods() loop.Reconciler {
+// FinishedPods returns the reconciler that keeps the number of finished pods within a limit.
+func FinishedPods(limit int) loop.Reconciler {
 	return loop.Reconciler{
 		Name:      "finishedpods",
 		Component: "pod-garbage-collector",
@@ -93,7 +93,7 @@ func FinishedPods() loop.Reconciler {
 		Reads:     []loop.Read{{Kind: kinds.For[*corev1.Pod](), How: "counts the finished ones from time to time"}},
 		Writes:    []loop.Write{{Kind: kinds.For[*corev1.Pod](), Delete: true}},
 		Decide: func(v *view.View, _ kinds.Key, now time.Time) (loop.Decision, error) {
-			return decideFinished(v, now, finishedLimit), nil
+			return decideFinished(v, now, limit), nil
 		},
 	}
 }

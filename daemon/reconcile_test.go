@@ -1,4 +1,4 @@
-package reconcilers
+package daemon_test
 
 import (
 	"context"
@@ -6,23 +6,24 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/daemon/etcd/etcdtest"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/reconcilers"
 	"lockstep/reconcilers/engine"
 	"lockstep/store"
 	"lockstep/store/memory"
 	"lockstep/store/view"
 )
 
-// TestRun runs the engine as the daemon does, on the machine's clock, and measures how long a deployment's hundred pods
+// TestReconcilersRun runs the engine as the daemon does, on the machine's clock, and measures how long a deployment's hundred pods
 // take it.
-func TestRun(t *testing.T) {
+func TestReconcilersRun(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
-		defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 		runEngine(t, memory.NewWith(memory.Options{Default: strategy.Default}))
 	})
 	t.Run("etcd", func(t *testing.T) {
@@ -44,7 +45,7 @@ func TestRun(t *testing.T) {
 func runEngine(t *testing.T, s store.Backend) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	e := engine.New(All(Options{}), engine.Options{Store: s, Commit: s, Events: s})
+	e := engine.New(reconcilers.All(reconcilers.Options{}), engine.Options{Store: s, Commit: s, Events: s})
 	go func() { ended <- e.Run(ctx) }()
 
 	create := func(o kinds.Object) {
@@ -66,11 +67,17 @@ func runEngine(t *testing.T, s store.Backend) {
 			time.Sleep(200 * time.Microsecond)
 		}
 	}
-	create(namespaceOf("shop"))
+	create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
 	until("service account", func() bool { _, ok := view.Get[*corev1.ServiceAccount](s.View(), "shop", "default"); return ok })
 	for n := range 3 {
 		start := time.Now()
-		create(deploymentOf(fmt.Sprint("web-", n), 100, "one"))
+		name, hundred := fmt.Sprint("web-", n), int32(100)
+		labels := map[string]string{"app": name}
+		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+		d.Spec.Replicas, d.Spec.Selector = &hundred, &metav1.LabelSelector{MatchLabels: labels}
+		d.Spec.Template.Labels = labels
+		d.Spec.Template.Spec.Containers = []corev1.Container{{Name: "main", Image: "one"}}
+		create(d)
 		until("100 pods", func() bool { return pods() == 100*(n+1) })
 		t.Logf("100 pods in %v", time.Since(start))
 	}

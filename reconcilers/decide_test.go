@@ -1,0 +1,84 @@
+package reconcilers
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"lockstep/reconcilers/cluster"
+	"lockstep/reconcilers/deployment"
+	"lockstep/reconcilers/endpoints"
+	"lockstep/reconcilers/endpointslice"
+	"lockstep/reconcilers/garbagecollection"
+	"lockstep/reconcilers/loop"
+	"lockstep/reconcilers/looptest"
+	"lockstep/reconcilers/namespace"
+	"lockstep/reconcilers/nodecidr"
+	"lockstep/reconcilers/nodelifecycle"
+	"lockstep/reconcilers/replicaset"
+	"lockstep/reconcilers/rootca"
+	"lockstep/reconcilers/serviceaccount"
+	"lockstep/reconcilers/serviceip"
+)
+
+// decided is a reconciler by the folder of its cases.
+func decided() map[string]loop.Reconciler {
+	prefixes := func(texts ...string) (out []netip.Prefix) {
+		for _, text := range texts {
+			out = append(out, netip.MustParsePrefix(text))
+		}
+		return out
+	}
+	addresses := serviceip.Options{
+		CIDRs: prefixes("10.43.0.0/16"), NodePorts: [2]int{30000, 32767},
+		Reserved: map[netip.Addr]string{netip.MustParseAddr("10.43.0.10"): "kube-system/kube-dns"},
+	}
+	dual := addresses
+	dual.CIDRs = prefixes("10.43.0.0/16", "fd00:43::/108")
+	return map[string]loop.Reconciler{
+		"cluster/testdata": cluster.New(cluster.Options{
+			API: []netip.Addr{netip.MustParseAddr("10.43.0.1")},
+			DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
+		}),
+		"deployment/testdata":                 deployment.New(),
+		"endpoints/testdata":                  endpoints.New(),
+		"endpointslice/testdata":              endpointslice.New(),
+		"garbagecollection/testdata/finished": garbagecollection.FinishedPods(1),
+		"garbagecollection/testdata/owners":   garbagecollection.Owners(),
+		"garbagecollection/testdata/pods":     garbagecollection.Pods(),
+		"namespace/testdata":                  namespace.New(),
+		"nodecidr/testdata":                   nodecidr.New(prefixes("10.42.0.0/22")),
+		"nodelifecycle/testdata":              nodelifecycle.New(),
+		"replicaset/testdata":                 replicaset.New(),
+		"rootca/testdata":                     rootca.New("the cluster's CA\n"),
+		"serviceaccount/testdata":             serviceaccount.New(),
+		"serviceip/testdata":                  serviceip.New(addresses),
+		"serviceip/testdata/dual":             serviceip.New(dual),
+	}
+}
+
+// TestDecide decides the cases that lie beside the reconcilers, all in one program: to link one with Kubernetes' rules takes
+// longer than all the cases do.
+func TestDecide(t *testing.T) {
+	for dir, r := range decided() {
+		t.Run(dir, func(t *testing.T) { looptest.Golden(t, dir, r) })
+	}
+	cases, err := filepath.Glob("*/testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob("*/testdata/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range append(cases, more...) {
+		held, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+		if info, statErr := os.Stat(dir); err != nil || statErr != nil || !info.IsDir() || len(held) == 0 {
+			continue
+		}
+		if _, listed := decided()[dir]; !listed {
+			t.Errorf("nobody decides the cases in %s", dir)
+		}
+	}
+}

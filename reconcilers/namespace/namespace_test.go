@@ -1,9 +1,0 @@
-package namespace
-
-import (
-	"testing"
-
-	"lockstep/reconcilers/looptest"
-)
-
-func TestDecide(t *testing.T) { looptest.Golden(t, "testdata", New()) }
