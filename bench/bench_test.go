@@ -2,25 +2,22 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
+
+	"lockstep/internal/asroot"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 {
-		fmt.Println("SKIPPED: the benchmarks need root")
-		if os.Getenv("CI") == "true" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	asroot.Main("the benchmarks")
 	isolate()
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // program is the lockstep that is measured: the one that the suite built, or one built now.

@@ -25,7 +25,7 @@ import (
 var bin struct{ lockstep, self, standin string }
 
 func TestMain(m *testing.M) {
-	programs.Main(m, "a lab needs root", find)
+	programs.Main(m, "the tests of a lab", find)
 }
 
 func find(dir string) error {

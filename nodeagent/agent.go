@@ -64,14 +64,13 @@ type Agent struct {
 	content   *content.Store
 	cluster   *cluster.Cluster
 	statuses  *statuses
-	events    record.EventRecorder
-	broadcast record.EventBroadcaster
-	group     *errgroup.Group // of everything that runs
-	ctx       context.Context // of everything that runs
-	changed   chan struct{}   // wakes the node's report
-	imported  chan struct{}   // closed when ImagesDir has been imported
-	connected chan struct{}   // closed when there is a client
-	lostWake  chan struct{}   // wakes endLost
+	events    record.EventRecorder // while it runs
+	group     *errgroup.Group      // of everything that runs
+	ctx       context.Context      // of everything that runs
+	changed   chan struct{}        // wakes the node's report
+	imported  chan struct{}        // closed when ImagesDir has been imported
+	connected chan struct{}        // closed when there is a client
+	lostWake  chan struct{}        // wakes endLost
 
 	contentWake chan struct{} // wakes refresh
 	imagesWake  chan struct{} // wakes listImages
@@ -127,8 +126,6 @@ func New(opts Options) (*Agent, error) {
 		Log: a.log,
 	})
 	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
-	a.broadcast = record.NewBroadcaster()
-	a.events = a.broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: opts.NodeName})
 	a.net = network.Open(network.Options{
 		Node:     opts.NodeName,
 		StateDir: filepath.Join(opts.RunDir, "cni"),
@@ -145,7 +142,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	a.group, a.ctx = errgroup.WithContext(running)
-	a.broadcast.StartRecordingToSink(&lateSink{ctx: running, connected: a.connected, api: a.api, log: a.log})
+	broadcast := record.NewBroadcaster()
+	a.events = broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: a.opts.NodeName})
+	broadcast.StartRecordingToSink(&lateSink{ctx: running, connected: a.connected, api: a.api, log: a.log})
 	err := a.open(a.ctx)
 	if err == nil {
 		err = a.restore(a.ctx)
@@ -157,7 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.begin(a.tasks())
 		err = a.group.Wait()
 	}
-	a.broadcast.Shutdown()
+	broadcast.Shutdown()
 	if a.rt != nil {
 		err = errors.Join(err, a.rt.Close())
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -34,6 +35,7 @@ import (
 	"lockstep/daemon/api"
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/pki"
+	"lockstep/internal/asroot"
 	"lockstep/internal/eventually"
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
@@ -55,13 +57,7 @@ func TestMain(m *testing.M) {
 		listenAsContainerd()
 	}
 	if os.Getenv(insideEnv) == "" {
-		if os.Getuid() != 0 {
-			fmt.Println("SKIPPED: the agent's tests need root")
-			if os.Getenv("CI") == "true" {
-				os.Exit(1)
-			}
-			os.Exit(0)
-		}
+		asroot.Main("the agent's tests")
 		cmd := exec.Command(os.Args[0], os.Args[1:]...)
 		cmd.Env = append(os.Environ(), insideEnv+"=1")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -84,7 +80,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("cannot prepare network:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 func linkUp() error {

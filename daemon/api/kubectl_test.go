@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"lockstep/daemon/pki"
@@ -19,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) {
 	kubectl.Main()
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // kubectl runs kubectl as the viewer and returns what it printed and whether it succeeded.

@@ -57,14 +57,17 @@ func TestWatchEndsWithItsPod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(secrets.Stop)
 	maps, err := c.ConfigMaps("shop").Watch(t.Context(), one)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(maps.Stop)
 	nodes, err := c.Nodes().Watch(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(nodes.Stop)
 	expect(t, "the secret", take(t, secrets, 1), "ADDED cart-1-a")
 	next := &corev1.Secret{ObjectMeta: named("shop", "cart-1-a"), Data: map[string][]byte{"password": []byte("canary-next")}}
 	s.commit(s.remove(testPod("shop", "cart-1-a", "n1")), put(next))
@@ -99,6 +102,7 @@ func TestWatchEndsWithItsToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(w.Stop)
 		take(t, w, 2)
 		watches, made = append(watches, w), append(made, token)
 	}
@@ -120,10 +124,12 @@ func TestRemovedNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(w.Stop)
 	theirs, err := other.Services("").Watch(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(theirs.Stop)
 	take(t, theirs, 1)
 	open := s.openTunnel("n1")
 	idle := s.dial("n1")

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,15 +13,28 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"lockstep": func() { // as the program's main does it
+	testscript.Main(leakless{m}, map[string]func(){"lockstep": func() { // as the program's main does it
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		err := Run(ctx, os.Args[1:])
 		os.Exit(Tell(os.Stderr, err))
 	}})
+}
+
+// leakless runs tests, and wants every goroutine that they have started to have ended.
+type leakless struct{ m *testing.M }
+
+func (l leakless) Run() int {
+	code := l.m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Println(err)
+		return 1
+	}
+	return code
 }
 
 // TestScripts runs the command line, one story a file. The daemons in them listen on loopback, at ports of the kernel's

@@ -16,6 +16,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"lockstep/internal/asroot"
 	"lockstep/internal/eventually"
 	"lockstep/internal/room"
 )
@@ -67,9 +68,7 @@ func TestWhatEtcdDiesOf(t *testing.T) {
 
 // TestFullAndReadOnlyDisk runs inside a mount namespace with a small disk; see inside.
 func TestFullAndReadOnlyDisk(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: needs root")
-	}
+	asroot.Test(t)
 	dir := t.TempDir()
 	for _, part := range []string{"TestInsideFull", "TestInsideReadOnly"} {
 		out, err := exec.Command("unshare", "-m", "sh", "-ec", `mount -t tmpfs -o size=400m none "$1"

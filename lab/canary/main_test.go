@@ -13,7 +13,7 @@ var lockstep, lockstepLab, standin string
 
 func TestMain(m *testing.M) {
 	kubectl.Main()
-	programs.Main(m, "a lab needs root", find)
+	programs.Main(m, "the tests of a lab", find)
 }
 
 // find finds lockstep and lockstep-lab in $LOCKSTEP_BIN, or builds them; what runs in containers it always builds.

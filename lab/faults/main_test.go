@@ -11,7 +11,7 @@ import (
 var lockstep, lockstepLab, load string
 
 func TestMain(m *testing.M) {
-	programs.Main(m, "a lab needs root", find)
+	programs.Main(m, "the tests of a lab", find)
 }
 
 // find finds lockstep and lockstep-lab in $LOCKSTEP_BIN, or builds them; what runs in containers it always builds.

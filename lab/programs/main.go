@@ -4,19 +4,17 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"go.uber.org/goleak"
+
+	"lockstep/internal/asroot"
 )
 
 // Main is the TestMain of packages whose tests need root and programs: it hands prepare a folder of the run's own, runs
-// the tests, calls after, also where prepare has failed, removes the folder and exits. Without root it says loudly that
-// the tests were skipped, and why; under CI=true that is a failure.
-func Main(m *testing.M, needsRoot string, prepare func(dir string) error, after ...func(dir string) error) {
-	if os.Getuid() != 0 {
-		fmt.Println("SKIPPED: " + needsRoot)
-		if os.Getenv("CI") == "true" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+// the tests, calls after, also where prepare has failed, removes the folder, looks for goroutines that stay, and exits.
+// What they are, in the plural, is told where they are skipped for lack of root; see asroot.Main.
+func Main(m *testing.M, what string, prepare func(dir string) error, after ...func(dir string) error) {
+	asroot.Main(what)
 	dir, err := os.MkdirTemp("", "lockstep-test-")
 	if err != nil {
 		fmt.Println(err)
@@ -33,6 +31,10 @@ func Main(m *testing.M, needsRoot string, prepare func(dir string) error, after 
 			fmt.Println(err)
 			code = max(code, 1)
 		}
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Println(err)
+		code = 1
 	}
 	os.Exit(code)
 }

@@ -44,7 +44,7 @@ var cluster *world
 
 func TestMain(m *testing.M) {
 	kubectl.Main()
-	programs.Main(m, "a lab needs root", func(dir string) (err error) {
+	programs.Main(m, "the tests of a lab", func(dir string) (err error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		cluster, err = begin(ctx, dir)

@@ -29,7 +29,7 @@ var cluster struct {
 
 func TestMain(m *testing.M) {
 	kubectl.Main()
-	programs.Main(m, "a lab needs root", up, down)
+	programs.Main(m, "the tests of a lab", up, down)
 }
 
 func down(dir string) error {

@@ -16,7 +16,7 @@ var bin string
 
 func TestMain(m *testing.M) {
 	kubectl.Main()
-	programs.Main(m, "a node needs root", prepare)
+	programs.Main(m, "the tests of a node", prepare)
 }
 
 // prepare takes what `make build images` made from $LOCKSTEP_BIN, or makes it.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/asroot"
 )
 
 // outside is a directory that nothing below may lead to.
@@ -329,9 +331,7 @@ func TestUsageOfWhatMoves(t *testing.T) {
 
 // TestRemoveAllLeavesMounts removes around a mount point, as after an unmount that failed: what is mounted stays.
 func TestRemoveAllLeavesMounts(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: needs root")
-	}
+	asroot.Test(t)
 	dir, out := t.TempDir(), outside(t)
 	at := filepath.Join(dir, "v", "mnt")
 	if err := os.MkdirAll(at, 0o700); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 		agent()
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // agent is an agent's part that has names answered: DNS_DIR, DNS_BUILD, DNS_LISTEN, and as DNS_NAMES the services. It says

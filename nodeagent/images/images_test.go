@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -32,7 +33,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/internal/asroot"
 )
 
 var containerd *client.Client
@@ -40,13 +44,7 @@ var containerd *client.Client
 // TestMain runs the tests with a containerd of their own, in a mount namespace of their own.
 func TestMain(m *testing.M) {
 	if os.Getenv("IMAGES_TEST") != "inside" {
-		if os.Getuid() != 0 {
-			fmt.Fprintln(os.Stderr, "SKIPPED: the tests of nodeagent/images need root")
-			if os.Getenv("CI") != "" {
-				os.Exit(1)
-			}
-			os.Exit(0)
-		}
+		asroot.Main("the tests of nodeagent/images")
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 		cmd.Env = append(os.Environ(), "IMAGES_TEST=inside")
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -57,7 +55,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	code, err := withContainerd(m.Run)
-	if err != nil {
+	if err = errors.Join(err, goleak.Find()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

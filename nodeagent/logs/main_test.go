@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
+	"lockstep/internal/asroot"
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/logs/keeper"
 	_ "lockstep/nodeagent/logs/keeper/early" // this binary is the keepers' program, too
@@ -23,15 +26,9 @@ func TestMain(m *testing.M) {
 	case "agent":
 		agent()
 	case "inside":
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
-	if os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "SKIPPED: the tests of nodeagent/logs need root")
-		if os.Getenv("CI") != "" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	asroot.Main("the tests of nodeagent/logs")
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), "LOGS_TEST=inside")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

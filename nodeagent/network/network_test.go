@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"lockstep/internal/asroot"
 )
 
 func TestDefaultConfig(t *testing.T) {
@@ -60,12 +62,7 @@ func TestUserConfigurationWins(t *testing.T) {
 
 // TestPin makes IPC and UTS namespaces, which no other process sees.
 func TestPin(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root")
-		}
-		t.Skip("SKIPPED: needs root")
-	}
+	asroot.Test(t)
 	dir := filepath.Join(t.TempDir(), "ns")
 	n := Namespaces{IPC: true, UTS: true, Hostname: "cart"}
 	for range 2 {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"lockstep/internal/asroot"
 )
 
 func what(lacks []Lack) []string {
@@ -21,7 +23,7 @@ func what(lacks []Lack) []string {
 
 // TestFindNamesAllAtOnce takes everything away that can be taken away from one process.
 func TestFindNamesAllAtOnce(t *testing.T) {
-	needsRoot(t)
+	asroot.Test(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +56,7 @@ func TestFindNamesAllAtOnce(t *testing.T) {
 }
 
 func TestFindsNothingHere(t *testing.T) {
-	needsRoot(t)
+	asroot.Test(t)
 	free := Port{Address: netip.MustParseAddrPort("10.43.0.10:0"), Datagrams: true} // an address that comes later
 	if lacks := Find(t.Context(), Options{Managed: true, CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"},
 		Dirs: []string{filepath.Join(t.TempDir(), "a", "b")}, DataDir: t.TempDir(), Ports: []Port{free}}); len(lacks) > 0 {
@@ -67,7 +69,7 @@ func TestFindsNothingHere(t *testing.T) {
 
 // TestReadOnlyAndFullDisk looks at file systems of a kind that a node cannot begin on.
 func TestReadOnlyAndFullDisk(t *testing.T) {
-	needsRoot(t)
+	asroot.Test(t)
 	dir := t.TempDir()
 	out, err := exec.Command("unshare", "-m", "sh", "-ec",
 		`mount -t tmpfs -o size=1m none "$1"; mkdir "$1/ro"; mount -t tmpfs -o ro none "$1/ro"
@@ -105,12 +107,5 @@ func TestPluginsOfAnotherNetwork(t *testing.T) {
 	lacks := plugins(Options{CNIBinDirs: []string{bin}, CNIConfDir: conf})
 	if len(lacks) != 1 || !strings.HasPrefix(lacks[0].Cause, "no dhcp and no portmap in ") {
 		t.Errorf("%+v", lacks)
-	}
-}
-
-func needsRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: needs root")
 	}
 }

@@ -20,16 +20,12 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"lockstep/internal/asroot"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "SKIPPED: the tests of nodeagent/stats need root")
-		if os.Getenv("CI") != "" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	asroot.Main("the tests of nodeagent/stats")
 	os.Exit(m.Run())
 }
 

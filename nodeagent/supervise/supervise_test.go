@@ -10,14 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"lockstep/nodeagent/process"
 )
 
 // TestKeep kills a service, which then fails to start once.
 func TestKeep(t *testing.T) {
-	defer goleak.VerifyNone(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	pids, told, starts := make(chan int), make(chan string, 10), 0
@@ -65,7 +62,6 @@ func TestKeep(t *testing.T) {
 // TestHangs stops a service, which lives on and answers no more: it is killed after three questions and started again. One
 // that misses an answer now and then is left alone.
 func TestHangs(t *testing.T) {
-	defer goleak.VerifyNone(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	pids, hung := make(chan int, 2), make(chan string, 2)

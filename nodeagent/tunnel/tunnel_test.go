@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	apitunnel "lockstep/daemon/api/tunnel"
 	"lockstep/internal/eventually"
 )
@@ -54,7 +52,6 @@ func get(rt http.RoundTripper, path string) (string, error) {
 }
 
 func TestRequestsReachTheAgent(t *testing.T) {
-	defer goleak.VerifyNone(t)
 	pool := &apitunnel.Pool{}
 	s, config := server(t, pool)
 	defer s.Close()
@@ -88,7 +85,6 @@ func TestRequestsReachTheAgent(t *testing.T) {
 }
 
 func TestStreamEndsWithItsConnection(t *testing.T) {
-	defer goleak.VerifyNone(t)
 	pool := &apitunnel.Pool{}
 	s, config := server(t, pool)
 	defer s.Close()
@@ -140,7 +136,6 @@ func TestStreamEndsWithItsConnection(t *testing.T) {
 }
 
 func TestNewestConnectionWins(t *testing.T) {
-	defer goleak.VerifyNone(t)
 	pool := &apitunnel.Pool{}
 	s, config := server(t, pool)
 	defer s.Close()

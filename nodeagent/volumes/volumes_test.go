@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,21 +22,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/asroot"
 	"lockstep/nodeagent/beneath"
 )
 
 // TestMain runs the tests in a mount namespace of their own.
 func TestMain(m *testing.M) {
 	if os.Getenv("VOLUMES_TEST") == "inside" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
-	if os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "SKIPPED: the tests of nodeagent/volumes need root")
-		if os.Getenv("CI") != "" {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	asroot.Main("the tests of nodeagent/volumes")
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), "VOLUMES_TEST=inside")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

@@ -10,14 +10,13 @@ import (
 	"syscall"
 	"testing"
 
+	"lockstep/internal/asroot"
 	"lockstep/internal/room"
 )
 
 // TestFetchLeavesRoom runs inside a mount namespace with a small disk; see TestInsideSmallDisk.
 func TestFetchLeavesRoom(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: needs root")
-	}
+	asroot.Test(t)
 	dir := t.TempDir()
 	out, err := exec.Command("unshare", "-m", "sh", "-ec", `mount -t tmpfs -o size=60m none "$1"
 		LOCKSTEP_SMALL_DISK="$1" exec "$0" -test.run '^TestInsideSmallDisk$' -test.v`, os.Args[0], dir).CombinedOutput()
