@@ -104,7 +104,11 @@ func (s *execServer) Start(context.Context, *tasks.StartRequest) (*tasks.StartRe
 	}(s.cmd, s.ended)
 	out, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
 	if err != nil { // nobody reads it; the shim would wait first
-		return nil, err
+		select {
+		case <-s.ended: // it was read to its end
+		case <-time.After(time.Second):
+			return nil, err
+		}
 	}
 	defer out.Close()
 	return &tasks.StartResponse{Pid: uint32(s.cmd.Process.Pid)}, nil
