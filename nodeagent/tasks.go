@@ -65,7 +65,7 @@ func (a *Agent) joinedTasks(client kubernetes.Interface, id register.Identity, l
 	return []task{
 		{"report", reporter.Run},
 		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
-		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, dial, a.handler()) }},
+		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, a.log, dial, a.handler()) }},
 		{"follow", func(ctx context.Context) error { return a.cluster.Follow(ctx, client) }},
 	}
 }

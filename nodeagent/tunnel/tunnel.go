@@ -48,16 +48,16 @@ func Dialer(address string, config *tls.Config) func(context.Context) (net.Conn,
 }
 
 // Serve opens a tunnel on what dial returns and serves handler over it, again and again, until ctx ends; then it
-// returns nil. Requests' contexts end with their connection.
-func Serve(ctx context.Context, dial func(context.Context) (net.Conn, error), handler http.Handler) error {
+// returns nil. Requests' contexts end with their connection. Why one ended, and what net/http says of it, are debug lines.
+func Serve(ctx context.Context, log *slog.Logger, dial func(context.Context) (net.Conn, error), handler http.Handler) error {
 	wait := firstWait
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := serveOnce(ctx, dial, handler)
+		err := serveOnce(ctx, log, dial, handler)
 		if ctx.Err() != nil {
 			return nil
 		}
-		slog.Debug("tunnel ended", "error", err)
+		log.Debug("tunnel ended", "error", err)
 		if time.Since(began) > settled {
 			wait = firstWait
 		}
@@ -73,7 +73,9 @@ func Serve(ctx context.Context, dial func(context.Context) (net.Conn, error), ha
 }
 
 // serveOnce opens one tunnel and serves it until it ends.
-func serveOnce(ctx context.Context, dial func(context.Context) (net.Conn, error), handler http.Handler) error {
+func serveOnce(
+	ctx context.Context, log *slog.Logger, dial func(context.Context) (net.Conn, error), handler http.Handler,
+) error {
 	conn, err := open(ctx, dial)
 	if err != nil {
 		return err
@@ -86,6 +88,7 @@ func serveOnce(ctx context.Context, dial func(context.Context) (net.Conn, error)
 		Protocols:         protocols,
 		ReadHeaderTimeout: openTimeout,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // a connection that ends is no news
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreams, SendPingTimeout: pingAfter, PingTimeout: pingTimeout,
 		},

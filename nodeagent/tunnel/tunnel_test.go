@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -58,7 +60,8 @@ func TestRequestsReachTheAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var served sync.WaitGroup
 	served.Go(func() {
-		_ = Serve(ctx, Dialer(s.Listener.Addr().String(), config), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		dial := Dialer(s.Listener.Addr().String(), config)
+		_ = Serve(ctx, slog.Default(), dial, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s over %s", r.URL.Path, r.Proto)
 		}))
 	})
@@ -95,7 +98,7 @@ func TestStreamEndsWithItsConnection(t *testing.T) {
 	var mu sync.Mutex
 	dial := Dialer(s.Listener.Addr().String(), config)
 	served.Go(func() {
-		_ = Serve(ctx, func(ctx context.Context) (net.Conn, error) {
+		_ = Serve(ctx, slog.Default(), func(ctx context.Context) (net.Conn, error) {
 			conn, err := dial(ctx)
 			mu.Lock()
 			conns = append(conns, conn)
@@ -151,7 +154,7 @@ func TestNewestConnectionWins(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer first.Close()
-	served.Go(func() { _ = Serve(ctx, dial, named("second")) })
+	served.Go(func() { _ = Serve(ctx, slog.Default(), dial, named("second")) })
 	eventually.True(t, 10*time.Second, "the second answers", func() bool {
 		body, err := get(pool.Transport("node-1"), "/")
 		return err == nil && body == "second"
@@ -163,6 +166,70 @@ func TestNewestConnectionWins(t *testing.T) {
 	cancel()
 	served.Wait()
 	pool.Close()
+}
+
+// TestSilentServer: a server that answers no ping loses its tunnel, and nobody is told but who reads debug lines.
+func TestSilentServer(t *testing.T) {
+	const settings = "\x00\x00\x00\x04\x00\x00\x00\x00\x00" // an empty frame of them
+	opened := make(chan struct{}, 10)
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n%s", protocol,
+			"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+settings)
+		opened <- struct{}{}
+		_, _ = io.Copy(io.Discard, conn)
+	}))
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	var lines lockedLines
+	log := slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	ctx, cancel := context.WithCancel(t.Context())
+	var served sync.WaitGroup
+	served.Go(func() {
+		_ = Serve(ctx, log, Dialer(s.Listener.Addr().String(), &tls.Config{RootCAs: roots}), http.NotFoundHandler())
+	})
+	for range 2 {
+		select {
+		case <-opened:
+		case <-time.After(60 * time.Second):
+			t.Fatal("no tunnel is opened")
+		}
+	}
+	cancel()
+	served.Wait()
+	text := lines.String()
+	if !strings.Contains(text, "PING") {
+		t.Errorf("the log does not tell why the tunnel ended:\n%s", text)
+	}
+	for line := range strings.Lines(text) {
+		if !strings.Contains(line, "level=DEBUG") {
+			t.Errorf("logged: %s", line)
+		}
+	}
+}
+
+// lockedLines is a log that several goroutines write.
+type lockedLines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedLines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func isTimeout(err error) bool {
