@@ -91,7 +91,7 @@ func (s *Store) term(ctx context.Context, id string, f func(ctx context.Context,
 func (s *Store) bury(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	left, err := s.client.Get(ctx, s.keys.leader()+"/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	left, err := s.client.Get(ctx, s.keys.leader()+"/", clientv3.WithPrefix()) // keys alone come without their leases
 	if err != nil {
 		return err
 	}

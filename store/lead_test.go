@@ -48,6 +48,10 @@ func TestLeadAlone(t *testing.T) {
 	if err != nil || len(left.Kvs) != 0 {
 		t.Errorf("leaders' keys afterwards: %v, %v", left, err)
 	}
+	leases, err := client.Leases(ctx)
+	if err != nil || len(leases.Leases) != 0 {
+		t.Errorf("leases afterwards: %v, %v", leases, err)
+	}
 }
 
 // TestLeadNotAlone finds the same key where its owner may live: it stays out of the way as long as the lease lasts.

@@ -66,6 +66,21 @@ func TestWhatEtcdDiesOf(t *testing.T) {
 	log.Panic("other", zap.Error(errors.New("corrupt")))
 }
 
+// TestEarlyComplaints: what etcd says of a data directory without a term is not told, and all else is.
+func TestEarlyComplaints(t *testing.T) {
+	var out strings.Builder
+	log := zapTo(slog.New(slog.NewTextHandler(&out, nil)), &(&Etcd{}).closing, newDisk(t.TempDir(), slog.New(slog.DiscardHandler)))
+	term := errors.New("cannot detect storage schema version: missing term information")
+	log.Error("failed to update storage version", zap.Error(term))
+	if out.Len() > 0 {
+		t.Errorf("told: %s", &out)
+	}
+	log.Error("failed to update storage version", zap.Error(errors.New("other")))
+	if !strings.Contains(out.String(), "level=ERROR") || !strings.Contains(out.String(), "error=other") {
+		t.Errorf("told: %q", &out)
+	}
+}
+
 // TestFullAndReadOnlyDisk runs inside a mount namespace with a small disk; see inside.
 func TestFullAndReadOnlyDisk(t *testing.T) {
 	asroot.Test(t)

@@ -3,6 +3,8 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -42,8 +44,19 @@ func (c *core) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.Ch
 
 // Write implements zapcore.Core.
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.log.Log(context.Background(), level(e.Level), e.Message, attributes(fields)...)
+	if !early(fields) {
+		c.log.Log(context.Background(), level(e.Level), e.Message, attributes(fields)...)
+	}
 	return nil
+}
+
+// early says that etcd complains of a data directory that it has just made: the first term is on disk a tenth of a second
+// later, and etcd looks again every few seconds.
+func early(fields []zapcore.Field) bool {
+	return slices.ContainsFunc(fields, func(f zapcore.Field) bool {
+		err, ok := f.Interface.(error)
+		return ok && strings.HasSuffix(err.Error(), "missing term information")
+	})
 }
 
 // Sync implements zapcore.Core.
