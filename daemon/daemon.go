@@ -166,8 +166,8 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		Sources: o.Sources, Store: p.store, Events: p.store, Inventories: p.inventories, DataDir: o.DataDir, Cluster: o.Cluster,
 		StatusURL: func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
 		Services: plan.Networks{
-			CIDRs: p.settings.ServiceCIDRs, Reserved: p.settings.Reserved(), Pods: p.settings.PodCIDRs,
-			API: []netip.Addr{o.Advertise.Addr()}, Ports: o.ports(),
+			CIDRs: p.settings.ServiceCIDRs, NodePorts: p.settings.NodePorts, Reserved: p.settings.Reserved(),
+			Pods: p.settings.PodCIDRs, API: []netip.Addr{o.Advertise.Addr()}, Ports: o.ports(),
 		},
 		Seed:       uint64(time.Now().UnixNano()),
 		Log:        o.Log,

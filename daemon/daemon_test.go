@@ -64,6 +64,18 @@ func TestTasksByRole(t *testing.T) {
 	}
 }
 
+func TestNodePortsThatTheDaemonNeeds(t *testing.T) {
+	for want, ports := range map[string]settings.Ports{
+		"": {20000, 30000}, "the status page is at port 7070": {7000, 8000}, "not a range": {9, 8},
+	} {
+		o := options(t)
+		o.StatusListen, o.Settings.NodePorts = netip.MustParseAddrPort("127.0.0.1:7070"), ports
+		if _, err := o.withDefaults(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", ports, err, want)
+		}
+	}
+}
+
 func TestStatusURLNamesThePage(t *testing.T) {
 	o := options(t)
 	o.StatusURL = "https://status.example:8443/shop/"

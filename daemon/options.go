@@ -81,6 +81,11 @@ func (o Options) withDefaults() (Options, error) {
 	if err := o.Settings.Or(settings.Default()).Validate(); err != nil {
 		return o, fmt.Errorf("cannot run the daemon: %w", err)
 	}
+	for port, what := range o.ports() {
+		if r := o.Settings.NodePorts; !r.None() && r.Refuses(port) == "" {
+			return o, fmt.Errorf("cannot use node ports %v: %s is at port %d", r, what, port)
+		}
+	}
 	for i := range o.Sources {
 		if err := config.Validate(&o.Sources[i]); err != nil {
 			return o, err

@@ -23,7 +23,7 @@ import (
 type daemonFlags struct {
 	name, cluster, listen, advertise, statusListen, statusURL, config string
 	sources, podCIDRs, serviceCIDRs                                   []string
-	domain                                                            string
+	domain, nodePorts                                                 string
 	etcd                                                              daemon.External
 }
 
@@ -42,6 +42,8 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 		"`NETWORKS` of pods, at most one a family; a cluster keeps those it is made with (default: 10.42.0.0/16)")
 	flags.StringSliceVar(&f.serviceCIDRs, "service-cidr", nil, "`NETWORKS` of services, as --pod-cidr (default: 10.43.0.0/16)")
 	flags.StringVar(&f.domain, "cluster-domain", "", "`DOMAIN` of the cluster's names, kept as --pod-cidr (default: cluster.local)")
+	flags.StringVar(&f.nodePorts, "service-node-port-range", "",
+		"`FIRST-LAST` port of those that nodes open for services, kept as --pod-cidr (default: 30000-32767)")
 	flags.StringArrayVar(&f.sources, "source", nil, "`SOURCE` to follow, [NAME=]URL|FOLDER[#branch[:path]]; may be given several times")
 	flags.StringSliceVar(&f.etcd.Endpoints, "etcd-endpoints", nil, "`URLS` of an etcd cluster to use instead of the one inside")
 	flags.StringVar(&f.etcd.CAFile, "etcd-cafile", "", "`FILE` with the CA of --etcd-endpoints")
@@ -127,6 +129,10 @@ func (f *daemonFlags) settings() (settings.Settings, error) {
 		if *list.into, err = settings.ParseCIDRs(list.texts); err != nil {
 			return given, fmt.Errorf("cannot use --%s: %w", list.flag, err)
 		}
+	}
+	var err error
+	if given.NodePorts, err = settings.ParsePorts(f.nodePorts); err != nil {
+		return given, fmt.Errorf("cannot use --service-node-port-range: %w", err)
 	}
 	return given, nil
 }

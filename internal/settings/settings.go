@@ -9,14 +9,25 @@ import (
 	"slices"
 	"strings"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// The range of node ports, kube-apiserver's default for --service-node-port-range.
-const (
-	FirstNodePort = 30000
-	LastNodePort  = 32767
-)
+// Ports are the first and the last of a range.
+type Ports [2]int
+
+// None says that no range is given.
+func (r Ports) None() bool { return r == Ports{} }
+
+// Refuses words, as Kubernetes does, why a service cannot have a node port outside the range; empty where it can.
+func (r Ports) Refuses(port int32) string {
+	if int(port) >= r[0] && int(port) <= r[1] {
+		return ""
+	}
+	return "provided port is not in the valid range. The range of valid ports is " + r.String()
+}
+
+func (r Ports) String() string { return fmt.Sprintf("%d-%d", r[0], r[1]) }
 
 // Settings of a cluster. Of what is given, the zero value of a field means that it is as the cluster has it.
 type Settings struct {
@@ -25,8 +36,8 @@ type Settings struct {
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
 	// Domain of the cluster's names, without a last dot.
 	Domain string `json:"domain"`
-	// NodePorts are the first and the last.
-	NodePorts [2]int `json:"nodePorts"`
+	// NodePorts may be had by services of that type.
+	NodePorts Ports `json:"nodePorts"`
 }
 
 // Default is what a cluster is made with where nothing else is given, and what every cluster has that was made before
@@ -36,7 +47,7 @@ func Default() Settings {
 		PodCIDRs:     []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		Domain:       "cluster.local",
-		NodePorts:    [2]int{FirstNodePort, LastNodePort},
+		NodePorts:    Ports{30000, 32767}, // kube-apiserver's default for --service-node-port-range
 	}
 }
 
@@ -51,7 +62,7 @@ func (s Settings) Or(other Settings) Settings {
 	if s.Domain == "" {
 		s.Domain = other.Domain
 	}
-	if s.NodePorts == [2]int{} {
+	if s.NodePorts.None() {
 		s.NodePorts = other.NodePorts
 	}
 	return s
@@ -70,7 +81,7 @@ func Differ(one string, s Settings, other string, t Settings) error {
 		{"the pod network", join(s.PodCIDRs), join(t.PodCIDRs)},
 		{"the service network", join(s.ServiceCIDRs), join(t.ServiceCIDRs)},
 		{"the domain", s.Domain, t.Domain},
-		{"the range of node ports", ports(s.NodePorts), ports(t.NodePorts)},
+		{"the range of node ports", s.NodePorts.String(), t.NodePorts.String()},
 	} {
 		if f.is != f.was {
 			return fmt.Errorf("%s is %s %s and %s %s", f.name, f.is, one, f.was, other)
@@ -86,8 +97,6 @@ func join(list []netip.Prefix) string {
 	}
 	return strings.Join(out, ",")
 }
-
-func ports(r [2]int) string { return fmt.Sprintf("%d-%d", r[0], r[1]) }
 
 // Validate says what is wrong with the settings of a cluster.
 func (s Settings) Validate() error {
@@ -122,7 +131,7 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("cannot use domain %q: %s", s.Domain, strings.Join(problems, "; "))
 	}
 	if s.NodePorts[0] < 1 || s.NodePorts[1] > 65535 || s.NodePorts[0] > s.NodePorts[1] {
-		return fmt.Errorf("cannot use node ports %s: not a range of ports", ports(s.NodePorts))
+		return fmt.Errorf("cannot use node ports %s: not a range of ports", s.NodePorts)
 	}
 	return nil
 }
@@ -181,6 +190,18 @@ func Decode(data []byte) (Settings, error) {
 		return Settings{}, fmt.Errorf("cannot read the cluster's settings: %w", err)
 	}
 	return s, nil
+}
+
+// ParsePorts reads a range as Kubernetes' flags name it, "30000-32767"; nothing is the zero value.
+func ParsePorts(text string) (Ports, error) {
+	r, err := utilnet.ParsePortRange(text)
+	if err != nil || text != "" && r.Size == 0 {
+		return Ports{}, fmt.Errorf("cannot use ports %q: want FIRST-LAST", text)
+	}
+	if r.Size == 0 {
+		return Ports{}, nil
+	}
+	return Ports{r.Base, r.Base + r.Size - 1}, nil
 }
 
 // ParseCIDRs reads networks as flags name them.

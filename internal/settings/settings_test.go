@@ -21,7 +21,7 @@ func TestValidate(t *testing.T) {
 		"of its family":     {PodCIDRs: append(d.PodCIDRs, netip.MustParsePrefix("10.44.0.0/16"))},
 		"want 10.96.0.0/12": {ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/12")}},
 		"no tenth address":  {ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/29")}},
-		"not a range":       {NodePorts: [2]int{40000, 30000}},
+		"not a range":       {NodePorts: Ports{40000, 30000}},
 		`domain "Cluster."`: {Domain: "Cluster."},
 	} {
 		if err := s.Or(d).Validate(); err == nil || !strings.Contains(err.Error(), want) {
@@ -77,6 +77,24 @@ func TestParseCIDRs(t *testing.T) {
 	for _, bad := range [][]string{{"10.0.0.0"}, {"10.0.0.0/8", "10.0.0.0/8"}, {""}} {
 		if _, err := ParseCIDRs(bad); err == nil {
 			t.Errorf("%v is taken", bad)
+		}
+	}
+}
+
+func TestPorts(t *testing.T) {
+	for text, want := range map[string]Ports{"": {}, "30000-32767": {30000, 32767}, "8000-8000": {8000, 8000}, "20000+99": {20000, 20099}} {
+		if got, err := ParsePorts(text); err != nil || got != want {
+			t.Errorf("%q is %v, %v", text, got, err)
+		}
+	}
+	for _, bad := range []string{"a-b", "3-2", "1-70000", "30000-", "-"} {
+		if got, err := ParsePorts(bad); err == nil || !strings.Contains(err.Error(), "want FIRST-LAST") {
+			t.Errorf("%q is %v, %v", bad, got, err)
+		}
+	}
+	for port, refused := range map[int32]bool{79: true, 80: false, 90: false, 91: true} {
+		if got := (Ports{80, 90}).Refuses(port); (got != "") != refused || refused && !strings.HasSuffix(got, " 80-90") {
+			t.Errorf("%d: %q", port, got)
 		}
 	}
 }

@@ -44,7 +44,7 @@ func acting() map[string]string {
 // allowed, which stands behind: as patterns from the root.
 func deciding() map[string][]string {
 	return map[string][]string{
-		"reconcilers/reconcilers.go":    {"lockstep/internal/settings", "lockstep/reconcilers/"}, // it lists them
+		"reconcilers/reconcilers.go":    {"lockstep/reconcilers/"}, // it lists them
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/engine/prepare.go": {"lockstep/store"}, // for the form of a write
 		"proxy/change.go":               {"lockstep/proxy/rules"},
@@ -81,7 +81,7 @@ func allowed() []string {
 		"errors", "fmt", "hash/fnv", "io", "iter", "maps", "math", "math/big", "math/bits", "net/netip", "path", "reflect",
 		"regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
 		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
-		"lockstep/internal/plain", "lockstep/store/view",
+		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
 		"lockstep/kinds", "lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/v1alpha1",
 		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods",
 	}

@@ -1,14 +1,11 @@
 package strategy
 
 import (
-	"fmt"
 	"net/netip"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
-
-	"lockstep/internal/settings"
 )
 
 // Kubernetes fills in a service's interdependent address fields where it allocates, in
@@ -24,20 +21,7 @@ func allocateCreate(obj runtime.Object) field.ErrorList {
 	if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 	}
-	return append(defaultFamilies(s), portsInRange(s)...)
-}
-
-// portsInRange refuses node ports that an allocator could never hand out.
-func portsInRange(s *core.Service) field.ErrorList {
-	var errs field.ErrorList
-	for i, p := range s.Spec.Ports {
-		if p.NodePort != 0 && (p.NodePort < settings.FirstNodePort || p.NodePort > settings.LastNodePort) {
-			errs = append(errs, field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort,
-				fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", settings.FirstNodePort,
-					settings.LastNodePort)))
-		}
-	}
-	return errs
+	return defaultFamilies(s)
 }
 
 // allocateUpdate keeps the allocated values that the new service does not state, so that the same manifest can be
@@ -71,11 +55,10 @@ func allocateUpdate(obj, old runtime.Object) field.ErrorList {
 	if takesNodePorts(s) && takesNodePorts(was) {
 		keepNodePorts(s, was)
 	}
-	errs := portsInRange(s)
 	if takesClusterIP(s) && !takesClusterIP(was) {
-		errs = append(errs, defaultFamilies(s)...)
+		return defaultFamilies(s)
 	}
-	return errs
+	return nil
 }
 
 // keepNodePorts gives ports without a node port the one that the port of the same name had, unless another port states

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 
+	"lockstep/internal/settings"
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
 	"lockstep/store/view"
@@ -20,8 +21,8 @@ type Options struct {
 	// CIDRs are the cluster's service networks; the first of a family counts, and the first of all is the family of a
 	// service that asks for none.
 	CIDRs []netip.Prefix
-	// NodePorts are the first and the last node port.
-	NodePorts [2]int
+	// NodePorts are those that there are.
+	NodePorts settings.Ports
 	// Reserved are addresses that only one service may have, by its namespace/name.
 	Reserved map[netip.Addr]string
 }

@@ -12,14 +12,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
-	"sigs.k8s.io/yaml"
-
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apischema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
 	"lockstep/internal/golden"
+	"lockstep/internal/settings"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/store/view"
@@ -29,7 +29,7 @@ import (
 var testRules = Rules{Default: strategy.Default, PrepareCreate: strategy.PrepareCreate, PrepareUpdate: strategy.PrepareUpdate,
 	Delete: func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) }}
 
-var testNetworks = Networks{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
+var testNetworks = Networks{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, NodePorts: settings.Default().NodePorts,
 	Reserved: map[netip.Addr]string{netip.MustParseAddr("10.43.0.10"): "kube-system/kube-dns"},
 	Pods:     []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, API: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 	Ports: map[int32]string{6443: "the API", 7070: "the status page", 30443: "the API"}}

@@ -7,14 +7,17 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/internal/settings"
 	"lockstep/kinds"
 	"lockstep/store/view"
 )
 
-// Networks are what the addresses of services are allocated from, and what no service may have.
+// Networks are what the addresses and node ports of services are allocated from, and what no service may have.
 type Networks struct {
 	// CIDRs are the service networks. None of a family: any address of it is taken to be in one.
 	CIDRs []netip.Prefix
+	// NodePorts are those that there are; the zero value: any.
+	NodePorts settings.Ports
 	// Reserved are addresses that only one service may have, by its namespace/name, also before that service exists.
 	Reserved map[netip.Addr]string
 	// Pods are the pod networks. API are addresses of API servers besides the endpoints of default/kubernetes.
@@ -107,6 +110,11 @@ func (d *decision) refuses(v scarce, service kinds.Key, holders []kinds.Key, ste
 		}
 		if owner, reserved := d.in.Services.Reserved[v.addr]; reserved && owner != service.Namespace+"/"+service.Name {
 			return fmt.Sprintf("provided IP is already allocated to Service %s", owner)
+		}
+	}
+	if ports := d.in.Services.NodePorts; v.port != 0 && !ports.None() {
+		if reason := ports.Refuses(v.port); reason != "" {
+			return reason
 		}
 	}
 	i := slices.IndexFunc(holders, func(k kinds.Key) bool { return k != service })

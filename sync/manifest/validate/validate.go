@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/internal/settings"
 	"lockstep/sync/manifest"
 	"lockstep/sync/render"
 )
@@ -21,6 +24,8 @@ var ErrInvalid = errors.New("the manifests have errors")
 type Options struct {
 	// IgnoreKinds are kinds to skip, as in a source's ignoreKinds.
 	IgnoreKinds []string
+	// NodePorts are those of the cluster that the manifests are for. The zero value: settings.Default's.
+	NodePorts settings.Ports
 	// In is what the path "-" reads. Nil: nothing.
 	In io.Reader
 }
@@ -47,7 +52,7 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("cannot validate: %w", err)
 	}
-	errs = slices.Concat(found.errs, errs)
+	errs = slices.Concat(found.errs, errs, outOfRange(set, opts.NodePorts))
 	if len(errs) > 0 {
 		if _, err := fmt.Fprintln(out, errs); err != nil {
 			return fmt.Errorf("cannot print the errors: %w", err)
@@ -71,6 +76,28 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 		return fmt.Errorf("cannot print the result: %w", err)
 	}
 	return nil
+}
+
+// outOfRange are the node ports that the cluster does not have; none of no set.
+func outOfRange(set *render.Set, ports settings.Ports) (errs manifest.Errors) {
+	if set == nil {
+		return nil
+	}
+	if ports.None() {
+		ports = settings.Default().NodePorts
+	}
+	for _, o := range set.Objects {
+		s, ok := o.Object.Object.(*corev1.Service)
+		if !ok {
+			continue
+		}
+		for i, p := range s.Spec.Ports {
+			if reason := ports.Refuses(p.NodePort); p.NodePort != 0 && reason != "" {
+				errs = append(errs, set.ErrorAt(o.Key, fmt.Sprintf("spec.ports[%d].nodePort", i), reason))
+			}
+		}
+	}
+	return errs
 }
 
 func count(n int, what string) string {
