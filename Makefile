@@ -10,7 +10,7 @@ GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: help deps build run test test-corpus test-arm64 lab-test verify bench lab images faults fuzz FORCE
+.PHONY: help deps build run check test test-corpus test-arm64 lab-test verify bench lab images faults fuzz FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
@@ -38,6 +38,9 @@ images: ## build the example's images into bin/images, without any registry
 
 run: deps build images ## run the example on this machine: control plane, node and all
 	@bin/lockstep up $(EXAMPLE) --images bin/images
+
+check: ## the inner loop: compile, vet, tests with few seeds; no root, no network, under a minute from a warm cache
+	@./check.sh
 
 test: deps ## the whole suite; as root, for real
 	@./test.sh

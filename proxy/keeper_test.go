@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"lockstep/internal/short"
 	"lockstep/proxy/rules"
 )
 
@@ -106,7 +107,7 @@ func dual(i int, endpoints int) (*corev1.Service, []*discoveryv1.EndpointSlice) 
 // ours as it was. Where nobody else wrote, no drift is told: one family's transactions are no hand edit to the other.
 func TestKeepers(t *testing.T) {
 	for _, counted := range []bool{true, false} {
-		for seed := range uint64(5) {
+		for seed := range short.Of(5) {
 			t.Run(fmt.Sprintf("counted=%t/%d", counted, seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { walkKeepers(t, counted, seed) })
 			})

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"lockstep/internal/short"
 	"lockstep/kinds"
 	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/looptest"
@@ -76,7 +77,7 @@ func writes(s *sim) (n int) {
 // TestRollouts drives rolling updates of random shapes through random orders of events, and checks after every single
 // write that there are never more pods than allowed, and never fewer available.
 func TestRollouts(t *testing.T) {
-	for seed := range uint64(120) {
+	for seed := range short.Of(120) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			s := newSim(t, seed)
 			s.put(namespaceOf("shop"))
@@ -161,7 +162,7 @@ func (s *sim) expectDone(d *appsv1.Deployment, image string) {
 // TestEverythingAtOnce lets a deployment be scaled, paused, changed, and its pods be killed and relabelled, in random
 // orders, and wants it whole in the end.
 func TestEverythingAtOnce(t *testing.T) {
-	for seed := range uint64(80) {
+	for seed := range short.Of(80) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			s := newSim(t, 1000+seed)
 			s.faults = s.rand.IntN(30)

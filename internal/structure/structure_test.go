@@ -193,7 +193,7 @@ func rules() []rule {
 			never: []string{"github.com/spf13/"}, reason: "flags end at the command line; rooms take Options"},
 		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{
 			"lockstep/lab/", "lockstep/lab", "lockstep/internal/asroot", "lockstep/internal/eventually", "lockstep/internal/golden",
-			"lockstep/internal/seeds", "lockstep/store/memory", "lockstep/store/conformance", "lockstep/store/storebench",
+			"lockstep/internal/short", "lockstep/store/memory", "lockstep/store/conformance", "lockstep/store/storebench",
 			"lockstep/daemon/etcd/etcdtest", "lockstep/sync/forge/forgetest", "lockstep/reconcilers/looptest", "lockstep/proxy/load",
 			"lockstep/nodeagent/baseline", "lockstep/nodeagent/pod/conformance", "lockstep/nodeagent/pod/hollow", "testing",
 		},
@@ -208,7 +208,7 @@ func rules() []rule {
 // forTests are folders whose files serve tests without being named so.
 func forTests() []string {
 	return []string{
-		"internal/asroot", "internal/eventually", "internal/golden", "internal/seeds", "store/conformance", "store/memory",
+		"internal/asroot", "internal/eventually", "internal/golden", "internal/short", "store/conformance", "store/memory",
 		"store/storebench",
 		"daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load", "nodeagent/baseline",
 		"nodeagent/pod/conformance", "nodeagent/pod/hollow",

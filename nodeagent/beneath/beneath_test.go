@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lockstep/internal/asroot"
+	"lockstep/internal/short"
 )
 
 // outside is a directory that nothing below may lead to.
@@ -90,6 +91,7 @@ func TestLinksAreNotFollowed(t *testing.T) {
 }
 
 func TestAttributes(t *testing.T) {
+	asroot.Test(t)
 	defer syscall.Umask(syscall.Umask(0o077))
 	dir, group := t.TempDir(), int64(2000)
 	d := open(t, dir)
@@ -151,6 +153,7 @@ func deep(t *testing.T, dir string, levels int) {
 
 // TestDeep measures and removes what is nested deeper than there are descriptors, and than a path is long.
 func TestDeep(t *testing.T) {
+	short.Leave(t, "5,000 levels")
 	const levels = 5_000
 	dir := t.TempDir()
 	deep(t, dir, levels)
@@ -266,6 +269,7 @@ func TestUsageUnderAttack(t *testing.T) {
 // TestUsageOfWhatMoves measures while directories are moved to others and back, and renamed, near the top and far below it:
 // what stays where it is is measured whole each time, and so are directories that change their name only.
 func TestUsageOfWhatMoves(t *testing.T) {
+	short.Leave(t, "seconds of moving")
 	const size = 64 << 10
 	for _, depth := range []int{0, 2, maxOpen + 4} {
 		t.Run(fmt.Sprint(depth), func(t *testing.T) {

@@ -13,11 +13,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/internal/asroot"
 	"lockstep/nodeagent/spec"
 )
 
 // TestPodPids has a process in a pod's cgroup fork more than the pod may.
 func TestPodPids(t *testing.T) {
+	asroot.Test(t)
 	const limit = 16
 	path := fmt.Sprintf("/lockstep-test-%d", os.Getpid())
 	if err := Make(path, spec.PodLimits(&corev1.Pod{}, spec.Node{PodPids: limit})); err != nil {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"lockstep/internal/asroot"
 	"lockstep/nodeagent/process"
 )
 
@@ -83,6 +84,7 @@ func TestEndShim(t *testing.T) {
 // TestDropRemains: what a killed shim left goes, with what is mounted in it and its working directory, wherever containerd's
 // folders are; the files under a mount stay, and so does all of a container that has a task.
 func TestDropRemains(t *testing.T) {
+	asroot.Test(t)
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "c.sock")
 	serveWith(t, socket, func(s *grpc.Server) { tasks.RegisterTasksServer(s, someTasks{id: "alive"}) })

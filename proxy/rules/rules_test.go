@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"lockstep/internal/golden"
+	"lockstep/internal/short"
 )
 
 // settings are an Input without its objects, as cases state them in node.yaml.
@@ -146,7 +147,7 @@ func describe(ways []way) string {
 // TestReach asks of random clusters that every port of every service leads to each of its
 // endpoints with the same probability, over few rules.
 func TestReach(t *testing.T) {
-	for seed := range uint64(10) {
+	for seed := range short.Of(10) {
 		g := generator{rand.New(rand.NewPCG(seed, 1))}
 		in := g.input(1 + g.IntN(300))
 		k, err := parseKernel(Compile(in, IPv4).Text(), nodeAddresses())
@@ -209,7 +210,7 @@ func reach(t *testing.T, k *kernel, svc *corev1.Service, ask packet, want []endp
 // TestTransitions walks one Compiler through random changes: at every step it must equal one that
 // remembers nothing, and chains that nothing changed must be the same pointers.
 func TestTransitions(t *testing.T) {
-	for seed := range uint64(5) {
+	for seed := range short.Of(5) {
 		g := generator{rand.New(rand.NewPCG(seed, 2))}
 		c := NewCompiler(IPv4)
 		in := g.input(40)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/internal/eventually"
+	"lockstep/internal/short"
 	"lockstep/kinds"
 	"lockstep/store"
 	"lockstep/store/memory"
@@ -227,7 +228,7 @@ func TestDecideSpreadsAndFills(t *testing.T) {
 
 // TestFold walks random changes and wants the folded state to equal that of the view, after each.
 func TestFold(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range short.Of(20) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		db := view.NewDB()
 		s := NewState(db.View())

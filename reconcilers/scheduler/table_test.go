@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/short"
 	"lockstep/kinds"
 	"lockstep/store"
 	"lockstep/store/memory"
@@ -89,7 +90,7 @@ func randomNode(r *rand.Rand, name string) *corev1.Node {
 // pods that are alike in that are one class.
 func TestRowsReadWhatTheySay(t *testing.T) {
 	table := rows()
-	for seed := range uint64(500) {
+	for seed := range short.Of(500) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		p := randomPod(r, "p")
 		s := NewState(view.Of(randomNode(r, "a"),
@@ -137,7 +138,7 @@ func TestRowsReadWhatTheySay(t *testing.T) {
 // where only nodes changed, in the same words.
 func TestNobodyIsForgotten(t *testing.T) {
 	woken, slept := 0, 0
-	for seed := range uint64(40) {
+	for seed := range short.Of(40) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		db := view.NewDB()
 		s := New(Options{})

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/internal/short"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/store"
@@ -148,7 +149,7 @@ func TestKilledAfterEveryWrite(t *testing.T) {
 }
 
 func step(n int) int {
-	if n < 40 {
+	if n < int(short.Of(40)) {
 		return 1
 	}
 	return 23

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lockstep/internal/short"
 )
 
 // bombs are files that cost far more than their size where a decoder is careless.
@@ -114,6 +116,7 @@ func nested(levels int) string {
 
 // No file within the limits takes long, or more memory than a small multiple of the largest file.
 func TestBombs(t *testing.T) {
+	short.Leave(t, "files as large as may be")
 	const (
 		longest = 60 * time.Second // on a machine that is busy with other things
 		most    = 1 << 30          // allocated altogether; the most that is in use at once is below

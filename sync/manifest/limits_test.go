@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"lockstep/internal/short"
 )
 
 func TestLimits(t *testing.T) {
@@ -71,6 +73,7 @@ func TestMuchTogether(t *testing.T) {
 }
 
 func TestTooManyObjects(t *testing.T) {
+	short.Leave(t, "as many objects as may be")
 	var b strings.Builder
 	for i := range MaxObjects + 1 {
 		fmt.Fprintf(&b, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a%d}}\n---\n", i)
@@ -182,6 +185,7 @@ func TestSecretCanary(t *testing.T) {
 
 // TestMuchMemory: objects that take forty times their text are counted by what they take.
 func TestMuchMemory(t *testing.T) {
+	short.Leave(t, "half a gigabyte")
 	var files []File
 	var reads atomic.Int64
 	const made = MaxSource/MaxObject - 1
