@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/internal/eventually"
+	"lockstep/internal/short"
 	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pod/conformance"
 	"lockstep/nodeagent/pod/hollow"
@@ -291,9 +292,23 @@ func TestStartErrors(t *testing.T) {
 	w.clean()
 }
 
-// TestThousandPods has a node make a thousand pods and remove them. It takes a second or two on an idle machine.
+// TestThousandPods has a node make a thousand pods in ten seconds, and remove them. It takes three on an idle machine; on
+// one that is busy with other things the best of three tries counts.
 func TestThousandPods(t *testing.T) {
-	const many = 1000
+	const bound = 10 * time.Second
+	many := int(short.Of(1000))
+	for range 3 {
+		made, removed := manyPods(t, many)
+		t.Logf("%d pods are ready after %s, and gone after %s", many, made.Round(time.Millisecond), removed.Round(time.Millisecond))
+		if made < bound {
+			return
+		}
+	}
+	t.Errorf("%d pods are not ready within %s", many, bound)
+}
+
+func manyPods(t *testing.T, many int) (made, removed time.Duration) {
+	t.Helper()
 	w := newWorld(t)
 	began := time.Now()
 	for i := range many {
@@ -305,8 +320,7 @@ func TestThousandPods(t *testing.T) {
 		}
 		return nil
 	})
-	made := time.Since(began)
-	began = time.Now()
+	made, began = time.Since(began), time.Now()
 	for i := range many {
 		w.Unbind(types.UID(fmt.Sprint("p", i)), time.Second)
 	}
@@ -316,6 +330,8 @@ func TestThousandPods(t *testing.T) {
 		}
 		return nil
 	})
-	t.Logf("%d pods are ready after %s, and gone after %s", many, made.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	removed = time.Since(began)
 	w.clean()
+	w.stop()
+	return made, removed
 }
