@@ -9,17 +9,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/contrib/apparmor"
-	"github.com/containerd/containerd/v2/pkg/cap"
-	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -33,6 +27,7 @@ import (
 	"lockstep/nodeagent/content"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/logs"
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/probes"
@@ -229,8 +224,10 @@ func (a *Agent) open(ctx context.Context) error {
 	if err := a.readMachine(version); err != nil {
 		return err
 	}
-	if err := a.makeNodeCgroup(); err != nil {
-		a.log.Warn("cannot bound the processes of all pods together", "error", err)
+	if a.opts.PodPidsLimit >= 0 {
+		if err := machine.Bound(a.opts.NodeName); err != nil {
+			a.log.Warn("cannot bound the processes of all pods together", "error", err)
+		}
 	}
 	if a.imageDir = a.rt.Dir(ctx); a.imageDir == "" {
 		a.imageDir = a.opts.DataDir
@@ -251,7 +248,7 @@ func (a *Agent) open(ctx context.Context) error {
 		Probed: a.metrics.probed,
 	})
 	a.logs, err = logs.Ensure(ctx, logs.Options{RunDir: a.opts.RunDir, Cgroup: keeperCgroup(a.opts.NodeName), Build: a.opts.Version,
-		Pods:  nodeCgroup(a.opts.NodeName),
+		Pods:  machine.Cgroup(a.opts.NodeName),
 		Ended: func() { a.log.Warn("the log keeper has ended, starting it again") },
 		Started: func() {
 			a.log.Info("the log keeper was started again")
@@ -296,29 +293,9 @@ func (a *Agent) readMachine(version string) error {
 		return err
 	}
 	facts.ContainerRuntime, _, _ = strings.Cut(version, "~")
-	caps, err := cap.Current()
+	n, err := machine.Spec(a.opts.NodeName, facts, max(a.opts.PodPidsLimit, 0), a.log)
 	if err != nil {
-		return fmt.Errorf("cannot read own capabilities: %w", err)
-	}
-	devices, err := oci.HostDevices()
-	if err != nil {
-		return fmt.Errorf("cannot list devices: %w", err)
-	}
-	n := spec.Node{Name: a.opts.NodeName, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroup.V2(),
-		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: max(a.opts.PodPidsLimit, 0)}
-	if n.MaxOpenFiles, err = maxOpenFiles(caps); err != nil {
 		return err
-	}
-	if floor, free := oomFloor(caps); !free {
-		n.OOMFloor = floor
-		a.log.Info("without CAP_SYS_RESOURCE no container gets a lower oom_score_adj than this process has", "floor", floor)
-	}
-	if n.AppArmor = appArmor(); n.AppArmor {
-		if err := apparmor.LoadDefaultProfile(defaultAppArmor); err != nil {
-			a.log.Warn("cannot load the default AppArmor profile: pods that ask for it do not start here", "error", err)
-		} else {
-			n.AppArmorDefault = defaultAppArmor
-		}
 	}
 	if len(a.ips) == 0 {
 		if u, err := url.Parse(a.opts.Server); err == nil {
@@ -331,45 +308,6 @@ func (a *Agent) readMachine(version string) error {
 	defer a.mu.Unlock()
 	a.facts, a.node = facts, n
 	return nil
-}
-
-// maxOpenFiles is the highest limit of open files that may be given: the
-// kernel's, or without the right to raise limits this process's own.
-func maxOpenFiles(caps []string) (uint64, error) {
-	data, err := os.ReadFile("/proc/sys/fs/nr_open")
-	if err != nil {
-		return 0, err
-	}
-	most, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-	if err != nil || slices.Contains(caps, "CAP_SYS_RESOURCE") {
-		return most, err
-	}
-	var own unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
-		return 0, fmt.Errorf("cannot read own limit of open files: %w", err)
-	}
-	return min(most, own.Max), nil
-}
-
-// defaultAppArmor is the name under which containerd's default profile is
-// loaded; apparmor_parser does it.
-const defaultAppArmor = "lockstep-default"
-
-// appArmor says that the kernel enforces AppArmor profiles.
-func appArmor() bool {
-	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(data), "Y")
-}
-
-// oomFloor is the lowest oom_score_adj that children may get; free says that
-// there is no such limit.
-func oomFloor(caps []string) (floor int, free bool) {
-	if slices.Contains(caps, "CAP_SYS_RESOURCE") {
-		return -1000, true
-	}
-	data, _ := os.ReadFile("/proc/self/oom_score_adj")
-	_, _ = fmt.Sscan(string(data), &floor)
-	return floor, false
 }
 
 // forwardingFile keeps the earlier setting for Reset.

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,84 +17,11 @@ import (
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/process"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
 )
-
-// TestCgroupOfContainer: a process below a container's cgroup is the container's.
-func TestCgroupOfContainer(t *testing.T) {
-	for below, want := range map[string]string{".": "", "pod1": "", "pod1/c": "c", "pod1/c/own/deeper": "c"} {
-		if got := containerOfCgroup(below); got != want {
-			t.Errorf("%s: %q, want %q", below, got, want)
-		}
-	}
-}
-
-// TestEndForgotten has two shims with a container each, one of which containerd
-// does not know.
-func TestEndForgotten(t *testing.T) {
-	o := Options{NodeName: fmt.Sprintf("forgotten-%d", os.Getpid()), Containerd: filepath.Join(t.TempDir(), "c.sock")}
-	path := nodeCgroup(o.NodeName)
-	t.Cleanup(func() {
-		if err := errors.Join(cgroup.Remove(path), removeEmptyParents(filepath.Dir(path))); err != nil {
-			t.Error(err)
-		}
-	})
-	start := func(id string) (shim, child int) {
-		t.Helper()
-		cmd := exec.Command("sh", "-c", "sleep 1000 & echo $!; wait", "-namespace", runtime.Namespace, "-id", id, "-address", o.Containerd)
-		cmd.Args[0] = "/usr/bin/containerd-shim-runc-v2"
-		out, err := cmd.StdoutPipe()
-		if err == nil {
-			err = cmd.Start()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := fmt.Fscan(out, &child); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = syscall.Kill(child, syscall.SIGKILL)
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		})
-		joined := false
-		for _, root := range cgroup.Hierarchies() {
-			dir := filepath.Join(root, path, "pod1", id, "own")
-			if err := os.MkdirAll(dir, 0o755); err != nil {
-				continue // such as a hierarchy that is read-only
-			}
-			joined = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(child)), 0) == nil || joined
-		}
-		if !joined {
-			t.Fatal("the child is in no cgroup")
-		}
-		return cmd.Process.Pid, child
-	}
-	lostShim, lost := start("lost")
-	shim, child := start("known")
-	for i, want := range [][]string{{"lost"}, nil} {
-		ids, err := endForgotten(t.Context(), o, func(id string) bool { return id != "lost" })
-		if err != nil || !slices.Equal(ids, want) {
-			t.Errorf("look %d: %v, %v, want %v", i, ids, err, want)
-		}
-	}
-	if process.Alive(lost) || process.Wait(t.Context(), lostShim) != nil {
-		t.Error("the lost container is alive")
-	}
-	if !process.Alive(shim) || !process.Alive(child) {
-		t.Error("the known container is not")
-	}
-	// As a reset does.
-	if ids, err := endForgotten(t.Context(), o, func(string) bool { return false }); err != nil || !slices.Equal(ids, []string{"known"}) {
-		t.Errorf("%v, %v", ids, err)
-	}
-	if process.Alive(child) || process.Wait(t.Context(), shim) != nil {
-		t.Error("something is left")
-	}
-}
 
 // nodeEvent waits for an event about the node.
 func (l *lab) nodeEvent(reason string) {
@@ -168,7 +93,7 @@ func TestForgotten(t *testing.T) {
 		t.Helper()
 		for name, pid := range pids {
 			l.eventually(name+" ended", 20*time.Second, func() error {
-				if process.Alive(int(pid)) && cgroup.Within(int(pid), nodeCgroup(opts.NodeName)) {
+				if process.Alive(int(pid)) && cgroup.Within(int(pid), machine.Cgroup(opts.NodeName)) {
 					return fmt.Errorf("process %d lives", pid)
 				}
 				return nil
@@ -212,7 +137,7 @@ func TestForgotten(t *testing.T) {
 	if err := socket(); err == nil {
 		t.Error("a socket is left")
 	}
-	if left := cgroup.Processes(nodeCgroup(opts.NodeName)); len(left) > 0 {
+	if left := cgroup.Processes(machine.Cgroup(opts.NodeName)); len(left) > 0 {
 		t.Errorf("processes left: %v", left)
 	}
 }

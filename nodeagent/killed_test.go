@@ -14,6 +14,7 @@ import (
 
 	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/cgroup"
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/runtime"
 )
 
@@ -54,7 +55,7 @@ func (l *lab) leftOf(pods []*corev1.Pod) error {
 			}
 		}
 		for _, root := range cgroup.Hierarchies() {
-			exists(filepath.Join(root, nodeCgroup(l.opts.NodeName), "pod"+string(p.UID)))
+			exists(filepath.Join(root, machine.Cgroup(l.opts.NodeName), "pod"+string(p.UID)))
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/pod/conformance"
 )
 
@@ -23,7 +24,7 @@ func TestMachine(t *testing.T) {
 		Forever: []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"},
 		True:    []string{"sh", "-c", "exit 0"}, Absent: []string{"/absent"},
 		RunDir: l.opts.RunDir, LogDir: filepath.Join(l.dir, "conformance-logs"),
-		Cgroup: nodeCgroup(l.agent.opts.NodeName),
+		Cgroup: machine.Cgroup(l.agent.opts.NodeName),
 	})
 	l.remove("first")
 	l.gone("first")

@@ -126,7 +126,7 @@ func findContainerd(o Options) int {
 	for _, pid := range process.All() {
 		args := process.Arguments(pid)
 		if len(args) == 3 && filepath.Base(args[0]) == "containerd" && args[1] == "--config" && args[2] == config &&
-			process.Alive(pid) && seesSame(pid, config) {
+			process.Alive(pid) && process.SeesSame(pid, config) {
 			return pid
 		}
 	}

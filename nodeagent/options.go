@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/internal/settings"
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/register"
 )
 
@@ -160,4 +161,8 @@ func (o Options) containerdSocket() string {
 		return filepath.Join(o.RunDir, "containerd", "containerd.sock")
 	}
 	return o.Containerd
+}
+
+func (o Options) remains() machine.Remains {
+	return machine.Remains{Node: o.NodeName, Socket: o.containerdSocket(), Managed: o.Containerd == Managed}
 }

@@ -11,6 +11,7 @@ import (
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/process"
 )
 
@@ -25,11 +26,11 @@ func (o Options) refuseOthers() error {
 	}
 	var dirs []string
 	others := false
-	for _, path := range []string{nodeCgroup(o.NodeName), keeperCgroup(o.NodeName), namesCgroup(o.NodeName)} {
+	for _, path := range []string{machine.Cgroup(o.NodeName), keeperCgroup(o.NodeName), namesCgroup(o.NodeName)} {
 		for pid := range cgroup.Processes(path) {
 			args := process.Arguments(pid)
 			companion := len(args) >= 3 && (args[1] == keeper.Command || args[1] == names.Command)
-			if companion && args[2] == o.RunDir && seesSame(pid, o.RunDir) {
+			if companion && args[2] == o.RunDir && process.SeesSame(pid, o.RunDir) {
 				return nil // of a node that never got as far as keeping how it runs
 			}
 			others = true

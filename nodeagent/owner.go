@@ -13,25 +13,20 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/content"
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/pod"
 )
 
 // newHost returns the node that pods run on, with what the agent works with as it is now.
 func (a *Agent) newHost() *pod.Node {
 	return pod.NewNode(pod.Options{
-		Machine: pod.Machine{
-			Containers: ownContainers{a.rt, a}, Sandboxes: sandboxes{a.net}, Volumes: a.volumes, Logs: a.logs,
-			Probes: a.probes, Events: a.events,
-			Images: &knownImages{
-				manager:  a.images,
-				imported: a.imported,
-				added:    func() { poke(a.imagesWake) },
-				known:    map[string]*knownImage{},
-			},
-		},
+		Machine: machine.New(machine.Options{
+			Runtime: a.rt, Remains: a.opts.remains(), Network: a.net, Volumes: a.volumes, Logs: a.logs, Probes: a.probes,
+			Events: a.events, Images: a.images, Imported: a.imported, Added: func() { poke(a.imagesWake) }, Log: a.log,
+		}),
 		Cluster: clusterOf{a.content, a}, Owner: owner{a}, Records: a.records,
 		RunDir: a.opts.RunDir, LogDir: a.opts.LogDir, SeccompDir: filepath.Join(a.opts.DataDir, "seccomp"),
-		Cgroup: nodeCgroup(a.opts.NodeName),
+		Cgroup: machine.Cgroup(a.opts.NodeName),
 		Names:  a.namesAt, Facts: a.nodeFacts, HostIPs: a.hostIPs, Metrics: a.metrics.pods, Log: a.log,
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -18,6 +17,7 @@ import (
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logs/keeper"
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/process"
@@ -62,10 +62,10 @@ func Reset(ctx context.Context, opts Options) error {
 	note(network.SetRoutes(nil))
 	note(network.RemoveIsolated())
 	note(resetForwarding(opts))
-	note(cgroup.Remove(nodeCgroup(opts.NodeName)))
+	note(cgroup.Remove(machine.Cgroup(opts.NodeName)))
 	note(cgroup.Remove(keeperCgroup(opts.NodeName)))
 	note(cgroup.Remove(namesCgroup(opts.NodeName)))
-	note(removeEmptyParents(filepath.Dir(nodeCgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName)),
+	note(removeEmptyParents(filepath.Dir(machine.Cgroup(opts.NodeName)), filepath.Dir(keeperCgroup(opts.NodeName)),
 		filepath.Dir(namesCgroup(opts.NodeName))))
 	note(stopContainerd(ctx, opts))
 	note(os.RemoveAll(opts.managedDir()))
@@ -123,7 +123,7 @@ func resetContainers(ctx context.Context, o Options) error {
 		}
 	}
 	// What containerd does not know is not in the list, and would run on.
-	forgotten, err := endForgotten(ctx, o, func(string) bool { return false })
+	forgotten, err := o.remains().End(ctx, func(string) bool { return false })
 	errs = append(errs, err, rt.DropRemains(ctx, append(shimNames(o, list), forgotten...)))
 	layers, err := rt.Layers(ctx)
 	errs = append(errs, err)
@@ -160,7 +160,7 @@ func resetPods(ctx context.Context, o Options) error {
 	dirs, _ := filepath.Glob(filepath.Join(o.RunDir, "pods", "*"))
 	for _, dir := range dirs {
 		p := network.Pod{UID: filepath.Base(dir)}
-		errs = append(errs, n.Remove(ctx, p, network.NetPath(filepath.Join(dir, "ns"))), sandboxes{}.Unpin(dir))
+		errs = append(errs, n.Remove(ctx, p, network.NetPath(filepath.Join(dir, "ns"))), machine.Unpin(dir))
 	}
 	errs = append(errs, n.Sweep(ctx, func(string) bool { return false }))
 	if _, err := os.Stat(o.volumesDir()); err == nil {
@@ -261,23 +261,9 @@ func companions(runDir string, commands ...string) []int {
 	var pids []int
 	for _, pid := range process.All() {
 		args := process.Arguments(pid)
-		if len(args) >= 3 && slices.Contains(commands, args[1]) && args[2] == runDir && seesSame(pid, runDir) {
+		if len(args) >= 3 && slices.Contains(commands, args[1]) && args[2] == runDir && process.SeesSame(pid, runDir) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
-}
-
-// seesSame says whether a path leads a process where it leads us; of one that
-// is absent, whether it would.
-func seesSame(pid int, path string) bool {
-	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	theirs, err := os.Stat(filepath.Join(proc, "root", path))
-	ours, ourErr := os.Stat(path)
-	if err == nil && ourErr == nil {
-		return os.SameFile(theirs, ours)
-	}
-	mounts, err := os.Readlink(filepath.Join(proc, "ns", "mnt"))
-	own, ownErr := os.Readlink("/proc/self/ns/mnt")
-	return err == nil && ownErr == nil && mounts == own
 }

@@ -14,6 +14,7 @@ import (
 
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/dns"
+	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/register"
 	"lockstep/proxy"
 	"lockstep/proxy/rules"
@@ -46,7 +47,7 @@ func (a *Agent) serveServices(ctx context.Context) error {
 	d, err := dns.New(dns.Options{Listen: listen, Domain: domain, State: a.dnsState, Wake: a.cluster.Subscribe(), Changed: a.vitalChanged,
 		Log: a.log, Registerer: a.opts.Metrics,
 		Process: companion.Program{
-			RunDir: a.opts.RunDir, Cgroup: namesCgroup(a.opts.NodeName), Build: a.opts.Version, For: nodeCgroup(a.opts.NodeName),
+			RunDir: a.opts.RunDir, Cgroup: namesCgroup(a.opts.NodeName), Build: a.opts.Version, For: machine.Cgroup(a.opts.NodeName),
 		}})
 	if err != nil {
 		a.log.Error("cannot have names answered", "error", err)

@@ -156,6 +156,11 @@ func rules() []rule {
 			"lockstep/proxy",
 		},
 			reason: "what is known of the cluster does not depend on what the node does with it"},
+		{from: []string{"nodeagent/machine"}, never: []string{
+			"k8s.io/client-go/", "lockstep/nodeagent/cluster", "lockstep/nodeagent/content", "lockstep/nodeagent", "lockstep/proxy/",
+			"lockstep/proxy",
+		},
+			reason: "a machine knows nothing of the cluster, nor of the agent whose pods it has"},
 		{from: []string{"proxy"}, never: []string{"lockstep/nodeagent/", "lockstep/nodeagent"},
 			reason: "the proxy is given what it needs, and could run without the agent"},
 		{from: []string{"kinds"}, except: []string{"kinds/strategy"}, never: []string{"lockstep/"},

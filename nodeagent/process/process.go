@@ -138,3 +138,17 @@ func All() []int {
 }
 
 func file(pid int, name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
+
+// SeesSame says whether a path leads a process where it leads us; of one that
+// is absent, whether it would.
+func SeesSame(pid int, path string) bool {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	theirs, err := os.Stat(filepath.Join(proc, "root", path))
+	ours, ourErr := os.Stat(path)
+	if err == nil && ourErr == nil {
+		return os.SameFile(theirs, ours)
+	}
+	mounts, err := os.Readlink(filepath.Join(proc, "ns", "mnt"))
+	own, ownErr := os.Readlink("/proc/self/ns/mnt")
+	return err == nil && ownErr == nil && mounts == own
+}

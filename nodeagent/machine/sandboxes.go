@@ -1,7 +1,6 @@
-package nodeagent
+package machine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,20 +11,7 @@ import (
 
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/network"
-	"lockstep/nodeagent/register"
-	"lockstep/nodeagent/runtime"
 )
-
-// ownContainers are containerd's, and what runs of those that it has forgotten.
-type ownContainers struct {
-	*runtime.Runtime
-	agent *Agent
-}
-
-// EndRemains implements pod.Containers.
-func (c ownContainers) EndRemains(ctx context.Context, path, id string) error {
-	return c.agent.endRemains(ctx, path, id)
-}
 
 // sandboxes are namespaces that are pinned by mounts, on a network of CNI plugins.
 type sandboxes struct{ *network.Network }
@@ -53,7 +39,11 @@ func (sandboxes) Pinned(dir string, n network.Namespaces) bool {
 }
 
 // Unpin implements pod.Sandboxes.
-func (sandboxes) Unpin(dir string) error {
+func (sandboxes) Unpin(dir string) error { return Unpin(dir) }
+
+// Unpin removes a sandbox's namespaces, its shared memory and its directory, with all that is in it. One that is not there
+// is no error.
+func Unpin(dir string) error {
 	shm := filepath.Join(dir, "shm")
 	for {
 		if err := unix.Unmount(shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
@@ -82,26 +72,3 @@ func (sandboxes) Unlimit(path string) error { return cgroup.Remove(path) }
 
 // OOMKilled implements pod.Sandboxes.
 func (sandboxes) OOMKilled(path string) bool { return cgroup.OOMKilled(path) }
-
-// nodeCgroup is the parent of all pods' cgroups of this node; the node's name
-// is in it, so that several nodes fit on one machine.
-func nodeCgroup(node string) string { return filepath.Join("/lockstep", node) }
-
-// ownPids is the share of the machine's process numbers that pods together
-// cannot take, one in so many: less than that at which the node says
-// PIDPressure, and enough to end pods with.
-const ownPids = 25
-
-// makeNodeCgroup makes the parent of all pods' cgroups, which bounds what they
-// take together.
-func (a *Agent) makeNodeCgroup() error {
-	if a.opts.PodPidsLimit < 0 {
-		return nil
-	}
-	most, err := register.MostPIDs()
-	if err != nil {
-		return err
-	}
-	limit := most - most/ownPids
-	return cgroup.Make(nodeCgroup(a.opts.NodeName), &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}})
-}
