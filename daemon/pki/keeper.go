@@ -2,7 +2,6 @@ package pki
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -135,10 +134,7 @@ func (r *Registrar) restore(ctx context.Context) error {
 		ledger.Unproven = until
 	}
 	v := r.tokens.Store.View()
-	groups, err := forgotten(ledger, v, r.tokens.now().Add(-r.authority.nodeLifetime))
-	if err != nil {
-		return err
-	}
+	groups := forgotten(ledger, v, r.tokens.now().Add(-r.authority.nodeLifetime))
 	var rev int64
 	for _, result := range r.tokens.Commit.Commit(ctx, groups...) {
 		if result.Err != nil {
@@ -172,56 +168,45 @@ func (r *Registrar) reckon(inStep time.Time, begun bool) time.Time {
 // forgotten are the writes that bring into a store what a ledger knows beyond it. Where they disagree on a name, the
 // store is right, since its node has been removed there and given to another; where a key was removed, it stays removed.
 // Removals before the oldest living certificate are of no use any more.
-func forgotten(ledger known, v *view.View, oldest time.Time) ([]store.Group, error) {
+func forgotten(ledger known, v *view.View, oldest time.Time) []store.Group {
 	var groups []store.Group
 	have := knownIn(v)
-	add := func(name string, value any) error {
-		write, err := record(name, value, "known from the ledger beside the authority")
-		groups = append(groups, store.Group{write})
-		return err
+	add := func(r *view.Record, more ...store.Write) {
+		write := store.Write{Record: r, Reason: "known from the ledger beside the authority"}
+		groups = append(groups, append(store.Group{write}, more...))
 	}
 	for _, e := range differences(nothingKnown(), ledger) {
-		var err error
 		_, named := have.Nodes[e.Node]
 		_, gone := have.Removed[e.Key]
 		switch {
 		case e.Is != nil && !named && have.Removed[e.Is.Key] == (removed{}) && ledger.Removed[e.Is.Key] == (removed{}):
-			err = add(nodePrefix+e.Node, e.Is)
+			add(registrations.Record(nodePrefix+e.Node, *e.Is))
 		case e.Removed != nil && !gone && e.Removed.Since.After(oldest):
-			err = add(removedPrefix+e.Key, e.Removed)
+			var free store.Group
 			if reg, rev, held := registered(v, e.Removed.Node); held == nil && reg.Key == e.Key {
-				last := &groups[len(groups)-1]
-				*last = append(*last, store.Write{
-					Record: &view.Record{Table: pkiTable, Name: nodePrefix + e.Removed.Node},
-					If:     rev,
-					Reason: "its key was removed",
-				})
+				name := registrations.Gone(nodePrefix + e.Removed.Node)
+				free = store.Group{{Record: name, If: rev, Reason: "its key was removed"}}
 			}
+			add(removals.Record(removedPrefix+e.Key, *e.Removed), free...)
 		case e.Unproven.After(have.Unproven):
-			err = add(unprovenName, unproven{Until: e.Unproven})
+			add(doubts.Record(unprovenName, unproven{Until: e.Unproven}))
 			groups[len(groups)-1][0].If = store.Anyway
 		}
-		if err != nil {
-			return nil, err
-		}
 	}
-	return groups, nil
+	return groups
 }
 
 // knownIn is what the store knows. A record that cannot be read is left out: its name stays taken all the same.
 func knownIn(v *view.View) known {
 	k := nothingKnown()
-	for found := range v.Records(pkiTable, "") {
-		if node, ok := strings.CutPrefix(found.Name, nodePrefix); ok {
-			var is registration
-			if json.Unmarshal(found.Data, &is) == nil {
-				k.Nodes[node] = is
-			}
-		} else if key, ok := strings.CutPrefix(found.Name, removedPrefix); ok {
-			var is removed
-			if json.Unmarshal(found.Data, &is) == nil {
-				k.Removed[key] = is
-			}
+	for row, err := range registrations.Rows(v, nodePrefix) {
+		if err == nil {
+			k.Nodes[strings.TrimPrefix(row.Name, nodePrefix)] = row.Value
+		}
+	}
+	for row, err := range removals.Rows(v, removedPrefix) {
+		if err == nil {
+			k.Removed[strings.TrimPrefix(row.Name, removedPrefix)] = row.Value
 		}
 	}
 	k.Unproven = unprovenUntil(v)
@@ -256,12 +241,11 @@ func (r *Registrar) remove(ctx context.Context, node string) (key string, err er
 	if err != nil {
 		return "", err
 	}
-	write, err := record(removedPrefix+reg.Key, removed{Node: node, Since: r.tokens.now().UTC().Truncate(time.Second)}, "node removed")
-	if err != nil {
-		return "", err
+	is := removed{Node: node, Since: r.tokens.now().UTC().Truncate(time.Second)}
+	group := store.Group{
+		{Record: removals.Record(removedPrefix+reg.Key, is), If: store.Anyway, Reason: "node removed"},
+		{Record: registrations.Gone(nodePrefix + node), If: rev, Reason: "node removed"},
 	}
-	write.If = store.Anyway
-	group := store.Group{write, {Record: &view.Record{Table: pkiTable, Name: nodePrefix + node}, If: rev, Reason: "node removed"}}
 	if o := v.Get(kinds.For[*corev1.Node]().Key("", node)); o != nil {
 		group = append(group, store.Write{Key: kinds.KeyOf(o), If: store.Anyway, Reason: "node removed"})
 	}
@@ -293,7 +277,7 @@ func (r *Registrar) useless(v *view.View) store.Group {
 	for key, is := range knownIn(v).Removed {
 		if len(out) < maxExpired && r.tokens.now().Sub(is.Since) > r.authority.nodeLifetime {
 			out = append(out, store.Write{
-				Record: &view.Record{Table: pkiTable, Name: removedPrefix + key},
+				Record: removals.Gone(removedPrefix + key),
 				If:     store.Anyway,
 				Reason: "no certificate of it lives",
 			})

@@ -309,11 +309,8 @@ func TestOldRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	const old = `{"key":"%","since":"2025-12-01T02:03:04.567891234Z"}`
-	write, err := record("node/n1", struct{}{}, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	write.Record.Data = []byte(strings.Replace(old, "%", fingerprint(csr.RawSubjectPublicKeyInfo), 1))
+	data := []byte(strings.Replace(old, "%", fingerprint(csr.RawSubjectPublicKeyInfo), 1))
+	write := store.Write{Record: &view.Record{Table: "pki", Name: "node/n1", Data: data}, Reason: "test"}
 	if r := p.store.Commit(t.Context(), store.Group{write})[0]; r.Err != nil {
 		t.Fatal(r.Err)
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -33,26 +32,32 @@ var (
 	errNobody = errors.New("the name is registered for no key")
 )
 
+// The table has rows of three types: node/<name>, removed/<key>, and how long the store has to reckon with names it does not
+// know.
 const (
 	pkiTable = "pki"
-	// Records of the table: node/<name>, removed/<key>, and how long the store has to reckon with names it does not know.
+
+	registrations view.Table[registration] = pkiTable
+	removals      view.Table[removed]      = pkiTable
+	doubts        view.Table[unproven]     = pkiTable
+
 	nodePrefix, removedPrefix, unprovenName = "node/", "removed/", "unproven"
 )
 
-// registration is the record pki/node/<name>: whose key the name belongs to.
+// registration is the row pki/node/<name>: whose key the name belongs to.
 type registration struct {
 	// Key is the SHA-256 of the public key (its SubjectPublicKeyInfo) in hex.
 	Key   string    `json:"key"`
 	Since time.Time `json:"since"`
 }
 
-// removed is the record pki/removed/<key>: a key that holds no more, whatever certificate is shown for it.
+// removed is the row pki/removed/<key>: a key that holds no more, whatever certificate is shown for it.
 type removed struct {
 	Node  string    `json:"node"`
 	Since time.Time `json:"since"`
 }
 
-// unproven is the record pki/unproven.
+// unproven is the row pki/unproven.
 type unproven struct {
 	Until time.Time `json:"until"`
 }
@@ -141,7 +146,7 @@ func Gone(v *view.View, node, key string) bool {
 // Holds is nil where the view has the name registered for the key. Its errors match ErrTaken, ErrRemoved, or none of
 // these where the name is registered for nobody.
 func Holds(v *view.View, node, key string) error {
-	if _, found := v.Record(pkiTable, removedPrefix+key); found {
+	if _, found, _ := removals.Get(v, removedPrefix+key); found { // also one that cannot be read
 		return ErrRemoved
 	}
 	reg, _, err := registered(v, node)
@@ -192,10 +197,7 @@ func (r *Registrar) claim(ctx context.Context, node, key string, proven bool) er
 		return fmt.Errorf("%w, or after %s", ErrUnproven, until.Format(time.DateOnly))
 	}
 	is := registration{Key: key, Since: r.tokens.now().UTC().Truncate(time.Second)}
-	write, err := record(nodePrefix+node, is, "node joined")
-	if err != nil {
-		return err
-	}
+	write := store.Write{Record: registrations.Record(nodePrefix+node, is), Reason: "node joined"}
 	result := r.tokens.Commit.Commit(ctx, store.Group{write})[0]
 	switch {
 	case errors.Is(result.Err, store.ErrConflict):
@@ -239,32 +241,16 @@ func (r *Registrar) lost(ctx context.Context, node, key string) error {
 
 // registered reads whose a name is; the error matches errNobody where it is free.
 func registered(v *view.View, node string) (registration, int64, error) {
-	var reg registration
-	found, ok := v.Record(pkiTable, nodePrefix+node)
-	if !ok {
-		return reg, 0, errNobody
+	row, found, err := registrations.Get(v, nodePrefix+node)
+	if !found {
+		err = errNobody
 	}
-	if err := json.Unmarshal(found.Data, &reg); err != nil {
-		return reg, 0, fmt.Errorf("cannot read the registration of node %q: %w", node, err)
-	}
-	return reg, found.Revision, nil
+	return row.Value, row.Revision, err
 }
 
 func unprovenUntil(v *view.View) time.Time {
-	var u unproven
-	if found, ok := v.Record(pkiTable, unprovenName); ok {
-		_ = json.Unmarshal(found.Data, &u) // what cannot be read was not written here: as if it were not there
-	}
-	return u.Until
-}
-
-// record is a write of a record that is not there yet.
-func record(name string, value any, reason string) (store.Write, error) {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return store.Write{}, fmt.Errorf("cannot encode %s: %w", name, err)
-	}
-	return store.Write{Record: &view.Record{Table: pkiTable, Name: name, Data: data}, Reason: reason}, nil
+	row, _, _ := doubts.Get(v, unprovenName) // what cannot be read was not written here: as if it were not there
+	return row.Value.Until
 }
 
 func parseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {

@@ -7,7 +7,6 @@ import (
 	"crypto/subtle"
 	"encoding/base32"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -29,7 +28,7 @@ const (
 var ErrToken = errors.New("the token is not valid")
 
 const (
-	tokenTable = "token"
+	tokenTable view.Table[TokenRecord] = "token"
 	// idBytes: 10 random bytes never collide by accident; they are no secret.
 	idBytes = 10
 	// secretBytes: 160 bits cannot be guessed, so a fast hash of it may lie in the store.
@@ -124,11 +123,7 @@ type Tokens struct {
 // then on, another one as soon as its view has it.
 func (s Tokens) Create(ctx context.Context, opts TokenOptions) (Token, error) {
 	t, r := NewToken(opts, s.now())
-	data, err := json.Marshal(r)
-	if err != nil {
-		return Token{}, fmt.Errorf("cannot encode token %s: %w", t.ID, err)
-	}
-	writes := store.Group{{Record: &view.Record{Table: tokenTable, Name: t.ID, Data: data}, Reason: "token created"}}
+	writes := store.Group{{Record: tokenTable.Record(t.ID, r), Reason: "token created"}}
 	for id := range s.expired() {
 		writes = append(writes, removal(id, "token expired"))
 	}
@@ -163,9 +158,8 @@ func (s Tokens) expired() iter.Seq[string] {
 // All are the records of all tokens by id, in order of it; one that cannot be read is left out.
 func (s Tokens) All() iter.Seq2[string, TokenRecord] {
 	return func(yield func(string, TokenRecord) bool) {
-		for record := range s.Store.View().Records(tokenTable, "") {
-			var r TokenRecord
-			if json.Unmarshal(record.Data, &r) == nil && !yield(record.Name, r) {
+		for row, err := range tokenTable.Rows(s.Store.View(), "") {
+			if err == nil && !yield(row.Name, row.Value) {
 				return
 			}
 		}
@@ -173,27 +167,24 @@ func (s Tokens) All() iter.Seq2[string, TokenRecord] {
 }
 
 func removal(id, reason string) store.Write {
-	return store.Write{Record: &view.Record{Table: tokenTable, Name: id}, If: store.Anyway, Reason: reason}
+	return store.Write{Record: tokenTable.Gone(id), If: store.Anyway, Reason: reason}
 }
 
 // Check returns the record of a token that is good for that use now; otherwise an error that matches ErrToken.
 func (s Tokens) Check(t Token, usage string) (TokenRecord, error) {
-	record, found := s.Store.View().Record(tokenTable, t.ID)
-	var r TokenRecord
-	if found {
-		if err := json.Unmarshal(record.Data, &r); err != nil {
-			return TokenRecord{}, fmt.Errorf("cannot read token %s: %w", t.ID, err)
-		}
+	row, _, err := tokenTable.Get(s.Store.View(), t.ID)
+	if err != nil {
+		return TokenRecord{}, fmt.Errorf("cannot read token %s: %w", t.ID, err)
 	}
-	if !r.Admits(t.Secret, usage, s.now()) {
+	if !row.Value.Admits(t.Secret, usage, s.now()) {
 		return TokenRecord{}, fmt.Errorf("cannot accept token %s: %w", t.ID, ErrToken)
 	}
-	return r, nil
+	return row.Value, nil
 }
 
 // Issued says whether the view has a token of this id, whatever it is good for.
 func Issued(v *view.View, id string) bool {
-	_, found := v.Record(tokenTable, id)
+	_, found := v.Record(string(tokenTable), id)
 	return found
 }
 
