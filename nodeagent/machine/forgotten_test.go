@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"lockstep/internal/asroot"
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/process"
 	"lockstep/nodeagent/runtime"
@@ -27,6 +28,7 @@ func TestCgroupOfContainer(t *testing.T) {
 // TestEndForgotten has two shims with a container each, one of which containerd
 // does not know.
 func TestEndForgotten(t *testing.T) {
+	asroot.Test(t)
 	remains := Remains{Node: fmt.Sprintf("forgotten-%d", os.Getpid()), Socket: filepath.Join(t.TempDir(), "c.sock")}
 	path := Cgroup(remains.Node)
 	t.Cleanup(func() {
