@@ -46,7 +46,7 @@ test: deps ## the whole suite; as root, for real
 	@./test.sh
 
 test-corpus: lab ## read public manifests ($LOCKSTEP_CORPUS, a folder), and run two applications of them in the lab
-	@LOCKSTEP_BIN=$(CURDIR)/bin go test -count=1 -tags corpus -run Corpus ./sync/... ./lab/scenario
+	@LOCKSTEP_BIN=$(CURDIR)/bin go test -count=1 -tags corpus -run Corpus ./sync/... ./lab/script
 
 test-arm64: bin/lockstep-arm64 ## the control plane's build for arm64, run under qemu-user
 	@./lab/vm/arm64.sh

@@ -46,7 +46,8 @@ func (l *Lab) AddSource(ctx context.Context, s v1alpha1.Source) error {
 	})
 }
 
-// RemoveSource has the daemon let go of a source: its objects stay, and belong to nobody. One that is not there is no error.
+// RemoveSource has the daemon let go of a source: its objects stay, and belong to nobody. A source that the daemon was
+// started with is put back, and stays until the next start. One that is not there is no error.
 func (l *Lab) RemoveSource(ctx context.Context, name string) error {
 	return l.change(func() error {
 		sources, err := config.Read(l.configFile())

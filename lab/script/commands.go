@@ -110,9 +110,6 @@ func (c *scenario) let(ts *testscript.TestScript, args []string) error {
 	return err
 }
 
-// askEvery is how often a condition is looked at: kubectl, a process, takes a tenth of it.
-const askEvery = 200 * time.Millisecond
-
 func (c *scenario) until(ts *testscript.TestScript, args []string) error {
 	if len(args) < 2 {
 		return errUsage
@@ -125,7 +122,7 @@ func (c *scenario) until(ts *testscript.TestScript, args []string) error {
 	if err != nil {
 		return err
 	}
-	return eventually(c.t.Context(), askEvery, func() error {
+	return eventually(c.t.Context(), func() error {
 		ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 		defer cancel()
 		out, err := ask(c, ctx, ts.MkAbs("."), rest)
@@ -202,6 +199,7 @@ func (c *scenario) fault(_ *testscript.TestScript, args []string) error {
 	if err != nil {
 		return err
 	}
+	c.restarted = c.restarted || h == c.lab.Server()
 	switch service, host := services[args[0]], hosts[args[0]]; {
 	case service != nil && len(args) == 3:
 		return service(ctx, h, args[2])

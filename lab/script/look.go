@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,17 +49,31 @@ func (c *scenario) on(ctx context.Context, _ string, args []string) (string, err
 }
 
 func (c *scenario) curl(ctx context.Context, folder string, args []string) (string, error) {
-	if len(args) != 2 {
+	times := 1
+	if len(args) == 3 {
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return "", errUsage
+		}
+		times = n
+	} else if len(args) != 2 {
 		return "", errUsage
 	}
 	if strings.Contains(args[0], "=") {
-		return c.in(ctx, folder, []string{args[0], "/standin", "ask", args[1]})
+		return c.in(ctx, folder, append([]string{args[0], "/standin", "ask"}, slices.Repeat(args[1:2], times)...))
 	}
 	h, err := c.lab.Host(args[0])
 	if err != nil {
 		return "", err
 	}
-	return get(ctx, h, args[1])
+	out := ""
+	for range times {
+		text, err := get(ctx, h, args[1])
+		if out += text; err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
 // get gets a URL from a host, over a new connection.
@@ -234,26 +249,39 @@ func (c *scenario) everywhere(_ *testscript.TestScript, args []string) error {
 	if err != nil {
 		return err
 	}
+	ask := func(p corev1.Pod, name string) error {
+		url := fmt.Sprintf("http://%s:%d/", name, s.Spec.Ports[0].Port)
+		if err := eventually(ctx, func() error { return fits(c.inside(ctx, p, "/standin", "ask", url)) }); err != nil {
+			return fmt.Errorf("from pod %s on %s: %w", p.Name, p.Spec.NodeName, err)
+		}
+		return nil
+	}
+	beside := false
 	for _, h := range c.lab.Agents() {
-		i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return running(p) && p.Spec.NodeName == h.Name })
-		if i < 0 {
-			return fmt.Errorf("no pod runs on %s", h.Name)
+		near := func(p corev1.Pod) bool { return running(p) && p.Namespace == s.Namespace && p.Spec.NodeName == h.Name }
+		if i := slices.IndexFunc(pods, near); i >= 0 {
+			beside = true
+			if err := ask(pods[i], s.Name); err != nil {
+				return err
+			}
 		}
-		names := []string{s.Name + "." + s.Namespace, s.Name + "." + s.Namespace + ".svc.cluster.local"}
-		if pods[i].Namespace == s.Namespace {
-			names = append(names, s.Name)
+		asker, err := c.stage.asker(ctx, h)
+		if err != nil {
+			return err
 		}
-		for _, name := range names {
-			url := fmt.Sprintf("http://%s:%d/", name, s.Spec.Ports[0].Port)
-			if err := eventually(ctx, askEvery, func() error { return fits(c.inside(ctx, pods[i], "/standin", "ask", url)) }); err != nil {
-				return fmt.Errorf("from pod %s on %s: %w", pods[i].Name, h.Name, err)
+		for _, name := range []string{s.Name + "." + s.Namespace, s.Name + "." + s.Namespace + ".svc.cluster.local"} {
+			if err := ask(*asker, name); err != nil {
+				return err
 			}
 		}
 		for _, url := range c.urls(s) {
-			if err := eventually(ctx, 50*time.Millisecond, func() error { return fits(get(ctx, h, url)) }); err != nil {
+			if err := eventually(ctx, func() error { return fits(get(ctx, h, url)) }); err != nil {
 				return fmt.Errorf("%s from %s: %w", url, h.Name, err)
 			}
 		}
+	}
+	if !beside {
+		return fmt.Errorf("no pod runs in %s", s.Namespace)
 	}
 	return nil
 }

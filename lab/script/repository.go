@@ -223,7 +223,7 @@ func (c *scenario) await(ctx context.Context, source, id, context, state, text s
 		}
 		fits = pattern.MatchString
 	}
-	return eventually(ctx, 50*time.Millisecond, func() error {
+	return eventually(ctx, func() error {
 		got, err := c.verdicts(ctx, source, id, context)
 		if err != nil {
 			return err
@@ -287,6 +287,9 @@ func (c *scenario) rollout(ts *testscript.TestScript, args []string) error {
 		return err
 	}
 	ctx, healthy := c.t.Context(), args[0]+" objects in sync and healthy"
+	if args[0] == "1" {
+		healthy = "1 object in sync and healthy"
+	}
 	if err := c.await(ctx, source, w.of, name, "success", healthy); err != nil {
 		return err
 	}
@@ -304,7 +307,7 @@ func (c *scenario) rollout(ts *testscript.TestScript, args []string) error {
 	if len(got) < 2 {
 		return fmt.Errorf("commit %s was never pending: %q", w.of, got)
 	}
-	return eventually(ctx, askEvery, func() error {
+	return eventually(ctx, func() error {
 		out, err := c.lockstep(ctx, "", []string{"status"}) // its code is of all sources and nodes
 		if want := fmt.Sprintf("revision %s: success: %s", w.of[:12], healthy); !strings.Contains(out, want) {
 			return errors.Join(fmt.Errorf("lockstep status does not say %q: %s", want, out), err)

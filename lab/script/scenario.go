@@ -27,6 +27,8 @@ type scenario struct {
 	name  string
 	work  string // folder of the script
 	alone bool
+	// restarted: the daemon was, and knows the scenario's sources as its own.
+	restarted bool
 
 	sources  []string // followed now, in the order in which they were added
 	commits  []commit // pushed, the oldest first
@@ -51,6 +53,7 @@ func (s *Stage) setup(env *testscript.Env) error {
 	c := &scenario{t: env.T().(runner).T, stage: s, lab: l, name: name, work: env.WorkDir}
 	env.Values[key{}] = c
 	env.Vars = append(env.Vars, person...)
+	env.Setenv("CORPUS", os.Getenv("LOCKSTEP_CORPUS"))
 	for _, h := range l.Hosts() {
 		variable := strings.ToUpper(strings.TrimPrefix(h.Name, s.options.Prefix))
 		env.Setenv(variable, h.Name)
@@ -66,6 +69,11 @@ func of(ts *testscript.TestScript) *scenario { return ts.Value(key{}).(*scenario
 // mine says whether a name is the scenario's.
 func (c *scenario) mine(name string) bool {
 	return name == c.name || strings.HasPrefix(name, c.name+"-")
+}
+
+// within says whether a namespace is the scenario's: one that is alone has default, too.
+func (c *scenario) within(namespace string) bool {
+	return c.mine(namespace) || c.alone && namespace == metav1.NamespaceDefault
 }
 
 // end leaves the stage as the scenario found it: nothing is broken, its sources have no objects and are gone, and so are
@@ -91,7 +99,7 @@ func (c *scenario) clear() error {
 			return err
 		}
 	}
-	for _, source := range slices.Clone(c.sources) {
+	for _, source := range c.sources {
 		if err := c.emptySource(ctx, source); err != nil {
 			return err
 		}
@@ -99,10 +107,22 @@ func (c *scenario) clear() error {
 			return err
 		}
 	}
-	return eventually(ctx, 100*time.Millisecond, func() error {
+	if c.restarted {
+		if err := errors.Join(c.lab.Stop(ctx, c.lab.Server(), lab.Daemon), c.lab.Start(ctx, c.lab.Server(), lab.Daemon)); err != nil {
+			return err
+		}
+	}
+	return eventually(ctx, func() error {
 		left, err := c.namespaces(ctx)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("these namespaces are left: %s", strings.Join(left, ", "))
+		}
+		if err != nil {
+			return err
+		}
+		out, err := c.kubectl(ctx, "", []string{"get", "sources", "-o", "jsonpath={.items[*].metadata.name}"})
+		if slices.ContainsFunc(strings.Fields(out), c.mine) {
+			err = fmt.Errorf("of these sources some are left: %s", out)
 		}
 		return err
 	})
@@ -129,7 +149,7 @@ func (c *scenario) pods(ctx context.Context, selector string) ([]corev1.Pod, err
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !c.mine(p.Namespace) || p.DeletionTimestamp != nil }), nil
+	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !c.within(p.Namespace) || p.DeletionTimestamp != nil }), nil
 }
 
 // report logs what helps to find out why a scenario failed.

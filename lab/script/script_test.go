@@ -20,7 +20,7 @@ var bin, folder string
 
 func TestMain(m *testing.M) {
 	kubectl.Main()
-	programs.Main(m, "a lab needs root", func(dir string) (err error) {
+	programs.Main(m, "scenarios of a lab", func(dir string) (err error) {
 		folder = dir
 		bin, err = programs.Find(dir, map[string]string{"standin": "lockstep/lab/standin"})
 		// Scenarios wait more than they work: more than one a core.

@@ -12,8 +12,12 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	waiting "lockstep/internal/eventually"
+	"lockstep/kinds/v1alpha1"
 	"lockstep/lab"
 	"lockstep/lab/image"
 )
@@ -28,7 +32,7 @@ type Options struct {
 	Prefix string
 }
 
-// Stage is the lab that scenarios share: one server and two agents, without a source.
+// Stage is the lab that scenarios share: one server and two agents, with nothing but a pod on each to ask from.
 type Stage struct {
 	options    Options
 	dir        string // the lab's
@@ -65,7 +69,52 @@ func Up(ctx context.Context, o Options) (*Stage, error) {
 			return nil, err
 		}
 	}
-	return s, nil
+	return s, s.placeAskers(ctx, l)
+}
+
+// placeAskers has a pod on each node, in a namespace of its own, from which services are asked.
+func (s *Stage) placeAskers(ctx context.Context, l *lab.Lab) error {
+	folder := filepath.Join(s.options.Dir, askers)
+	text := "{apiVersion: v1, kind: Namespace, metadata: {name: " + askers + "}}\n"
+	for _, h := range l.Agents() {
+		text += fmt.Sprintf(`---
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, namespace: %s}
+spec: {nodeName: %[1]s, containers: [{name: asker, image: "example.org/standin:1", args: [wait]}]}
+`, h.Name, askers)
+	}
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return fmt.Errorf("cannot make the stage: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "askers.yaml"), []byte(text), 0o644); err != nil {
+		return fmt.Errorf("cannot make the stage: %w", err)
+	}
+	source := v1alpha1.Source{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Source"}}
+	source.Name, source.Spec.Folder = askers, folder
+	if err := l.AddSource(ctx, source); err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		for _, h := range l.Agents() {
+			if _, err := s.asker(ctx, h); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// askers is the source and the namespace of the stage's own pods; each has its node's name.
+const askers = "askers"
+
+// asker is the pod of a node from which services are asked, once it runs.
+func (s *Stage) asker(ctx context.Context, h *lab.Host) (*corev1.Pod, error) {
+	p, err := s.client.CoreV1().Pods(askers).Get(ctx, h.Name, metav1.GetOptions{})
+	if err == nil && !running(*p) {
+		err = fmt.Errorf("pod %s is %s", p.Name, p.Status.Phase)
+	}
+	return p, err
 }
 
 // Down ends the stage that was made in a folder, whatever there is of it.
@@ -149,20 +198,12 @@ func (runner) Verbose() bool { return testing.Verbose() }
 // patience is how long anything may take that should take a few seconds: other tests share the machine.
 const patience = 90 * time.Second
 
-// eventually asks until check returns nil; it returns the last error once that takes too long.
-func eventually(ctx context.Context, every time.Duration, check func() error) error {
-	deadline := time.Now().Add(patience)
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("not in %s: %w", patience, err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(every):
-		}
+// eventually returns once check returns nil, or its last error once that takes too long.
+func eventually(ctx context.Context, check func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := waiting.Do(ctx, check); err != nil {
+		return fmt.Errorf("not within %s: %w", patience, err)
 	}
+	return nil
 }

@@ -26,7 +26,7 @@ func commands() []command {
 			does: "a viewer's kubectl; the namespace is the scenario's name unless stated"},
 		{usage: "lockstep ARG…", ask: (*scenario).lockstep,
 			does: "the program, on the server"},
-		{usage: "curl HOST|PODS URL", ask: (*scenario).curl,
+		{usage: "curl HOST|PODS URL [TIMES]", ask: (*scenario).curl,
 			does: "prints what is answered to a host of the lab, or to a pod; any code but 200 is a failure"},
 		{usage: "on HOST COMMAND…", ask: (*scenario).on,
 			does: "runs a command on a host"},
@@ -39,8 +39,8 @@ func commands() []command {
 		{usage: "webhook [unsigned]", ask: (*scenario).webhook,
 			does: "sends the folder's webhook, and prints the answer's code"},
 		{usage: "everywhere SERVICE[.NAMESPACE] ANSWER…", act: (*scenario).everywhere,
-			does: "waits until the service answers by its names to a pod of each node, and by its address and node ports to " +
-				"each node, each time with one of the ANSWERs first"},
+			does: "waits until the service answers to pods beside it by its short name, to a pod of each node by its long ones, " +
+				"and to each node by its address and node ports, each time with one of the ANSWERs first"},
 		{usage: "requests SERVICE", act: (*scenario).startRequests,
 			does: "asks the service from each node, at its address and node ports, again and again"},
 		{usage: "answered ANSWER…", act: (*scenario).answered,

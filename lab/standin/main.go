@@ -16,6 +16,7 @@ import (
 
 const usage = `standin serve NAME PORT…   answer every GET on the ports with NAME and the host's name
 standin ask URL…           print what each URL answers; exit 1 if one does not
+standin show FILE          print a file
 standin wait               do nothing until terminated`
 
 // linger is how long a server that is to end goes on answering: the other nodes need a moment to stop sending to it.
@@ -36,6 +37,10 @@ func run(args []string) error {
 		return serve(ctx, args[1], args[2:])
 	case len(args) >= 2 && args[0] == "ask":
 		return ask(ctx, args[1:])
+	case len(args) == 2 && args[0] == "show":
+		raw, err := os.ReadFile(args[1])
+		fmt.Print(string(raw))
+		return err
 	case len(args) == 1 && args[0] == "wait":
 		<-ctx.Done()
 		return nil
