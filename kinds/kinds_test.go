@@ -130,3 +130,16 @@ func TestPodsAndScales(t *testing.T) {
 		t.Errorf("%d kinds make pods, %d are scaled", makers, scaled)
 	}
 }
+
+// TestControllersAreInTheTable: a controller works for objects of a kind that there is, and one that removes others for a kind
+// that says which it selects and how many it wants.
+func TestControllersAreInTheTable(t *testing.T) {
+	for _, k := range All {
+		for _, c := range k.Controllers {
+			of := ForGVK(c.Of)
+			if of == nil || c.Removes != RemovesNone && of.Scale(of.New()) == nil {
+				t.Errorf("%s has a controller of %v, which is not in the table, or not scaled", k.Kind, c.Of)
+			}
+		}
+	}
+}

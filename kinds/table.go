@@ -41,6 +41,9 @@ type Columns struct {
 	// Pods returns what an object says of the pod that it is or the pods that it makes, and the path of that field; nil for
 	// one of a kind that makes none.
 	Pods func(Object) (spec *corev1.PodSpec, path string)
+	// Controllers are those that write to objects of the kind what a manifest may state, too, or remove them; Uncontrolled, where
+	// there are none.
+	Controllers []Controller
 	// Scale returns how many pods an object wants and has; nil for one of a kind that is not scaled.
 	Scale func(Object) *Scale
 }
@@ -158,68 +161,70 @@ var (
 var All = []*Kind{
 	row[v1alpha1.Source, v1alpha1.SourceList](lockstep, "sources", "", Columns{
 		Status: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[corev1.Namespace, corev1.NamespaceList](core, "namespaces", "ns", Columns{
 		Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[corev1.Node, corev1.NodeList](core, "nodes", "no", Columns{
 		Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[coordinationv1.Lease, coordinationv1.LeaseList](coordination, "leases", "", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[corev1.ServiceAccount, corev1.ServiceAccountList](core, "serviceaccounts", "sa", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[corev1.Secret, corev1.SecretList](core, "secrets", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[corev1.ConfigMap, corev1.ConfigMapList](core, "configmaps", "cm", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[corev1.Service, corev1.ServiceList](core, "services", "svc", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceReached, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceReached, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[appsv1.Deployment, appsv1.DeploymentList](apps, "deployments", "deploy", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 		Health: HealthyOnceRolledOut, Pods: inTemplate(deploymentTemplate), Scale: deploymentScale,
+		Controllers: deploymentControllers(),
 	}),
 	row[appsv1.ReplicaSet, appsv1.ReplicaSetList](apps, "replicasets", "rs", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 		Health: HealthyOnceReplicated, Pods: inTemplate(replicaSetTemplate), Scale: replicaSetScale,
+		Controllers: replicaSetControllers(),
 	}),
 	row[corev1.PodTemplate, corev1.PodTemplateList](core, "podtemplates", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[corev1.Pod, corev1.PodList](core, "pods", "po", Columns{
 		Namespaced: true, Declarable: true, Status: true, Categories: all(),
 		Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: by(ByNode, nodeOf),
-		Health: HealthyOnceReady, Pods: itself, Scale: noScale,
+		Health: HealthyOnceReady, Pods: itself, Scale: noScale, Controllers: podControllers(),
 	}),
 	row[corev1.Endpoints, corev1.EndpointsList](core, "endpoints", "ep", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discovery, "endpointslices", "", Columns{
 		Namespaced: true, Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No,
 		Indexes: by(ByService, serviceOf),
-		Health:  HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health:  HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 	row[corev1.Event, corev1.EventList](core, "events", "ev", Columns{
 		Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: Yes, Indexes: None(),
-		Health: HealthyOnceThere, Pods: noPods, Scale: noScale,
+		Health: HealthyOnceThere, Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 	}),
 }
 

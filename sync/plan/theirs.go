@@ -3,9 +3,9 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -14,41 +14,33 @@ import (
 	"lockstep/store/view"
 )
 
-// deploymentAnnotations begin the names of the deployment controller's own annotations (Kubernetes,
-// pkg/controller/deployment/util): a manifest gives them their first value and no more.
-const deploymentAnnotations = "deployment.kubernetes.io/"
-
 // theirs tells, of a live object, which of the fields that a file may state are a controller's by now: the size of a
 // ReplicaSet that a Deployment has adopted, as an autoscaler's replicas are. Stating them would be a quarrel.
 func theirs(live kinds.Object, v *view.View) func(path ...string) bool {
-	var owner *appsv1.Deployment
-	switch live.(type) {
-	case *appsv1.Deployment:
-	case *appsv1.ReplicaSet:
-		ref := metav1.GetControllerOfNoCopy(live)
-		if ref == nil || ref.Kind != "Deployment" {
-			return nil
+	row := kinds.Of(live)
+	var by kinds.Controller
+	var copied map[string]string
+	ref := metav1.GetControllerOfNoCopy(live)
+	for _, c := range row.Controllers {
+		switch {
+		case c.Of == row.GroupVersionKind:
+			by = c
+		case ref != nil && ref.Kind == c.Of.Kind:
+			by = c
+			if owner := v.ByUID(ref.UID); c.Copies && owner != nil && kinds.Of(owner).GroupVersionKind == c.Of {
+				copied = owner.GetAnnotations()
+			}
 		}
-		owner, _ = v.ByUID(ref.UID).(*appsv1.Deployment)
-		if owner == nil {
-			owner = &appsv1.Deployment{}
-		}
-	default:
+	}
+	if by.Annotations == "" && len(by.Fields) == 0 {
 		return nil
 	}
 	return func(path ...string) bool {
-		switch {
-		case len(path) == 3 && path[1] == "annotations":
-			if owner != nil {
-				if _, copied := owner.Annotations[path[2]]; copied {
-					return true
-				}
-			}
-			return strings.HasPrefix(path[2], deploymentAnnotations)
-		case owner == nil:
-			return false
+		if len(path) == 3 && path[1] == "annotations" {
+			_, copied := copied[path[2]]
+			return copied || by.Annotations != "" && strings.HasPrefix(path[2], by.Annotations)
 		}
-		return len(path) == 2 && path[0] == "spec" && (path[1] == "replicas" || path[1] == "minReadySeconds")
+		return len(path) == 2 && path[0] == "spec" && slices.Contains(by.Fields, path[1])
 	}
 }
 
@@ -88,32 +80,31 @@ func without(stated json.RawMessage, not func(path ...string) bool) json.RawMess
 // removedBy says which controller removes an object whenever it is there, so that making it again would go on for ever: a
 // Deployment its ReplicaSets past the history limit, a ReplicaSet pods that it has too many of. Empty: none.
 func removedBy(o kinds.Object, v *view.View) string {
-	switch o.(type) {
-	case *appsv1.ReplicaSet:
-		for d := range view.List[*appsv1.Deployment](v, o.GetNamespace()) {
-			if d.DeletionTimestamp == nil && kinds.Selects(d.Spec.Selector, o) {
-				return kinds.KeyOf(d).String()
-			}
+	for _, c := range kinds.Of(o).Controllers {
+		if c.Removes == kinds.RemovesNone {
+			continue
 		}
-	case *corev1.Pod:
-		for rs := range view.List[*appsv1.ReplicaSet](v, o.GetNamespace()) {
-			if rs.DeletionTimestamp == nil && kinds.Selects(rs.Spec.Selector, o) && full(rs, v) {
-				return kinds.KeyOf(rs).String()
+		row := kinds.ForGVK(c.Of)
+		for owner := range v.List(row.GroupResource(), o.GetNamespace()) {
+			scale := row.Scale(owner)
+			if owner.GetDeletionTimestamp() == nil && kinds.Selects(scale.Selector, o) &&
+				(c.Removes == kinds.RemovesAny || full(owner, scale, v)) {
+				return kinds.KeyOf(owner).String()
 			}
 		}
 	}
 	return ""
 }
 
-// full says that a ReplicaSet has all the pods it wants.
-func full(rs *appsv1.ReplicaSet, v *view.View) bool {
+// full says that an object has all the pods it wants.
+func full(owner kinds.Object, scale *kinds.Scale, v *view.View) bool {
 	n := int32(0)
-	for o := range v.Controlled(rs.UID) {
+	for o := range v.Controlled(owner.GetUID()) {
 		if p, ok := o.(*corev1.Pod); ok && p.DeletionTimestamp == nil && !podstatus.Finished(&p.Status) {
 			n++
 		}
 	}
-	return rs.Spec.Replicas != nil && n >= *rs.Spec.Replicas
+	return scale.Wanted != nil && n >= *scale.Wanted
 }
 
 func waitsFor(controller string) string {

@@ -1,0 +1,63 @@
+package kinds
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Controller is what a kind's controller does to objects that a manifest may state, too.
+type Controller struct {
+	// Of is the kind whose objects it works for: the row's own, or one whose objects control the row's.
+	Of schema.GroupVersionKind
+	// Annotations begin the names of those that are the controller's own.
+	Annotations string
+	// Fields of the specification are the controller's in what it controls: a manifest gives them their first value.
+	Fields []string
+	// Copies says that it keeps the controlling object's annotations in what it controls.
+	Copies bool
+	// Removes says which of the objects that a selector matches it removes whenever they are there.
+	Removes Removal
+}
+
+// Removal says what a controller removes.
+type Removal int8
+
+// The removals.
+const (
+	// RemovesNone is for a controller that removes nothing by itself.
+	RemovesNone Removal = iota
+	// RemovesAny: whatever it has not made, in the end.
+	RemovesAny
+	// RemovesSurplus: what is there beyond the number that is wanted.
+	RemovesSurplus
+)
+
+// Uncontrolled are no controllers.
+func Uncontrolled() []Controller { return []Controller{} }
+
+// The deployment controller's (Kubernetes, pkg/controller/deployment/util).
+const deploymentAnnotations = "deployment.kubernetes.io/"
+
+func deploymentControllers() []Controller {
+	return []Controller{{Of: apps.WithKind("Deployment"), Annotations: deploymentAnnotations}}
+}
+
+// replicaSetControllers removes those past the limit of a Deployment's history, and sets the size of those that it has.
+func replicaSetControllers() []Controller {
+	return []Controller{{
+		Of: apps.WithKind("Deployment"), Annotations: deploymentAnnotations, Copies: true, Removes: RemovesAny,
+		Fields: []string{"replicas", "minReadySeconds"},
+	}}
+}
+
+func podControllers() []Controller {
+	return []Controller{{Of: apps.WithKind("ReplicaSet"), Removes: RemovesSurplus}}
+}
+
+// Selects says whether a controller with that selector claims an object: none does with a selector that is empty, missing
+// or cannot be read.
+func Selects(s *metav1.LabelSelector, o metav1.Object) bool {
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	return err == nil && !selector.Empty() && selector.Matches(labels.Set(o.GetLabels()))
+}
