@@ -19,30 +19,17 @@ import (
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 
+	"lockstep/internal/apart"
 	"lockstep/internal/asroot"
 	"lockstep/proxy/rules"
 )
 
-// inside is set in the environment of the test binary that runs in a network namespace of its own.
-const inside = "LOCKSTEP_TEST_NETNS"
-
 // TestMain runs the tests in a new network namespace: they change its rules.
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" || os.Getuid() != 0 { // what needs the kernel is skipped without root
-		goleak.VerifyTestMain(m)
+	if os.Getuid() == 0 { // what needs the kernel is skipped without root
+		apart.Main(syscall.CLONE_NEWNET)
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	err := cmd.Run()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	goleak.VerifyTestMain(m)
 }
 
 func needsKernel(t testing.TB) {

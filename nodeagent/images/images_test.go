@@ -36,6 +36,7 @@ import (
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/internal/apart"
 	"lockstep/internal/asroot"
 )
 
@@ -43,17 +44,8 @@ var containerd *client.Client
 
 // TestMain runs the tests with a containerd of their own, in a mount namespace of their own.
 func TestMain(m *testing.M) {
-	if os.Getenv("IMAGES_TEST") != "inside" {
-		asroot.Main("the tests of nodeagent/images")
-		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-		cmd.Env = append(os.Environ(), "IMAGES_TEST=inside")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-		if cmd.Run() != nil {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	asroot.Main("the tests of nodeagent/images")
+	apart.Main(syscall.CLONE_NEWNS)
 	code, err := withContainerd(m.Run)
 	if err = errors.Join(err, goleak.Find()); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"lockstep/internal/apart"
 	"lockstep/internal/asroot"
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/logs/keeper"
@@ -22,21 +22,12 @@ import (
 
 // TestMain runs the tests in a mount namespace of their own, and, in child processes, the parts that tests kill.
 func TestMain(m *testing.M) {
-	switch os.Getenv("LOGS_TEST") {
-	case "agent":
+	if os.Getenv("LOGS_TEST") == "agent" {
 		agent()
-	case "inside":
-		goleak.VerifyTestMain(m)
 	}
 	asroot.Main("the tests of nodeagent/logs")
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "LOGS_TEST=inside")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	if err := cmd.Run(); err != nil {
-		os.Exit(1)
-	}
-	os.Exit(0)
+	apart.Main(syscall.CLONE_NEWNS)
+	goleak.VerifyTestMain(m)
 }
 
 // agent is a process that starts a keeper with one stream and is killed.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -22,24 +21,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/internal/apart"
 	"lockstep/internal/asroot"
 	"lockstep/nodeagent/beneath"
 )
 
 // TestMain runs the tests in a mount namespace of their own.
 func TestMain(m *testing.M) {
-	if os.Getenv("VOLUMES_TEST") == "inside" {
-		goleak.VerifyTestMain(m)
-	}
 	asroot.Main("the tests of nodeagent/volumes")
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "VOLUMES_TEST=inside")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	if cmd.Run() != nil {
-		os.Exit(1)
-	}
-	os.Exit(0)
+	apart.Main(syscall.CLONE_NEWNS)
+	goleak.VerifyTestMain(m)
 }
 
 // cluster is what volumes show.
