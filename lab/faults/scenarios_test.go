@@ -28,8 +28,6 @@ func scenarios(n int) []scenario {
 	out := []scenario{
 		{"stalled shim", (*world).stalledShim},
 		{"postStart hook interrupted", (*world).hookInterrupted},
-		{"stray container", (*world).strayContainer},
-		{"container killed again and again", (*world).crashLoop},
 		{"server away", (*world).serverAway},
 		{"reboot", (*world).reboot},
 		{"reboot while the server is away", (*world).rebootAlone},
@@ -93,61 +91,6 @@ func (w *world) hookInterrupted() {
 	}
 }
 
-// strayContainer: what nobody asked for is removed and reported, however alive it is.
-func (w *world) strayContainer() {
-	h, before := w.agents[0], w.processes()
-	images, err := h.Run(w.ctx, "ctr", "-n", runtime.Namespace, "images", "ls", "-q")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	image := ""
-	for name := range strings.FieldsSeq(images) {
-		if strings.Contains(name, loadImage) {
-			image = name
-		}
-	}
-	run := func(id string) (string, error) {
-		return h.Run(w.ctx, "ctr", "-n", runtime.Namespace, "run", "-d", "--null-io", image, id, "/load", "sleep", "1h")
-	}
-	// It may be removed while it is still being made; the event tells that it was there.
-	if _, err := run("stray-made"); err != nil {
-		w.t.Logf("not made: %v", err)
-	}
-	w.removed(h, "stray-made")
-	w.killService(h, lab.Agent)
-	if _, err := run("stray-found"); err != nil {
-		w.t.Fatal(err)
-	}
-	w.startService(h, lab.Agent)
-	w.removed(h, "stray-found")
-	w.t.Logf("removed %d ms after the agent's start", time.Since(w.began).Milliseconds())
-	w.unchanged(before)
-}
-
-// removed waits until a container is no longer on the host, and its removal is reported.
-func (w *world) removed(h *lab.Host, id string) {
-	w.t.Helper()
-	w.await("the end of a container that nobody asked for", func() (bool, string) {
-		found, err := list(w.ctx, h)
-		return err == nil && !slices.ContainsFunc(found, func(c runtime.Container) bool { return c.ID == id }), fmt.Sprint(err)
-	})
-	w.awaitEvent("Node", h.Name, "RemovedForeignContainer", id)
-}
-
-func (w *world) awaitEvent(kind, name, reason, about string) {
-	w.t.Helper()
-	w.await("event "+reason+" of "+kind+" "+name, func() (bool, string) {
-		events, err := w.client.CoreV1().Events("").List(w.ctx, metav1.ListOptions{})
-		if err != nil {
-			return false, err.Error()
-		}
-		return slices.ContainsFunc(events.Items, func(e corev1.Event) bool {
-			return e.InvolvedObject.Kind == kind && e.InvolvedObject.Name == name && e.Reason == reason &&
-				strings.Contains(e.Message, about)
-		}), "there is none"
-	})
-}
-
 // unchanged fails if a container was restarted that no test had hit.
 func (w *world) unchanged(before map[string]process) {
 	w.t.Helper()
@@ -159,50 +102,6 @@ func (w *world) unchanged(before map[string]process) {
 	if c := changed(before, w.processes()); len(c) > 0 {
 		w.t.Errorf("these containers were restarted: %s", strings.Join(c, ", "))
 	}
-}
-
-// crashLoop: the first restart comes at once, the second after Kubernetes' ten seconds.
-func (w *world) crashLoop() {
-	w.renewVictims()
-	h := w.agents[1]
-	pod := w.fresh(h)[0]
-	w.used[pod.Name] = true
-	status := func() corev1.ContainerStatus {
-		for _, p := range w.pods(victim(h)) {
-			if p.Name == pod.Name && len(p.Status.ContainerStatuses) > 0 {
-				return p.Status.ContainerStatuses[0]
-			}
-		}
-		return corev1.ContainerStatus{}
-	}
-	kill := func() time.Time {
-		c := w.running(h, pod.Name)
-		if err := syscall.Kill(int(c.PID), syscall.SIGKILL); err != nil {
-			w.t.Fatal(err)
-		}
-		return time.Now()
-	}
-	kill()
-	w.await("the first restart", func() (bool, string) { return w.restarted(pod.Name) })
-	last := status().LastTerminationState.Terminated
-	if last.ExitCode != 137 || last.Reason != "Error" {
-		w.t.Errorf("the container killed by hand is said to have ended with %d, %s", last.ExitCode, last.Reason)
-	}
-	killed := kill()
-	w.await("the backoff", func() (bool, string) {
-		s := status().State
-		return s.Waiting != nil && s.Waiting.Reason == "CrashLoopBackOff" && strings.HasPrefix(s.Waiting.Message, "back-off 10s"),
-			fmt.Sprintf("%+v", s)
-	})
-	w.awaitEvent("Pod", pod.Name, "BackOff", "restarting failed container")
-	w.await("the second restart", func() (bool, string) {
-		s := status()
-		return s.RestartCount == 2 && s.Ready, fmt.Sprintf("%+v", s)
-	})
-	if after := status().State.Running.StartedAt.Sub(killed); after < 9*time.Second || after > 25*time.Second {
-		w.t.Errorf("the second restart came after %s", after)
-	}
-	w.settle("the crashed container's app")
 }
 
 // running is a pod's container on the host, once it runs.
