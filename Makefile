@@ -10,7 +10,7 @@ GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: help deps build run check test test-corpus test-arm64 lab-test verify bench lab images faults fuzz FORCE
+.PHONY: help deps build run check test test-corpus test-vm test-arm64 lab-test verify bench lab images faults fuzz FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
@@ -47,6 +47,9 @@ test: deps ## the whole suite; as root, for real
 
 test-corpus: lab ## read public manifests ($LOCKSTEP_CORPUS, a folder), and run two applications of them in the lab
 	@LOCKSTEP_BIN=$(CURDIR)/bin go test -count=1 -tags corpus -run Corpus ./sync/... ./lab/script
+
+test-vm: build images ## Debian 13 in an emulated machine without a network card: systemd, cgroup v2, newer containerd
+	@./lab/vm/run.sh
 
 test-arm64: bin/lockstep-arm64 ## the control plane's build for arm64, run under qemu-user
 	@./lab/vm/arm64.sh

@@ -1,4 +1,4 @@
-// Command standin stands in for the programs of public images in tests: it serves, asks, or waits.
+// Command standin stands in for the programs of public images in tests: it serves, asks, shows, takes memory, or waits.
 package main
 
 import (
@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -17,6 +19,7 @@ import (
 const usage = `standin serve NAME PORT…   answer every GET on the ports with NAME and the host's name
 standin ask URL…           print what each URL answers; exit 1 if one does not
 standin show FILE          print a file
+standin take MEBIBYTES     take that much memory, a mebibyte at a time, and wait until terminated
 standin wait               do nothing until terminated`
 
 // linger is how long a server that is to end goes on answering: the other nodes need a moment to stop sending to it.
@@ -41,6 +44,14 @@ func run(args []string) error {
 		raw, err := os.ReadFile(args[1])
 		fmt.Print(string(raw))
 		return err
+	case len(args) == 2 && args[0] == "take":
+		taken, err := take(args[1])
+		if err != nil {
+			return err
+		}
+		<-ctx.Done()
+		runtime.KeepAlive(taken)
+		return nil
 	case len(args) == 1 && args[0] == "wait":
 		<-ctx.Done()
 		return nil
@@ -73,6 +84,22 @@ func serve(ctx context.Context, name string, ports []string) error {
 		time.Sleep(linger)
 		return server.Shutdown(context.Background())
 	}
+}
+
+// take returns memory of which every page was written to.
+func take(mebibytes string) ([][]byte, error) {
+	n, err := strconv.ParseUint(mebibytes, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("cannot take %q mebibytes: %w", mebibytes, err)
+	}
+	taken := make([][]byte, n)
+	for i := range taken {
+		taken[i] = make([]byte, 1<<20)
+		for page := 0; page < len(taken[i]); page += os.Getpagesize() {
+			taken[i][page] = 1
+		}
+	}
+	return taken, nil
 }
 
 func ask(ctx context.Context, urls []string) error {

@@ -47,7 +47,8 @@ lockstep validate manifests-example || die "validate"
 start
 lockstep status --run-dir "$dir/run" >"$dir/text" || [ $? -eq 3 ] || die "status: $(cat "$dir/text")"
 grep -q 'ConfigMap harbour/ships *healthy' "$dir/text" || die "status shows: $(cat "$dir/text")"
-curl -sk https://127.0.0.1:6443/version | grep -q '"platform": *"linux/arm64"' || die "the API says it is $(curl -sk https://127.0.0.1:6443/version)"
+curl -sk https://127.0.0.1:6443/version | grep -q '"platform": *"linux/arm64"' ||
+	die "the API says it is $(curl -sk https://127.0.0.1:6443/version)"
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null || true
 start
