@@ -60,7 +60,7 @@ func addNodes(ctx context.Context, s *store.Store, count int) error {
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 		groups = append(groups, store.Group{{Key: kinds.KeyOf(n), Object: n}})
 	}
-	return commit(ctx, s, groups)
+	return storebench.Commit(ctx, s, groups)
 }
 
 // addPending makes the pods anew, or takes those of an earlier round from their nodes.
@@ -71,19 +71,7 @@ func addPending(ctx context.Context, s *store.Store, count int) error {
 		p.Spec.NodeName, p.Status = "", corev1.PodStatus{Phase: corev1.PodPending, QOSClass: corev1.PodQOSBurstable}
 		groups = append(groups, store.Group{{Key: kinds.KeyOf(p), Object: p, If: store.Anyway}})
 	}
-	return commit(ctx, s, groups)
-}
-
-func commit(ctx context.Context, s *store.Store, groups []store.Group) error {
-	var reached int64
-	for _, r := range s.Commit(ctx, groups...) {
-		if r.Err != nil {
-			return r.Err
-		}
-		reached = max(reached, r.Revision)
-	}
-	_, err := s.Wait(ctx, reached)
-	return err
+	return storebench.Commit(ctx, s, groups)
 }
 
 // bindAll runs a scheduler until the view has all pods bound, and returns its rate.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"lockstep/daemon/control"
+	"lockstep/internal/loopback"
 	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
@@ -25,7 +25,7 @@ func options(t *testing.T) Options {
 	return Options{
 		DataDir: t.TempDir(), RunDir: shortDir(t), Name: "test",
 		Log:    slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		Listen: freePort(t), Advertise: netip.MustParseAddrPort("127.0.0.1:6443"), StatusListen: freePort(t),
+		Listen: loopback.Free(t), Advertise: netip.MustParseAddrPort("127.0.0.1:6443"), StatusListen: loopback.Free(t),
 	}
 }
 
@@ -38,16 +38,6 @@ func shortDir(t *testing.T) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
-}
-
-func freePort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return netip.MustParseAddrPort(l.Addr().String())
 }
 
 func TestTasksByRole(t *testing.T) {

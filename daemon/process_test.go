@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,6 +27,7 @@ import (
 	"lockstep/daemon/control"
 	"lockstep/daemon/etcd/etcdtest"
 	"lockstep/internal/eventually"
+	"lockstep/internal/loopback"
 )
 
 // commandEnv makes the test binary lockstep.
@@ -64,7 +64,8 @@ func newServer(t *testing.T, name string, args ...string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, dir: dir, folder: filepath.Join(dir, "shop"), api: address(t), status: address(t), log: &logBuffer{}}
+	api, status := loopback.Free(t).String(), loopback.Free(t).String()
+	s := &server{t: t, dir: dir, folder: filepath.Join(dir, "shop"), api: api, status: status, log: &logBuffer{}}
 	if err := os.Mkdir(s.folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -83,16 +84,6 @@ func newServer(t *testing.T, name string, args ...string) *server {
 		}
 	})
 	return s
-}
-
-func address(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 // external are the flags that name an etcd.

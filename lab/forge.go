@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"lockstep/internal/whole"
 	"lockstep/sync/forge/forgetest"
 )
 
@@ -56,10 +57,7 @@ func (f *keptForge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	raw, err := json.Marshal(f.Server)
 	if err == nil {
-		err = os.WriteFile(f.file+".new", raw, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(f.file+".new", f.file)
+		err = whole.Write(f.file, raw)
 	}
 	if err != nil {
 		slog.Error("cannot keep the forge's statuses", "error", err)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"lockstep/internal/sleep"
 	"lockstep/kinds"
 )
 
@@ -147,9 +148,7 @@ func (l *Lab) waitReady(ctx context.Context) error {
 		if err == nil && ready >= want {
 			return nil
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
+		if !sleep.For(ctx, 50*time.Millisecond) {
 			return errors.Join(fmt.Errorf("cannot see the lab's nodes ready: %d of %d are", ready, want), err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"lockstep/internal/sleep"
 	"lockstep/internal/thread"
 )
 
@@ -364,9 +365,7 @@ func killAll(ctx context.Context, find func() []process) error {
 			awaitReaped(ctx, killed)
 			return nil
 		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
+		if !sleep.For(ctx, 20*time.Millisecond) {
 			return fmt.Errorf("cannot end %d processes: %w", left, ctx.Err())
 		}
 	}
@@ -378,9 +377,7 @@ func awaitReaped(ctx context.Context, killed map[process]bool) {
 	defer cancel()
 	for p := range killed {
 		for _, start := stat(p.PID); start == p.Start; _, start = stat(p.PID) {
-			select {
-			case <-time.After(5 * time.Millisecond):
-			case <-ctx.Done():
+			if !sleep.For(ctx, 5*time.Millisecond) {
 				return
 			}
 		}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"lockstep/internal/sleep"
 )
 
 // Services by name, and the order in which a host starts them.
@@ -177,9 +179,7 @@ func (l *Lab) await(ctx context.Context, h *Host, service string) error {
 			return fmt.Errorf("cannot start %s on %s: it ended; its log %s ends with: %s", service, h.Name, h.LogFile(service),
 				tail(h.LogFile(service)))
 		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
+		if !sleep.For(ctx, 20*time.Millisecond) {
 			return fmt.Errorf("cannot reach %s on %s: %w", service, h.Name, err)
 		}
 	}
@@ -255,9 +255,7 @@ func (l *Lab) Stop(ctx context.Context, h *Host, service string) error {
 			return err
 		}
 		for p.alive() {
-			select {
-			case <-time.After(10 * time.Millisecond):
-			case <-ctx.Done():
+			if !sleep.For(ctx, 10*time.Millisecond) {
 				return fmt.Errorf("cannot stop %s on %s: %w", service, h.Name, ctx.Err())
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/whole"
 )
 
 // stateFile holds the lab's state, in its folder.
@@ -53,11 +55,10 @@ func (l *Lab) save() error {
 	if err != nil {
 		return fmt.Errorf("cannot save the lab's state: %w", err)
 	}
-	path := filepath.Join(l.dir, stateFile)
-	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {
+	if err := whole.Write(filepath.Join(l.dir, stateFile), raw); err != nil {
 		return fmt.Errorf("cannot save the lab's state: %w", err)
 	}
-	return os.Rename(path+".new", path)
+	return nil
 }
 
 // change calls f while nobody else changes the lab, with the newest state, and saves what f made of it, also when f fails.

@@ -198,9 +198,9 @@ func rules() []rule {
 			never: []string{"github.com/spf13/"}, reason: "flags end at the command line; rooms take Options"},
 		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{
 			"lockstep/lab/", "lockstep/lab", "lockstep/internal/apart", "lockstep/internal/asroot", "lockstep/internal/eventually",
-			"lockstep/internal/golden", "lockstep/internal/short", "lockstep/store/memory", "lockstep/store/conformance",
-			"lockstep/store/storebench", "lockstep/daemon/etcd/etcdtest", "lockstep/sync/forge/forgetest",
-			"lockstep/reconcilers/looptest", "lockstep/proxy/load", "lockstep/nodeagent/baseline",
+			"lockstep/internal/golden", "lockstep/internal/loopback", "lockstep/internal/short", "lockstep/store/memory",
+			"lockstep/store/conformance", "lockstep/store/storebench", "lockstep/daemon/etcd/etcdtest",
+			"lockstep/sync/forge/forgetest", "lockstep/reconcilers/looptest", "lockstep/proxy/load", "lockstep/nodeagent/baseline",
 			"lockstep/nodeagent/pod/conformance", "lockstep/nodeagent/pod/hollow", "testing",
 		},
 			reason: "what serves tests and benchmarks is not part of the program"},
@@ -214,9 +214,9 @@ func rules() []rule {
 // forTests are folders whose files serve tests without being named so.
 func forTests() []string {
 	return []string{
-		"internal/apart", "internal/asroot", "internal/eventually", "internal/golden", "internal/short", "store/conformance",
-		"store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest", "reconcilers/looptest", "proxy/load",
-		"nodeagent/baseline", "nodeagent/pod/conformance", "nodeagent/pod/hollow",
+		"internal/apart", "internal/asroot", "internal/eventually", "internal/golden", "internal/loopback", "internal/short",
+		"store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest",
+		"reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance", "nodeagent/pod/hollow",
 	}
 }
 

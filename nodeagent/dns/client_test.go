@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/internal/loopback"
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/dns/names"
 	_ "lockstep/nodeagent/dns/names/early" // this binary is the process's program, too
@@ -79,10 +80,7 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer free.Close()
-	n := &node{t: t, dir: t.TempDir(), listen: free.Addr().String()}
+	n := &node{t: t, dir: t.TempDir(), listen: loopback.Free(t).String()}
 	t.Cleanup(func() {
 		if s := n.stats(); s != nil {
 			must(t, syscall.Kill(s.PID, syscall.SIGKILL))

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lockstep/internal/sleep"
 )
 
 // look is how long a wait for a process lasts before its context is looked at.
@@ -52,10 +54,7 @@ func Wait(ctx context.Context, pid int) error {
 		if !Alive(pid) {
 			break
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(look):
-		}
+		sleep.For(ctx, look)
 	}
 	return ctx.Err()
 }

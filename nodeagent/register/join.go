@@ -23,6 +23,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"lockstep/internal/whole"
 )
 
 const (
@@ -227,30 +229,25 @@ func (i Identity) key() (crypto.Signer, error) {
 	if err := os.MkdirAll(i.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot store key: %w", err)
 	}
-	return k, replace(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	if err := whole.Write(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+		return nil, fmt.Errorf("cannot store key: %w", err)
+	}
+	return k, nil
 }
 
 func (i Identity) store(cert, ca string) error {
 	if block, _ := pem.Decode([]byte(cert)); block == nil {
 		return errors.New("cannot store certificate: the server sent none")
 	}
+	var err error
 	if ca != "" {
-		if err := replace(filepath.Join(i.Dir, caFile), []byte(ca)); err != nil {
-			return err
-		}
+		err = whole.Write(filepath.Join(i.Dir, caFile), []byte(ca))
 	}
-	return replace(filepath.Join(i.Dir, certFile), []byte(cert))
-}
-
-// replace writes a private file whole or not at all.
-func replace(path string, data []byte) error {
-	tmp := path + ".tmp"
-	err := os.WriteFile(tmp, data, 0o600)
 	if err == nil {
-		err = os.Rename(tmp, path)
+		err = whole.Write(filepath.Join(i.Dir, certFile), []byte(cert))
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
+		return fmt.Errorf("cannot store certificate: %w", err)
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -17,9 +19,6 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
-
-	tasks "github.com/containerd/containerd/api/services/tasks/v1"
-	"github.com/containerd/containerd/api/types"
 
 	"lockstep/internal/sleep"
 )
@@ -181,12 +180,8 @@ func (r *Runtime) newTask(ctx context.Context, req Request) (uint32, error) {
 	}
 	var err error
 	for try := range tries {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return 0, ctx.Err()
-			case <-time.After(time.Duration(try) * 50 * time.Millisecond): // a shim closes within a few ms
-			}
+		if try > 0 && !sleep.For(ctx, time.Duration(try)*50*time.Millisecond) { // a shim closes within a few ms
+			return 0, ctx.Err()
 		}
 		var res *tasks.CreateTaskResponse
 		if res, err = r.client.TaskService().Create(ctx, t); err == nil {

@@ -88,14 +88,15 @@ func Fill(ctx context.Context, s *store.Store, n int) error {
 			p := Pod(number)
 			groups[i] = store.Group{{Key: kinds.KeyOf(p), Object: p}}
 		}
-		if err := commitAndFollow(ctx, s, groups); err != nil {
+		if err := Commit(ctx, s, groups); err != nil {
 			return fmt.Errorf("cannot fill the store: %w", err)
 		}
 	}
 	return nil
 }
 
-func commitAndFollow(ctx context.Context, s *store.Store, groups []store.Group) error {
+// Commit writes the groups, and returns once the view has them.
+func Commit(ctx context.Context, s *store.Store, groups []store.Group) error {
 	var reached int64
 	for _, r := range s.Commit(ctx, groups...) {
 		if r.Err != nil {
@@ -125,7 +126,7 @@ func Updates(ctx context.Context, s *store.Store, e *etcd.Etcd, n, rounds int) (
 			return Rates{}, err
 		}
 		start := time.Now()
-		if err := commitAndFollow(ctx, s, groups); err != nil {
+		if err := Commit(ctx, s, groups); err != nil {
 			return Rates{}, fmt.Errorf("cannot update: %w", err)
 		}
 		ours = append(ours, float64(n)/time.Since(start).Seconds())

@@ -14,6 +14,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"lockstep/internal/plain"
+	"lockstep/internal/sleep"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/manifest/tree"
 )
@@ -76,10 +77,8 @@ func (f *Folder) Look(ctx context.Context, name string) (*Revision, error) {
 		if err != nil || stable {
 			return rev, err
 		}
-		select {
-		case <-ctx.Done():
+		if !sleep.For(ctx, quiet) {
 			return nil, fmt.Errorf("cannot read folder %s: it does not come to rest: %w", f.source.Spec.Folder, ctx.Err())
-		case <-time.After(quiet):
 		}
 	}
 }

@@ -15,13 +15,14 @@ import (
 	"time"
 
 	"lockstep/daemon/etcd"
+	"lockstep/internal/loopback"
 )
 
 // External starts an etcd that listens with TLS on loopback and wants client certificates, and returns how to reach it.
 func External(t testing.TB) (endpoints []string, files etcd.TLS) {
 	t.Helper()
 	files = certificates(t)
-	peer, client := "https://"+freeAddress(t), "https://"+freeAddress(t)
+	peer, client := "https://"+loopback.Free(t).String(), "https://"+loopback.Free(t).String()
 	Start(t, func(o *etcd.Options) {
 		o.Name = "external"
 		o.Peers = &etcd.Peers{
@@ -29,16 +30,6 @@ func External(t testing.TB) (endpoints []string, files etcd.TLS) {
 		}
 	})
 	return []string{client}, files
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // certificates writes an authority and a certificate of its, for servers and clients on loopback.

@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"lockstep/daemon/etcd"
+	"lockstep/internal/loopback"
 )
 
 // processEnv holds what the test binary is to run as an etcd server.
@@ -73,7 +74,7 @@ func serve(text string) error {
 func NewProcess(t testing.TB, quota int64) *Process {
 	t.Helper()
 	files := certificates(t)
-	peer, client := "https://"+freeAddress(t), "https://"+freeAddress(t)
+	peer, client := "https://"+loopback.Free(t).String(), "https://"+loopback.Free(t).String()
 	sockets, err := os.MkdirTemp("", "ls")
 	if err != nil {
 		t.Fatal(err)
