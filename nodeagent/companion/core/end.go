@@ -10,33 +10,39 @@ import (
 )
 
 const (
-	// asked is for how long SIGTERM is remembered: a machine that shuts down kills after it, systemd after 90 s.
-	asked = 90 * time.Second
+	// remembered is how long SIGTERM is: a machine that shuts down kills after it, systemd after 90 s.
+	remembered = 90 * time.Second
 	// lookAgain is short beside what a container takes to end.
 	lookAgain = 100 * time.Millisecond
 	// groups is where the kernel shows cgroups, those of version 1 a level deeper.
 	groups = "/sys/fs/cgroup"
 )
 
+// Asked returns where a SIGTERM is from now on; without it, it does nothing. It is called before the companion says that it
+// is ready: who then asks it to end is heard.
+func Asked() <-chan os.Signal {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	return signals
+}
+
 // Wait waits for the end of a companion, and returns why: false when done is closed, since a successor has everything; true
-// when SIGTERM has come and no process is left in a cgroup (a path under the cgroup mounts) or below it, in which runs what
-// the companion is for. A machine that shuts down sends SIGTERM to all, and waits for who stays. Where the cgroup has
-// processes, somebody meant the agent: that does not concern the companion. With "" SIGTERM does nothing.
-func Wait(done <-chan struct{}, cgroup string) (terminated bool) {
+// when SIGTERM has come, by what Asked returned, and no process is left in a cgroup (a path under the cgroup mounts) or
+// below it, in which runs what the companion is for. A machine that shuts down sends SIGTERM to all, and waits for who stays.
+// Where the cgroup has processes, somebody meant the agent: that does not concern the companion. With "" SIGTERM does
+// nothing.
+func Wait(done <-chan struct{}, asked <-chan os.Signal, cgroup string) (terminated bool) {
 	if cgroup == "" {
 		<-done
 		return false
 	}
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	for {
 		select {
 		case <-done:
 			return false
-		case <-signals:
+		case <-asked:
 		}
-		for until := time.Now().Add(asked); time.Now().Before(until); {
+		for until := time.Now().Add(remembered); time.Now().Before(until); {
 			if !occupied(groups, cgroup) {
 				return true
 			}

@@ -114,9 +114,10 @@ func (p *process) run() error {
 			return err
 		}
 	}
+	asked := core.Asked()
 	defer core.Ready()()
 	go core.Serve(p.listener, p.converse)
-	core.Wait(p.done, p.pods)
+	core.Wait(p.done, asked, p.pods)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.end != nil {

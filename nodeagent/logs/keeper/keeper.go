@@ -62,9 +62,10 @@ func (k *keeper) run(runDir string) error {
 	if err := k.inherit(runDir); err != nil {
 		return err
 	}
+	asked := core.Asked()
 	defer core.Ready()()
 	go core.Serve(k.listener, k.converse)
-	if core.Wait(k.done, k.pods) {
+	if core.Wait(k.done, asked, k.pods) {
 		k.end()
 	}
 	return nil
