@@ -158,71 +158,45 @@ func (c *scenario) report() {
 	defer cancel()
 	for _, commit := range c.commits {
 		got, err := c.verdicts(ctx, commit.source, commit.id, "lockstep/lab/"+commit.source)
-		c.t.Logf("%s %.12s %s: %s", commit.source, commit.id, commit.subject, strings.Join(append(got, message(err)...), " | "))
+		c.t.Logf("%s %.12s %s: %s %v", commit.source, commit.id, commit.subject, strings.Join(got, " | "), err)
 	}
-	if out, err := c.lockstep(ctx, "", []string{"status"}); out != "" || err != nil {
-		c.t.Logf("lockstep status: %v\n%s", err, out)
-	}
+	status, _ := c.lockstep(ctx, "", []string{"status"}) // what is wrong is in it
+	c.t.Logf("lockstep status:\n%s", status)
 	namespaces, err := c.namespaces(ctx)
 	if err != nil {
 		c.t.Log(err)
 	}
 	for _, namespace := range namespaces {
 		for _, args := range []string{"get deploy,rs,pods,svc,endpointslices -o wide", "get events --sort-by .metadata.creationTimestamp"} {
-			out, err := c.kubectl(ctx, "", append(strings.Fields(args), "-n", namespace))
-			c.t.Logf("kubectl %s -n %s: %v\n%s", args, namespace, err, out)
+			out, _ := c.kubectl(ctx, "", append(strings.Fields(args), "-n", namespace)) // the same
+			c.t.Logf("kubectl %s -n %s:\n%s", args, namespace, out)
 		}
 	}
-	kept, err := c.keepLogs()
-	c.t.Logf("logs of the services, of which these are the ends, are in %s: %v\n%s", kept, err, c.tails())
-}
-
-func message(err error) []string {
-	if err == nil {
-		return nil
+	if err := c.reportLogs(); err != nil {
+		c.t.Log(err)
 	}
-	return []string{err.Error()}
 }
 
-// logs are the files to which the cluster's services write.
-func (c *scenario) logs() []string {
-	var out []string
+// reportLogs copies what the cluster's services have logged to a folder that outlives the lab, and shows the ends.
+func (c *scenario) reportLogs() error {
+	dir, err := os.MkdirTemp("", "lockstep-scenario-"+c.name+"-")
+	if err != nil {
+		return err
+	}
 	for _, h := range c.lab.Hosts() {
 		for _, service := range []string{lab.Daemon, lab.Agent, lab.Containerd} {
-			if _, err := os.Stat(h.LogFile(service)); err == nil {
-				out = append(out, h.LogFile(service))
+			raw, err := os.ReadFile(h.LogFile(service))
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			kept := filepath.Join(dir, h.Name+"-"+service+".log")
+			if err := errors.Join(err, os.WriteFile(kept, raw, 0o600)); err != nil {
+				return err
+			}
+			if service != lab.Containerd { // long, and rarely of help
+				c.t.Logf("%s ends with\n%s", kept, raw[max(0, len(raw)-3000):])
 			}
 		}
 	}
-	return out
-}
-
-// keepLogs copies the logs to a folder that outlives the lab.
-func (c *scenario) keepLogs() (dir string, failure error) {
-	dir, err := os.MkdirTemp("", "lockstep-scenario-"+c.name+"-")
-	if err != nil {
-		return "", err
-	}
-	for _, file := range c.logs() {
-		raw, err := os.ReadFile(file)
-		if err == nil {
-			host := filepath.Base(filepath.Dir(filepath.Dir(file)))
-			err = os.WriteFile(filepath.Join(dir, host+"-"+filepath.Base(file)), raw, 0o600)
-		}
-		failure = errors.Join(failure, err)
-	}
-	return dir, failure
-}
-
-// tails are the ends of the logs.
-func (c *scenario) tails() string {
-	var out strings.Builder
-	for _, file := range c.logs() {
-		if filepath.Base(file) == lab.Containerd+".log" {
-			continue // long, and rarely of help
-		}
-		raw, err := os.ReadFile(file)
-		fmt.Fprintf(&out, "--- %s %s\n%s\n", file, strings.Join(message(err), ""), raw[max(0, len(raw)-3000):])
-	}
-	return out.String()
+	return nil
 }
