@@ -53,12 +53,12 @@ func (k *Kind) Key(namespace, name string) Key {
 	return Key{Group: k.Group, Resource: k.Resource, Namespace: namespace, Name: name}
 }
 
-// WithoutStatus returns a copy of an object of the kind, which has a status, with an empty one. It shares what metadata
-// and spec point to.
-func (k *Kind) WithoutStatus(o Object) Object {
+// WithStatus returns a copy of an object of the kind, which has a status, with that of another one. It shares what
+// metadata and spec point to with the first, what the status points to with the other.
+func (k *Kind) WithStatus(o, of Object) Object {
 	to := reflect.New(k.object)
 	to.Elem().Set(reflect.ValueOf(o).Elem())
-	to.Elem().FieldByIndex(k.status).SetZero()
+	to.Elem().FieldByIndex(k.status).Set(reflect.ValueOf(of).Elem().FieldByIndex(k.status))
 	return to.Interface().(Object)
 }
 

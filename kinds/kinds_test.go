@@ -96,12 +96,13 @@ func TestStatusFollows(t *testing.T) {
 	}
 }
 
-func TestWithoutStatus(t *testing.T) {
+func TestWithStatus(t *testing.T) {
 	o := &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Paused: true}, Status: appsv1.DeploymentStatus{Replicas: 3}}
 	o.Name = "cart"
-	bare := Of(o).WithoutStatus(o).(*appsv1.Deployment)
-	if bare.Name != "cart" || !bare.Spec.Paused || bare.Status.Replicas != 0 || o.Status.Replicas != 3 {
-		t.Errorf("got %+v of %+v", bare, o)
+	of := &appsv1.Deployment{Status: appsv1.DeploymentStatus{Replicas: 2}}
+	got := Of(o).WithStatus(o, of).(*appsv1.Deployment)
+	if got.Name != "cart" || !got.Spec.Paused || got.Status.Replicas != 2 || o.Status.Replicas != 3 {
+		t.Errorf("got %+v of %+v", got, o)
 	}
 }
 

@@ -29,8 +29,8 @@ type Columns struct {
 	Adoptable Answer
 	// Generation: Kubernetes counts it, from 1 at creation.
 	Generation Answer
-	// StatusFollows: in protobuf the status is the last of three fields, after metadata and spec, and no default is in it.
-	// Most writes change nothing else, and an update whose first two are known is read from there.
+	// StatusFollows: in protobuf the status is the last of three fields, after metadata and spec, and its defaults come of
+	// nothing else. Most writes change nothing else, and an update whose first two are known is read from there.
 	StatusFollows Answer
 	// Expires: it goes by itself after a time, and nobody deletes it with its owner or namespace.
 	Expires Answer

@@ -118,7 +118,7 @@ func (f *folder) decodeObject(v *view.View, it item, value []byte) (kinds.Object
 	}
 	now := f.sums.make(it.rev, payload[:head])
 	if old := v.Get(k); old != nil && f.sums.same(it.etcdKey, kinds.Revision(old), now) {
-		if o := followed(old, payload[head:], it.rev); o != nil {
+		if o := f.codec.followed(old, payload[head:], it.rev); o != nil {
 			return o, now, nil
 		}
 	}

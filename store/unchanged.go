@@ -63,16 +63,20 @@ func (s *sums) forget() {
 }
 
 // followed returns the object whose metadata and spec are those of an earlier one and whose status is the rest of a
-// payload; nil where it is to be decoded whole.
-func followed(old kinds.Object, rest []byte, revision int64) kinds.Object {
+// payload, defaulted; nil where it is to be decoded whole.
+func (c codec) followed(old kinds.Object, rest []byte, revision int64) kinds.Object {
 	kind := kinds.Of(old)
 	if kind.StatusFollows != kinds.Yes {
 		return nil
 	}
-	o := kind.WithoutStatus(old)
-	if unmarshal(encodingProtobuf, rest, o) != nil {
+	status := kind.New()
+	if unmarshal(encodingProtobuf, rest, status) != nil {
 		return nil
 	}
+	if c.defaults != nil {
+		c.defaults(status)
+	}
+	o := kind.WithStatus(old, status)
 	o.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return o
 }

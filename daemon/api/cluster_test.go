@@ -74,7 +74,7 @@ func testNode(name string) *corev1.Node {
 	n.Status.Capacity = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourcePods: resource.MustParse("110")}
 	n.Status.Allocatable = n.Status.Capacity
 	n.Status.NodeInfo = corev1.NodeSystemInfo{
-		KubeletVersion:          "v1.36.3",
+		KubeletVersion:          "v1.37.2",
 		OSImage:                 "Debian",
 		KernelVersion:           "6.1",
 		ContainerRuntimeVersion: "containerd://1.6.20",

@@ -24,8 +24,8 @@ import (
 
 // kubernetesMinor is the Kubernetes release whose types, rules and columns these are (go.mod's k8s.io/kubernetes).
 const (
-	kubernetesMinor = "36"
-	kubernetesPatch = "3"
+	kubernetesMinor = "37"
+	kubernetesPatch = "2"
 )
 
 // served is every kind, in the order in which discovery lists resources.

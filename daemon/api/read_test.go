@@ -1,6 +1,7 @@
 package api
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -65,7 +66,12 @@ func TestDiscovery(t *testing.T) {
 		t.Errorf("the two forms of discovery differ (-legacy +aggregated):\n%s", diff)
 	}
 	version, err := c.ServerVersion()
-	if err != nil || !strings.HasPrefix(version.GitVersion, "v1.36.") || !strings.Contains(version.GitVersion, "+lockstep") {
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, _, found := strings.Cut(version.GitVersion, "+lockstep")
+	modules, err := os.ReadFile("../../go.mod")
+	if err != nil || !found || !strings.Contains(string(modules), "\tk8s.io/kubernetes "+release+"\n") {
 		t.Errorf("version %v, %v", version, err)
 	}
 }

@@ -67,7 +67,7 @@ func shop(t *testing.T) *memory.Store {
 	pending.Spec.Containers = []corev1.Container{{Name: "main", Image: "x"}}
 	pending.Status.Phase = corev1.PodPending
 	node := &corev1.Node{ObjectMeta: named("", "node-a")}
-	node.Status.NodeInfo.KubeletVersion = "v1.36.3"
+	node.Status.NodeInfo.KubeletVersion = "v1.37.2"
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.10"}}
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	down := &corev1.Node{ObjectMeta: named("", "node-b")}

@@ -22,11 +22,11 @@ func (sourceStrategy) ObjectKinds(o runtime.Object) ([]schema.GroupVersionKind, 
 func (sourceStrategy) Recognizes(gvk schema.GroupVersionKind) bool {
 	return kinds.Scheme.Recognizes(gvk)
 }
-func (sourceStrategy) GenerateName(base string) string { return base }
-func (sourceStrategy) NamespaceScoped() bool           { return false }
-func (sourceStrategy) AllowCreateOnUpdate() bool       { return false }
-func (sourceStrategy) AllowUnconditionalUpdate() bool  { return false }
-func (sourceStrategy) Canonicalize(runtime.Object)     {}
+func (sourceStrategy) GenerateName(base string) string               { return base }
+func (sourceStrategy) NamespaceScoped() bool                         { return false }
+func (sourceStrategy) AllowCreateOnUpdate(context.Context) bool      { return false }
+func (sourceStrategy) AllowUnconditionalUpdate(context.Context) bool { return false }
+func (sourceStrategy) Canonicalize(runtime.Object)                   {}
 
 func (sourceStrategy) PrepareForCreate(_ context.Context, o runtime.Object) {
 	s := o.(*v1alpha1.Source)

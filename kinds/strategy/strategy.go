@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"reflect"
 
-	"k8s.io/apimachinery/pkg/api/validate/content"
-	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -89,14 +87,10 @@ func PrepareCreate(o kinds.Object) field.ErrorList {
 	ctx := requestContext(k, o, "create", "")
 
 	admitted := admit(o)
-	return append(admitted, change(o, func(obj runtime.Object, meta metav1.Object) field.ErrorList {
+	return append(admitted, change(o, func(obj runtime.Object, _ metav1.Object) field.ErrorList {
 		allocated := allocateCreate(obj)
 		r.main.PrepareForCreate(ctx, obj)
-		errs := append(allocated, r.main.Validate(ctx, obj)...)
-		// As in rest.BeforeCreate: a kind's own checks come first, for they say more.
-		if len(errs) == 0 {
-			errs = validation.ValidateObjectMetaAccessor(meta, r.main.NamespaceScoped(), validPathSegment, field.NewPath("metadata"))
-		}
+		errs := append(allocated, rest.ValidateCreate(ctx, obj, r.main)...)
 		if len(errs) == 0 {
 			r.main.Canonicalize(obj)
 		}
@@ -142,10 +136,7 @@ func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Objec
 		s.PrepareForUpdate(ctx, obj, was)
 		keepSystemFields(meta, old)
 
-		errs := append(allocated, validation.ValidateObjectMetaAccessor(meta, s.NamespaceScoped(), validPathSegment,
-			field.NewPath("metadata"))...)
-		errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(meta, old, field.NewPath("metadata"))...)
-		errs = append(errs, s.ValidateUpdate(ctx, obj, was)...)
+		errs := append(allocated, rest.ValidateUpdate(ctx, obj, was, s)...)
 		if len(errs) == 0 {
 			s.Canonicalize(obj)
 		}
@@ -215,13 +206,6 @@ func toInternal(o kinds.Object) (runtime.Object, error) {
 		return nil, fmt.Errorf("cannot convert %s: %w", k.Key(o.GetNamespace(), o.GetName()), err)
 	}
 	return internal, nil
-}
-
-func validPathSegment(name string, prefix bool) []string {
-	if prefix {
-		return content.IsPathSegmentPrefix(name)
-	}
-	return content.IsPathSegmentName(name)
 }
 
 // requestContext is the context of the API request that the write stands for: some strategies ask it for the version.

@@ -81,13 +81,22 @@ func TestFields(t *testing.T) {
 // withoutDefault are refused fields whose type tells a zero from nothing, and why no value of theirs is what holds anyway.
 func withoutDefault() map[string]string {
 	const named, defaulted = "names something, of which there is none", "Kubernetes' defaulting states it"
+	const gated = "behind a gate that Kubernetes keeps closed: its server drops it"
 	return map[string]string{
+		"ConfigMapVolumeSource.defaultUser":         gated,
+		"DownwardAPIVolumeFile.user":                gated,
+		"DownwardAPIVolumeSource.defaultUser":       gated,
+		"EmptyDirVolumeSource.mode":                 gated,
+		"HTTPGetAction.protocol":                    gated,
+		"KeyToPath.user":                            gated,
 		"Lifecycle.stopSignal":                      "the image's, which no manifest knows",
 		"ObjectMeta.deletionGracePeriodSeconds":     "dropped: a server's",
 		"PodSpec.hostnameOverride":                  named,
 		"PodSpec.preemptionPolicy":                  defaulted,
 		"PodSpec.priority":                          defaulted,
 		"PodSpec.runtimeClassName":                  named,
+		"ProjectedVolumeSource.defaultUser":         gated,
+		"SecretVolumeSource.defaultUser":            gated,
 		"ServiceSpec.allocateLoadBalancerNodePorts": "of a type that is refused",
 		"ServiceSpec.loadBalancerClass":             named,
 		"ServiceSpec.trafficDistribution":           named,
