@@ -19,6 +19,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"lockstep/internal/eventually"
 )
 
 // startContainerd starts one of the test's own.
@@ -51,6 +53,10 @@ func startContainerd(t *testing.T) *client.Client {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
 	t.Cleanup(func() { c.Close() })
+	eventually.Nil(t, 20*time.Second, "containerd answers", func() error {
+		_, err := c.Version(t.Context())
+		return err
+	})
 	return c
 }
 
