@@ -4,6 +4,7 @@ package loop
 import (
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
@@ -143,6 +144,16 @@ func DropOf(o kinds.Object, reason string) Drop {
 
 // Self maps an object to its own key.
 func Self(_ *view.View, o kinds.Object) []kinds.Key { return []kinds.Key{kinds.KeyOf(o)} }
+
+// NamespaceKeys maps an object of that name, of which every namespace has one, to its namespace.
+func NamespaceKeys(name string) func(*view.View, kinds.Object) []kinds.Key {
+	return func(_ *view.View, o kinds.Object) []kinds.Key {
+		if o.GetName() != name {
+			return nil
+		}
+		return []kinds.Key{kinds.For[*corev1.Namespace]().Key("", o.GetNamespace())}
+	}
+}
 
 // Cluster maps every object to ClusterKey.
 func Cluster(*view.View, kinds.Object) []kinds.Key { return []kinds.Key{ClusterKey()} }

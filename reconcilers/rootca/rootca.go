@@ -31,7 +31,7 @@ func New(ca string) loop.Reconciler {
 		Reads: []loop.Read{{
 			Kind: kinds.For[*corev1.ConfigMap](),
 			How:  "kube-root-ca.crt: its namespace",
-			Keys: namespaceOf,
+			Keys: loop.NamespaceKeys(name),
 		}},
 		Writes: []loop.Write{{
 			Kind:   kinds.For[*corev1.ConfigMap](),
@@ -40,13 +40,6 @@ func New(ca string) loop.Reconciler {
 		}},
 		Decide: func(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) { return decide(v, key, ca), nil },
 	}
-}
-
-func namespaceOf(_ *view.View, o kinds.Object) []kinds.Key {
-	if o.GetName() != name {
-		return nil
-	}
-	return []kinds.Key{kinds.For[*corev1.Namespace]().Key("", o.GetNamespace())}
 }
 
 func decide(v *view.View, key kinds.Key, ca string) loop.Decision {

@@ -23,19 +23,12 @@ func New() loop.Reconciler {
 		Reads: []loop.Read{{
 			Kind:    kinds.For[*corev1.ServiceAccount](),
 			How:     "the default one: its namespace",
-			Keys:    namespaceOf,
+			Keys:    loop.NamespaceKeys(name),
 			Changed: func(old, new kinds.Object) bool { return false },
 		}},
 		Writes: []loop.Write{{Kind: kinds.For[*corev1.ServiceAccount](), Create: true}},
 		Decide: decide,
 	}
-}
-
-func namespaceOf(_ *view.View, o kinds.Object) []kinds.Key {
-	if o.GetName() != name {
-		return nil
-	}
-	return []kinds.Key{kinds.For[*corev1.Namespace]().Key("", o.GetNamespace())}
 }
 
 func decide(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
