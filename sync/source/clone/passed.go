@@ -25,6 +25,12 @@ func (c *clone) passed(p Passed) []string {
 		}
 	}
 	old, to := plumbing.NewHash(p.From), plumbing.NewHash(p.To)
+	if _, err := object.GetCommit(c.store, to); err != nil {
+		c.shut() // another process has fetched it since this one opened the clone
+		if c.open() != nil {
+			return nil
+		}
+	}
 	if _, err := object.GetCommit(c.store, old); err != nil {
 		return nil
 	}
