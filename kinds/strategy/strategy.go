@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"reflect"
 
+	"k8s.io/apimachinery/pkg/api/operation"
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -87,10 +90,17 @@ func PrepareCreate(o kinds.Object) field.ErrorList {
 	ctx := requestContext(k, o, "create", "")
 
 	admitted := admit(o)
-	return append(admitted, change(o, func(obj runtime.Object, _ metav1.Object) field.ErrorList {
+	return append(admitted, change(o, func(obj runtime.Object, meta metav1.Object) field.ErrorList {
 		allocated := allocateCreate(obj)
 		r.main.PrepareForCreate(ctx, obj)
-		errs := append(allocated, rest.ValidateCreate(ctx, obj, r.main)...)
+		errs := append(allocated, r.main.Validate(ctx, obj)...)
+		// As in rest.ValidateCreate: a kind's own checks come first, for they say more.
+		if len(errs) == 0 {
+			errs = validation.ValidateObjectMetaAccessor(meta, r.main.NamespaceScoped(), validPathSegment, field.NewPath("metadata"))
+		}
+		if len(errs) == 0 {
+			errs = declared(ctx, r.main, obj, nil)
+		}
 		if len(errs) == 0 {
 			r.main.Canonicalize(obj)
 		}
@@ -136,12 +146,33 @@ func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Objec
 		s.PrepareForUpdate(ctx, obj, was)
 		keepSystemFields(meta, old)
 
-		errs := append(allocated, rest.ValidateUpdate(ctx, obj, was, s)...)
+		errs := append(allocated, validation.ValidateObjectMetaAccessor(meta, s.NamespaceScoped(), validPathSegment,
+			field.NewPath("metadata"))...)
+		errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(meta, old, field.NewPath("metadata"))...)
+		errs = append(errs, s.ValidateUpdate(ctx, obj, was)...)
+		if len(errs) == 0 {
+			errs = declared(ctx, s, obj, was)
+		}
 		if len(errs) == 0 {
 			s.Canonicalize(obj)
 		}
 		return distinct(errs)
 	})
+}
+
+// declared returns what breaks the rules that a type's fields declare; old is nil for an object that is made. It is asked where
+// the written rules found nothing: Kubernetes' API server compares all errors of both with each other, which takes the square
+// of their number.
+func declared(ctx context.Context, s any, obj, old runtime.Object) field.ErrorList {
+	d, ok := s.(rest.DeclarativeValidationStrategy)
+	if !ok {
+		return nil
+	}
+	op := operation.Create
+	if old != nil {
+		op = operation.Update
+	}
+	return d.ValidateDeclaratively(ctx, obj, old, nil, op, d.DeclarativeValidationConfig(ctx, obj, old))
 }
 
 func keepSystemFields(new, old metav1.Object) {
@@ -206,6 +237,13 @@ func toInternal(o kinds.Object) (runtime.Object, error) {
 		return nil, fmt.Errorf("cannot convert %s: %w", k.Key(o.GetNamespace(), o.GetName()), err)
 	}
 	return internal, nil
+}
+
+func validPathSegment(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
 }
 
 // requestContext is the context of the API request that the write stands for: some strategies ask it for the version.

@@ -148,7 +148,7 @@ func TestKubectl(t *testing.T) {
 		{args: "api-resources --verbs=list,watch -o name", want: []string{`(?m)^deployments\.apps$`}},
 		{args: "api-versions", want: []string{`(?m)^v1$`, `(?m)^apps/v1$`, `(?m)^lockstep\.dev/v1alpha1$`}},
 		// Of its own version the test binary knows nothing.
-		{args: "version", fail: true, want: []string{`Server Version: v1\.36\.\d+\+lockstep`}},
+		{args: "version", fail: true, want: []string{`Server Version: v1\.37\.\d+\+lockstep`}},
 		{args: "cluster-info", want: []string{`control plane.* is running at .*https://127\.0\.0\.1:`}},
 		{args: "auth whoami", want: []string{`lockstep:viewers`}},
 		{args: "auth can-i list pods -A", want: []string{`^yes\n$`}},
