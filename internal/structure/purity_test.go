@@ -15,7 +15,9 @@ import (
 
 // rooms are the folders where every package decides and does not act, unless it is listed below as acting. A decision is a
 // pure function of its arguments, so that it can be repeated, tested by golden files, and explained.
-func rooms() []string { return []string{"reconcilers", "sync", "proxy"} }
+func rooms() []string {
+	return []string{"reconcilers", "sync", "proxy", "nodeagent", "daemon", "store"}
+}
 
 // acting are the packages of these rooms that act, and the files where the rest of their package decides, with what they do.
 func acting() map[string]string {
@@ -37,6 +39,50 @@ func acting() map[string]string {
 		"sync/source":                        "reads repositories and folders",
 		"sync/source/clone":                  "speaks to Git servers, in a process of its own",
 		"proxy":                              "runs iptables and netlink",
+		"store":                              "speaks to etcd",
+		"store/view/db.go":                   "is written to while others read",
+		"daemon":                             "runs what the process is made of",
+		"daemon/api":                         "serves the API",
+		"daemon/api/schema":                  "has its tables in package variables",
+		"daemon/api/tunnel":                  "holds the agents' connections",
+		"daemon/api/watch":                   "follows the store, and sends what changes",
+		"daemon/command":                     "is the command line",
+		"daemon/config":                      "reads files",
+		"daemon/control":                     "serves a socket",
+		"daemon/etcd":                        "runs etcd, and looks after it",
+		"daemon/heap":                        "sets the collector's pace by the process's memory",
+		"daemon/pki":                         "makes keys, and keeps certificates",
+		"daemon/provenance":                  "remembers what it has written out",
+		"daemon/version":                     "is set by the linker",
+		"daemon/web":                         "serves the status page",
+		"nodeagent":                          "runs what a node is made of",
+		"nodeagent/beneath":                  "works on files",
+		"nodeagent/cgroup":                   "works on cgroups",
+		"nodeagent/cluster":                  "follows the API, and keeps a copy",
+		"nodeagent/companion":                "starts processes",
+		"nodeagent/companion/core":           "is such a process: sockets, signals, memory",
+		"nodeagent/content":                  "watches the API, and keeps a copy",
+		"nodeagent/dns":                      "has names answered by a process, and tells it what",
+		"nodeagent/dns/names":                "answers questions",
+		"nodeagent/dns/names/early":          "runs before all else is initialised",
+		"nodeagent/images":                   "pulls images, and removes them",
+		"nodeagent/logs":                     "speaks to the log keeper, and reads logs",
+		"nodeagent/logs/keeper":              "reads pipes, and writes files",
+		"nodeagent/logs/keeper/early":        "runs before all else is initialised",
+		"nodeagent/machine":                  "joins the parts of the real machine",
+		"nodeagent/network":                  "makes namespaces and links",
+		"nodeagent/pod":                      "carries out a pod's steps",
+		"nodeagent/preflight":                "looks at the machine",
+		"nodeagent/probes":                   "asks containers",
+		"nodeagent/process":                  "looks at processes, and ends them",
+		"nodeagent/register":                 "joins, and reports to the API",
+		"nodeagent/replica":                  "keeps a copy in files",
+		"nodeagent/runtime":                  "speaks to containerd",
+		"nodeagent/stats":                    "measures",
+		"nodeagent/supervise":                "starts again what ended",
+		"nodeagent/tunnel":                   "serves over a connection that it opens",
+		"nodeagent/turns":                    "lets a few at a time",
+		"nodeagent/volumes":                  "works on files and mounts",
 	}
 }
 
@@ -54,8 +100,7 @@ func deciding() map[string][]string {
 		"sync/report/*.go":              {"lockstep/sync/health", "lockstep/sync/plan"},
 		"sync/verdict/*.go":             {"lockstep/sync/health"},
 		// A renderer that runs long is stopped.
-		"sync/render/*.go":    {"context", "lockstep/sync/manifest", "lockstep/sync/origin"},
-		"nodeagent/pods/*.go": nil,
+		"sync/render/*.go": {"context", "lockstep/sync/manifest", "lockstep/sync/origin"},
 		// net is for JoinHostPort. The default seccomp profile asks for the kernel's version, which no decision outlives.
 		"nodeagent/spec/*.go": {
 			"net", "github.com/opencontainers/runtime-spec/specs-go", "github.com/opencontainers/image-spec/specs-go/v1",
