@@ -81,6 +81,7 @@ func benchmarks() []benchmark {
 		{"packet", firstPacket},
 		{"store", bigStore},
 		{"scheduler", schedule},
+		{"size", size},
 	}
 }
 
