@@ -137,6 +137,35 @@ func (w *world) told(event string) bool {
 	return slices.ContainsFunc(w.Machine.Events(), func(e string) bool { return strings.HasPrefix(e, event) })
 }
 
+// TestDeletedWhileMade deletes a pod whose container has its record and no process yet: it is not taken for one that has
+// ended, by whoever looks, and is stopped when it has been made.
+func TestDeletedWhileMade(t *testing.T) {
+	w := newWorld(t)
+	held, release := make(chan string, 1), make(chan struct{})
+	w.Machine.Hold(func(id string) {
+		held <- id
+		<-release
+	})
+	w.Bind(object("web", "a"))
+	id := <-held
+	w.Unbind("web", time.Second)
+	for range 3 {
+		if err := w.Pod("web").Settle(t.Context(), id); err != nil { // as the stop and the relist do
+			t.Error(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if w.Pod("web") == nil {
+		t.Error("it is gone before its container")
+	}
+	close(release)
+	w.gone("web")
+	if remains := w.Machine.Remains(); len(remains) > 0 {
+		t.Errorf("remains were ended of %v", remains)
+	}
+	w.clean()
+}
+
 // TestPodRunsAndEnds has a pod with all that a loop does: init containers, hooks, a shared PID namespace.
 func TestPodRunsAndEnds(t *testing.T) {
 	w := newWorld(t)

@@ -102,7 +102,7 @@ func decideEnd(p *Plan, w Wanted, o Observed, why Step, now time.Time) {
 		if slices.Contains(sidecars, c.Name) && (mains || c.Name != last) {
 			continue
 		}
-		p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: grace, Hooks: c.State == Running && grace > 0,
+		p.stop(o, c, Step{Grace: grace, Hooks: c.State == Running && grace > 0,
 			Cause: why.Cause, Detail: why.Detail})
 	}
 	if len(alive) > 0 || len(p.Cancel) > 0 {
@@ -122,6 +122,21 @@ func decideEnd(p *Plan, w Wanted, o Observed, why Step, now time.Time) {
 	}
 }
 
+// stop adds a step that ends a container, unless that is just being made: it is stopped once that has ended, however it
+// ends. Meanwhile nobody can tell a container that is not there yet from one that is not there any more.
+func (p *Plan) stop(o Observed, c Container, s Step) {
+	if beingMade(o, c) {
+		return
+	}
+	s.Kind, s.Container, s.ID = Stop, c.Name, c.ID
+	p.add(s)
+}
+
+// beingMade says that a container is between its record and its first process, by a step that is under way.
+func beingMade(o Observed, c Container) bool {
+	return c.State == Created && o.InFlight[Key{Start, c.Name}]
+}
+
 // decideRun moves a pod towards running all its containers.
 func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 	pod := w.Pod
@@ -135,7 +150,7 @@ func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 		// Containers cannot outlive the namespaces they were made in.
 		alive := liveOf(o)
 		for _, c := range alive {
-			p.add(Step{Kind: Stop, Container: c.Name, ID: c.ID, Grace: graceOf(pod, now), Hooks: false, Cause: SandboxGone})
+			p.stop(o, c, Step{Grace: graceOf(pod, now), Hooks: false, Cause: SandboxGone})
 		}
 		if len(alive) == 0 {
 			p.add(Step{Kind: Setup, Cause: NoSandbox})
@@ -203,7 +218,7 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 	hash := Hash(c)
 	if any && here && last.State != Exited {
 		if why, grace := unwanted(pod, c, last, hash, now); why != "" {
-			p.add(Step{Kind: Stop, Container: c.Name, ID: last.ID, Grace: grace, Hooks: grace > 0, Cause: why, Detail: last.Unhealthy})
+			p.stop(o, last, Step{Grace: grace, Hooks: grace > 0, Cause: why, Detail: last.Unhealthy})
 			return
 		}
 		if last.State == Running {

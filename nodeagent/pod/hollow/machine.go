@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -51,6 +52,8 @@ type Machine struct {
 	running    map[types.UID]map[string]probes.Result
 	missing    map[string]bool // images
 	broken     map[string]bool // programs
+	making     func(id string)
+	remains    []string // containers whose remains were ended
 	events     []string
 }
 
@@ -70,6 +73,20 @@ func NewMachine(dir string, ended func(id string)) *Machine {
 func (m *Machine) Parts() pod.Machine {
 	return pod.Machine{Containers: ownContainers{m}, Sandboxes: sandboxes{m}, Volumes: ownVolumes{m},
 		Images: ownImages{m}, Logs: ownLogs{m}, Probes: ownProbes{m}, Events: m}
+}
+
+// Hold has making called for each container between its record and its first process.
+func (m *Machine) Hold(making func(id string)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.making = making
+}
+
+// Remains are the containers whose remains were ended.
+func (m *Machine) Remains() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.remains)
 }
 
 // Lose has an image go missing from its registry, or come back.
@@ -175,6 +192,12 @@ func (m ownContainers) Create(_ context.Context, req containers.Request) (contai
 		return containers.Container{}, containers.NewStartError("create containerd task", fmt.Errorf("exec: %q: not found", program))
 	}
 	c := req.Container
+	if making := m.making; making != nil {
+		m.containers[c.ID] = c
+		m.mu.Unlock()
+		making(c.ID)
+		m.mu.Lock()
+	}
 	c.State, c.CreatedAt = containers.Created, time.Now()
 	m.containers[c.ID], m.tasks[c.ID] = c, true
 	return c, nil
@@ -246,8 +269,14 @@ func (m ownContainers) Remove(_ context.Context, id string, layer bool) error {
 	return nil
 }
 
-func (ownContainers) EndRemains(context.Context, string, string) error { return nil }
-func (ownContainers) DropRemains(context.Context, []string) error      { return nil }
+func (m ownContainers) EndRemains(_ context.Context, _, id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.remains = append(m.remains, id)
+	return nil
+}
+
+func (ownContainers) DropRemains(context.Context, []string) error { return nil }
 func (ownContainers) Interruption() (happened func(context.Context) bool) {
 	return func(context.Context) bool { return false }
 }
