@@ -15,6 +15,8 @@ import (
 	version "github.com/containerd/containerd/api/services/version/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"k8s.io/client-go/tools/record"
 )
 
 // listenAsContainerd is what this binary does under the name of containerd.
@@ -66,6 +68,7 @@ func TestKeepContainerd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	a.events = record.NewFakeRecorder(10)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var keeping sync.WaitGroup
