@@ -73,6 +73,7 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	t.Cleanup(func() {
 		cancel()
 		_ = a.group.Wait()
+		_ = a.rt.Close()
 		endNetwork(t, a.opts)
 	})
 	id := register.Identity{Server: a.opts.Server, Node: a.opts.NodeName, Dir: a.opts.agentDir()}
