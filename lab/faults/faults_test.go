@@ -177,7 +177,7 @@ func table(results map[string][]result) string {
 // strike carries one fault out while something else goes on, and sees the end of both.
 func (w *world) strike(f fault, during string, begin func(*world, *lab.Host), h *lab.Host) (r result) {
 	w.t.Helper()
-	w.renewVictims()
+	w.renewVictims(1)
 	w.prepare(during)
 	before, foreign := w.processes(), w.foreign(h)
 	lost := w.mark()
@@ -249,13 +249,13 @@ func (w *world) since(lost int64) (lines int64, longest, starved time.Duration) 
 	return now - lost, s.Longest, min(w.starved.within(s.Until.Add(-s.Longest), s.Until), s.Longest)
 }
 
-// renewVictims sees to it that each host has a container that may be killed and never was: another restart of one
+// renewVictims sees to it that each host has so many containers that may be killed and never were: another restart of one
 // would have to wait for its backoff.
-func (w *world) renewVictims() {
+func (w *world) renewVictims(count int) {
 	w.t.Helper()
 	renewed := false
 	for _, h := range w.agents {
-		if len(w.fresh(h)) < 1 {
+		if len(w.fresh(h)) < count {
 			w.apps[victim(h)].round = w.nextRound()
 			w.state(victim(h))
 			renewed = true

@@ -122,7 +122,7 @@ func (w *world) running(h *lab.Host, pod string) (c runtime.Container) {
 
 // serverAway: nodes go on by themselves, also when their agent is killed; what was pushed is carried out afterwards.
 func (w *world) serverAway() {
-	w.renewVictims()
+	w.renewVictims(2)
 	before, server, h := w.processes(), w.lab.Server(), w.agents[1]
 	address := w.serviceAddress("web")
 	w.killService(server, lab.Daemon)
@@ -290,7 +290,7 @@ func (w *world) rebootAlone() {
 
 // cut: a host off the network keeps its pods running, and they are the same when it is back.
 func (w *world) cut() {
-	w.renewVictims()
+	w.renewVictims(2)
 	h := w.agents[1]
 	pods, before := w.here(h), w.processes()
 	if err := w.lab.Cut(h); err != nil {
