@@ -46,13 +46,13 @@ func ask(ctx context.Context, client *http.Client, addr string) (s stats, err er
 	return s, json.NewDecoder(response.Body).Decode(&s)
 }
 
-// onHost is a client whose connections are a host's.
+// onHost is a client whose connections are a host's. A dial goes on when its request has been given up, so it ends before.
 func onHost(h *lab.Host) *http.Client {
 	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 			err = h.Do(func() error {
-				conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+				conn, err = (&net.Dialer{Timeout: 4 * time.Second}).DialContext(ctx, network, addr)
 				return err
 			})
 			return conn, err
