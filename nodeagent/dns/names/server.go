@@ -104,7 +104,8 @@ func (s *Server) Run(ctx context.Context, at *Sockets, started func()) error {
 		servers = append(servers, &dns.Server{PacketConn: p, UDPSize: dns.DefaultMsgSize, Handler: handler})
 	}
 	for _, l := range at.streams {
-		b := &bounded{Listener: l, slots: make(chan struct{}, connectionsMost), clients: quota.NewGate(connectionsMost / share)}
+		b := &bounded{Listener: l, slots: make(chan struct{}, connectionsMost), clients: quota.NewGate(connectionsMost / share),
+			ended: make(chan struct{})}
 		listeners = append(listeners, b)
 		servers = append(servers, &dns.Server{Listener: b, Handler: handler, IdleTimeout: func() time.Duration { return idle }})
 	}
@@ -126,8 +127,14 @@ func (s *Server) Run(ctx context.Context, at *Sockets, started func()) error {
 			started()
 		}
 		<-ctx.Done()
+		last, give := context.WithTimeout(context.WithoutCancel(ctx), lastQuestions)
+		defer give()
 		for _, l := range listeners {
 			l.Close()
+			select { // one that has just been accepted may not be counted yet
+			case <-l.ended:
+			case <-last.Done():
+			}
 		}
 		for deadline := time.Now().Add(lastQuestions); slices.ContainsFunc(listeners, (*bounded).busy) && time.Now().Before(deadline); {
 			time.Sleep(time.Millisecond)

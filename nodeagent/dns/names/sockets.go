@@ -2,6 +2,7 @@ package names
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -126,14 +127,19 @@ func freebind(_, _ string, conn syscall.RawConn) error {
 // bounded is a listener with a limit of open connections, and one of each client's; more are closed at once.
 type bounded struct {
 	net.Listener
+	once    sync.Once
 	slots   chan struct{}
 	clients *quota.Gate
+	ended   chan struct{} // closed when it accepts no more, and what it accepted has its slot
 }
 
 func (b *bounded) Accept() (net.Conn, error) {
 	for {
 		conn, err := b.Listener.Accept()
 		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				b.once.Do(func() { close(b.ended) })
+			}
 			return nil, err
 		}
 		leave := b.clients.Enter(quota.Peer(conn.RemoteAddr().String()))
