@@ -83,8 +83,7 @@ func shimsAt(socket string) []int {
 	var shims []int
 	for _, pid := range process.All() {
 		args := process.Arguments(pid)
-		if len(args) > 0 && strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-") &&
-			flagOf(args, "namespace") == runtime.Namespace && flagOf(args, "address") == socket &&
+		if runtime.IsShim(args) && flagOf(args, "namespace") == runtime.Namespace && flagOf(args, "address") == socket &&
 			process.SeesSame(pid, filepath.Dir(socket)) {
 			shims = append(shims, pid)
 		}

@@ -12,9 +12,7 @@ import (
 	"strings"
 	"time"
 
-	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
@@ -39,14 +37,14 @@ const (
 // an error, and so is a shim that still has processes.
 func (r *Runtime) DropRemains(ctx context.Context, names []string) error {
 	var errs []error
-	bundles := r.bundles(ctx)
+	folders := r.folders(ctx)
 	for _, name := range names {
 		if err := endShim(ctx, ShimSocket(r.opts.Address, name)); err != nil {
 			errs = append(errs, fmt.Errorf("cannot end shim of %s: %w", short(name), err))
 			continue
 		}
 		errs = append(errs, r.DropSockets([]string{name}, 0))
-		if err := r.dropContainer(ctx, bundles, name); err != nil {
+		if err := r.dropContainer(ctx, folders, name); err != nil {
 			errs = append(errs, fmt.Errorf("cannot remove what is left of container %s: %w", short(name), err))
 		}
 	}
@@ -54,9 +52,9 @@ func (r *Runtime) DropRemains(ctx context.Context, names []string) error {
 }
 
 // dropContainer asks containerd only where something is left: the usual case costs a look or two.
-func (r *Runtime) dropContainer(ctx context.Context, bundles []string, id string) error {
+func (r *Runtime) dropContainer(ctx context.Context, folders []string, id string) error {
 	var left []string
-	for _, dir := range append([]string{filepath.Join(StateDir, "runc", Namespace)}, bundles...) {
+	for _, dir := range folders {
 		path := filepath.Join(dir, id)
 		if _, err := os.Lstat(path); err == nil {
 			left = append(left, path)
@@ -67,12 +65,12 @@ func (r *Runtime) dropContainer(ctx context.Context, bundles []string, id string
 	}
 	ctx, cancel := call(ctx, callTimeout)
 	defer cancel()
-	_, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
-	if err = native(err); err == nil {
-		return errors.New("containerd has a task of it")
-	}
-	if !errdefs.IsNotFound(err) {
+	task, err := r.task(ctx, id)
+	if err != nil {
 		return err
+	}
+	if task != nil {
+		return errors.New("containerd has a task of it")
 	}
 	var errs []error
 	for _, path := range left {
@@ -141,8 +139,11 @@ func listener(socket string) int {
 			break
 		}
 	}
+	if link == "" {
+		return 0
+	}
 	for _, pid := range process.All() {
-		if args := process.Arguments(pid); link == "" || len(args) == 0 || !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-") {
+		if !IsShim(process.Arguments(pid)) {
 			continue
 		}
 		open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
@@ -155,15 +156,20 @@ func listener(socket string) int {
 	return 0
 }
 
+// IsShim says whether a process with that command line is a shim, of whichever containerd.
+func IsShim(args []string) bool {
+	return len(args) > 0 && strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-")
+}
+
 // isTask says whether a path is where some containerd keeps bundles of ours, or their working directories.
 func isTask(path string) bool {
 	return filepath.Base(path) == Namespace && filepath.Base(filepath.Dir(path)) == taskFolder
 }
 
-// bundles are the folders in which containerd may keep our bundles: it does not say where. A shim's working directory
-// tells, and so does a mount in a bundle.
-func (r *Runtime) bundles(ctx context.Context) []string {
-	found := map[string]bool{filepath.Join(StateDir, taskFolder, Namespace): true}
+// folders are those in which something of a container may be left: what runc knows, and bundles. Where they are containerd
+// does not say; a shim's working directory tells, and so does a mount in a bundle.
+func (r *Runtime) folders(ctx context.Context) []string {
+	found := map[string]bool{filepath.Join(StateDir, "runc", Namespace): true, filepath.Join(StateDir, taskFolder, Namespace): true}
 	if r.opts.State != "" {
 		found[filepath.Join(r.opts.State, taskFolder, Namespace)] = true
 	}

@@ -136,7 +136,7 @@ func (s *Server) Run(ctx context.Context, at *Sockets, started func()) error {
 			case <-last.Done():
 			}
 		}
-		for deadline := time.Now().Add(lastQuestions); slices.ContainsFunc(listeners, (*bounded).busy) && time.Now().Before(deadline); {
+		for slices.ContainsFunc(listeners, (*bounded).busy) && last.Err() == nil {
 			time.Sleep(time.Millisecond)
 		}
 		// Questions under way end by themselves within forwardTimeout.
