@@ -1,7 +1,6 @@
 package daemon_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +25,7 @@ import (
 	"lockstep/daemon/control"
 	"lockstep/daemon/etcd/etcdtest"
 	"lockstep/internal/eventually"
+	"lockstep/internal/locked"
 	"lockstep/internal/loopback"
 )
 
@@ -257,29 +256,10 @@ func (s *server) untilApplied(value func() string, want string) {
 }
 
 // logBuffer keeps a process's log.
-type logBuffer struct {
-	mu   sync.Mutex
-	data bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.data.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.data.String()
-}
+type logBuffer struct{ locked.Buffer }
 
 // mark returns where the log is, for since.
-func (b *logBuffer) mark() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.data.Len()
-}
+func (b *logBuffer) mark() int { return len(b.String()) }
 
 // since returns the lines from a mark on that are no mere information, and those that no logger of ours has written.
 func (b *logBuffer) since(mark int) (alarming []string) {

@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/internal/eventually"
+	"lockstep/internal/locked"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
@@ -82,29 +83,12 @@ type world struct {
 	work  string // a working copy
 	forge *forgetest.Server
 	spec  v1alpha1.Source
-	logs  *lines2
-}
-
-type lines2 struct {
-	mu gosync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines2) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines2) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	logs  *locked.Buffer
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, store: newStore(nil), work: t.TempDir(), forge: forgetest.New(), logs: &lines2{}}
+	w := &world{t: t, store: newStore(nil), work: t.TempDir(), forge: forgetest.New(), logs: &locked.Buffer{}}
 	w.host = githost.New(t.TempDir(), githost.Options{Token: "git-token"})
 	if _, err := w.host.Create(t.Context(), "team/shop"); err != nil {
 		t.Fatal(err)

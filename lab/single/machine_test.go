@@ -19,6 +19,7 @@ import (
 
 	"lockstep/internal/eventually"
 	"lockstep/internal/kubectl"
+	"lockstep/internal/locked"
 )
 
 // patience bounds what takes a second or two on an idle machine.
@@ -128,27 +129,10 @@ type up struct {
 	m      *machine
 	cmd    *exec.Cmd
 	ended  chan error
-	stderr lockedBuffer
+	stderr locked.Buffer
 
 	mu    sync.Mutex
 	lines []string
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func (m *machine) up(args ...string) *up {

@@ -18,6 +18,7 @@ import (
 
 	apitunnel "lockstep/daemon/api/tunnel"
 	"lockstep/internal/eventually"
+	"lockstep/internal/locked"
 )
 
 // server is an API server with a pool, over TLS with both HTTP versions, as the real one.
@@ -187,7 +188,7 @@ func TestSilentServer(t *testing.T) {
 	defer s.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	var lines lockedLines
+	var lines locked.Buffer
 	log := slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(t.Context())
 	var served sync.WaitGroup
@@ -212,24 +213,6 @@ func TestSilentServer(t *testing.T) {
 			t.Errorf("logged: %s", line)
 		}
 	}
-}
-
-// lockedLines is a log that several goroutines write.
-type lockedLines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lockedLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lockedLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 func isTimeout(err error) bool {
