@@ -36,25 +36,6 @@ const (
 // Uncontrolled are no controllers.
 func Uncontrolled() []Controller { return []Controller{} }
 
-// The deployment controller's (Kubernetes, pkg/controller/deployment/util).
-const deploymentAnnotations = "deployment.kubernetes.io/"
-
-func deploymentControllers() []Controller {
-	return []Controller{{Of: apps.WithKind("Deployment"), Annotations: deploymentAnnotations}}
-}
-
-// replicaSetControllers removes those past the limit of a Deployment's history, and sets the size of those that it has.
-func replicaSetControllers() []Controller {
-	return []Controller{{
-		Of: apps.WithKind("Deployment"), Annotations: deploymentAnnotations, Copies: true, Removes: RemovesAny,
-		Fields: []string{"replicas", "minReadySeconds"},
-	}}
-}
-
-func podControllers() []Controller {
-	return []Controller{{Of: apps.WithKind("ReplicaSet"), Removes: RemovesSurplus}}
-}
-
 // Selects says whether a controller with that selector claims an object: none does with a selector that is empty, missing
 // or cannot be read.
 func Selects(s *metav1.LabelSelector, o metav1.Object) bool {

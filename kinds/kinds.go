@@ -73,6 +73,9 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
+// All is the table, in the order in which a revision's objects are created: what others refer to comes first.
+var All = table()
+
 // Scheme knows what AddToScheme registers.
 var Scheme = runtime.NewScheme()
 

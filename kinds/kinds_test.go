@@ -132,6 +132,20 @@ func TestPodsAndScales(t *testing.T) {
 	}
 }
 
+// TestRulesOfHealth: each kind has a rule, which reads kinds that there are.
+func TestRulesOfHealth(t *testing.T) {
+	for _, k := range All {
+		if k.Health.Judge == nil {
+			t.Errorf("%s has no rule of health", k.Kind)
+		}
+		for _, r := range k.Health.Reads {
+			if ForGVK(r.Of) == nil {
+				t.Errorf("the health of %s reads %v, which is not in the table", k.Kind, r.Of)
+			}
+		}
+	}
+}
+
 // TestControllersAreInTheTable: a controller works for objects of a kind that there is, and one that removes others for a kind
 // that says which it selects and how many it wants.
 func TestControllersAreInTheTable(t *testing.T) {

@@ -201,7 +201,7 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 			if revision != "" && o.Stated.Commit != revision {
 				continue
 			}
-			if o.Health.State == health.Healthy {
+			if o.Health.State == kinds.Healthy {
 				table.Healthy++
 			}
 			table.Rows = append(table.Rows, objectRow{

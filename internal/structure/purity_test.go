@@ -16,12 +16,16 @@ import (
 // rooms are the folders where every package decides and does not act, unless it is listed below as acting. A decision is a
 // pure function of its arguments, so that it can be repeated, tested by golden files, and explained.
 func rooms() []string {
-	return []string{"reconcilers", "sync", "proxy", "nodeagent", "daemon", "store"}
+	return []string{"kinds", "reconcilers", "sync", "proxy", "nodeagent", "daemon", "store"}
 }
 
 // acting are the packages of these rooms that act, and the files where the rest of their package decides, with what they do.
 func acting() map[string]string {
 	return map[string]string{
+		"kinds/kinds.go":                     "has the table and its indexes in package variables",
+		"kinds/quantity":                     "has the decoders that it has made in package variables",
+		"kinds/strategy":                     "hands objects to Kubernetes' own rules",
+		"kinds/v1alpha1":                     "has its group's name in a package variable",
 		"reconcilers/engine/engine.go":       "runs workers, by a clock",
 		"reconcilers/engine/metrics.go":      "counts",
 		"reconcilers/engine/rules.go":        "hands Kubernetes' rules to what prepares",

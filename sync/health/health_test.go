@@ -123,49 +123,49 @@ func TestOf(t *testing.T) {
 	for name, c := range map[string]struct {
 		key     kinds.Key
 		objects []kinds.Object
-		want    State
+		want    kinds.State
 		cause   string
 	}{
-		"missing":   {deployment, nil, Progressing, "not created yet"},
-		"available": {deployment, []kinds.Object{deploy()}, Healthy, ""},
+		"missing":   {deployment, nil, kinds.Progressing, "not created yet"},
+		"available": {deployment, []kinds.Object{deploy()}, kinds.Healthy, ""},
 		"scaled to nothing": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) {
 			d.Spec.Replicas = new(int32(0))
 			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 2}
-		})}, Healthy, ""},
+		})}, kinds.Healthy, ""},
 		"not observed": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.ObservedGeneration = 1 })},
-			Progressing, "change not observed yet, 3/3 ready"},
+			kinds.Progressing, "change not observed yet, 3/3 ready"},
 		"old replicas left": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.Replicas = 4 })},
-			Progressing, "3/3 ready"},
+			kinds.Progressing, "3/3 ready"},
 		"updating": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 })},
-			Progressing, "1/3 updated, 3/3 ready"},
-		"rolling": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p")}, Progressing, "2/3 ready"},
+			kinds.Progressing, "1/3 updated, 3/3 ready"},
+		"rolling": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p")}, kinds.Progressing, "2/3 ready"},
 		"crash loop": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"))},
-			Failed, "CrashLoopBackOff, 2/3 ready"},
+			kinds.Failed, "CrashLoopBackOff, 2/3 ready"},
 		"container creating": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", waits("ContainerCreating"))},
-			Progressing, "2/3 ready"},
+			kinds.Progressing, "2/3 ready"},
 		"cannot be started, waits": {deployment,
-			[]kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"), unstarted)}, Failed,
+			[]kinds.Object{deploy(rolling), current, podOf(current, "p", waits("CrashLoopBackOff"), unstarted)}, kinds.Failed,
 			`RunContainerError, 2/3 ready: exec: "nosuch": executable file not found in $PATH`},
 		"cannot be started": {deployment,
-			[]kinds.Object{deploy(rolling), current, podOf(current, "p", waits("RunContainerError"), unstarted)}, Failed,
+			[]kinds.Object{deploy(rolling), current, podOf(current, "p", waits("RunContainerError"), unstarted)}, kinds.Failed,
 			`RunContainerError, 2/3 ready: exec: "nosuch": executable file not found in $PATH`},
 		"old pods do not count": {deployment, []kinds.Object{deploy(rolling), old, current, podOf(old, "p", waits("CrashLoopBackOff"))},
-			Progressing, "2/3 ready"},
+			kinds.Progressing, "2/3 ready"},
 		"deadline": {deployment, []kinds.Object{deploy(rolling, func(d *appsv1.Deployment) {
 			d.Status.Conditions = []appsv1.DeploymentCondition{{
 				Type:   appsv1.DeploymentProgressing,
 				Status: corev1.ConditionFalse,
 				Reason: "ProgressDeadlineExceeded",
 			}}
-		})}, Failed, "ProgressDeadlineExceeded, 2/3 ready"},
+		})}, kinds.Failed, "ProgressDeadlineExceeded, 2/3 ready"},
 		"init image": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", func(p *corev1.Pod) {
 			waits("ImagePullBackOff")(p)
 			p.Status.InitContainerStatuses, p.Status.ContainerStatuses = p.Status.ContainerStatuses, nil
-		})}, Failed, "ImagePullBackOff, 2/3 ready"},
+		})}, kinds.Failed, "ImagePullBackOff, 2/3 ready"},
 		"unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Minute))},
-			Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
+			kinds.Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
 		"just unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Second))},
-			Progressing, "2/3 ready"},
+			kinds.Progressing, "2/3 ready"},
 		"quota": {deployment, []kinds.Object{deploy(rolling), func() kinds.Object {
 			rs := current.DeepCopy()
 			rs.Status.Conditions = []appsv1.ReplicaSetCondition{{
@@ -174,68 +174,68 @@ func TestOf(t *testing.T) {
 				Reason: "FailedCreate",
 			}}
 			return rs
-		}()}, Failed, "FailedCreate, 2/3 ready"},
-		"pod ready": {single, []kinds.Object{podOf(nil, "p", isReady)}, Healthy, ""},
+		}()}, kinds.Failed, "FailedCreate, 2/3 ready"},
+		"pod ready": {single, []kinds.Object{podOf(nil, "p", isReady)}, kinds.Healthy, ""},
 		"pod succeeded": {single,
-			[]kinds.Object{podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
+			[]kinds.Object{podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, kinds.Healthy, ""},
 		"pod failed": {single, []kinds.Object{
 			podOf(nil, "p", isReady, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Status.Reason = "Evicted" }),
-		}, Failed, "Evicted"},
-		"pod config": {single, []kinds.Object{podOf(nil, "p", waits("CreateContainerConfigError"))}, Failed,
+		}, kinds.Failed, "Evicted"},
+		"pod config": {single, []kinds.Object{podOf(nil, "p", waits("CreateContainerConfigError"))}, kinds.Failed,
 			"CreateContainerConfigError"},
-		"service nobody behind": {service, []kinds.Object{svc()}, Healthy, ""},
-		"service none ready":    {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q")}, Progressing, "0/2 ready"},
-		"service one ready":     {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q", isReady)}, Healthy, ""},
-		"image, asked": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", pullFailed))}, Failed,
+		"service nobody behind": {service, []kinds.Object{svc()}, kinds.Healthy, ""},
+		"service none ready":    {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q")}, kinds.Progressing, "0/2 ready"},
+		"service one ready":     {service, []kinds.Object{svc(), podOf(nil, "p"), podOf(nil, "q", isReady)}, kinds.Healthy, ""},
+		"image, asked": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", pullFailed))}, kinds.Failed,
 			"ImagePullBackOff: cart:bad: not found"},
 		"image, waits": {single, []kinds.Object{
 			podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad": ErrImagePull: `+pullFailed)),
-		}, Failed, "ImagePullBackOff: cart:bad: not found"},
-		"image, nobody there": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", dialFailed))}, Failed,
+		}, kinds.Failed, "ImagePullBackOff: cart:bad: not found"},
+		"image, nobody there": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", dialFailed))}, kinds.Failed,
 			"ImagePullBackOff: cart:bad: read tcp 10.0.0.9:443: read: connection reset by peer"},
-		"image, no rights": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", tokenFailed))}, Failed,
+		"image, no rights": {single, []kinds.Object{podOf(nil, "p", waitsFor("ErrImagePull", tokenFailed))}, kinds.Failed,
 			"ImagePullBackOff: cart:bad: unexpected status from GET request to https://auth.example/token: 401 Unauthorized"},
 		"image, agent restarted": {
 			single, []kinds.Object{podOf(nil, "p", waitsFor("ImagePullBackOff", `Back-off pulling image "cart:bad"`))},
-			Failed, "ImagePullBackOff: cart:bad",
+			kinds.Failed, "ImagePullBackOff: cart:bad",
 		},
 		"image of a deployment": {deployment, []kinds.Object{
 			deploy(rolling), current, podOf(current, "p", waitsFor("ErrImagePull", pullFailed)),
-		}, Failed, "ImagePullBackOff, 2/3 ready: cart:bad: not found"},
-		"image not an image": {single, []kinds.Object{podOf(nil, "p", waitsFor("InvalidImageName", "whatever"))}, Failed,
+		}, kinds.Failed, "ImagePullBackOff, 2/3 ready: cart:bad: not found"},
+		"image not an image": {single, []kinds.Object{podOf(nil, "p", waitsFor("InvalidImageName", "whatever"))}, kinds.Failed,
 			"InvalidImageName: cart:bad"},
 		"secret of a deployment": {deployment, []kinds.Object{
 			deploy(rolling), current,
 			podOf(current, "p", waitsFor("CreateContainerConfigError", `secret "db" not found`)),
-		}, Failed, `CreateContainerConfigError, 2/3 ready: secret "db" not found`},
-		"service all failing": {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, Failed,
+		}, kinds.Failed, `CreateContainerConfigError, 2/3 ready: secret "db" not found`},
+		"service all failing": {service, []kinds.Object{svc(), podOf(nil, "p", waits("ErrImagePull"))}, kinds.Failed,
 			"ImagePullBackOff, 0/1 ready"},
 		"service no rules on a node": {service, []kinds.Object{
 			svc(hasAddress), podOf(nil, "q", isReady), node("n1", corev1.ConditionTrue, corev1.ConditionTrue),
 			node("n2", corev1.ConditionFalse, corev1.ConditionFalse),
 			node("n3", corev1.ConditionTrue, corev1.ConditionFalse),
-		}, Failed, "no service rules on node n2 and 1 more: cannot find iptables"},
+		}, kinds.Failed, "no service rules on node n2 and 1 more: cannot find iptables"},
 		"service no rules, no selector": {service, []kinds.Object{
 			svc(hasAddress, func(s *corev1.Service) { s.Spec.Selector = nil }),
 			node("n2", corev1.ConditionFalse, corev1.ConditionFalse),
-		}, Failed,
+		}, kinds.Failed,
 			"no service rules on node n2: cannot find iptables"},
 		"service no rules needed": {service,
-			[]kinds.Object{svc(), podOf(nil, "q", isReady), node("n2", corev1.ConditionFalse, corev1.ConditionFalse)}, Healthy, ""},
+			[]kinds.Object{svc(), podOf(nil, "q", isReady), node("n2", corev1.ConditionFalse, corev1.ConditionFalse)}, kinds.Healthy, ""},
 		"service silent nodes' rules": {service, []kinds.Object{
 			svc(hasAddress), podOf(nil, "q", isReady), node("n2", corev1.ConditionUnknown, corev1.ConditionFalse),
-		}, Healthy, ""},
+		}, kinds.Healthy, ""},
 		"service finished pods": {service,
-			[]kinds.Object{svc(), podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, Healthy, ""},
+			[]kinds.Object{svc(), podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, kinds.Healthy, ""},
 		"anything that is there": {kinds.For[*corev1.ConfigMap]().Key("shop", "c"),
-			[]kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}}}, Healthy, ""},
+			[]kinds.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}}}, kinds.Healthy, ""},
 		"anything on its way out": {kinds.For[*corev1.ConfigMap]().Key("shop", "c"),
 			[]kinds.Object{&corev1.ConfigMap{
 				ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}},
-			}}, Progressing, "is being deleted"},
+			}}, kinds.Progressing, "is being deleted"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Of(c.key, seen(view.Of(c.objects...), c.key), now)
+			got := At(seen(view.Of(c.objects...), c.key), now).Of(c.key)
 			if got.State != c.want || got.Cause != c.cause {
 				t.Errorf("%v %q, want %v %q", got.State, got.Cause, c.want, c.cause)
 			}
@@ -291,7 +291,7 @@ func TestSilentNodeIsTheCause(t *testing.T) {
 	if want := "node b has been silent for 3 h; Deployment shop/cart: 1/2 ready"; later.First != want || later.Meaning != first.Meaning {
 		t.Errorf("%q meaning %q, want %q meaning %q", later.First, later.Meaning, want, first.Meaning)
 	}
-	r := Of(kinds.KeyOf(lost), view.Of(lost, rs, podOf(rs, "q", on("b")), silent("b", 150*time.Second)), now)
+	r := At(view.Of(lost, rs, podOf(rs, "q", on("b")), silent("b", 150*time.Second)), now).Of(kinds.KeyOf(lost))
 	if want := "node b has been silent for 2 min; 1/2 ready"; r.Text() != want {
 		t.Errorf("%q, want %q", r.Text(), want)
 	}
@@ -301,20 +301,21 @@ func TestSilentNodeIsTheCause(t *testing.T) {
 func seen(v *view.View, k kinds.Key) *view.View {
 	kind := kinds.ForResource(k.GroupResource())
 	scope := view.Scope{kind: true}
-	for _, r := range ruleOf(kind).reads() {
-		scope[r.kind] = true
+	for _, r := range kind.Health.Reads {
+		scope[kinds.ForGVK(r.Of)] = true
 	}
 	return v.Only(scope)
 }
 
-// TestEveryKindIsJudged judges an object of each kind by what its rule declares to read, and no more.
+// TestEveryKindIsJudged judges an object of each kind, about which nothing is known yet, by what its rule declares to read, and no
+// more.
 func TestEveryKindIsJudged(t *testing.T) {
 	for _, k := range kinds.All {
 		o := k.New()
 		o.SetName("cart")
 		v := view.Of(o, deploy(), node("n1", corev1.ConditionTrue, corev1.ConditionTrue))
-		if r := Of(kinds.KeyOf(o), seen(v, kinds.KeyOf(o)), now); k.Health == kinds.HealthyOnceThere && r.State != Healthy {
-			t.Errorf("%s is %+v", k.Kind, r)
+		if h := At(seen(v, kinds.KeyOf(o)), now).Of(kinds.KeyOf(o)); (h.State == kinds.Healthy) != (h.Text() == "") {
+			t.Errorf("%s is %+v: what is not healthy says why", k.Kind, h)
 		}
 	}
 }

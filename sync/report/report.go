@@ -4,6 +4,7 @@ package report
 import (
 	"time"
 
+	"lockstep/kinds"
 	"lockstep/store/view"
 	"lockstep/sync/health"
 	"lockstep/sync/plan"
@@ -22,15 +23,15 @@ type Report struct {
 type Object struct {
 	// Stated is its entry of the inventory: what the source states, and where. It is shared: do not change it.
 	Stated *plan.Desired
-	Health health.Result
+	Health kinds.Health
 }
 
 // State is the object's state of health in a word: healthy, progressing or failed.
 func (o Object) State() string {
 	switch o.Health.State {
-	case health.Healthy:
+	case kinds.Healthy:
 		return "healthy"
-	case health.Failed:
+	case kinds.Failed:
 		return "failed"
 	default:
 		return "progressing"
