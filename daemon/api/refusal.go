@@ -23,7 +23,7 @@ import (
 // refusal is the answer to every change that is not a node's own business: how this cluster is changed, where, and what to do
 // instead.
 func (s *server) refusal(v *view.View, a rights.Access, why string) error {
-	message := "this cluster is changed by pushing to Git, not through its API: " + s.where(v, a)
+	message := "this cluster is changed by " + s.way(v, a).changed + ", not through its API: " + s.where(v, a)
 	if hint := s.instead(v, a); hint != "" {
 		message += "; " + hint
 	}
@@ -41,6 +41,7 @@ func (s *server) refusal(v *view.View, a rights.Access, why string) error {
 
 // instead says what leads to what the request wanted; nothing where nothing does.
 func (s *server) instead(v *view.View, a rights.Access) string {
+	push := s.way(v, a).push
 	switch a.Subresource {
 	case "exec", "attach", "ephemeralcontainers":
 		return "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
@@ -49,7 +50,7 @@ func (s *server) instead(v *view.View, a rights.Access) string {
 	case "portforward", "proxy":
 		return "connections go by Services: from outside the cluster, state one of type NodePort"
 	case "scale":
-		return "change spec.replicas there and push"
+		return "change spec.replicas there" + push
 	}
 	kind := a.Kind()
 	if kind != nil && kind.Kind == "Node" {
@@ -59,7 +60,7 @@ func (s *server) instead(v *view.View, a rights.Access) string {
 		return ""
 	}
 	if a.Verb == "deletecollection" {
-		return "remove them there and push"
+		return "remove them there" + push
 	}
 	if a.DryRun {
 		return "lockstep validate checks manifests, and lockstep plan shows what a push would change"
@@ -69,21 +70,21 @@ func (s *server) instead(v *view.View, a rights.Access) string {
 	case o == nil && deletes:
 		return ""
 	case o == nil:
-		return "add it there and push"
+		return "add it there" + push
 	case !s.declared(v, o):
 		for ; o != nil; o = provenance.Controller(v, o) {
 			if s.declared(v, o) {
-				return fmt.Sprintf("it is made for %s: change that one and push", kinds.KeyOf(o))
+				return fmt.Sprintf("it is made for %s: change that one", kinds.KeyOf(o)) + push
 			}
 		}
 		if deletes {
 			return "none of them states it"
 		}
-		return "none of them states it yet: add it there and push"
+		return "none of them states it yet: add it there" + push
 	case deletes:
-		return "remove it there and push"
+		return "remove it there" + push
 	default:
-		return "change it there and push"
+		return "change it there" + push
 	}
 }
 
@@ -114,9 +115,10 @@ func (s *server) declared(v *view.View, o kinds.Object) bool {
 // they write. Where this very one is stated is left out: that it is there is its readers' to know.
 func (s *server) secretUnread(v *view.View, a rights.Access, why string) string {
 	a.Name = ""
-	return fmt.Sprintf("%s, which kubectl apply, edit and diff begin with; a Secret is stated in Git as everything else: %s; "+
-		"add or change it there and push",
-		why, s.where(v, a))
+	w := s.way(v, a)
+	return fmt.Sprintf("%s, which kubectl apply, edit and diff begin with; a Secret is stated in %s as everything else: %s; "+
+		"add or change it there%s",
+		why, w.stated, s.where(v, a), w.push)
 }
 
 // impersonates refuses to answer as somebody else: the answer would be to who asks, and taken for another's. Paths that are
@@ -153,6 +155,30 @@ func (s *server) where(v *view.View, a rights.Access) string {
 		return "it has no source yet"
 	}
 	return "its manifests are in " + strings.Join(names, ", ")
+}
+
+// way is how manifests are changed, in words: "changed by …", "stated in …", and what follows "change it there".
+type way struct{ changed, stated, push string }
+
+// way is that of the source which states an object, else that of all sources: where they are folders, nothing is pushed.
+func (s *server) way(v *view.View, a rights.Access) way {
+	git, folder := way{"pushing to Git", "Git", " and push"}, way{"editing its manifests", "a manifest", ""}
+	if o := a.Object(v); o != nil {
+		if origin, ok := s.hub.Origins().Of(v, o); ok {
+			if source, ok := view.Get[*v1alpha1.Source](v, "", origin.Source); ok && source.Spec.Folder != "" {
+				return folder
+			}
+			return git
+		}
+	}
+	out := git
+	for source := range view.List[*v1alpha1.Source](v, "") {
+		if source.Spec.Folder == "" {
+			return git
+		}
+		out = folder
+	}
+	return out
 }
 
 // sourceText is "source shop (https://git.example/shop.git, branch main)".

@@ -3,6 +3,8 @@ package api
 import (
 	"strings"
 	"testing"
+
+	"lockstep/kinds/v1alpha1"
 )
 
 // TestRefusalsSayWhatInstead changes the cluster in every way that kubectl knows: whatever kubectl makes of the answer, it
@@ -81,6 +83,33 @@ func TestRefusalsSayWhatInstead(t *testing.T) {
 				t.Errorf("it speaks of validation:\n%s", out)
 			}
 		})
+	}
+}
+
+// TestRefusalsOfAFolder: what a folder states is edited there, and nothing is pushed.
+func TestRefusalsOfAFolder(t *testing.T) {
+	s := newTestServer(t, nil, testCluster()...)
+	s.declareAll()
+	s.put(&v1alpha1.Source{ObjectMeta: named("", "main"), Spec: v1alpha1.SourceSpec{Folder: "/srv/shop"}})
+	const (
+		edited = "this cluster is changed by editing its manifests, not through its API: "
+		source = "source main (/srv/shop); "
+	)
+	for args, want := range map[string]string{
+		"delete deployment cart -n shop --wait=false": edited + "Deployment shop/cart comes from shop/cart.yaml:14 in " + source +
+			"remove it there\n",
+		"apply -f testdata/words/new.yaml": edited + "its manifests are in " + source + "add it there\n",
+		"get secret cart-1-a -n shop": "a Secret is stated in a manifest as everything else: its manifests are in " + source +
+			"add or change it there\n",
+	} {
+		if out, ok := s.kubectl(t.Context(), strings.Fields(args)...); ok || !strings.Contains(out, want) {
+			t.Errorf("%s: success %v, want a failure that says\n%s\nit says\n%s", args, ok, want, out)
+		}
+	}
+	// Another source is in Git: what is new may be of either.
+	s.put(&v1alpha1.Source{ObjectMeta: named("", "other"), Spec: v1alpha1.SourceSpec{URL: "https://git.example/other.git"}})
+	if out, _ := s.kubectl(t.Context(), "apply", "-f", "testdata/words/new.yaml"); !strings.Contains(out, "add it there and push\n") {
+		t.Errorf("it says\n%s", out)
 	}
 }
 
