@@ -16,13 +16,13 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/record"
 
 	"lockstep/internal/sleep"
 	"lockstep/internal/whole"
 	"lockstep/nodeagent/cgroup"
+	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/cluster"
 	"lockstep/nodeagent/content"
 	"lockstep/nodeagent/images"
@@ -76,8 +76,8 @@ type Agent struct {
 
 	mu     sync.Mutex
 	pods   map[types.UID]*pod.Pod
-	claims map[string]*pod.Pod  // by containerd ID
-	client kubernetes.Interface // nil while not connected
+	claims map[string]*pod.Pod // by containerd ID
+	client client.Interface    // nil while not connected
 	// history names what the API's revisions are of; empty until it is known.
 	history string
 	// lost are the pods of an earlier history that the API does not know, and until when each of them waits.
@@ -360,7 +360,7 @@ func (a *Agent) runPod(p *pod.Pod) {
 }
 
 // api is the connection to the API; nil while there is none.
-func (a *Agent) api() kubernetes.Interface {
+func (a *Agent) api() client.Interface {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.client

@@ -8,11 +8,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 
 	"lockstep/internal/sleep"
+	"lockstep/nodeagent/client"
 )
 
 const (
@@ -29,7 +29,7 @@ const (
 type lateSink struct {
 	ctx       context.Context
 	connected <-chan struct{}
-	api       func() kubernetes.Interface
+	api       func() client.Interface
 	log       *slog.Logger
 }
 

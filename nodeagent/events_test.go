@@ -14,11 +14,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/kubernetes/scheme"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
+
+	"lockstep/nodeagent/client"
 )
 
 // TestEventsWaitForTheServer has a server that goes away while many events come: each is written when it is back, and two
@@ -38,7 +39,7 @@ func TestEventsWaitForTheServer(t *testing.T) {
 	sink := &lateSink{
 		ctx:       t.Context(),
 		connected: connected,
-		api:       func() kubernetes.Interface { return api },
+		api:       func() client.Interface { return api },
 		log:       slog.New(slog.NewTextHandler(&lines, nil)),
 	}
 	recorded := broadcast.StartRecordingToSink(sink)
@@ -76,7 +77,7 @@ func TestEventsWaitForTheAPI(t *testing.T) {
 	broadcast.StartRecordingToSink(&lateSink{
 		ctx:       t.Context(),
 		connected: connected,
-		api:       func() kubernetes.Interface { return api },
+		api:       func() client.Interface { return api },
 		log:       slog.New(slog.DiscardHandler),
 	})
 	recorder := broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet"})

@@ -16,10 +16,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	"k8s.io/client-go/kubernetes"
 
 	"lockstep/daemon/pki"
 	"lockstep/kinds/strategy"
+	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
@@ -85,7 +85,7 @@ func TestFollowsAnotherHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 	link.Heard = a.heard
-	client, err := kubernetes.NewForConfig(link.Config())
+	api, err := client.New(link.Config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	}
 	gone := func(p *pod.Pod) bool { return p.Wanted().Gone }
 	never := podOf("never", "never", true) // the API does not have it
-	a.group.Go(func() error { return a.cluster.Follow(a.ctx, client) })
+	a.group.Go(func() error { return a.cluster.Follow(a.ctx, api) })
 	l.eventually("what the API does not have ends", 20*time.Second, func() error {
 		if !gone(never) {
 			return fmt.Errorf("it goes on")

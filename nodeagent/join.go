@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/client-go/kubernetes"
-
 	"lockstep/internal/sleep"
+	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/tunnel"
 )
@@ -44,7 +43,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	} else if err := a.learnSettings(ctx, link); err != nil {
 		return err
 	}
-	client, err := kubernetes.NewForConfig(link.Config())
+	client, err := client.New(link.Config())
 	if err != nil {
 		return fmt.Errorf("cannot make client for %s: %w", a.opts.Server, err)
 	}

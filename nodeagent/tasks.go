@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"net"
 
-	"k8s.io/client-go/kubernetes"
-
+	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/tunnel"
 )
@@ -58,14 +57,14 @@ func (a *Agent) tasks() []task {
 }
 
 // joinedTasks are what a node does that has joined its cluster.
-func (a *Agent) joinedTasks(client kubernetes.Interface, id register.Identity, link *register.Link,
+func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *register.Link,
 	dial func(context.Context) (net.Conn, error)) []task {
-	reporter := &register.Reporter{Client: client, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
+	reporter := &register.Reporter{Client: api, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
 		State: a.nodeState, Changed: a.changed, Reported: a.metrics.report, Log: a.log}
 	return []task{
 		{"report", reporter.Run},
 		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
 		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, a.log, dial, a.handler()) }},
-		{"follow", func(ctx context.Context) error { return a.cluster.Follow(ctx, client) }},
+		{"follow", func(ctx context.Context) error { return a.cluster.Follow(ctx, api) }},
 	}
 }

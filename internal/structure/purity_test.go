@@ -62,6 +62,7 @@ func acting() map[string]string {
 		"nodeagent":                          "runs what a node is made of",
 		"nodeagent/beneath":                  "works on files",
 		"nodeagent/cgroup":                   "works on cgroups",
+		"nodeagent/client":                   "makes connections to the API",
 		"nodeagent/cluster":                  "follows the API, and keeps a copy",
 		"nodeagent/companion":                "starts processes",
 		"nodeagent/companion/core":           "is such a process: sockets, signals, memory",

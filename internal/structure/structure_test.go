@@ -194,6 +194,10 @@ func rules() []rule {
 		{from: []string{""}, except: []string{"sync/forge"}, never: []string{"code.gitea.io/"}, reason: "forges are behind an interface"},
 		{from: []string{""}, except: []string{"nodeagent", "bench"}, never: []string{"github.com/containerd/containerd/"},
 			reason: "only the node agent runs containers"},
+		{from: []string{""}, except: []string{"lab", "bench"}, never: []string{
+			"k8s.io/client-go/kubernetes", "k8s.io/client-go/informers", "k8s.io/client-go/informers/", "k8s.io/client-go/listers/",
+		},
+			reason: "they link the clients of all groups, a sixth of the program: nodeagent/client has those that are used"},
 		{from: []string{""}, except: []string{"daemon/command", "lab", "manifests-example", "main.go"},
 			never: []string{"github.com/spf13/"}, reason: "flags end at the command line; rooms take Options"},
 		{from: []string{""}, except: []string{"lab", "bench", "manifests-example"}, never: []string{

@@ -10,14 +10,15 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 
+	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/replica"
 )
 
@@ -171,13 +172,13 @@ func (c *Cluster) changed(moved bool) {
 }
 
 // Follow follows the API until ctx ends. It starts with nothing whenever the cluster has another history.
-func (c *Cluster) Follow(ctx context.Context, client kubernetes.Interface) error {
+func (c *Cluster) Follow(ctx context.Context, api client.Interface) error {
 	for ctx.Err() == nil {
 		run, stop := context.WithCancel(ctx)
 		c.mu.Lock()
 		c.anew = stop
 		c.mu.Unlock()
-		err := c.followHistory(ctx, run, client)
+		err := c.followHistory(ctx, run, api)
 		stop()
 		if err != nil {
 			return err
@@ -187,55 +188,70 @@ func (c *Cluster) Follow(ctx context.Context, client kubernetes.Interface) error
 }
 
 // followHistory returns when run ends and everything it started has; ctx is of what goes on then.
-func (c *Cluster) followHistory(ctx, run context.Context, client kubernetes.Interface) error {
-	all := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(lean))
-	mine := cache.NewFilteredListWatchFromClient(client.CoreV1().RESTClient(), "pods", corev1.NamespaceAll,
-		func(o *metav1.ListOptions) {
-			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", c.opts.Node).String()
-		})
-	podCache := cache.NewSharedInformer(mine, &corev1.Pod{}, 0)
-	if err := podCache.SetTransform(lean); err != nil {
-		return err
-	}
-	services, endpoints := all.Core().V1().Services(), all.Discovery().V1().EndpointSlices()
-	nodes, namespaces := all.Core().V1().Nodes(), all.Core().V1().Namespaces()
+func (c *Cluster) followHistory(ctx, run context.Context, api client.Interface) error {
+	core := api.CoreV1()
+	services, nodes := informer(core.Services(""), &corev1.Service{}), informer(core.Nodes(), &corev1.Node{})
+	namespaces := informer(core.Namespaces(), &corev1.Namespace{})
+	endpoints := informer(api.DiscoveryV1().EndpointSlices(""), &discoveryv1.EndpointSlice{})
+	pods := cache.NewSharedInformer(cache.NewListWatchFromClient(core.RESTClient(), "pods", corev1.NamespaceAll,
+		fields.OneTermEqualSelector("spec.nodeName", c.opts.Node)), &corev1.Pod{}, 0)
 	wake := c.handler(false)
+	all := []struct {
+		cache.SharedInformer
+		handler cache.ResourceEventHandler
+	}{{services, wake}, {endpoints, wake}, {namespaces, wake}, {nodes, c.nodeHandler()}, {pods, c.podHandler(run)}}
 	var synced []cache.InformerSynced
-	for _, s := range []struct {
-		informer cache.SharedInformer
-		handler  cache.ResourceEventHandler
-	}{
-		{services.Informer(), wake}, {endpoints.Informer(), wake}, {namespaces.Informer(), wake},
-		{nodes.Informer(), c.nodeHandler()}, {podCache, c.podHandler(run)},
-	} {
-		r, err := s.informer.AddEventHandler(s.handler)
+	for _, i := range all {
+		r, err := i.AddEventHandler(i.handler)
+		if err == nil {
+			err = i.SetTransform(lean)
+		}
 		if err != nil {
 			return fmt.Errorf("cannot follow cluster: %w", err)
 		}
 		synced = append(synced, r.HasSynced)
 	}
-	all.Start(run.Done())
-	var pods sync.WaitGroup
-	pods.Go(func() { podCache.Run(run.Done()) })
+	var running sync.WaitGroup
+	for _, i := range all {
+		running.Go(func() { i.RunWithContext(run) })
+	}
 	if cache.WaitForCacheSync(run.Done(), synced...) {
-		c.follows(func() (s replica.State) {
-			everything := labels.Everything()
-			s.Services, _ = services.Lister().List(everything) // listers do not fail
-			s.Slices, _ = endpoints.Lister().List(everything)
-			s.Nodes, _ = nodes.Lister().List(everything)
-			s.Namespaces, _ = namespaces.Lister().List(everything)
-			return s
+		c.follows(func() replica.State {
+			return replica.State{Services: have[*corev1.Service](services), Slices: have[*discoveryv1.EndpointSlice](endpoints),
+				Nodes: have[*corev1.Node](nodes), Namespaces: have[*corev1.Namespace](namespaces)}
 		})
-		have := map[types.UID]bool{}
-		for _, o := range podCache.GetStore().List() {
-			have[o.(*corev1.Pod).UID] = true
+		uids := map[types.UID]bool{}
+		for _, p := range have[*corev1.Pod](pods) {
+			uids[p.UID] = true
 		}
-		c.opts.Pods.Listed(ctx, have)
+		c.opts.Pods.Listed(ctx, uids)
 	}
 	<-run.Done()
-	pods.Wait()
-	all.Shutdown()
+	running.Wait()
 	return nil
+}
+
+// resource is what a client has of a kind whose lists are an L.
+type resource[L runtime.Object] interface {
+	List(context.Context, metav1.ListOptions) (L, error)
+	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+// informer keeps all objects of a resource, each as example is; it starts nothing.
+func informer[L runtime.Object](r resource[L], example runtime.Object) cache.SharedInformer {
+	return cache.NewSharedInformer(&cache.ListWatch{
+		ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return r.List(ctx, o) },
+		WatchFuncWithContext: r.Watch,
+	}, example, 0)
+}
+
+// have are the objects that an informer has, in no order.
+func have[T any](i cache.SharedInformer) []T {
+	var out []T
+	for _, o := range i.GetStore().List() {
+		out = append(out, o.(T))
+	}
+	return out
 }
 
 // follows has snapshots taken from what is complete as of the API.

@@ -15,10 +15,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"lockstep/internal/whole"
 	"lockstep/kinds"
+	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/pods"
 )
 
@@ -44,7 +44,7 @@ type Options struct {
 	// Dir is where objects are kept; it is made when needed, private to root.
 	Dir string
 	// API is the connection to the API; nil while there is none.
-	API func() kubernetes.Interface
+	API func() client.Interface
 	Log *slog.Logger
 	// Changed is told of each change that a watch brings, from the watch's goroutine.
 	Changed func(pods.Reference)

@@ -8,10 +8,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"lockstep/kinds"
+	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/pods"
 )
 
@@ -21,8 +21,8 @@ func TestNothingGoesBack(t *testing.T) {
 	at := func(revision string) *corev1.ConfigMap {
 		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "settings", ResourceVersion: revision}}
 	}
-	client := fake.NewClientset(at("5"))
-	s := New(Options{Dir: t.TempDir(), API: func() kubernetes.Interface { return client },
+	api := fake.NewClientset(at("5"))
+	s := New(Options{Dir: t.TempDir(), API: func() client.Interface { return api },
 		Log: slog.New(slog.DiscardHandler), Changed: func(pods.Reference) {}})
 	seen := func(revision string) fetched {
 		return fetched{object: at(revision), revision: kinds.Revision(at(revision))}

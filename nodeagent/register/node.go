@@ -16,10 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/retry"
 
 	"lockstep/kinds"
+	"lockstep/nodeagent/client"
 )
 
 const (
@@ -141,7 +141,7 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 
 // Reporter keeps the node's object and lease up to date.
 type Reporter struct {
-	Client kubernetes.Interface
+	Client client.Interface
 	Name   string
 	Labels map[string]string
 	Taints []corev1.Taint
