@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,6 +50,7 @@ type world struct {
 	used    map[string]bool // pods that a test has killed a container of
 	round   int
 	began   time.Time // when what was killed was started again
+	failure *error    // what was waited for in vain, in whichever test of this world
 }
 
 // app is a Deployment as it is stated now.
@@ -143,7 +145,7 @@ func newWorld(t *testing.T, seed uint64, victims int) *world {
 	t.Helper()
 	dir := t.TempDir()
 	w := &world{t: t, ctx: t.Context(), source: filepath.Join(dir, "source"), apps: map[string]*app{}, used: map[string]bool{},
-		random: rand.New(rand.NewPCG(seed, 0))}
+		random: rand.New(rand.NewPCG(seed, 0)), failure: new(error)}
 	if err := os.Mkdir(w.source, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -312,6 +314,7 @@ func describe(pods []corev1.Pod, app string) string {
 func (w *world) await(what string, ok func() (bool, string)) {
 	w.t.Helper()
 	if err := until(w.ctx, patience, what, ok); err != nil {
+		*w.failure = err
 		w.t.Fatal(err)
 	}
 }
@@ -404,5 +407,35 @@ func (w *world) report() {
 			}
 			w.t.Logf("--- %s on %s ---\n%s", s, h.Name, raw[max(0, len(raw)-6000):])
 		}
+		w.t.Logf("--- what the agent on %s does ---\n%s", h.Name, w.doing(h))
 	}
+	// Again, below all that.
+	if *w.failure != nil {
+		w.t.Log(*w.failure)
+	}
+}
+
+// doing ends the host's agent and returns where its goroutines stood that were about pods.
+func (w *world) doing(h *lab.Host) string {
+	pid := h.PID(lab.Agent)
+	if pid == 0 {
+		return "no agent runs"
+	}
+	before, _ := os.Stat(h.LogFile(lab.Agent))
+	if err := syscall.Kill(pid, syscall.SIGQUIT); err != nil {
+		return err.Error()
+	}
+	_ = until(context.Background(), 5*time.Second, "the agent's end", func() (bool, string) { return h.PID(lab.Agent) == 0, "" })
+	raw, err := os.ReadFile(h.LogFile(lab.Agent))
+	if err != nil || before == nil {
+		return fmt.Sprint(err)
+	}
+	var out []string
+	for stack := range strings.SplitSeq(string(raw[min(int(before.Size()), len(raw)):]), "\n\n") {
+		if strings.Contains(stack, "nodeagent/pod.(*Pod).do(") {
+			out = append(out, stack)
+		}
+	}
+	text := fmt.Sprintf("%d steps are under way\n%s", len(out), strings.Join(out, "\n\n"))
+	return text[:min(len(text), 6000)]
 }

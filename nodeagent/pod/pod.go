@@ -221,7 +221,11 @@ func (p *Pod) begin(ctx context.Context, step pods.Step) {
 	p.steps.Go(func() {
 		defer cancel()
 		began, interrupted := time.Now(), p.node.Containers.Interruption()
+		long := time.AfterFunc(longStep+step.Grace, func() {
+			p.log.Warn("step is not over yet", "step", key, "reason", step.Reason(), "after", longStep+step.Grace)
+		})
 		err := p.do(ctx, step)
+		long.Stop()
 		p.node.Metrics.stepSeconds.WithLabelValues(string(step.Kind)).Observe(time.Since(began).Seconds())
 		cancelled := ctx.Err() != nil
 		again := err != nil && !cancelled && interrupted(ctx)
@@ -383,6 +387,10 @@ func (p *Pod) report(s corev1.PodStatus, o pods.Observed) {
 	}
 	p.node.Owner.Report(p, pods.Urgent(p.wanted.Pod.Status, s))
 }
+
+// longStep is from when on a step that is still going on is told, once: one that fails tells itself, one that hangs would
+// not. Most take milliseconds; a hook, or a pull over a slow line, may take that long.
+const longStep = 30 * time.Second
 
 // interruptedRetry is the pause after a step that failed because containerd
 // went away: it is back within a second of a restart.
