@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -258,6 +259,45 @@ func TestNodeComesBack(t *testing.T) {
 	}
 	w.Unbind("web", time.Second)
 	w.gone("web")
+	w.clean()
+}
+
+// TestRunsOnceOverAReboot has the machine end while a container has just begun to run: the node that comes back, with what the
+// disk had then, does not run it a second time.
+func TestRunsOnceOverAReboot(t *testing.T) {
+	w, disk := newWorld(t), t.TempDir()
+	w.Machine.Begin(func(string) {
+		if err := os.CopyFS(filepath.Join(disk, "records"), os.DirFS(filepath.Join(w.dir, "records"))); err != nil {
+			t.Error(err)
+		}
+	})
+	o := object("once", "main")
+	o.Spec.RestartPolicy = corev1.RestartPolicyNever
+	w.Bind(o)
+	w.ready("once")
+	w.stop()
+	w = &world{t: t, dir: disk}
+	w.start(nil)
+	if err := w.Restore(); err != nil {
+		t.Fatal(err)
+	}
+	p := w.Pod("once")
+	if p == nil {
+		t.Fatal("the pod was not taken up")
+	}
+	p.Relist(t.Context(), nil, nil, time.Now())
+	w.until("it has failed", func() error {
+		s := w.Status("once")
+		if s.Phase != corev1.PodFailed || s.ContainerStatuses[0].State.Terminated.Reason != "Unknown" {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	if running := w.Machine.Running(); len(running) > 0 {
+		t.Errorf("it runs: %v", running)
+	}
+	w.Unbind("once", time.Second)
+	w.gone("once")
 	w.clean()
 }
 

@@ -106,15 +106,21 @@ func (r Records) save(uid types.UID, i *instance) error {
 	return nil
 }
 
-// drop forgets an instance; an absent one is no error.
+// forget forgets an instance that has not been; an absent one is no error.
+func (r Records) forget(uid types.UID, name string, attempt int) error {
+	return removeFile(name, r.instanceFile(uid, name, attempt))
+}
+
+// drop forgets an instance with what it left as its last words; an absent one is no error.
 func (r Records) drop(uid types.UID, name string, attempt int) error {
-	var errs []error
-	for _, path := range []string{r.instanceFile(uid, name, attempt), r.messageFile(uid, name, attempt)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("cannot forget container %s: %w", name, err))
-		}
+	return errors.Join(r.forget(uid, name, attempt), removeFile(name, r.messageFile(uid, name, attempt)))
+}
+
+func removeFile(container, path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot forget container %s: %w", container, err)
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // Instances are the IDs of a pod's instances that are kept.

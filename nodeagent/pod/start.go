@@ -133,6 +133,7 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 		if c, getErr := p.node.Containers.Get(left, pr.id); errdefs.IsNotFound(getErr) || getErr == nil && c.State == runtime.Absent {
 			err = errors.Join(err, p.node.Containers.EndRemains(left, filepath.Join(p.cgroup(), pr.id), pr.id))
 		}
+		err = errors.Join(err, p.node.Records.forget(p.uid, c.Name, step.Attempt))
 		p.change(func() {
 			delete(p.instances, pr.id)
 			delete(p.prepared, c.Name)
@@ -190,7 +191,11 @@ func (p *Pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 		return &stepError{"CreateContainerError", err}
 	}
 	if err == nil && made.State == runtime.Created {
-		if err = p.node.Containers.Start(ctx, inst.ID); err != nil {
+		// Kept before it runs: a machine that ends right afterwards must not run it again as the same instance.
+		if err = p.save(inst); err == nil {
+			err = p.node.Containers.Start(ctx, inst.ID)
+		}
+		if err != nil {
 			err = errors.Join(err, p.node.Containers.Remove(ctx, inst.ID, false))
 		}
 	}

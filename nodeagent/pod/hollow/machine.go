@@ -53,6 +53,7 @@ type Machine struct {
 	missing    map[string]bool // images
 	broken     map[string]bool // programs
 	making     func(id string)
+	begun      func(id string)
 	remains    []string // containers whose remains were ended
 	events     []string
 }
@@ -80,6 +81,13 @@ func (m *Machine) Hold(making func(id string)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.making = making
+}
+
+// Begin has begun called for each container once its first process runs, before whoever started it knows.
+func (m *Machine) Begin(begun func(id string)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.begun = begun
 }
 
 // Remains are the containers whose remains were ended.
@@ -212,6 +220,11 @@ func (m ownContainers) Start(_ context.Context, id string) error {
 	}
 	c.State = containers.Running
 	m.containers[id] = c
+	if begun := m.begun; begun != nil {
+		m.mu.Unlock()
+		begun(id)
+		m.mu.Lock()
+	}
 	return nil
 }
 
