@@ -56,12 +56,9 @@ func tolerateBriefly(pod *corev1.Pod, taint string) {
 	})
 }
 
-// admit admits o where it is a pod.
-func admit(o kinds.Object) field.ErrorList {
-	pod, ok := o.(*corev1.Pod)
-	if !ok {
-		return nil
-	}
+// admitPod admits a new pod.
+func admitPod(o kinds.Object) field.ErrorList {
+	pod := o.(*corev1.Pod)
 	spec := field.NewPath("spec")
 	priority, known := builtinPriority[pod.Spec.PriorityClassName]
 	if !known {
@@ -76,14 +73,10 @@ func admit(o kinds.Object) field.ErrorList {
 	return nil
 }
 
-// admitUpdate does what the same admission does to an update, so that a manifest that states some tolerations can be
+// readmitPod does what the same admission does to an update, so that a manifest that states some tolerations can be
 // applied again: the brief tolerations come back, and the priority stays.
-func admitUpdate(o, old kinds.Object) {
-	pod, ok := o.(*corev1.Pod)
-	if !ok {
-		return
-	}
-	was := old.(*corev1.Pod)
+func readmitPod(new, old kinds.Object) {
+	pod, was := new.(*corev1.Pod), old.(*corev1.Pod)
 	tolerateBriefly(pod, corev1.TaintNodeNotReady)
 	tolerateBriefly(pod, corev1.TaintNodeUnreachable)
 	if pod.Spec.Priority == nil {

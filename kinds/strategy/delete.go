@@ -19,24 +19,28 @@ import (
 // with grace 0; a later deletion can only shorten the grace. A namespace becomes Terminating, and is gone once it is
 // deleted again without spec.finalizers. An object with finalizers stays until they are removed (see Finished).
 func Delete(o kinds.Object, now time.Time, grace *int64) (changed kinds.Object, gone bool) {
-	switch o := o.(type) {
-	case *corev1.Pod:
-		return deletePod(o, now, grace)
-	case *corev1.Namespace:
-		if o.DeletionTimestamp == nil {
-			changed := o.DeepCopy()
-			changed.DeletionTimestamp = timestamp(now)
-			changed.Status.Phase = corev1.NamespaceTerminating
-			return changed, false
-		}
-		if len(o.Spec.Finalizers) > 0 {
-			return nil, false
-		}
+	if remove := registryOf(kinds.Of(o)).remove; remove != nil {
+		return remove(o, now, grace)
 	}
 	return deleteNow(o, now)
 }
 
-func deletePod(p *corev1.Pod, now time.Time, grace *int64) (kinds.Object, bool) {
+func deleteNamespace(o kinds.Object, now time.Time, _ *int64) (kinds.Object, bool) {
+	ns := o.(*corev1.Namespace)
+	switch {
+	case ns.DeletionTimestamp == nil:
+		changed := ns.DeepCopy()
+		changed.DeletionTimestamp = timestamp(now)
+		changed.Status.Phase = corev1.NamespaceTerminating
+		return changed, false
+	case len(ns.Spec.Finalizers) > 0:
+		return nil, false
+	}
+	return deleteNow(o, now)
+}
+
+func deletePod(o kinds.Object, now time.Time, grace *int64) (kinds.Object, bool) {
+	p := o.(*corev1.Pod)
 	if p.DeletionTimestamp != nil {
 		return hasten(p, now, grace)
 	}

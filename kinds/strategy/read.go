@@ -3,9 +3,7 @@ package strategy
 import (
 	"fmt"
 	"reflect"
-	"strconv"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metatable "k8s.io/apimachinery/pkg/api/meta/table"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -133,51 +131,13 @@ func FieldSelector(k *kinds.Kind, label, value string) (string, string, error) {
 
 // SelectableFields returns the fields of an object by which field selectors select, as Kubernetes has them.
 func SelectableFields(o kinds.Object) fields.Set {
+	k := kinds.Of(o)
 	set := fields.Set{"metadata.name": o.GetName()}
-	if kinds.Of(o).Namespaced {
+	if k.Namespaced {
 		set["metadata.namespace"] = o.GetNamespace()
 	}
-	switch o := o.(type) {
-	case *corev1.Pod:
-		set["spec.nodeName"] = o.Spec.NodeName
-		set["spec.restartPolicy"] = string(o.Spec.RestartPolicy)
-		set["spec.schedulerName"] = o.Spec.SchedulerName
-		set["spec.serviceAccountName"] = o.Spec.ServiceAccountName
-		set["spec.hostNetwork"] = strconv.FormatBool(o.Spec.HostNetwork)
-		set["status.phase"] = string(o.Status.Phase)
-		set["status.podIP"] = podIP(o)
-		set["status.nominatedNodeName"] = o.Status.NominatedNodeName
-	case *corev1.Node:
-		set["spec.unschedulable"] = strconv.FormatBool(o.Spec.Unschedulable)
-	case *corev1.Namespace:
-		set["status.phase"] = string(o.Status.Phase)
-	case *corev1.Secret:
-		set["type"] = string(o.Type)
-	case *corev1.Service:
-		set["spec.clusterIP"] = o.Spec.ClusterIP
-		set["spec.type"] = string(o.Spec.Type)
-	case *corev1.Event:
-		set["involvedObject.kind"] = o.InvolvedObject.Kind
-		set["involvedObject.namespace"] = o.InvolvedObject.Namespace
-		set["involvedObject.name"] = o.InvolvedObject.Name
-		set["involvedObject.uid"] = string(o.InvolvedObject.UID)
-		set["involvedObject.apiVersion"] = o.InvolvedObject.APIVersion
-		set["involvedObject.resourceVersion"] = o.InvolvedObject.ResourceVersion
-		set["involvedObject.fieldPath"] = o.InvolvedObject.FieldPath
-		set["reason"] = o.Reason
-		set["reportingComponent"] = o.ReportingController
-		set["source"] = o.Source.Component
-		if o.Source.Component == "" {
-			set["source"] = o.ReportingController
-		}
-		set["type"] = o.Type
+	if add := registryOf(k).fields; add != nil {
+		add(o, set)
 	}
 	return set
-}
-
-func podIP(p *corev1.Pod) string {
-	if len(p.Status.PodIPs) > 0 {
-		return p.Status.PodIPs[0].IP
-	}
-	return p.Status.PodIP
 }

@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/event"
@@ -18,8 +19,9 @@ import (
 	"lockstep/kinds"
 )
 
-// referenceFields returns what Kubernetes selects an object by; false for kinds it has no fields of their own for.
-func referenceFields(t *testing.T, o kinds.Object) (fields.Set, bool) {
+// referenceFields returns what Kubernetes selects an object by.
+func referenceFields(t *testing.T, o kinds.Object) fields.Set {
+	t.Helper()
 	attrs, ok := map[string]func(runtime.Object) (labels.Set, fields.Set, error){
 		"pods":             pod.GetAttrs,
 		"nodes":            node.GetAttrs,
@@ -29,11 +31,19 @@ func referenceFields(t *testing.T, o kinds.Object) (fields.Set, bool) {
 		"services":         coreservice.GetAttrs,
 		"replicasets.apps": replicaset.GetAttrs,
 		"events":           event.GetAttrs,
+		// These have none of their own.
+		"sources.lockstep.dev":            storage.DefaultClusterScopedAttr,
+		"leases.coordination.k8s.io":      storage.DefaultNamespaceScopedAttr,
+		"serviceaccounts":                 storage.DefaultNamespaceScopedAttr,
+		"deployments.apps":                storage.DefaultNamespaceScopedAttr,
+		"podtemplates":                    storage.DefaultNamespaceScopedAttr,
+		"endpoints":                       storage.DefaultNamespaceScopedAttr,
+		"endpointslices.discovery.k8s.io": storage.DefaultNamespaceScopedAttr,
 	}[kinds.Of(o).GroupResource().String()]
 	if !ok {
-		return nil, false
+		t.Fatalf("say by which function of its registry Kubernetes selects %s", kinds.Of(o).Kind)
 	}
-	internal, err := readInternal(o)
+	internal, err := toInternal(o.DeepCopyObject().(kinds.Object))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,5 +51,5 @@ func referenceFields(t *testing.T, o kinds.Object) (fields.Set, bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return set, true
+	return set
 }

@@ -12,11 +12,12 @@ import (
 // pkg/registry/core/service/storage, which needs its allocators. Here a reconciler allocates after the creation, so
 // that only the parts that need no allocator are done, for a cluster of one family.
 
-// allocateCreate fills in clusterIPs, ipFamilyPolicy and ipFamilies of a new service.
-func allocateCreate(obj runtime.Object) field.ErrorList {
-	s, ok := obj.(*core.Service)
-	if !ok {
-		return nil
+// allocateService fills in clusterIPs, ipFamilyPolicy and ipFamilies of a new service, which has no old one. Of an update it
+// keeps the allocated values that the new service does not state, so that the same manifest can be applied again.
+func allocateService(obj, old runtime.Object) field.ErrorList {
+	s := obj.(*core.Service)
+	if old != nil {
+		return keepAllocated(s, old.(*core.Service))
 	}
 	if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
@@ -24,14 +25,7 @@ func allocateCreate(obj runtime.Object) field.ErrorList {
 	return defaultFamilies(s)
 }
 
-// allocateUpdate keeps the allocated values that the new service does not state, so that the same manifest can be
-// applied again.
-func allocateUpdate(obj, old runtime.Object) field.ErrorList {
-	s, ok := obj.(*core.Service)
-	if !ok {
-		return nil
-	}
-	was := old.(*core.Service)
+func keepAllocated(s, was *core.Service) field.ErrorList {
 	if takesClusterIP(s) && takesClusterIP(was) {
 		if s.Spec.ClusterIP == "" {
 			s.Spec.ClusterIP = was.Spec.ClusterIP

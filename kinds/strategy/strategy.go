@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/operation"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
@@ -37,11 +39,21 @@ import (
 	"lockstep/kinds"
 )
 
-// registry is what Kubernetes' API server does for one kind around a write. The objects are of its internal types,
-// except for kinds of our own.
+// registry is what Kubernetes' API server does for one kind around a write, and by what it selects. The objects of main and
+// status, and those of which values are allocated, are of its internal types, except for kinds of our own.
 type registry struct {
 	main   mainStrategy
 	status rest.RESTUpdateStrategy // nil for kinds without a status subresource
+	// admit is what default admission does to a new object, and readmit to an update; nil: nothing.
+	admit   func(kinds.Object) field.ErrorList
+	readmit func(new, old kinds.Object)
+	// allocate fills in what Kubernetes does where it allocates, for a new object, which has no old one, and for an update; nil:
+	// nothing.
+	allocate func(obj, old runtime.Object) field.ErrorList
+	// remove is what a deletion makes of an object, as Delete says; nil: it goes at once.
+	remove func(o kinds.Object, now time.Time, grace *int64) (changed kinds.Object, gone bool)
+	// fields adds those by which field selectors select besides its name and namespace; nil: none.
+	fields func(kinds.Object, fields.Set)
 }
 
 type mainStrategy interface {
@@ -50,21 +62,27 @@ type mainStrategy interface {
 }
 
 var registries = map[string]registry{
-	"sources.lockstep.dev":            {main: sourceStrategy{}, status: sourceStatusStrategy{}},
-	"namespaces":                      {main: namespace.Strategy, status: namespace.StatusStrategy},
-	"nodes":                           {main: node.Strategy, status: node.StatusStrategy},
-	"leases.coordination.k8s.io":      {main: lease.Strategy},
-	"serviceaccounts":                 {main: serviceaccount.Strategy},
-	"secrets":                         {main: secret.Strategy},
-	"configmaps":                      {main: configmap.Strategy},
-	"services":                        {main: service.Strategy, status: service.StatusStrategy},
-	"deployments.apps":                {main: deployment.Strategy, status: deployment.StatusStrategy},
-	"replicasets.apps":                {main: replicaset.Strategy, status: replicaset.StatusStrategy},
-	"podtemplates":                    {main: podtemplate.Strategy},
-	"pods":                            {main: pod.Strategy, status: pod.StatusStrategy},
+	"sources.lockstep.dev": {main: sourceStrategy{}, status: sourceStatusStrategy{}},
+	"namespaces": {
+		main: namespace.Strategy, status: namespace.StatusStrategy, remove: deleteNamespace, fields: namespaceFields,
+	},
+	"nodes":                      {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
+	"leases.coordination.k8s.io": {main: lease.Strategy},
+	"serviceaccounts":            {main: serviceaccount.Strategy},
+	"secrets":                    {main: secret.Strategy, fields: secretFields},
+	"configmaps":                 {main: configmap.Strategy},
+	"services": {
+		main: service.Strategy, status: service.StatusStrategy, allocate: allocateService, fields: serviceFields,
+	},
+	"deployments.apps": {main: deployment.Strategy, status: deployment.StatusStrategy},
+	"replicasets.apps": {main: replicaset.Strategy, status: replicaset.StatusStrategy},
+	"podtemplates":     {main: podtemplate.Strategy},
+	"pods": {
+		main: pod.Strategy, status: pod.StatusStrategy, admit: admitPod, readmit: readmitPod, remove: deletePod, fields: podFields,
+	},
 	"endpoints":                       {main: endpoint.Strategy},
 	"endpointslices.discovery.k8s.io": {main: endpointslice.Strategy},
-	"events":                          {main: event.Strategy},
+	"events":                          {main: event.Strategy, fields: eventFields},
 }
 
 func registryOf(k *kinds.Kind) registry {
@@ -89,9 +107,12 @@ func PrepareCreate(o kinds.Object) field.ErrorList {
 	r := registryOf(k)
 	ctx := requestContext(k, o, "create", "")
 
-	admitted := admit(o)
+	var admitted field.ErrorList
+	if r.admit != nil {
+		admitted = r.admit(o)
+	}
 	return append(admitted, change(o, func(obj runtime.Object, meta metav1.Object) field.ErrorList {
-		allocated := allocateCreate(obj)
+		allocated := r.allocated(obj, nil)
 		r.main.PrepareForCreate(ctx, obj)
 		errs := append(allocated, r.main.Validate(ctx, obj)...)
 		// As in rest.ValidateCreate: a kind's own checks come first, for they say more.
@@ -114,8 +135,11 @@ func PrepareCreate(o kinds.Object) field.ErrorList {
 // the update is allowed; old is not changed.
 func PrepareUpdate(new, old kinds.Object) field.ErrorList {
 	k := kinds.Of(new)
-	admitUpdate(new, old)
-	return update(registryOf(k).main, requestContext(k, new, "update", ""), new, old)
+	r := registryOf(k)
+	if r.readmit != nil {
+		r.readmit(new, old)
+	}
+	return r.update(r.main, requestContext(k, new, "update", ""), new, old)
 }
 
 // PrepareStatus makes new what Kubernetes' API server would store for an update of old's status subresource: in place
@@ -123,15 +147,15 @@ func PrepareUpdate(new, old kinds.Object) field.ErrorList {
 // a status.
 func PrepareStatus(new, old kinds.Object) field.ErrorList {
 	k := kinds.Of(new)
-	s := registryOf(k).status
-	if s == nil {
+	r := registryOf(k)
+	if r.status == nil {
 		panic(fmt.Sprintf("strategy: %s has no status", k.Kind))
 	}
-	return update(s, requestContext(k, new, "update", "status"), new, old)
+	return r.update(r.status, requestContext(k, new, "update", "status"), new, old)
 }
 
 // update does what rest.BeforeUpdate does, with field errors instead of an API status.
-func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Object) field.ErrorList {
+func (r registry) update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Object) field.ErrorList {
 	if new.GetResourceVersion() == "" {
 		new.SetResourceVersion(old.GetResourceVersion())
 	}
@@ -141,7 +165,7 @@ func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Objec
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
 	return change(new, func(obj runtime.Object, meta metav1.Object) field.ErrorList {
-		allocated := allocateUpdate(obj, was)
+		allocated := r.allocated(obj, was)
 		meta.SetGeneration(old.GetGeneration())
 		s.PrepareForUpdate(ctx, obj, was)
 		keepSystemFields(meta, old)
@@ -158,6 +182,13 @@ func update(s rest.RESTUpdateStrategy, ctx context.Context, new, old kinds.Objec
 		}
 		return distinct(errs)
 	})
+}
+
+func (r registry) allocated(obj, old runtime.Object) field.ErrorList {
+	if r.allocate == nil {
+		return nil
+	}
+	return r.allocate(obj, old)
 }
 
 // declared returns what breaks the rules that a type's fields declare; old is nil for an object that is made. It is asked where

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"sigs.k8s.io/yaml"
 
 	"lockstep/kinds"
@@ -150,10 +151,7 @@ func TestEveryKindIsCreatedUpdatedAndPrinted(t *testing.T) {
 // The fields that Kubernetes' own strategies select by are the reference for ours.
 func TestSelectableFieldsAreKubernetes(t *testing.T) {
 	for _, o := range examples() {
-		want, ok := referenceFields(t, o)
-		if !ok {
-			continue
-		}
+		want := referenceFields(t, o)
 		for label, value := range want {
 			// Kubernetes keeps a few fields that no version of its API lets anybody name.
 			if _, _, err := FieldSelector(kinds.Of(o), label, value); err != nil {
@@ -163,6 +161,25 @@ func TestSelectableFieldsAreKubernetes(t *testing.T) {
 		if diff := cmp.Diff(want, SelectableFields(o)); diff != "" {
 			t.Errorf("%s: fields differ from Kubernetes' (-want +got):\n%s", kinds.KeyOf(o), diff)
 		}
+	}
+}
+
+// TestGracefulDeletion: where Kubernetes' strategy gives an object time to end, ours does.
+func TestGracefulDeletion(t *testing.T) {
+	graceful := 0
+	for _, k := range kinds.All {
+		r := registryOf(k)
+		if _, ok := r.main.(rest.RESTGracefulDeleteStrategy); ok && r.remove == nil {
+			t.Errorf("%s goes at once", k.Kind)
+		} else if ok {
+			graceful++
+		}
+		if k.Status != (r.status != nil) {
+			t.Errorf("%s has a status: %v, and its strategy says otherwise", k.Kind, k.Status)
+		}
+	}
+	if graceful == 0 {
+		t.Error("no kind has a graceful deletion")
 	}
 }
 
