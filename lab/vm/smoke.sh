@@ -4,8 +4,8 @@
 set -uo pipefail
 export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-# All waits are for a machine that is twenty times slower than usual.
-patience=600
+# All waits are for a machine that is twenty times slower than usual, and whose host is busy.
+patience=1200
 
 say() { echo "vm: $(cut -d. -f1 /proc/uptime) s: $*"; }
 
