@@ -24,6 +24,8 @@ type Columns struct {
 	StatusFollows Answer
 	// Expires: it goes by itself after a time, and nobody deletes it with its owner or namespace.
 	Expires Answer
+	// Confidential: no error, plan, status or page shows what it holds, and viewers do not read it.
+	Confidential Answer
 	// Indexes are those of the view that have its objects, beside uids and owners; None, where there are none.
 	Indexes []Indexed
 	// Health is the rule by which an object of the kind is healthy.

@@ -16,8 +16,10 @@ type Controller struct {
 	Fields []string
 	// Copies says that it keeps the controlling object's annotations in what it controls.
 	Copies bool
-	// Removes says which of the objects that a selector matches it removes whenever they are there.
+	// Removes says which of the objects that Selects matches it removes whenever they are there.
 	Removes Removal
+	// Selects returns by which labels an object of kind Of claims others; nil for a controller that removes none.
+	Selects func(Object) *metav1.LabelSelector
 }
 
 // Removal says what a controller removes.
@@ -29,7 +31,7 @@ const (
 	RemovesNone Removal = iota
 	// RemovesAny: whatever it has not made, in the end.
 	RemovesAny
-	// RemovesSurplus: what is there beyond the number that is wanted.
+	// RemovesSurplus: what is there beyond the number that is wanted, which the scale of Of tells.
 	RemovesSurplus
 )
 

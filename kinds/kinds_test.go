@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 )
 
 func TestKeysAsPaths(t *testing.T) {
@@ -106,7 +108,8 @@ func TestWithStatus(t *testing.T) {
 	}
 }
 
-// TestPodsAndScales: a declarable kind that is a pod or has a template of its pods says so, and one with replicas is scaled.
+// TestPodsAndScales: a declarable kind that is a pod, or whose specification has a template of pods at any depth, says so, and
+// one with replicas is scaled.
 func TestPodsAndScales(t *testing.T) {
 	makers, scaled := 0, 0
 	for _, k := range All {
@@ -114,9 +117,8 @@ func TestPodsAndScales(t *testing.T) {
 		if !ok || !k.Declarable {
 			continue
 		}
-		_, template := spec.Type.FieldByName("Template")
 		pods, path := k.Pods(k.New())
-		if makes := template || k.Kind == "Pod"; makes != (pods != nil && path != "") {
+		if makes := templated(spec.Type) || k.Kind == "Pod"; makes != (pods != nil && path != "") {
 			t.Errorf("%s makes pods: %v, and its row says %q", k.Kind, makes, path)
 		} else if makes {
 			makers++
@@ -129,6 +131,32 @@ func TestPodsAndScales(t *testing.T) {
 	}
 	if makers < 3 || scaled < 2 {
 		t.Errorf("%d kinds make pods, %d are scaled", makers, scaled)
+	}
+}
+
+// templated says whether a struct has a template of pods, at any depth.
+func templated(spec reflect.Type) bool {
+	for i := range spec.NumField() {
+		t := spec.Field(i).Type
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		if t == reflect.TypeFor[corev1.PodTemplateSpec]() || t.Kind() == reflect.Struct && templated(t) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestTemplated: a Job has one, and a CronJob one of Jobs.
+func TestTemplated(t *testing.T) {
+	for spec, want := range map[reflect.Type]bool{
+		reflect.TypeFor[batchv1.JobSpec](): true, reflect.TypeFor[batchv1.CronJobSpec](): true,
+		reflect.TypeFor[corev1.ReplicationControllerSpec](): true, reflect.TypeFor[corev1.ServiceSpec](): false,
+	} {
+		if got := templated(spec); got != want {
+			t.Errorf("%v has a template of pods: %v", spec, got)
+		}
 	}
 }
 
@@ -146,14 +174,19 @@ func TestRulesOfHealth(t *testing.T) {
 	}
 }
 
-// TestControllersAreInTheTable: a controller works for objects of a kind that there is, and one that removes others for a kind
-// that says which it selects and how many it wants.
+// TestControllersAreInTheTable: a controller works for objects of a kind that there is, and one that removes others says which
+// it claims, and of how many there is a surplus.
 func TestControllersAreInTheTable(t *testing.T) {
 	for _, k := range All {
 		for _, c := range k.Controllers {
 			of := ForGVK(c.Of)
-			if of == nil || c.Removes != RemovesNone && of.Scale(of.New()) == nil {
-				t.Errorf("%s has a controller of %v, which is not in the table, or not scaled", k.Kind, c.Of)
+			switch {
+			case of == nil:
+				t.Errorf("%s has a controller of %v, which is not in the table", k.Kind, c.Of)
+			case (c.Removes == RemovesNone) != (c.Selects == nil):
+				t.Errorf("the controller of %s removes some of %s, and does not say which, or the other way round", of.Kind, k.Kind)
+			case c.Removes == RemovesSurplus && of.Scale(of.New()) == nil:
+				t.Errorf("the controller of %s removes a surplus of %s, and does not say how many it wants", of.Kind, k.Kind)
 			}
 		}
 	}

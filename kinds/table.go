@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,70 +39,70 @@ func table() []*Kind {
 	return []*Kind{
 		row[v1alpha1.Source, v1alpha1.SourceList](lockstep(), "sources", "", Columns{
 			Status: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Namespace, corev1.NamespaceList](core(), "namespaces", "ns", Columns{
 			Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Node, corev1.NodeList](core(), "nodes", "no", Columns{
 			Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[coordinationv1.Lease, coordinationv1.LeaseList](coordination(), "leases", "", Columns{
 			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.ServiceAccount, corev1.ServiceAccountList](core(), "serviceaccounts", "sa", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Secret, corev1.SecretList](core(), "secrets", "", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: Yes, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.ConfigMap, corev1.ConfigMapList](core(), "configmaps", "cm", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Service, corev1.ServiceList](core(), "services", "svc", Columns{
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: serviceRule(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: serviceRule(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[appsv1.Deployment, appsv1.DeploymentList](apps(), "deployments", "deploy", Columns{
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
-			Health: deploymentRule(), Pods: inTemplate(deploymentTemplate), Scale: deploymentScale,
+			Confidential: No, Health: deploymentRule(), Pods: inTemplate(deploymentTemplate), Scale: deploymentScale,
 			Controllers: deploymentControllers(),
 		}),
 		row[appsv1.ReplicaSet, appsv1.ReplicaSetList](apps(), "replicasets", "rs", Columns{
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
-			Health: judged(replicaSetHealth, podReads()...), Pods: inTemplate(replicaSetTemplate), Scale: replicaSetScale,
-			Controllers: replicaSetControllers(),
+			Confidential: No, Health: judged(replicaSetHealth, podReads()...), Pods: inTemplate(replicaSetTemplate),
+			Scale: replicaSetScale, Controllers: replicaSetControllers(),
 		}),
 		row[corev1.PodTemplate, corev1.PodTemplateList](core(), "podtemplates", "", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Pod, corev1.PodList](core(), "pods", "po", Columns{
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: by(ByNode, nodeOf),
-			Health: judged(podHealth, podReads()...), Pods: itself, Scale: noScale, Controllers: podControllers(),
+			Confidential: No, Health: judged(podHealth, podReads()...), Pods: itself, Scale: noScale, Controllers: podControllers(),
 		}),
 		row[corev1.Endpoints, corev1.EndpointsList](core(), "endpoints", "ep", Columns{
 			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discovery(), "endpointslices", "", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No,
-			Indexes: by(ByService, serviceOf),
-			Health:  onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Indexes:      by(ByService, serviceOf),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Event, corev1.EventList](core(), "events", "ev", Columns{
 			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: Yes, Indexes: None(),
-			Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 	}
 }
@@ -170,6 +171,8 @@ func serviceHealth(s *corev1.Service, see Sight) Health {
 func deploymentTemplate(o Object) *corev1.PodTemplateSpec {
 	return &o.(*appsv1.Deployment).Spec.Template
 }
+
+func deploymentSelector(o Object) *metav1.LabelSelector { return o.(*appsv1.Deployment).Spec.Selector }
 
 func deploymentScale(o Object) *Scale {
 	d := o.(*appsv1.Deployment)
@@ -253,6 +256,8 @@ func replicaSetTemplate(o Object) *corev1.PodTemplateSpec {
 	return &o.(*appsv1.ReplicaSet).Spec.Template
 }
 
+func replicaSetSelector(o Object) *metav1.LabelSelector { return o.(*appsv1.ReplicaSet).Spec.Selector }
+
 func replicaSetScale(o Object) *Scale {
 	rs := o.(*appsv1.ReplicaSet)
 	return &Scale{rs.Spec.Replicas, rs.Status.Replicas, rs.Spec.Selector}
@@ -261,8 +266,8 @@ func replicaSetScale(o Object) *Scale {
 // replicaSetControllers removes those past the limit of a Deployment's history, and sets the size of those that it has.
 func replicaSetControllers() []Controller {
 	return []Controller{{
-		Of: apps().WithKind("Deployment"), Annotations: deploymentAnnotations, Copies: true, Removes: RemovesAny,
-		Fields: []string{"replicas", "minReadySeconds"},
+		Of: apps().WithKind("Deployment"), Annotations: deploymentAnnotations, Copies: true,
+		Removes: RemovesAny, Selects: deploymentSelector, Fields: []string{"replicas", "minReadySeconds"},
 	}}
 }
 
@@ -297,7 +302,7 @@ func itself(o Object) (*corev1.PodSpec, string) { return &o.(*corev1.Pod).Spec, 
 func nodeOf(p *corev1.Pod) (string, bool) { return p.Spec.NodeName, true }
 
 func podControllers() []Controller {
-	return []Controller{{Of: apps().WithKind("ReplicaSet"), Removes: RemovesSurplus}}
+	return []Controller{{Of: apps().WithKind("ReplicaSet"), Removes: RemovesSurplus, Selects: replicaSetSelector}}
 }
 
 // podHealth: it is ready, or has succeeded.

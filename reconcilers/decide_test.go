@@ -81,4 +81,13 @@ func TestDecide(t *testing.T) {
 			t.Errorf("nobody decides the cases in %s", dir)
 		}
 	}
+	with := map[string]bool{}
+	for _, r := range decided() {
+		with[r.Name] = true
+	}
+	for _, r := range All(Options{}) {
+		if !with[r.Name] {
+			t.Errorf("there are no cases for %s", r.Name)
+		}
+	}
 }

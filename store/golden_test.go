@@ -63,6 +63,22 @@ func samples() []kinds.Object {
 	}
 }
 
+// TestSamples wants a sample of each kind that is declared, so that the next release is held to what this one stores.
+func TestSamples(t *testing.T) {
+	sampled := map[*kinds.Kind]bool{
+		kinds.For[*corev1.ServiceAccount](): true, // has no defaults
+		kinds.For[*corev1.PodTemplate]():    true, // has those of other templates
+	}
+	for _, o := range samples() {
+		sampled[kinds.Of(o)] = true
+	}
+	for _, k := range kinds.All {
+		if k.Declarable && !sampled[k] {
+			t.Errorf("no sample of %s: add one, and write the golden file anew", k.Kind)
+		}
+	}
+}
+
 // TestGolden opens a store on the golden values: nothing is written, and writing each object back as it was read stores
 // the same bytes. So neither a new release nor a new version of Kubernetes' libraries rolls what runs.
 func TestGolden(t *testing.T) {

@@ -213,7 +213,7 @@ func (s *server) permitted(next http.Handler) http.Handler {
 		case rights.NotThisWay:
 			s.fail(w, r, s.refusal(v, a, why))
 		default:
-			if id.Role == rights.Viewer && a.Group == "" && a.Resource == "secrets" {
+			if id.Role == rights.Viewer && a.Confidential() {
 				why = s.secretUnread(v, a, why)
 			}
 			s.fail(w, r, forbiddenError(id, a, plain.Text(why)))

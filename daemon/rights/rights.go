@@ -84,6 +84,12 @@ func (a Access) Kind() *kinds.Kind {
 	return kinds.ForResource(schema.GroupResource{Group: a.Group, Resource: a.Resource})
 }
 
+// Confidential says that an access is to a kind that only nodes read.
+func (a Access) Confidential() bool {
+	kind := a.Kind()
+	return kind != nil && kind.Confidential == kinds.Yes
+}
+
 // Object is the one that an access names, or nil.
 func (a Access) Object(v *view.View) kinds.Object {
 	kind := a.Kind()
@@ -143,8 +149,8 @@ func Decide(who Subject, a Access, v *view.View) (Verdict, string) {
 		return nodeWrites(who.Node, a, v)
 	case !a.Read():
 		return NotThisWay, ""
-	case a.Group == "" && a.Resource == "secrets":
-		return Forbidden, "viewers cannot read Secrets"
+	case a.Confidential():
+		return Forbidden, "viewers cannot read " + a.Kind().Kind + "s"
 	default:
 		return Allowed, ""
 	}

@@ -146,7 +146,7 @@ func readObject(name string, n *node) (r reading) {
 	dropServerSet(k, n)
 	key, who := identify(k, n)
 
-	c := &checker{hidden: k.Kind == "Secret"}
+	c := &checker{hidden: k.Confidential == kinds.Yes}
 	c.name(n)
 	c.value(n, reflect.TypeOf(k.New()), "", true)
 	object := c.build(k, n)

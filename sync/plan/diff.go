@@ -25,9 +25,9 @@ func Differences(old, new kinds.Object) []Change {
 	d := differ{}
 	o, n := tree(old), tree(new)
 	if old != nil {
-		d.secret = kinds.Of(old).Kind == "Secret"
+		d.secret = kinds.Of(old).Confidential == kinds.Yes
 	} else if new != nil {
-		d.secret = kinds.Of(new).Kind == "Secret"
+		d.secret = kinds.Of(new).Confidential == kinds.Yes
 	}
 	d.value("", o, n)
 	return d.changes
@@ -39,7 +39,8 @@ func stated(e Desired) []Change {
 	if json.Unmarshal(e.Object, &o) != nil {
 		return nil
 	}
-	d := differ{secret: o["kind"] == "Secret"}
+	kind := kinds.ForResource(e.Key.GroupResource())
+	d := differ{secret: kind == nil || kind.Confidential == kinds.Yes}
 	delete(o, "apiVersion")
 	delete(o, "kind")
 	d.value("", nil, o)

@@ -86,9 +86,8 @@ func removedBy(o kinds.Object, v *view.View) string {
 		}
 		row := kinds.ForGVK(c.Of)
 		for owner := range v.List(row.GroupResource(), o.GetNamespace()) {
-			scale := row.Scale(owner)
-			if owner.GetDeletionTimestamp() == nil && kinds.Selects(scale.Selector, o) &&
-				(c.Removes == kinds.RemovesAny || full(owner, scale, v)) {
+			if owner.GetDeletionTimestamp() == nil && kinds.Selects(c.Selects(owner), o) &&
+				(c.Removes == kinds.RemovesAny || full(owner, row.Scale(owner), v)) {
 				return kinds.KeyOf(owner).String()
 			}
 		}
