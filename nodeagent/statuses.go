@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds"
 	"lockstep/nodeagent/pod"
 )
 
@@ -188,7 +189,7 @@ func (s *statuses) write(ctx context.Context, p *pod.Pod) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	pods := api.CoreV1().Pods(object.Namespace)
-	_, err := pods.UpdateStatus(ctx, object, metav1.UpdateOptions{})
+	written, err := pods.UpdateStatus(ctx, object, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) {
 		fresh, getErr := pods.Get(ctx, object.Name, metav1.GetOptions{})
 		switch {
@@ -198,7 +199,7 @@ func (s *statuses) write(ctx context.Context, p *pod.Pod) error {
 			return getErr
 		}
 		fresh.Status = mergeStatus(fresh.Status, object.Status)
-		_, err = pods.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
+		written, err = pods.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
 	}
 	if err != nil {
 		if _, _, needed = p.Status(); !needed || apierrors.IsNotFound(err) || s.a.isLost(p.UID()) {
@@ -206,7 +207,7 @@ func (s *statuses) write(ctx context.Context, p *pod.Pod) error {
 		}
 		return err
 	}
-	p.Confirm(version)
+	p.Confirm(version, kinds.Revision(written))
 	return nil
 }
 

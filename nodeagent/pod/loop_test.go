@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -225,6 +226,23 @@ func TestContainerRestarts(t *testing.T) {
 	w.Unbind("web", time.Second)
 	w.gone("web")
 	w.clean()
+}
+
+// TestOverruled has somebody else say that a pod is not ready, in the very second since which it is: as is done to the pods of
+// a node that is silent. The node says again that it is.
+func TestOverruled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.Bind(object("web", "main"))
+		w.ready("web")
+		for range 3 {
+			w.Overrule("web", func(s *corev1.PodStatus) { podstatus.Condition(s, corev1.PodReady).Status = corev1.ConditionFalse })
+			w.ready("web")
+		}
+		w.Unbind("web", time.Second)
+		w.gone("web")
+		w.stop()
+	})
 }
 
 // TestNodeComesBack has a node end and another one take up its pods: what runs runs on.

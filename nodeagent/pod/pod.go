@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/probes"
@@ -46,6 +47,7 @@ type Pod struct {
 	status    corev1.PodStatus // last computed
 	version   int              // of status
 	confirmed int              // version that the API has
+	taken     int64            // revision of the object with which it took the last one
 	probing   string           // which containers the prober was told of
 	steps     sync.WaitGroup
 	learning  sync.Mutex // taken before mu
@@ -370,9 +372,10 @@ func (p *Pod) addresses() []string {
 	return p.sandbox.IPs
 }
 
-// report hands a changed status to the writer. p.mu is held.
+// report hands a status to the writer that has changed, or that somebody else has overruled. p.mu is held.
 func (p *Pod) report(s corev1.PodStatus, o pods.Observed) {
-	if equality.Semantic.DeepEqual(s, p.status) {
+	overruled := p.overruled(s)
+	if !overruled && equality.Semantic.DeepEqual(s, p.status) {
 		return
 	}
 	p.eventBackoff(p.status, s)
@@ -382,10 +385,17 @@ func (p *Pod) report(s corev1.PodStatus, o pods.Observed) {
 	p.status = s
 	p.version++
 	if equality.Semantic.DeepEqual(s, p.wanted.Pod.Status) {
-		p.confirmed = p.version
+		p.confirmed, p.taken = p.version, max(p.taken, kinds.Revision(p.wanted.Pod))
 		return
 	}
-	p.node.Owner.Report(p, pods.Urgent(p.wanted.Pod.Status, s))
+	// Who overrules it, because the node counts as silent, may do so again: the two shall not answer each other at once.
+	p.node.Owner.Report(p, !overruled && pods.Urgent(p.wanted.Pod.Status, s))
+}
+
+// overruled says that the API has another status than the one that it took last, by whoever wrote after that. p.mu is held.
+func (p *Pod) overruled(s corev1.PodStatus) bool {
+	return p.version > 0 && p.confirmed == p.version && kinds.Revision(p.wanted.Pod) > p.taken &&
+		!equality.Semantic.DeepEqual(s, p.wanted.Pod.Status)
 }
 
 // longStep is from when on a step that is still going on is told, once: one that fails tells itself, one that hangs would

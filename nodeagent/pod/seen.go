@@ -42,9 +42,9 @@ func (p *Pod) Status() (object *corev1.Pod, version int, needed bool) {
 	return object, p.version, !p.wanted.Gone && !p.deleted
 }
 
-// Confirm says that the API has a version of the pod's status.
-func (p *Pod) Confirm(version int) {
-	p.change(func() { p.confirmed = max(p.confirmed, version) })
+// Confirm says that the API has taken a version of the pod's status; revision is that of the object that has it.
+func (p *Pod) Confirm(version int, revision int64) {
+	p.change(func() { p.confirmed, p.taken = max(p.confirmed, version), max(p.taken, revision) })
 }
 
 // Addresses are those of a pod's own network; none before there is a sandbox.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/internal/settings"
+	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/pods"
@@ -39,6 +41,8 @@ type Node struct {
 	unbound  map[types.UID]time.Duration // pods to be deleted, with their grace periods
 	content  map[pods.Reference]metav1.Object
 	statuses map[types.UID]corev1.PodStatus
+	others   []func() // what others do in the cluster
+	revision int      // of the newest pod
 }
 
 // NewNode returns a node that keeps its records in a directory. A machine that had another node before goes on with its
@@ -84,8 +88,9 @@ func (n *Node) Run(ctx context.Context) {
 		case <-n.wake:
 		}
 		n.mu.Lock()
-		begun, due, ended, unbound := n.begun, n.due, n.ended, n.unbound
+		begun, due, ended, unbound, others := n.begun, n.due, n.ended, n.unbound, n.others
 		n.begun, n.due, n.ended, n.unbound = nil, map[types.UID]*pod.Pod{}, nil, map[types.UID]time.Duration{}
+		n.others = nil
 		claims := maps.Clone(n.claims)
 		n.mu.Unlock()
 		for _, p := range begun {
@@ -98,16 +103,15 @@ func (n *Node) Run(ctx context.Context) {
 				}
 			}
 		}
-		for uid, p := range due {
+		for _, p := range due {
 			object, version, needed := p.Status()
 			if !needed {
 				continue
 			}
-			n.mu.Lock()
-			n.statuses[uid] = object.Status
-			n.mu.Unlock()
-			p.Update(object)
-			p.Confirm(version)
+			p.Confirm(version, n.take(p, object))
+		}
+		for _, write := range others {
+			write()
 		}
 		for uid, grace := range unbound {
 			if p := n.Pod(uid); p != nil {
@@ -118,6 +122,33 @@ func (n *Node) Run(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// take has the cluster take a pod as it is now, and the pod learn of it; it returns the revision.
+func (n *Node) take(p *pod.Pod, o *corev1.Pod) int64 {
+	n.mu.Lock()
+	n.revision++
+	o.ResourceVersion = strconv.Itoa(n.revision)
+	n.statuses[o.UID] = o.Status
+	n.mu.Unlock()
+	p.Update(o)
+	return kinds.Revision(o)
+}
+
+// Overrule has somebody else change a pod's status in the cluster; it returns when the pod has learned of it.
+func (n *Node) Overrule(uid types.UID, change func(*corev1.PodStatus)) {
+	done := make(chan struct{})
+	n.later(func() {
+		n.others = append(n.others, func() {
+			defer close(done)
+			if p := n.Pod(uid); p != nil {
+				o := p.Object().DeepCopy()
+				change(&o.Status)
+				n.take(p, o)
+			}
+		})
+	})
+	<-done
 }
 
 // Bind has the node run a pod.
@@ -152,7 +183,7 @@ func (n *Node) Pod(uid types.UID) *pod.Pod {
 	return n.pods[uid]
 }
 
-// Status is what the node told last of a pod.
+// Status is what the cluster has of a pod: what the node told last, unless somebody overruled it.
 func (n *Node) Status(uid types.UID) corev1.PodStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
