@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"lockstep/internal/sleep"
 )
@@ -97,6 +98,11 @@ const (
 	// dialKeepAlive and its timeout find a dead connection that nothing closes.
 	dialKeepAlive        = 10 * time.Second
 	dialKeepAliveTimeout = 5 * time.Second
+	// dialFirst doubles up to dialLast between attempts to connect: etcd is in use soon after it is back, however long it was
+	// away. The library's own bound is two minutes.
+	dialFirst, dialLast = 100 * time.Millisecond, time.Second
+	// dialTimeout bounds an attempt: SYNs are sent at once, after 1 s, and then at intervals that double.
+	dialTimeout = 3 * time.Second
 )
 
 // Start starts the embedded etcd and waits until it serves, or connects to the external one and waits until it answers,
@@ -164,13 +170,17 @@ func direct(server *etcdserver.EtcdServer, dialled *clientv3.Client) *clientv3.C
 	return c
 }
 
-func connect(endpoints []string, tlsConfig *tls.Config) (*clientv3.Client, error) {
+func connect(endpoints []string, tlsConfig *tls.Config, more ...grpc.DialOption) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints: endpoints, TLS: tlsConfig,
 		DialKeepAliveTime: dialKeepAlive, DialKeepAliveTimeout: dialKeepAliveTimeout,
-		// One message over a unix socket is copied through grpc's windows; the default of 64 kB stalls loads.
-		DialOptions: []grpc.DialOption{grpc.WithInitialWindowSize(4 << 20), grpc.WithInitialConnWindowSize(8 << 20)},
-		Logger:      zap.NewNop(), // it logs every retry; the store's state tells what matters
+		DialOptions: append([]grpc.DialOption{
+			// One message over a unix socket is copied through grpc's windows; the default of 64 kB stalls loads.
+			grpc.WithInitialWindowSize(4 << 20), grpc.WithInitialConnWindowSize(8 << 20),
+			grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout,
+				Backoff: backoff.Config{BaseDelay: dialFirst, Multiplier: 2, Jitter: 0.2, MaxDelay: dialLast}}),
+		}, more...),
+		Logger: zap.NewNop(), // it logs every retry; the store's state tells what matters
 	})
 }
 
