@@ -64,8 +64,9 @@ type Agent struct {
 	ctx       context.Context      // of everything that runs
 	changed   chan struct{}        // wakes the node's report
 	imported  chan struct{}        // closed when ImagesDir has been imported
-	connected chan struct{}        // closed when there is a client
-	lostWake  chan struct{}        // wakes endLost
+	connected chan struct{}        // closed when there is a client, over link
+	link      *register.Link
+	lostWake  chan struct{} // wakes endLost
 
 	contentWake chan struct{} // wakes refresh
 	imagesWake  chan struct{} // wakes listImages
@@ -139,7 +140,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.group, a.ctx = errgroup.WithContext(running)
 	broadcast := record.NewBroadcaster()
 	a.events = broadcast.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: a.opts.NodeName})
-	broadcast.StartRecordingToSink(&lateSink{ctx: running, connected: a.connected, api: a.api, log: a.log})
+	broadcast.StartRecordingToSink(&lateSink{ctx: running, connected: a.connected, api: a.api,
+		answered: func() <-chan struct{} { return a.link.Answered() }, log: a.log})
 	err := a.open(a.ctx)
 	if err == nil {
 		err = a.restore(a.ctx)

@@ -11,13 +11,13 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 
-	"lockstep/internal/sleep"
 	"lockstep/nodeagent/client"
+	"lockstep/nodeagent/register"
 )
 
 const (
 	// eventRetry doubles up to lastEventRetry between tries to write an event
-	// to a server that is away: statuses, which matter more, are tried as often.
+	// to a server that is away, unless it has answered somebody else.
 	eventRetry     = time.Second
 	lastEventRetry = 10 * time.Second
 )
@@ -30,6 +30,7 @@ type lateSink struct {
 	ctx       context.Context
 	connected <-chan struct{}
 	api       func() client.Interface
+	answered  func() <-chan struct{} // closed by the server's next answer to anybody; asked for once connected
 	log       *slog.Logger
 }
 
@@ -50,8 +51,15 @@ func (s *lateSink) write(write func(*typedcorev1.EventSinkImpl) (*corev1.Event, 
 		if pause == eventRetry && s.ctx.Err() == nil {
 			s.log.Warn("no server takes events: they wait until one answers", "error", err)
 		}
-		if !sleep.For(s.ctx, pause) {
+		var back <-chan struct{}
+		if register.Unanswered(err) {
+			back = s.answered()
+		}
+		select {
+		case <-s.ctx.Done():
 			return nil, err
+		case <-back:
+		case <-time.After(pause):
 		}
 	}
 }

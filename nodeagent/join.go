@@ -37,7 +37,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	link.Heard = a.heard
+	link.Heard, a.link = a.heard, link
 	if _, told, _ := a.opts.keptSettings(); told || len(a.allPods()) > 0 { // it goes on, and is told when there is somebody to tell it
 		a.begin([]task{{"settings", func(ctx context.Context) error { return a.learnSettings(ctx, link) }}})
 	} else if err := a.learnSettings(ctx, link); err != nil {

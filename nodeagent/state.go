@@ -4,6 +4,9 @@ import (
 	"context"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/kinds"
 	"lockstep/nodeagent/register"
 )
 
@@ -26,4 +29,28 @@ func (a *Agent) nodeState(context.Context) register.State {
 	}
 	a.reportVitals(&s, time.Now())
 	return s
+}
+
+// answerSilence has the node report at once when the cluster counts it as silent, which it is not while it can see that, until
+// ctx ends.
+func (a *Agent) answerSilence(ctx context.Context) error {
+	wake := a.cluster.Subscribe()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake:
+		}
+		if s := a.cluster.Snapshot(); s != nil && s.Complete && silent(s.Node(a.opts.NodeName)) {
+			a.reportNode()
+		}
+	}
+}
+
+func silent(n *corev1.Node) bool {
+	if n == nil {
+		return false
+	}
+	c := kinds.NodeCondition(n, corev1.NodeReady)
+	return c != nil && c.Status == corev1.ConditionUnknown
 }

@@ -60,9 +60,10 @@ func (a *Agent) tasks() []task {
 func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *register.Link,
 	dial func(context.Context) (net.Conn, error)) []task {
 	reporter := &register.Reporter{Client: api, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
-		State: a.nodeState, Changed: a.changed, Reported: a.metrics.report, Log: a.log}
+		State: a.nodeState, Changed: a.changed, Answered: link.Answered, Reported: a.metrics.report, Log: a.log}
 	return []task{
 		{"report", reporter.Run},
+		{"silence", a.answerSilence},
 		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
 		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, a.log, dial, a.handler()) }},
 		{"follow", func(ctx context.Context) error { return a.cluster.Follow(ctx, api) }},

@@ -2,8 +2,10 @@ package register
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -93,7 +95,7 @@ func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
 	_, hurries := req.Context().Deadline()
 	asks := false // of all who wait, one asks for the others
 	for {
-		answered := l.next()
+		answered := l.Answered()
 		res, err := l.transport.RoundTrip(req)
 		if asks {
 			<-l.asking
@@ -128,10 +130,17 @@ func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-func (l *Link) next() <-chan struct{} {
+// Answered returns a channel that is closed by the next answer, to whomever.
+func (l *Link) Answered() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.answered
+}
+
+// Unanswered says that a request of a client failed because no server was reached, or none answered.
+func Unanswered(err error) bool {
+	var transport *url.Error
+	return errors.As(err, &transport)
 }
 
 func (l *Link) tell() {

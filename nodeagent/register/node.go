@@ -2,6 +2,7 @@ package register
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
 
+	"lockstep/internal/sleep"
 	"lockstep/kinds"
 	"lockstep/nodeagent/client"
 )
@@ -28,6 +30,11 @@ const (
 	leaseDuration = 40
 	heartbeat     = 10 * time.Second
 	statusPeriod  = 5 * time.Minute
+	// reportRetry is the pause after a report that failed.
+	reportRetry = time.Second
+	// answeredPause is that before the next one where another request was answered meanwhile: it bounds how often it is tried
+	// where only others' are.
+	answeredPause = 100 * time.Millisecond
 	apiTimeout    = 10 * time.Second
 	leaseSpace    = "kube-node-lease"
 	// maxImages is Kubernetes' nodeStatusMaxImages: the status is sent whole each time.
@@ -149,6 +156,9 @@ type Reporter struct {
 	State func(context.Context) State
 	// Changed, when it receives, asks for a report at once.
 	Changed <-chan struct{}
+	// Answered, where set, returns a channel that is closed when the API next answers anybody: a report that nobody answered is
+	// made again then. It is a link's.
+	Answered func() <-chan struct{}
 	// Reported, if not nil, is told of each write: "node status" or "lease", when it began, and its error.
 	Reported func(what string, began time.Time, err error)
 	Log      *slog.Logger
@@ -167,6 +177,10 @@ func (r *Reporter) Run(ctx context.Context) error {
 		failing[message] = err != nil
 	}
 	for {
+		var answered <-chan struct{}
+		if r.Answered != nil {
+			answered = r.Answered()
+		}
 		now := time.Now()
 		wrote, err := r.report(ctx, now, now.Sub(last) >= statusPeriod)
 		if wrote || err != nil {
@@ -176,20 +190,18 @@ func (r *Reporter) Run(ctx context.Context) error {
 		if wrote {
 			last = now
 		}
-		retry := time.Duration(0)
-		if err != nil {
-			retry = time.Second
-		}
+		failed := err
 		began := time.Now()
 		err = r.renew(ctx, now)
 		r.tell("lease", began, err)
 		warn("cannot renew node lease", err)
-		if err != nil {
-			retry = time.Second
-		}
+		failed = errors.Join(failed, err)
 		var again <-chan time.Time
-		if retry > 0 {
-			again = time.After(retry)
+		if failed != nil {
+			again = time.After(reportRetry)
+		}
+		if !Unanswered(failed) {
+			answered = nil
 		}
 		select {
 		case <-ctx.Done():
@@ -197,6 +209,8 @@ func (r *Reporter) Run(ctx context.Context) error {
 		case <-tick.C:
 		case <-r.Changed:
 		case <-again:
+		case <-answered:
+			sleep.For(ctx, answeredPause)
 		}
 	}
 }
