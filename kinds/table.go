@@ -82,6 +82,10 @@ func table() []*Kind {
 			Confidential: No, Health: judged(replicaSetHealth, podReads()...), Pods: inTemplate(replicaSetTemplate),
 			Scale: replicaSetScale, Controllers: replicaSetControllers(),
 		}),
+		row[appsv1.ControllerRevision, appsv1.ControllerRevisionList](apps(), "controllerrevisions", "", Columns{
+			Namespaced: true, Adoptable: Yes, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
 		row[corev1.PodTemplate, corev1.PodTemplateList](core(), "podtemplates", "", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),

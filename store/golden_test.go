@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/daemon/etcd/etcdtest"
@@ -57,6 +58,8 @@ func samples() []kinds.Object {
 		&corev1.Pod{ObjectMeta: meta("shop", "web-1"), Spec: spec},
 		&appsv1.ReplicaSet{ObjectMeta: meta("shop", "web-rs"), Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: template}},
 		&appsv1.Deployment{ObjectMeta: meta("shop", "web"), Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}},
+		&appsv1.ControllerRevision{ObjectMeta: meta("shop", "web-rev"), Revision: 1, Data: runtime.RawExtension{Raw: []byte(
+			`{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"main"}]}}}}`)}},
 		&discoveryv1.EndpointSlice{ObjectMeta: meta("shop", "web-x"), AddressType: discoveryv1.AddressTypeIPv4,
 			Ports: []discoveryv1.EndpointPort{{}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.2"}}}},
 		&v1alpha1.Source{ObjectMeta: meta("", "apps"), Spec: v1alpha1.SourceSpec{URL: "https://git.example/apps.git"}},

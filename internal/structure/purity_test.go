@@ -132,8 +132,8 @@ func allowed() []string {
 		"regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
 		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
 		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
-		"lockstep/kinds", "lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/v1alpha1",
-		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods",
+		"lockstep/kinds", "lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",
+		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods", "lockstep/reconcilers/revisions",
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
@@ -74,9 +75,10 @@ var registries = map[string]registry{
 	"services": {
 		main: service.Strategy, status: service.StatusStrategy, allocate: allocateService, fields: serviceFields,
 	},
-	"deployments.apps": {main: deployment.Strategy, status: deployment.StatusStrategy},
-	"replicasets.apps": {main: replicaset.Strategy, status: replicaset.StatusStrategy},
-	"podtemplates":     {main: podtemplate.Strategy},
+	"deployments.apps":         {main: deployment.Strategy, status: deployment.StatusStrategy},
+	"replicasets.apps":         {main: replicaset.Strategy, status: replicaset.StatusStrategy},
+	"controllerrevisions.apps": {main: controllerrevision.Strategy},
+	"podtemplates":             {main: podtemplate.Strategy},
 	"pods": {
 		main: pod.Strategy, status: pod.StatusStrategy, admit: admitPod, readmit: readmitPod, remove: deletePod, fields: podFields,
 	},

@@ -66,6 +66,10 @@ func examples() []kinds.Object {
 		aService("cart"),
 		aDeployment("cart"),
 		aReplicaSet("cart"),
+		&appsv1.ControllerRevision{
+			ObjectMeta: named("cart-6d4b"), Revision: 1,
+			Data: runtime.RawExtension{Raw: []byte(`{"spec":{"template":{"$patch":"replace","spec":{"containers":[{"name":"main"}]}}}}`)},
+		},
 		&corev1.PodTemplate{ObjectMeta: named("cart"), Template: aDeployment("cart").Spec.Template},
 		&corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()},
 		&corev1.Endpoints{ObjectMeta: named("cart"), Subsets: []corev1.EndpointSubset{{
