@@ -22,6 +22,9 @@ const (
 	beatsPerKey = 1000
 	// forgetAfter is when the heartbeat of a node that is no longer registered is dropped.
 	forgetAfter = time.Minute
+	// missed is how many periods of writing go without a node's renewal, of which there is one in two, until its next one is
+	// written at once: it may count as silent soon, or does.
+	missed = 3
 )
 
 // heartbeats collects the renewals of the nodes that speak to this server and writes them grouped, a key for each
@@ -29,7 +32,7 @@ const (
 type heartbeats struct {
 	store *Store
 	every time.Duration
-	prod  chan struct{} // a node's first renewal does not wait for the period
+	prod  chan struct{} // a node's first renewal does not wait for the period, nor does the first after a silence
 
 	mu    sync.Mutex
 	mine  map[string]beat // by node
@@ -53,15 +56,17 @@ func (s *Store) Renew(node string, lease *coordinationv1.Lease) { s.beats.renew(
 func (b *heartbeats) renew(node string, lease *coordinationv1.Lease) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	before := b.mine[node].lease
+	now, last := b.store.now(), b.mine[node]
+	before := last.lease
 	if before == nil {
 		before, _ = view.Get[*coordinationv1.Lease](b.store.View(), nodeLeases, node)
+	}
+	if now.Sub(last.received) > missed*b.every { // also if it was never received
 		select {
 		case b.prod <- struct{}{}:
 		default:
 		}
 	}
-	now := b.store.now()
 	b.mine[node] = beat{lease: Beat(node, lease, before, now), received: now}
 	b.dirty = true
 }
