@@ -274,7 +274,8 @@ func TestContinue(t *testing.T) {
 	if *first.RemainingItemCount != 4 {
 		t.Errorf("remaining %d, want 4", *first.RemainingItemCount)
 	}
-	s.put(configMap("a", "m3a", nil)) // after the snapshot
+	late := configMap("a", "m3a", nil) // after the snapshot
+	rev := s.commit(store.Write{Key: kinds.KeyOf(late), Object: late, If: store.Anyway, Reason: "test"})
 	var names []string
 	page := first
 	for {
@@ -293,6 +294,10 @@ func TestContinue(t *testing.T) {
 	}
 	expect(t, "in parts", names, "m0", "m1", "m2", "m3", "m4", "m5", "m6")
 
+	// Until it is seen the snapshot is what there is now, which does not expire.
+	if _, err := c.List(t.Context(), metav1.ListOptions{ResourceVersion: fmt.Sprint(rev)}); err != nil {
+		t.Fatal(err)
+	}
 	passed.Store(int64(time.Hour)) // longer than any snapshot is kept
 	_, err = c.List(t.Context(), metav1.ListOptions{Limit: 3, Continue: first.Continue})
 	status, ok := err.(apierrors.APIStatus)
