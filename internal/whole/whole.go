@@ -1,4 +1,5 @@
-// Package whole replaces files so that a reader finds the one before or the one after, and nothing between.
+// Package whole replaces files so that a reader finds the one before or the one after, and nothing between, after a power cut
+// as well.
 package whole
 
 import (
@@ -8,13 +9,22 @@ import (
 )
 
 // Write replaces the file at path, which gets mode 0600; its directory must be there. Of several writers at once, one is
-// the last. After an error the file is as it was.
+// the last. Once it has returned, the file outlives a power cut; after an error it is as it was, or, where only that cannot be
+// promised, it is the new one.
 func Write(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp") // with mode 0600
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	f, err := os.CreateTemp(dir.Name(), "."+filepath.Base(path)+".*.tmp") // with mode 0600
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync() // before it has its name: else a power cut may leave the name of an empty file
+	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
@@ -22,5 +32,5 @@ func Write(path string, data []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	return dir.Sync()
 }
