@@ -86,6 +86,12 @@ func table() []*Kind {
 			Namespaced: true, Adoptable: Yes, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
+		row[corev1.ReplicationController, corev1.ReplicationControllerList](core(), "replicationcontrollers", "rc", Columns{
+			Namespaced: true, Declarable: true, Status: true, Categories: all(),
+			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+			Confidential: No, Health: judged(replicationControllerHealth, podReads()...),
+			Pods: inTemplate(replicationControllerTemplate), Scale: replicationControllerScale, Controllers: Uncontrolled(),
+		}),
 		row[corev1.PodTemplate, corev1.PodTemplateList](core(), "podtemplates", "", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
@@ -306,7 +312,10 @@ func itself(o Object) (*corev1.PodSpec, string) { return &o.(*corev1.Pod).Spec, 
 func nodeOf(p *corev1.Pod) (string, bool) { return p.Spec.NodeName, true }
 
 func podControllers() []Controller {
-	return []Controller{{Of: apps().WithKind("ReplicaSet"), Removes: RemovesSurplus, Selects: replicaSetSelector}}
+	return []Controller{
+		{Of: apps().WithKind("ReplicaSet"), Removes: RemovesSurplus, Selects: replicaSetSelector},
+		{Of: core().WithKind("ReplicationController"), Removes: RemovesSurplus, Selects: replicationControllerSelector},
+	}
 }
 
 // podHealth: it is ready, or has succeeded.

@@ -51,6 +51,7 @@ func decided() map[string]loop.Reconciler {
 		"nodecidr/testdata":                   nodecidr.New(prefixes("10.42.0.0/22")),
 		"nodelifecycle/testdata":              nodelifecycle.New(),
 		"replicaset/testdata":                 replicaset.New(),
+		"replicaset/testdata/controllers":     replicaset.Controllers(),
 		"rootca/testdata":                     rootca.New("the cluster's CA\n"),
 		"serviceaccount/testdata":             serviceaccount.New(),
 		"serviceip/testdata":                  serviceip.New(addresses),

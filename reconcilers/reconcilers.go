@@ -46,6 +46,7 @@ func All(o Options) []engine.Reconciler {
 		serviceip.New(serviceip.Options{CIDRs: set.ServiceCIDRs, NodePorts: set.NodePorts, Reserved: set.Reserved()}),
 		deployment.New(),
 		replicaset.New(),
+		replicaset.Controllers(),
 		endpointslice.New(),
 		endpoints.New(),
 		garbagecollection.Owners(),

@@ -39,6 +39,10 @@ func serviceFields(o kinds.Object, set fields.Set) {
 	set["spec.type"] = string(s.Spec.Type)
 }
 
+func replicationControllerFields(o kinds.Object, set fields.Set) {
+	set["status.replicas"] = strconv.Itoa(int(o.(*corev1.ReplicationController).Status.Replicas))
+}
+
 func eventFields(o kinds.Object, set fields.Set) {
 	e := o.(*corev1.Event)
 	set["involvedObject.kind"] = e.InvolvedObject.Kind

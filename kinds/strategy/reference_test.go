@@ -13,6 +13,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
 	"k8s.io/kubernetes/pkg/registry/core/pod"
+	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
 	"k8s.io/kubernetes/pkg/registry/core/secret"
 	coreservice "k8s.io/kubernetes/pkg/registry/core/service"
 
@@ -23,14 +24,15 @@ import (
 func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 	t.Helper()
 	attrs, ok := map[string]func(runtime.Object) (labels.Set, fields.Set, error){
-		"pods":             pod.GetAttrs,
-		"nodes":            node.GetAttrs,
-		"namespaces":       namespace.GetAttrs,
-		"secrets":          secret.GetAttrs,
-		"configmaps":       configmap.GetAttrs,
-		"services":         coreservice.GetAttrs,
-		"replicasets.apps": replicaset.GetAttrs,
-		"events":           event.GetAttrs,
+		"pods":                   pod.GetAttrs,
+		"nodes":                  node.GetAttrs,
+		"namespaces":             namespace.GetAttrs,
+		"secrets":                secret.GetAttrs,
+		"configmaps":             configmap.GetAttrs,
+		"services":               coreservice.GetAttrs,
+		"replicasets.apps":       replicaset.GetAttrs,
+		"replicationcontrollers": replicationcontroller.GetAttrs,
+		"events":                 event.GetAttrs,
 		// These have none of their own.
 		"sources.lockstep.dev":            storage.DefaultClusterScopedAttr,
 		"leases.coordination.k8s.io":      storage.DefaultNamespaceScopedAttr,

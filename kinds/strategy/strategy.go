@@ -32,6 +32,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/node"
 	"k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
+	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
 	"k8s.io/kubernetes/pkg/registry/core/secret"
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
@@ -78,7 +79,10 @@ var registries = map[string]registry{
 	"deployments.apps":         {main: deployment.Strategy, status: deployment.StatusStrategy},
 	"replicasets.apps":         {main: replicaset.Strategy, status: replicaset.StatusStrategy},
 	"controllerrevisions.apps": {main: controllerrevision.Strategy},
-	"podtemplates":             {main: podtemplate.Strategy},
+	"replicationcontrollers": {
+		main: replicationcontroller.Strategy, status: replicationcontroller.StatusStrategy, fields: replicationControllerFields,
+	},
+	"podtemplates": {main: podtemplate.Strategy},
 	"pods": {
 		main: pod.Strategy, status: pod.StatusStrategy, admit: admitPod, readmit: readmitPod, remove: deletePod, fields: podFields,
 	},

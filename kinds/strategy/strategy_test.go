@@ -40,6 +40,11 @@ func aReplicaSet(name string) *appsv1.ReplicaSet {
 	return &appsv1.ReplicaSet{ObjectMeta: named(name), Spec: appsv1.ReplicaSetSpec{Selector: d.Spec.Selector, Template: d.Spec.Template}}
 }
 
+func aReplicationController(name string) *corev1.ReplicationController {
+	d := aDeployment(name)
+	return &corev1.ReplicationController{ObjectMeta: named(name), Spec: corev1.ReplicationControllerSpec{Template: &d.Spec.Template}}
+}
+
 func aService(name string) *corev1.Service {
 	return &corev1.Service{ObjectMeta: named(name), Spec: corev1.ServiceSpec{
 		Selector: map[string]string{"app": name},
@@ -70,6 +75,7 @@ func examples() []kinds.Object {
 			ObjectMeta: named("cart-6d4b"), Revision: 1,
 			Data: runtime.RawExtension{Raw: []byte(`{"spec":{"template":{"$patch":"replace","spec":{"containers":[{"name":"main"}]}}}}`)},
 		},
+		aReplicationController("cart"),
 		&corev1.PodTemplate{ObjectMeta: named("cart"), Template: aDeployment("cart").Spec.Template},
 		&corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()},
 		&corev1.Endpoints{ObjectMeta: named("cart"), Subsets: []corev1.EndpointSubset{{

@@ -19,10 +19,9 @@ import (
 // deletionOrder returns the pods in the order in which Kubernetes deletes them: the ones whose loss hurts least first.
 // One rule is added to Kubernetes': a pod that is ready but not for minReadySeconds goes before one that is available.
 // Without it a deployment that gives up an unavailable pod could lose an available one, and break its promise.
-func deletionOrder(v *view.View, rs *appsv1.ReplicaSet, active []*corev1.Pod, now time.Time) []*corev1.Pod {
-	crowd := podsPerNode(v, rs)
+func deletionOrder(active []*corev1.Pod, minReadySeconds int32, crowd map[string]int, now time.Time) []*corev1.Pod {
 	available := func(p *corev1.Pod) bool {
-		ok, _ := podstatus.Available(&p.Status, time.Duration(rs.Spec.MinReadySeconds)*time.Second, now)
+		ok, _ := podstatus.Available(&p.Status, time.Duration(minReadySeconds)*time.Second, now)
 		return ok
 	}
 	return slices.SortedStableFunc(slices.Values(active), func(a, b *corev1.Pod) int {
@@ -43,12 +42,12 @@ func deletionOrder(v *view.View, rs *appsv1.ReplicaSet, active []*corev1.Pod, no
 
 // podsPerNode counts, by node, the active pods of this replica set and of its siblings, those with the same controller:
 // of a Deployment's pods on one node, the replica set gives up its own first.
-func podsPerNode(v *view.View, rs *appsv1.ReplicaSet) map[string]int {
+func (f form[T]) podsPerNode(v *view.View, rs *appsv1.ReplicaSet) map[string]int {
 	siblings := []*appsv1.ReplicaSet{rs}
 	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
 		for o := range v.Controlled(ref.UID) {
-			if sibling, ok := o.(*appsv1.ReplicaSet); ok && sibling.UID != rs.UID {
-				siblings = append(siblings, sibling)
+			if sibling, ok := o.(T); ok && sibling.GetUID() != rs.UID {
+				siblings = append(siblings, f.set(sibling))
 			}
 		}
 	}

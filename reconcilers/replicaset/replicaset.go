@@ -1,4 +1,4 @@
-// Package replicaset keeps the wanted number of pods of every ReplicaSet.
+// Package replicaset keeps the wanted number of pods of every ReplicaSet and ReplicationController.
 package replicaset
 
 import (
@@ -20,35 +20,58 @@ const burst = 500
 
 // New returns the reconciler of replica sets.
 func New() loop.Reconciler {
+	return reconciler("replicaset", "replicaset-controller", form[*appsv1.ReplicaSet]{
+		set: func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSet { return rs },
+		withStatus: func(rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) kinds.Object {
+			changed := rs.DeepCopy()
+			changed.Status = status
+			return changed
+		},
+		terminating: true,
+	})
+}
+
+// form is a kind whose objects are replica sets, or stand for one.
+type form[T kinds.Object] struct {
+	// set is the replica set that an object is or stands for; it shares the object's memory.
+	set func(T) *appsv1.ReplicaSet
+	// withStatus is a copy of the object with the status of its replica set.
+	withStatus func(T, appsv1.ReplicaSetStatus) kinds.Object
+	// terminating says that the status counts pods that are ending.
+	terminating bool
+}
+
+func reconciler[T kinds.Object](name, component string, f form[T]) loop.Reconciler {
 	return loop.Reconciler{
-		Name:      "replicaset",
-		Component: "replicaset-controller",
-		Owner:     kinds.For[*appsv1.ReplicaSet](),
+		Name:      name,
+		Component: component,
+		Owner:     kinds.For[T](),
 		Reads: []loop.Read{
 			{
 				Kind: kinds.For[*corev1.Pod](),
 				How:  "its controller; an orphan: those that select it",
-				Keys: loop.ClaimantKeys(func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector }),
+				Keys: loop.ClaimantKeys(func(o T) *metav1.LabelSelector { return f.set(o).Spec.Selector }),
 			},
-			{Kind: kinds.For[*appsv1.ReplicaSet](), How: "siblings, for the order of deletion; wakes nothing"},
+			{Kind: kinds.For[T](), How: "siblings, for the order of deletion; wakes nothing"},
 		},
 		Writes: []loop.Write{
 			{
 				Kind: kinds.For[*corev1.Pod](), Create: true, Delete: true, Fields: []string{"metadata.ownerReferences"}, Children: true,
 				Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference},
 			},
-			{Kind: kinds.For[*appsv1.ReplicaSet](), Fields: []string{"status"}},
+			{Kind: kinds.For[T](), Fields: []string{"status"}},
 		},
-		Decide: decide,
+		Decide: f.decide,
 	}
 }
 
-func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
-	rs, ok := v.Get(key).(*appsv1.ReplicaSet)
+func (f form[T]) decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+	owner, ok := v.Get(key).(T)
 	if !ok {
 		return loop.Decision{}, nil
 	}
-	claims, err := pods.Claim(v, rs, rs.Spec.Selector)
+	rs := f.set(owner)
+	claims, err := pods.Claim(v, owner, rs.Spec.Selector)
 	if err != nil {
 		return loop.Decision{}, err
 	}
@@ -62,9 +85,9 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 	switch {
 	case surplus < 0:
 		d.Wants = append(d.Wants, claims.Keep(active)...)
-		d.Wants = append(d.Wants, creations(rs, min(-surplus, burst), len(active))...)
+		d.Wants = append(d.Wants, creations(owner, rs, min(-surplus, burst), len(active))...)
 	case surplus > 0:
-		order := deletionOrder(v, rs, active, now)
+		order := deletionOrder(active, rs.Spec.MinReadySeconds, f.podsPerNode(v, rs), now)
 		surplus = min(surplus, burst)
 		for _, p := range order[:surplus] {
 			drop := loop.DropOf(p, fmt.Sprintf("too many replicas: %d, need %d", len(active), *rs.Spec.Replicas))
@@ -77,19 +100,28 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 	}
 
 	status, again := statusOf(rs, active, claims.Terminating, now)
+	if !f.terminating {
+		status.TerminatingReplicas = nil
+	}
 	d.Again = again
-	d.Status = withStatus(rs, status, nil, now)
-	d.IfRefused = func(cause error) kinds.Object { return withStatus(rs, status, cause, now) }
+	d.IfRefused = func(cause error) kinds.Object {
+		told := withFailure(status, *rs.Spec.Replicas, cause, now)
+		if equal(rs.Status, told) {
+			return nil
+		}
+		return f.withStatus(owner, told)
+	}
+	d.Status = d.IfRefused(nil)
 	return d, nil
 }
 
 // creations wants n new pods of the template.
-func creations(rs *appsv1.ReplicaSet, n, have int) []loop.Want {
+func creations(owner kinds.Object, rs *appsv1.ReplicaSet, n, have int) []loop.Want {
 	reason := fmt.Sprintf("too few replicas: %d, need %d", have, *rs.Spec.Replicas)
 	wants := make([]loop.Want, n)
 	for i := range wants {
 		wants[i] = loop.Want{
-			Object: pods.Of(rs, &rs.Spec.Template),
+			Object: pods.Of(owner, &rs.Spec.Template),
 			Reason: reason,
 			Done:   &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulCreate", Message: "Created pod: {name}"},
 			Failed: &loop.Event{Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: {cause}"},

@@ -9,7 +9,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
-	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 )
 
@@ -42,9 +41,8 @@ func statusOf(rs *appsv1.ReplicaSet, active, terminating []*corev1.Pod, now time
 	return status, again
 }
 
-// withStatus returns the replica set with that status, and the condition ReplicaFailure while cause says that its pods
-// cannot be had; nil where nothing changes.
-func withStatus(rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus, cause error, now time.Time) kinds.Object {
+// withFailure returns the status with the condition ReplicaFailure while cause says that the pods cannot be had.
+func withFailure(status appsv1.ReplicaSetStatus, want int32, cause error, now time.Time) appsv1.ReplicaSetStatus {
 	failing := slices.IndexFunc(status.Conditions, func(c appsv1.ReplicaSetCondition) bool {
 		return c.Type == appsv1.ReplicaSetReplicaFailure
 	})
@@ -53,7 +51,7 @@ func withStatus(rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus, cause err
 		status.Conditions = slices.Delete(slices.Clone(status.Conditions), failing, failing+1)
 	case cause != nil && failing < 0:
 		reason := "FailedCreate"
-		if status.Replicas > *rs.Spec.Replicas {
+		if status.Replicas > want {
 			reason = "FailedDelete"
 		}
 		status.Conditions = append(slices.Clone(status.Conditions), appsv1.ReplicaSetCondition{
@@ -64,12 +62,7 @@ func withStatus(rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus, cause err
 			LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
 		})
 	}
-	if equal(rs.Status, status) {
-		return nil
-	}
-	changed := rs.DeepCopy()
-	changed.Status = status
-	return changed
+	return status
 }
 
 func equal(a, b appsv1.ReplicaSetStatus) bool {

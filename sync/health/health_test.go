@@ -37,6 +37,16 @@ func set(name, revision string) *appsv1.ReplicaSet {
 	}}
 }
 
+func rc(want, ready int32) *corev1.ReplicationController {
+	return &corev1.ReplicationController{
+		ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop", UID: "rc", Generation: 2},
+		Spec:       corev1.ReplicationControllerSpec{Replicas: &want},
+		Status: corev1.ReplicationControllerStatus{
+			ObservedGeneration: 2, Replicas: want, ReadyReplicas: ready, AvailableReplicas: ready,
+		},
+	}
+}
+
 func podOf(rs *appsv1.ReplicaSet, name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", Labels: map[string]string{"app": "cart"}}}
 	if rs != nil {
@@ -119,6 +129,7 @@ func TestOf(t *testing.T) {
 	old.UID, current.UID = "rs-1", "rs-2"
 	deployment := kinds.For[*appsv1.Deployment]().Key("shop", "cart")
 	service := kinds.For[*corev1.Service]().Key("shop", "cart")
+	controller := kinds.For[*corev1.ReplicationController]().Key("shop", "cart")
 	single := kinds.For[*corev1.Pod]().Key("shop", "p")
 	for name, c := range map[string]struct {
 		key     kinds.Key
@@ -166,6 +177,19 @@ func TestOf(t *testing.T) {
 			kinds.Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
 		"just unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Second))},
 			kinds.Progressing, "2/3 ready"},
+		"controller available": {controller, []kinds.Object{rc(2, 2)}, kinds.Healthy, ""},
+		"controller rolling": {controller, []kinds.Object{rc(2, 1), func() kinds.Object {
+			p := podOf(nil, "p", waits("CrashLoopBackOff"))
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicationController", Name: "cart", UID: "rc", Controller: new(true)}}
+			return p
+		}()}, kinds.Failed, "CrashLoopBackOff, 1/2 ready"},
+		"controller, quota": {controller, []kinds.Object{func() kinds.Object {
+			o := rc(2, 0)
+			o.Status.Conditions = []corev1.ReplicationControllerCondition{{
+				Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate",
+			}}
+			return o
+		}()}, kinds.Failed, "FailedCreate, 0/2 ready"},
 		"quota": {deployment, []kinds.Object{deploy(rolling), func() kinds.Object {
 			rs := current.DeepCopy()
 			rs.Status.Conditions = []appsv1.ReplicaSetCondition{{

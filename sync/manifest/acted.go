@@ -38,6 +38,8 @@ DeploymentStrategy: type rollingUpdate
 RollingUpdateDeployment: maxUnavailable maxSurge
 ReplicaSet: metadata spec
 ReplicaSetSpec: replicas minReadySeconds selector template
+ReplicationController: metadata spec
+ReplicationControllerSpec: replicas minReadySeconds selector template
 
 Pod: metadata spec
 PodTemplate: metadata template
