@@ -67,6 +67,9 @@ type Options struct {
 	MaxReads, MaxWrites int
 	// RequestTimeout ends requests other than watches, followed logs and tunnels. Zero: a minute.
 	RequestTimeout time.Duration
+	// Silence of a client after which it is asked whether it is there; without an answer for as long again its connection ends,
+	// and its watches with it. Zero: 15 s.
+	Silence time.Duration
 	// Now tells the time. Nil: time.Now.
 	Now func() time.Time
 }
@@ -112,6 +115,9 @@ func New(opts Options) *Server {
 	}
 	if opts.RequestTimeout == 0 {
 		opts.RequestTimeout = requestTimeout
+	}
+	if opts.Silence == 0 {
+		opts.Silence = clientSilence
 	}
 	if opts.MaxReads == 0 {
 		opts.MaxReads = 400
@@ -177,6 +183,8 @@ const (
 	headerTimeout = 10 * time.Second
 	// idleTimeout is longer than the period of every client's keep-alive requests.
 	idleTimeout = 3 * time.Minute
+	// clientSilence bounds how long what a vanished client held stays: TCP alone gives up after a quarter of an hour.
+	clientSilence = 15 * time.Second
 	// drainTimeout is how long requests may go on once the server stops; watches are told to end at once.
 	drainTimeout = 3 * time.Second
 )
@@ -199,7 +207,11 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		ConnState:         s.conns.state,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ErrorLog:          stdlog.New(quiet{s.log}, "", 0),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000}, // an informer is a stream; Kubernetes allows 100 a client
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 1000, // an informer is a stream; Kubernetes allows 100 a client
+			SendPingTimeout:      s.opts.Silence,
+			PingTimeout:          s.opts.Silence,
+		},
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Run(ctx) })

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -236,4 +238,31 @@ func (s *stays) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.all)
+}
+
+// TestSilentClient has a client say no word after it has begun, as one whose machine has lost its power: what it held ends soon.
+func TestSilentClient(t *testing.T) {
+	s := newTestServer(t, nil)
+	s.opts.Silence = 100 * time.Millisecond
+	s.restart()
+	config, err := rest.TLSConfigFor(s.viewer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.NextProtos = []string{"h2"}
+	conn, err := tls.Dial("tcp", s.address, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	settings := "\x00\x00\x00\x04\x00\x00\x00\x00\x00" // none
+	if _, err := conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("its connection has not ended")
+	}
 }
