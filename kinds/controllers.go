@@ -20,6 +20,8 @@ type Controller struct {
 	Removes Removal
 	// Selects returns by which labels an object of kind Of claims others; nil for a controller that removes none.
 	Selects func(Object) *metav1.LabelSelector
+	// Named says whether an object of kind Of claims one of another's name; nil: whatever it is called.
+	Named func(owner, o Object) bool
 }
 
 // Removal says what a controller removes.

@@ -82,6 +82,12 @@ func table() []*Kind {
 			Confidential: No, Health: judged(replicaSetHealth, podReads()...), Pods: inTemplate(replicaSetTemplate),
 			Scale: replicaSetScale, Controllers: replicaSetControllers(),
 		}),
+		row[appsv1.StatefulSet, appsv1.StatefulSetList](apps(), "statefulsets", "sts", Columns{
+			Namespaced: true, Declarable: true, Status: true, Categories: all(),
+			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(), Confidential: No,
+			Health: judged(statefulSetHealth, podReads()...), Pods: inTemplate(statefulSetTemplate), Scale: statefulSetScale,
+			Controllers: Uncontrolled(),
+		}),
 		row[appsv1.ControllerRevision, appsv1.ControllerRevisionList](apps(), "controllerrevisions", "", Columns{
 			Namespaced: true, Adoptable: Yes, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
@@ -307,6 +313,52 @@ func replicaFailure(conditions []appsv1.ReplicaSetCondition) (string, bool) {
 	return "", false
 }
 
+func statefulSetTemplate(o Object) *corev1.PodTemplateSpec {
+	return &o.(*appsv1.StatefulSet).Spec.Template
+}
+
+func statefulSetScale(o Object) *Scale {
+	s := o.(*appsv1.StatefulSet)
+	return &Scale{s.Spec.Replicas, s.Status.Replicas, s.Spec.Selector}
+}
+
+// statefulSetHealth: all replicas are there, and available, and those that an update is to reach have the newest template.
+func statefulSetHealth(set *appsv1.StatefulSet, see Sight) Health {
+	want := replicas(set.Spec.Replicas)
+	s := set.Status
+	count := ready(s.ReadyReplicas, want)
+	current := s.ObservedGeneration >= set.Generation
+	toUpdate := updatable(set, want)
+	if current && s.Replicas == want && s.AvailableReplicas == want && s.UpdatedReplicas >= toUpdate {
+		return Health{State: Healthy}
+	}
+	h := podsOf(set.UID, see)
+	if h.State == Failed {
+		return h.failed(count)
+	}
+	cause := count
+	switch {
+	case !current && s.ObservedGeneration > 0:
+		// The counts are of what was stated before.
+		cause = "change not observed yet, " + count
+	case s.UpdatedReplicas < toUpdate:
+		cause = fmt.Sprintf("%d/%d updated, %s", s.UpdatedReplicas, toUpdate, count)
+	}
+	return Health{Cause: cause, Again: h.Again}
+}
+
+// updatable is how many replicas an update reaches by itself: none where each waits to be deleted, else those above the partition.
+func updatable(set *appsv1.StatefulSet, want int32) int32 {
+	u := set.Spec.UpdateStrategy
+	switch {
+	case u.Type == appsv1.OnDeleteStatefulSetStrategyType:
+		return 0
+	case u.RollingUpdate != nil && u.RollingUpdate.Partition != nil:
+		return max(0, want-*u.RollingUpdate.Partition)
+	}
+	return want
+}
+
 func itself(o Object) (*corev1.PodSpec, string) { return &o.(*corev1.Pod).Spec, "spec" }
 
 func nodeOf(p *corev1.Pod) (string, bool) { return p.Spec.NodeName, true }
@@ -315,7 +367,18 @@ func podControllers() []Controller {
 	return []Controller{
 		{Of: apps().WithKind("ReplicaSet"), Removes: RemovesSurplus, Selects: replicaSetSelector},
 		{Of: core().WithKind("ReplicationController"), Removes: RemovesSurplus, Selects: replicationControllerSelector},
+		{Of: apps().WithKind("StatefulSet"), Removes: RemovesSurplus, Selects: statefulSetSelector, Named: inStatefulSet},
 	}
+}
+
+func statefulSetSelector(o Object) *metav1.LabelSelector {
+	return o.(*appsv1.StatefulSet).Spec.Selector
+}
+
+// inStatefulSet says that a pod's name is the set's with an ordinal.
+func inStatefulSet(set, pod Object) bool {
+	ordinal, ok := strings.CutPrefix(pod.GetName(), set.GetName()+"-")
+	return ok && ordinal != "" && strings.Trim(ordinal, "0123456789") == ""
 }
 
 // podHealth: it is ready, or has succeeded.

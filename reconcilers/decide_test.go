@@ -20,6 +20,7 @@ import (
 	"lockstep/reconcilers/rootca"
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
+	"lockstep/reconcilers/statefulset"
 )
 
 // decided is a reconciler by the folder of its cases.
@@ -54,6 +55,7 @@ func decided() map[string]loop.Reconciler {
 		"replicaset/testdata/controllers":     replicaset.Controllers(),
 		"rootca/testdata":                     rootca.New("the cluster's CA\n"),
 		"serviceaccount/testdata":             serviceaccount.New(),
+		"statefulset/testdata":                statefulset.New(),
 		"serviceip/testdata":                  serviceip.New(addresses),
 		"serviceip/testdata/dual":             serviceip.New(dual),
 	}

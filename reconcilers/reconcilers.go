@@ -16,6 +16,7 @@ import (
 	"lockstep/reconcilers/rootca"
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
+	"lockstep/reconcilers/statefulset"
 )
 
 // Options are what the loops need to know of the cluster.
@@ -47,6 +48,7 @@ func All(o Options) []engine.Reconciler {
 		deployment.New(),
 		replicaset.New(),
 		replicaset.Controllers(),
+		statefulset.New(),
 		endpointslice.New(),
 		endpoints.New(),
 		garbagecollection.Owners(),

@@ -59,6 +59,7 @@ func samples() []kinds.Object {
 		&appsv1.ReplicaSet{ObjectMeta: meta("shop", "web-rs"), Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: template}},
 		&corev1.ReplicationController{ObjectMeta: meta("shop", "web-rc"), Spec: corev1.ReplicationControllerSpec{Template: &template}},
 		&appsv1.Deployment{ObjectMeta: meta("shop", "web"), Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}},
+		&appsv1.StatefulSet{ObjectMeta: meta("shop", "db"), Spec: appsv1.StatefulSetSpec{Selector: selector, Template: template}},
 		&appsv1.ControllerRevision{ObjectMeta: meta("shop", "web-rev"), Revision: 1, Data: runtime.RawExtension{Raw: []byte(
 			`{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"main"}]}}}}`)}},
 		&discoveryv1.EndpointSlice{ObjectMeta: meta("shop", "web-x"), AddressType: discoveryv1.AddressTypeIPv4,

@@ -38,6 +38,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"leases.coordination.k8s.io":      storage.DefaultNamespaceScopedAttr,
 		"serviceaccounts":                 storage.DefaultNamespaceScopedAttr,
 		"deployments.apps":                storage.DefaultNamespaceScopedAttr,
+		"statefulsets.apps":               storage.DefaultNamespaceScopedAttr,
 		"controllerrevisions.apps":        storage.DefaultNamespaceScopedAttr,
 		"podtemplates":                    storage.DefaultNamespaceScopedAttr,
 		"endpoints":                       storage.DefaultNamespaceScopedAttr,

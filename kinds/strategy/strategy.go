@@ -24,6 +24,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
+	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/endpoint"
@@ -78,6 +79,7 @@ var registries = map[string]registry{
 	},
 	"deployments.apps":         {main: deployment.Strategy, status: deployment.StatusStrategy},
 	"replicasets.apps":         {main: replicaset.Strategy, status: replicaset.StatusStrategy},
+	"statefulsets.apps":        {main: statefulset.Strategy, status: statefulset.StatusStrategy},
 	"controllerrevisions.apps": {main: controllerrevision.Strategy},
 	"replicationcontrollers": {
 		main: replicationcontroller.Strategy, status: replicationcontroller.StatusStrategy, fields: replicationControllerFields,

@@ -71,6 +71,9 @@ func examples() []kinds.Object {
 		aService("cart"),
 		aDeployment("cart"),
 		aReplicaSet("cart"),
+		&appsv1.StatefulSet{ObjectMeta: named("cart"), Spec: appsv1.StatefulSetSpec{
+			Selector: aDeployment("cart").Spec.Selector, Template: aDeployment("cart").Spec.Template,
+		}},
 		&appsv1.ControllerRevision{
 			ObjectMeta: named("cart-6d4b"), Revision: 1,
 			Data: runtime.RawExtension{Raw: []byte(`{"spec":{"template":{"$patch":"replace","spec":{"containers":[{"name":"main"}]}}}}`)},

@@ -27,6 +27,18 @@ func deploy(change ...func(*appsv1.Deployment)) *appsv1.Deployment {
 	return d
 }
 
+func stateful(change ...func(*appsv1.StatefulSet)) *appsv1.StatefulSet {
+	s := &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "db", Namespace: "shop", UID: "db", Generation: 2},
+		Spec:       appsv1.StatefulSetSpec{Replicas: new(int32(3))},
+	}
+	s.Status = appsv1.StatefulSetStatus{ObservedGeneration: 2, Replicas: 3, UpdatedReplicas: 3, ReadyReplicas: 3, AvailableReplicas: 3}
+	for _, f := range change {
+		f(s)
+	}
+	return s
+}
+
 func set(name, revision string) *appsv1.ReplicaSet {
 	return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{
 		Name:            name,
@@ -128,6 +140,7 @@ func TestOf(t *testing.T) {
 	old, current := set("cart-1", "1"), set("cart-2", "2")
 	old.UID, current.UID = "rs-1", "rs-2"
 	deployment := kinds.For[*appsv1.Deployment]().Key("shop", "cart")
+	database := kinds.For[*appsv1.StatefulSet]().Key("shop", "db")
 	service := kinds.For[*corev1.Service]().Key("shop", "cart")
 	controller := kinds.For[*corev1.ReplicationController]().Key("shop", "cart")
 	single := kinds.For[*corev1.Pod]().Key("shop", "p")
@@ -137,6 +150,27 @@ func TestOf(t *testing.T) {
 		want    kinds.State
 		cause   string
 	}{
+		"stateful, available": {database, []kinds.Object{stateful()}, kinds.Healthy, ""},
+		"stateful, not observed": {database, []kinds.Object{stateful(func(s *appsv1.StatefulSet) { s.Generation = 3 })},
+			kinds.Progressing, "change not observed yet, 3/3 ready"},
+		"stateful, updating": {database, []kinds.Object{stateful(func(s *appsv1.StatefulSet) { s.Status.UpdatedReplicas = 1 })},
+			kinds.Progressing, "1/3 updated, 3/3 ready"},
+		"stateful, one too many": {database, []kinds.Object{stateful(func(s *appsv1.StatefulSet) { s.Status.Replicas = 4 })},
+			kinds.Progressing, "3/3 ready"},
+		"stateful, up to its partition": {database, []kinds.Object{stateful(func(s *appsv1.StatefulSet) {
+			s.Status.UpdatedReplicas = 1
+			s.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: new(int32(2))}
+		})}, kinds.Healthy, ""},
+		"stateful, on delete": {database, []kinds.Object{stateful(func(s *appsv1.StatefulSet) {
+			s.Status.UpdatedReplicas = 0
+			s.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
+		})}, kinds.Healthy, ""},
+		"stateful, crashing": {database, []kinds.Object{
+			stateful(func(s *appsv1.StatefulSet) { s.Status.ReadyReplicas, s.Status.AvailableReplicas = 2, 2 }),
+			podOf(nil, "db-2", waits("CrashLoopBackOff"), func(p *corev1.Pod) {
+				p.OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", UID: "db", Controller: new(true)}}
+			}),
+		}, kinds.Failed, "CrashLoopBackOff, 2/3 ready"},
 		"missing":   {deployment, nil, kinds.Progressing, "not created yet"},
 		"available": {deployment, []kinds.Object{deploy()}, kinds.Healthy, ""},
 		"scaled to nothing": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) {

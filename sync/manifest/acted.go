@@ -1,6 +1,9 @@
 package manifest
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // actedOn lists, by the Go type that declares them, the fields of Kubernetes' types that Lockstep acts on (or that mean
 // nothing to any cluster but are carried along, as labels do). A field that is not listed is refused where a manifest
@@ -40,6 +43,12 @@ ReplicaSet: metadata spec
 ReplicaSetSpec: replicas minReadySeconds selector template
 ReplicationController: metadata spec
 ReplicationControllerSpec: replicas minReadySeconds selector template
+StatefulSet: metadata spec
+StatefulSetSpec: replicas selector template serviceName podManagementPolicy updateStrategy revisionHistoryLimit minReadySeconds
+StatefulSetSpec: ordinals
+StatefulSetUpdateStrategy: type rollingUpdate
+RollingUpdateStatefulSetStrategy: partition maxUnavailable
+StatefulSetOrdinals: start
 
 Pod: metadata spec
 PodTemplate: metadata template
@@ -135,6 +144,16 @@ var allowedValues = map[string][]string{
 	"ContainerRestartRule.action":            {"Restart"},
 	"SeccompProfile.type":                    {"RuntimeDefault", "Localhost", "Unconfined"},
 	"AppArmorProfile.type":                   {"RuntimeDefault", "Localhost", "Unconfined"},
+}
+
+// refusedBecause says of fields that are not listed why they are not, where there is more to say.
+var refusedBecause = map[string]string{
+	"StatefulSetSpec.volumeClaimTemplates":                 "PersistentVolumeClaims are not served",
+	"StatefulSetSpec.persistentVolumeClaimRetentionPolicy": "PersistentVolumeClaims are not served",
+}
+
+func whyRefused(field string) string {
+	return cmp.Or(refusedBecause[field], "Lockstep would not act on it")
 }
 
 // unions are the types of which one field is stated: that it is there says something, even where it is empty.

@@ -36,8 +36,9 @@ type checker struct {
 
 // unlisted is a stated field that is not in the table of fields acted on.
 type unlisted struct {
-	entry *entry
-	field string
+	entry  *entry
+	field  string
+	reason string
 }
 
 // problem is an error in an object that is not named yet.
@@ -125,7 +126,7 @@ func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
 		field := f.owner + "." + e.name
 		listed := actedOn[f.owner][e.name]
 		if acted && !listed && !nothing(e.value, f.typ, unions[f.owner]) {
-			c.unlisted = append(c.unlisted, unlisted{e, path})
+			c.unlisted = append(c.unlisted, unlisted{e, path, whyRefused(field)})
 		}
 		c.value(e.value, f.typ, path, acted && listed)
 		if acted && listed {

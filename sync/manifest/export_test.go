@@ -29,6 +29,9 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 			"spec: {template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: cart}, " +
 			"spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
+		"{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: cart}, spec: {serviceName: cart, ordinals: {start: 2}, " +
+			"updateStrategy: {rollingUpdate: {partition: 1, maxUnavailable: 50%}}, " +
+			"selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: cart}, addressType: IPv4, ports: [{port: 80}], " +
 			"endpoints: [{addresses: [10.42.0.2]}]}",
 	} {

@@ -61,6 +61,12 @@ func TestFields(t *testing.T) {
 			t.Errorf("allowedValues has %s, which is not acted on", field)
 		}
 	}
+	for field := range refusedBecause {
+		owner, name, _ := strings.Cut(field, ".")
+		if acted, found := fields[owner][name]; acted || !found {
+			t.Errorf("refusedBecause has %s, which is acted on, or no field", field)
+		}
+	}
 
 	var b strings.Builder
 	for _, owner := range sortedKeys(fields) {

@@ -405,7 +405,7 @@ func (c *checker) refuseUnlisted(k *kinds.Kind, n *node, o kinds.Object) {
 				continue
 			}
 		}
-		c.report(u.entry.line, u.entry.column, u.field, "not supported yet: Lockstep would not act on it")
+		c.report(u.entry.line, u.entry.column, u.field, "not supported yet: %s", u.reason)
 		c.suspend(u.field)
 	}
 }

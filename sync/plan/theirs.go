@@ -87,6 +87,7 @@ func removedBy(o kinds.Object, v *view.View) string {
 		row := kinds.ForGVK(c.Of)
 		for owner := range v.List(row.GroupResource(), o.GetNamespace()) {
 			if owner.GetDeletionTimestamp() == nil && kinds.Selects(c.Selects(owner), o) &&
+				(c.Named == nil || c.Named(owner, o)) &&
 				(c.Removes == kinds.RemovesAny || full(owner, row.Scale(owner), v)) {
 				return kinds.KeyOf(owner).String()
 			}

@@ -1,0 +1,463 @@
+package reconcilers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/kubernetes/pkg/controller/history"
+	upstream "k8s.io/kubernetes/pkg/controller/statefulset"
+
+	"lockstep/internal/short"
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+	"lockstep/reconcilers/engine"
+	"lockstep/reconcilers/loop"
+	"lockstep/reconcilers/statefulset"
+	"lockstep/store/view"
+)
+
+// TestStatefulSetIsKubernetes lets Kubernetes' own algorithm decide beside ours about the same objects, over random histories:
+// the same revisions, pods, labels, events and status. The differences are those that docs/reconcilers.md tells; each is
+// recognised by its reason, and nothing else may differ.
+func TestStatefulSetIsKubernetes(t *testing.T) {
+	differences := map[string]int{}
+	steps := 0
+	for seed := range short.Of(300) {
+		w := newStatefulWorld(seed)
+		for range 60 {
+			ours, why := w.ours(t)
+			theirs := w.theirs(t)
+			steps++
+			if why != "" {
+				differences[why]++
+			} else if diff := cmp.Diff(theirs.lines(), ours.lines()); diff != "" {
+				t.Fatalf("seed %d, %s: Kubernetes (-) and ours (+)\n%s\nof\n%s", seed, w.now.Format(time.TimeOnly), diff, w)
+			}
+			w.carryOut(ours)
+			w.happen()
+		}
+	}
+	t.Logf("%d decisions, of which differ: %v", steps, differences)
+	for _, why := range []string{"stuck rollout", "condemned that is not available"} {
+		if differences[why] == 0 && !testing.Short() {
+			t.Errorf("no history shows a %s", why)
+		}
+	}
+}
+
+// statefulWrites are what a decision asks for.
+type statefulWrites struct {
+	revisions []*appsv1.ControllerRevision // created, or with another number
+	gone      []string                     // revisions
+	made      []*corev1.Pod                // created or changed
+	deleted   []string                     // pods
+	events    []string
+	status    appsv1.StatefulSetStatus
+}
+
+func (w statefulWrites) lines() (out []string) {
+	for _, r := range w.revisions {
+		out = append(out, fmt.Sprintf("revision %s %d %s %v %v", r.Name, r.Revision, r.Data.Raw, r.Labels, r.Annotations))
+	}
+	for _, name := range w.gone {
+		out = append(out, "revision gone "+name)
+	}
+	for _, p := range w.made {
+		body, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Labels: p.Labels, Annotations: p.Annotations, OwnerReferences: p.OwnerReferences, Finalizers: p.Finalizers,
+		}, Spec: p.Spec})
+		out = append(out, fmt.Sprintf("pod %s %s %v", p.Name, body, err))
+	}
+	for _, name := range w.deleted {
+		out = append(out, "pod deleted "+name)
+	}
+	out = append(out, w.events...)
+	slices.Sort(out)
+	s := w.status
+	return append(slices.Compact(out), fmt.Sprintf("status %d: %d replicas, %d ready, %d available, %d at %s, %d at %s, %d collisions",
+		s.ObservedGeneration, s.Replicas, s.ReadyReplicas, s.AvailableReplicas, s.CurrentReplicas, s.CurrentRevision,
+		s.UpdatedReplicas, s.UpdateRevision, *s.CollisionCount))
+}
+
+// statefulWorld is one set with what it has.
+type statefulWorld struct {
+	rng       *rand.Rand
+	now       time.Time
+	set       *appsv1.StatefulSet
+	pods      map[string]*corev1.Pod
+	revisions map[string]*appsv1.ControllerRevision
+	uids      int
+}
+
+func newStatefulWorld(seed uint64) *statefulWorld {
+	w := &statefulWorld{
+		rng: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 1, 2, 12, 0, 0, 500, time.UTC),
+		pods: map[string]*corev1.Pod{}, revisions: map[string]*appsv1.ControllerRevision{},
+	}
+	app := map[string]string{"app": "db"}
+	replicas, limit := int32(w.rng.IntN(6)), int32(w.rng.IntN(3))
+	w.set = &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "shop", Name: "db", UID: "set", Generation: 1, Annotations: map[string]string{"kubernetes.io/change-cause": "x"},
+		},
+		Spec: appsv1.StatefulSetSpec{
+			Replicas: &replicas, RevisionHistoryLimit: &limit, ServiceName: "peers",
+			Selector: &metav1.LabelSelector{MatchLabels: app},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: app},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "a"}}},
+			},
+			UpdateStrategy: appsv1.StatefulSetUpdateStrategy{
+				Type:          appsv1.RollingUpdateStatefulSetStrategyType,
+				RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{},
+			},
+		},
+	}
+	if w.rng.IntN(2) == 0 {
+		w.set.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
+	}
+	if w.rng.IntN(3) == 0 {
+		w.set.Spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: 2}
+	}
+	if w.rng.IntN(3) == 0 {
+		w.set.Spec.MinReadySeconds = 30
+	}
+	if w.rng.IntN(6) == 0 {
+		w.set.Spec.UpdateStrategy = appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}
+	}
+	strategy.Default(w.set)
+	return w
+}
+
+// push changes the set as a manifest would.
+func (w *statefulWorld) push() {
+	w.set = w.set.DeepCopy()
+	w.set.Generation++
+	rolling := w.set.Spec.UpdateStrategy.RollingUpdate
+	switch w.rng.IntN(5) {
+	case 0, 1:
+		w.set.Spec.Template.Spec.Containers[0].Image = string(rune('a' + w.rng.IntN(4)))
+	case 2:
+		*w.set.Spec.Replicas = int32(w.rng.IntN(7))
+	case 3:
+		if rolling != nil {
+			partition := int32(w.rng.IntN(4))
+			rolling.Partition = &partition
+		}
+	case 4:
+		if rolling != nil {
+			shapes := []intstr.IntOrString{intstr.FromInt32(1), intstr.FromInt32(2), intstr.FromString("10%"), intstr.FromString("70%")}
+			rolling.MaxUnavailable = &shapes[w.rng.IntN(len(shapes))]
+		}
+	}
+}
+
+// happen lets time pass, and things happen to pods.
+func (w *statefulWorld) happen() {
+	w.now = w.now.Add(time.Duration(w.rng.IntN(20)) * time.Second)
+	if w.rng.IntN(12) == 0 {
+		w.push()
+	}
+	for name, was := range w.pods {
+		p := was.DeepCopy()
+		w.pods[name] = p
+		broken := p.Spec.Containers[0].Image == "b" // a template with which pods do not become ready
+		switch n := w.rng.IntN(40); {
+		case p.DeletionTimestamp != nil && n < 25:
+			delete(w.pods, name)
+		case p.DeletionTimestamp == nil && n < 25:
+			w.become(p, corev1.PodRunning, !broken)
+		case n == 25:
+			w.become(p, corev1.PodRunning, false)
+		case n == 26 && w.rng.IntN(3) == 0:
+			w.become(p, []corev1.PodPhase{corev1.PodFailed, corev1.PodSucceeded}[w.rng.IntN(2)], false)
+		case n == 27 && w.rng.IntN(5) == 0:
+			delete(p.Labels, appsv1.StatefulSetPodNameLabel)
+		}
+	}
+}
+
+func (w *statefulWorld) become(p *corev1.Pod, phase corev1.PodPhase, ready bool) {
+	state := corev1.ConditionFalse
+	if ready {
+		state = corev1.ConditionTrue
+	}
+	if p.Status.Phase == phase && len(p.Status.Conditions) > 0 && p.Status.Conditions[0].Status == state {
+		return
+	}
+	p.Status.Phase = phase
+	p.Status.Conditions = []corev1.PodCondition{{
+		Type: corev1.PodReady, Status: state, LastTransitionTime: metav1.NewTime(w.now.Truncate(time.Second)),
+	}}
+}
+
+func (w *statefulWorld) carryOut(d statefulWrites) {
+	for _, r := range d.revisions {
+		w.uids++
+		if r.UID == "" {
+			r.UID = types.UID(fmt.Sprint("revision-", w.uids))
+		}
+		w.revisions[r.Name] = r
+	}
+	for _, name := range d.gone {
+		delete(w.revisions, name)
+	}
+	for _, p := range d.made {
+		if p.UID == "" {
+			w.uids++
+			p.UID, p.Status.Phase = types.UID(fmt.Sprint("pod-", w.uids)), corev1.PodPending
+		}
+		w.pods[p.Name] = p
+	}
+	for _, name := range d.deleted {
+		p := w.pods[name].DeepCopy()
+		now := metav1.NewTime(w.now)
+		p.DeletionTimestamp = &now
+		w.pods[name] = p
+	}
+	w.set = w.set.DeepCopy()
+	w.set.Status = d.status
+}
+
+// ours is what the reconciler decides. why says by which known difference Kubernetes decides otherwise; empty: by none.
+func (w *statefulWorld) ours(t *testing.T) (out statefulWrites, why string) {
+	t.Helper()
+	objects := []kinds.Object{w.set}
+	for _, p := range w.pods {
+		objects = append(objects, p)
+	}
+	for _, r := range w.revisions {
+		objects = append(objects, r)
+	}
+	r, v, key := statefulset.New(), view.Of(objects...), kinds.KeyOf(w.set)
+	d, err := r.Decide(v.Only(r.Sees()), key, w.now)
+	if err == nil {
+		err = engine.Check(r, v, key, d)
+	}
+	if err != nil {
+		t.Fatalf("%v\nof\n%s", err, w)
+	}
+	out.status = w.set.Status
+	if d.Status != nil {
+		out.status = d.Status.(*appsv1.StatefulSet).Status
+	}
+	told := func(e *loop.Event, name string) {
+		if e != nil {
+			out.events = append(out.events, e.Type+" "+e.Reason+" "+strings.ReplaceAll(e.Message, "{name}", name))
+		}
+	}
+	for _, want := range d.Wants {
+		old := v.Get(kinds.KeyOf(want.Object))
+		if old != nil && len(engine.Changes(old, want.Object)) == 0 {
+			continue
+		}
+		told(want.Done, want.Object.GetName())
+		switch o := want.Object.DeepCopyObject().(type) {
+		case *corev1.Pod:
+			out.made = append(out.made, o)
+		case *appsv1.ControllerRevision:
+			out.revisions = append(out.revisions, o)
+		}
+	}
+	for _, drop := range d.Drops {
+		told(drop.Done, drop.Key.Name)
+		if drop.Key.Resource == "controllerrevisions" {
+			out.gone = append(out.gone, drop.Key.Name)
+			continue
+		}
+		out.deleted = append(out.deleted, drop.Key.Name)
+		p := w.pods[drop.Key.Name]
+		ready := p.Status.Phase == corev1.PodRunning && p.Status.Conditions[0].Status == corev1.ConditionTrue
+		switch {
+		case strings.HasPrefix(drop.Reason, "it is not ready"):
+			why = "stuck rollout"
+		case strings.Contains(drop.Reason, "is not wanted: ") && (!ready || w.set.Spec.MinReadySeconds > 0):
+			why = "condemned that is not available"
+		}
+	}
+	return out, why
+}
+
+// theirs is what Kubernetes decides.
+func (w *statefulWorld) theirs(t *testing.T) statefulWrites {
+	t.Helper()
+	recorder := record.NewFakeRecorder(1000)
+	o := &oracle{world: w}
+	control := upstream.NewDefaultStatefulSetControl(upstream.NewStatefulPodControlFromManager(o, recorder), o, o)
+	var pods []*corev1.Pod
+	for _, p := range w.pods {
+		pods = append(pods, p.DeepCopy())
+	}
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	status, err := control.UpdateStatefulSet(context.Background(), w.set.DeepCopy(), pods, w.now)
+	if err != nil {
+		t.Fatalf("Kubernetes: %v\nof\n%s", err, w)
+	}
+	o.status = *status
+	o.status.CurrentReplicas += w.miscounted(o.deleted, status.UpdateRevision)
+	close(recorder.Events)
+	for e := range recorder.Events {
+		o.events = append(o.events, e)
+	}
+	// Labels of what is deleted in the same breath are not worth a write.
+	o.made = slices.DeleteFunc(o.made, func(p *corev1.Pod) bool { return slices.Contains(o.deleted, p.Name) })
+	o.events = slices.DeleteFunc(o.events, func(e string) bool {
+		return slices.ContainsFunc(o.deleted, func(name string) bool {
+			return strings.HasPrefix(e, "Normal SuccessfulUpdate Update Pod "+name+" ")
+		})
+	})
+	return o.statefulWrites
+}
+
+// miscounted is how many pods Kubernetes takes off the current replicas for a moment that were none: those that an update
+// drops at a revision between the current one and the new one.
+func (w *statefulWorld) miscounted(deleted []string, update string) (n int32) {
+	u, start := w.set.Spec.UpdateStrategy.RollingUpdate, 0
+	if u == nil {
+		return 0
+	}
+	if o := w.set.Spec.Ordinals; o != nil {
+		start = int(o.Start)
+	}
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(deleted))) {
+		p := w.pods[name]
+		revision := p.Labels[appsv1.StatefulSetRevisionLabel]
+		ordinal, err := strconv.Atoi(strings.TrimPrefix(name, "db-"))
+		ended := p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
+		if err == nil && ordinal >= start+int(*u.Partition) && ordinal < start+int(*w.set.Spec.Replicas) &&
+			revision != update && revision != w.set.Status.CurrentRevision &&
+			(!ended || w.set.Spec.PodManagementPolicy == appsv1.ParallelPodManagement) {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *statefulWorld) String() string {
+	var b strings.Builder
+	u := w.set.Spec.UpdateStrategy
+	fmt.Fprintf(&b, "%s %s %d replicas of %s\n", w.set.Spec.PodManagementPolicy, u.Type, *w.set.Spec.Replicas,
+		w.set.Spec.Template.Spec.Containers[0].Image)
+	if u.RollingUpdate != nil {
+		fmt.Fprintf(&b, "partition %d, maxUnavailable %s\n", *u.RollingUpdate.Partition, u.RollingUpdate.MaxUnavailable)
+	}
+	fmt.Fprintf(&b, "%+v\n", w.set.Status)
+	for _, p := range w.pods {
+		fmt.Fprintf(&b, "%s %s %s %s ending %v %v\n", p.Name, p.Spec.Containers[0].Image, p.Labels[appsv1.StatefulSetRevisionLabel],
+			p.Status.Phase, p.DeletionTimestamp != nil, p.Status.Conditions)
+	}
+	return b.String()
+}
+
+// oracle records what Kubernetes' algorithm writes.
+type oracle struct {
+	world *statefulWorld
+	mu    sync.Mutex
+	statefulWrites
+}
+
+func (o *oracle) CreatePod(_ context.Context, p *corev1.Pod, set *appsv1.StatefulSet) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	p = p.DeepCopy()
+	p.Namespace = set.Namespace
+	o.made = append(o.made, p)
+	return nil
+}
+
+func (o *oracle) GetPod(_, name string) (*corev1.Pod, error) {
+	if p := o.world.pods[name]; p != nil {
+		return p, nil
+	}
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, name)
+}
+
+func (o *oracle) UpdatePod(p *corev1.Pod, _ *appsv1.StatefulSet) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.made = append(o.made, p.DeepCopy())
+	return nil
+}
+
+func (o *oracle) DeletePod(p *corev1.Pod) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.deleted = append(o.deleted, p.Name)
+	return nil
+}
+
+func (*oracle) CreateClaim(*corev1.PersistentVolumeClaim, *appsv1.StatefulSet) error {
+	return errors.New("no claims")
+}
+
+func (*oracle) GetClaim(_, name string) (*corev1.PersistentVolumeClaim, error) {
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
+}
+
+func (*oracle) UpdateClaim(*corev1.PersistentVolumeClaim, *appsv1.StatefulSet) error {
+	return errors.New("no claims")
+}
+
+func (*oracle) UpdateStatefulSetStatus(context.Context, *appsv1.StatefulSet, *appsv1.StatefulSetStatus) error {
+	return nil
+}
+
+func (o *oracle) ListControllerRevisions(metav1.Object, schema.GroupVersionKind, labels.Selector) (
+	list []*appsv1.ControllerRevision, _ error,
+) {
+	for _, r := range o.world.revisions {
+		list = append(list, r.DeepCopy())
+	}
+	return list, nil
+}
+
+func (o *oracle) CreateControllerRevision(_ metav1.Object, r *appsv1.ControllerRevision, _ *int32) (*appsv1.ControllerRevision, error) {
+	if o.world.revisions[r.Name] != nil {
+		return nil, errors.New("the name is taken")
+	}
+	o.revisions = append(o.revisions, r.DeepCopy())
+	return r, nil
+}
+
+func (o *oracle) DeleteControllerRevision(r *appsv1.ControllerRevision) error {
+	o.gone = append(o.gone, r.Name)
+	return nil
+}
+
+func (o *oracle) UpdateControllerRevision(r *appsv1.ControllerRevision, number int64) (*appsv1.ControllerRevision, error) {
+	r = r.DeepCopy()
+	r.Revision = number
+	o.revisions = append(o.revisions, r)
+	return r, nil
+}
+
+func (*oracle) AdoptControllerRevision(metav1.Object, schema.GroupVersionKind, *appsv1.ControllerRevision) (
+	*appsv1.ControllerRevision, error,
+) {
+	return nil, errors.New("nothing is to adopt")
+}
+
+func (*oracle) ReleaseControllerRevision(metav1.Object, *appsv1.ControllerRevision) (*appsv1.ControllerRevision, error) {
+	return nil, errors.New("nothing is to release")
+}
+
+var _ history.Interface = (*oracle)(nil)

@@ -1,0 +1,69 @@
+package statefulset
+
+import (
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"lockstep/kinds"
+)
+
+// status counts the pods. again is when the next of them becomes available by time alone.
+func (r *rollout) status() (s appsv1.StatefulSetStatus, again time.Time) {
+	collisions := r.history.Collisions
+	s = appsv1.StatefulSetStatus{
+		ObservedGeneration: r.set.Generation,
+		CurrentRevision:    r.current.Name,
+		UpdateRevision:     r.history.Update.Name,
+		CollisionCount:     &collisions,
+		Conditions:         r.set.Status.Conditions,
+	}
+	for _, m := range slices.Concat(r.replicas, r.condemned) {
+		if m.pod == nil {
+			continue
+		}
+		s.Replicas++
+		if m.ready() {
+			s.ReadyReplicas++
+		}
+		available, at := r.available(m)
+		if available {
+			s.AvailableReplicas++
+		}
+		if !at.IsZero() && (again.IsZero() || at.Before(again)) {
+			again = at
+		}
+		if m.pod.DeletionTimestamp != nil {
+			continue
+		}
+		if m.revision == s.CurrentRevision {
+			s.CurrentReplicas++
+		}
+		if m.revision == s.UpdateRevision {
+			s.UpdatedReplicas++
+		}
+	}
+	s.CurrentReplicas -= r.retired
+	r.finish(&s)
+	return s, again
+}
+
+// finish makes the update revision the current one when all replicas have it.
+func (r *rollout) finish(s *appsv1.StatefulSetStatus) {
+	want := int32(len(r.replicas))
+	if s.UpdatedReplicas == want && s.ReadyReplicas == want && s.Replicas == want {
+		s.CurrentRevision, s.CurrentReplicas = s.UpdateRevision, s.UpdatedReplicas
+	}
+}
+
+// withStatus returns the set with that status; nil where nothing changes.
+func withStatus(set *appsv1.StatefulSet, status appsv1.StatefulSetStatus) kinds.Object {
+	if equality.Semantic.DeepEqual(set.Status, status) {
+		return nil
+	}
+	changed := set.DeepCopy()
+	changed.Status = status
+	return changed
+}
