@@ -2,9 +2,10 @@ package reading
 
 import "fmt"
 
-// objects are the source's files: cart as the table of rights has it, with replicas of its Deployment, and pods that talk.
+// objects are the source's files: cart as the table of rights has it, with replicas of its Deployment, pods that
+// talk, and one of each kind that is served beside these.
 func objects(replicas int) map[string]string {
-	files := map[string]string{"cart.yaml": fmt.Sprintf(cart, replicas), "talk.yaml": talk}
+	files := map[string]string{"cart.yaml": fmt.Sprintf(cart, replicas), "talk.yaml": talk, "others.yaml": others}
 	files["pods.yaml"] = fmt.Sprintf(pod, "cart-1-a", one) + fmt.Sprintf(pod, "cart-1-b", other)
 	return files
 }
@@ -100,4 +101,26 @@ spec:
     - name: main
       image: lab.example/talker:1
       args: [-name, crash, -lines, "3", -every, 1ms, -exit, "3"]
+`
+
+const others = `apiVersion: v1
+kind: ReplicationController
+metadata: {name: idle, namespace: talk}
+spec:
+  replicas: 0
+  selector: {app: idle}
+  template:
+    metadata: {labels: {app: idle}}
+    spec: {containers: [{name: main, image: "lab.example/talker:1"}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: idle, namespace: talk}
+spec:
+  replicas: 0
+  serviceName: idle
+  selector: {matchLabels: {app: idle-set}}
+  template:
+    metadata: {labels: {app: idle-set}}
+    spec: {containers: [{name: main, image: "lab.example/talker:1"}]}
 `

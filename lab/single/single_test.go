@@ -152,7 +152,8 @@ func answers(t *testing.T, m *machine, url string) {
 			t.Errorf("kubectl does not list %s:\n%s", want, list)
 		}
 	}
-	if out, err := m.kubectl("delete", "deployment", "web", "-n", "harbour"); err == nil || !strings.Contains(err.Error(), "Git") {
+	if out, err := m.kubectl("delete", "deployment", "web", "-n", "harbour"); err == nil ||
+		!strings.Contains(err.Error(), "changed by editing its manifests") {
 		t.Errorf("kubectl delete = %q, %v", out, err)
 	}
 	// Pods reach the API at its service address.
