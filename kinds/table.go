@@ -322,6 +322,9 @@ func statefulSetScale(o Object) *Scale {
 	return &Scale{s.Spec.Replicas, s.Status.Replicas, s.Spec.Selector}
 }
 
+// StatefulSetReplicaFailure is the condition that tells why pods of a StatefulSet cannot be had, named as a ReplicaSet's is.
+const StatefulSetReplicaFailure appsv1.StatefulSetConditionType = "ReplicaFailure"
+
 // statefulSetHealth: all replicas are there, and available, and those that an update is to reach have the newest template.
 func statefulSetHealth(set *appsv1.StatefulSet, see Sight) Health {
 	want := replicas(set.Spec.Replicas)
@@ -335,6 +338,11 @@ func statefulSetHealth(set *appsv1.StatefulSet, see Sight) Health {
 	h := podsOf(set.UID, see)
 	if h.State == Failed {
 		return h.failed(count)
+	}
+	for _, c := range s.Conditions {
+		if c.Type == StatefulSetReplicaFailure && c.Status == corev1.ConditionTrue {
+			return failed(c.Reason+": "+c.Message, count)
+		}
 	}
 	cause := count
 	switch {

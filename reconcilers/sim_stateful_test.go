@@ -3,6 +3,7 @@ package reconcilers
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,6 +148,47 @@ func TestStatefulSetOnASilentNode(t *testing.T) {
 				t.Errorf("%v have the new template, %d are available", names, available)
 			}
 		})
+	}
+}
+
+// TestStatefulSetWithoutPods: a set whose pods are refused, or whose name somebody else has, says why, until it has them.
+func TestStatefulSetWithoutPods(t *testing.T) {
+	s := newSim(t, 12)
+	s.put(namespaceOf("shop"))
+	set := statefulSetOf(3, "one")
+	failure := func() string {
+		live, _ := view.Get[*appsv1.StatefulSet](s.store.View(), "shop", "db")
+		for _, c := range live.Status.Conditions {
+			if c.Type == kinds.StatefulSetReplicaFailure {
+				return c.Reason + ": " + c.Message
+			}
+		}
+		return ""
+	}
+	set.Spec.Template.Spec.PriorityClassName = "no-such-class"
+	s.put(set)
+	for range 50 {
+		s.step.Step(t.Context())
+	}
+	if got := failure(); !strings.HasPrefix(got, "FailedCreate: ") || !strings.Contains(got, "no-such-class") {
+		t.Errorf("conditions tell %q", got)
+	}
+	s.expectEvents(`FailedCreate: Create Pod db-0 in StatefulSet db failed error: Pod "db-0" is invalid`)
+
+	other := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db-0"}, Spec: corev1.PodSpec{
+		Containers: []corev1.Container{{Name: "main", Image: "other"}},
+	}}
+	s.put(other)
+	set.Spec.Template.Spec.PriorityClassName = ""
+	s.put(set)
+	s.settle()
+	if got := failure(); got != `FailedCreate: pods "db-0" already exists` {
+		t.Errorf("conditions tell %q", got)
+	}
+	s.delete(kinds.KeyOf(other))
+	s.settle()
+	if images, available := s.members(set); failure() != "" || len(images) != 3 || available != 3 || images["db-0"] != "one" {
+		t.Errorf("conditions tell %q, pods %v", failure(), images)
 	}
 }
 

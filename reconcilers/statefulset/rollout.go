@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/revisions"
 	"lockstep/store/view"
@@ -33,9 +34,9 @@ type rollout struct {
 	condemned []*replica
 	strange   []*corev1.Pod // under no name that the set gives
 
-	writes  int   // pods that are created or dropped
-	retired int32 // pods of the current revision that are dropped for the update
-	events  []loop.Event
+	taken   string // the first name that is wanted and something else has
+	writes  int    // pods that are created or dropped
+	retired int32  // pods of the current revision that are dropped for the update
 }
 
 func (r *rollout) findRevisions() (err error) {
@@ -204,11 +205,8 @@ func (r *rollout) hopeless(m *replica) bool {
 func (r *rollout) create(m *replica) {
 	name := nameOf(r.set, m.ordinal)
 	if other, taken := view.Get[*corev1.Pod](r.view, r.set.Namespace, name); taken {
-		if other.DeletionTimestamp == nil {
-			r.events = append(r.events, loop.Event{
-				Type: corev1.EventTypeWarning, Reason: "FailedCreate",
-				Message: fmt.Sprintf("Create Pod %s in StatefulSet %s failed error: pods %q already exists", name, r.set.Name, name),
-			})
+		if other.DeletionTimestamp == nil && r.taken == "" {
+			r.taken = name
 		}
 		return
 	}
@@ -234,7 +232,7 @@ func (r *rollout) replace(m *replica, why string) {
 }
 
 func (r *rollout) decision() loop.Decision {
-	d := loop.Decision{Events: r.events}
+	d := loop.Decision{}
 	d.Wants, d.Drops = r.history.Plan(r.set.Spec.RevisionHistoryLimit, func(name string) bool {
 		return name == r.current.Name || slices.ContainsFunc(r.claims.Mine, func(p *corev1.Pod) bool {
 			return p.Labels[appsv1.StatefulSetRevisionLabel] == name
@@ -252,7 +250,7 @@ func (r *rollout) decision() loop.Decision {
 			d.Wants = append(d.Wants, loop.Want{
 				Object: r.newPod(m), Reason: fmt.Sprintf("ordinal %d is missing", m.ordinal),
 				Done: r.told(corev1.EventTypeNormal, "SuccessfulCreate", "Create Pod {name} in StatefulSet %s successful"),
-				Failed: r.told(corev1.EventTypeWarning, "FailedCreate",
+				Failed: r.told(corev1.EventTypeWarning, failedCreate,
 					"Create Pod "+nameOf(r.set, m.ordinal)+" in StatefulSet %s failed error: {cause}"),
 			})
 		case m.pod != nil:
@@ -261,7 +259,16 @@ func (r *rollout) decision() loop.Decision {
 	}
 	status, again := r.status()
 	d.Again = again
-	d.Status = withStatus(r.set, status)
+	d.Status = withStatus(r.set, status, nil, r.now)
+	d.IfRefused = func(cause error) kinds.Object { return withStatus(r.set, status, cause, r.now) }
+	if r.taken != "" {
+		cause := fmt.Errorf("pods %q already exists", r.taken)
+		d.Status = withStatus(r.set, status, cause, r.now)
+		d.Events = append(d.Events, loop.Event{
+			Type: corev1.EventTypeWarning, Reason: failedCreate,
+			Message: fmt.Sprintf("Create Pod %s in StatefulSet %s failed error: %v", r.taken, r.set.Name, cause),
+		})
+	}
 	return d
 }
 

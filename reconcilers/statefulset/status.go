@@ -5,10 +5,15 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
 )
+
+// failedCreate is why a condition and an event tell that a pod cannot be had.
+const failedCreate = "FailedCreate"
 
 // status counts the pods. again is when the next of them becomes available by time alone.
 func (r *rollout) status() (s appsv1.StatefulSetStatus, again time.Time) {
@@ -58,8 +63,20 @@ func (r *rollout) finish(s *appsv1.StatefulSetStatus) {
 	}
 }
 
-// withStatus returns the set with that status; nil where nothing changes.
-func withStatus(set *appsv1.StatefulSet, status appsv1.StatefulSetStatus) kinds.Object {
+// withStatus returns the set with that status, and the condition ReplicaFailure while cause says that its pods cannot be had;
+// nil where nothing changes. Kubernetes tells of it by events alone.
+func withStatus(set *appsv1.StatefulSet, status appsv1.StatefulSetStatus, cause error, now time.Time) kinds.Object {
+	status.Conditions = slices.DeleteFunc(slices.Clone(status.Conditions), func(c appsv1.StatefulSetCondition) bool {
+		return c.Type == kinds.StatefulSetReplicaFailure && (cause == nil || c.Message != cause.Error())
+	})
+	if cause != nil && !slices.ContainsFunc(status.Conditions, func(c appsv1.StatefulSetCondition) bool {
+		return c.Type == kinds.StatefulSetReplicaFailure
+	}) {
+		status.Conditions = append(status.Conditions, appsv1.StatefulSetCondition{
+			Type: kinds.StatefulSetReplicaFailure, Status: corev1.ConditionTrue, Reason: failedCreate, Message: cause.Error(),
+			LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+		})
+	}
 	if equality.Semantic.DeepEqual(set.Status, status) {
 		return nil
 	}

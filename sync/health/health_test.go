@@ -171,6 +171,12 @@ func TestOf(t *testing.T) {
 				p.OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", UID: "db", Controller: new(true)}}
 			}),
 		}, kinds.Failed, "CrashLoopBackOff, 2/3 ready"},
+		"stateful, refused": {database, []kinds.Object{stateful(func(s *appsv1.StatefulSet) {
+			s.Status = appsv1.StatefulSetStatus{ObservedGeneration: 2, Conditions: []appsv1.StatefulSetCondition{{
+				Type: kinds.StatefulSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate",
+				Message: `pods "db-0" already exists`,
+			}}}
+		})}, kinds.Failed, `FailedCreate, 0/3 ready: pods "db-0" already exists`},
 		"missing":   {deployment, nil, kinds.Progressing, "not created yet"},
 		"available": {deployment, []kinds.Object{deploy()}, kinds.Healthy, ""},
 		"scaled to nothing": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) {
