@@ -138,6 +138,23 @@ func TestManyPorts(t *testing.T) {
 	}
 }
 
+// TestManyReplicas: what one object asks for is bounded, of whichever kind that is scaled.
+func TestManyReplicas(t *testing.T) {
+	for kind, selector := range map[string]string{
+		"apps/v1, kind: Deployment": "{matchLabels: {app: a}}", "apps/v1, kind: ReplicaSet": "{matchLabels: {app: a}}",
+		"apps/v1, kind: StatefulSet": "{matchLabels: {app: a}}", "v1, kind: ReplicationController": "{app: a}",
+	} {
+		for n, want := range map[int]string{MaxReplicas: "", MaxReplicas + 1: "spec.replicas: 150001 pods are more than the limit of"} {
+			text := fmt.Sprintf("{apiVersion: %s, metadata: {name: a}, spec: {replicas: %d, selector: %s, template: "+
+				"{metadata: {labels: {app: a}}, spec: {containers: [{name: main, image: a}]}}}}", kind, n, selector)
+			_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
+			if want == "" && len(errs) > 0 || want != "" && !strings.Contains(errs.Error(), want) {
+				t.Errorf("%s: got %v, want %q", kind, errs, want)
+			}
+		}
+	}
+}
+
 func TestUnreadableFile(t *testing.T) {
 	f := File{Path: "a.yaml", Data: func() ([]byte, error) { return nil, errors.New("gone") }}
 	_, errs := Read(t.Context(), []File{f}, Options{})

@@ -330,13 +330,11 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		c.invalid(n, e)
 	}
 	if field, ports, of, most := reached(o); ports*of > most {
-		p := problem{
-			field: field,
-			message: fmt.Sprintf("%d ports for %d addresses are more than the limit of %d together, which every node would have rules for",
-				ports, of, most),
-		}
-		p.line, p.column, _ = locate(n, field)
-		c.problems = append(c.problems, p)
+		c.tooMuch(n, field, "%d ports for %d addresses are more than the limit of %d together, which every node would have rules for",
+			ports, of, most)
+	}
+	if s := k.Scale(o); s != nil && s.Wanted != nil && *s.Wanted > MaxReplicas {
+		c.tooMuch(n, "spec.replicas", "%d pods are more than the limit of %d", *s.Wanted, MaxReplicas)
 	}
 	if len(c.problems) > 0 {
 		return nil
@@ -347,6 +345,12 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		return nil
 	}
 	return &Object{Object: o, Stated: stated}
+}
+
+func (c *checker) tooMuch(n *node, field, format string, args ...any) {
+	p := problem{field: field, message: fmt.Sprintf(format, args...)}
+	p.line, p.column, _ = locate(n, field)
+	c.problems = append(c.problems, p)
 }
 
 // reached is what an object adds to the rules of each node: ports, for each of so many addresses, with the most that these
