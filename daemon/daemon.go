@@ -256,6 +256,7 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 	loops := reconcilers.All(reconcilers.Options{
 		Settings: p.settings,
 		CA:       string(p.authority.PEM()),
+		Noted:    apply.Noted,
 	})
 	return []task{
 		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, c) }},

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -26,8 +27,9 @@ type group struct {
 	install func(*runtime.Scheme) error
 }
 
-func core() group { return group{corev1.SchemeGroupVersion, corev1.AddToScheme} }
-func apps() group { return group{appsv1.SchemeGroupVersion, appsv1.AddToScheme} }
+func core() group  { return group{corev1.SchemeGroupVersion, corev1.AddToScheme} }
+func apps() group  { return group{appsv1.SchemeGroupVersion, appsv1.AddToScheme} }
+func batch() group { return group{batchv1.SchemeGroupVersion, batchv1.AddToScheme} }
 func coordination() group {
 	return group{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme}
 }
@@ -97,6 +99,12 @@ func table() []*Kind {
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 			Confidential: No, Health: judged(replicationControllerHealth, podReads()...),
 			Pods: inTemplate(replicationControllerTemplate), Scale: replicationControllerScale, Controllers: Uncontrolled(),
+		}),
+		row[batchv1.Job, batchv1.JobList](batch(), "jobs", "", Columns{
+			Namespaced: true, Declarable: true, Status: true, Categories: all(),
+			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+			Confidential: No, Health: judged(jobHealth, podReads()...), Pods: inTemplate(jobTemplate), Scale: noScale,
+			Controllers: Uncontrolled(),
 		}),
 		row[corev1.PodTemplate, corev1.PodTemplateList](core(), "podtemplates", "", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
@@ -376,6 +384,7 @@ func podControllers() []Controller {
 		{Of: apps().WithKind("ReplicaSet"), Removes: RemovesSurplus, Selects: replicaSetSelector},
 		{Of: core().WithKind("ReplicationController"), Removes: RemovesSurplus, Selects: replicationControllerSelector},
 		{Of: apps().WithKind("StatefulSet"), Removes: RemovesSurplus, Selects: statefulSetSelector, Named: inStatefulSet},
+		{Of: batch().WithKind("Job"), Removes: RemovesAny, Selects: jobSelector},
 	}
 }
 

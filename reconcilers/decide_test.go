@@ -11,6 +11,7 @@ import (
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/garbagecollection"
+	"lockstep/reconcilers/job"
 	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/looptest"
 	"lockstep/reconcilers/namespace"
@@ -21,6 +22,7 @@ import (
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
 	"lockstep/reconcilers/statefulset"
+	"lockstep/reconcilers/ttl"
 )
 
 // decided is a reconciler by the folder of its cases.
@@ -48,6 +50,8 @@ func decided() map[string]loop.Reconciler {
 		"garbagecollection/testdata/finished": garbagecollection.FinishedPods(1),
 		"garbagecollection/testdata/owners":   garbagecollection.Owners(),
 		"garbagecollection/testdata/pods":     garbagecollection.Pods(),
+		"job/testdata":                        job.New(),
+		"ttl/testdata":                        ttl.New(nil),
 		"namespace/testdata":                  namespace.New(),
 		"nodecidr/testdata":                   nodecidr.New(prefixes("10.42.0.0/22")),
 		"nodelifecycle/testdata":              nodelifecycle.New(),

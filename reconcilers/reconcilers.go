@@ -3,12 +3,14 @@ package reconcilers
 
 import (
 	"lockstep/internal/settings"
+	"lockstep/kinds"
 	"lockstep/reconcilers/cluster"
 	"lockstep/reconcilers/deployment"
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/garbagecollection"
+	"lockstep/reconcilers/job"
 	"lockstep/reconcilers/namespace"
 	"lockstep/reconcilers/nodecidr"
 	"lockstep/reconcilers/nodelifecycle"
@@ -17,6 +19,8 @@ import (
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
 	"lockstep/reconcilers/statefulset"
+	"lockstep/reconcilers/ttl"
+	"lockstep/store/view"
 )
 
 // Options are what the loops need to know of the cluster.
@@ -25,6 +29,8 @@ type Options struct {
 	Settings settings.Settings
 	// CA is the cluster's CA in PEM, which every namespace is given; empty: none is.
 	CA string
+	// Noted says that whoever states a Job knows that it has ended, so that it may be removed; nil: nobody has to know.
+	Noted func(*view.View, kinds.Key) bool
 }
 
 func (o Options) withDefaults() Options {
@@ -49,6 +55,8 @@ func All(o Options) []engine.Reconciler {
 		replicaset.New(),
 		replicaset.Controllers(),
 		statefulset.New(),
+		job.New(),
+		ttl.New(o.Noted),
 		endpointslice.New(),
 		endpoints.New(),
 		garbagecollection.Owners(),

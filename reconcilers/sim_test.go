@@ -44,7 +44,9 @@ type sim struct {
 	broken string
 	// check is called after every write.
 	check func()
-	uids  int
+	// acts is what a node does when a write races with it; nil: kubelet.
+	acts func() bool
+	uids int
 }
 
 // simClock is a clock on which a sleep ends at once, and has taken its time.
@@ -87,7 +89,11 @@ func (l testLog) Write(p []byte) (int, error) {
 // Commit is the engine's: with faults, a node may act just before, and an outcome may stay untold.
 func (s *sim) Commit(ctx context.Context, groups ...store.Group) []store.Result {
 	if s.rand.IntN(100) < s.faults {
-		s.kubelet()
+		if s.acts != nil {
+			s.acts()
+		} else {
+			s.kubelet()
+		}
 	}
 	for _, g := range groups {
 		for i := range g {

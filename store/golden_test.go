@@ -10,6 +10,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -62,6 +63,7 @@ func samples() []kinds.Object {
 		&appsv1.StatefulSet{ObjectMeta: meta("shop", "db"), Spec: appsv1.StatefulSetSpec{Selector: selector, Template: template}},
 		&appsv1.ControllerRevision{ObjectMeta: meta("shop", "web-rev"), Revision: 1, Data: runtime.RawExtension{Raw: []byte(
 			`{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"main"}]}}}}`)}},
+		&batchv1.Job{ObjectMeta: meta("shop", "once"), Spec: batchv1.JobSpec{Selector: selector, Template: template}},
 		&discoveryv1.EndpointSlice{ObjectMeta: meta("shop", "web-x"), AddressType: discoveryv1.AddressTypeIPv4,
 			Ports: []discoveryv1.EndpointPort{{}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.2"}}}},
 		&v1alpha1.Source{ObjectMeta: meta("", "apps"), Spec: v1alpha1.SourceSpec{URL: "https://git.example/apps.git"}},

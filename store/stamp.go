@@ -12,7 +12,8 @@ import (
 )
 
 // Stamped returns a copy of the object, sharing all but the outermost struct, as it is to be stored: with its
-// kind, without resourceVersion, and where create is set with uid, creationTimestamp and generation where they are empty.
+// kind, without resourceVersion, and where create is set with uid (see kinds.TakeUID), creationTimestamp and generation where
+// they are empty.
 func Stamped(o kinds.Object, create bool, now time.Time) kinds.Object {
 	to := kinds.Of(o).New()
 	copyInto(to, o)
@@ -31,6 +32,7 @@ func stamp(o kinds.Object, create bool, now time.Time) {
 	if o.GetUID() == "" {
 		o.SetUID(uuid.NewUUID())
 	}
+	kinds.TakeUID(o)
 	if created := o.GetCreationTimestamp(); created.IsZero() {
 		o.SetCreationTimestamp(metav1.NewTime(now.Truncate(time.Second)))
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +24,7 @@ import (
 	"lockstep/daemon/rights"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/reconcilers/pods"
 	"lockstep/store"
 	"lockstep/store/view"
 )
@@ -278,6 +280,12 @@ func (c *change) end(ctx context.Context, v *view.View, name string, validate re
 	if *p.UID != old.GetUID() {
 		return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name,
 			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, old.GetUID()))
+	}
+	if pod, ok := old.(*corev1.Pod); ok {
+		if j := pods.HeldBy(v, pod); j != nil {
+			message := fmt.Sprintf("%v has not counted yet how the pod ended", kinds.KeyOf(j))
+			return nil, false, apierrors.NewTooManyRequests(message, retryAfter)
+		}
 	}
 	if err := validate(ctx, old); err != nil {
 		return nil, false, err

@@ -3,6 +3,7 @@ package strategy
 import (
 	"strconv"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 
@@ -41,6 +42,10 @@ func serviceFields(o kinds.Object, set fields.Set) {
 
 func replicationControllerFields(o kinds.Object, set fields.Set) {
 	set["status.replicas"] = strconv.Itoa(int(o.(*corev1.ReplicationController).Status.Replicas))
+}
+
+func jobFields(o kinds.Object, set fields.Set) {
+	set["status.successful"] = strconv.Itoa(int(o.(*batchv1.Job).Status.Succeeded))
 }
 
 func eventFields(o kinds.Object, set fields.Set) {

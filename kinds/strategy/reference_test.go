@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
+	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/event"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
@@ -33,6 +34,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"replicasets.apps":       replicaset.GetAttrs,
 		"replicationcontrollers": replicationcontroller.GetAttrs,
 		"events":                 event.GetAttrs,
+		"jobs.batch":             job.GetAttrs,
 		// These have none of their own.
 		"sources.lockstep.dev":            storage.DefaultClusterScopedAttr,
 		"leases.coordination.k8s.io":      storage.DefaultNamespaceScopedAttr,

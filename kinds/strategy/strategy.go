@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/batch/install"
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
@@ -25,6 +26,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
+	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/endpoint"
@@ -55,6 +57,8 @@ type registry struct {
 	allocate func(obj, old runtime.Object) field.ErrorList
 	// remove is what a deletion makes of an object, as Delete says; nil: it goes at once.
 	remove func(o kinds.Object, now time.Time, grace *int64) (changed kinds.Object, gone bool)
+	// named says that what is stored has the object's uid in other fields, too; kinds.Unborn stands there until it has one.
+	named bool
 	// fields adds those by which field selectors select besides its name and namespace; nil: none.
 	fields func(kinds.Object, fields.Set)
 }
@@ -85,6 +89,7 @@ var registries = map[string]registry{
 		main: replicationcontroller.Strategy, status: replicationcontroller.StatusStrategy, fields: replicationControllerFields,
 	},
 	"podtemplates": {main: podtemplate.Strategy},
+	"jobs.batch":   {main: job.Strategy, status: job.StatusStrategy, named: true, fields: jobFields},
 	"pods": {
 		main: pod.Strategy, status: pod.StatusStrategy, admit: admitPod, readmit: readmitPod, remove: deletePod, fields: podFields,
 	},
@@ -115,6 +120,10 @@ func PrepareCreate(o kinds.Object) field.ErrorList {
 	r := registryOf(k)
 	ctx := requestContext(k, o, "create", "")
 
+	if r.named && o.GetUID() == "" {
+		o.SetUID(kinds.Unborn)
+		defer func() { o.SetUID("") }()
+	}
 	var admitted field.ErrorList
 	if r.admit != nil {
 		admitted = r.admit(o)

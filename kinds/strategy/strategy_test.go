@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -45,6 +46,12 @@ func aReplicationController(name string) *corev1.ReplicationController {
 	return &corev1.ReplicationController{ObjectMeta: named(name), Spec: corev1.ReplicationControllerSpec{Template: &d.Spec.Template}}
 }
 
+func aJob(name string) *batchv1.Job {
+	j := &batchv1.Job{ObjectMeta: named(name), Spec: batchv1.JobSpec{Template: corev1.PodTemplateSpec{Spec: podSpec()}}}
+	j.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	return j
+}
+
 func aService(name string) *corev1.Service {
 	return &corev1.Service{ObjectMeta: named(name), Spec: corev1.ServiceSpec{
 		Selector: map[string]string{"app": name},
@@ -79,6 +86,7 @@ func examples() []kinds.Object {
 			Data: runtime.RawExtension{Raw: []byte(`{"spec":{"template":{"$patch":"replace","spec":{"containers":[{"name":"main"}]}}}}`)},
 		},
 		aReplicationController("cart"),
+		aJob("cart"),
 		&corev1.PodTemplate{ObjectMeta: named("cart"), Template: aDeployment("cart").Spec.Template},
 		&corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()},
 		&corev1.Endpoints{ObjectMeta: named("cart"), Subsets: []corev1.EndpointSubset{{

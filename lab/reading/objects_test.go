@@ -31,6 +31,13 @@ spec:
           ports: [{name: http, containerPort: 8080}]
           readinessProbe: {tcpSocket: {port: http}, periodSeconds: 1}
 ---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: sum, namespace: shop}
+spec:
+  suspend: true
+  template: {spec: {restartPolicy: Never, containers: [{name: main, image: "lab.example/talker:1"}]}}
+---
 apiVersion: v1
 kind: PodTemplate
 metadata: {name: cart, namespace: shop}

@@ -6,11 +6,14 @@ import (
 	"slices"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 	"lockstep/reconcilers/loop"
+	"lockstep/reconcilers/pods"
 	"lockstep/store/view"
 )
 
@@ -20,6 +23,8 @@ const (
 	quarantine = 40 * time.Second
 	// FinishedLimit is how many finished pods are kept: Kubernetes' --terminated-pod-gc-threshold.
 	FinishedLimit = 12500
+	// heldPeriod is how often it is looked whether the Job of a pod has counted it, which takes it a moment.
+	heldPeriod = time.Second
 	// finishedPeriod is how often they are counted: Kubernetes' gcCheckPeriod.
 	finishedPeriod = 20 * time.Second
 )
@@ -42,8 +47,12 @@ func Pods() loop.Reconciler {
 				Kind: kinds.For[*corev1.Node](), How: "when it is gone: its pods", Keys: podsOfGone,
 				Changed: func(old, new kinds.Object) bool { return false },
 			},
+			{Kind: kinds.For[*batchv1.Job](), How: "whether it has counted a pod; wakes nothing"},
 		},
-		Writes: []loop.Write{{Kind: pod, Delete: true}},
+		Writes: []loop.Write{{
+			Kind: pod, Delete: true, Fields: []string{"status.phase", "status.conditions"},
+			Shared: map[string]string{"status.conditions": loop.OwnCondition},
+		}},
 		Decide: decidePod,
 	}
 }
@@ -64,16 +73,20 @@ func decidePod(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error
 	if !ok {
 		return loop.Decision{}, nil
 	}
+	job := pods.HeldBy(v, p)
 	drop := func(reason string) (loop.Decision, error) {
 		d := loop.DropOf(p, reason)
 		d.Now = true
 		return loop.Decision{Drops: []loop.Drop{d}}, nil
 	}
 	if p.Spec.NodeName == "" {
-		if p.DeletionTimestamp != nil {
-			return drop("it is being deleted and was never bound")
+		if p.DeletionTimestamp == nil {
+			return loop.Decision{}, nil
 		}
-		return loop.Decision{}, nil
+		if job != nil {
+			return lost(p, "it was never bound", now), nil
+		}
+		return drop("it is being deleted and was never bound")
 	}
 	if _, ok := view.Get[*corev1.Node](v, "", p.Spec.NodeName); ok {
 		return loop.Decision{}, nil
@@ -81,7 +94,33 @@ func decidePod(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error
 	if due := p.CreationTimestamp.Add(quarantine); due.After(now) {
 		return loop.Decision{Again: due}, nil
 	}
-	return drop(fmt.Sprintf("its node %s is gone", p.Spec.NodeName))
+	why := fmt.Sprintf("its node %s is gone", p.Spec.NodeName)
+	if job != nil {
+		return lost(p, why, now), nil
+	}
+	return drop(why)
+}
+
+// lost brings a pod that no node can end to where its Job counts it: it is to be deleted, then it has failed. One that has ended
+// stays until its Job has.
+func lost(p *corev1.Pod, why string, now time.Time) loop.Decision {
+	switch {
+	case podstatus.Finished(&p.Status):
+		again := quarantine
+		if p.DeletionTimestamp != nil {
+			again = heldPeriod
+		}
+		return loop.Decision{Again: now.Add(again)}
+	case p.DeletionTimestamp == nil:
+		return loop.Decision{Drops: []loop.Drop{loop.DropOf(p, why)}}
+	}
+	failed := p.DeepCopy()
+	failed.Status.Phase = corev1.PodFailed
+	failed.Status.Conditions = append(failed.Status.Conditions, corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
+		Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+	})
+	return loop.Decision{Wants: []loop.Want{{Object: failed, Reason: why}}, Again: now.Add(heldPeriod)}
 }
 
 // FinishedPods returns the reconciler that keeps the number of finished pods within a limit.
@@ -90,8 +129,11 @@ func FinishedPods(limit int) loop.Reconciler {
 		Name:      "finishedpods",
 		Component: "pod-garbage-collector",
 		Single:    true,
-		Reads:     []loop.Read{{Kind: kinds.For[*corev1.Pod](), How: "counts the finished ones from time to time"}},
-		Writes:    []loop.Write{{Kind: kinds.For[*corev1.Pod](), Delete: true}},
+		Reads: []loop.Read{
+			{Kind: kinds.For[*corev1.Pod](), How: "counts the finished ones from time to time"},
+			{Kind: kinds.For[*batchv1.Job](), How: "whether it has counted a pod; wakes nothing"},
+		},
+		Writes: []loop.Write{{Kind: kinds.For[*corev1.Pod](), Delete: true}},
 		Decide: func(v *view.View, _ kinds.Key, now time.Time) (loop.Decision, error) {
 			return decideFinished(v, now, limit), nil
 		},
@@ -103,7 +145,7 @@ func decideFinished(v *view.View, now time.Time, limit int) loop.Decision {
 	d := loop.Decision{Again: now.Add(finishedPeriod)}
 	var finished []*corev1.Pod
 	for p := range view.List[*corev1.Pod](v, "") {
-		if podstatus.Finished(&p.Status) && p.DeletionTimestamp == nil {
+		if podstatus.Finished(&p.Status) && p.DeletionTimestamp == nil && pods.HeldBy(v, p) == nil {
 			finished = append(finished, p)
 		}
 	}

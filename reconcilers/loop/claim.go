@@ -14,6 +14,9 @@ import (
 // OwnReference is why owners share the references of what they claim.
 const OwnReference = "each owner adds and takes away the reference to itself alone"
 
+// OwnCondition is why loops share a list of conditions.
+const OwnCondition = "each loop writes conditions of its own types alone"
+
 // Claims are the objects of one kind that an owner has, or should have, after Kubernetes' rules of adoption and release.
 type Claims[T kinds.Object] struct {
 	// Mine are controlled by the owner and match its selector; the adopted ones are among them, as changed copies.

@@ -24,6 +24,8 @@ type Reconciler struct {
 	Single bool
 	Reads  []Read
 	Writes []Write
+	// Records says that decisions look at records, too; a change of one wakes nothing.
+	Records bool
 	// Decide says what should be so for one key, from nothing but its arguments. It is called again whenever something
 	// it declares to read has changed; it changes nothing that it was given. The view has the kinds of Sees alone: it panics
 	// where it is asked for another. An error of Stall or WaitFor carries its own retry policy, any other is retried with
@@ -42,6 +44,9 @@ func (r Reconciler) Sees() view.Scope {
 	}
 	for _, w := range r.Writes {
 		scope[w.Kind] = true
+	}
+	if r.Records {
+		scope[nil] = true
 	}
 	return scope
 }

@@ -69,7 +69,10 @@ func New() loop.Reconciler {
 		},
 		Writes: []loop.Write{
 			{Kind: node, Fields: []string{"spec.taints", "status.conditions"}},
-			{Kind: kinds.For[*corev1.Pod](), Fields: []string{"status.conditions"}},
+			{
+				Kind: kinds.For[*corev1.Pod](), Fields: []string{"status.conditions"},
+				Shared: map[string]string{"status.conditions": loop.OwnCondition},
+			},
 		},
 		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 			return decide(v, key, now), nil

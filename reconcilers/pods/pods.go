@@ -2,6 +2,7 @@
 package pods
 
 import (
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,6 +18,18 @@ func Active(p *corev1.Pod) bool { return !podstatus.Finished(&p.Status) && p.Del
 // Terminating says that the pod was asked to stop and has not ended.
 func Terminating(p *corev1.Pod) bool {
 	return !podstatus.Finished(&p.Status) && p.DeletionTimestamp != nil
+}
+
+// HeldBy returns the Job that has still to count how a pod ends; nil: the pod may be removed.
+func HeldBy(v *view.View, p *corev1.Pod) *batchv1.Job {
+	ref := metav1.GetControllerOfNoCopy(p)
+	if ref == nil || ref.Kind != "Job" {
+		return nil
+	}
+	if j, ok := v.ByUID(ref.UID).(*batchv1.Job); ok && kinds.JobHolds(j, p) {
+		return j
+	}
+	return nil
 }
 
 // Claims are the pods of an owner, those that are its own by where they are in their lives.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"lockstep/kinds"
 	"lockstep/store"
 	"lockstep/store/view"
 	"lockstep/sync/plan"
@@ -141,6 +142,18 @@ func Known(v *view.View) []string {
 		add(name)
 	}
 	return names
+}
+
+// Noted says that every source which states the object has noted that it has ended with what is stated, so that it is not made
+// again when it is gone. What cannot be read has not been noted.
+func Noted(v *view.View, k kinds.Key) bool {
+	for source := range sourceTable.Names(v, "") {
+		row, ok, err := plan.Inventory.Get(v, source+"/"+k.Path())
+		if err != nil || ok && row.Value.State == plan.Applied && row.Value.Ended == "" {
+			return false
+		}
+	}
+	return true
 }
 
 // chunk cuts entries into transactions.

@@ -221,19 +221,25 @@ func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step
 // group is the transaction of one step.
 func group(s plan.Step) store.Group {
 	entry := s.Entry
-	if entry.State == plan.Pruning {
+	switch {
+	case entry.State == plan.Pruning:
 		entry = plan.Desired{}
-	} else {
+	case s.Verb == plan.Replace:
+		entry.State, entry.Before, entry.Ended = plan.Pending, nil, "" // it is to be created
+	default:
 		entry.State, entry.Before = plan.Applied, nil
+	}
+	if s.Verb == plan.Create {
+		entry.Ended = ""
 	}
 	var g store.Group
 	switch s.Verb {
 	case plan.Create:
 		g = append(g, store.Write{Key: s.Key, Object: s.Object, If: 0, Reason: s.Reason})
-	case plan.Update, plan.Prune:
+	case plan.Update, plan.Prune, plan.Replace:
 		g = append(g, store.Write{Key: s.Key, Object: s.Object, If: kinds.Revision(s.Live), Reason: s.Reason})
 	}
-	if s.Entry.State == plan.Applied {
+	if s.Entry.State == plan.Applied && s.Verb != plan.Keep && s.Verb != plan.Replace {
 		return g
 	}
 	if entry.Source == "" {

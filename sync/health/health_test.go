@@ -5,6 +5,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -69,6 +70,29 @@ func podOf(rs *appsv1.ReplicaSet, name string, change ...func(*corev1.Pod)) *cor
 	}
 	return p
 }
+
+func jobOf(succeeded int32, conditions ...batchv1.JobCondition) *batchv1.Job {
+	j := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "sum", Namespace: "shop", UID: "j"}}
+	j.Spec.Completions = new(int32(5))
+	j.Status.Succeeded = succeeded
+	for _, c := range conditions {
+		c.Status = corev1.ConditionTrue
+		j.Status.Conditions = append(j.Status.Conditions, c)
+	}
+	return j
+}
+
+func suspendedJob() *batchv1.Job {
+	j := jobOf(1, batchv1.JobCondition{Type: batchv1.JobSuspended})
+	j.Spec.Suspend = new(true)
+	return j
+}
+
+func ofJob(p *corev1.Pod) {
+	p.OwnerReferences = []metav1.OwnerReference{{Kind: "Job", Name: "sum", UID: "j", Controller: new(true)}}
+}
+
+func hasFailed(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }
 
 func waits(reason string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
@@ -144,6 +168,7 @@ func TestOf(t *testing.T) {
 	service := kinds.For[*corev1.Service]().Key("shop", "cart")
 	controller := kinds.For[*corev1.ReplicationController]().Key("shop", "cart")
 	single := kinds.For[*corev1.Pod]().Key("shop", "p")
+	job := kinds.For[*batchv1.Job]().Key("shop", "sum")
 	for name, c := range map[string]struct {
 		key     kinds.Key
 		objects []kinds.Object
@@ -239,7 +264,19 @@ func TestOf(t *testing.T) {
 			}}
 			return rs
 		}()}, kinds.Failed, "FailedCreate, 2/3 ready"},
-		"pod ready": {single, []kinds.Object{podOf(nil, "p", isReady)}, kinds.Healthy, ""},
+		"job runs":      {job, []kinds.Object{jobOf(2), podOf(nil, "p", isReady, ofJob)}, kinds.Progressing, "2/5 complete"},
+		"job fails yet": {job, []kinds.Object{jobOf(2), podOf(nil, "p", ofJob, hasFailed)}, kinds.Progressing, "2/5 complete"},
+		"job image": {job, []kinds.Object{jobOf(2), podOf(nil, "p", ofJob, waits("ErrImagePull"))}, kinds.Failed,
+			"ImagePullBackOff, 2/5 complete"},
+		"job complete": {job, []kinds.Object{jobOf(5, batchv1.JobCondition{Type: batchv1.JobComplete})}, kinds.Healthy, ""},
+		"job failed": {job, []kinds.Object{jobOf(1, batchv1.JobCondition{
+			Type: batchv1.JobFailed, Reason: "BackoffLimitExceeded", Message: "Job has reached the specified backoff limit",
+		})}, kinds.Failed, "BackoffLimitExceeded, 1/5 complete: Job has reached the specified backoff limit"},
+		"job fails": {job, []kinds.Object{jobOf(1, batchv1.JobCondition{
+			Type: batchv1.JobFailureTarget, Reason: "DeadlineExceeded", Message: "Job was active longer than specified deadline",
+		})}, kinds.Failed, "DeadlineExceeded, 1/5 complete: Job was active longer than specified deadline"},
+		"job suspended": {job, []kinds.Object{suspendedJob()}, kinds.Healthy, ""},
+		"pod ready":     {single, []kinds.Object{podOf(nil, "p", isReady)}, kinds.Healthy, ""},
 		"pod succeeded": {single,
 			[]kinds.Object{podOf(nil, "p", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })}, kinds.Healthy, ""},
 		"pod failed": {single, []kinds.Object{

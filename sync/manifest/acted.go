@@ -50,6 +50,17 @@ StatefulSetUpdateStrategy: type rollingUpdate
 RollingUpdateStatefulSetStrategy: partition maxUnavailable
 StatefulSetOrdinals: start
 
+Job: metadata spec
+JobSpec: parallelism completions completionMode suspend selector manualSelector template managedBy
+JobSpec: backoffLimit backoffLimitPerIndex maxFailedIndexes activeDeadlineSeconds ttlSecondsAfterFinished
+JobSpec: podFailurePolicy podReplacementPolicy successPolicy
+PodFailurePolicy: rules
+PodFailurePolicyRule: action onExitCodes onPodConditions
+PodFailurePolicyOnExitCodesRequirement: containerName operator values
+PodFailurePolicyOnPodConditionsPattern: type status
+SuccessPolicy: rules
+SuccessPolicyRule: succeededIndexes succeededCount
+
 Pod: metadata spec
 PodTemplate: metadata template
 PodTemplateSpec: metadata spec
@@ -134,6 +145,7 @@ var allowedValues = map[string][]string{
 	"EndpointSlice.addressType":              {"IPv4"},
 	"EndpointPort.protocol":                  {"TCP", "UDP"},
 	"ContainerPort.protocol":                 {"TCP", "UDP"},
+	"JobSpec.managedBy":                      {"kubernetes.io/job-controller"},
 	"PodSpec.schedulerName":                  {"default-scheduler"},
 	"PodSpec.setHostnameAsFQDN":              {"false"},
 	"PodSpec.hostUsers":                      {"true"},

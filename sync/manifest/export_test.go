@@ -32,6 +32,16 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: cart}, spec: {serviceName: cart, ordinals: {start: 2}, " +
 			"updateStrategy: {rollingUpdate: {partition: 1, maxUnavailable: 50%}}, " +
 			"selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
+		"{apiVersion: batch/v1, kind: Job, metadata: {name: cart}, spec: {completions: 4, parallelism: 2, completionMode: Indexed, " +
+			"suspend: true, backoffLimitPerIndex: 1, maxFailedIndexes: 2, activeDeadlineSeconds: 9, ttlSecondsAfterFinished: 0, " +
+			"podReplacementPolicy: Failed, managedBy: kubernetes.io/job-controller, podFailurePolicy: {rules: [" +
+			"{action: FailIndex, onExitCodes: {containerName: main, operator: In, values: [3]}}, " +
+			"{action: Ignore, onPodConditions: [{type: DisruptionTarget, status: 'True'}]}]}, " +
+			"successPolicy: {rules: [{succeededIndexes: 0-2, succeededCount: 2}]}, " +
+			"template: {spec: {restartPolicy: Never, containers: [{name: main, image: a}]}}}}",
+		"{apiVersion: batch/v1, kind: Job, metadata: {name: cart}, spec: {backoffLimit: 3, manualSelector: true, " +
+			"selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {restartPolicy: OnFailure, " +
+			"containers: [{name: main, image: a}]}}}}",
 		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: cart}, addressType: IPv4, ports: [{port: 80}], " +
 			"endpoints: [{addresses: [10.42.0.2]}]}",
 	} {

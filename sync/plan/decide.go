@@ -124,6 +124,7 @@ func (d *decision) belongs(k kinds.Key) string {
 // advance moves an entry to what is stated now. Content that has not changed keeps the commit that brought it, and an
 // entry whose content has not yet reached the store keeps the Before that is still in it.
 func advance(before, now *Desired) {
+	now.Ended = before.Ended
 	switch {
 	case bytes.Equal(before.Object, now.Object) && before.State != Pruning:
 		now.Commit, now.Author, now.State, now.Before = before.Commit, before.Author, before.State, before.Before
@@ -143,7 +144,8 @@ func (d *decision) keep(before, now *Desired) {
 
 func same(a, b *Desired) bool {
 	return a.Source == b.Source && a.Key == b.Key && a.File == b.File && a.Line == b.Line && a.Commit == b.Commit &&
-		a.Author == b.Author && a.State == b.State && bytes.Equal(a.Object, b.Object) && bytes.Equal(a.Before, b.Before)
+		a.Author == b.Author && a.State == b.State && a.Ended == b.Ended &&
+		bytes.Equal(a.Object, b.Object) && bytes.Equal(a.Before, b.Before)
 }
 
 // prunes marks what is no longer stated, and counts it.

@@ -213,6 +213,9 @@ func (p *Plan) WriteDiff(w io.Writer) (changes bool, err error) {
 			for _, c := range Differences(s.Live, s.Object) {
 				writeChange(out, c)
 			}
+		case Replace:
+			counts[Update]++
+			fmt.Fprintf(out, "-+ %v (%s): %s\n", s.Key, place, s.Reason)
 		case Prune:
 			fmt.Fprintf(out, "- %v: %s (was %s)\n", s.Key, s.Reason, place)
 		case Wait:

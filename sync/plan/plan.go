@@ -44,7 +44,13 @@ type Desired struct {
 	Commit string `json:"commit"`
 	Author string `json:"author,omitempty"`
 	State  State  `json:"state,omitempty"`
+	// Ended says how an object that ends by itself, a Job, has ended: Complete, or why it failed. It is not made again when it is
+	// gone, whoever removed it, until other content is stated. Empty: it has not ended.
+	Ended string `json:"ended,omitempty"`
 }
+
+// Complete is Ended of what has done its work.
+const Complete = "Complete"
 
 // RecordName is the name of the entry's row in the Inventory.
 func (d Desired) RecordName() string { return d.Source + "/" + d.Key.Path() }
@@ -84,6 +90,8 @@ const (
 	Create Verb = "create"
 	Update Verb = "update"
 	Prune  Verb = "prune"
+	// Replace: the object has ended and goes, so that it can be created as it is stated now.
+	Replace Verb = "replace"
 	// Keep: the object is as stated; only its inventory entry moves to Applied.
 	Keep Verb = "keep"
 	// Wait: nothing can be done until the store changes, for the reason given.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apischema "k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,7 +39,8 @@ var testTime = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // TestGolden: each file is a case. Sections: now (stated by the revision), before (the inventory, applied), pending (the
 // inventory, accepted and not yet applied, over before), live (objects that differ from before), gone (keys of before
-// that are not in the store), other (the inventory of another source), promised (another source's, accepted and not yet
+// that are not in the store), finished (keys of Jobs that have ended), ended (keys of
+// which the inventory has noted that they have), other (the inventory of another source), promised (another source's, accepted and not yet
 // applied), lost (keys that the source lost a while ago), folder (it is no commit), allow (the budget is lifted). want has the
 // problems, or the diff and the entries that change.
 func TestGolden(t *testing.T) {
@@ -127,6 +129,22 @@ func input(t *testing.T, a *txtar.Archive) Input {
 				}
 				delete(live, k)
 			}
+		case "ended":
+			for path := range strings.FieldsSeq(string(f.Data)) {
+				for i := range in.Inventory {
+					if in.Inventory[i].Key.Path() == path {
+						in.Inventory[i].Ended = Complete
+					}
+				}
+			}
+		case "finished":
+			for path := range strings.FieldsSeq(string(f.Data)) {
+				k, err := kinds.ParsePath(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				live[k].(*batchv1.Job).Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobComplete, Status: corev1.ConditionTrue}}
+			}
 		case "lost":
 			for path := range strings.FieldsSeq(string(f.Data)) {
 				k, err := kinds.ParsePath(path)
@@ -206,6 +224,7 @@ func stored(t *testing.T, o Object) kinds.Object {
 	}
 	live.SetDeletionTimestamp(meta.Metadata.DeletionTimestamp)
 	live.SetUID(types.UID("uid-" + o.Key.Name))
+	kinds.TakeUID(live)
 	live.SetResourceVersion("1")
 	return live
 }

@@ -62,13 +62,15 @@ func reconcile(entry Desired, v *view.View, rules Rules, now time.Time) (Step, b
 		return step, entry.State != Applied
 	case entry.State == Pruning:
 		return prune(step, rules, now), true
+	case step.Live == nil && entry.State == Applied && entry.Ended != "":
+		return step, false
 	case step.Live == nil:
 		return create(step, v, rules), true
 	case step.Live.GetDeletionTimestamp() != nil:
 		step.Verb, step.Reason = Wait, "it is being deleted"
 		return step, true
 	}
-	return update(step, v, rules)
+	return update(step, v, rules, now)
 }
 
 func prune(step Step, rules Rules, now time.Time) Step {
@@ -106,7 +108,7 @@ func create(step Step, v *view.View, rules Rules) Step {
 		return step
 	}
 	step.Verb, step.Object, step.Reason = Create, o, "stated, and not there"
-	if step.Entry.State == Applied || len(step.Entry.Before) > 0 {
+	if step.Entry.Ended == "" && (step.Entry.State == Applied || len(step.Entry.Before) > 0) {
 		if controller := removedBy(o, v); controller != "" {
 			step.Verb, step.Object, step.Reason = Wait, nil, waitsFor(controller)
 			return step
@@ -116,7 +118,7 @@ func create(step Step, v *view.View, rules Rules) Step {
 	return step
 }
 
-func update(step Step, v *view.View, rules Rules) (Step, bool) {
+func update(step Step, v *view.View, rules Rules, now time.Time) (Step, bool) {
 	not := theirs(step.Live, v)
 	before := step.Entry.Before
 	if step.Entry.State == Applied {
@@ -131,17 +133,14 @@ func update(step Step, v *view.View, rules Rules) (Step, bool) {
 		rules.Default(merged)
 	}
 	if merged == nil || apiequality.Semantic.DeepEqual(merged, step.Live) {
-		step.Verb, step.Reason = Keep, "as stated"
-		return step, step.Entry.State == Pending
+		return asStated(step)
 	}
 	changes := Differences(step.Live, merged)
 	if errs := rules.PrepareUpdate(merged, step.Live); len(errs) > 0 {
-		step.Verb, step.Reason, step.Field = Refuse, explain(errs), errs[0].Field
-		return step, true
+		return another(step, errs, rules, now), true
 	}
 	if apiequality.Semantic.DeepEqual(merged, step.Live) {
-		step.Verb, step.Reason = Keep, "as stated"
-		return step, step.Entry.State == Pending
+		return asStated(step)
 	}
 	step.Verb, step.Object = Update, merged
 	switch {

@@ -44,6 +44,12 @@ func Of(inventory []plan.Desired, v *view.View, now time.Time) Report {
 	judge, sum := health.At(v, now), health.NewSum()
 	for i := range inventory {
 		o := Object{Stated: &inventory[i], Health: judge.Of(inventory[i].Key)}
+		if end := o.Stated.Ended; end != "" && o.Stated.State == plan.Applied && v.Get(o.Stated.Key) == nil {
+			o.Health = kinds.Health{State: kinds.Failed, Cause: end}
+			if end == plan.Complete {
+				o.Health = kinds.Health{State: kinds.Healthy}
+			}
+		}
 		if o.Stated.State != plan.Pruning {
 			sum.Add(o.Stated.Key, o.Health)
 		}
