@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"lockstep/kinds"
+	"lockstep/kinds/template"
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -452,4 +453,35 @@ func BenchmarkPrepare(b *testing.B) {
 			SelectableFields(p)
 		}
 	})
+}
+
+// TestRevisionsAreDefaulted: what a revision keeps of a template that lacks a default of today is, once read, the template as it
+// is read today; one that lacks nothing is left as it was stored.
+func TestRevisionsAreDefaulted(t *testing.T) {
+	set := &appsv1.StatefulSet{ObjectMeta: named("cart"), Spec: appsv1.StatefulSetSpec{Template: aDeployment("cart").Spec.Template}}
+	Default(set)
+	of := func(tpl *corev1.PodTemplateSpec) *appsv1.ControllerRevision {
+		data, err := template.Encode(tpl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &appsv1.ControllerRevision{ObjectMeta: named("cart-1"), Data: data}
+	}
+	before := set.Spec.Template.DeepCopy()
+	before.Spec.Containers[0].TerminationMessagePolicy, before.Spec.SchedulerName = "", ""
+	whole, lacking := of(&set.Spec.Template), of(before)
+	stored := string(whole.Data.Raw)
+	for _, r := range []*appsv1.ControllerRevision{whole, lacking} {
+		Default(r)
+		if kept, err := template.Of(r); err != nil || cmp.Diff(&set.Spec.Template, kept) != "" {
+			t.Errorf("it keeps %s, %v", cmp.Diff(&set.Spec.Template, kept), err)
+		}
+	}
+	if got := string(whole.Data.Raw); got != stored {
+		t.Errorf("one that lacks nothing was\n%s\nand is\n%s", stored, got)
+	}
+	other := &appsv1.ControllerRevision{Data: runtime.RawExtension{Raw: []byte(`{"spec":{}}`)}}
+	if Default(other); string(other.Data.Raw) != `{"spec":{}}` {
+		t.Errorf("one that keeps no template is %s", other.Data.Raw)
+	}
 }
