@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds/podstatus"
 	"lockstep/kinds/v1alpha1"
@@ -344,6 +345,11 @@ func statefulSetHealth(set *appsv1.StatefulSet, see Sight) Health {
 		return Health{State: Healthy}
 	}
 	h := podsOf(set.UID, see)
+	if h.Silence == "" {
+		if held := heldBySilence(set.UID, see); held.Silence != "" {
+			h = held
+		}
+	}
 	if h.State == Failed {
 		return h.failed(count)
 	}
@@ -361,6 +367,19 @@ func statefulSetHealth(set *appsv1.StatefulSet, see Sight) Health {
 		cause = fmt.Sprintf("%d/%d updated, %s", s.UpdatedReplicas, toUpdate, count)
 	}
 	return Health{Cause: cause, Again: h.Again}
+}
+
+// heldBySilence is the failure of a pod that is told to end on a silent node: nothing else gets its name until the node answers.
+func heldBySilence(controller types.UID, see Sight) Health {
+	for p := range pods(see.Controlled(controller)) {
+		if p.DeletionTimestamp == nil {
+			continue
+		}
+		if h := see.Pod(p); h.Silence != "" {
+			return h
+		}
+	}
+	return Health{}
 }
 
 // updatable is how many replicas an update reaches by itself: none where each waits to be deleted, else those above the partition.

@@ -396,6 +396,16 @@ func TestSilentNodeIsTheCause(t *testing.T) {
 	if want := "node b has been silent for 2 min; 1/2 ready"; r.Text() != want {
 		t.Errorf("%q, want %q", r.Text(), want)
 	}
+	// A StatefulSet waits for the name of a pod that is told to end there.
+	db := stateful(func(s *appsv1.StatefulSet) { s.Status.ReadyReplicas, s.Status.AvailableReplicas = 2, 2 })
+	ending := podOf(nil, "db-2", on("b"), func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", UID: "db", Controller: new(true)}}
+		p.DeletionTimestamp = &metav1.Time{Time: now}
+	})
+	r = At(view.Of(db, ending, silent("b", 150*time.Second)), now).Of(kinds.KeyOf(db))
+	if want := "node b has been silent for 2 min; 2/3 ready"; r.Text() != want {
+		t.Errorf("%q, want %q", r.Text(), want)
+	}
 }
 
 // seen is what the rule of a kind declares to read, beside the object.
