@@ -252,3 +252,18 @@ func TestMemoryOf(t *testing.T) {
 		}
 	}
 }
+
+// TestManyCompletions: what a Job asks for is bounded, at once and in all.
+func TestManyCompletions(t *testing.T) {
+	for _, field := range []string{"parallelism", "completions"} {
+		refused := "spec." + field + ": 150001 pods are more than the limit of"
+		for n, want := range map[int]string{MaxReplicas: "", MaxReplicas + 1: refused} {
+			text := fmt.Sprintf("{apiVersion: batch/v1, kind: Job, metadata: {name: a}, spec: {%s: %d, template: "+
+				"{spec: {restartPolicy: Never, containers: [{name: main, image: a}]}}}}", field, n)
+			_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
+			if want == "" && len(errs) > 0 || want != "" && !strings.Contains(errs.Error(), want) {
+				t.Errorf("%s %d: got %v, want %q", field, n, errs, want)
+			}
+		}
+	}
+}

@@ -36,8 +36,8 @@ const (
 	// MaxReached bounds what the services and EndpointSlices of one source have of both together: several times what
 	// MaxObjects services have, and about what a node takes 15 s to load.
 	MaxReached = 200_000
-	// MaxReplicas bounds the pods that one object asks for by its scale: as many as a whole cluster has at most by Kubernetes' own
-	// bounds. What two thousand million would take is all that the control plane has.
+	// MaxReplicas bounds the pods that one object asks for by its scale, or a Job at once and in all: as many as a whole cluster has
+	// at most by Kubernetes' own bounds. What two thousand million would take is all that the control plane has.
 	MaxReplicas = 150_000
 	// MaxDepth bounds the nesting of mappings and lists; the deepest field of Kubernetes' types is at about 20.
 	MaxDepth = 100

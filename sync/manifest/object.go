@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,6 +22,8 @@ import (
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 )
+
+const tooManyPods = "%d pods are more than the limit of %d"
 
 // reading is what one object of a file came to, before the file has a name and before kinds are ignored.
 type reading struct {
@@ -334,7 +337,16 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 			ports, of, most)
 	}
 	if s := k.Scale(o); s != nil && s.Wanted != nil && *s.Wanted > MaxReplicas {
-		c.tooMuch(n, "spec.replicas", "%d pods are more than the limit of %d", *s.Wanted, MaxReplicas)
+		c.tooMuch(n, "spec.replicas", tooManyPods, *s.Wanted, MaxReplicas)
+	}
+	if j, ok := o.(*batchv1.Job); ok {
+		// What has ended stays until the Job has.
+		if pods := j.Spec.Parallelism; pods != nil && *pods > MaxReplicas {
+			c.tooMuch(n, "spec.parallelism", tooManyPods, *pods, MaxReplicas)
+		}
+		if pods := j.Spec.Completions; pods != nil && *pods > MaxReplicas {
+			c.tooMuch(n, "spec.completions", tooManyPods, *pods, MaxReplicas)
+		}
 	}
 	if len(c.problems) > 0 {
 		return nil
