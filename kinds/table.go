@@ -91,6 +91,12 @@ func table() []*Kind {
 			Health: judged(statefulSetHealth, podReads()...), Pods: inTemplate(statefulSetTemplate), Scale: statefulSetScale,
 			Controllers: Uncontrolled(),
 		}),
+		row[appsv1.DaemonSet, appsv1.DaemonSetList](apps(), "daemonsets", "ds", Columns{
+			Namespaced: true, Declarable: true, Status: true, Categories: all(),
+			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+			Confidential: No, Health: judged(daemonSetHealth, podReads()...), Pods: inTemplate(daemonSetTemplate),
+			Scale: noScale, Controllers: daemonSetControllers(),
+		}),
 		row[appsv1.ControllerRevision, appsv1.ControllerRevisionList](apps(), "controllerrevisions", "", Columns{
 			Namespaced: true, Adoptable: Yes, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
@@ -404,6 +410,7 @@ func podControllers() []Controller {
 		{Of: core().WithKind("ReplicationController"), Removes: RemovesSurplus, Selects: replicationControllerSelector},
 		{Of: apps().WithKind("StatefulSet"), Removes: RemovesSurplus, Selects: statefulSetSelector, Named: inStatefulSet},
 		{Of: batch().WithKind("Job"), Removes: RemovesAny, Selects: jobSelector},
+		{Of: apps().WithKind("DaemonSet"), Removes: RemovesAny, Selects: daemonSetSelector},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"lockstep/reconcilers/cluster"
+	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
@@ -44,6 +45,7 @@ func decided() map[string]loop.Reconciler {
 			API: []netip.Addr{netip.MustParseAddr("10.43.0.1")},
 			DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 		}),
+		"daemonset/testdata":                  daemonset.New(),
 		"deployment/testdata":                 deployment.New(),
 		"endpoints/testdata":                  endpoints.New(),
 		"endpointslice/testdata":              endpointslice.New(),

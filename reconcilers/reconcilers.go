@@ -5,6 +5,7 @@ import (
 	"lockstep/internal/settings"
 	"lockstep/kinds"
 	"lockstep/reconcilers/cluster"
+	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
@@ -57,6 +58,7 @@ func All(o Options) []engine.Reconciler {
 		statefulset.New(),
 		job.New(),
 		ttl.New(o.Noted),
+		daemonset.New(),
 		endpointslice.New(),
 		endpoints.New(),
 		garbagecollection.Owners(),

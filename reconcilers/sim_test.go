@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/controller/daemon/util"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"lockstep/kinds"
@@ -185,7 +186,13 @@ func (s *sim) kubelet() bool {
 		save := func() { s.write(store.Write{Key: kinds.KeyOf(p), Object: p, If: store.Anyway, Reason: "node"}) }
 		switch {
 		case p.Spec.NodeName == "":
-			steps = append(steps, func() { p.Spec.NodeName = fmt.Sprintf("n%d", s.rand.IntN(3)); save() })
+			steps = append(steps, func() {
+				p.Spec.NodeName = fmt.Sprintf("n%d", s.rand.IntN(3))
+				if node, err := util.GetTargetNodeName(&corev1.Pod{Spec: corev1.PodSpec{Affinity: p.Spec.Affinity}}); err == nil {
+					p.Spec.NodeName = node
+				}
+				save()
+			})
 		case p.DeletionTimestamp != nil:
 			steps = append(steps, func() { s.write(store.Write{Key: kinds.KeyOf(p), If: store.Anyway, Reason: "node"}) })
 		case !podstatus.Ready(&p.Status) && p.Spec.Containers[0].Image != s.broken && !podstatus.Finished(&p.Status):

@@ -58,6 +58,7 @@ func samples() []kinds.Object {
 		&corev1.Service{ObjectMeta: meta("shop", "web"), Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}},
 		&corev1.Pod{ObjectMeta: meta("shop", "web-1"), Spec: spec},
 		&appsv1.ReplicaSet{ObjectMeta: meta("shop", "web-rs"), Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: template}},
+		&appsv1.DaemonSet{ObjectMeta: meta("shop", "web-ds"), Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}},
 		&corev1.ReplicationController{ObjectMeta: meta("shop", "web-rc"), Spec: corev1.ReplicationControllerSpec{Template: &template}},
 		&appsv1.Deployment{ObjectMeta: meta("shop", "web"), Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}},
 		&appsv1.StatefulSet{ObjectMeta: meta("shop", "db"), Spec: appsv1.StatefulSetSpec{Selector: selector, Template: template}},

@@ -131,6 +131,7 @@ func allowed() []string {
 		"errors", "fmt", "hash/fnv", "io", "iter", "maps", "math", "math/big", "math/bits", "net/netip", "path", "reflect",
 		"regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
 		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
+		"k8s.io/kubernetes/pkg/controller/daemon/util", // what a daemon's pod is, on which node, and what a strategy allows
 		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
 		"lockstep/kinds", "lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",
 		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods", "lockstep/reconcilers/revisions",

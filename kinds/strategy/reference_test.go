@@ -39,6 +39,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"sources.lockstep.dev":            storage.DefaultClusterScopedAttr,
 		"leases.coordination.k8s.io":      storage.DefaultNamespaceScopedAttr,
 		"serviceaccounts":                 storage.DefaultNamespaceScopedAttr,
+		"daemonsets.apps":                 storage.DefaultNamespaceScopedAttr,
 		"deployments.apps":                storage.DefaultNamespaceScopedAttr,
 		"statefulsets.apps":               storage.DefaultNamespaceScopedAttr,
 		"controllerrevisions.apps":        storage.DefaultNamespaceScopedAttr,

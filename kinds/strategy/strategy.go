@@ -23,6 +23,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
 	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
+	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
@@ -84,6 +85,7 @@ var registries = map[string]registry{
 	"deployments.apps":         {main: deployment.Strategy, status: deployment.StatusStrategy},
 	"replicasets.apps":         {main: replicaset.Strategy, status: replicaset.StatusStrategy},
 	"statefulsets.apps":        {main: statefulset.Strategy, status: statefulset.StatusStrategy},
+	"daemonsets.apps":          {main: daemonset.Strategy, status: daemonset.StatusStrategy},
 	"controllerrevisions.apps": {main: controllerrevision.Strategy},
 	"replicationcontrollers": {
 		main: replicationcontroller.Strategy, status: replicationcontroller.StatusStrategy, fields: replicationControllerFields,

@@ -42,6 +42,11 @@ func aReplicaSet(name string) *appsv1.ReplicaSet {
 	return &appsv1.ReplicaSet{ObjectMeta: named(name), Spec: appsv1.ReplicaSetSpec{Selector: d.Spec.Selector, Template: d.Spec.Template}}
 }
 
+func aDaemonSet(name string) *appsv1.DaemonSet {
+	d := aDeployment(name)
+	return &appsv1.DaemonSet{ObjectMeta: named(name), Spec: appsv1.DaemonSetSpec{Selector: d.Spec.Selector, Template: d.Spec.Template}}
+}
+
 func aReplicationController(name string) *corev1.ReplicationController {
 	d := aDeployment(name)
 	return &corev1.ReplicationController{ObjectMeta: named(name), Spec: corev1.ReplicationControllerSpec{Template: &d.Spec.Template}}
@@ -82,6 +87,7 @@ func examples() []kinds.Object {
 		&appsv1.StatefulSet{ObjectMeta: named("cart"), Spec: appsv1.StatefulSetSpec{
 			Selector: aDeployment("cart").Spec.Selector, Template: aDeployment("cart").Spec.Template,
 		}},
+		aDaemonSet("cart"),
 		&appsv1.ControllerRevision{
 			ObjectMeta: named("cart-6d4b"), Revision: 1,
 			Data: runtime.RawExtension{Raw: []byte(`{"spec":{"template":{"$patch":"replace","spec":{"containers":[{"name":"main"}]}}}}`)},

@@ -121,6 +121,17 @@ spec:
     spec: {containers: [{name: main, image: "lab.example/talker:1"}]}
 ---
 apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: idle, namespace: talk}
+spec:
+  selector: {matchLabels: {app: idle-daemon}}
+  template:
+    metadata: {labels: {app: idle-daemon}}
+    spec:
+      nodeSelector: {lab.example/idle: "true"}
+      containers: [{name: main, image: "lab.example/talker:1"}]
+---
+apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: idle, namespace: talk}
 spec:

@@ -59,22 +59,26 @@ func Claim(v *view.View, owner kinds.Object, s *metav1.LabelSelector) (Claims, e
 	return c, nil
 }
 
+// Others wants the pods that are not the owner's any more as they are.
+func (c Claims) Others() []loop.Want {
+	wants := loop.Keep("released: the selector does not match any more", c.Released...)
+	return append(wants, loop.Keep("ended or ending", c.Kept...)...)
+}
+
 // Rest wants the pods that are not active, or not the owner's any more, as they are.
 func (c Claims) Rest() []loop.Want {
-	wants := loop.Keep("released: the selector does not match any more", c.Released...)
-	wants = append(wants, loop.Keep("ended or ending", c.Kept...)...)
-	wants = append(wants, loop.Keep("ending", c.Terminating...)...)
+	wants := append(c.Others(), loop.Keep("ending", c.Terminating...)...)
 	return append(wants, loop.Keep("ended", c.Ended...)...)
 }
 
-// Keep wants active pods as they are, the adopted ones with their new owner.
-func (c Claims) Keep(active []*corev1.Pod) []loop.Want {
+// Keep wants pods of the owner as they are, the adopted ones with their new owner.
+func (c Claims) Keep(mine []*corev1.Pod) []loop.Want {
 	adopted := map[*corev1.Pod]bool{}
 	for _, p := range c.Adopted {
 		adopted[p] = true
 	}
-	wants := make([]loop.Want, len(active))
-	for i, p := range active {
+	wants := make([]loop.Want, len(mine))
+	for i, p := range mine {
 		wants[i] = loop.Want{Object: p, Reason: "needed"}
 		if adopted[p] {
 			wants[i].Reason = "adopted: the selector matches"

@@ -50,6 +50,28 @@ func set(name, revision string) *appsv1.ReplicaSet {
 	}}
 }
 
+func daemonSet(change ...func(*appsv1.DaemonSet)) *appsv1.DaemonSet {
+	d := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{
+		Name: "cart", Namespace: "shop", UID: "ds", Generation: 2,
+		Annotations: map[string]string{"deprecated.daemonset.template.generation": "2"},
+	}}
+	d.Status = appsv1.DaemonSetStatus{
+		ObservedGeneration: 2, DesiredNumberScheduled: 3, CurrentNumberScheduled: 3, UpdatedNumberScheduled: 3, NumberReady: 3,
+		NumberAvailable: 3,
+	}
+	for _, f := range change {
+		f(d)
+	}
+	return d
+}
+
+func daemonPod(template string, change ...func(*corev1.Pod)) *corev1.Pod {
+	p := podOf(nil, "p", change...)
+	p.Labels["pod-template-generation"] = template
+	p.OwnerReferences = []metav1.OwnerReference{{Kind: "DaemonSet", Name: "cart", UID: "ds", Controller: new(true)}}
+	return p
+}
+
 func rc(want, ready int32) *corev1.ReplicationController {
 	return &corev1.ReplicationController{
 		ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop", UID: "rc", Generation: 2},
@@ -166,6 +188,8 @@ func TestOf(t *testing.T) {
 	deployment := kinds.For[*appsv1.Deployment]().Key("shop", "cart")
 	database := kinds.For[*appsv1.StatefulSet]().Key("shop", "db")
 	service := kinds.For[*corev1.Service]().Key("shop", "cart")
+	lost := func(d *appsv1.DaemonSet) { d.Status.NumberReady, d.Status.NumberAvailable = 2, 2 }
+	daemons := kinds.For[*appsv1.DaemonSet]().Key("shop", "cart")
 	controller := kinds.For[*corev1.ReplicationController]().Key("shop", "cart")
 	single := kinds.For[*corev1.Pod]().Key("shop", "p")
 	job := kinds.For[*batchv1.Job]().Key("shop", "sum")
@@ -241,6 +265,24 @@ func TestOf(t *testing.T) {
 		"unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Minute))},
 			kinds.Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
 		"just unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Second))},
+			kinds.Progressing, "2/3 ready"},
+		"daemons available": {daemons, []kinds.Object{daemonSet()}, kinds.Healthy, ""},
+		"daemons on no node": {daemons, []kinds.Object{daemonSet(func(d *appsv1.DaemonSet) {
+			d.Status = appsv1.DaemonSetStatus{ObservedGeneration: 2}
+		})}, kinds.Healthy, ""},
+		"daemons just made": {daemons, []kinds.Object{daemonSet(func(d *appsv1.DaemonSet) {
+			d.Status = appsv1.DaemonSetStatus{}
+		})}, kinds.Progressing, "not observed yet"},
+		"daemons changed": {daemons, []kinds.Object{daemonSet(func(d *appsv1.DaemonSet) { d.Status.ObservedGeneration = 1 })},
+			kinds.Progressing, "change not observed yet, 3/3 ready"},
+		"daemons rolling": {daemons, []kinds.Object{daemonSet(func(d *appsv1.DaemonSet) { d.Status.UpdatedNumberScheduled = 1 })},
+			kinds.Progressing, "1/3 updated, 3/3 ready"},
+		"daemons replaced on deletion": {daemons, []kinds.Object{daemonSet(func(d *appsv1.DaemonSet) {
+			d.Status.UpdatedNumberScheduled, d.Spec.UpdateStrategy.Type = 1, appsv1.OnDeleteDaemonSetStrategyType
+		})}, kinds.Healthy, ""},
+		"daemon crash loop": {daemons, []kinds.Object{daemonSet(lost), daemonPod("2", waits("CrashLoopBackOff"))},
+			kinds.Failed, "CrashLoopBackOff, 2/3 ready"},
+		"daemons of old templates do not count": {daemons, []kinds.Object{daemonSet(lost), daemonPod("1", waits("CrashLoopBackOff"))},
 			kinds.Progressing, "2/3 ready"},
 		"controller available": {controller, []kinds.Object{rc(2, 2)}, kinds.Healthy, ""},
 		"controller rolling": {controller, []kinds.Object{rc(2, 1), func() kinds.Object {

@@ -41,6 +41,10 @@ DeploymentStrategy: type rollingUpdate
 RollingUpdateDeployment: maxUnavailable maxSurge
 ReplicaSet: metadata spec
 ReplicaSetSpec: replicas minReadySeconds selector template
+DaemonSet: metadata spec
+DaemonSetSpec: selector template updateStrategy minReadySeconds revisionHistoryLimit
+DaemonSetUpdateStrategy: type rollingUpdate
+RollingUpdateDaemonSet: maxUnavailable maxSurge
 ReplicationController: metadata spec
 ReplicationControllerSpec: replicas minReadySeconds selector template
 StatefulSet: metadata spec

@@ -25,6 +25,8 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: v1, kind: PodTemplate, metadata: {name: cart}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}",
 		"{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: cart}, " +
 			"spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
+		"{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: cart}, " +
+			"spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: v1, kind: ReplicationController, metadata: {name: cart}, " +
 			"spec: {template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: cart}, " +
