@@ -129,14 +129,21 @@ func podNetworks(line string) []netip.Prefix {
 	return out
 }
 
+// ownChain matches the chains that have the rules for single pods of a node: they are named by what the addresses of all its
+// pods have in common.
+var ownChain = regexp.MustCompile(`\bLOCKSTEP-SELF-[0-9A-F]+-\d+`)
+
 // back says whether the rules are there, each as often as before.
 func (w *world) back(h *lab.Host, want []rule) (bool, string) {
 	have := map[rule]int{}
+	same := func(r rule) rule { return rule{r.table, ownChain.ReplaceAllString(r.line, "LOCKSTEP-SELF")} }
 	for _, r := range w.rules(h) {
-		have[r]++
+		have[same(r)]++
 	}
 	for _, r := range want {
-		if have[r]--; have[r] < 0 {
+		if r := same(r); have[r] > 0 {
+			have[r]--
+		} else {
 			return false, fmt.Sprintf("%s: %s is missing", r.table, r.line)
 		}
 	}
