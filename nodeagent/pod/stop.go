@@ -146,7 +146,7 @@ func (p *Pod) learn(ctx context.Context, c runtime.Container) error {
 		return p.node.Containers.Remove(ctx, c.ID, true)
 	}
 	known, released := inst.State == pods.Exited, inst.released
-	making := inst.State == pods.Created && p.inflight[pods.Key{Kind: pods.Start, Of: inst.Name}] != nil
+	making := pods.BeingMade(inst.Container, p.inflight)
 	p.mu.Unlock()
 	if making && c.State == runtime.Absent {
 		return nil // it is not there yet; the step that makes it knows how that ends

@@ -125,16 +125,17 @@ func decideEnd(p *Plan, w Wanted, o Observed, why Step, now time.Time) {
 // stop adds a step that ends a container, unless that is just being made: it is stopped once that has ended, however it
 // ends. Meanwhile nobody can tell a container that is not there yet from one that is not there any more.
 func (p *Plan) stop(o Observed, c Container, s Step) {
-	if beingMade(o, c) {
+	if BeingMade(c, o.InFlight) {
 		return
 	}
 	s.Kind, s.Container, s.ID = Stop, c.Name, c.ID
 	p.add(s)
 }
 
-// beingMade says that a container is between its record and its first process, by a step that is under way.
-func beingMade(o Observed, c Container) bool {
-	return c.State == Created && o.InFlight[Key{Start, c.Name}]
+// BeingMade says that a container is between its record and its first process, by one of the steps under way.
+func BeingMade[T any](c Container, steps map[Key]T) bool {
+	_, starts := steps[Key{Start, c.Name}]
+	return c.State == Created && starts
 }
 
 // decideRun moves a pod towards running all its containers.
