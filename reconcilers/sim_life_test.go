@@ -264,21 +264,7 @@ func TestSilentNode(t *testing.T) {
 	for range s.store.View().PodsOnNode("n1") {
 		onNode++
 	}
-	silentFor := func(d time.Duration) {
-		for range int(d / time.Second) {
-			s.clock.Step(time.Second)
-			s.serve()
-			for _, node := range []string{"n0", "n2"} {
-				now := metav1.NewMicroTime(s.clock.Now())
-				lease, _ := s.store.View().Get(leaseKey(node)).DeepCopyObject().(*lease)
-				lease.Spec.RenewTime = &now
-				s.store.Renew(node, lease)
-			}
-			for s.step.Step(t.Context()) {
-			}
-		}
-	}
-	silentFor(45 * time.Second)
+	s.pass(45*time.Second, "n0", "n2")
 	node, _ := view.Get[*corev1.Node](s.store.View(), "", "n1")
 	c := node.Status.Conditions[0]
 	if c.Status != corev1.ConditionUnknown || c.Reason != "NodeStatusUnknown" {
@@ -319,12 +305,7 @@ func TestVanishedNode(t *testing.T) {
 	d := deploymentOf("web", 6, "one")
 	s := shop(t, 10, d)
 	s.write(store.Write{Key: kinds.For[*corev1.Node]().Key("", "n1"), If: store.Anyway, Reason: "test"})
-	for range 60 {
-		s.clock.Step(time.Second)
-		s.beat()
-		for s.step.Step(t.Context()) {
-		}
-	}
+	s.pass(time.Minute, "n0", "n2")
 	for p := range s.store.View().PodsOnNode("n1") {
 		t.Errorf("pod %s is left", p.Name)
 	}

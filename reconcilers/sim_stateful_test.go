@@ -112,24 +112,10 @@ func TestStatefulSetOnASilentNode(t *testing.T) {
 			if len(there) == 0 {
 				t.Fatal("no pod is on n1")
 			}
-			silence := func(d time.Duration) {
-				for range int(d / time.Second) {
-					s.clock.Step(time.Second)
-					s.serve()
-					for _, node := range []string{"n0", "n2"} {
-						now := metav1.NewMicroTime(s.clock.Now())
-						lease, _ := s.store.View().Get(leaseKey(node)).DeepCopyObject().(*lease)
-						lease.Spec.RenewTime = &now
-						s.store.Renew(node, lease)
-					}
-					for s.step.Step(t.Context()) {
-					}
-				}
-			}
-			silence(45 * time.Second)
+			s.pass(45*time.Second, "n0", "n2")
 			set.Spec.Template.Spec.Containers[0].Image = "two"
 			s.put(set)
-			silence(10 * time.Minute)
+			s.pass(10*time.Minute, "n0", "n2")
 			for _, was := range there {
 				if p, ok := view.Get[*corev1.Pod](s.store.View(), "shop", was.Name); !ok || p.UID != was.UID {
 					t.Errorf("another %s was made while its node is silent", was.Name)

@@ -173,8 +173,25 @@ func (s *sim) serve() {
 func (s *sim) beat() {
 	s.serve()
 	for node := range view.List[*corev1.Node](s.store.View(), "") {
-		now := metav1.NewMicroTime(s.clock.Now())
-		s.store.Renew(node.Name, &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{RenewTime: &now}})
+		s.renew(node.Name)
+	}
+}
+
+func (s *sim) renew(node string) {
+	now := metav1.NewMicroTime(s.clock.Now())
+	s.store.Renew(node, &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{RenewTime: &now}})
+}
+
+// pass lets time pass in which only these nodes are heard of, and no pod changes; the reconcilers do what there is each second.
+func (s *sim) pass(d time.Duration, nodes ...string) {
+	for range int(d / time.Second) {
+		s.clock.Step(time.Second)
+		s.serve()
+		for _, node := range nodes {
+			s.renew(node)
+		}
+		for s.step.Step(context.Background()) {
+		}
 	}
 }
 
@@ -289,8 +306,6 @@ func (s *sim) active(d *appsv1.Deployment) (list []*corev1.Pod, available int) {
 }
 
 type lease = coordinationv1.Lease
-
-func leaseKey(node string) kinds.Key { return kinds.For[*lease]().Key(corev1.NamespaceNodeLease, node) }
 
 func (s *sim) events() (list []string) {
 	for e := range view.List[*corev1.Event](s.store.View(), "") {

@@ -88,12 +88,8 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 	if err != nil {
 		return loop.Decision{}, err
 	}
-	selector, err := loop.Selector(ds, ds.Spec.Selector)
-	if err != nil {
-		return loop.Decision{}, err
-	}
 	history, err := revisions.Of(v, revisions.Owner{
-		Object: ds, Selector: selector, Template: &ds.Spec.Template, HashLabel: hashLabel,
+		Object: ds, Selector: claims.Selector, Template: &ds.Spec.Template, HashLabel: hashLabel,
 		Collisions: ds.Status.CollisionCount,
 	})
 	if err != nil {
@@ -108,7 +104,7 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 	})
 	d.Wants, d.Drops = append(wants, claims.Others()...), drops
 	if ds.DeletionTimestamp != nil {
-		d.Wants = append(d.Wants, claims.Keep(claims.Mine)...)
+		d.Wants = append(d.Wants, claims.Keep("needed", claims.Mine...)...)
 		return d.Decision, nil
 	}
 	// An annotation that is no number is none: the hash decides.

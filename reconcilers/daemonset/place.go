@@ -249,9 +249,7 @@ func (d *decision) act(claims pods.Claims) {
 			}
 			deleted++
 			gone[pod] = true
-			dropped := loop.DropOf(pod, drop.reason)
-			dropped.Done = &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulDelete", Message: "Deleted pod: {name}"}
-			d.Drops = append(d.Drops, dropped)
+			d.Drops = append(d.Drops, pods.Deletion(pod, drop.reason))
 			if drop.event != nil {
 				d.Events = append(d.Events, *drop.event)
 			}
@@ -262,7 +260,7 @@ func (d *decision) act(claims pods.Claims) {
 		}
 	}
 	stay := slices.DeleteFunc(slices.Clone(claims.Mine), func(pod *corev1.Pod) bool { return gone[pod] })
-	d.Wants = append(d.Wants, claims.Keep(stay)...)
+	d.Wants = append(d.Wants, claims.Keep("needed", stay...)...)
 	d.Wants = append(d.Wants, creations...)
 }
 
@@ -277,10 +275,5 @@ func (d *decision) creation(p *place) loop.Want {
 		}
 		pod.Annotations[failuresAnnotation] = strconv.Itoa(p.failures)
 	}
-	return loop.Want{
-		Object: pod,
-		Reason: fmt.Sprintf("%s: %s", p.node, p.create),
-		Done:   &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulCreate", Message: "Created pod: {name}"},
-		Failed: &loop.Event{Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: {cause}"},
-	}
+	return pods.Creation(pod, fmt.Sprintf("%s: %s", p.node, p.create))
 }

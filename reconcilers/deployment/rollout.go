@@ -42,8 +42,7 @@ type set struct {
 
 func newRollout(v *view.View, d *appsv1.Deployment, claims loop.Claims[*appsv1.ReplicaSet], now time.Time) *rollout {
 	r := &rollout{view: v, now: now, was: d, d: d.DeepCopy()}
-	r.others = append(loop.Keep("released: the selector does not match any more", claims.Released...),
-		loop.Keep("going away", claims.Kept...)...)
+	r.others = append(claims.Releases(), loop.Keep("going away", claims.Kept...)...)
 	for _, rs := range slices.SortedFunc(slices.Values(claims.Mine), byAge) {
 		s := &set{ReplicaSet: rs.DeepCopy(), reason: "kept: history"}
 		if slices.Contains(claims.Adopted, rs) {

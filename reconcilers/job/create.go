@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/kinds/podstatus"
-	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/pods"
 )
 
@@ -62,12 +61,7 @@ func (t *turn) create() {
 
 func (t *turn) want(p *corev1.Pod, reason string) {
 	t.created++
-	t.decision.Wants = append(t.decision.Wants, loop.Want{
-		Object: p,
-		Reason: reason,
-		Done:   &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulCreate", Message: "Created pod: {name}"},
-		Failed: &loop.Event{Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: {cause}"},
-	})
+	t.decision.Wants = append(t.decision.Wants, pods.Creation(p, reason))
 }
 
 // ofIndex returns a new pod of an index.

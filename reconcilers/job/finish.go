@@ -89,9 +89,8 @@ func (t *turn) end(finish *batchv1.JobCondition, written bool) {
 		if failing {
 			t.failRest()
 		}
-		t.decision.Wants = nil
+		t.decision.Wants = t.claims.Releases()
 		t.created = 0
-		t.keep("released: the selector does not match any more", t.claims.Released...)
 		t.keep("ended or ending", t.claims.Kept...)
 		t.keep("its job is about to end", rest...)
 		t.settle(finish)

@@ -64,7 +64,7 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 		return loop.Decision{}, err
 	}
 	t := &turn{job: j, now: now, claims: claims, status: j.Status.DeepCopy()}
-	t.decision.Wants = loop.Keep("released: the selector does not match any more", claims.Released...)
+	t.decision.Wants = claims.Releases()
 	for _, p := range claims.Kept {
 		if p.DeletionTimestamp != nil && kinds.JobHolds(j, p) {
 			t.giveUp(p, "the selector does not match any more")
@@ -190,24 +190,12 @@ func (t *turn) surplus() []*corev1.Pod {
 }
 
 func (t *turn) keep(reason string, list ...*corev1.Pod) {
-	adopted := map[*corev1.Pod]bool{}
-	for _, p := range t.claims.Adopted {
-		adopted[p] = true
-	}
-	for _, p := range list {
-		if adopted[p] {
-			t.decision.Wants = append(t.decision.Wants, loop.Want{Object: p, Reason: "adopted: the selector matches"})
-			continue
-		}
-		t.decision.Wants = append(t.decision.Wants, loop.Want{Object: p, Reason: reason})
-	}
+	t.decision.Wants = append(t.decision.Wants, t.claims.Keep(reason, list...)...)
 }
 
 func (t *turn) drop(reason string, list []*corev1.Pod) {
 	for _, p := range list {
-		d := loop.DropOf(p, reason)
-		d.Done = &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulDelete", Message: "Deleted pod: {name}"}
-		t.decision.Drops = append(t.decision.Drops, d)
+		t.decision.Drops = append(t.decision.Drops, pods.Deletion(p, reason))
 	}
 }
 

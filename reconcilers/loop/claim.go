@@ -73,6 +73,11 @@ func ControllerRef(owner kinds.Object) metav1.OwnerReference {
 	return *metav1.NewControllerRef(owner, kinds.Of(owner).GroupVersionKind)
 }
 
+// Releases wants the released objects, which have no owner any more.
+func (c Claims[T]) Releases() []Want {
+	return Keep("released: the selector does not match any more", c.Released...)
+}
+
 func release[T kinds.Object](o T, owner kinds.Object) T {
 	released := o.DeepCopyObject().(T)
 	released.SetOwnerReferences(slices.DeleteFunc(released.GetOwnerReferences(), func(r metav1.OwnerReference) bool {

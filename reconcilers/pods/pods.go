@@ -5,6 +5,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
@@ -36,6 +37,10 @@ func HeldBy(v *view.View, p *corev1.Pod) *batchv1.Job {
 type Claims struct {
 	loop.Claims[*corev1.Pod]
 	Active, Terminating, Ended []*corev1.Pod
+	// Selector is the owner's.
+	Selector labels.Selector
+
+	adopted map[*corev1.Pod]bool
 }
 
 // Claim returns the pods that the owner has, or should have, by its selector. One that cannot be read is an error that
@@ -45,7 +50,10 @@ func Claim(v *view.View, owner kinds.Object, s *metav1.LabelSelector) (Claims, e
 	if err != nil {
 		return Claims{}, err
 	}
-	c := Claims{Claims: loop.Claim(v, owner, selector, Active)}
+	c := Claims{Claims: loop.Claim(v, owner, selector, Active), Selector: selector, adopted: map[*corev1.Pod]bool{}}
+	for _, p := range c.Adopted {
+		c.adopted[p] = true
+	}
 	for _, p := range c.Mine {
 		switch {
 		case Active(p):
@@ -61,8 +69,7 @@ func Claim(v *view.View, owner kinds.Object, s *metav1.LabelSelector) (Claims, e
 
 // Others wants the pods that are not the owner's any more as they are.
 func (c Claims) Others() []loop.Want {
-	wants := loop.Keep("released: the selector does not match any more", c.Released...)
-	return append(wants, loop.Keep("ended or ending", c.Kept...)...)
+	return append(c.Releases(), loop.Keep("ended or ending", c.Kept...)...)
 }
 
 // Rest wants the pods that are not active, or not the owner's any more, as they are.
@@ -71,20 +78,33 @@ func (c Claims) Rest() []loop.Want {
 	return append(wants, loop.Keep("ended", c.Ended...)...)
 }
 
-// Keep wants pods of the owner as they are, the adopted ones with their new owner.
-func (c Claims) Keep(mine []*corev1.Pod) []loop.Want {
-	adopted := map[*corev1.Pod]bool{}
-	for _, p := range c.Adopted {
-		adopted[p] = true
-	}
+// Keep wants pods of the owner as they are, the adopted ones with their new owner, which is reason enough.
+func (c Claims) Keep(reason string, mine ...*corev1.Pod) []loop.Want {
 	wants := make([]loop.Want, len(mine))
 	for i, p := range mine {
-		wants[i] = loop.Want{Object: p, Reason: "needed"}
-		if adopted[p] {
+		wants[i] = loop.Want{Object: p, Reason: reason}
+		if c.adopted[p] {
 			wants[i].Reason = "adopted: the selector matches"
 		}
 	}
 	return wants
+}
+
+// Creation wants a new pod, and has its owner's events tell of it.
+func Creation(p *corev1.Pod, reason string) loop.Want {
+	return loop.Want{
+		Object: p,
+		Reason: reason,
+		Done:   &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulCreate", Message: "Created pod: {name}"},
+		Failed: &loop.Event{Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: {cause}"},
+	}
+}
+
+// Deletion drops a pod, and has its owner's events tell of it.
+func Deletion(p *corev1.Pod, reason string) loop.Drop {
+	d := loop.DropOf(p, reason)
+	d.Done = &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulDelete", Message: "Deleted pod: {name}"}
+	return d
 }
 
 // Of returns a new pod of the owner's template, without a name; it shares the template's memory.

@@ -84,19 +84,18 @@ func (f form[T]) decide(v *view.View, key kinds.Key, now time.Time) (loop.Decisi
 	}
 	switch {
 	case surplus < 0:
-		d.Wants = append(d.Wants, claims.Keep(active)...)
+		d.Wants = append(d.Wants, claims.Keep("needed", active...)...)
 		d.Wants = append(d.Wants, creations(owner, rs, min(-surplus, burst), len(active))...)
 	case surplus > 0:
 		order := deletionOrder(active, rs.Spec.MinReadySeconds, f.podsPerNode(v, rs), now)
 		surplus = min(surplus, burst)
 		for _, p := range order[:surplus] {
-			drop := loop.DropOf(p, fmt.Sprintf("too many replicas: %d, need %d", len(active), *rs.Spec.Replicas))
-			drop.Done = &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulDelete", Message: "Deleted pod: {name}"}
-			d.Drops = append(d.Drops, drop)
+			reason := fmt.Sprintf("too many replicas: %d, need %d", len(active), *rs.Spec.Replicas)
+			d.Drops = append(d.Drops, pods.Deletion(p, reason))
 		}
-		d.Wants = append(d.Wants, claims.Keep(order[surplus:])...)
+		d.Wants = append(d.Wants, claims.Keep("needed", order[surplus:]...)...)
 	default:
-		d.Wants = append(d.Wants, claims.Keep(active)...)
+		d.Wants = append(d.Wants, claims.Keep("needed", active...)...)
 	}
 
 	status, again := statusOf(rs, active, claims.Terminating, now)
@@ -120,12 +119,7 @@ func creations(owner kinds.Object, rs *appsv1.ReplicaSet, n, have int) []loop.Wa
 	reason := fmt.Sprintf("too few replicas: %d, need %d", have, *rs.Spec.Replicas)
 	wants := make([]loop.Want, n)
 	for i := range wants {
-		wants[i] = loop.Want{
-			Object: pods.Of(owner, &rs.Spec.Template),
-			Reason: reason,
-			Done:   &loop.Event{Type: corev1.EventTypeNormal, Reason: "SuccessfulCreate", Message: "Created pod: {name}"},
-			Failed: &loop.Event{Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: {cause}"},
-		}
+		wants[i] = pods.Creation(pods.Of(owner, &rs.Spec.Template), reason)
 	}
 	return wants
 }

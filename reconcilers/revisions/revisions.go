@@ -138,8 +138,7 @@ func (h *History) Named(name string) *appsv1.ControllerRevision {
 // Plan wants the revisions that are live, by their names, and the newest of the others up to a limit, which is none where it
 // is nil or negative; the rest goes.
 func (h *History) Plan(limit *int32, live func(name string) bool) (wants []loop.Want, drops []loop.Drop) {
-	wants = append(loop.Keep("released: the selector does not match any more", h.claims.Released...),
-		loop.Keep("going away", h.claims.Kept...)...)
+	wants = append(h.claims.Releases(), loop.Keep("going away", h.claims.Kept...)...)
 	var past []*appsv1.ControllerRevision
 	for _, r := range h.mine {
 		switch {

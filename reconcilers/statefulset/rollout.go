@@ -238,7 +238,7 @@ func (r *rollout) decision() loop.Decision {
 			return p.Labels[appsv1.StatefulSetRevisionLabel] == name
 		})
 	})
-	d.Wants = append(d.Wants, loop.Keep("released: the selector does not match any more", r.claims.Released...)...)
+	d.Wants = append(d.Wants, r.claims.Releases()...)
 	d.Wants = append(d.Wants, loop.Keep("under no name of the set", append(r.claims.Kept, r.strange...)...)...)
 	for _, m := range slices.Concat(r.replicas, r.condemned) {
 		switch {
