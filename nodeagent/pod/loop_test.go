@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +25,7 @@ import (
 	"lockstep/nodeagent/pod/conformance"
 	"lockstep/nodeagent/pod/hollow"
 	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/spec"
 )
 
@@ -316,6 +318,39 @@ func TestRunsOnceOverAReboot(t *testing.T) {
 	}
 	w.Unbind("once", time.Second)
 	w.gone("once")
+	w.clean()
+}
+
+// TestRunsWhatWasOnlyMade has an agent end between a container's record and its start: the one that comes back starts that
+// container, not one after it.
+func TestRunsWhatWasOnlyMade(t *testing.T) {
+	w := newWorld(t)
+	w.Bind(object("web", "main"))
+	w.ready("web")
+	w.stop()
+	machine, made := w.Machine.Parts().Containers, w.Machine.Running()["web/main"]
+	if err := machine.Remove(t.Context(), made.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	program := &specs.Spec{Process: &specs.Process{Args: []string{"main"}}}
+	made, err := machine.Create(t.Context(), runtime.Request{Container: made, Spec: program})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.start(w.Machine)
+	if err := w.Restore(); err != nil {
+		t.Fatal(err)
+	}
+	w.Pod("web").Relist(t.Context(), []runtime.Container{made}, map[string]bool{made.ID: true}, time.Now())
+	w.until("what was made runs", func() error {
+		runs, s := w.Machine.Running()["web/main"], w.Status("web").ContainerStatuses
+		if runs.ID != made.ID || len(s) == 0 || s[0].RestartCount != 0 || s[0].State.Running == nil {
+			return fmt.Errorf("%+v, %+v", runs, s)
+		}
+		return nil
+	})
+	w.Unbind("web", time.Second)
+	w.gone("web")
 	w.clean()
 }
 

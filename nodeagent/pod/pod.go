@@ -284,13 +284,17 @@ func (p *Pod) do(ctx context.Context, step pods.Step) error {
 	return errors.New("cannot do step: unknown kind")
 }
 
-// save keeps an instance as it stands; of two saves the later has the newer state.
+// save keeps an instance as it stands; of two saves the later has the newer state. One that is about to run is kept as if it
+// ran, since it may when the agent comes back.
 func (p *Pod) save(i *instance) error {
 	p.saving.Lock()
 	defer p.saving.Unlock()
 	p.mu.Lock()
 	kept := *i
 	p.mu.Unlock()
+	if kept.State == pods.Created {
+		kept.State = pods.Running
+	}
 	return errors.Join(p.node.Records.save(p.uid, &kept), p.node.dropForgotten(p.uid))
 }
 

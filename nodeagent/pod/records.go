@@ -29,7 +29,12 @@ import (
 type Records struct{ Dir string }
 
 // SavePod keeps the pod's object, before anything is done for it.
-func (r Records) SavePod(o *corev1.Pod) error {
+func (r Records) SavePod(o *corev1.Pod) error { return r.savePod(o, whole.Write) }
+
+// savePodAgain keeps a newer object of a pod that is kept; a power cut may leave the one before.
+func (r Records) savePodAgain(o *corev1.Pod) error { return r.savePod(o, whole.Replace) }
+
+func (r Records) savePod(o *corev1.Pod, write func(path string, data []byte) error) error {
 	o = o.DeepCopy()
 	o.ManagedFields = nil
 	data, err := json.Marshal(o)
@@ -37,7 +42,7 @@ func (r Records) SavePod(o *corev1.Pod) error {
 		err = os.MkdirAll(filepath.Join(r.Dir, string(o.UID)), 0o700)
 	}
 	if err == nil {
-		err = whole.Write(filepath.Join(r.Dir, string(o.UID), "pod.json"), data)
+		err = write(filepath.Join(r.Dir, string(o.UID), "pod.json"), data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep pod %s/%s: %w", o.Namespace, o.Name, err)

@@ -27,7 +27,7 @@ func (p *Pod) End() { p.change(func() { p.wanted.Gone = true }) }
 
 // Keep keeps the pod's newest object, for an agent that starts without the API.
 func (p *Pod) Keep() error {
-	return errors.Join(p.node.Records.SavePod(p.Object()), p.node.dropForgotten(p.uid))
+	return errors.Join(p.node.Records.savePodAgain(p.Object()), p.node.dropForgotten(p.uid))
 }
 
 // Status is a copy of the pod's object with its newest status, or before there is one that of the object; version grows with

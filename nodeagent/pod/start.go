@@ -190,28 +190,33 @@ func (p *Pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 	if failed := (*runtime.StartError)(nil); err != nil && !errors.As(err, &failed) {
 		return &stepError{"CreateContainerError", err}
 	}
-	if err == nil && made.State == runtime.Created {
+	if err == nil {
+		p.change(func() {
+			if inst.State == pods.Created { // else it has ended meanwhile
+				inst.StartedAt = time.Now()
+			}
+		})
 		// Kept before it runs: a machine that ends right afterwards must not run it again as the same instance.
-		if err = p.save(inst); err == nil {
-			err = p.node.Containers.Start(ctx, inst.ID)
-		}
-		if err != nil {
-			err = errors.Join(err, p.node.Containers.Remove(ctx, inst.ID, false))
+		err = p.save(inst)
+		if made.State == runtime.Created {
+			if err == nil {
+				err = p.node.Containers.Start(ctx, inst.ID)
+			}
+			if err != nil {
+				err = errors.Join(err, p.node.Containers.Remove(ctx, inst.ID, false))
+			}
 		}
 	}
 	if err != nil {
 		return &stepError{"RunContainerError", err}
 	}
-	now := time.Now()
 	p.change(func() {
-		inst.changed = now
+		inst.changed = time.Now()
 		if inst.State == pods.Created { // else it has ended meanwhile
-			inst.State, inst.StartedAt = pods.Running, now
-		} else if inst.StartedAt.IsZero() {
-			inst.StartedAt = inst.FinishedAt
+			inst.State = pods.Running
 		}
 	})
-	return p.save(inst)
+	return nil
 }
 
 // endedError is a failed start that has been recorded as the container's end:

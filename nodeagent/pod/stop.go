@@ -159,6 +159,11 @@ func (p *Pod) learn(ctx context.Context, c runtime.Container) error {
 	}
 	switch c.State {
 	case runtime.Created:
+		p.change(func() {
+			if inst.changed.IsZero() { // kept by an agent that ended before it ran
+				inst.State, inst.StartedAt, inst.changed = pods.Created, time.Time{}, time.Now()
+			}
+		})
 		return nil
 	case runtime.Running:
 		p.change(func() {
