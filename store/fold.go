@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -11,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	coordinationv1 "k8s.io/api/coordination/v1"
 
+	"lockstep/internal/spread"
 	"lockstep/kinds"
 	"lockstep/store/view"
 )
@@ -34,19 +34,7 @@ const parallelFrom = 64
 // decodeAll decodes n items, on all processors where there are many.
 func decodeAll(n int, decode func(int) item) []item {
 	out := make([]item, n)
-	workers := min(runtime.GOMAXPROCS(0), n/parallelFrom+1)
-	var wg sync.WaitGroup
-	for w := 1; w < workers; w++ {
-		wg.Go(func() {
-			for i := w * n / workers; i < (w+1)*n/workers; i++ {
-				out[i] = decode(i)
-			}
-		})
-	}
-	for i := range n / workers {
-		out[i] = decode(i)
-	}
-	wg.Wait()
+	spread.Over(n, parallelFrom, func(i int) { out[i] = decode(i) })
 	return out
 }
 

@@ -180,7 +180,7 @@ func rules() []rule {
 			reason: "only the store speaks to etcd"},
 		{from: []string{"store"}, never: []string{"lockstep/"}, but: []string{
 			"lockstep/store", "lockstep/store/view", "lockstep/store/conformance", "lockstep/kinds",
-			"lockstep/kinds/quantity", "lockstep/kinds/v1alpha1", "lockstep/internal/sleep",
+			"lockstep/kinds/quantity", "lockstep/kinds/v1alpha1", "lockstep/internal/sleep", "lockstep/internal/spread",
 		},
 			reason: "the store keeps objects and knows nothing of what they are for"},
 		{from: []string{"reconcilers"}, never: []string{"lockstep/daemon/", "lockstep/daemon", "lockstep/sync/", "lockstep/sync"},

@@ -51,11 +51,16 @@ type preparation struct {
 func prepare(r *Reconciler, writes writeRules, rules Rules, v *view.View, owner kinds.Object, d loop.Decision,
 	now time.Time, seed uint64) prepared {
 	p := preparation{rules: rules, view: v, now: now, names: names{seed: seed}}
-	for _, w := range d.Wants {
+	for i := 0; i < len(d.Wants); i++ {
+		w := d.Wants[i]
 		switch {
 		case w.Object.GetUID() == "":
+			from := i
+			for i+1 < len(d.Wants) && d.Wants[i+1].Object.GetUID() == "" {
+				i++
+			}
 			if len(p.refused) == 0 {
-				p.create(w)
+				p.create(slices.Clone(d.Wants[from : i+1]))
 			}
 		case d.Status != nil && owner != nil && w.Object.GetUID() == owner.GetUID():
 			// Written with the status, below.
@@ -79,26 +84,40 @@ func prepare(r *Reconciler, writes writeRules, rules Rules, v *view.View, owner 
 	return p.prepared
 }
 
-func (p *preparation) create(w loop.Want) {
-	o := w.Object.DeepCopyObject().(kinds.Object)
-	if ns := o.GetNamespace(); ns != "" {
-		namespace, ok := view.Get[*corev1.Namespace](p.view, "", ns)
-		if !ok || namespace.DeletionTimestamp != nil {
-			return // nothing is created in a namespace that is going away, and nobody needs to be told
+// create passes creations through the rules: the first alone, since the others are most likely like it. What follows one that
+// is refused is left.
+func (p *preparation) create(wants []loop.Want) {
+	wants = slices.DeleteFunc(wants, func(w loop.Want) bool { return !p.open(w.Object.GetNamespace()) })
+	for _, some := range [][]loop.Want{wants[:min(1, len(wants))], wants[min(1, len(wants)):]} {
+		objects := make([]kinds.Object, len(some))
+		for i, w := range some {
+			objects[i] = w.Object.DeepCopyObject().(kinds.Object)
+			if objects[i].GetName() == "" {
+				p.names.generate(p.view, objects[i])
+			}
+		}
+		errs := p.rules.prepareCreations(objects)
+		for i, w := range some {
+			key := kinds.KeyOf(objects[i])
+			if len(errs[i]) > 0 {
+				p.refused = append(p.refused, refused{key, invalid(key, errs[i]), w.Failed})
+				return
+			}
+			p.steps = append(p.steps, step{
+				Write:     store.Write{Key: key, Object: objects[i], Reason: w.Reason},
+				operation: "create", done: w.Done, failed: w.Failed,
+			})
 		}
 	}
-	if o.GetName() == "" {
-		p.names.generate(p.view, o)
+}
+
+// open says whether anything may be created in a namespace: in one that is going away nothing is, and nobody needs to be told.
+func (p *preparation) open(namespace string) bool {
+	if namespace == "" {
+		return true
 	}
-	key := kinds.KeyOf(o)
-	if errs := p.rules.PrepareCreate(o); len(errs) > 0 {
-		p.refused = append(p.refused, refused{key, invalid(key, errs), w.Failed})
-		return
-	}
-	p.steps = append(p.steps, step{
-		Write:     store.Write{Key: key, Object: o, Reason: w.Reason},
-		operation: "create", done: w.Done, failed: w.Failed,
-	})
+	o, ok := view.Get[*corev1.Namespace](p.view, "", namespace)
+	return ok && o.DeletionTimestamp == nil
 }
 
 // change changes an object outside of its status, or inside, or both, each by its own rules.
