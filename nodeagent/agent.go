@@ -244,6 +244,7 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	a.summary = stats.New(stats.Options{
 		NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir, ImageDir: a.imageDir, RootFS: a.rt.Usage,
+		Machine: corev1.NodeSystemInfo{BootID: a.facts.BootID, MachineID: a.facts.MachineID, SystemUUID: a.facts.SystemUUID},
 	})
 	a.probes = probes.New(probes.Options{
 		Exec: a.execProbe, Changed: a.probeChanged, Unhealthy: a.probeFailed, Warned: a.probeWarned,

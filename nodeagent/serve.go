@@ -23,6 +23,9 @@ import (
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /stats/summary", a.summary)
+	mux.HandleFunc("GET /metrics/cadvisor", a.summary.CAdvisor)
+	mux.HandleFunc("GET /metrics/resource", a.summary.Resource)
+	mux.Handle("GET /metrics/probes", promhttp.HandlerFor(a.probes.Metrics(), promhttp.HandlerOpts{}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.opts.Metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.serveLogs)

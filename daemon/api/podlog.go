@@ -188,7 +188,10 @@ func (s *server) transport(name string) http.RoundTripper {
 }
 
 // nodeReadable are the paths of an agent that a reader may see through /api/v1/nodes/<name>/proxy/.
-var nodeReadable = map[string]bool{"stats/summary": true, "healthz": true, "metrics": true}
+var nodeReadable = map[string]bool{
+	"stats/summary": true, "healthz": true,
+	"metrics": true, "metrics/cadvisor": true, "metrics/resource": true, "metrics/probes": true,
+}
 
 // nodeProxy answers GET /api/v1/nodes/<name>/proxy/<path> for the readable paths from the node's agent.
 func (s *server) nodeProxy(w http.ResponseWriter, r *http.Request) {
@@ -210,6 +213,6 @@ func (s *server) nodeProxy(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, noTunnel(info.Name))
 		return
 	}
-	location := &url.URL{Scheme: "http", Host: info.Name, Path: "/" + path}
+	location := &url.URL{Scheme: "http", Host: info.Name, Path: "/" + path, RawQuery: r.URL.RawQuery}
 	s.relay(w, r, location, transport, schema.GroupResource{Resource: "nodes"}, info.Name)
 }

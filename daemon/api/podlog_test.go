@@ -84,8 +84,10 @@ func TestPodLog(t *testing.T) {
 			}
 		})
 	}
-	if code, body := s.ask(s.viewer(), "GET", "/api/v1/nodes/n1/proxy/stats/summary", ""); code != 200 || body != "n1 /stats/summary" {
-		t.Errorf("stats: %d %q", code, body)
+	for _, path := range []string{"stats/summary", "metrics", "metrics/cadvisor", "metrics/resource", "metrics/probes", "healthz"} {
+		if code, body := s.ask(s.viewer(), "GET", "/api/v1/nodes/n1/proxy/"+path, ""); code != 200 || body != "n1 /"+path {
+			t.Errorf("%s: %d %q", path, code, body)
+		}
 	}
 	if code, body := s.ask(s.node("n1"), "GET", "/lockstep/v1/tunnel", ""); code != 200 || body != "tunnel of n1" {
 		t.Errorf("tunnel: %d %q", code, body)

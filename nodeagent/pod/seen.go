@@ -100,7 +100,7 @@ func (p *Pod) Measured() (stats.Pod, bool) {
 	}
 	for _, i := range p.instances {
 		if i.State == pods.Running {
-			s.Containers = append(s.Containers, stats.Container{Name: i.Name, ID: i.ID, StartTime: i.StartedAt,
+			s.Containers = append(s.Containers, stats.Container{Name: i.Name, ID: i.ID, Image: i.Image, StartTime: i.StartedAt,
 				Cgroup: filepath.Join(s.Cgroup, i.ID), LogDir: filepath.Join(logs.Dir(p.node.LogDir, o.Namespace, o.Name, o.UID), i.Name)})
 		}
 	}

@@ -65,6 +65,7 @@ type Manager struct {
 	run     runner
 	now     func() time.Time
 	wake    chan struct{}
+	counts  *counts
 
 	mu      sync.Mutex
 	pods    map[types.UID]*pod
@@ -100,6 +101,7 @@ func New(options Options) *Manager {
 		run:     newRunner(options.Exec),
 		now:     time.Now,
 		wake:    make(chan struct{}, 1),
+		counts:  newCounts(),
 		pods:    map[types.UID]*pod{},
 		running: map[types.UID]int{},
 	}
@@ -138,8 +140,12 @@ func (m *Manager) Set(object *corev1.Pod, running []Running, podIP string) {
 func (m *Manager) Remove(uid types.UID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.pods[uid].endAllBut(nil)
+	p := m.pods[uid]
+	p.endAllBut(nil)
 	delete(m.pods, uid)
+	if p != nil {
+		m.counts.forget(p.object)
+	}
 }
 
 // endAllBut ends the attempts at containers that a pod's next state does not have. Both may be nil.
@@ -338,6 +344,9 @@ func (m *Manager) attempt(ctx context.Context, d dueProbe) {
 	m.mu.Lock()
 	m.ended(d)
 	p := m.pods[d.uid]
+	if p != nil {
+		m.counts.note(p.object, d.container.running.Name, d.probe.kind, result, m.now().Sub(began))
+	}
 	current := p != nil && p.containers[d.container.running.Name] == d.container && !d.probe.hold
 	changed := false
 	if current {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -362,6 +363,41 @@ func TestAgentRestarted(t *testing.T) {
 	}
 	close(release)
 	h.await("it is not ready", func(r Result) bool { return r.Started && !r.Ready })
+}
+
+// TestCounts holds the metrics of probes, which go with their pod.
+func TestCounts(t *testing.T) {
+	c := newCounts()
+	one := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web", UID: "1"}}
+	other := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "db", UID: "2"}}
+	for _, result := range []string{"success", "success", "failure", "error"} {
+		c.note(one, "main", Liveness, result, time.Second)
+	}
+	c.note(other, "main", Readiness, "success", time.Second)
+	shown := func() (total string, durations int) {
+		w := httptest.NewRecorder()
+		promhttp.HandlerFor(c.registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics/probes", nil))
+		for line := range strings.Lines(w.Body.String()) {
+			if strings.HasPrefix(line, "prober_probe_total{") {
+				total += line
+			}
+		}
+		return total, strings.Count(w.Body.String(), "prober_probe_duration_seconds_count{")
+	}
+	want := `prober_probe_total{container="main",namespace="a",pod="db",pod_uid="2",probe_type="Readiness",result="successful"} 1
+`
+	ones := `prober_probe_total{container="main",namespace="a",pod="web",pod_uid="1",probe_type="Liveness",result="failed"} 1
+prober_probe_total{container="main",namespace="a",pod="web",pod_uid="1",probe_type="Liveness",result="successful"} 2
+prober_probe_total{container="main",namespace="a",pod="web",pod_uid="1",probe_type="Liveness",result="unknown"} 1
+`
+	if total, durations := shown(); total != want+ones || durations != 2 {
+		t.Errorf("%d durations and\n%s", durations, total)
+	}
+	c.forget(one)
+	if total, durations := shown(); total != want || durations != 1 {
+		t.Errorf("of one that is gone: %d durations and\n%s", durations, total)
+	}
+	c.forget(one)
 }
 
 func TestNoProbes(t *testing.T) {

@@ -5,104 +5,18 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
-	"math"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/containerd/cgroups/v3"
-	"github.com/containerd/cgroups/v3/cgroup1"
-	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
-
-// used is what something has used.
-type used struct {
-	cpu                     uint64 // nanoseconds since it began
-	memory, workingSet, rss uint64 // bytes
-	limit                   uint64 // bytes; zero for none
-	faults, majorFaults     uint64
-	booted                  time.Time // of the node only
-}
-
-// noLimit is more memory than there is: what v1 shows where nothing is set.
-const noLimit = math.MaxInt64 / 2
-
-// readCgroup reads a cgroup of either version.
-func readCgroup(path string) (used, error) {
-	if path == "" {
-		return used{}, fs.ErrNotExist
-	}
-	if cgroups.Mode() == cgroups.Unified {
-		return readCgroup2(path)
-	}
-	return readCgroup1(path)
-}
-
-func readCgroup1(path string) (used, error) {
-	group, err := cgroup1.Load(cgroup1.StaticPath(path))
-	if err != nil {
-		return used{}, err
-	}
-	m, err := group.Stat(cgroup1.IgnoreNotExist)
-	if err != nil {
-		return used{}, err
-	}
-	var u used
-	if m.CPU != nil && m.CPU.Usage != nil {
-		u.cpu = m.CPU.Usage.Total
-	}
-	if m.Memory != nil {
-		if m.Memory.Usage != nil {
-			u.memory = m.Memory.Usage.Usage
-			if m.Memory.Usage.Limit < noLimit {
-				u.limit = m.Memory.Usage.Limit
-			}
-		}
-		u.workingSet = less(u.memory, m.Memory.TotalInactiveFile)
-		u.rss = m.Memory.TotalRSS
-		u.faults, u.majorFaults = m.Memory.TotalPgFault, m.Memory.TotalPgMajFault
-	}
-	return u, nil
-}
-
-func readCgroup2(path string) (used, error) {
-	group, err := cgroup2.Load(path)
-	if err != nil {
-		return used{}, err
-	}
-	m, err := group.Stat()
-	if err != nil {
-		return used{}, err
-	}
-	var u used
-	if m.CPU != nil {
-		u.cpu = m.CPU.UsageUsec * uint64(time.Microsecond)
-	}
-	if m.Memory != nil {
-		u.memory = m.Memory.Usage
-		u.workingSet = less(u.memory, m.Memory.InactiveFile)
-		u.rss = m.Memory.Anon
-		u.faults, u.majorFaults = m.Memory.Pgfault, m.Memory.Pgmajfault
-		if m.Memory.UsageLimit < noLimit {
-			u.limit = m.Memory.UsageLimit
-		}
-	}
-	return u, nil
-}
-
-func less(a, b uint64) uint64 {
-	if b > a {
-		return 0
-	}
-	return a - b
-}
 
 // readNode reads what the whole machine uses.
 func readNode() (used, error) {
@@ -135,9 +49,16 @@ func parseNode(stat, memory, vm []byte) (used, error) {
 		case len(fields) >= 9 && fields[0] == "cpu":
 			// user nice system idle iowait irq softirq steal; guest time is in user's.
 			for i, field := range fields[1:9] {
-				if n, err := strconv.ParseUint(field, 10, 64); err == nil && i != 3 && i != 4 && i != 7 {
-					u.cpu += n * uint64(tick)
+				n := number([]byte(field)) * uint64(tick)
+				switch i {
+				case 3, 4, 7:
+					continue
+				case 0, 1:
+					u.user += n
+				default:
+					u.system += n
 				}
+				u.cpu += n
 			}
 		case len(fields) == 2 && fields[0] == "btime":
 			if n, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
@@ -146,31 +67,61 @@ func parseNode(stat, memory, vm []byte) (used, error) {
 		}
 	}
 	info := table(memory)
-	u.limit = info["MemTotal:"] << 10
-	if u.limit == 0 {
+	u.limits.memory = info["MemTotal:"] << 10
+	if u.limits.memory == 0 {
 		return used{}, errors.New("/proc/meminfo has no MemTotal")
 	}
-	u.memory = less(u.limit, info["MemFree:"]<<10)
-	u.workingSet = less(u.memory, info["Inactive(file):"]<<10)
-	u.rss = info["AnonPages:"] << 10
+	u.memory = less(u.limits.memory, info["MemFree:"]<<10)
+	u.activeFile, u.inactiveFile = info["Active(file):"]<<10, info["Inactive(file):"]<<10
+	u.workingSet = less(u.memory, u.inactiveFile)
+	u.rss, u.cache, u.mapped = info["AnonPages:"]<<10, info["Cached:"]<<10, info["Mapped:"]<<10
+	u.limits.swap = info["SwapTotal:"] << 10
+	u.swap = less(u.limits.swap, info["SwapFree:"]<<10)
 	counts := table(vm)
-	u.faults, u.majorFaults = counts["pgfault"], counts["pgmajfault"]
+	u.faults, u.majorFaults, u.oomKills = counts["pgfault"], counts["pgmajfault"], counts["oom_kill"]
 	return u, nil
 }
 
-// table reads lines of a name and a number.
-func table(text []byte) map[string]uint64 {
-	rows := map[string]uint64{}
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
+// cores counts a machine's CPUs, and the cores and sockets they are of, from sysfs; a machine that does not tell has one
+// of each a CPU, and one socket.
+func cores(root string) (cpus, physical, sockets int) {
+	seen, packages := map[string]bool{}, map[string]bool{}
+	dirs, _ := filepath.Glob(filepath.Join(root, "cpu[0-9]*"))
+	for _, dir := range dirs {
+		if online, err := os.ReadFile(filepath.Join(dir, "online")); err == nil && number(online) == 0 {
+			continue // cpu0 often has no such file
+		}
+		cpus++
+		core, err := os.ReadFile(filepath.Join(dir, "topology", "core_id"))
+		if err != nil {
+			seen[dir] = true
 			continue
 		}
-		if n, err := strconv.ParseUint(fields[1], 10, 64); err == nil {
-			rows[fields[0]] = n
-		}
+		socket, _ := os.ReadFile(filepath.Join(dir, "topology", "physical_package_id"))
+		seen[string(socket)+"/"+string(core)], packages[string(socket)] = true, true
 	}
-	return rows
+	return cpus, len(seen), max(len(packages), 1)
+}
+
+// blockDevices is where the kernel tells block devices' names by their numbers.
+const blockDevices = "/sys/dev/block"
+
+// deviceName is "/dev/sda" for "8:0", or the numbers where the device has no name.
+func deviceName(numbers string) string {
+	target, err := os.Readlink(filepath.Join(blockDevices, numbers))
+	if err != nil {
+		return numbers
+	}
+	return "/dev/" + filepath.Base(target)
+}
+
+// deviceOf is the name of the device that a path is on.
+func deviceOf(path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return ""
+	}
+	return deviceName(fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
 }
 
 // readFS reads the state of the file system that path is on.
@@ -192,8 +143,15 @@ func readFS(path string, now time.Time) (*statsapi.FsStats, error) {
 // mainInterface is a pod's own.
 const mainInterface = "eth0"
 
+// link is an interface with its counters.
+type link struct {
+	name string
+	main bool // the one that a pod's, or the node's, traffic goes through
+	netlink.LinkStatistics
+}
+
 // readNetwork reads the interfaces' counters in a network namespace; an empty path means the agent's.
-func readNetwork(path string, now time.Time) (*statsapi.NetworkStats, error) {
+func readNetwork(path string) ([]link, error) {
 	handle, err := openNetlink(path)
 	if err != nil {
 		return nil, err
@@ -207,22 +165,15 @@ func readNetwork(path string, now time.Time) (*statsapi.NetworkStats, error) {
 	if path == "" {
 		main = defaultInterface(handle, links)
 	}
-	s := &statsapi.NetworkStats{Time: metav1.NewTime(now)}
-	for _, link := range links {
-		attrs := link.Attrs()
-		if attrs.Name == "lo" || attrs.Statistics == nil || path == "" && link.Type() == "veth" {
+	out := []link{}
+	for _, l := range links {
+		attrs := l.Attrs()
+		if attrs.Name == "lo" || attrs.Statistics == nil || path == "" && l.Type() == "veth" {
 			continue // a pod's end on the host is counted in the pod
 		}
-		n := attrs.Statistics
-		one := statsapi.InterfaceStats{
-			Name: attrs.Name, RxBytes: &n.RxBytes, RxErrors: &n.RxErrors, TxBytes: &n.TxBytes, TxErrors: &n.TxErrors,
-		}
-		s.Interfaces = append(s.Interfaces, one)
-		if attrs.Name == main {
-			s.InterfaceStats = one
-		}
+		out = append(out, link{name: attrs.Name, main: attrs.Name == main, LinkStatistics: *attrs.Statistics})
 	}
-	return s, nil
+	return out, nil
 }
 
 func openNetlink(path string) (*netlink.Handle, error) {

@@ -3,14 +3,10 @@ package stats
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"net/http"
-	"sort"
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -21,8 +17,9 @@ import (
 const (
 	// sampleEvery is how often CPU time is read while Run runs, so that there is a rate when somebody asks.
 	sampleEvery = 15 * time.Second
-	// minRate is the shortest time over which a rate means something.
-	minRate = time.Second
+	// minRate is the shortest time over which a rate means something; one over less than goodRate is made longer by the
+	// next reading, so that somebody who asks just after a sample changes little.
+	minRate, goodRate = time.Second, 10 * time.Second
 	// usageEvery is how old the size of directories and snapshots may be: walking them is work for the disk.
 	usageEvery = time.Minute
 	// usageTimeout bounds one walk: a pod's millions of files keep nobody else from being measured.
@@ -47,6 +44,7 @@ type Pod struct {
 type Container struct {
 	Name      string
 	ID        string
+	Image     string
 	StartTime time.Time
 	Cgroup    string
 	// LogDir is the directory of its log files.
@@ -56,6 +54,8 @@ type Container struct {
 // Options are what a Collector needs.
 type Options struct {
 	NodeName string
+	// Machine is told with the metrics of the machine; zero leaves its labels empty.
+	Machine corev1.NodeSystemInfo
 	// Pods returns the pods to measure; the result is not changed. Required.
 	Pods func() []Pod
 	// Dir is on the node's file system; empty means `/`. ImageDir is on that of images; empty means Dir.
@@ -64,12 +64,15 @@ type Options struct {
 	RootFS func(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
 }
 
-// Collector measures. It is safe for concurrent use.
+// Collector measures, at most every sampleEvery however many ask. It is safe for concurrent use.
 type Collector struct {
-	options Options
-	now     func() time.Time
+	options   Options
+	tree      tree
+	now       func() time.Time
+	measuring chan struct{} // has room for who measures
 
 	mu     sync.Mutex
+	last   *moment          // nil before, and long after, somebody asks
 	cpu    map[string]rate  // by cgroup; the node's by ""
 	usages map[string]usage // by directory, or container id
 }
@@ -96,7 +99,10 @@ func New(options Options) *Collector {
 	if options.ImageDir == "" {
 		options.ImageDir = options.Dir
 	}
-	return &Collector{options: options, now: time.Now, cpu: map[string]rate{}, usages: map[string]usage{}}
+	return &Collector{
+		options: options, tree: machineTree(), now: time.Now, measuring: make(chan struct{}, 1),
+		cpu: map[string]rate{}, usages: map[string]usage{},
+	}
 }
 
 // Run reads CPU times now and then, until ctx ends. Without it the first summary has no CPU rates.
@@ -114,17 +120,23 @@ func (c *Collector) Run(ctx context.Context) error {
 }
 
 func (c *Collector) sample() {
+	defer c.forget()
+	c.mu.Lock()
+	measured := c.last != nil && c.now().Sub(c.last.at) < sampleEvery
+	c.mu.Unlock()
+	if measured {
+		return // that was a reading
+	}
 	if node, err := readNode(); err == nil {
 		c.note("", node.cpu)
 	}
 	for _, pod := range c.options.Pods() {
 		for _, path := range cgroupsOf(&pod) {
-			if u, err := readCgroup(path); err == nil {
-				c.note(path, u.cpu)
+			if nanos, err := c.tree.cpuTime(path); err == nil {
+				c.note(path, nanos)
 			}
 		}
 	}
-	c.forget()
 }
 
 func cgroupsOf(pod *Pod) []string {
@@ -135,25 +147,35 @@ func cgroupsOf(pod *Pod) []string {
 	return paths
 }
 
-// note takes a reading and returns the rate in nanocores, nil when there is none yet.
-func (c *Collector) note(key string, nanos uint64) *uint64 {
+// note takes a reading and returns the rate there is then.
+func (c *Collector) note(key string, nanos uint64) rate {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := reading{c.now(), nanos}
 	r := c.cpu[key]
-	if now.at.Sub(r.last.at) >= minRate {
-		r.before, r.last = r.last, now
-		c.cpu[key] = r
+	since := now.at.Sub(r.last.at)
+	if since < minRate {
+		return r
 	}
-	return r.perSecond()
+	if since >= goodRate || r.before.at.IsZero() || r.anew() {
+		r.before = r.last
+	}
+	r.last = now
+	c.cpu[key] = r
+	return r
 }
+
+// anew says that the counter has begun anew.
+func (r rate) anew() bool { return r.last.nanos < r.before.nanos }
+
+func (r rate) window() time.Duration { return r.last.at.Sub(r.before.at) }
 
 // perSecond is the rate between the two readings; nil before the second, and after a counter that began anew.
 func (r rate) perSecond() *uint64 {
-	if r.before.at.IsZero() || r.last.nanos < r.before.nanos || !r.last.at.After(r.before.at) {
+	if r.before.at.IsZero() || r.anew() || r.window() <= 0 {
 		return nil
 	}
-	per := uint64(float64(r.last.nanos-r.before.nanos) / r.last.at.Sub(r.before.at).Seconds())
+	per := uint64(float64(r.last.nanos-r.before.nanos) / r.window().Seconds())
 	return &per
 }
 
@@ -171,111 +193,9 @@ func (c *Collector) forget() {
 			delete(c.usages, key)
 		}
 	}
-}
-
-// Summary measures everything. What cannot be measured, because it is gone or the kernel does not count it, is left
-// out; the error is ctx's, or about the node itself.
-func (c *Collector) Summary(ctx context.Context) (*statsapi.Summary, error) {
-	node, err := c.node()
-	if err != nil {
-		return nil, fmt.Errorf("cannot measure the node: %w", err)
+	if c.last != nil && c.now().Sub(c.last.at) > 10*sampleEvery {
+		c.last = nil
 	}
-	summary := &statsapi.Summary{Node: *node, Pods: []statsapi.PodStats{}}
-	for _, pod := range c.options.Pods() {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		summary.Pods = append(summary.Pods, c.pod(ctx, &pod))
-	}
-	sort.Slice(summary.Pods, func(i, j int) bool {
-		a, b := summary.Pods[i].PodRef, summary.Pods[j].PodRef
-		return a.Namespace+"/"+a.Name < b.Namespace+"/"+b.Name
-	})
-	return summary, nil
-}
-
-func (c *Collector) node() (*statsapi.NodeStats, error) {
-	u, err := readNode()
-	if err != nil {
-		return nil, err
-	}
-	fs, err := readFS(c.options.Dir, c.now())
-	if err != nil {
-		return nil, err
-	}
-	images, err := readFS(c.options.ImageDir, c.now())
-	if err != nil {
-		images = nil
-	}
-	network, err := readNetwork("", c.now())
-	if err != nil {
-		network = nil
-	}
-	cpu, memory := c.resources("", u)
-	return &statsapi.NodeStats{
-		NodeName: c.options.NodeName, StartTime: metav1.NewTime(u.booted),
-		CPU: cpu, Memory: memory, Network: network, Fs: fs,
-		Runtime: &statsapi.RuntimeStats{ImageFs: images, ContainerFs: images},
-	}, nil
-}
-
-func (c *Collector) pod(ctx context.Context, pod *Pod) statsapi.PodStats {
-	s := statsapi.PodStats{
-		PodRef:     statsapi.PodReference{Name: pod.Name, Namespace: pod.Namespace, UID: string(pod.UID)},
-		StartTime:  metav1.NewTime(pod.StartTime),
-		Containers: []statsapi.ContainerStats{},
-	}
-	if u, err := readCgroup(pod.Cgroup); err == nil {
-		s.CPU, s.Memory = c.resources(pod.Cgroup, u)
-	}
-	if pod.NetNS != "" {
-		if network, err := readNetwork(pod.NetNS, c.now()); err == nil {
-			s.Network = network
-		}
-	}
-	var ephemeral usage
-	for i := range pod.Containers {
-		container := c.container(ctx, &pod.Containers[i])
-		for _, fs := range []*statsapi.FsStats{container.Rootfs, container.Logs} {
-			ephemeral.add(fs)
-		}
-		s.Containers = append(s.Containers, container)
-	}
-	for name, dir := range pod.Volumes {
-		if fs := c.directory(ctx, dir); fs != nil {
-			s.VolumeStats = append(s.VolumeStats, statsapi.VolumeStats{FsStats: *fs, Name: name})
-			ephemeral.add(fs)
-		}
-	}
-	sort.Slice(s.VolumeStats, func(i, j int) bool { return s.VolumeStats[i].Name < s.VolumeStats[j].Name })
-	if fs, err := readFS(c.options.Dir, c.now()); err == nil {
-		fs.UsedBytes, fs.InodesUsed = &ephemeral.bytes, &ephemeral.inodes
-		s.EphemeralStorage = fs
-	}
-	return s
-}
-
-func (u *usage) add(fs *statsapi.FsStats) {
-	if fs != nil && fs.UsedBytes != nil && fs.InodesUsed != nil {
-		u.bytes += *fs.UsedBytes
-		u.inodes += *fs.InodesUsed
-	}
-}
-
-func (c *Collector) container(ctx context.Context, container *Container) statsapi.ContainerStats {
-	s := statsapi.ContainerStats{Name: container.Name, StartTime: metav1.NewTime(container.StartTime)}
-	if u, err := readCgroup(container.Cgroup); err == nil {
-		s.CPU, s.Memory = c.resources(container.Cgroup, u)
-	}
-	if container.LogDir != "" {
-		s.Logs = c.directory(ctx, container.LogDir)
-	}
-	if c.options.RootFS != nil {
-		s.Rootfs = c.onFS(ctx, c.options.ImageDir, container.ID, func() (uint64, uint64, error) {
-			return c.options.RootFS(ctx, container.ID)
-		})
-	}
-	return s
 }
 
 // directory measures a directory on the node's file system.
@@ -313,35 +233,4 @@ func (c *Collector) onFS(ctx context.Context, path, key string, measure func() (
 	fs.Time = metav1.NewTime(u.at)
 	fs.UsedBytes, fs.InodesUsed = &u.bytes, &u.inodes
 	return fs
-}
-
-func (c *Collector) resources(key string, u used) (*statsapi.CPUStats, *statsapi.MemoryStats) {
-	now := metav1.NewTime(c.now())
-	cpu := &statsapi.CPUStats{Time: now, UsageCoreNanoSeconds: &u.cpu, UsageNanoCores: c.note(key, u.cpu)}
-	memory := &statsapi.MemoryStats{
-		Time: now, UsageBytes: &u.memory, WorkingSetBytes: &u.workingSet, RSSBytes: &u.rss,
-		PageFaults: &u.faults, MajorPageFaults: &u.majorFaults,
-	}
-	if u.limit > u.workingSet {
-		available := u.limit - u.workingSet
-		memory.AvailableBytes = &available
-	}
-	return cpu, memory
-}
-
-// ServeHTTP answers GET /stats/summary.
-func (c *Collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	summary, err := c.Summary(r.Context())
-	if err != nil {
-		code := http.StatusInternalServerError
-		if errors.Is(err, context.Canceled) {
-			code = 499 // the client went away, and sees nothing
-		}
-		http.Error(w, err.Error(), code)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", " ")
-	_ = encoder.Encode(summary)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"syscall"
@@ -37,10 +38,11 @@ func TestParseNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := used{
-		cpu: uint64(1700 * time.Millisecond), limit: 1000 << 10, memory: 800 << 10, workingSet: 500 << 10, rss: 100 << 10,
+		cpu: uint64(1700 * time.Millisecond), user: uint64(1100 * time.Millisecond), system: uint64(600 * time.Millisecond),
+		limits: limits{memory: 1000 << 10}, memory: 800 << 10, workingSet: 500 << 10, inactiveFile: 300 << 10, rss: 100 << 10,
 		faults: 11, majorFaults: 2, booted: time.Unix(1_700_000_000, 0),
 	}
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
 	if _, err := parseNode([]byte(stat), nil, nil); err == nil {
@@ -56,7 +58,7 @@ func TestRates(t *testing.T) {
 		t.Helper()
 		now = now.Add(after)
 		got := "none"
-		if per := c.note("x", nanos); per != nil {
+		if per := c.note("x", nanos).perSecond(); per != nil {
 			got = fmt.Sprint(*per)
 		}
 		if got != want {
@@ -69,6 +71,8 @@ func TestRates(t *testing.T) {
 	check(time.Millisecond, 9e9, "2000000000")               // the last rate stands
 	check(10*time.Second, 1e9, "none")                       // began anew
 	check(time.Second, 2e9, "1000000000")
+	check(9*time.Second, 29e9, "2800000000") // 28e9 in 10 s: the window before was short
+	check(15*time.Second, 44e9, "1000000000")
 	now = now.Add(time.Hour)
 	c.forget()
 	check(0, 1, "none")
