@@ -215,7 +215,7 @@ func (d *driver) decide(ctx context.Context, next *later) error {
 		return err
 	}
 	started := time.Now()
-	p, problems, err := d.sync.decide(d.applier, d.source, d.seen, d.read.objects, false)
+	p, problems, err := d.sync.decide(d.applier, d.source, d.seen, d.read, false)
 	d.sync.metrics.took("plan", started)
 	switch {
 	case err != nil:

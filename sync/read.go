@@ -18,7 +18,7 @@ type reader struct{ render *render.Reader }
 // reading is what a revision came to: objects, or errors that refuse it, or unread, why it cannot be told now.
 type reading struct {
 	objects []plan.Object
-	set     *render.Set
+	set     *render.Set // nil where it is refused
 	errors  []string
 	unread  error
 }

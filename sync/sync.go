@@ -227,7 +227,7 @@ func (s *Sync) preview(ctx context.Context, src v1alpha1.Source, w source.Watche
 	if len(read.errors) > 0 {
 		return nil, errors.New(lines(read.errors))
 	}
-	p, problems, err := s.decide(s.applier(nil), src, rev, read.objects, true)
+	p, problems, err := s.decide(s.applier(nil), src, rev, read, true)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +238,7 @@ func (s *Sync) preview(ctx context.Context, src v1alpha1.Source, w source.Watche
 }
 
 // decide plans a revision against the newest view, with the repair of drift if asked for.
-func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revision, objects []plan.Object,
+func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revision, read reading,
 	drift bool) (*plan.Plan, plan.Problems, error) {
 	v := s.opts.Store.View()
 	inventory, err := a.Inventory(v, src.Name)
@@ -257,9 +257,9 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 	}
 	p, problems := plan.Decide(plan.Input{
 		Source: src.Name,
-		Revision: plan.Revision{ID: rev.ID, Author: rev.Author, Folder: src.Spec.Folder != "",
+		Revision: plan.Revision{ID: rev.ID, Author: rev.Author, LeftOut: read.set.LeftOut.String(), Folder: src.Spec.Folder != "",
 			AllowPrune: src.Spec.Prune == "allow" || source.Trailer(rev.Message, "Lockstep-Prune", "allow")},
-		Objects: objects, Inventory: inventory, Lost: lost, Others: others, Services: s.opts.Services, View: v, Rules: rules(),
+		Objects: read.objects, Inventory: inventory, Lost: lost, Others: others, Services: s.opts.Services, View: v, Rules: rules(),
 		Now: s.opts.Now(), Drift: drift,
 	})
 	return p, problems, nil

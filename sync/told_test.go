@@ -138,3 +138,20 @@ func TestEmptyFolderIsAWarning(t *testing.T) {
 		t.Errorf("%d objects are left", got)
 	}
 }
+
+// TestLeftOutIsTold: the verdict and the source's status say what the source skips, also after a restart.
+func TestLeftOutIsTold(t *testing.T) {
+	const monitor = "apiVersion: monitoring.coreos.com/v1\nkind: ServiceMonitor\nmetadata: {name: cart, namespace: shop}\n"
+	w := newWorld(t)
+	w.spec.Spec.IgnoreKinds = []string{"*.monitoring.coreos.com"}
+	sha := w.push("first", map[string]string{"cart.yaml": cart, "monitor.yaml": monitor})
+	_, stop := w.start()
+	w.rollOut()
+	const leftOut = "1 left out: 1 ServiceMonitor.monitoring.coreos.com"
+	w.receives(sha, "success: 2 objects in sync and healthy; "+leftOut)
+	w.until("the status tells it", func() bool { return w.status().LeftOut == leftOut })
+	stop()
+	w.push("without", map[string]string{"monitor.yaml": ""})
+	w.start()
+	w.until("nothing is left out", func() bool { return w.status().LeftOut == "" && w.status().State == "success" })
+}

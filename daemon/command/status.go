@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -125,6 +126,9 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 		}
 		if s.Status.Drift != "" {
 			line("  drift    %s", s.Status.Drift)
+		}
+		if s.Status.LeftOut != "" && !strings.Contains(s.Status.Message, s.Status.LeftOut) {
+			line("  %s", s.Status.LeftOut)
 		}
 		if s.Status.ForgeError != "" {
 			line("  %s", s.Status.ForgeError)

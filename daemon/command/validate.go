@@ -31,7 +31,8 @@ The path - is standard input.`,
 			}
 			return err
 		}}
-	c.Flags().StringSliceVar(&o.IgnoreKinds, "ignore-kinds", nil, "`KINDS` to skip, as Kind or Kind.group, like a source's ignoreKinds")
+	c.Flags().StringSliceVar(&o.IgnoreKinds, "ignore-kinds", nil,
+		"`KINDS` to skip, as Kind, Kind.group, *.group or *, like a source's ignoreKinds")
 	c.Flags().StringVar(&nodePorts, "service-node-port-range", "",
 		"`FIRST-LAST` node port of the cluster that they are for (default: 30000-32767)")
 	return c

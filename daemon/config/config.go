@@ -56,6 +56,7 @@ func Read(path string) ([]v1alpha1.Source, error) {
 		if err == nil {
 			absolute(&source, filepath.Dir(path))
 			err = Validate(&source)
+			errs = append(errs, ignored(path, &node, &source)...)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s:%d: %w", path, node.Content[0].Line, err))
@@ -67,6 +68,32 @@ func Read(path string) ([]v1alpha1.Source, error) {
 		return nil, err
 	}
 	return out, Unique(out)
+}
+
+// ignored says which patterns of ignoreKinds mean nothing, each with its own line.
+func ignored(path string, node *yaml.Node, s *v1alpha1.Source) (errs []error) {
+	at := child(child(node.Content[0], "spec"), "ignoreKinds")
+	for i, pattern := range s.Spec.IgnoreKinds {
+		if wrong := v1alpha1.WrongIgnoreKind(pattern); wrong != "" {
+			line := node.Content[0].Line
+			if at != nil && i < len(at.Content) {
+				line = at.Content[i].Line
+			}
+			errs = append(errs,
+				fmt.Errorf("%s:%d: cannot use source %s: spec.ignoreKinds[%d]: %q %s", path, line, s.Name, i, pattern, wrong))
+		}
+	}
+	return errs
+}
+
+// child is the value of a mapping's key; nil where there is none.
+func child(n *yaml.Node, key string) *yaml.Node {
+	for i := 0; n != nil && n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i+1]
+		}
+	}
+	return nil
 }
 
 func decode(node *yaml.Node) (v1alpha1.Source, error) {

@@ -86,6 +86,8 @@ spec: {folder: /srv/base}
 		head + "spec: {url: 'https://git.example/x?token=hunter2'}\n":                "in its query",
 		head + "metadata: {name: a}\nspec: {url: 'https://git.example/x', " +
 			"forge: {type: gitea, url: 'https://a:hunter2@git.example'}}\n": "spec.forge.url: holds a password",
+		head + "metadata: {name: a}\nspec:\n  folder: /a\n  ignoreKinds:\n  - Certificate\n  - '*.*'\n": "lockstep.yaml:8: cannot use " +
+			`source a: spec.ignoreKinds[1]: "*.*" must name a group`,
 		head + "metadata: {name: a}\n": "exactly one of url and folder",
 	} {
 		if _, err := Read(write(text)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {

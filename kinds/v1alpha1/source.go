@@ -54,7 +54,8 @@ type SourceSpec struct {
 	Timeout metav1.Duration `json:"timeout,omitempty"`
 	// Credentials name files on the daemon's disk; their contents never enter the store.
 	Credentials *Credentials `json:"credentials,omitempty"`
-	// IgnoreKinds are kinds to skip wherever they stand in this source, as "Kind" or "Kind.group".
+	// IgnoreKinds are kinds to skip wherever they stand in this source: "Kind", "Kind.group", "*.group" for all of a group, or "*"
+	// for all that are not served.
 	IgnoreKinds []string `json:"ignoreKinds,omitempty"`
 	// Prune "allow" lifts the prune budget of this source for good. Empty: the budget holds.
 	Prune string `json:"prune,omitempty"`
@@ -107,6 +108,8 @@ type SourceStatus struct {
 	Healthy int32 `json:"healthy,omitempty"`
 	// Drift is what the accepted revision has lost since it was healthy; empty: nothing. State is not changed by it.
 	Drift string `json:"drift,omitempty"`
+	// LeftOut is how many objects of the accepted revision IgnoreKinds has skipped, and of which kinds; empty: none.
+	LeftOut string `json:"leftOut,omitempty"`
 	// FetchError is why the source could not be read last time; empty when it could.
 	FetchError string `json:"fetchError,omitempty"`
 	// ForgeError is why commit statuses wait, with how many; empty when the forge took the last one.

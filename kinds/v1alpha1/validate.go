@@ -1,7 +1,9 @@
 package v1alpha1
 
 import (
+	"fmt"
 	"path"
+	"regexp"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -54,10 +56,9 @@ func validateSpec(s *SourceSpec, at *field.Path) field.ErrorList {
 	if s.Timeout.Duration < 0 {
 		errs = append(errs, field.Invalid(at.Child("timeout"), s.Timeout.Duration.String(), "must not be negative"))
 	}
-	for i, kind := range s.IgnoreKinds {
-		if name, _, _ := strings.Cut(kind, "."); name == "" {
-			errs = append(errs, field.Invalid(at.Child("ignoreKinds").Index(i), kind,
-				"must be a kind, or a kind and its group as in Deployment.apps"))
+	for i, pattern := range s.IgnoreKinds {
+		if wrong := WrongIgnoreKind(pattern); wrong != "" {
+			errs = append(errs, field.Invalid(at.Child("ignoreKinds").Index(i), pattern, wrong))
 		}
 	}
 	if s.Prune != "" && s.Prune != "allow" {
@@ -68,6 +69,23 @@ func validateSpec(s *SourceSpec, at *field.Path) field.ErrorList {
 	}
 	return errs
 }
+
+// WrongIgnoreKind says what is wrong with a pattern of ignoreKinds; empty: nothing.
+func WrongIgnoreKind(pattern string) string {
+	kind, group, grouped := strings.Cut(pattern, ".")
+	switch {
+	case kind != "*" && !kindName.MatchString(kind):
+		return "must be a kind (Certificate), a kind and its group (Certificate.cert-manager.io), " +
+			"all kinds of a group (*.cert-manager.io) or all that are not served (*)"
+	case grouped && group == "" && kind == "*":
+		return "must name a group after the dot"
+	case group != "" && len(validation.IsDNS1123Subdomain(group)) > 0:
+		return fmt.Sprintf("must name a group as apiVersion has it, without a version, not %q", group)
+	}
+	return ""
+}
+
+var kindName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]*$`)
 
 func gitURL(url string) bool {
 	for _, scheme := range []string{"http://", "https://", "ssh://", "file://"} {

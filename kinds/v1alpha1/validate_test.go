@@ -28,6 +28,9 @@ func TestValidateSource(t *testing.T) {
 		"negative times": {"shop",
 			SourceSpec{URL: "http://a/b", Interval: metav1.Duration{Duration: -time.Second}, Timeout: metav1.Duration{Duration: -1}},
 			"spec.interval spec.timeout"},
+		"patterns": {"shop", SourceSpec{Folder: "/a", IgnoreKinds: []string{"*", "*.monitoring.coreos.com", "Secret.", "x", "*.", "*.*",
+			"Service*", "Certificate.cert-manager.io/v1", "cert-manager.io/v1", "*.apps."}},
+			"spec.ignoreKinds[4] spec.ignoreKinds[5] spec.ignoreKinds[6] spec.ignoreKinds[7] spec.ignoreKinds[8] spec.ignoreKinds[9]"},
 		"unknown words": {"shop", SourceSpec{URL: "http://a/b", IgnoreKinds: []string{""}, Prune: "yes", Forge: &Forge{Type: "sourcehut"}},
 			"spec.ignoreKinds[0] spec.prune spec.forge.type"},
 	}

@@ -35,6 +35,8 @@ func (c *scenario) source(ts *testscript.TestScript, args []string) error {
 	for _, arg := range args[1:] {
 		if interval, err := time.ParseDuration(arg); err == nil {
 			s.Spec.Interval = metav1.Duration{Duration: interval}
+		} else if pattern, ignore := strings.CutPrefix(arg, "ignore="); ignore {
+			s.Spec.IgnoreKinds = append(s.Spec.IgnoreKinds, pattern)
 		} else if ssh = arg == "ssh"; !ssh {
 			return errUsage
 		}

@@ -5,7 +5,7 @@ func commands() []command {
 	return []command{
 		{usage: "alone REASON…", act: (*scenario).isAlone,
 			does: "the scenario runs while no other does, and the lab is mended after it; whatever uses `lab` has this line"},
-		{usage: "source NAME [ssh] [INTERVAL]", act: (*scenario).source,
+		{usage: "source NAME [ssh] [INTERVAL] [ignore=KIND…]", act: (*scenario).source,
 			does: "the cluster follows a repository of that name, over HTTP or SSH, and looks at it at least so often; the " +
 				"folder NAME becomes its clone, and the current one"},
 		{usage: "release NAME", act: (*scenario).release,

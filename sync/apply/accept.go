@@ -29,7 +29,8 @@ func (a *Applier) Accept(ctx context.Context, p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
-	after := State{Accepted: p.Revision.ID, Author: p.Revision.Author, Applied: before.Applied, Healthy: before.Healthy}
+	after := State{Accepted: p.Revision.ID, Author: p.Revision.Author, LeftOut: p.Revision.LeftOut,
+		Applied: before.Applied, Healthy: before.Healthy}
 	if after == before && len(p.Entries) == 0 && len(losses) == 0 {
 		return nil
 	}

@@ -44,6 +44,8 @@ type State struct {
 	Accepted string `json:"accepted,omitempty"`
 	Author   string `json:"author,omitempty"`
 	Applied  string `json:"applied,omitempty"`
+	// LeftOut words how many objects of Accepted the source skips, and of which kinds.
+	LeftOut string `json:"leftOut,omitempty"`
 	// Healthy is the revision that was healthy at least once: what it loses later is drift.
 	Healthy string `json:"healthy,omitempty"`
 	// Held is the newest revision that was held, HeldFor why: what was held stays so, also once the losses before it no

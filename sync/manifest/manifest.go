@@ -63,8 +63,8 @@ type File struct {
 
 // Options are optional; the zero value reads everything.
 type Options struct {
-	// IgnoreKinds are kinds to skip wherever they stand, as "Kind" or "Kind.group". Nothing of such an object is
-	// checked.
+	// IgnoreKinds are kinds to skip wherever they stand: "Kind", "Kind.group", "*.group" for all of a group, or "*" for all that
+	// are not served. Nothing of such an object is checked.
 	IgnoreKinds []string
 }
 
@@ -96,6 +96,8 @@ type Error struct {
 	Object       string // "Deployment shop/cart"; empty where it is not known
 	Field        string // "spec.replicas"; empty where no field is meant
 	Message      string
+
+	skip string // the pattern that would skip the object, where its kind is all that is wrong with it
 }
 
 // maxPart bounds each part of an error's text in bytes: a path of fields, or a message that quotes a value.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -21,6 +22,7 @@ import (
 	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/kinds/v1alpha1"
 )
 
 const tooManyPods = "%d pods are more than the limit of %d"
@@ -30,11 +32,8 @@ type reading struct {
 	gvk    schema.GroupVersionKind // empty where the value is not an object
 	object *Object                 // nil where errs has an error
 	errs   []*Error                // without File
-}
-
-// ignored says whether the source skips the object's kind.
-func (r *reading) ignored(kinds map[string]bool) bool {
-	return len(kinds) > 0 && r.gvk.Kind != "" && (kinds[r.gvk.Kind] || kinds[r.gvk.Kind+"."+r.gvk.Group])
+	// unserved says that no kind of Lockstep is meant.
+	unserved bool
 }
 
 func (r *reading) fail(line, column int, field, format string, args ...any) {
@@ -137,6 +136,7 @@ func readObject(name string, n *node) (r reading) {
 	}
 	if e := n.entry("sops"); e != nil && e.value.shape == mapping {
 		r.gvk = schema.FromAPIVersionAndKind(n.get("apiVersion").string(), n.get("kind").string())
+		r.unserved = unserved(r.gvk)
 		r.fail(e.line, e.column, "sops",
 			"the document is encrypted with SOPS, which is not supported yet: keep what it holds out of the source, "+
 				"or have something decrypt it before the push")
@@ -168,7 +168,7 @@ func readObject(name string, n *node) (r reading) {
 func (r *reading) envelope(name string, n *node) *kinds.Kind {
 	version, kind := n.entry("apiVersion"), n.entry("kind")
 	if kustomization(name) && (kind == nil || version == nil) {
-		r.gvk = schema.GroupVersionKind{Group: "kustomize.config.k8s.io", Version: "v1beta1", Kind: "Kustomization"}
+		r.gvk = schema.GroupVersionKind{Group: kustomize, Version: "v1beta1", Kind: "Kustomization"}
 	} else {
 		for _, required := range []struct {
 			name string
@@ -193,39 +193,49 @@ func (r *reading) envelope(name string, n *node) *kinds.Kind {
 	}
 	k := kinds.ForGVK(r.gvk)
 	if k == nil || !k.Declarable {
-		at, field, message := n, "kind", whyNot(r.gvk, k)
+		at, field := n, "kind"
 		if kind != nil {
 			at = kind.value
 		}
+		message, skippable := whyNot(r.gvk, k)
 		if served := otherVersion(r.gvk); served != nil && version != nil {
-			at, field = version.value, "apiVersion"
+			at, field, skippable = version.value, "apiVersion", false
 			message = fmt.Sprintf("%s is not served in %s; use %s", r.gvk.Kind, version.value.text, served.GroupVersion())
 		}
+		r.unserved = unserved(r.gvk)
 		r.fail(at.line, at.column, field, "%s", message)
 		r.errs[0].Object = strings.TrimSpace(r.gvk.Kind + " " + nameIn(n))
+		if name := nameOf(r.gvk); skippable && v1alpha1.WrongIgnoreKind(name) == "" {
+			r.errs[0].skip = name
+		}
 		return nil
 	}
 	return k
 }
 
-func whyNot(gvk schema.GroupVersionKind, k *kinds.Kind) string {
-	skip := fmt.Sprintf("to skip it, list %s under ignoreKinds of its Source document (--config; validate: --ignore-kinds)", gvk.Kind)
+// whyNot says why a manifest cannot state a kind, and whether the remedy may be to skip it.
+func whyNot(gvk schema.GroupVersionKind, k *kinds.Kind) (why string, skippable bool) {
 	switch {
 	case gvk.Kind == "List" && gvk.Group == "":
-		return "a List needs items, a list of objects"
+		return "a List needs items, a list of objects", false
 	case k != nil:
-		return gvk.Kind + " objects are made by the cluster itself, not by manifests; " + skip
-	case gvk.Group == "kustomize.config.k8s.io":
-		return "Kustomize is not supported yet: commit what kustomize build prints; " + skip
-	}
-	if meant := misspelt(gvk); meant != nil {
-		hint := meant.Kind
-		if meant.GroupVersion() != gvk.GroupVersion() {
-			hint += " (" + meant.GroupVersion().String() + ")"
+		why = gvk.Kind + " objects are made by the cluster itself, not by manifests"
+	case gvk.Group == kustomize:
+		why = "Kustomize is not supported yet: commit what kustomize build prints"
+	case gvk.Group == admissionregistrationv1.GroupName:
+		why = fmt.Sprintf("%s (%s) is not served: nothing but Lockstep itself admits or changes what is pushed",
+			gvk.Kind, gvk.GroupVersion())
+	default:
+		if meant := misspelt(gvk); meant != nil {
+			hint := meant.Kind
+			if meant.GroupVersion() != gvk.GroupVersion() {
+				hint += " (" + meant.GroupVersion().String() + ")"
+			}
+			return fmt.Sprintf("%s (%s) is not served: did you mean %s?", gvk.Kind, gvk.GroupVersion(), hint), false
 		}
-		return fmt.Sprintf("%s (%s) is not served: did you mean %s?", gvk.Kind, gvk.GroupVersion(), hint)
+		why = fmt.Sprintf("%s (%s) is not served yet", gvk.Kind, gvk.GroupVersion())
 	}
-	return fmt.Sprintf("%s (%s) is not served yet; %s", gvk.Kind, gvk.GroupVersion(), skip)
+	return why, true
 }
 
 // slips is how many letters of a kind or a group may be wrong: with more it is likely to be another one, of another system.

@@ -62,11 +62,8 @@ func (r *Reader) Read(ctx context.Context, files []File, opts Options) (*Set, Er
 	found := make([]*parsed, len(files))
 	errs := r.parse(ctx, files, found)
 
-	set := &Set{files: files, Objects: make([]Object, 0, len(files))}
-	ignored := map[string]bool{}
-	for _, kind := range opts.IgnoreKinds {
-		ignored[kind] = true
-	}
+	set := &Set{files: files, Objects: make([]Object, 0, len(files)), LeftOut: LeftOut{}, refused: map[string]bool{}}
+	ignored := patternsOf(opts.IgnoreKinds)
 	for i, p := range found {
 		if p != nil {
 			errs = append(errs, set.add(files[i].Path, p.readings, ignored)...)
@@ -89,6 +86,7 @@ func (r *Reader) Read(ctx context.Context, files []File, opts Options) (*Set, Er
 				Message: fmt.Sprintf("%d more errors in this and later files", n-maxAllErrors),
 			})
 		}
+		tellSkipping(errs, set.refused, opts.IgnoreKinds)
 		return nil, errs
 	}
 	return set, nil

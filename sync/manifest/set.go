@@ -14,8 +14,11 @@ import (
 type Set struct {
 	// Objects are in order of kinds.All, then namespace and name; no key stands twice.
 	Objects []Object
+	// LeftOut are the objects that were skipped for their kinds.
+	LeftOut LeftOut
 
-	files []File // in order of path
+	refused map[string]bool // kinds that could be skipped and are not
+	files   []File          // in order of path
 }
 
 // Get returns the object with that key, or nil.
@@ -77,11 +80,12 @@ func (s *Set) tree(o *Object) *node {
 }
 
 // add takes one file's readings, and returns its errors.
-func (s *Set) add(file string, readings []reading, ignored map[string]bool) Errors {
+func (s *Set) add(file string, readings []reading, ignored patterns) Errors {
 	var errs Errors
 	for i := range readings {
 		r := &readings[i]
-		if r.ignored(ignored) {
+		if ignored.match(r) {
+			s.LeftOut[nameOf(r.gvk)]++
 			continue
 		}
 		if r.object != nil {
@@ -93,6 +97,9 @@ func (s *Set) add(file string, readings []reading, ignored map[string]bool) Erro
 			named := *e
 			named.File = file
 			errs = append(errs, &named)
+			if e.skip != "" {
+				s.refused[e.skip] = true
+			}
 		}
 	}
 	if n := len(errs); n > MaxErrors {

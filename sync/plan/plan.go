@@ -68,6 +68,8 @@ type Object struct {
 type Revision struct {
 	ID     string
 	Author string
+	// LeftOut words how many objects it has that the source skips, and of which kinds; empty: none.
+	LeftOut string
 	// AllowPrune lifts the prune budget: the commit has the trailer or the source permits it.
 	AllowPrune bool
 	// Folder says that it is no commit but the state of a folder: a message cannot lift the budget.

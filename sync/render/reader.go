@@ -30,6 +30,8 @@ type Object struct {
 type Set struct {
 	// Objects are in the order of the manifest.Set.
 	Objects []Object
+	// LeftOut are the objects that were skipped for their kinds.
+	LeftOut manifest.LeftOut
 
 	read    *manifest.Set
 	origins origins
@@ -57,7 +59,7 @@ func (r *Reader) Read(ctx context.Context, files []manifest.File, opts manifest.
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	set := &Set{Objects: make([]Object, len(read.Objects)), read: read, origins: from}
+	set := &Set{Objects: make([]Object, len(read.Objects)), LeftOut: read.LeftOut, read: read, origins: from}
 	for i := range read.Objects {
 		o := &read.Objects[i]
 		set.Objects[i] = Object{o, from.of(o.File, o.Line)}

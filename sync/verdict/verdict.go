@@ -61,7 +61,9 @@ type Accepted struct {
 	Applied, Healthy string
 	// Waiting is the first step that cannot be done yet, Refused the first that cannot be done at all; nil: none.
 	Waiting, Refused *Step
-	Roll             health.Roll
+	// LeftOut words how many objects the source skips, and of which kinds; empty: none.
+	LeftOut string
+	Roll    health.Roll
 }
 
 // Step is what is to be done with an object, and why that is so.

@@ -37,6 +37,7 @@ type moment struct {
 	Waiting    string
 	Refused    string
 	Roll       health.Roll
+	LeftOut    string
 	FetchError string
 	ForgeError string
 }
@@ -75,7 +76,7 @@ func play(t *testing.T, given string) string {
 			m.FetchError, m.ForgeError
 		in.Accepted = Accepted{
 			Revision: m.Accepted, Applied: m.Applied, Healthy: healthy, Waiting: step(t, m.Waiting),
-			Refused: step(t, m.Refused), Roll: m.Roll,
+			Refused: step(t, m.Refused), Roll: m.Roll, LeftOut: m.LeftOut,
 		}
 		in.Repaired = Repairs{}
 		if first := step(t, m.Repaired); first != nil {
@@ -141,7 +142,8 @@ func text(s v1alpha1.SourceStatus) string {
 	out := fmt.Sprintf("%s: %q of %s since %s; accepted %s, applied %s, healthy %d of %d", s.State, s.Message, s.Seen,
 		s.Since.Format(time.TimeOnly), s.Accepted, s.Applied, s.Healthy, s.Objects)
 	for _, more := range [][2]string{
-		{"drift", s.Drift}, {"fetch", s.FetchError}, {"forge", s.ForgeError}, {"errors", strings.Join(s.Errors, "; ")},
+		{"drift", s.Drift}, {"left out", s.LeftOut},
+		{"fetch", s.FetchError}, {"forge", s.ForgeError}, {"errors", strings.Join(s.Errors, "; ")},
 	} {
 		if more[1] != "" {
 			out += fmt.Sprintf("\n    %s: %s", more[0], more[1])

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"lockstep/kinds/v1alpha1"
-	"lockstep/sync/health"
 )
 
 // refusal words why the newest revision is not applied, before it is cut to length.
@@ -28,10 +27,10 @@ func outcome(a Accepted, folder bool) (State, string) {
 		return Failure, a.Refused.text()
 	case a.Roll.Failed:
 		return Failure, a.Roll.First
-	case applied && a.Roll.Total == 0 && folder:
+	case applied && a.Roll.Total == 0 && folder && a.LeftOut == "":
 		return Success, "warning: no manifests (.yaml, .yml, .json) in the folder"
 	case applied && a.Roll.Healthy == a.Roll.Total:
-		return Success, wasHealthy(a.Roll)
+		return Success, wasHealthy(a)
 	}
 	text := fmt.Sprintf(rolling+"%d of %d", a.Roll.Healthy, a.Roll.Total)
 	switch {
@@ -45,7 +44,13 @@ func outcome(a Accepted, folder bool) (State, string) {
 
 const rolling = "rolling out "
 
-func wasHealthy(roll health.Roll) string { return Count(roll.Total) + " in sync and healthy" }
+func wasHealthy(a Accepted) string {
+	text := Count(a.Roll.Total) + " in sync and healthy"
+	if a.LeftOut != "" {
+		text += "; " + a.LeftOut
+	}
+	return text
+}
 
 // lostText words a message on a revision that was healthy before: nothing is rolled out.
 func lostText(message string) string {

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/internal/settings"
+	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/manifest"
 	"lockstep/sync/render"
 )
@@ -22,7 +23,7 @@ var ErrInvalid = errors.New("the manifests have errors")
 
 // Options are optional.
 type Options struct {
-	// IgnoreKinds are kinds to skip, as in a source's ignoreKinds.
+	// IgnoreKinds are kinds to skip, as in a source's ignoreKinds; one that is no pattern is an error.
 	IgnoreKinds []string
 	// NodePorts are those of the cluster that the manifests are for. The zero value: settings.Default's.
 	NodePorts settings.Ports
@@ -37,6 +38,11 @@ type Options struct {
 func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error {
 	if len(paths) == 0 {
 		return errors.New("cannot validate nothing: name files or folders")
+	}
+	for _, pattern := range opts.IgnoreKinds {
+		if wrong := v1alpha1.WrongIgnoreKind(pattern); wrong != "" {
+			return fmt.Errorf("cannot validate: --ignore-kinds %q %s", pattern, wrong)
+		}
 	}
 	found := finder{seen: map[string]bool{}}
 	for _, path := range paths {
@@ -71,8 +77,12 @@ func Run(ctx context.Context, paths []string, opts Options, out io.Writer) error
 	if _, err := io.WriteString(out, warning); err != nil {
 		return fmt.Errorf("cannot print the result: %w", err)
 	}
-	if _, err := fmt.Fprintf(out, "%s in %s %s valid\n", count(len(set.Objects), "object"), count(len(found.files), "file"),
-		verb(len(set.Objects))); err != nil {
+	left := ""
+	if len(set.LeftOut) > 0 {
+		left = "; " + set.LeftOut.String()
+	}
+	if _, err := fmt.Fprintf(out, "%s in %s %s valid%s\n", count(len(set.Objects), "object"), count(len(found.files), "file"),
+		verb(len(set.Objects)), left); err != nil {
 		return fmt.Errorf("cannot print the result: %w", err)
 	}
 	return nil
