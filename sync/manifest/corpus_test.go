@@ -16,7 +16,7 @@ import (
 )
 
 // TestCorpus reads real public manifests, unchanged, from $LOCKSTEP_CORPUS, each folder as a source of its own, and
-// compares the verdicts with testdata/corpus.golden. It belongs to make test-corpus.
+// compares the verdicts, and how many files are accepted, with testdata/corpus.golden. It belongs to make test-corpus.
 func TestCorpus(t *testing.T) {
 	root := os.Getenv("LOCKSTEP_CORPUS")
 	if root == "" {
@@ -42,7 +42,17 @@ func TestCorpus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	all, accepted := 0, 0
+	for _, files := range folders {
+		for _, f := range files {
+			all++
+			if _, errs := Read(t.Context(), []File{f}, Options{}); len(errs) == 0 {
+				accepted++
+			}
+		}
+	}
 	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d files are accepted by themselves\n\n", accepted, all)
 	for _, folder := range sortedKeys(folders) {
 		set, errs := Read(t.Context(), folders[folder], Options{})
 		if len(errs) > 0 {
