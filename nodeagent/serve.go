@@ -23,6 +23,8 @@ import (
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /stats/summary", a.summary)
+	mux.HandleFunc("GET /usage/node", a.summary.NodeUsage)
+	mux.HandleFunc("GET /usage/pods", a.summary.PodUsage)
 	mux.HandleFunc("GET /metrics/cadvisor", a.summary.CAdvisor)
 	mux.HandleFunc("GET /metrics/resource", a.summary.Resource)
 	mux.Handle("GET /metrics/probes", promhttp.HandlerFor(a.probes.Metrics(), promhttp.HandlerOpts{}))

@@ -79,10 +79,17 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 			})
 		}
 	}
+	if slices.Contains(usageVersions, gv) {
+		for _, r := range s.usageTable() {
+			out = append(out, metav1.APIResource{
+				Name: r.resource, Namespaced: r.namespaced, Kind: r.kind, Verbs: metav1.Verbs{"get", "list"},
+			})
+		}
+	}
 	return out
 }
 
-// groupVersions are those served, the core group first.
+// groupVersions are those served, the core group first, and of a group the preferred version.
 func (s *server) groupVersions() []schema.GroupVersion {
 	var out []schema.GroupVersion
 	add := func(gv schema.GroupVersion) {
@@ -96,7 +103,10 @@ func (s *server) groupVersions() []schema.GroupVersion {
 	for _, r := range s.reviewTable() {
 		add(r.gvk.GroupVersion())
 	}
-	slices.SortFunc(out, func(a, b schema.GroupVersion) int { return strings.Compare(a.Group, b.Group) })
+	for _, gv := range usageVersions {
+		add(gv)
+	}
+	slices.SortStableFunc(out, func(a, b schema.GroupVersion) int { return strings.Compare(a.Group, b.Group) })
 	return out
 }
 
@@ -112,23 +122,28 @@ func (s *server) discover(mux *http.ServeMux) {
 	for _, gv := range s.groupVersions() {
 		list := s.resourcesOf(gv)
 		lister := discovery.APIResourceListerFunc(func() []metav1.APIResource { return list })
-		whole := apidiscoveryv2.APIGroupDiscovery{
-			ObjectMeta: metav1.ObjectMeta{Name: gv.Group},
-			Versions: []apidiscoveryv2.APIVersionDiscovery{{
-				Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: aggregate(gv, list),
-			}},
-		}
+		items, path := &named.Items, "/apis/"+gv.String()
 		if gv.Group == "" {
-			core.Items = append(core.Items, whole)
-			at("/api/"+gv.Version, discovery.NewAPIVersionHandler(codecs, gv, lister))
-			continue
+			items, path = &core.Items, "/api/"+gv.Version
 		}
-		named.Items = append(named.Items, whole)
-		at("/apis/"+gv.String(), discovery.NewAPIVersionHandler(codecs, gv, lister))
-		version := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
-		group := metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{version}, PreferredVersion: version}
+		at(path, discovery.NewAPIVersionHandler(codecs, gv, lister))
+		if n := len(*items); n == 0 || (*items)[n-1].Name != gv.Group {
+			*items = append(*items, apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: gv.Group}})
+		}
+		group := &(*items)[len(*items)-1]
+		group.Versions = append(group.Versions, apidiscoveryv2.APIVersionDiscovery{
+			Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Resources: aggregate(gv, list),
+		})
+	}
+	for _, whole := range named.Items {
+		group := metav1.APIGroup{Name: whole.Name}
+		for _, v := range whole.Versions {
+			gv := schema.GroupVersion{Group: whole.Name, Version: v.Version}
+			group.Versions = append(group.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: v.Version})
+		}
+		group.PreferredVersion = group.Versions[0]
 		groups.AddGroup(group)
-		at("/apis/"+gv.Group, discovery.NewAPIGroupHandler(codecs, group))
+		at("/apis/"+whole.Name, discovery.NewAPIGroupHandler(codecs, group))
 	}
 	at("/api", aggregatedOr(core, discovery.NewLegacyRootAPIHandler(noAddresses{}, codecs, "/api")))
 	at("/apis", aggregatedOr(named, groups))

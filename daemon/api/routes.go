@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -156,9 +157,8 @@ func (s *server) resources() map[route]http.Handler {
 	all[route{gvr: pods.GroupVersionResource(), subresource: "log", verb: "get"}] = http.HandlerFunc(s.podLog)
 	nodes := kinds.ForResource(apischema.GroupResource{Resource: "nodes"})
 	all[route{gvr: nodes.GroupVersionResource(), subresource: "proxy", verb: "get"}] = http.HandlerFunc(s.nodeProxy)
-	for r, h := range s.reviews() {
-		all[r] = h
-	}
+	maps.Copy(all, s.reviews())
+	maps.Copy(all, s.usages())
 	return all
 }
 

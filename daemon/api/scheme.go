@@ -8,12 +8,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	metricsinstall "k8s.io/metrics/pkg/apis/metrics/install"
 
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 )
 
-// scheme has the table's groups, the reviews, and scales.
+// scheme has the table's groups, the reviews, scales, and what pods and nodes use.
 var scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
@@ -21,12 +22,14 @@ var scheme = func() *runtime.Scheme {
 	} {
 		utilruntime.Must(add(s))
 	}
+	metricsinstall.Install(s)
 	return s
 }()
 
 var codecs = serializer.NewCodecFactory(scheme)
 
-// convertor has nothing to convert, since each kind is served in one version, but knows the fields that selectors name.
+// convertor has nothing to convert but what pods and nodes use, since each other kind is served in one version, but knows the
+// fields that selectors name.
 type convertor struct{ runtime.ObjectConvertor }
 
 // ConvertFieldLabel implements runtime.ObjectConvertor.

@@ -1,4 +1,5 @@
-// Command standin stands in for the programs of public images in tests: it serves, asks, shows, takes memory, or waits.
+// Command standin stands in for the programs of public images in tests: it serves, asks, shows, takes memory, burns
+// CPU time, or waits.
 package main
 
 import (
@@ -20,6 +21,7 @@ const usage = `standin serve NAME PORT…   answer every GET on the ports with N
 standin ask URL…           print what each URL answers; exit 1 if one does not
 standin show FILE          print a file
 standin take MEBIBYTES     take that much memory, a mebibyte at a time, and wait until terminated
+standin burn               keep one CPU busy until terminated
 standin wait               do nothing until terminated`
 
 // linger is how long a server that is to end goes on answering: the other nodes need a moment to stop sending to it.
@@ -51,6 +53,10 @@ func run(args []string) error {
 		}
 		<-ctx.Done()
 		runtime.KeepAlive(taken)
+		return nil
+	case len(args) == 1 && args[0] == "burn":
+		for ctx.Err() == nil {
+		}
 		return nil
 	case len(args) == 1 && args[0] == "wait":
 		<-ctx.Done()

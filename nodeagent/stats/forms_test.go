@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"lockstep/internal/golden"
 )
@@ -154,6 +155,37 @@ func TestForms(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// TestUsage holds what is told to API servers: no pod of which a container is not known, and no rate before there are two
+// readings.
+func TestUsage(t *testing.T) {
+	c := fixed(t, "v1")
+	if list := podUsage(c.last); len(list.Items) != 0 {
+		t.Errorf("of a pod with a container that is gone: %+v", list.Items)
+	}
+	c.last.pods[0].containers = c.last.pods[0].containers[:1]
+	list := podUsage(c.last)
+	if len(list.Items) != 1 {
+		t.Fatalf("%+v", list.Items)
+	}
+	pod, web := list.Items[0], list.Items[0].Containers[0]
+	if pod.Name != "cart" || pod.UID != "u1" || pod.Window.Duration != 10*time.Second || !pod.Timestamp.Time.Equal(c.last.at) {
+		t.Errorf("%+v", pod)
+	}
+	if got := web.Usage.Cpu().String() + " " + web.Usage.Memory().String(); web.Name != "web" || got != "50m 20000000" {
+		t.Errorf("%s uses %s", web.Name, got)
+	}
+	var decoded metricsv1beta1.NodeMetrics
+	if err := decoded.Unmarshal([]byte(get(t, c.NodeUsage, "/usage/node"))); err != nil || decoded.Usage.Cpu().String() != "750m" {
+		t.Errorf("%v %+v", err, decoded)
+	}
+	first := New(Options{NodeName: "n1", Pods: func() []Pod { return nil }})
+	w := httptest.NewRecorder()
+	first.NodeUsage(w, httptest.NewRequest("GET", "/usage/node", nil))
+	if w.Code != http.StatusNotFound {
+		t.Errorf("before there is a rate: %d", w.Code)
 	}
 }
 

@@ -31,8 +31,8 @@ var (
 	resourceError    = described("resource_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", nil)
 )
 
-// resource has one pod a name: its labels tell no more.
-func resource(m *moment) text {
+// resources has one pod a name: its labels tell no more.
+func resources(m *moment) text {
 	return func(out chan<- prometheus.Metric) {
 		add := func(u *use, cpu, memory, swap *prometheus.Desc, labels ...string) {
 			if !u.known {
@@ -66,4 +66,6 @@ func resource(m *moment) text {
 }
 
 // Resource answers GET /metrics/resource, which is CPU and memory only.
-func (c *Collector) Resource(w http.ResponseWriter, r *http.Request) { c.expose(w, r, false, resource) }
+func (c *Collector) Resource(w http.ResponseWriter, r *http.Request) {
+	c.expose(w, r, false, resources)
+}

@@ -1,0 +1,320 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	apischema "k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	usage "k8s.io/metrics/pkg/apis/metrics"
+	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+
+	"lockstep/daemon/api/watch"
+	"lockstep/kinds"
+)
+
+const (
+	// usageTimeout bounds one node's answer: a node that hangs keeps nobody from the others' for longer.
+	usageTimeout = 5 * time.Second
+	// usageAtOnce bounds the nodes that one request asks at a time: more would wait for the processors.
+	usageAtOnce = 64
+	// maxUsage bounds one node's answer, which is some 100 bytes a container.
+	maxUsage = 4 << 20
+)
+
+// usageVersions are those in which metrics.k8s.io is served, the preferred one first.
+var usageVersions = []apischema.GroupVersion{metricsv1.SchemeGroupVersion, metricsv1beta1.SchemeGroupVersion}
+
+// usageResource is one of metrics.k8s.io: what pods or nodes use, by the name of whose they are. Nothing of it is stored: the
+// agents are asked.
+type usageResource struct {
+	resource   string
+	kind       string
+	namespaced bool
+	read       usageStorage
+}
+
+type usageStorage interface {
+	rest.Getter
+	rest.Lister
+}
+
+func (s *server) usageTable() []usageResource {
+	return []usageResource{
+		{"nodes", "NodeMetrics", false, nodeUsage{s, tableOfUsage{}}},
+		{"pods", "PodMetrics", true, podUsage{s, tableOfUsage{}}},
+	}
+}
+
+func (s *server) usages() map[route]http.Handler {
+	out := map[route]http.Handler{}
+	for _, gv := range usageVersions {
+		for _, r := range s.usageTable() {
+			gvr := gv.WithResource(r.resource)
+			scope := scopeFor(gv.WithKind(r.kind), gvr, !r.namespaced)
+			scope.TableConvertor = r.read
+			out[route{gvr: gvr, verb: "get"}] = handlers.GetResource(r.read, scope)
+			list := handlers.ListResource(r.read, nil, scope, false, minWatch)
+			out[route{gvr: gvr, verb: "list"}] = list
+			out[route{gvr: gvr, verb: "watch"}] = list // which says that there is none
+		}
+	}
+	return out
+}
+
+// podUsage answers what pods use: those that run, and that their node has measured twice.
+type podUsage struct {
+	*server
+	tableOfUsage
+}
+
+// New implements rest.Storage.
+func (podUsage) New() runtime.Object { return &usage.PodMetrics{} }
+
+// NewList implements rest.Lister.
+func (podUsage) NewList() runtime.Object { return &usage.PodMetricsList{} }
+
+// Get implements rest.Getter.
+func (p podUsage) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
+	list, err := p.list(ctx, &metainternalversion.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name)})
+	if err != nil {
+		return nil, err
+	}
+	if len(list.Items) == 0 {
+		return nil, apierrors.NewNotFound(usage.Resource("pods"), request.NamespaceValue(ctx)+"/"+name)
+	}
+	return &list.Items[0], nil
+}
+
+// List implements rest.Lister.
+func (p podUsage) List(ctx context.Context, opts *metainternalversion.ListOptions) (runtime.Object, error) {
+	return p.list(ctx, opts)
+}
+
+func (p podUsage) list(ctx context.Context, opts *metainternalversion.ListOptions) (*usage.PodMetricsList, error) {
+	f, err := watch.NewFilter(kinds.For[*corev1.Pod](), request.NamespaceValue(ctx), opts)
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string][]*corev1.Pod{} // by node
+	for o := range f.Objects(p.hub.View()) {
+		if pod := o.(*corev1.Pod); pod.Spec.NodeName != "" && pod.Status.Phase == corev1.PodRunning {
+			wanted[pod.Spec.NodeName] = append(wanted[pod.Spec.NodeName], pod)
+		}
+	}
+	list := &usage.PodMetricsList{Items: []usage.PodMetrics{}}
+	var mu sync.Mutex
+	err = p.each(ctx, keys(wanted), func(ctx context.Context, node string) error {
+		var used metricsv1beta1.PodMetricsList
+		if err := p.used(ctx, node, "/usage/pods", &used); err != nil {
+			return err
+		}
+		byUID := make(map[string]*metricsv1beta1.PodMetrics, len(used.Items))
+		for i := range used.Items {
+			byUID[string(used.Items[i].UID)] = &used.Items[i]
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, pod := range wanted[node] {
+			one := byUID[string(pod.UID)]
+			if one == nil {
+				continue
+			}
+			one.ObjectMeta = metav1.ObjectMeta{
+				Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, CreationTimestamp: metav1.NewTime(p.now()),
+			}
+			var item usage.PodMetrics
+			if err := scheme.Convert(one, &item, nil); err != nil {
+				return err
+			}
+			list.Items = append(list.Items, item)
+		}
+		return nil
+	})
+	slices.SortFunc(list.Items, func(a, b usage.PodMetrics) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return list, err
+}
+
+// nodeUsage answers what nodes use: those that have measured themselves twice.
+type nodeUsage struct {
+	*server
+	tableOfUsage
+}
+
+// New implements rest.Storage.
+func (nodeUsage) New() runtime.Object { return &usage.NodeMetrics{} }
+
+// NewList implements rest.Lister.
+func (nodeUsage) NewList() runtime.Object { return &usage.NodeMetricsList{} }
+
+// Get implements rest.Getter.
+func (n nodeUsage) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
+	list, err := n.list(ctx, &metainternalversion.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name)})
+	if err != nil {
+		return nil, err
+	}
+	if len(list.Items) == 0 {
+		return nil, apierrors.NewNotFound(usage.Resource("nodes"), name)
+	}
+	return &list.Items[0], nil
+}
+
+// List implements rest.Lister.
+func (n nodeUsage) List(ctx context.Context, opts *metainternalversion.ListOptions) (runtime.Object, error) {
+	return n.list(ctx, opts)
+}
+
+func (n nodeUsage) list(ctx context.Context, opts *metainternalversion.ListOptions) (*usage.NodeMetricsList, error) {
+	f, err := watch.NewFilter(kinds.For[*corev1.Node](), "", opts)
+	if err != nil {
+		return nil, err
+	}
+	nodes := map[string]kinds.Object{}
+	for o := range f.Objects(n.hub.View()) {
+		nodes[o.GetName()] = o
+	}
+	list := &usage.NodeMetricsList{Items: []usage.NodeMetrics{}}
+	var mu sync.Mutex
+	err = n.each(ctx, keys(nodes), func(ctx context.Context, node string) error {
+		var used metricsv1beta1.NodeMetrics
+		if err := n.used(ctx, node, "/usage/node", &used); err != nil {
+			return err
+		}
+		used.ObjectMeta = metav1.ObjectMeta{
+			Name: node, Labels: nodes[node].GetLabels(), CreationTimestamp: metav1.NewTime(n.now()),
+		}
+		var item usage.NodeMetrics
+		if err := scheme.Convert(&used, &item, nil); err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		list.Items = append(list.Items, item)
+		return nil
+	})
+	slices.SortFunc(list.Items, func(a, b usage.NodeMetrics) int { return cmp.Compare(a.Name, b.Name) })
+	return list, err
+}
+
+func keys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for key := range m {
+		out = append(out, key)
+	}
+	return out
+}
+
+// each asks nodes side by side. What one does not answer is left out; the error is ctx's.
+func (s *server) each(ctx context.Context, nodes []string, ask func(context.Context, string) error) error {
+	var g errgroup.Group
+	g.SetLimit(usageAtOnce)
+	for _, node := range nodes {
+		g.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			ctx, cancel := context.WithTimeout(ctx, usageTimeout)
+			defer cancel()
+			if err := ask(ctx, node); err != nil {
+				s.log.Debug("a node does not tell what it uses", "node", node, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if err := ctx.Err(); err != nil {
+		return apierrors.NewTimeoutError("nobody waits for the list: "+err.Error(), retryAfter)
+	}
+	return nil
+}
+
+// used asks a node's agent.
+func (s *server) used(ctx context.Context, node, path string, into interface{ Unmarshal([]byte) error }) error {
+	transport := s.transport(node)
+	if transport == nil {
+		return noTunnel(node)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+node+path, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := transport.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("cannot read %s of node %s: %s", path, node, answer.Status)
+	}
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxUsage))
+	if err != nil {
+		return err
+	}
+	return into.Unmarshal(body)
+}
+
+// tableOfUsage has metrics-server's columns: the name, what is used, and over what time.
+type tableOfUsage struct{}
+
+// ConvertToTable implements rest.TableConvertor.
+func (tableOfUsage) ConvertToTable(_ context.Context, o, _ runtime.Object) (*metav1.Table, error) {
+	table := &metav1.Table{ColumnDefinitions: []metav1.TableColumnDefinition{
+		{Name: "Name", Type: "string", Format: "name", Description: "Name of the resource"},
+		{Name: "cpu", Type: "string", Format: "quantity"},
+		{Name: "memory", Type: "string", Format: "quantity"},
+		{Name: "Window", Type: "string", Format: "duration"},
+	}}
+	add := func(o runtime.Object, name string, window metav1.Duration, used ...corev1.ResourceList) {
+		sum := func(of corev1.ResourceName) string {
+			total := used[0][of].DeepCopy()
+			for _, more := range used[1:] {
+				total.Add(more[of])
+			}
+			return total.String()
+		}
+		table.Rows = append(table.Rows, metav1.TableRow{
+			Cells:  []any{name, sum(corev1.ResourceCPU), sum(corev1.ResourceMemory), window.Duration.String()},
+			Object: runtime.RawExtension{Object: o},
+		})
+	}
+	pod := func(p *usage.PodMetrics) {
+		used := []corev1.ResourceList{{}}
+		for _, c := range p.Containers {
+			used = append(used, c.Usage)
+		}
+		add(p, p.Name, p.Window, used...)
+	}
+	switch o := o.(type) {
+	case *usage.PodMetrics:
+		pod(o)
+	case *usage.PodMetricsList:
+		for i := range o.Items {
+			pod(&o.Items[i])
+		}
+	case *usage.NodeMetrics:
+		add(o, o.Name, o.Window, o.Usage)
+	case *usage.NodeMetricsList:
+		for i := range o.Items {
+			add(&o.Items[i], o.Items[i].Name, o.Items[i].Window, o.Items[i].Usage)
+		}
+	}
+	return table, nil
+}
