@@ -75,6 +75,7 @@ func benchmarks() []benchmark {
 		{"up", up},
 		{"start", startOne},
 		{"pods", startMany},
+		{"stats", statistics},
 		{"folder", folderChange},
 		{"push", pushChange},
 		{"services", services},

@@ -87,22 +87,25 @@ func (n *node) writeAndRead(ctx context.Context, database *etcd.Etcd, pods int) 
 	return updates, read, err
 }
 
-// readNode measures listing one node's pods through the API over TLS.
-func (n *node) readNode(ctx context.Context, s *store.Store, want int) (took float64, err error) {
+// withAPI runs f while an API server serves the store over TLS, to which tunnels lead.
+func (n *node) withAPI(ctx context.Context, s *store.Store, tunnels api.Tunnels,
+	f func(context.Context, *kubernetes.Clientset) error) (err error) {
 	dir, err := n.folder()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	authority, err := pki.Open(pki.Dir(filepath.Join(dir, "pki")), pki.Options{})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return 0, err
+		return err
 	}
-	server := api.New(api.Options{Store: s, Authority: authority, Hosts: []string{"127.0.0.1"}, Log: slog.New(slog.DiscardHandler)})
+	server := api.New(api.Options{
+		Store: s, Authority: authority, Hosts: []string{"127.0.0.1"}, Tunnels: tunnels, Log: slog.New(slog.DiscardHandler),
+	})
 	ctx, cancel := context.WithCancel(ctx)
 	var serving errgroup.Group
 	serving.Go(func() error { return server.Serve(ctx, listener) })
@@ -112,7 +115,7 @@ func (n *node) readNode(ctx context.Context, s *store.Store, want int) (took flo
 	}()
 	cert, key, err := authority.Viewer("bench", 0)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	kube, err := kubernetes.NewForConfig(&rest.Config{
 		Host: "https://" + listener.Addr().String(), QPS: -1,
@@ -120,21 +123,36 @@ func (n *node) readNode(ctx context.Context, s *store.Store, want int) (took flo
 		TLSClientConfig: rest.TLSClientConfig{CAData: authority.PEM(), CertData: cert, KeyData: key},
 	})
 	if err != nil {
-		return 0, err
-	}
-	list := func(ctx context.Context, node int) error {
-		pods, err := kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + storebench.NodeName(node)})
-		if err == nil && len(pods.Items) != want {
-			err = fmt.Errorf("cannot read a node's pods: got %d, want %d", len(pods.Items), want)
-		}
 		return err
 	}
-	for end := time.Now().Add(time.Minute); list(ctx, 0) != nil && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond) // the server reads the store first
+	return f(ctx, kube)
+}
+
+// readNode measures listing one node's pods through the API over TLS.
+func (n *node) readNode(ctx context.Context, s *store.Store, want int) (took float64, err error) {
+	err = n.withAPI(ctx, s, nil, func(ctx context.Context, kube *kubernetes.Clientset) error {
+		node := 0
+		list := func(ctx context.Context) error {
+			selector := metav1.ListOptions{FieldSelector: "spec.nodeName=" + storebench.NodeName(node)}
+			pods, err := kube.CoreV1().Pods("").List(ctx, selector)
+			if err == nil && len(pods.Items) != want {
+				err = fmt.Errorf("cannot read a node's pods: got %d, want %d", len(pods.Items), want)
+			}
+			return err
+		}
+		untilServed(ctx, list)
+		took, err = repeat(ctx, n.size(100, 3), timed(func(ctx context.Context) error {
+			node++
+			return list(ctx)
+		}))
+		return err
+	})
+	return took, err
+}
+
+// untilServed returns once a read succeeds, after a minute at most: a server reads the store first.
+func untilServed(ctx context.Context, read func(context.Context) error) {
+	for end := time.Now().Add(time.Minute); read(ctx) != nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
 	}
-	node := 0
-	return repeat(ctx, n.size(100, 3), timed(func(ctx context.Context) error {
-		node++
-		return list(ctx, node)
-	}))
 }
