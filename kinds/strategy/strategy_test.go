@@ -439,6 +439,11 @@ func BenchmarkPrepare(b *testing.B) {
 	p := &corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()}
 	p.UID, p.ResourceVersion = "1", "7"
 	Default(p)
+	b.Run("default", func(b *testing.B) {
+		for b.Loop() {
+			Default(p.DeepCopy())
+		}
+	})
 	b.Run("create", func(b *testing.B) {
 		for b.Loop() {
 			if errs := PrepareCreate(p.DeepCopy()); len(errs) > 0 {

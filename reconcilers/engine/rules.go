@@ -12,6 +12,9 @@ import (
 
 // Rules are Kubernetes' rules for objects, as package kinds/strategy documents them.
 type Rules struct {
+	// Default is asked first for what is created: a template may lack defaults of what is made of it, as that of a CronJob does
+	// those of a Job, and that of a ReplicaSet the requests that a pod's limits imply.
+	Default       func(o kinds.Object)
 	PrepareCreate func(o kinds.Object) field.ErrorList
 	PrepareUpdate func(new, old kinds.Object) field.ErrorList
 	PrepareStatus func(new, old kinds.Object) field.ErrorList
@@ -20,7 +23,7 @@ type Rules struct {
 
 func (r Rules) orKubernetes() Rules {
 	if r.PrepareCreate == nil {
-		return Rules{strategy.PrepareCreate, strategy.PrepareUpdate, strategy.PrepareStatus, strategy.Delete}
+		return Rules{strategy.Default, strategy.PrepareCreate, strategy.PrepareUpdate, strategy.PrepareStatus, strategy.Delete}
 	}
 	return r
 }
@@ -28,9 +31,12 @@ func (r Rules) orKubernetes() Rules {
 // parallelFrom is how many creations are worth spreading over the processors: the rules take some 50 µs for a pod.
 const parallelFrom = 16
 
-// prepareCreations is PrepareCreate for many.
+// prepareCreations is Default and PrepareCreate for many.
 func (r Rules) prepareCreations(objects []kinds.Object) []field.ErrorList {
 	errs := make([]field.ErrorList, len(objects))
-	spread.Over(len(objects), parallelFrom, func(i int) { errs[i] = r.PrepareCreate(objects[i]) })
+	spread.Over(len(objects), parallelFrom, func(i int) {
+		r.Default(objects[i])
+		errs[i] = r.PrepareCreate(objects[i])
+	})
 	return errs
 }
