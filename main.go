@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // of CronJobs, on machines that have none
 
 	"lockstep/daemon/command"
 	_ "lockstep/nodeagent/dns/names/early"   // runs the names process before the large packages initialise

@@ -19,6 +19,10 @@ const (
 	Unborn types.UID = "00000000-0000-0000-0000-000000000000"
 )
 
+func cronJobPods(o Object) (*corev1.PodSpec, string) {
+	return &o.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec, "spec.jobTemplate.spec.template.spec"
+}
+
 func jobTemplate(o Object) *corev1.PodTemplateSpec { return &o.(*batchv1.Job).Spec.Template }
 
 func jobSelector(o Object) *metav1.LabelSelector { return o.(*batchv1.Job).Spec.Selector }

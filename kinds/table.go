@@ -107,6 +107,11 @@ func table() []*Kind {
 			Confidential: No, Health: judged(replicationControllerHealth, podReads()...),
 			Pods: inTemplate(replicationControllerTemplate), Scale: replicationControllerScale, Controllers: Uncontrolled(),
 		}),
+		row[batchv1.CronJob, batchv1.CronJobList](batch(), "cronjobs", "cj", Columns{
+			Namespaced: true, Declarable: true, Status: true, Categories: all(),
+			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: cronJobPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
 		row[batchv1.Job, batchv1.JobList](batch(), "jobs", "", Columns{
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),

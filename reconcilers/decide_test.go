@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"lockstep/reconcilers/cluster"
+	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
 	"lockstep/reconcilers/endpoints"
@@ -52,6 +53,7 @@ func decided() map[string]loop.Reconciler {
 		"garbagecollection/testdata/finished": garbagecollection.FinishedPods(1),
 		"garbagecollection/testdata/owners":   garbagecollection.Owners(),
 		"garbagecollection/testdata/pods":     garbagecollection.Pods(),
+		"cronjob/testdata":                    cronjob.New(),
 		"job/testdata":                        job.New(),
 		"ttl/testdata":                        ttl.New(nil),
 		"namespace/testdata":                  namespace.New(),

@@ -5,6 +5,7 @@ import (
 	"lockstep/internal/settings"
 	"lockstep/kinds"
 	"lockstep/reconcilers/cluster"
+	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
 	"lockstep/reconcilers/endpoints"
@@ -56,6 +57,7 @@ func All(o Options) []engine.Reconciler {
 		replicaset.New(),
 		replicaset.Controllers(),
 		statefulset.New(),
+		cronjob.New(),
 		job.New(),
 		ttl.New(o.Noted),
 		daemonset.New(),

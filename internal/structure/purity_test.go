@@ -96,6 +96,7 @@ func acting() map[string]string {
 func deciding() map[string][]string {
 	return map[string][]string{
 		"reconcilers/reconcilers.go":    {"lockstep/reconcilers/"}, // it lists them
+		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/engine/prepare.go": {"lockstep/store"}, // for the form of a write
 		"proxy/change.go":               {"lockstep/proxy/rules"},

@@ -41,6 +41,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"serviceaccounts":                 storage.DefaultNamespaceScopedAttr,
 		"daemonsets.apps":                 storage.DefaultNamespaceScopedAttr,
 		"deployments.apps":                storage.DefaultNamespaceScopedAttr,
+		"cronjobs.batch":                  storage.DefaultNamespaceScopedAttr,
 		"statefulsets.apps":               storage.DefaultNamespaceScopedAttr,
 		"controllerrevisions.apps":        storage.DefaultNamespaceScopedAttr,
 		"podtemplates":                    storage.DefaultNamespaceScopedAttr,

@@ -27,6 +27,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
+	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
 	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
@@ -90,8 +91,9 @@ var registries = map[string]registry{
 	"replicationcontrollers": {
 		main: replicationcontroller.Strategy, status: replicationcontroller.StatusStrategy, fields: replicationControllerFields,
 	},
-	"podtemplates": {main: podtemplate.Strategy},
-	"jobs.batch":   {main: job.Strategy, status: job.StatusStrategy, named: true, fields: jobFields},
+	"podtemplates":   {main: podtemplate.Strategy},
+	"cronjobs.batch": {main: cronjob.Strategy, status: cronjob.StatusStrategy},
+	"jobs.batch":     {main: job.Strategy, status: job.StatusStrategy, named: true, fields: jobFields},
 	"pods": {
 		main: pod.Strategy, status: pod.StatusStrategy, admit: admitPod, readmit: readmitPod, remove: deletePod, fields: podFields,
 	},

@@ -94,6 +94,9 @@ func examples() []kinds.Object {
 		},
 		aReplicationController("cart"),
 		aJob("cart"),
+		&batchv1.CronJob{ObjectMeta: named("cart"), Spec: batchv1.CronJobSpec{
+			Schedule: "*/5 * * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: aJob("cart").Spec},
+		}},
 		&corev1.PodTemplate{ObjectMeta: named("cart"), Template: aDeployment("cart").Spec.Template},
 		&corev1.Pod{ObjectMeta: named("cart"), Spec: podSpec()},
 		&corev1.Endpoints{ObjectMeta: named("cart"), Subsets: []corev1.EndpointSubset{{

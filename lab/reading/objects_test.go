@@ -32,6 +32,13 @@ spec:
           readinessProbe: {tcpSocket: {port: http}, periodSeconds: 1}
 ---
 apiVersion: batch/v1
+kind: CronJob
+metadata: {name: sums, namespace: shop}
+spec:
+  schedule: "@yearly"
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: "lab.example/talker:1"}]}}}}
+---
+apiVersion: batch/v1
 kind: Job
 metadata: {name: sum, namespace: shop}
 spec:

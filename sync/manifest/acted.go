@@ -54,6 +54,10 @@ StatefulSetUpdateStrategy: type rollingUpdate
 RollingUpdateStatefulSetStrategy: partition maxUnavailable
 StatefulSetOrdinals: start
 
+CronJob: metadata spec
+CronJobSpec: schedule timeZone startingDeadlineSeconds concurrencyPolicy suspend jobTemplate
+CronJobSpec: successfulJobsHistoryLimit failedJobsHistoryLimit
+JobTemplateSpec: metadata spec
 Job: metadata spec
 JobSpec: parallelism completions completionMode suspend selector manualSelector template managedBy
 JobSpec: backoffLimit backoffLimitPerIndex maxFailedIndexes activeDeadlineSeconds ttlSecondsAfterFinished

@@ -34,6 +34,10 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: cart}, spec: {serviceName: cart, ordinals: {start: 2}, " +
 			"updateStrategy: {rollingUpdate: {partition: 1, maxUnavailable: 50%}}, " +
 			"selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
+		"{apiVersion: batch/v1, kind: CronJob, metadata: {name: cart}, spec: {schedule: '30 6-16/4 * * 1-5', timeZone: Europe/Berlin, " +
+			"startingDeadlineSeconds: 60, concurrencyPolicy: Replace, suspend: true, successfulJobsHistoryLimit: 0, " +
+			"failedJobsHistoryLimit: 5, jobTemplate: {metadata: {labels: {a: b}}, spec: {backoffLimit: 1, " +
+			"template: {spec: {restartPolicy: Never, containers: [{name: main, image: a}]}}}}}}",
 		"{apiVersion: batch/v1, kind: Job, metadata: {name: cart}, spec: {completions: 4, parallelism: 2, completionMode: Indexed, " +
 			"suspend: true, backoffLimitPerIndex: 1, maxFailedIndexes: 2, activeDeadlineSeconds: 9, ttlSecondsAfterFinished: 0, " +
 			"podReplacementPolicy: Failed, managedBy: kubernetes.io/job-controller, podFailurePolicy: {rules: [" +

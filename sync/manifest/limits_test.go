@@ -255,15 +255,34 @@ func TestMemoryOf(t *testing.T) {
 
 // TestManyCompletions: what a Job asks for is bounded, at once and in all.
 func TestManyCompletions(t *testing.T) {
-	for _, field := range []string{"parallelism", "completions"} {
-		refused := "spec." + field + ": 150001 pods are more than the limit of"
-		for n, want := range map[int]string{MaxReplicas: "", MaxReplicas + 1: refused} {
-			text := fmt.Sprintf("{apiVersion: batch/v1, kind: Job, metadata: {name: a}, spec: {%s: %d, template: "+
-				"{spec: {restartPolicy: Never, containers: [{name: main, image: a}]}}}}", field, n)
-			_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
-			if want == "" && len(errs) > 0 || want != "" && !strings.Contains(errs.Error(), want) {
-				t.Errorf("%s %d: got %v, want %q", field, n, errs, want)
+	const job = "{%s: %d, template: {spec: {restartPolicy: Never, containers: [{name: main, image: a}]}}}"
+	for path, text := range map[string]string{
+		"spec.": "{apiVersion: batch/v1, kind: Job, metadata: {name: a}, spec: " + job + "}",
+		"spec.jobTemplate.spec.": "{apiVersion: batch/v1, kind: CronJob, metadata: {name: a}, spec: {schedule: '@daily', " +
+			"jobTemplate: {spec: " + job + "}}}",
+	} {
+		for _, field := range []string{"parallelism", "completions"} {
+			refused := path + field + ": 150001 pods are more than the limit of"
+			for n, want := range map[int]string{MaxReplicas: "", MaxReplicas + 1: refused} {
+				_, errs := Read(t.Context(), []File{fileOf("a.yaml", fmt.Appendf(nil, text, field, n))}, Options{})
+				if want == "" && len(errs) > 0 || want != "" && !strings.Contains(errs.Error(), want) {
+					t.Errorf("%s%s %d: got %v, want %q", path, field, n, errs, want)
+				}
 			}
+		}
+	}
+}
+
+// TestNever: a schedule for a day that there is not is an error, at its place.
+func TestNever(t *testing.T) {
+	for schedule, want := range map[string]string{
+		"0 0 29 2 *": "", "@hourly": "", "59 23 31 2 *": `spec.schedule: "59 23 31 2 *" never comes`, "TZ=0": "cannot use TZ",
+	} {
+		text := "{apiVersion: batch/v1, kind: CronJob, metadata: {name: a}, spec: {schedule: '" + schedule + "', jobTemplate: " +
+			"{spec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: a}]}}}}}}"
+		_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
+		if want == "" && len(errs) > 0 || want != "" && !strings.Contains(errs.Error(), want) {
+			t.Errorf("%s: got %v, want %q", schedule, errs, want)
 		}
 	}
 }

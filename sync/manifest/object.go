@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kubernetes/pkg/util/parsers"
 	sigsjson "sigs.k8s.io/json"
 
 	"lockstep/internal/near"
@@ -26,6 +28,12 @@ import (
 )
 
 const tooManyPods = "%d pods are more than the limit of %d"
+
+// neverComes says that there is no such day, as the 31st of February.
+func neverComes(j *batchv1.CronJob) bool {
+	s, err := parsers.ParseCronScheduleWithPanicRecovery(j.Spec.Schedule)
+	return err == nil && s.Next(time.Unix(0, 0)).IsZero()
+}
 
 // reading is what one object of a file came to, before the file has a name and before kinds are ignored.
 type reading struct {
@@ -349,13 +357,13 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 	if s := k.Scale(o); s != nil && s.Wanted != nil && *s.Wanted > MaxReplicas {
 		c.tooMuch(n, "spec.replicas", tooManyPods, *s.Wanted, MaxReplicas)
 	}
-	if j, ok := o.(*batchv1.Job); ok {
-		// What has ended stays until the Job has.
-		if pods := j.Spec.Parallelism; pods != nil && *pods > MaxReplicas {
-			c.tooMuch(n, "spec.parallelism", tooManyPods, *pods, MaxReplicas)
-		}
-		if pods := j.Spec.Completions; pods != nil && *pods > MaxReplicas {
-			c.tooMuch(n, "spec.completions", tooManyPods, *pods, MaxReplicas)
+	switch j := o.(type) {
+	case *batchv1.Job:
+		c.tooManyPods(n, "spec", &j.Spec)
+	case *batchv1.CronJob:
+		c.tooManyPods(n, "spec.jobTemplate.spec", &j.Spec.JobTemplate.Spec)
+		if neverComes(j) {
+			c.tooMuch(n, "spec.schedule", "%q never comes", j.Spec.Schedule)
 		}
 	}
 	if len(c.problems) > 0 {
@@ -367,6 +375,15 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		return nil
 	}
 	return &Object{Object: o, Stated: stated}
+}
+
+// tooManyPods bounds what a Job asks for, at once and in all: what has ended stays until the Job has.
+func (c *checker) tooManyPods(n *node, path string, s *batchv1.JobSpec) {
+	for field, pods := range map[string]*int32{path + ".parallelism": s.Parallelism, path + ".completions": s.Completions} {
+		if pods != nil && *pods > MaxReplicas {
+			c.tooMuch(n, field, tooManyPods, *pods, MaxReplicas)
+		}
+	}
 }
 
 func (c *checker) tooMuch(n *node, field, format string, args ...any) {
