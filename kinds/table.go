@@ -12,6 +12,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -35,7 +36,10 @@ func coordination() group {
 	return group{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme}
 }
 func discovery() group { return group{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme} }
-func lockstep() group  { return group{v1alpha1.GroupVersion, v1alpha1.AddToScheme} }
+func scheduling() group {
+	return group{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme}
+}
+func lockstep() group { return group{v1alpha1.GroupVersion, v1alpha1.AddToScheme} }
 
 // table has a row a kind, in the order in which a revision's objects are created: what others refer to comes first.
 func table() []*Kind {
@@ -54,6 +58,10 @@ func table() []*Kind {
 		}),
 		row[coordinationv1.Lease, coordinationv1.LeaseList](coordination(), "leases", "", Columns{
 			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](scheduling(), "priorityclasses", "pc", Columns{
+			Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.ServiceAccount, corev1.ServiceAccountList](core(), "serviceaccounts", "sa", Columns{

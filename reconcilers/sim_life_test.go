@@ -353,7 +353,7 @@ func TestRefusedPods(t *testing.T) {
 		!strings.Contains(live.Status.Conditions[i].Message, "no-such-class") {
 		t.Errorf("conditions = %+v", live.Status.Conditions)
 	}
-	s.expectEvents("FailedCreate: Error creating: Pod \"web-")
+	s.expectEvents("FailedCreate: Error creating: pods \"web-")
 }
 
 // TestHistoryLimit keeps as many old replica sets as the deployment says.

@@ -159,7 +159,8 @@ func TestStatefulSetWithoutPods(t *testing.T) {
 	if got := failure(); !strings.HasPrefix(got, "FailedCreate: ") || !strings.Contains(got, "no-such-class") {
 		t.Errorf("conditions tell %q", got)
 	}
-	s.expectEvents(`FailedCreate: Create Pod db-0 in StatefulSet db failed error: Pod "db-0" is invalid`)
+	s.expectEvents(`FailedCreate: Create Pod db-0 in StatefulSet db failed error: pods "db-0" is forbidden: ` +
+		`no PriorityClass with name no-such-class was found`)
 
 	other := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db-0"}, Spec: corev1.PodSpec{
 		Containers: []corev1.Container{{Name: "main", Image: "other"}},

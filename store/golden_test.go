@@ -13,6 +13,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -53,6 +54,7 @@ func samples() []kinds.Object {
 	return []kinds.Object{
 		&corev1.Namespace{ObjectMeta: meta("", "shop")},
 		&corev1.Node{ObjectMeta: meta("", "node-1")},
+		&schedulingv1.PriorityClass{ObjectMeta: meta("", "gold"), Value: 1000},
 		&corev1.Secret{ObjectMeta: meta("shop", "s"), Data: map[string][]byte{"k": []byte("v")}},
 		&corev1.ConfigMap{ObjectMeta: meta("shop", "c"), Data: map[string]string{"k": "v", "a": "b"}},
 		&corev1.Service{ObjectMeta: meta("shop", "web"), Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}},

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
@@ -176,6 +177,7 @@ func (s *Sync) applier(c store.Committer) *apply.Applier {
 func rules() plan.Rules {
 	return plan.Rules{
 		Default:       strategy.Default,
+		Admit:         admission.Admit,
 		PrepareCreate: strategy.PrepareCreate,
 		PrepareUpdate: strategy.PrepareUpdate,
 		Delete:        func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) },

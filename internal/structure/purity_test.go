@@ -96,6 +96,7 @@ func acting() map[string]string {
 func deciding() map[string][]string {
 	return map[string][]string{
 		"reconcilers/reconcilers.go":    {"lockstep/reconcilers/"}, // it lists them
+		"kinds/admission/*.go":          {"k8s.io/kubernetes/pkg/apis/scheduling/v1"},
 		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/engine/prepare.go": {"lockstep/store"}, // for the form of a write
@@ -134,7 +135,8 @@ func allowed() []string {
 		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
 		"k8s.io/kubernetes/pkg/controller/daemon/util", // what a daemon's pod is, on which node, and what a strategy allows
 		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
-		"lockstep/kinds", "lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",
+		"lockstep/kinds", "lockstep/kinds/admission",
+		"lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",
 		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods", "lockstep/reconcilers/revisions",
 	}
 }

@@ -11,17 +11,11 @@ import (
 // kube-apiserver's --default-not-ready-toleration-seconds.
 const defaultTolerationSeconds = 300
 
-// Priorities of Kubernetes' two built-in priority classes (k8s.io/kubernetes/pkg/apis/scheduling).
-var builtinPriority = map[string]int32{
-	"":                        0,
-	"system-cluster-critical": 2000000000,
-	"system-node-critical":    2000001000,
-}
-
 // Admit does in place what Kubernetes' default admission does to a new pod: the service account named default where
 // none is named, the account's image pull secrets where the pod has none, tolerations of 300 s for nodes that are not
-// ready or not reachable, and the priority of its class. account is the pod's service account, or nil where it is not
-// known. Doing it twice changes nothing. No token is mounted: there is nothing yet that a token could be used for.
+// ready or not reachable, and priority 0 where it has no class, which package kinds/admission knows. account is the pod's
+// service account, or nil where it is not known. Doing it twice changes nothing. No token is mounted: there is nothing yet
+// that a token could be used for.
 func Admit(pod *corev1.Pod, account *corev1.ServiceAccount) {
 	if pod.Spec.ServiceAccountName == "" {
 		pod.Spec.ServiceAccountName = "default"
@@ -32,8 +26,8 @@ func Admit(pod *corev1.Pod, account *corev1.ServiceAccount) {
 	}
 	tolerateBriefly(pod, corev1.TaintNodeNotReady)
 	tolerateBriefly(pod, corev1.TaintNodeUnreachable)
-	if priority, ok := builtinPriority[pod.Spec.PriorityClassName]; ok && pod.Spec.Priority == nil {
-		pod.Spec.Priority = &priority
+	if pod.Spec.PriorityClassName == "" && pod.Spec.Priority == nil {
+		pod.Spec.Priority = new(int32(0))
 	}
 	if pod.Spec.PreemptionPolicy == nil {
 		policy := corev1.PreemptLowerPriority
@@ -58,18 +52,7 @@ func tolerateBriefly(pod *corev1.Pod, taint string) {
 
 // admitPod admits a new pod.
 func admitPod(o kinds.Object) field.ErrorList {
-	pod := o.(*corev1.Pod)
-	spec := field.NewPath("spec")
-	priority, known := builtinPriority[pod.Spec.PriorityClassName]
-	if !known {
-		return field.ErrorList{
-			field.Invalid(spec.Child("priorityClassName"), pod.Spec.PriorityClassName, "no PriorityClass with this name was found"),
-		}
-	}
-	if pod.Spec.Priority != nil && *pod.Spec.Priority != priority {
-		return field.ErrorList{field.Forbidden(spec.Child("priority"), "must not be stated: it is computed from priorityClassName")}
-	}
-	Admit(pod, nil)
+	Admit(o.(*corev1.Pod), nil)
 	return nil
 }
 

@@ -22,6 +22,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
 	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
@@ -42,6 +43,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
 
 	"lockstep/kinds"
 )
@@ -75,11 +77,12 @@ var registries = map[string]registry{
 	"namespaces": {
 		main: namespace.Strategy, status: namespace.StatusStrategy, remove: deleteNamespace, fields: namespaceFields,
 	},
-	"nodes":                      {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
-	"leases.coordination.k8s.io": {main: lease.Strategy},
-	"serviceaccounts":            {main: serviceaccount.Strategy},
-	"secrets":                    {main: secret.Strategy, fields: secretFields},
-	"configmaps":                 {main: configmap.Strategy},
+	"nodes":                             {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
+	"leases.coordination.k8s.io":        {main: lease.Strategy},
+	"priorityclasses.scheduling.k8s.io": {main: priorityclass.Strategy},
+	"serviceaccounts":                   {main: serviceaccount.Strategy},
+	"secrets":                           {main: secret.Strategy, fields: secretFields},
+	"configmaps":                        {main: configmap.Strategy},
 	"services": {
 		main: service.Strategy, status: service.StatusStrategy, allocate: allocateService, fields: serviceFields,
 	},

@@ -10,6 +10,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -78,6 +79,7 @@ func examples() []kinds.Object {
 			ObjectMeta: named("a"),
 			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds},
 		},
+		&schedulingv1.PriorityClass{ObjectMeta: cluster("gold"), Value: 1000},
 		&corev1.ServiceAccount{ObjectMeta: named("cart")},
 		&corev1.Secret{ObjectMeta: named("cart"), StringData: map[string]string{"password": "s3cret"}},
 		&corev1.ConfigMap{ObjectMeta: named("cart"), Data: map[string]string{"colour": "red"}},
@@ -226,10 +228,10 @@ func TestCreateRefuses(t *testing.T) {
 			"metadata.labels: Invalid value",
 		},
 		"no containers": {&corev1.Pod{ObjectMeta: named("cart")}, "spec.containers: Required value"},
-		"an unknown priority": {&corev1.Pod{
-			ObjectMeta: named("cart"),
-			Spec:       corev1.PodSpec{PriorityClassName: "gold", Containers: podSpec().Containers},
-		}, "spec.priorityClassName"},
+		"a class of the system": {&schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "system-mine"}},
+			"metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only"},
+		"too high a priority": {&schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, Value: 1000000001},
+			"value: Forbidden: maximum allowed value of a user defined priority is 1000000000"},
 		"dual stack": {func() kinds.Object {
 			s := aService("cart")
 			s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyRequireDualStack)

@@ -117,7 +117,13 @@ spec:
       args: [-name, crash, -lines, "3", -every, 1ms, -exit, "3"]
 `
 
-const others = `apiVersion: v1
+const others = `apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {name: gold}
+value: 1000
+description: what must run
+---
+apiVersion: v1
 kind: ReplicationController
 metadata: {name: idle, namespace: talk}
 spec:

@@ -10,11 +10,13 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
 	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/loop"
 	"lockstep/store/view"
@@ -31,7 +33,7 @@ type Options struct {
 // unselected is why slices are shared with the loop that makes them of pods.
 const unselected = "the API servers' service selects no pods"
 
-// New returns the reconciler of the cluster's own namespaces and services.
+// New returns the reconciler of the cluster's own namespaces, priority classes and services.
 func New(o Options) loop.Reconciler {
 	all := func(kind *kinds.Kind, how string) loop.Read {
 		return loop.Read{Kind: kind, How: how, Keys: own}
@@ -42,6 +44,7 @@ func New(o Options) loop.Reconciler {
 		Single:    true,
 		Reads: []loop.Read{
 			all(kinds.For[*corev1.Namespace](), "the cluster's own"),
+			all(kinds.For[*schedulingv1.PriorityClass](), "the cluster's own"),
 			all(kinds.For[*corev1.Service](), "the cluster's own"),
 			all(kinds.For[*discoveryv1.EndpointSlice](), "the API servers'"),
 			{Kind: kinds.For[*coordinationv1.Lease](), How: "an API server's, unless it was renewed in time", Keys: ofServer,
@@ -49,6 +52,7 @@ func New(o Options) loop.Reconciler {
 		},
 		Writes: []loop.Write{
 			{Kind: kinds.For[*corev1.Namespace](), Create: true},
+			{Kind: kinds.For[*schedulingv1.PriorityClass](), Create: true},
 			{
 				Kind: kinds.For[*corev1.Service](), Create: true, Fields: []string{"spec.type", "spec.selector", "spec.ports"},
 				Shared: map[string]string{"spec.ports": "the cluster's own services have no node ports, which are all that is allocated"},
@@ -65,7 +69,8 @@ func New(o Options) loop.Reconciler {
 
 func own(_ *view.View, o kinds.Object) []kinds.Key {
 	name := o.GetNamespace() + "/" + o.GetName()
-	if slices.Contains(namespaces(), o.GetName()) || name == "kube-system/kube-dns" || name == "default/kubernetes" ||
+	if slices.Contains(namespaces(), o.GetName()) || admission.SystemClass(o.GetName()) ||
+		name == "kube-system/kube-dns" || name == "default/kubernetes" ||
 		strings.HasPrefix(name, "default/kubernetes-ipv") {
 		return []kinds.Key{loop.ClusterKey()}
 	}
@@ -95,6 +100,11 @@ func decide(v *view.View, o Options, now time.Time) loop.Decision {
 		complete = false
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		d.Wants = append(d.Wants, loop.Want{Object: ns, Reason: "every cluster has it"})
+	}
+	for _, class := range admission.SystemClasses() {
+		if _, ok := view.Get[*schedulingv1.PriorityClass](v, "", class.Name); !ok {
+			d.Wants = append(d.Wants, loop.Want{Object: class, Reason: "every cluster has it"})
+		}
 	}
 	if !complete {
 		return d // what lives in them comes next, which the namespaces' creation wakes

@@ -96,11 +96,11 @@ func (p *preparation) create(wants []loop.Want) {
 				p.names.generate(p.view, objects[i])
 			}
 		}
-		errs := p.rules.prepareCreations(objects)
+		errs := p.rules.prepareCreations(objects, p.view)
 		for i, w := range some {
 			key := kinds.KeyOf(objects[i])
-			if len(errs[i]) > 0 {
-				p.refused = append(p.refused, refused{key, invalid(key, errs[i]), w.Failed})
+			if errs[i] != nil {
+				p.refused = append(p.refused, refused{key, errs[i], w.Failed})
 				return
 			}
 			p.steps = append(p.steps, step{
@@ -229,6 +229,11 @@ func implicitDrops(v *view.View, rules writeRules, owner kinds.Object, d loop.De
 		drops = append(drops, loop.DropOf(child, "not wanted any more"))
 	}
 	return drops
+}
+
+// forbidden words a refusal of admission as Kubernetes' API server does.
+func forbidden(key kinds.Key, err *field.Error) error {
+	return fmt.Errorf("%s %q is forbidden: %s", key.GroupResource(), key.Name, err.Detail)
 }
 
 // invalid words a refusal as Kubernetes' API server does.

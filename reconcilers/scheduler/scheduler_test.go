@@ -197,6 +197,27 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestPriorityDecidesFirst: where there is room for one, the pod of the highest priority gets it, then the oldest.
+func TestPriorityDecidesFirst(t *testing.T) {
+	var pods []kinds.Object
+	for i, p := range []struct {
+		name     string
+		priority int32
+	}{{"none", 0}, {"old-low", 10}, {"low", 10}, {"system", 2000001000}, {"below", -2147483648}} {
+		pods = append(pods, pod(p.name, "", func(o *corev1.Pod) {
+			o.Spec.Priority = &p.priority
+			o.CreationTimestamp = metav1.NewTime(time.Unix(int64(i), 0))
+		}))
+	}
+	var got []string
+	for _, p := range NewState(view.Of(pods...)).Pending(func(kinds.Key) bool { return true }) {
+		got = append(got, p.Name)
+	}
+	if want := []string{"system", "old-low", "low", "none", "below"}; !slices.Equal(got, want) {
+		t.Errorf("decided in the order %v, want %v", got, want)
+	}
+}
+
 func TestDecideSpreadsAndFills(t *testing.T) {
 	var objs []kinds.Object
 	for i := range 4 {

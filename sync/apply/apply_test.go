@@ -12,6 +12,7 @@ import (
 
 	"lockstep/internal/short"
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
 	"lockstep/kinds/strategy"
 	"lockstep/store"
 	"lockstep/store/memory"
@@ -20,7 +21,8 @@ import (
 	"lockstep/sync/plan"
 )
 
-var rules = plan.Rules{Default: strategy.Default, PrepareCreate: strategy.PrepareCreate, PrepareUpdate: strategy.PrepareUpdate,
+var rules = plan.Rules{Default: strategy.Default, Admit: admission.Admit,
+	PrepareCreate: strategy.PrepareCreate, PrepareUpdate: strategy.PrepareUpdate,
 	Delete: func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) }}
 
 // revision states n config maps with these fields; those whose number skip divides are left out.

@@ -17,6 +17,7 @@ LabelSelectorRequirement: key operator values
 
 Namespace: metadata spec
 NamespaceSpec: finalizers
+PriorityClass: metadata value globalDefault description preemptionPolicy
 ServiceAccount: metadata imagePullSecrets automountServiceAccountToken
 Secret: metadata data stringData type immutable
 ConfigMap: metadata data binaryData immutable
@@ -75,6 +76,7 @@ PodTemplateSpec: metadata spec
 PodSpec: containers initContainers restartPolicy terminationGracePeriodSeconds volumes
 PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableServiceLinks
 PodSpec: nodeName nodeSelector affinity tolerations schedulerName
+PodSpec: priorityClassName priority preemptionPolicy
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
 PodSpec: securityContext shareProcessNamespace hostPID activeDeadlineSeconds os setHostnameAsFQDN hostUsers
 PodOS: name

@@ -31,7 +31,7 @@ A field of a type that stands in several places leads to that type.
 // carried are fields that are acted on by nobody of Lockstep's, and what they are kept for. What is below them is carried, too.
 func carried() map[string]string {
 	const linux, tokens = "nodes have no SELinux policy", "no token is mounted"
-	const windows = "nodes run Linux"
+	const windows, preemption = "nodes run Linux", "no pod is ended to make room for another"
 	return map[string]string{
 		"ObjectMeta.annotations":                      "for programs that read them; Lockstep reads a few",
 		"ServiceAccount.automountServiceAccountToken": tokens,
@@ -42,6 +42,9 @@ func carried() map[string]string {
 		"PodSecurityContext.windowsOptions":           windows,
 		"SecurityContext.seLinuxOptions":              linux,
 		"SecurityContext.windowsOptions":              windows,
+		"PodSpec.preemptionPolicy":                    preemption,
+		"PriorityClass.preemptionPolicy":              preemption,
+		"PriorityClass.description":                   "for who reads it",
 		"Container.resizePolicy":                      "no container is resized in place",
 		"Toleration.tolerationSeconds":                "no pod is evicted for a taint",
 		"PodTemplate.template":                        "nothing makes pods of it, in Kubernetes neither",

@@ -15,6 +15,7 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 	for _, text := range []string{
 		"{apiVersion: v1, kind: Namespace, metadata: {name: shop}}",
 		"{apiVersion: v1, kind: ServiceAccount, metadata: {name: cart}}",
+		"{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: gold}, value: 1000}",
 		"{apiVersion: v1, kind: Secret, metadata: {name: cart}, stringData: {a: b}}",
 		"{apiVersion: v1, kind: ConfigMap, metadata: {name: cart}, data: {a: b}, binaryData: {c: AAAA}}",
 		"{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {type: NodePort, selector: {a: b}, ports: [{port: 80}]}}",

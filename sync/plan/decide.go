@@ -7,9 +7,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
 	"lockstep/store/view"
 )
 
@@ -52,6 +54,7 @@ func Decide(in Input) (*Plan, Problems) {
 	}
 	d.problems = append(d.problems, d.services(p.Steps)...)
 	d.problems = append(d.problems, d.reach(p.Steps)...)
+	d.problems = append(d.problems, d.admission(p.Steps)...)
 	if len(d.problems) > 0 {
 		d.problems.sort()
 		return nil, d.problems
@@ -271,9 +274,15 @@ func builtin(namespace string) bool {
 	return false
 }
 
-// keptByCluster says that a reconciler keeps the object, in every namespace.
+// keptByCluster says that a reconciler keeps the object, in every namespace where it is of one.
 func keptByCluster(k kinds.Key) bool {
-	return k.Name == "kube-root-ca.crt" && k.GroupResource() == kinds.For[*corev1.ConfigMap]().GroupResource()
+	switch kinds.ForResource(k.GroupResource()) {
+	case kinds.For[*corev1.ConfigMap]():
+		return k.Name == "kube-root-ca.crt"
+	case kinds.For[*schedulingv1.PriorityClass]():
+		return admission.SystemClass(k.Name)
+	}
+	return false
 }
 
 // ownedBy says where another source states an object, if it does.

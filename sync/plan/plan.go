@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
 	"lockstep/store/view"
 	"lockstep/sync/origin"
 )
@@ -76,9 +77,10 @@ type Revision struct {
 	Folder bool
 }
 
-// Rules are Kubernetes' own rules, as package kinds/strategy has them; all are required.
+// Rules are Kubernetes' own rules, as packages kinds/strategy and kinds/admission have them; all are required.
 type Rules struct {
 	Default       func(kinds.Object)
+	Admit         func(kinds.Object, admission.Cluster) *field.Error
 	PrepareCreate func(kinds.Object) field.ErrorList
 	PrepareUpdate func(new, old kinds.Object) field.ErrorList
 	// Delete returns the object as it is while it is being deleted, or gone where it may vanish at once.

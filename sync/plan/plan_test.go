@@ -22,12 +22,14 @@ import (
 	"lockstep/internal/golden"
 	"lockstep/internal/settings"
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
 	"lockstep/kinds/strategy"
 	"lockstep/store/view"
 	"lockstep/sync/origin"
 )
 
-var testRules = Rules{Default: strategy.Default, PrepareCreate: strategy.PrepareCreate, PrepareUpdate: strategy.PrepareUpdate,
+var testRules = Rules{Default: strategy.Default, Admit: admission.Admit,
+	PrepareCreate: strategy.PrepareCreate, PrepareUpdate: strategy.PrepareUpdate,
 	Delete: func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) }}
 
 var testNetworks = Networks{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, NodePorts: settings.Default().NodePorts,

@@ -21,8 +21,9 @@ import (
 // inventory, so any process finishes what another began.
 func Reconcile(inventory []Desired, v *view.View, rules Rules, now time.Time) []Step {
 	var steps []Step
+	then := &after{inventory: inventory, view: v, rules: rules}
 	for _, entry := range inventory {
-		if step, ok := reconcile(entry, v, rules, now); ok {
+		if step, ok := reconcile(entry, then, now); ok {
 			steps = append(steps, step)
 		}
 	}
@@ -54,7 +55,8 @@ func rank(k kinds.Key) int {
 	return len(kinds.All)
 }
 
-func reconcile(entry Desired, v *view.View, rules Rules, now time.Time) (Step, bool) {
+func reconcile(entry Desired, then *after, now time.Time) (Step, bool) {
+	v, rules := then.view, then.rules
 	step := Step{Key: entry.Key, Entry: entry, Live: v.Get(entry.Key)}
 	switch {
 	case keptByCluster(entry.Key): // a release before this one may have taken it from a file
@@ -65,7 +67,7 @@ func reconcile(entry Desired, v *view.View, rules Rules, now time.Time) (Step, b
 	case step.Live == nil && entry.State == Applied && entry.Ended != "":
 		return step, false
 	case step.Live == nil:
-		return create(step, v, rules), true
+		return create(step, then), true
 	case step.Live.GetDeletionTimestamp() != nil:
 		step.Verb, step.Reason = Wait, "it is being deleted"
 		return step, true
@@ -90,7 +92,8 @@ func prune(step Step, rules Rules, now time.Time) Step {
 	return step
 }
 
-func create(step Step, v *view.View, rules Rules) Step {
+func create(step Step, then *after) Step {
+	v, rules := then.view, then.rules
 	if ns := step.Key.Namespace; ns != "" {
 		if live, ok := view.Get[*corev1.Namespace](v, "", ns); ok && live.DeletionTimestamp != nil {
 			step.Verb, step.Reason = Wait, "namespace "+ns+" is being deleted"
@@ -103,6 +106,10 @@ func create(step Step, v *view.View, rules Rules) Step {
 		return step
 	}
 	rules.Default(o)
+	if err := rules.Admit(o, then); err != nil {
+		step.Verb, step.Reason, step.Field = Refuse, err.Field+": "+err.Detail, err.Field
+		return step
+	}
 	if errs := rules.PrepareCreate(o); len(errs) > 0 {
 		step.Verb, step.Reason, step.Field = Refuse, explain(errs), errs[0].Field
 		return step
@@ -179,7 +186,7 @@ func explain(errs field.ErrorList) string {
 	var lines []string
 	immutable := false
 	for _, e := range errs {
-		line := e.Field + ": " + e.Detail
+		line := e.Field + ": " + strings.TrimSuffix(e.Detail, ".")
 		if e.Detail == "" {
 			line = e.Field + ": " + string(e.Type.String())
 		}

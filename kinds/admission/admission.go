@@ -1,0 +1,29 @@
+// Package admission decides by the cluster's objects whether a new object may be, and what it gets of them, as Kubernetes'
+// admission plugins do.
+package admission
+
+import (
+	"iter"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"lockstep/kinds"
+)
+
+// Cluster is where the objects are that admission asks for; a view is one. What it returns is shared.
+type Cluster interface {
+	Get(kinds.Key) kinds.Object // nil: there is none
+	// List yields those of a kind in a namespace; empty: in all.
+	List(of schema.GroupResource, namespace string) iter.Seq[kinds.Object]
+}
+
+// Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class. The error says which field is
+// refused and why, in the words of Kubernetes' plugins; the object is then of no use. Admitting twice changes nothing.
+func Admit(o kinds.Object, in Cluster) *field.Error {
+	if pod, ok := o.(*corev1.Pod); ok {
+		return prioritize(&pod.Spec, in)
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package plan
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	apischema "k8s.io/apimachinery/pkg/runtime/schema"
+
+	"lockstep/kinds"
+	"lockstep/kinds/admission"
+	"lockstep/store/view"
+)
+
+// after is a view once an inventory is carried out, as far as admission asks for it: what it reads is created first.
+type after struct {
+	inventory []Desired
+	view      *view.View
+	rules     Rules
+	entries   map[apischema.GroupResource]map[kinds.Key]kinds.Object // nil: is to go
+}
+
+// changed are the objects of a kind that the inventory states and the view has not, or not so.
+func (a *after) changed(of apischema.GroupResource) map[kinds.Key]kinds.Object {
+	if changed, known := a.entries[of]; known {
+		return changed
+	}
+	changed := map[kinds.Key]kinds.Object{}
+	for i := range a.inventory {
+		entry := &a.inventory[i]
+		if entry.State == Applied || entry.Key.GroupResource() != of {
+			continue
+		}
+		changed[entry.Key] = nil
+		if o, err := decode(entry.Key, entry.Object); err == nil && entry.State != Pruning {
+			a.rules.Default(o)
+			changed[entry.Key] = o
+		}
+	}
+	if a.entries == nil {
+		a.entries = map[apischema.GroupResource]map[kinds.Key]kinds.Object{}
+	}
+	a.entries[of] = changed
+	return changed
+}
+
+// Get is that of a view.
+func (a *after) Get(k kinds.Key) kinds.Object {
+	if o, ok := a.changed(k.GroupResource())[k]; ok {
+		return o
+	}
+	return a.view.Get(k)
+}
+
+// List is that of a view, with what is new at the end.
+func (a *after) List(of apischema.GroupResource, namespace string) iter.Seq[kinds.Object] {
+	return func(yield func(kinds.Object) bool) {
+		changed := a.changed(of)
+		for o := range a.view.List(of, namespace) {
+			if _, ok := changed[kinds.KeyOf(o)]; !ok && !yield(o) {
+				return
+			}
+		}
+		for _, k := range slices.SortedFunc(maps.Keys(changed), compare) {
+			if o := changed[k]; o != nil && (namespace == "" || k.Namespace == namespace) && !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+// admission finds what admission would refuse once the steps are carried out: pods of what they write, a second default among
+// the priority classes. What is unchanged is looked at where it would lose its class.
+func (d *decision) admission(steps []Step) Problems {
+	var problems Problems
+	refuse := func(entry *Desired, field, reason string) {
+		problems = append(problems, Problem{Origin: entry.Origin, Key: entry.Key, Field: field, Message: field + ": " + reason})
+	}
+	then := &after{inventory: d.inventory, view: d.in.View, rules: d.in.Rules}
+	written := make(map[kinds.Key]bool, len(steps))
+	for i := range steps {
+		s := &steps[i]
+		if s.Verb != Create && s.Verb != Update {
+			continue
+		}
+		written[s.Key] = true
+		if c, ok := s.Object.(*schedulingv1.PriorityClass); ok && c.GlobalDefault {
+			if other := anotherDefault(c, then); other != "" {
+				refuse(&s.Entry, "globalDefault",
+					fmt.Sprintf("PriorityClass %s is already marked as default. Only one default can exist", other))
+			}
+		}
+		if field, reason := refusedPods(s.Object, then); reason != "" {
+			refuse(&s.Entry, field, reason)
+		}
+	}
+	if !loses(then) {
+		return problems
+	}
+	for i := range d.inventory {
+		entry := &d.inventory[i]
+		if written[entry.Key] || entry.State != Applied {
+			continue
+		}
+		if o, err := decode(entry.Key, entry.Object); err == nil {
+			if field, reason := withoutClass(o, then); reason != "" {
+				refuse(entry, field, reason)
+			}
+		}
+	}
+	return problems
+}
+
+func anotherDefault(c *schedulingv1.PriorityClass, in admission.Cluster) string {
+	for o := range in.List(kinds.Of(c).GroupResource(), "") {
+		if other := o.(*schedulingv1.PriorityClass); other.GlobalDefault && other.Name != c.Name {
+			return other.Name
+		}
+	}
+	return ""
+}
+
+// refusedPods says why the pods that an object makes would be refused, and for which of its fields.
+func refusedPods(o kinds.Object, in *after) (field, reason string) {
+	if field, reason = withoutClass(o, in); reason != "" {
+		return field, reason
+	}
+	spec, at := kinds.Of(o).Pods(o)
+	if _, itself := o.(*corev1.Pod); itself || spec == nil {
+		return "", ""
+	}
+	pod := &corev1.Pod{Spec: *spec.DeepCopy()}
+	pod.Namespace = o.GetNamespace()
+	if err := in.rules.Admit(pod, in); err != nil {
+		return at + strings.TrimPrefix(err.Field, "spec"), err.Detail
+	}
+	return "", ""
+}
+
+func loses(in *after) bool {
+	for _, c := range in.changed(kinds.For[*schedulingv1.PriorityClass]().GroupResource()) {
+		if c == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutClass says that the pods that an object makes, or is, have a class that goes.
+func withoutClass(o kinds.Object, in *after) (field, reason string) {
+	spec, at := kinds.Of(o).Pods(o)
+	if spec == nil {
+		return "", ""
+	}
+	kind := kinds.For[*schedulingv1.PriorityClass]()
+	if c, changed := in.changed(kind.GroupResource())[kind.Key("", spec.PriorityClassName)]; changed && c == nil {
+		return at + ".priorityClassName", fmt.Sprintf("PriorityClass %s is removed by this revision", spec.PriorityClassName)
+	}
+	return "", ""
+}
