@@ -171,6 +171,10 @@ func TestEachKindIsExplained(t *testing.T) {
 			for _, m := range field.FindAllStringSubmatch(out, -1) {
 				told[m[2]] = true
 			}
+			old, ok := s.kubectl(t.Context(), "explain", k.Resource, "--api-version", version, "--output", "plaintext-openapiv2")
+			if !ok || !strings.Contains(old, "KIND:     "+k.Kind) || !strings.Contains(old, "metadata\t<") {
+				t.Errorf("by OpenAPI 2.0 it is explained as\n%s", old)
+			}
 			for name := range fieldsOf(reflect.TypeOf(k.New()), map[reflect.Type]bool{}) {
 				if !told[name] {
 					t.Errorf("no field %s is explained", name)

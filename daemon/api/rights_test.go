@@ -161,7 +161,7 @@ func TestRights(t *testing.T) {
 				t.Fatal(err)
 			}
 			fmt.Fprintf(&out, " %s=%d", c.name, code)
-			if strings.Contains(body, "canary") && !strings.HasPrefix(c.name, "node-") {
+			if strings.Contains(body, "canary-7f3") && !strings.HasPrefix(c.name, "node-") {
 				t.Errorf("%s as %s shows a secret", line, c.name)
 			}
 			var st metav1.Status

@@ -2,10 +2,10 @@ package api
 
 import (
 	"errors"
-	"io"
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -79,7 +79,7 @@ func (s *server) schemas(mux *http.ServeMux) {
 			writeJSON(w, schema.Document(gv, release))
 		})
 	}
-	mux.HandleFunc("GET /openapi/v2", s.noOldSchema)
+	mux.HandleFunc("GET /openapi/v2", s.oldSchema(release))
 }
 
 func writeJSON(w http.ResponseWriter, body []byte) {
@@ -87,13 +87,26 @@ func writeJSON(w http.ResponseWriter, body []byte) {
 	_, _ = w.Write(body)
 }
 
-// noOldSchema answers those that know only OpenAPI 2.0. Of this status, kubectl prints the text.
-func (s *server) noOldSchema(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(http.StatusNotAcceptable)
-	_, _ = io.WriteString(w, "this cluster publishes its schema as OpenAPI 3.0 only, at /openapi/v3; it is changed by pushing to Git, "+
-		"not through its API: "+s.where(s.hub.View(), rights.Access{}))
+// oldSchema answers those that know only OpenAPI 2.0, one after the other, since making protobuf of it takes memory.
+func (s *server) oldSchema(release string) http.HandlerFunc {
+	const asked, answered = "com.github.proto-openapi.spec.v2", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+	var one sync.Mutex
+	return func(w http.ResponseWriter, r *http.Request) {
+		one.Lock()
+		defer one.Unlock()
+		document := schema.Old(release)
+		if !strings.Contains(r.Header.Get("Accept"), asked) {
+			writeJSON(w, document)
+			return
+		}
+		encoded, err := schema.OldProtobuf(document)
+		if err != nil {
+			s.fail(w, r, apierrors.NewInternalError(err))
+			return
+		}
+		w.Header().Set("Content-Type", answered)
+		_, _ = w.Write(encoded)
+	}
 }
 
 func noSuchPath() error {

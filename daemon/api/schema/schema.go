@@ -1,4 +1,4 @@
-// Package schema publishes what fields the served kinds have, as OpenAPI 3.0: what kubectl explains them by, and wants to
+// Package schema publishes what fields the served kinds have, as OpenAPI 3.0 and 2.0: what kubectl explains them by, and wants to
 // read before it sends anything.
 package schema
 
@@ -44,13 +44,17 @@ func Document(gv schema.GroupVersion, release string) []byte {
 			continue
 		}
 		paths[pathOf(k)] = operations(k)
-		name := m.add(typeOf(k))
-		m[name]["x-kubernetes-group-version-kind"] = []object{gvk(k)}
+		m.kind(k)
 	}
 	return encode(object{
 		"openapi": "3.0.0", "info": object{"title": "Lockstep", "version": release},
 		"paths": paths, "components": object{"schemas": m},
 	})
+}
+
+// kind adds a kind and what it refers to.
+func (m models) kind(k *kinds.Kind) {
+	m[m.add(typeOf(k))]["x-kubernetes-group-version-kind"] = []object{gvk(k)}
 }
 
 func gvk(k *kinds.Kind) object {

@@ -5,7 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	openapi_v2 "github.com/google/gnostic-models/openapiv2"
+	gproto "google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kube-openapi/pkg/util/proto"
 
 	"lockstep/kinds"
 )
@@ -45,6 +48,44 @@ func TestDocuments(t *testing.T) {
 	} {
 		if !strings.Contains(string(core), want) {
 			t.Errorf("the core group's document has no %s", want)
+		}
+	}
+}
+
+// TestOld: every reference leads somewhere, also as client-go reads the document, which has each kind.
+func TestOld(t *testing.T) {
+	data := Old("test")
+	encoded, err := OldProtobuf(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document openapi_v2.Document
+	if err := gproto.Unmarshal(encoded, &document); err != nil {
+		t.Fatal(err)
+	}
+	models, err := proto.NewOpenAPIData(&document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range kinds.All {
+		model := models.LookupModel(nameOf(typeOf(k)))
+		if model == nil || model.GetExtensions()["x-kubernetes-group-version-kind"] == nil {
+			t.Errorf("%s is not described", k.Kind)
+		}
+	}
+	for _, left := range []string{"components/schemas", `"allOf"`} {
+		if strings.Contains(string(data), left) {
+			t.Errorf("it has %s, which is of OpenAPI 3.0", left)
+		}
+	}
+	t.Logf("%d bytes, %d of protobuf", len(data), len(encoded))
+}
+
+func BenchmarkOld(b *testing.B) {
+	b.ReportAllocs()
+	for range b.N {
+		if _, err := OldProtobuf(Old("test")); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
