@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"cmp"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,9 @@ func NodeOf(o Object) string {
 	}
 	return ""
 }
+
+// AccountOf is the name of a pod's service account.
+func AccountOf(p *corev1.Pod) string { return cmp.Or(p.Spec.ServiceAccountName, "default") }
 
 // NodeReady says that the node's Ready condition is true.
 func NodeReady(n *corev1.Node) bool {

@@ -35,6 +35,7 @@ import (
 	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/stats"
+	"lockstep/nodeagent/tokens"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -57,6 +58,7 @@ type Agent struct {
 	images    *images.Manager
 	probes    *probes.Manager
 	content   *content.Store
+	tokens    *tokens.Store
 	cluster   *cluster.Cluster
 	statuses  *statuses
 	events    record.EventRecorder // while it runs
@@ -117,6 +119,7 @@ func New(opts Options) (*Agent, error) {
 		Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged,
 		Holds: a.hasLost,
 	})
+	a.tokens = tokens.New(tokens.Options{Dir: filepath.Join(opts.agentDir(), "tokens"), API: a.api})
 	a.cluster = cluster.New(cluster.Options{
 		Node: opts.NodeName, File: filepath.Join(opts.agentDir(), "cluster"), Pods: bound{a}, Kept: a.metrics.kept,
 		Log: a.log,

@@ -60,6 +60,7 @@ func (a *Agent) historySeen(name string) {
 	a.log.Warn("the cluster's store has been lost: everything is read anew, and pods run on until others take their places",
 		"pods", len(a.lost))
 	a.content.StartAnew()
+	a.tokens.StartAnew()
 	a.cluster.Anew()
 	poke(a.changed)
 	poke(a.lostWake)

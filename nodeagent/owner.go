@@ -40,6 +40,11 @@ type clusterOf struct {
 // Latest implements pod.Cluster.
 func (c clusterOf) Latest() pod.Content { return c.Store.Latest() }
 
+// Token implements pod.Cluster.
+func (c clusterOf) Token(ctx context.Context, o *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {
+	return c.agent.tokens.Get(ctx, o, p)
+}
+
 // servicesWait bounds how long a container waits for the services that its
 // environment names: with neither the API nor a kept state it starts without.
 const servicesWait = 10 * time.Second

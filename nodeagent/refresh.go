@@ -61,6 +61,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 		}
 		if all {
 			a.content.Forget(used)
+			a.tokens.Forget(owner{a}.Knows)
 		}
 	}
 }

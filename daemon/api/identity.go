@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"lockstep/daemon/api/accounts"
 	"lockstep/daemon/pki"
 	"lockstep/daemon/rights"
 	"lockstep/store/view"
@@ -25,7 +26,7 @@ const admitTimeout = 10 * time.Second
 type identity struct {
 	rights.Subject
 	user user.DefaultInfo
-	// credential is what its budgets are kept by: a node's name, one viewer's certificate or token, or an address.
+	// credential is what its budgets are kept by: a node's name, one viewer's certificate or token, a pod, or an address.
 	credential string
 	// until is when the credential ends; zero: never.
 	until time.Time
@@ -46,6 +47,8 @@ func identify(name string, groups []string) identity {
 		id.Role, id.Node = rights.Node, short
 	case slices.Contains(groups, pki.ViewerGroup):
 		id.Role = rights.Viewer
+	case slices.Contains(groups, serviceaccount.AllServiceAccountsGroup):
+		id.Role = rights.Account
 	}
 	return id
 }
@@ -66,8 +69,8 @@ func (s *server) authenticate(r *http.Request) (identity, error) {
 	if !strings.EqualFold(scheme, "bearer") {
 		return identity{}, apierrors.NewUnauthorized("Unauthorized")
 	}
-	id, err := s.byToken(strings.TrimSpace(bearer))
-	if errors.Is(err, pki.ErrToken) {
+	id, err := s.byToken(r.Context(), strings.TrimSpace(bearer))
+	if errors.Is(err, pki.ErrToken) || errors.Is(err, accounts.ErrToken) {
 		return identity{}, apierrors.NewUnauthorized("Unauthorized")
 	}
 	return id, err
@@ -80,7 +83,7 @@ func (s *server) byCertificate(r *http.Request, cert *x509.Certificate) (identit
 	switch id.Role {
 	case rights.Node:
 		key := pki.Fingerprint(cert)
-		id.credential = "node/" + id.Node
+		id.credential = nodeCredential(id.Node)
 		id.holds = func(v *view.View) bool { return !pki.Gone(v, id.Node, key) }
 		ctx, cancel := context.WithTimeout(r.Context(), admitTimeout)
 		defer cancel()
@@ -102,8 +105,12 @@ func (s *server) byCertificate(r *http.Request, cert *x509.Certificate) (identit
 	return id, nil
 }
 
-// byToken finds who a viewer's token is; otherwise the error matches pki.ErrToken.
-func (s *server) byToken(bearer string) (identity, error) {
+// byToken finds whose a viewer's or a service account's token is; otherwise the error matches pki.ErrToken or
+// accounts.ErrToken.
+func (s *server) byToken(ctx context.Context, bearer string) (identity, error) {
+	if accounts.Ours(bearer) {
+		return s.byAccount(ctx, bearer)
+	}
 	token, err := pki.ParseBearer(bearer)
 	if err != nil {
 		return identity{}, pki.ErrToken
@@ -121,6 +128,9 @@ func (s *server) byToken(bearer string) (identity, error) {
 	id.holds = func(v *view.View) bool { return pki.Issued(v, token.ID) }
 	return id, nil
 }
+
+// nodeCredential is what the budgets of a node are kept by.
+func nodeCredential(name string) string { return "node/" + name }
 
 type identityKey struct{}
 

@@ -16,6 +16,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/daemon/pki"
 	"lockstep/daemon/rights"
 	"lockstep/store/memory"
 )
@@ -91,7 +92,11 @@ func TestReadiness(t *testing.T) {
 
 // TestStarting asks a server that does not run yet.
 func TestStarting(t *testing.T) {
-	s := New(Options{Store: memory.New(), Log: slog.New(slog.DiscardHandler)})
+	authority, err := pki.Open(pki.Dir(t.TempDir()), pki.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Store: memory.New(), Authority: authority, Log: slog.New(slog.DiscardHandler)})
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/version": 200, "/api/v1/pods": 503, rights.JoinPath: 503} {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))

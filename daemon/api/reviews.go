@@ -21,6 +21,7 @@ import (
 	authorizationconversion "k8s.io/kubernetes/pkg/apis/authorization/v1"
 	authorizationvalidation "k8s.io/kubernetes/pkg/apis/authorization/validation"
 
+	"lockstep/daemon/api/accounts"
 	"lockstep/daemon/pki"
 	"lockstep/daemon/rights"
 )
@@ -138,7 +139,7 @@ func (s *server) mayDo(id identity, res *authorizationv1.ResourceAttributes,
 	case rights.NotThisWay:
 		why = statusOf(s.refusal(v, a, why)).Message
 	case rights.Unauthorized:
-		why = fmt.Sprintf("User %q is neither a viewer nor a node", id.user.Name)
+		why = fmt.Sprintf("User %q is neither a viewer nor a node nor a service account", id.user.Name)
 	}
 	return authorizationv1.SubjectAccessReviewStatus{Allowed: verdict == rights.Allowed, Reason: why}, nil
 }
@@ -180,9 +181,13 @@ func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Obj
 			rules = append(rules, authorizationv1.ResourceRule{Verbs: read, APIGroups: []string{k.Group}, Resources: []string{k.Resource}})
 		}
 	}
+	paths := []string{"*"}
+	if id.Role == rights.Account {
+		paths = rights.KnownPaths()
+	}
 	r.Status = authorizationv1.SubjectRulesReviewStatus{
 		ResourceRules:    rules,
-		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"*"}}},
+		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: paths}},
 		// A node's rights depend on which pods are bound to it, which no rule can say.
 		Incomplete: id.Role == rights.Node,
 	}
@@ -195,15 +200,19 @@ func reviewSelf(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	return r, nil
 }
 
-// reviewToken says whose a viewer's token is.
-func (s *server) reviewToken(_ context.Context, o runtime.Object) (runtime.Object, error) {
+// reviewToken says whose a viewer's or a service account's token is.
+func (s *server) reviewToken(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	r := o.(*authenticationv1.TokenReview)
 	token := r.Spec.Token
 	r.Spec.Token = ""
 	if token == "" {
 		return nil, apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
-	id, err := s.byToken(token)
+	if accounts.Ours(token) {
+		r.Status = s.reviewAccount(ctx, token, r.Spec.Audiences)
+		return r, nil
+	}
+	id, err := s.byToken(ctx, token)
 	switch {
 	case errors.Is(err, pki.ErrToken):
 		r.Status.Error = "invalid bearer token"
@@ -216,5 +225,12 @@ func (s *server) reviewToken(_ context.Context, o runtime.Object) (runtime.Objec
 }
 
 func userInfo(u user.DefaultInfo) authenticationv1.UserInfo {
-	return authenticationv1.UserInfo{Username: u.Name, Groups: u.Groups}
+	info := authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
+	for key, values := range u.Extra {
+		if info.Extra == nil {
+			info.Extra = map[string]authenticationv1.ExtraValue{}
+		}
+		info.Extra[key] = values
+	}
+	return info
 }

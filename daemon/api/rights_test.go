@@ -9,9 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"lockstep/daemon/api/accounts"
 	"lockstep/daemon/pki"
 )
 
@@ -34,6 +36,13 @@ func TestRights(t *testing.T) {
 	if _, err := s.server.hub.Wait(t.Context(), s.store.View().Revision()); err != nil {
 		t.Fatal(err)
 	}
+	serviceAccount := &corev1.ServiceAccount{ObjectMeta: named("shop", "default")}
+	s.put(serviceAccount)
+	account, err := s.server.accounts.Issue(t.Context(), accounts.Bound{Account: serviceAccount, Pod: testPod("shop", "cart-1-a", "n1")},
+		[]string{s.server.accounts.Audience()}, 3600)
+	if err != nil {
+		t.Fatal(err)
+	}
 	bearer := func(token string) *rest.Config {
 		return &rest.Config{
 			Host:            "https://" + s.address,
@@ -52,6 +61,7 @@ func TestRights(t *testing.T) {
 		{"view-token", bearer(token.Bearer())},
 		{"node-n2", s.node("n2")},
 		{"node-n1", s.node("n1")},
+		{"account", bearer(account)},
 	}
 	const status = `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`
 	event := func(kind, name string) string {
@@ -105,6 +115,10 @@ func TestRights(t *testing.T) {
 		{"POST", "/apis/authentication.k8s.io/v1/tokenreviews",
 			`{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x.y"}}`},
 
+		{"GET", "/.well-known/openid-configuration", ""}, {"GET", "/openid/v1/jwks", ""},
+		{"POST", "/api/v1/namespaces/shop/serviceaccounts/default/token",
+			`{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest",` +
+				`"spec":{"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"cart-1-a","uid":"shop-cart-1-a-uid"}}}`},
 		{"POST", "/api/v1/nodes", `{"apiVersion":"v1","kind":"Node","metadata":{"name":"n3"}}`},
 		{"PATCH", "/api/v1/nodes/n1", `{"metadata":{"labels":{"disk":"ssd"}}}`},
 		{"PATCH", "/api/v1/nodes/n1", `{"metadata":{"labels":{"node-restriction.kubernetes.io/zone":"a"}}}`},
@@ -166,13 +180,13 @@ func TestRights(t *testing.T) {
 			}
 			var st metav1.Status
 			if code >= 400 && json.Unmarshal([]byte(body), &st) == nil &&
-				(c.name == "node-n1" || c.name == "node-n2" || c.name == "viewer") {
+				(strings.HasPrefix(c.name, "node-") || c.name == "viewer" || c.name == "account") {
 				messages[c.name] += fmt.Sprintf("%s: %d %s: %s\n", line, code, st.Reason, st.Message)
 			}
 		}
 		out.WriteString("\n")
 	}
-	for _, name := range []string{"viewer", "node-n1", "node-n2"} {
+	for _, name := range []string{"viewer", "node-n1", "node-n2", "account"} {
 		fmt.Fprintf(&out, "\n-- what %s is told\n%s", name, messages[name])
 	}
 	printed(t, "rights.txt", out.String())

@@ -56,6 +56,7 @@ func (s *server) routes() http.Handler {
 	if s.opts.Hooks != nil {
 		mux.Handle("POST "+rights.HookPath, s.opts.Hooks)
 	}
+	s.issuer(mux)
 	s.schemas(mux)
 	resources := s.resources()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -172,6 +173,8 @@ func (s *server) resources() map[route]http.Handler {
 	all[route{gvr: nodes.GroupVersionResource(), subresource: "proxy", verb: "get"}] = http.HandlerFunc(s.nodeProxy)
 	maps.Copy(all, s.reviews())
 	maps.Copy(all, s.usages())
+	token, h := s.tokenHandler()
+	all[token] = h
 	return all
 }
 

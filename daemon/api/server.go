@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"lockstep/daemon/api/accounts"
 	"lockstep/daemon/api/watch"
 	"lockstep/daemon/pki"
 	"lockstep/internal/settings"
@@ -82,20 +83,22 @@ type Server struct {
 
 // server is what the handlers share.
 type server struct {
-	opts    Options
-	store   store.Backend
-	hub     *watch.Hub
-	log     *slog.Logger
-	now     func() time.Time
-	tokens  pki.Tokens
-	joins   *pki.Registrar
-	infos   request.RequestInfoFactory
-	metrics *metrics
-	reads   chan struct{}
-	writes  chan struct{}
-	budgets budgets
-	stays   *stays
-	conns   *conns
+	opts   Options
+	store  store.Backend
+	hub    *watch.Hub
+	log    *slog.Logger
+	now    func() time.Time
+	tokens pki.Tokens
+	joins  *pki.Registrar
+	// accounts has the tokens of service accounts.
+	accounts *accounts.Authority
+	infos    request.RequestInfoFactory
+	metrics  *metrics
+	reads    chan struct{}
+	writes   chan struct{}
+	budgets  budgets
+	stays    *stays
+	conns    *conns
 }
 
 // New makes a server; it starts nothing.
@@ -137,14 +140,21 @@ func New(opts Options) *Server {
 		reads:   make(chan struct{}, opts.MaxReads),
 		writes:  make(chan struct{}, opts.MaxWrites),
 	}
+	var err error
+	if s.accounts, err = accounts.New(opts.Authority.AccountKey(), Issuer(opts.Settings), opts.Store.View); err != nil {
+		panic("api: the key is of the right kind and the domain was checked: " + err.Error())
+	}
 	s.hub = watch.New(watch.Options{Store: opts.Store, Judge: s.judge, Registerer: opts.Registerer, Log: opts.Log})
 	return &Server{server: s, handler: s.historic(s.chain())}
 }
 
+// Issuer is who signs tokens of service accounts: the API's URL within a cluster.
+func Issuer(s settings.Settings) string { return "https://kubernetes.default.svc." + s.Domain }
+
 // judge ends what changes have taken the right from.
 func (s *server) judge(v *view.View, changes []view.Change, all bool) {
-	credentials, nodes := bearing(changes)
-	s.stays.judge(v, all || credentials, nodes)
+	credentials, losers := bearing(changes)
+	s.stays.judge(v, all || credentials, losers)
 	if all || credentials {
 		s.conns.judge(v)
 	}

@@ -34,7 +34,7 @@ func (s *stay) good(v *view.View) bool {
 type stays struct {
 	mu  sync.Mutex
 	all map[*stay]struct{}
-	// ofPods are those that rest on which pods a node has, by node.
+	// ofPods are those that rest on which pods there are, by what bearing says has lost one.
 	ofPods map[string]map[*stay]struct{}
 }
 
@@ -42,20 +42,26 @@ func newStays() *stays {
 	return &stays{all: map[*stay]struct{}{}, ofPods: map[string]map[*stay]struct{}{}}
 }
 
-// restsOnPods says that a node's right is its pods' need.
-func (s *stay) restsOnPods() bool {
-	return s.id.Role == rights.Node && (s.access.Resource == "secrets" || s.access.Resource == "configmaps")
+// restsOn says whose loss of a pod may end it: the node's, where the right is its pods' need, or the pod's own, by whose token
+// it is made; empty: nobody's.
+func (s *stay) restsOn() string {
+	switch {
+	case s.id.Role == rights.Account, s.id.Role == rights.Node && (s.access.Resource == "secrets" || s.access.Resource == "configmaps"):
+		return s.id.credential
+	}
+	return ""
 }
 
 func (s *stays) enter(st *stay) (leave func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all[st] = struct{}{}
-	if st.restsOnPods() {
-		set := s.ofPods[st.id.Node]
+	on := st.restsOn()
+	if on != "" {
+		set := s.ofPods[on]
 		if set == nil {
 			set = map[*stay]struct{}{}
-			s.ofPods[st.id.Node] = set
+			s.ofPods[on] = set
 		}
 		set[st] = struct{}{}
 	}
@@ -63,18 +69,18 @@ func (s *stays) enter(st *stay) (leave func()) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.all, st)
-		if set := s.ofPods[st.id.Node]; set != nil {
+		if set := s.ofPods[on]; set != nil {
 			delete(set, st)
 			if len(set) == 0 {
-				delete(s.ofPods, st.id.Node)
+				delete(s.ofPods, on)
 			}
 		}
 	}
 }
 
 // judge ends what a view takes the right from: all are judged where credentials may have changed, which is seldom, else
-// those of the nodes that have lost a pod.
-func (s *stays) judge(v *view.View, all bool, nodes map[string]bool) {
+// those of who has lost a pod.
+func (s *stays) judge(v *view.View, all bool, losers map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if all {
@@ -83,7 +89,7 @@ func (s *stays) judge(v *view.View, all bool, nodes map[string]bool) {
 		}
 		return
 	}
-	for name := range nodes {
+	for name := range losers {
 		for st := range s.ofPods[name] {
 			st.judge(v)
 		}
@@ -96,26 +102,43 @@ func (s *stay) judge(v *view.View) {
 	}
 }
 
-// bearing says what changes may take: anybody's credential, or the rights of nodes that have lost pods.
-func bearing(changes []view.Change) (credentials bool, nodes map[string]bool) {
+// bearing says what changes may take: anybody's credential, or by their credentials the rights of nodes that have lost pods, and
+// of those pods.
+func bearing(changes []view.Change) (credentials bool, losers map[string]bool) {
 	for _, c := range changes {
 		for _, r := range []*view.Record{c.OldRecord, c.NewRecord} {
 			if r != nil && credentialTables[r.Table] {
 				return true, nil
 			}
 		}
+		if gone(c) {
+			return true, nil
+		}
 		p, ok := c.Old.(*corev1.Pod)
 		if !ok || p == nil || p.Spec.NodeName == "" {
 			continue
 		}
-		if now, stays := c.New.(*corev1.Pod); !stays || now == nil || now.Spec.NodeName != p.Spec.NodeName {
-			if nodes == nil {
-				nodes = map[string]bool{}
+		if now, stays := c.New.(*corev1.Pod); !stays || now == nil || now.Spec.NodeName != p.Spec.NodeName || now.UID != p.UID {
+			if losers == nil {
+				losers = map[string]bool{}
 			}
-			nodes[p.Spec.NodeName] = true
+			losers[nodeCredential(p.Spec.NodeName)], losers[podCredential(string(p.UID))] = true, true
 		}
 	}
-	return false, nodes
+	return false, losers
+}
+
+// gone says that a change takes an account or a node, which tokens of pods rest on, or puts another in its place.
+func gone(c view.Change) bool {
+	switch old := c.Old.(type) {
+	case *corev1.ServiceAccount:
+		now, _ := c.New.(*corev1.ServiceAccount)
+		return old != nil && (now == nil || now.UID != old.UID)
+	case *corev1.Node:
+		now, _ := c.New.(*corev1.Node)
+		return old != nil && now == nil
+	}
+	return false
 }
 
 // credentialTables are the records that credentials rest on; see package pki.

@@ -49,6 +49,8 @@ const (
 const (
 	caCertFile = "ca.crt"
 	caKeyFile  = "ca.key"
+	// accountKeyFile has the key that signs tokens of service accounts.
+	accountKeyFile = "sa.key"
 )
 
 // Authority signs certificates with the cluster's key. Any number of goroutines may use one.
@@ -57,6 +59,8 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 	pem  []byte
 	now  func() time.Time
+	// accountKey signs tokens of service accounts.
+	accountKey *ecdsa.PrivateKey
 
 	nodeLifetime time.Duration
 }
@@ -71,7 +75,8 @@ type Options struct {
 	NodeLifetime time.Duration
 }
 
-// Open reads the authority from the vault, or makes it there: an ECDSA P-256 key and a certificate of ten years.
+// Open reads the authority from the vault, or makes it there: an ECDSA P-256 key and a certificate of ten years, and another
+// such key for tokens of service accounts.
 func Open(vault Vault, opts Options) (*Authority, error) {
 	if opts.Cluster == "" {
 		opts.Cluster = "lockstep"
@@ -90,6 +95,9 @@ func Open(vault Vault, opts Options) (*Authority, error) {
 	}
 	a, err := parse(bundle, opts.Now)
 	if err != nil {
+		return nil, err
+	}
+	if a.accountKey, err = openAccountKey(vault); err != nil {
 		return nil, err
 	}
 	if a.nodeLifetime = opts.NodeLifetime; a.nodeLifetime == 0 {

@@ -73,7 +73,7 @@ func TestOpenTwice(t *testing.T) {
 	if a.Pin() != b.Pin() || len(a.Pin()) != 64 || !bytes.Equal(a.PEM(), b.PEM()) {
 		t.Error("the authority is another one at the second opening")
 	}
-	for _, name := range []string{caKeyFile, caCertFile} {
+	for _, name := range []string{caKeyFile, caCertFile, accountKeyFile} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -83,7 +83,7 @@ func TestOpenTwice(t *testing.T) {
 		}
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 2 {
+	if err != nil || len(entries) != 3 {
 		t.Errorf("temporary files remain: %v, %v", entries, err)
 	}
 }

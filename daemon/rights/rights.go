@@ -21,6 +21,7 @@ const (
 	Anonymous Role = iota // nobody who is known
 	Viewer
 	Node
+	Account // a program in a pod, by its service account
 )
 
 // Subject is who asks. Its zero value is nobody who is known.
@@ -149,6 +150,8 @@ func Decide(who Subject, a Access, v *view.View) (Verdict, string) {
 		return nodeWrites(who.Node, a, v)
 	case !a.Read():
 		return NotThisWay, ""
+	case who.Role == Account:
+		return Forbidden, "no role grants it"
 	case a.Confidential():
 		return Forbidden, "viewers cannot read " + a.Kind().Kind + "s"
 	default:
@@ -175,6 +178,8 @@ func decidePath(who Subject, a Access) (Verdict, string) {
 		return Allowed, ""
 	case !a.Read():
 		return NotThisWay, ""
+	case who.Role == Account && !known(path):
+		return Forbidden, "no role grants it"
 	default:
 		return Allowed, ""
 	}
@@ -225,6 +230,8 @@ func nodeWrites(self string, a Access, v *view.View) (Verdict, string) {
 		ok = a.Verb == "delete" && (boundTo(self, a, v) || absent(a, v))
 	case "events":
 		ok = a.Verb == "create" || change
+	case "serviceaccounts/token":
+		ok = a.Verb == "create"
 	case "leases.coordination.k8s.io":
 		ok = a.Namespace == nodeLeases && (a.Verb == "create" || change && a.Name == self)
 	}

@@ -151,7 +151,7 @@ func rules() []rule {
 			"lockstep/nodeagent", "lockstep/proxy",
 		},
 			reason: "a pod's loop reaches the cluster and the machine through interfaces, so that it runs on a hollow machine, too"},
-		{from: []string{"nodeagent/cluster", "nodeagent/content"}, never: []string{
+		{from: []string{"nodeagent/cluster", "nodeagent/content", "nodeagent/tokens"}, never: []string{
 			"lockstep/nodeagent/pod", "lockstep/nodeagent/runtime", "lockstep/nodeagent", "lockstep/proxy/",
 			"lockstep/proxy",
 		},

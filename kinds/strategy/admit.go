@@ -14,8 +14,7 @@ const defaultTolerationSeconds = 300
 // Admit does in place what Kubernetes' default admission does to a new pod: the service account named default where
 // none is named, the account's image pull secrets where the pod has none, tolerations of 300 s for nodes that are not
 // ready or not reachable, and priority 0 where it has no class, which package kinds/admission knows. account is the pod's
-// service account, or nil where it is not known. Doing it twice changes nothing. No token is mounted: there is nothing yet
-// that a token could be used for.
+// service account, or nil where it is not known. Doing it twice changes nothing.
 func Admit(pod *corev1.Pod, account *corev1.ServiceAccount) {
 	if pod.Spec.ServiceAccountName == "" {
 		pod.Spec.ServiceAccountName = "default"

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +21,7 @@ import (
 
 const usage = `standin serve NAME PORT…   answer every GET on the ports with NAME and the host's name
 standin ask URL…           print what each URL answers; exit 1 if one does not
+standin api PATH           print what the cluster's API answers, asked as client libraries do in a pod
 standin show FILE          print a file
 standin take MEBIBYTES     take that much memory, a mebibyte at a time, and wait until terminated
 standin burn               keep one CPU busy until terminated
@@ -42,6 +45,8 @@ func run(args []string) error {
 		return serve(ctx, args[1], args[2:])
 	case len(args) >= 2 && args[0] == "ask":
 		return ask(ctx, args[1:])
+	case len(args) == 2 && args[0] == "api":
+		return api(ctx, args[1])
 	case len(args) == 2 && args[0] == "show":
 		raw, err := os.ReadFile(args[1])
 		fmt.Print(string(raw))
@@ -106,6 +111,35 @@ func take(mebibytes string) ([][]byte, error) {
 		}
 	}
 	return taken, nil
+}
+
+// api asks by the names, the authority and the token that every pod is given.
+func api(ctx context.Context, path string) error {
+	const account = "/var/run/secrets/kubernetes.io/serviceaccount"
+	token, err := os.ReadFile(account + "/token")
+	if err != nil {
+		return err
+	}
+	authority, err := os.ReadFile(account + "/ca.crt")
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(authority)
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://kubernetes.default.svc"+path, nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+string(token))
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	fmt.Println(response.StatusCode)
+	_, err = io.Copy(os.Stdout, io.LimitReader(response.Body, 1<<16))
+	return err
 }
 
 func ask(ctx context.Context, urls []string) error {

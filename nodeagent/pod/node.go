@@ -41,6 +41,8 @@ type Cluster interface {
 	Content
 	// Latest is the content as it was last heard of, without a question for each object.
 	Latest() Content
+	// Token is one of the pod's service account, as a projection asks for it.
+	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
 	// Services are those whose variables pods of a namespace see. It waits a while for them to be known.
 	Services(ctx context.Context, namespace string) []*corev1.Service
 	// Delete removes the pod's object, if it is still this pod; one that is gone is no error.

@@ -37,8 +37,11 @@ func (n *Node) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Containe
 // volumeSources is where volumes get their content from.
 func (n *Node) volumeSources(ctx context.Context, from Content) volumes.Sources {
 	return volumes.Sources{
-		ConfigMap:   func(ns, name string) (*corev1.ConfigMap, error) { return from.ConfigMap(ctx, ns, name) },
-		Secret:      func(ns, name string) (*corev1.Secret, error) { return from.Secret(ctx, ns, name) },
+		ConfigMap: func(ns, name string) (*corev1.ConfigMap, error) { return from.ConfigMap(ctx, ns, name) },
+		Secret:    func(ns, name string) (*corev1.Secret, error) { return from.Secret(ctx, ns, name) },
+		Token: func(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {
+			return n.Cluster.Token(ctx, pod, p)
+		},
 		Allocatable: n.Facts().Allocatable,
 	}
 }

@@ -56,6 +56,8 @@ func projectedFiles(pod *corev1.Pod, p *corev1.ProjectedVolumeSource, sources So
 			some, err = secretFiles(pod.Namespace, s.Name, s.Items, mode(p.DefaultMode), optional(s.Optional), sources)
 		case source.DownwardAPI != nil:
 			some, err = downwardFiles(pod, source.DownwardAPI.Items, mode(p.DefaultMode), sources)
+		case source.ServiceAccountToken != nil:
+			some, err = tokenFile(pod, source.ServiceAccountToken, mode(p.DefaultMode), sources)
 		default:
 			err = errors.New("this kind of projection is not supported")
 		}
@@ -68,6 +70,19 @@ func projectedFiles(pod *corev1.Pod, p *corev1.ProjectedVolumeSource, sources So
 		}
 	}
 	return all, errors.Join(errs...)
+}
+
+// tokenFile is read, beside root, by the pod's own group alone where it has one, as with the kubelet.
+func tokenFile(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection, mode fs.FileMode, sources Sources) (files, error) {
+	token, err := sources.Token(pod, p)
+	if err != nil {
+		return nil, err
+	}
+	if fsGroup(pod) != nil {
+		mode = 0o600
+	}
+	all := files{p.Path: content{[]byte(token), mode}}
+	return all, all.check()
 }
 
 func configMapFiles(namespace, name string, items []corev1.KeyToPath, mode fs.FileMode, optional bool, sources Sources) (files, error) {

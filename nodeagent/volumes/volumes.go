@@ -44,6 +44,8 @@ type Sources struct {
 	// The objects are not changed.
 	ConfigMap func(namespace, name string) (*corev1.ConfigMap, error)
 	Secret    func(namespace, name string) (*corev1.Secret, error)
+	// Token returns a token of the pod's service account.
+	Token func(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
 	// Allocatable is the node's, for resourceFieldRef of containers without limits, and bounds memory volumes
 	// without a size; empty means neither.
 	Allocatable corev1.ResourceList

@@ -140,10 +140,11 @@ DownwardAPIVolumeFile: path fieldRef resourceFieldRef mode
 KeyToPath: key path mode
 HostPathVolumeSource: path type
 ProjectedVolumeSource: sources defaultMode
-VolumeProjection: secret configMap downwardAPI
+VolumeProjection: secret configMap downwardAPI serviceAccountToken
 SecretProjection: items optional
 ConfigMapProjection: items optional
 DownwardAPIProjection: items
+ServiceAccountTokenProjection: audience expirationSeconds path
 `)
 
 // allowedValues lists, for fields that are acted on with some of their values only, which those are. Where it is one, it is

@@ -101,6 +101,7 @@ func withoutDefault() map[string]string {
 		"PodSpec.runtimeClassName":                  named,
 		"ProjectedVolumeSource.defaultUser":         gated,
 		"SecretVolumeSource.defaultUser":            gated,
+		"ServiceAccountTokenProjection.user":        gated,
 		"ServiceSpec.allocateLoadBalancerNodePorts": "of a type that is refused",
 		"ServiceSpec.loadBalancerClass":             named,
 		"ServiceSpec.trafficDistribution":           named,

@@ -1,0 +1,81 @@
+package admission
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func podOf() *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "cart", Image: "img"}}}}
+}
+
+// TestAPIAccessIsMounted goes through who may say whether a pod gets a token, and what it has already.
+func TestAPIAccessIsMounted(t *testing.T) {
+	mount := func(name, path string) []corev1.VolumeMount {
+		return []corev1.VolumeMount{{Name: name, MountPath: path}}
+	}
+	for _, test := range []struct {
+		name         string
+		pod, account *bool
+		given        [2][]corev1.VolumeMount // of the init container and the container
+		want         [2]bool                 // which of them get one
+		volumes      int
+	}{
+		{name: "nobody says anything", want: [2]bool{true, true}, volumes: 1},
+		{name: "the account forbids it", account: new(false)},
+		{name: "the pod forbids it", pod: new(false), account: new(true)},
+		{name: "the pod allows what the account forbids", pod: new(true), account: new(false), want: [2]bool{true, true}, volumes: 1},
+		{name: "something is mounted there", given: [2][]corev1.VolumeMount{nil, mount("own", accessPath)}, want: [2]bool{true, false},
+			volumes: 1},
+		{name: "something is mounted there in each", given: [2][]corev1.VolumeMount{mount("own", accessPath), mount("own", accessPath)}},
+		{name: "something is mounted elsewhere", given: [2][]corev1.VolumeMount{mount("own", "/data"), nil}, want: [2]bool{true, true},
+			volumes: 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := podOf()
+			p.Spec.AutomountServiceAccountToken = test.pod
+			p.Spec.InitContainers = []corev1.Container{{Name: "init", Image: "img", VolumeMounts: test.given[0]}}
+			p.Spec.Containers[0].VolumeMounts = test.given[1]
+			if len(test.given[0])+len(test.given[1]) > 0 {
+				p.Spec.Volumes = []corev1.Volume{{Name: "own"}}
+			}
+			had := len(p.Spec.Volumes)
+			cluster := objects{&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "default"},
+				AutomountServiceAccountToken: test.account}}
+			for range 2 {
+				if err := Admit(p, cluster); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i, c := range []corev1.Container{p.Spec.InitContainers[0], p.Spec.Containers[0]} {
+				last := corev1.VolumeMount{}
+				if n := len(c.VolumeMounts); n > 0 {
+					last = c.VolumeMounts[n-1]
+				}
+				if got := strings.HasPrefix(last.Name, accessVolume) && last.MountPath == accessPath && last.ReadOnly; got != test.want[i] {
+					t.Errorf("container %s: mounted %v: %v", c.Name, got, c.VolumeMounts)
+				}
+			}
+			if got := len(p.Spec.Volumes) - had; got != test.volumes {
+				t.Errorf("%d volumes are added: %v", got, p.Spec.Volumes)
+			}
+		})
+	}
+}
+
+// TestPullSecretsOfTheAccount are those of a pod that names none.
+func TestPullSecretsOfTheAccount(t *testing.T) {
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "default"},
+		ImagePullSecrets: []corev1.LocalObjectReference{{Name: "registry"}}}
+	p := podOf()
+	if err := Admit(p, objects{account}); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Spec.ImagePullSecrets) != 1 || p.Spec.ImagePullSecrets[0].Name != "registry" {
+		t.Errorf("the pod has %v", p.Spec.ImagePullSecrets)
+	}
+}
