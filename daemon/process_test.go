@@ -178,7 +178,15 @@ func (s *server) get(url string) (code int, body string) {
 	return response.StatusCode, string(data)
 }
 
-func (s *server) untilReady() { s.t.Helper(); s.untilReadyz(http.StatusOK, "ok") }
+// untilReady waits for the API, and for the door beside it.
+func (s *server) untilReady() {
+	s.t.Helper()
+	s.untilReadyz(http.StatusOK, "ok")
+	s.until("the control socket answers", func() (string, bool) {
+		_, err := s.door().Report(s.t.Context())
+		return fmt.Sprint(err), err == nil
+	})
+}
 
 // untilReadyz waits for what /readyz says.
 func (s *server) untilReadyz(want int, text string) {
