@@ -28,6 +28,7 @@ spec:
   terminationGracePeriodSeconds: 1
   containers: [{name: main, image: "` + imageName + `"}]
 `
+	// deploymentManifest takes the number of pods, and whether they have their account's token, which is a volume.
 	deploymentManifest = `apiVersion: apps/v1
 kind: Deployment
 metadata: {name: many, namespace: default}
@@ -37,6 +38,7 @@ spec:
   template:
     metadata: {labels: {app: many}}
     spec:
+      automountServiceAccountToken: %t
       terminationGracePeriodSeconds: 1
       containers: [{name: main, image: "` + imageName + `"}]
 `
@@ -84,7 +86,7 @@ func startOne(ctx context.Context, n *node) (_ []Row, err error) {
 	}
 	defer func() { err = errors.Join(err, w.down()) }()
 	var rows []Row
-	for _, c := range []struct{ name, text string }{{"pod", podManifest}, {"deployment", fmt.Sprintf(deploymentManifest, 1)}} {
+	for _, c := range []struct{ name, text string }{{"pod", podManifest}, {"deployment", fmt.Sprintf(deploymentManifest, 1, true)}} {
 		if _, err := w.round(ctx, c.text, nil); err != nil { // the image is unpacked once
 			return nil, err
 		}

@@ -55,7 +55,7 @@ func (n *node) scraped(ctx context.Context, pods, rounds int) (_ float64, err er
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, w.down()) }()
-	if _, err := w.replicas(ctx, pods); err != nil {
+	if _, err := w.replicas(ctx, pods, true); err != nil {
 		return 0, err
 	}
 	proxy := "/api/v1/nodes/" + name + "/proxy/"
