@@ -88,12 +88,17 @@ address = %q
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
-	containerd, err = client.New(address, client.WithTimeout(20*time.Second))
+	containerd, err = client.New(address)
 	if err != nil {
-		text, _ := os.ReadFile(dir + "/log")
-		return 0, fmt.Errorf("%w\n%s", err, text)
+		return 0, err
 	}
 	defer containerd.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if _, err := containerd.IsServing(ctx); err != nil {
+		text, _ := os.ReadFile(dir + "/log")
+		return 0, fmt.Errorf("containerd does not serve: %w\n%s", err, text)
+	}
 	return run(), nil
 }
 
