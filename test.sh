@@ -36,9 +36,11 @@ if [ -n "$broken" ]; then
 	status=1
 fi
 
-# Of passing tests only the packages' lines matter; of failing ones everything.
+# Of passing packages only their lines matter; of failing ones everything. Each ends with its line.
 if [ $status -ne 0 ]; then
-	grep -vE '^(=== (RUN|PAUSE|CONT|NAME)|\s*--- PASS)' "$log" | tail -n 4000
+	awk '/^=== (RUN|PAUSE|CONT|NAME)/ || /^[ \t]*--- PASS/ { next } { lines[n++] = $0 }
+		/^(ok|\?|FAIL)[ \t]+[^ \t]/ { if ($1 == "FAIL") for (i = 0; i < n; i++) print lines[i]; n = 0 }
+		END { for (i = 0; i < n; i++) print lines[i] }' "$log" | tail -n 4000
 	grep -E '^\s*--- FAIL' "$log" || true
 else
 	grep -E '^ok\s' "$log"

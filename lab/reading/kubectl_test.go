@@ -158,7 +158,6 @@ func TestKubectl(t *testing.T) {
 		{args: "auth can-i --list -n shop", want: []string{`pods`}, not: `\[.*delete.*\]`},
 		{args: "get --raw /readyz", want: []string{`^ok`}},
 
-		{args: "top pods -n shop", fail: true, want: []string{`Metrics API not available`}},
 		{args: "explain pods", want: []string{`(?m)^KIND: +Pod$`, `(?m)^FIELDS:$`}},
 		{args: "delete pod cart-1-a -n shop", fail: true, want: []string{toGit + `: Pod shop/cart-1-a comes from pods\.yaml:12 ` + inMain}},
 		{args: "delete pod -l app=cart -n shop", fail: true,

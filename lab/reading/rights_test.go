@@ -58,12 +58,14 @@ func TestRights(t *testing.T) {
 	here := strings.NewReplacer("shop-cart-1-a-uid", string(pod.UID))
 	nodes := regexp.MustCompile(`(\b|%3D)n([12])\b`)
 
-	// What differs because here the agents are connected and have heartbeats.
+	// What differs because here the agents are connected and have heartbeats, and the pod has its account's token.
 	differs := map[string]string{
 		"GET /lockstep/v1/tunnel as node-n1":                                             "426",
 		"GET /lockstep/v1/tunnel as node-n2":                                             "426",
 		"GET /api/v1/namespaces/shop/pods/cart-1-a/log as viewer":                        "200",
 		"GET /api/v1/nodes/n1/proxy/stats/summary as viewer":                             "200",
+		"GET /api/v1/nodes/n1/proxy/metrics/cadvisor as viewer":                          "200",
+		"POST /api/v1/namespaces/shop/serviceaccounts/default/token as node-n1":          "201",
 		"POST /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases as node-n2": "409",
 	}
 	table, err := os.ReadFile("../../daemon/api/testdata/rights.txt")
