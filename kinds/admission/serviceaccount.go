@@ -61,6 +61,21 @@ func mountAccess(pod *corev1.Pod, account *corev1.ServiceAccount) {
 	}
 }
 
+// Complete adds the volume of an account's token to a pod that mounts it, by the name that Admit gives it, and does not have
+// it: a manifest that is written from a pod of the cluster may have the one without the other.
+func Complete(pod *corev1.Pod) {
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		for _, m := range c.VolumeMounts {
+			if m.MountPath != accessPath || !strings.HasPrefix(m.Name, accessVolume) ||
+				slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name }) {
+				continue
+			}
+			volume := corev1.Volume{Name: m.Name, VolumeSource: corev1.VolumeSource{Projected: access()}}
+			pod.Spec.Volumes = append(pod.Spec.Volumes, volume)
+		}
+	}
+}
+
 // automounts: what the pod says counts before what its account says, and that before the default, which is yes.
 func automounts(pod *corev1.Pod, account *corev1.ServiceAccount) bool {
 	switch {

@@ -79,3 +79,17 @@ func TestPullSecretsOfTheAccount(t *testing.T) {
 		t.Errorf("the pod has %v", p.Spec.ImagePullSecrets)
 	}
 }
+
+// TestTokenVolumeIsCompleted: a mount of an account's token brings its volume, once; any other mount does not.
+func TestTokenVolumeIsCompleted(t *testing.T) {
+	pod := podOf()
+	pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
+		{Name: "kube-api-access-12345", MountPath: "/var/run/secrets/kubernetes.io/serviceaccount"}, {Name: "data", MountPath: "/data"},
+	}
+	for range 2 {
+		Complete(pod)
+		if v := pod.Spec.Volumes; len(v) != 1 || v[0].Name != "kube-api-access-12345" || v[0].Projected == nil {
+			t.Fatalf("volumes: %v", v)
+		}
+	}
+}

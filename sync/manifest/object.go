@@ -23,6 +23,7 @@ import (
 	"lockstep/internal/near"
 	"lockstep/internal/plain"
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
 )
@@ -425,6 +426,9 @@ func decode(k *kinds.Kind, data []byte) (kinds.Object, error) {
 		o.SetNamespace("")
 	case o.GetNamespace() == "":
 		o.SetNamespace("default")
+	}
+	if pod, ok := o.(*corev1.Pod); ok {
+		admission.Complete(pod)
 	}
 	strategy.Default(o)
 	return o, nil
