@@ -88,25 +88,32 @@ func writeJSON(w http.ResponseWriter, body []byte) {
 	_, _ = w.Write(body)
 }
 
-// oldSchema answers those that know only OpenAPI 2.0, one after the other, since making protobuf of it takes memory.
+// oldSchema answers those that know only OpenAPI 2.0. It is made for one after the other, since making protobuf of it takes
+// memory, and nobody waits for another's connection.
 func (s *server) oldSchema(release string) http.HandlerFunc {
 	const asked, answered = "com.github.proto-openapi.spec.v2", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 	var one sync.Mutex
-	return func(w http.ResponseWriter, r *http.Request) {
+	made := func(asProtobuf bool) ([]byte, error) {
 		one.Lock()
 		defer one.Unlock()
 		document := schema.Old(release)
-		if !strings.Contains(r.Header.Get("Accept"), asked) {
-			writeJSON(w, document)
-			return
+		if asProtobuf {
+			return schema.OldProtobuf(document)
 		}
-		encoded, err := schema.OldProtobuf(document)
-		if err != nil {
+		return document, nil
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		asProtobuf := strings.Contains(r.Header.Get("Accept"), asked)
+		document, err := made(asProtobuf)
+		switch {
+		case err != nil:
 			s.fail(w, r, apierrors.NewInternalError(err))
-			return
+		case asProtobuf:
+			w.Header().Set("Content-Type", answered)
+			_, _ = w.Write(document)
+		default:
+			writeJSON(w, document)
 		}
-		w.Header().Set("Content-Type", answered)
-		_, _ = w.Write(encoded)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -120,7 +122,7 @@ func (p podUsage) list(ctx context.Context, opts *metainternalversion.ListOption
 	}
 	list := &usage.PodMetricsList{Items: []usage.PodMetrics{}}
 	var mu sync.Mutex
-	err = p.each(ctx, keys(wanted), func(ctx context.Context, node string) error {
+	err = p.each(ctx, maps.Keys(wanted), func(ctx context.Context, node string) error {
 		var used metricsv1beta1.PodMetricsList
 		if err := p.used(ctx, node, "/usage/pods", &used); err != nil {
 			return err
@@ -193,7 +195,7 @@ func (n nodeUsage) list(ctx context.Context, opts *metainternalversion.ListOptio
 	}
 	list := &usage.NodeMetricsList{Items: []usage.NodeMetrics{}}
 	var mu sync.Mutex
-	err = n.each(ctx, keys(nodes), func(ctx context.Context, node string) error {
+	err = n.each(ctx, maps.Keys(nodes), func(ctx context.Context, node string) error {
 		var used metricsv1beta1.NodeMetrics
 		if err := n.used(ctx, node, "/usage/node", &used); err != nil {
 			return err
@@ -214,19 +216,11 @@ func (n nodeUsage) list(ctx context.Context, opts *metainternalversion.ListOptio
 	return list, err
 }
 
-func keys[V any](m map[string]V) []string {
-	out := make([]string, 0, len(m))
-	for key := range m {
-		out = append(out, key)
-	}
-	return out
-}
-
 // each asks nodes side by side. What one does not answer is left out; the error is ctx's.
-func (s *server) each(ctx context.Context, nodes []string, ask func(context.Context, string) error) error {
+func (s *server) each(ctx context.Context, nodes iter.Seq[string], ask func(context.Context, string) error) error {
 	var g errgroup.Group
 	g.SetLimit(usageAtOnce)
-	for _, node := range nodes {
+	for node := range nodes {
 		g.Go(func() error {
 			if ctx.Err() != nil {
 				return nil
