@@ -20,6 +20,9 @@ func NodeOf(o Object) string {
 	return ""
 }
 
+// RootCA is the ConfigMap with the API's authority that every namespace has.
+const RootCA = "kube-root-ca.crt"
+
 // AccountOf is the name of a pod's service account.
 func AccountOf(p *corev1.Pod) string { return cmp.Or(p.Spec.ServiceAccountName, "default") }
 

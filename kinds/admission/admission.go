@@ -19,9 +19,9 @@ type Cluster interface {
 	List(of schema.GroupResource, namespace string) iter.Seq[kinds.Object]
 }
 
-// Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class,
-// and its service account's token and pull secrets. The error says which field is
-// refused and why, in the words of Kubernetes' plugins; the object is then of no use. Admitting twice changes nothing.
+// Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class, and its service account's token
+// and pull secrets. The error says which field is refused and why, in the words of Kubernetes' plugins; the object is then of no
+// use. Admitting twice changes nothing.
 func Admit(o kinds.Object, in Cluster) *field.Error {
 	if pod, ok := o.(*corev1.Pod); ok {
 		serve(pod, in)

@@ -41,7 +41,8 @@ func DefaultClass(in Cluster) *schedulingv1.PriorityClass {
 
 // class returns the PriorityClass of that name, or nil. Those of the system need not be there yet.
 func class(name string, in Cluster) *schedulingv1.PriorityClass {
-	if system := SystemClasses(); SystemClass(name) {
+	if SystemClass(name) {
+		system := SystemClasses()
 		return system[slices.IndexFunc(system, func(c *schedulingv1.PriorityClass) bool { return c.Name == name })]
 	}
 	c, _ := in.Get(kinds.For[*schedulingv1.PriorityClass]().Key("", name)).(*schedulingv1.PriorityClass)

@@ -18,8 +18,6 @@ const (
 	accessVolume = "kube-api-access-"
 	// accessSeconds is what Kubernetes' admission asks for: an hour, and a little by which such a token is known.
 	accessSeconds = 60*60 + 7
-	// rootCA is the ConfigMap with the API's authority that every namespace has.
-	rootCA = "kube-root-ca.crt"
 )
 
 // serve gives a pod what its service account has for it: pull secrets where the pod has none, and its token.
@@ -34,31 +32,23 @@ func serve(pod *corev1.Pod, in Cluster) {
 // mountAccess does what Kubernetes' admission of service accounts does: every container that mounts nothing at accessPath gets
 // a token of the pod's, the API's authority and the namespace there, unless the pod or else its account says otherwise.
 func mountAccess(pod *corev1.Pod, account *corev1.ServiceAccount) {
-	if !automounts(pod, account) {
-		return
-	}
-	name := accessVolume + accessSuffix(pod)
-	for _, v := range pod.Spec.Volumes {
-		if strings.HasPrefix(v.Name, accessVolume) {
-			name = v.Name
-		}
-	}
-	mounted := false
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			c := &list[i]
-			if slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == accessPath }) {
-				continue
+	if automounts(pod, account) {
+		name := accessVolume + accessSuffix(pod)
+		for _, v := range pod.Spec.Volumes {
+			if strings.HasPrefix(v.Name, accessVolume) {
+				name = v.Name
 			}
-			c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: name, ReadOnly: true, MountPath: accessPath})
-			mounted = true
+		}
+		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+			for i := range list {
+				c := &list[i]
+				if !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == accessPath }) {
+					c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: name, ReadOnly: true, MountPath: accessPath})
+				}
+			}
 		}
 	}
-	there := slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == name })
-	if mounted && !there {
-		volume := corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: access()}}
-		pod.Spec.Volumes = append(pod.Spec.Volumes, volume)
-	}
+	Complete(pod)
 }
 
 // Complete adds the volume of an account's token to a pod that mounts it, by the name that Admit gives it, and does not have
@@ -66,12 +56,11 @@ func mountAccess(pod *corev1.Pod, account *corev1.ServiceAccount) {
 func Complete(pod *corev1.Pod) {
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		for _, m := range c.VolumeMounts {
-			if m.MountPath != accessPath || !strings.HasPrefix(m.Name, accessVolume) ||
-				slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name }) {
-				continue
+			there := slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+			if m.MountPath == accessPath && strings.HasPrefix(m.Name, accessVolume) && !there {
+				volume := corev1.Volume{Name: m.Name, VolumeSource: corev1.VolumeSource{Projected: access()}}
+				pod.Spec.Volumes = append(pod.Spec.Volumes, volume)
 			}
-			volume := corev1.Volume{Name: m.Name, VolumeSource: corev1.VolumeSource{Projected: access()}}
-			pod.Spec.Volumes = append(pod.Spec.Volumes, volume)
 		}
 	}
 }
@@ -103,7 +92,7 @@ func access() *corev1.ProjectedVolumeSource {
 		ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: &seconds},
 	}, {
 		ConfigMap: &corev1.ConfigMapProjection{
-			LocalObjectReference: corev1.LocalObjectReference{Name: rootCA},
+			LocalObjectReference: corev1.LocalObjectReference{Name: kinds.RootCA},
 			Items:                []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
 		},
 	}, {

@@ -92,4 +92,8 @@ func TestTokenVolumeIsCompleted(t *testing.T) {
 			t.Fatalf("volumes: %v", v)
 		}
 	}
+	pod.Spec.Volumes = nil
+	if err := Admit(pod, objects{}); err != nil || len(pod.Spec.Volumes) != 1 || pod.Spec.Volumes[0].Name != "kube-api-access-12345" {
+		t.Errorf("%v, volumes: %v", err, pod.Spec.Volumes)
+	}
 }

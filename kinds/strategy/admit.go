@@ -12,17 +12,13 @@ import (
 const defaultTolerationSeconds = 300
 
 // Admit does in place what Kubernetes' default admission does to a new pod: the service account named default where
-// none is named, the account's image pull secrets where the pod has none, tolerations of 300 s for nodes that are not
-// ready or not reachable, and priority 0 where it has no class, which package kinds/admission knows. account is the pod's
-// service account, or nil where it is not known. Doing it twice changes nothing.
-func Admit(pod *corev1.Pod, account *corev1.ServiceAccount) {
+// none is named, tolerations of 300 s for nodes that are not ready or not reachable, and priority 0 where it has no class.
+// What its class and its account have for it, package kinds/admission knows. Doing it twice changes nothing.
+func Admit(pod *corev1.Pod) {
 	if pod.Spec.ServiceAccountName == "" {
 		pod.Spec.ServiceAccountName = "default"
 	}
 	pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
-	if account != nil && len(pod.Spec.ImagePullSecrets) == 0 {
-		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, account.ImagePullSecrets...)
-	}
 	tolerateBriefly(pod, corev1.TaintNodeNotReady)
 	tolerateBriefly(pod, corev1.TaintNodeUnreachable)
 	if pod.Spec.PriorityClassName == "" && pod.Spec.Priority == nil {
@@ -51,7 +47,7 @@ func tolerateBriefly(pod *corev1.Pod, taint string) {
 
 // admitPod admits a new pod.
 func admitPod(o kinds.Object) field.ErrorList {
-	Admit(o.(*corev1.Pod), nil)
+	Admit(o.(*corev1.Pod))
 	return nil
 }
 

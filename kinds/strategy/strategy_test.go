@@ -283,7 +283,7 @@ tolerations:
 		t.Error(diff)
 	}
 	again := p.DeepCopy()
-	Admit(again, nil)
+	Admit(again)
 	if diff := cmp.Diff(p, again); diff != "" {
 		t.Errorf("admitting twice changes the pod:\n%s", diff)
 	}

@@ -15,7 +15,6 @@ import (
 
 // What Kubernetes' root CA publisher writes (k8s.io/kubernetes/pkg/controller/certificates/rootcacertpublisher).
 const (
-	name       = "kube-root-ca.crt"
 	entry      = "ca.crt"
 	annotation = "kubernetes.io/description"
 	about      = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the " +
@@ -31,7 +30,7 @@ func New(ca string) loop.Reconciler {
 		Reads: []loop.Read{{
 			Kind: kinds.For[*corev1.ConfigMap](),
 			How:  "kube-root-ca.crt: its namespace",
-			Keys: loop.NamespaceKeys(name),
+			Keys: loop.NamespaceKeys(kinds.RootCA),
 		}},
 		Writes: []loop.Write{{
 			Kind:   kinds.For[*corev1.ConfigMap](),
@@ -48,10 +47,10 @@ func decide(v *view.View, key kinds.Key, ca string) loop.Decision {
 		return loop.Decision{}
 	}
 	data := map[string]string{entry: ca}
-	old, ok := view.Get[*corev1.ConfigMap](v, ns.Name, name)
+	old, ok := view.Get[*corev1.ConfigMap](v, ns.Name, kinds.RootCA)
 	if !ok {
 		made := &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: name, Annotations: map[string]string{annotation: about}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: kinds.RootCA, Annotations: map[string]string{annotation: about}},
 			Data:       data,
 		}
 		return loop.Decision{Wants: []loop.Want{{Object: made, Reason: "every namespace has one"}}}

@@ -278,7 +278,7 @@ func builtin(namespace string) bool {
 func keptByCluster(k kinds.Key) bool {
 	switch kinds.ForResource(k.GroupResource()) {
 	case kinds.For[*corev1.ConfigMap]():
-		return k.Name == "kube-root-ca.crt"
+		return k.Name == kinds.RootCA
 	case kinds.For[*schedulingv1.PriorityClass]():
 		return admission.SystemClass(k.Name)
 	}
