@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -127,8 +126,8 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 		if s.Status.Drift != "" {
 			line("  drift    %s", s.Status.Drift)
 		}
-		if s.Status.LeftOut != "" && !strings.Contains(s.Status.Message, s.Status.LeftOut) {
-			line("  %s", s.Status.LeftOut)
+		if left := s.Status.UntoldLeftOut(); left != "" {
+			line("  %s", left)
 		}
 		if s.Status.ForgeError != "" {
 			line("  %s", s.Status.ForgeError)

@@ -131,7 +131,7 @@ func sources(v *view.View, now time.Time, name string) []sourceRow {
 		row := sourceRow{
 			Name: s.Name, Place: placeOf(s), State: st.State, Message: st.Message, Seen: st.Seen, Accepted: st.Accepted,
 			Applied: st.Applied, Objects: st.Objects, Healthy: st.Healthy, Errors: st.Errors, FetchError: st.FetchError,
-			Drift: st.Drift, ForgeError: st.ForgeError, LeftOut: st.LeftOut,
+			Drift: st.Drift, ForgeError: st.ForgeError, LeftOut: st.UntoldLeftOut(),
 			Link: "/sources/" + url.PathEscape(s.Name),
 		}
 		switch {
@@ -148,9 +148,6 @@ func sources(v *view.View, now time.Time, name string) []sourceRow {
 		}
 		if st.Accepted != "" {
 			row.AcceptedLink = RevisionPath(s.Name, st.Accepted)
-		}
-		if strings.Contains(row.Message, row.LeftOut) {
-			row.LeftOut = "" // it is told already
 		}
 		if len(row.Errors) == 1 && row.Errors[0] == row.Message {
 			row.Errors = nil // it is told already

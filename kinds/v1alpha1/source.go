@@ -118,6 +118,14 @@ type SourceStatus struct {
 	Since metav1.Time `json:"since,omitempty"`
 }
 
+// UntoldLeftOut is LeftOut where Message does not tell it already.
+func (s *SourceStatus) UntoldLeftOut() string {
+	if strings.Contains(s.Message, s.LeftOut) {
+		return ""
+	}
+	return s.LeftOut
+}
+
 // SourceList is a list of sources.
 type SourceList struct {
 	metav1.TypeMeta `json:",inline"`

@@ -197,7 +197,7 @@ func TestSummary(t *testing.T) {
 	}
 	canceled, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := c.Summary(canceled); !errors.Is(err, context.Canceled) {
+	if _, err := c.measure(canceled, true); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	if err := c.Run(canceled); err != nil {

@@ -11,15 +11,7 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
-// Summary is the kubelet's summary. The error is ctx's, or about the node itself.
-func (c *Collector) Summary(ctx context.Context) (*statsapi.Summary, error) {
-	m, err := c.measure(ctx, true)
-	if err != nil {
-		return nil, err
-	}
-	return summary(c.options.NodeName, m), nil
-}
-
+// summary is the kubelet's.
 func summary(node string, m *moment) *statsapi.Summary {
 	at := metav1.NewTime(m.at)
 	cpu, memory, swap := m.node.resources(at)
