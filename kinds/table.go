@@ -64,6 +64,10 @@ func table() []*Kind {
 			Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
+		row[corev1.LimitRange, corev1.LimitRangeList](core(), "limitranges", "limits", Columns{
+			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
 		row[corev1.ServiceAccount, corev1.ServiceAccountList](core(), "serviceaccounts", "sa", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,6 +55,9 @@ func samples() []kinds.Object {
 	return []kinds.Object{
 		&corev1.Namespace{ObjectMeta: meta("", "shop")},
 		&corev1.Node{ObjectMeta: meta("", "node-1")},
+		&corev1.LimitRange{ObjectMeta: meta("shop", "limits"), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
+			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
+		}}}},
 		&schedulingv1.PriorityClass{ObjectMeta: meta("", "gold"), Value: 1000},
 		&corev1.Secret{ObjectMeta: meta("shop", "s"), Data: map[string][]byte{"k": []byte("v")}},
 		&corev1.ConfigMap{ObjectMeta: meta("shop", "c"), Data: map[string]string{"k": "v", "a": "b"}},

@@ -19,13 +19,20 @@ type Cluster interface {
 	List(of schema.GroupResource, namespace string) iter.Seq[kinds.Object]
 }
 
-// Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class, and its service account's token
-// and pull secrets. The error says which field is refused and why, in the words of Kubernetes' plugins; the object is then of no
-// use. Admitting twice changes nothing.
+// Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class, its service account's token and
+// pull secrets, and the resources that its namespace's LimitRanges have for what it does not state, within which it has to be. The
+// error says which field is refused and why, in the words of Kubernetes' plugins; the object is then of no use. Admitting twice
+// changes nothing.
 func Admit(o kinds.Object, in Cluster) *field.Error {
-	if pod, ok := o.(*corev1.Pod); ok {
-		serve(pod, in)
-		return prioritize(&pod.Spec, in)
+	pod, ok := o.(*corev1.Pod)
+	if !ok {
+		return nil
 	}
-	return nil
+	ranges := limitRanges(pod.Namespace, in)
+	giveDefaults(pod, ranges)
+	serve(pod, in)
+	if err := prioritize(&pod.Spec, in); err != nil {
+		return err
+	}
+	return withinLimits(pod, ranges)
 }

@@ -3,6 +3,7 @@ package strategy
 import (
 	"fmt"
 	"reflect"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metatable "k8s.io/apimachinery/pkg/api/meta/table"
@@ -54,6 +55,9 @@ func printed(k *kinds.Kind, objects []kinds.Object, noHeaders bool) (*metav1.Tab
 	if k.GroupVersion() == v1alpha1.GroupVersion {
 		return printSources(objects, noHeaders), nil
 	}
+	if registryOf(k).plain {
+		return printPlain(objects, noHeaders), nil
+	}
 	list, err := legacyscheme.Scheme.New(schema.GroupVersionKind{
 		Group:   k.Group,
 		Version: runtime.APIVersionInternal,
@@ -99,6 +103,23 @@ func metadataOf(o kinds.Object) *metav1.PartialObjectMetadata {
 	p := meta.AsPartialObjectMetadata(o)
 	p.SetGroupVersionKind(schema.GroupVersionKind{Group: metav1.GroupName, Version: "v1", Kind: "PartialObjectMetadata"})
 	return p
+}
+
+// printPlain has the columns of Kubernetes' rest.NewDefaultTableConvertor.
+func printPlain(objects []kinds.Object, noHeaders bool) *metav1.Table {
+	table := &metav1.Table{}
+	if !noHeaders {
+		table.ColumnDefinitions = []metav1.TableColumnDefinition{
+			{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
+			{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
+		}
+	}
+	for _, o := range objects {
+		table.Rows = append(table.Rows, metav1.TableRow{Cells: []any{
+			o.GetName(), o.GetCreationTimestamp().UTC().Format(time.RFC3339),
+		}})
+	}
+	return table
 }
 
 func printSources(objects []kinds.Object, noHeaders bool) *metav1.Table {

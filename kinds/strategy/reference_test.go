@@ -39,6 +39,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"sources.lockstep.dev":              storage.DefaultClusterScopedAttr,
 		"priorityclasses.scheduling.k8s.io": storage.DefaultClusterScopedAttr,
 		"leases.coordination.k8s.io":        storage.DefaultNamespaceScopedAttr,
+		"limitranges":                       storage.DefaultNamespaceScopedAttr,
 		"serviceaccounts":                   storage.DefaultNamespaceScopedAttr,
 		"daemonsets.apps":                   storage.DefaultNamespaceScopedAttr,
 		"deployments.apps":                  storage.DefaultNamespaceScopedAttr,

@@ -34,6 +34,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/endpoint"
 	"k8s.io/kubernetes/pkg/registry/core/event"
+	"k8s.io/kubernetes/pkg/registry/core/limitrange"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
 	"k8s.io/kubernetes/pkg/registry/core/pod"
@@ -63,6 +64,8 @@ type registry struct {
 	remove func(o kinds.Object, now time.Time, grace *int64) (changed kinds.Object, gone bool)
 	// named says that what is stored has the object's uid in other fields, too; kinds.Unborn stands there until it has one.
 	named bool
+	// plain says that Kubernetes prints no columns for the kind but the name and when it was created.
+	plain bool
 	// fields adds those by which field selectors select besides its name and namespace; nil: none.
 	fields func(kinds.Object, fields.Set)
 }
@@ -80,6 +83,7 @@ var registries = map[string]registry{
 	"nodes":                             {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
 	"leases.coordination.k8s.io":        {main: lease.Strategy},
 	"priorityclasses.scheduling.k8s.io": {main: priorityclass.Strategy},
+	"limitranges":                       {main: limitrange.Strategy, plain: true},
 	"serviceaccounts":                   {main: serviceaccount.Strategy},
 	"secrets":                           {main: secret.Strategy, fields: secretFields},
 	"configmaps":                        {main: configmap.Strategy},

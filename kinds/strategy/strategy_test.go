@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -80,6 +81,9 @@ func examples() []kinds.Object {
 			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds},
 		},
 		&schedulingv1.PriorityClass{ObjectMeta: cluster("gold"), Value: 1000},
+		&corev1.LimitRange{ObjectMeta: named("cart"), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
+			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
+		}}}},
 		&corev1.ServiceAccount{ObjectMeta: named("cart")},
 		&corev1.Secret{ObjectMeta: named("cart"), StringData: map[string]string{"password": "s3cret"}},
 		&corev1.ConfigMap{ObjectMeta: named("cart"), Data: map[string]string{"colour": "red"}},

@@ -117,7 +117,12 @@ spec:
       args: [-name, crash, -lines, "3", -every, 1ms, -exit, "3"]
 `
 
-const others = `apiVersion: scheduling.k8s.io/v1
+const others = `apiVersion: v1
+kind: LimitRange
+metadata: {name: idle, namespace: talk}
+spec: {limits: [{type: Pod}]}
+---
+apiVersion: scheduling.k8s.io/v1
 kind: PriorityClass
 metadata: {name: gold}
 value: 1000

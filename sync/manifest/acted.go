@@ -18,6 +18,9 @@ LabelSelectorRequirement: key operator values
 Namespace: metadata spec
 NamespaceSpec: finalizers
 PriorityClass: metadata value globalDefault description preemptionPolicy
+LimitRange: metadata spec
+LimitRangeSpec: limits
+LimitRangeItem: type max min default defaultRequest maxLimitRequestRatio
 ServiceAccount: metadata imagePullSecrets automountServiceAccountToken
 Secret: metadata data stringData type immutable
 ConfigMap: metadata data binaryData immutable
@@ -151,6 +154,7 @@ ServiceAccountTokenProjection: audience expirationSeconds path
 // the field's default, which the type does not know.
 var allowedValues = map[string][]string{
 	"NamespaceSpec.finalizers":               {"kubernetes"},
+	"LimitRangeItem.type":                    {"Container", "Pod"},
 	"ServiceSpec.type":                       {"ClusterIP", "NodePort", "ExternalName"},
 	"ServicePort.protocol":                   {"TCP", "UDP"},
 	"EndpointSlice.addressType":              {"IPv4"},

@@ -15,6 +15,7 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 	for _, text := range []string{
 		"{apiVersion: v1, kind: Namespace, metadata: {name: shop}}",
 		"{apiVersion: v1, kind: ServiceAccount, metadata: {name: cart}}",
+		"{apiVersion: v1, kind: LimitRange, metadata: {name: cart}, spec: {limits: [{type: Container, max: {cpu: 1}}]}}",
 		"{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: gold}, value: 1000}",
 		"{apiVersion: v1, kind: Secret, metadata: {name: cart}, stringData: {a: b}}",
 		"{apiVersion: v1, kind: ConfigMap, metadata: {name: cart}, data: {a: b}, binaryData: {c: AAAA}}",
