@@ -82,6 +82,7 @@ func benchmarks() []benchmark {
 		{"packet", firstPacket},
 		{"store", bigStore},
 		{"scheduler", schedule},
+		{"workloads", workloads},
 		{"size", size},
 	}
 }

@@ -36,6 +36,11 @@ func below(name, unit string, value, limit float64) Row {
 	return Row{Name: name, Value: value, Unit: unit, Goal: fmt.Sprintf("<= %g %s", limit, unit), Pass: value <= limit}
 }
 
+// atLeast is a figure with an absolute least.
+func atLeast(name, unit string, value, least float64) Row {
+	return Row{Name: name, Value: value, Unit: unit, Goal: fmt.Sprintf(">= %g %s", least, unit), Pass: value >= least}
+}
+
 // beside is a figure for information, with what it compares to.
 func beside(name, unit string, value, bound float64) Row {
 	return Row{Name: name, Value: value, Unit: unit, Bound: &bound, Ratio: ratio(value, bound), Pass: true}
