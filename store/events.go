@@ -10,7 +10,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/record"
 
 	"lockstep/kinds"
 	"lockstep/store/view"
@@ -33,27 +32,15 @@ const (
 
 // recorder correlates Kubernetes events and writes them, behind a bounded queue.
 type recorder struct {
-	store *Store
-	queue chan *corev1.Event
-	now   func() time.Time
-	// correlator counts equal events, joins similar ones and drops floods, as Kubernetes' clients do.
-	correlator *record.EventCorrelator
+	store      *Store
+	queue      chan *corev1.Event
+	now        func() time.Time
+	correlator *Correlator
 }
 
 func newRecorder(s *Store, now func() time.Time) *recorder {
 	return &recorder{store: s, queue: make(chan *corev1.Event, eventQueue), now: now, correlator: NewCorrelator(now)}
 }
-
-// NewCorrelator returns Kubernetes' event correlator with its defaults, on a clock.
-func NewCorrelator(now func() time.Time) *record.EventCorrelator {
-	return record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{Clock: clock(now)})
-}
-
-// clock makes a function a passive clock.
-type clock func() time.Time
-
-func (c clock) Now() time.Time                  { return c() }
-func (c clock) Since(t time.Time) time.Duration { return c().Sub(t) }
 
 // Event records what happened; see Recorder.
 func (s *Store) Event(component string, about kinds.Object, kind, reason, message string) {
@@ -85,19 +72,6 @@ func NewEvent(component string, about kinds.Object, kind, reason, message string
 	return e
 }
 
-// Correlate passes an event through the correlator: the event to write, or nil where it is dropped as a flood.
-func Correlate(c *record.EventCorrelator, e *corev1.Event) *corev1.Event {
-	result, err := c.EventCorrelate(e)
-	if err != nil || result.Skip {
-		return nil
-	}
-	// Writes are unconditional: the name, which the correlator remembers, is enough to update an event.
-	out := result.Event.DeepCopy()
-	out.ResourceVersion = ""
-	c.UpdateState(out)
-	return out
-}
-
 // run writes events until ctx ends.
 func (r *recorder) run(ctx context.Context) {
 	trim := time.NewTicker(trimEvery)
@@ -119,7 +93,7 @@ func (r *recorder) batch(e *corev1.Event) []*corev1.Event {
 	var out []*corev1.Event
 	at := map[string]int{}
 	for n := 0; ; n++ {
-		if e = Correlate(r.correlator, e); e == nil {
+		if e = r.correlator.Correlate(e); e == nil {
 			r.store.metrics.events.WithLabelValues("spam").Inc()
 		} else if i, ok := at[e.Namespace+"/"+e.Name]; ok {
 			out[i] = e

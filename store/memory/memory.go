@@ -13,7 +13,6 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/tools/record"
 
 	"lockstep/kinds"
 	"lockstep/store"
@@ -41,7 +40,7 @@ type Store struct {
 	rev     int64
 	subs    map[*store.Subscription]struct{}
 	history []view.Change
-	events  *record.EventCorrelator
+	events  *store.Correlator
 	unwell  error
 }
 
@@ -275,7 +274,7 @@ func recordChange(v *view.View, w store.Write, rev int64) (view.Change, error) {
 func (s *Store) Event(component string, about kinds.Object, kind, reason, message string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := store.Correlate(s.events, store.NewEvent(component, about, kind, reason, message, s.opts.Now())); e != nil {
+	if e := s.events.Correlate(store.NewEvent(component, about, kind, reason, message, s.opts.Now())); e != nil {
 		s.commit(store.Group{{Key: kinds.KeyOf(e), Object: e, If: store.Anyway, Reason: "an event was recorded"}})
 	}
 }
