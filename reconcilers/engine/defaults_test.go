@@ -4,12 +4,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
+	"lockstep/kinds/strategy"
 	"lockstep/reconcilers/loop"
 	"lockstep/store/view"
 )
@@ -47,5 +51,57 @@ func TestDefaultsOfWhatIsCreated(t *testing.T) {
 	}
 	if pod.Status.QOSClass != corev1.PodQOSGuaranteed {
 		t.Errorf("the pod is %s, and what it may use is what it requests", pod.Status.QOSClass)
+	}
+}
+
+// TestAlikeAreJudgedOnce: of objects that differ in nothing but the name they are to be given one is judged, and the others are as
+// it became; one that differs among them is judged by itself.
+func TestAlikeAreJudgedOnce(t *testing.T) {
+	pod := func(app string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", GenerateName: "web-", Labels: map[string]string{"app": app}},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "one"}}},
+		}
+	}
+	apps := []string{"web", "web", "other", "web", "web"}
+	b := newBench(t, loop.Reconciler{
+		Writes: []loop.Write{{Kind: kinds.For[*corev1.Pod](), Create: true}},
+		Decide: func(v *view.View, _ kinds.Key, _ time.Time) (d loop.Decision, err error) {
+			if v.Len(kinds.For[*corev1.Pod]().GroupResource()) == 0 {
+				for _, app := range apps {
+					d.Wants = append(d.Wants, loop.Want{Object: pod(app), Reason: "due"})
+				}
+			}
+			return d, nil
+		},
+	})
+	b.drain(t)
+	left := map[string]int{"web": 4, "other": 1}
+	uids := map[types.UID]bool{}
+	for p := range view.List[*corev1.Pod](b.View(), "shop") {
+		left[p.Labels["app"]]--
+		uids[p.UID] = true
+		want := pod(p.Labels["app"])
+		want.Name = p.Name
+		strategy.Default(want)
+		if err := admission.Admit(want, b.View()); err != nil {
+			t.Fatal(err)
+		}
+		if errs := strategy.PrepareCreate(want); len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		ours, theirs := p.Spec.DeepCopy(), want.Spec.DeepCopy()
+		for _, s := range []*corev1.PodSpec{ours, theirs} { // the name of the token's volume is drawn
+			s.Volumes[0].Name, s.Containers[0].VolumeMounts[0].Name = "", ""
+		}
+		if diff := cmp.Diff(theirs, ours); diff != "" {
+			t.Errorf("pod %s is not what the rules make of it: -want +got\n%s", p.Name, diff)
+		}
+		if diff := cmp.Diff(want.Status, p.Status); diff != "" {
+			t.Errorf("the status of pod %s: -want +got\n%s", p.Name, diff)
+		}
+	}
+	if left["web"] != 0 || left["other"] != 0 || len(uids) != len(apps) {
+		t.Errorf("missing: %v, with %d identities", left, len(uids))
 	}
 }

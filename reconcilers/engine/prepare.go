@@ -88,27 +88,27 @@ func prepare(r *Reconciler, writes writeRules, rules Rules, v *view.View, owner 
 // is refused is left.
 func (p *preparation) create(wants []loop.Want) {
 	wants = slices.DeleteFunc(wants, func(w loop.Want) bool { return !p.open(w.Object.GetNamespace()) })
-	for _, some := range [][]loop.Want{wants[:min(1, len(wants))], wants[min(1, len(wants)):]} {
-		objects := make([]kinds.Object, len(some))
-		for i, w := range some {
-			objects[i] = w.Object.DeepCopyObject().(kinds.Object)
-			if objects[i].GetName() == "" {
-				p.names.generate(p.view, objects[i])
-			}
-		}
-		errs := p.rules.prepareCreations(objects, p.view)
-		for i, w := range some {
-			key := kinds.KeyOf(objects[i])
-			if errs[i] != nil {
-				p.refused = append(p.refused, refused{key, errs[i], w.Failed})
-				return
-			}
-			p.steps = append(p.steps, step{
-				Write:     store.Write{Key: key, Object: objects[i], Reason: w.Reason},
-				operation: "create", done: w.Done, failed: w.Failed,
-			})
-		}
+	name := func(o kinds.Object) { p.names.generate(p.view, o) }
+	if len(wants) == 0 || !p.take(wants[:1], p.rules.create(wants[:1], nil, nil, name, p.view)) {
+		return
 	}
+	p.take(wants[1:], p.rules.create(wants[1:], wants[0].Object, p.steps[len(p.steps)-1].Object, name, p.view))
+}
+
+// take has what has passed written, up to the first that has not, and says whether all have.
+func (p *preparation) take(wants []loop.Want, made []creation) bool {
+	for i, w := range wants {
+		key := kinds.KeyOf(made[i].object)
+		if made[i].err != nil {
+			p.refused = append(p.refused, refused{key, made[i].err, w.Failed})
+			return false
+		}
+		p.steps = append(p.steps, step{
+			Write:     store.Write{Key: key, Object: made[i].object, Reason: w.Reason},
+			operation: "create", done: w.Done, failed: w.Failed,
+		})
+	}
+	return true
 }
 
 // open says whether anything may be created in a namespace: in one that is going away nothing is, and nobody needs to be told.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"reflect"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -9,6 +10,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/kinds/admission"
 	"lockstep/kinds/strategy"
+	"lockstep/reconcilers/loop"
 )
 
 // Rules are Kubernetes' rules for objects, as package kinds/strategy documents them.
@@ -37,17 +39,46 @@ func (r Rules) orKubernetes() Rules {
 // parallelFrom is how many creations are worth spreading over the processors: the rules take some 50 µs for a pod.
 const parallelFrom = 16
 
-// prepareCreations defaults and admits many, and passes each through PrepareCreate.
-func (r Rules) prepareCreations(objects []kinds.Object, in admission.Cluster) []error {
-	errs := make([]error, len(objects))
-	spread.Over(len(objects), parallelFrom, func(i int) {
-		o := objects[i]
-		r.Default(o)
-		if err := r.Admit(o, in); err != nil {
-			errs[i] = forbidden(kinds.KeyOf(o), err)
-		} else if list := r.PrepareCreate(o); len(list) > 0 {
-			errs[i] = invalid(kinds.KeyOf(o), list)
+// creation is one object to create as the rules leave it, or their refusal.
+type creation struct {
+	object kinds.Object
+	err    error
+}
+
+// create passes copies of objects through the rules, after name has named those that have none. What differs from like, which has
+// passed, in nothing but the name that it is given is a copy of how that one passed: a thousand pods of one template are judged
+// once. like may be nil.
+func (r Rules) create(wants []loop.Want, like, passed kinds.Object, name func(kinds.Object), in admission.Cluster) []creation {
+	made := make([]creation, len(wants))
+	judge := make([]bool, len(wants))
+	spread.Over(len(wants), parallelFrom, func(i int) {
+		o := wants[i].Object
+		if judge[i] = like == nil || o.GetName() != "" || !reflect.DeepEqual(o, like); !judge[i] {
+			o = passed
+		}
+		made[i].object = o.DeepCopyObject().(kinds.Object)
+	})
+	for i, w := range wants {
+		if w.Object.GetName() == "" {
+			name(made[i].object)
+		}
+	}
+	spread.Over(len(wants), parallelFrom, func(i int) {
+		if judge[i] {
+			made[i].err = r.prepareCreation(made[i].object, in)
 		}
 	})
-	return errs
+	return made
+}
+
+// prepareCreation defaults an object, admits it, and passes it through PrepareCreate.
+func (r Rules) prepareCreation(o kinds.Object, in admission.Cluster) error {
+	r.Default(o)
+	if err := r.Admit(o, in); err != nil {
+		return forbidden(kinds.KeyOf(o), err)
+	}
+	if list := r.PrepareCreate(o); len(list) > 0 {
+		return invalid(kinds.KeyOf(o), list)
+	}
+	return nil
 }
