@@ -12,6 +12,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -36,6 +37,7 @@ func coordination() group {
 	return group{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme}
 }
 func discovery() group { return group{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme} }
+func rbac() group      { return group{rbacv1.SchemeGroupVersion, rbacv1.AddToScheme} }
 func scheduling() group {
 	return group{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme}
 }
@@ -71,6 +73,23 @@ func table() []*Kind {
 		row[corev1.ServiceAccount, corev1.ServiceAccountList](core(), "serviceaccounts", "sa", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[rbacv1.ClusterRole, rbacv1.ClusterRoleList](rbac(), "clusterroles", "", Columns{
+			Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[rbacv1.Role, rbacv1.RoleList](rbac(), "roles", "", Columns{
+			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[rbacv1.ClusterRoleBinding, rbacv1.ClusterRoleBindingList](rbac(), "clusterrolebindings", "", Columns{
+			Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(), Confidential: No,
+			Health: judged(clusterRoleBindingHealth, roleReads()...), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[rbacv1.RoleBinding, rbacv1.RoleBindingList](rbac(), "rolebindings", "", Columns{
+			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: judged(roleBindingHealth, roleReads()...), Pods: noPods, Scale: noScale,
+			Controllers: Uncontrolled(),
 		}),
 		row[corev1.Secret, corev1.SecretList](core(), "secrets", "", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),

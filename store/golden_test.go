@@ -13,6 +13,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,6 +60,14 @@ func samples() []kinds.Object {
 			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
 		}}}},
 		&schedulingv1.PriorityClass{ObjectMeta: meta("", "gold"), Value: 1000},
+		&rbacv1.ClusterRoleBinding{
+			ObjectMeta: meta("", "ada"), Subjects: []rbacv1.Subject{{Kind: "User", Name: "ada"}},
+			RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "view"},
+		},
+		&rbacv1.RoleBinding{
+			ObjectMeta: meta("shop", "staff"), Subjects: []rbacv1.Subject{{Kind: "Group", Name: "staff"}},
+			RoleRef: rbacv1.RoleRef{Kind: "Role", Name: "cart"},
+		},
 		&corev1.Secret{ObjectMeta: meta("shop", "s"), Data: map[string][]byte{"k": []byte("v")}},
 		&corev1.ConfigMap{ObjectMeta: meta("shop", "c"), Data: map[string]string{"k": "v", "a": "b"}},
 		&corev1.Service{ObjectMeta: meta("shop", "web"), Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}},
@@ -85,6 +94,8 @@ func TestSamples(t *testing.T) {
 	sampled := map[*kinds.Kind]bool{
 		kinds.For[*corev1.ServiceAccount](): true, // has no defaults
 		kinds.For[*corev1.PodTemplate]():    true, // has those of other templates
+		kinds.For[*rbacv1.ClusterRole]():    true, // has none
+		kinds.For[*rbacv1.Role]():           true, // has none
 	}
 	for _, o := range samples() {
 		sampled[kinds.Of(o)] = true

@@ -49,6 +49,11 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"podtemplates":                      storage.DefaultNamespaceScopedAttr,
 		"endpoints":                         storage.DefaultNamespaceScopedAttr,
 		"endpointslices.discovery.k8s.io":   storage.DefaultNamespaceScopedAttr,
+
+		"clusterroles.rbac.authorization.k8s.io":        storage.DefaultClusterScopedAttr,
+		"roles.rbac.authorization.k8s.io":               storage.DefaultNamespaceScopedAttr,
+		"clusterrolebindings.rbac.authorization.k8s.io": storage.DefaultClusterScopedAttr,
+		"rolebindings.rbac.authorization.k8s.io":        storage.DefaultNamespaceScopedAttr,
 	}[kinds.Of(o).GroupResource().String()]
 	if !ok {
 		t.Fatalf("say by which function of its registry Kubernetes selects %s", kinds.Of(o).Kind)

@@ -22,6 +22,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
 	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
@@ -44,6 +45,10 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
+	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
+	"k8s.io/kubernetes/pkg/registry/rbac/role"
+	"k8s.io/kubernetes/pkg/registry/rbac/rolebinding"
 	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
 
 	"lockstep/kinds"
@@ -107,6 +112,11 @@ var registries = map[string]registry{
 	"endpoints":                       {main: endpoint.Strategy},
 	"endpointslices.discovery.k8s.io": {main: endpointslice.Strategy},
 	"events":                          {main: event.Strategy, fields: eventFields},
+
+	"clusterroles.rbac.authorization.k8s.io":        {main: clusterrole.Strategy, plain: true},
+	"roles.rbac.authorization.k8s.io":               {main: role.Strategy, plain: true},
+	"clusterrolebindings.rbac.authorization.k8s.io": {main: clusterrolebinding.Strategy},
+	"rolebindings.rbac.authorization.k8s.io":        {main: rolebinding.Strategy},
 }
 
 func registryOf(k *kinds.Kind) registry {

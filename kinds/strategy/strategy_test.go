@@ -10,6 +10,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,6 +86,16 @@ func examples() []kinds.Object {
 			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
 		}}}},
 		&corev1.ServiceAccount{ObjectMeta: named("cart")},
+		&rbacv1.ClusterRole{ObjectMeta: cluster("system:reader"), Rules: []rbacv1.PolicyRule{{
+			Verbs: []string{"get"}, NonResourceURLs: []string{"/metrics"},
+		}}},
+		&rbacv1.Role{ObjectMeta: named("cart"), Rules: []rbacv1.PolicyRule{{
+			Verbs: []string{"list"}, APIGroups: []string{""}, Resources: []string{"pods"},
+		}}},
+		&rbacv1.ClusterRoleBinding{
+			ObjectMeta: cluster("system:reader"), RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "system:reader"},
+		},
+		&rbacv1.RoleBinding{ObjectMeta: named("cart"), RoleRef: rbacv1.RoleRef{Kind: "Role", Name: "cart"}},
 		&corev1.Secret{ObjectMeta: named("cart"), StringData: map[string]string{"password": "s3cret"}},
 		&corev1.ConfigMap{ObjectMeta: named("cart"), Data: map[string]string{"colour": "red"}},
 		aService("cart"),

@@ -122,6 +122,28 @@ kind: LimitRange
 metadata: {name: idle, namespace: talk}
 spec: {limits: [{type: Pod}]}
 ---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: "lab:reader"}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}, {nonResourceURLs: [/metrics], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader, namespace: talk}
+rules: [{apiGroups: [""], resources: [secrets], resourceNames: [one], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "lab:readers"}
+subjects: [{kind: Group, name: "lab:readers"}, {kind: ServiceAccount, name: default, namespace: talk}]
+roleRef: {kind: ClusterRole, name: "lab:reader"}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: readers, namespace: talk}
+subjects: [{kind: User, name: ada}]
+roleRef: {kind: Role, name: reader}
+---
 apiVersion: scheduling.k8s.io/v1
 kind: PriorityClass
 metadata: {name: gold}

@@ -22,6 +22,13 @@ LimitRange: metadata spec
 LimitRangeSpec: limits
 LimitRangeItem: type max min default defaultRequest maxLimitRequestRatio
 ServiceAccount: metadata imagePullSecrets automountServiceAccountToken
+ClusterRole: metadata rules
+Role: metadata rules
+PolicyRule: verbs apiGroups resources resourceNames nonResourceURLs
+ClusterRoleBinding: metadata subjects roleRef
+RoleBinding: metadata subjects roleRef
+RoleRef: apiGroup kind name
+Subject: kind apiGroup name namespace
 Secret: metadata data stringData type immutable
 ConfigMap: metadata data binaryData immutable
 

@@ -17,6 +17,15 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: v1, kind: ServiceAccount, metadata: {name: cart}}",
 		"{apiVersion: v1, kind: LimitRange, metadata: {name: cart}, spec: {limits: [{type: Container, max: {cpu: 1}}]}}",
 		"{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: gold}, value: 1000}",
+		"{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: 'system:cart'}, rules: []}",
+		"{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: cart}, " +
+			"rules: [{verbs: [get], nonResourceURLs: [/metrics]}]}",
+		"{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: cart}, " +
+			"rules: [{verbs: [get], apiGroups: [''], resources: [secrets], resourceNames: [cart]}]}",
+		"{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: cart}, " +
+			"subjects: [{kind: ServiceAccount, name: cart, namespace: shop}], roleRef: {kind: ClusterRole, name: view}}",
+		"{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: cart}, " +
+			"subjects: [{kind: User, name: ada}, {kind: Group, name: staff}], roleRef: {kind: Role, name: cart}}",
 		"{apiVersion: v1, kind: Secret, metadata: {name: cart}, stringData: {a: b}}",
 		"{apiVersion: v1, kind: ConfigMap, metadata: {name: cart}, data: {a: b}, binaryData: {c: AAAA}}",
 		"{apiVersion: v1, kind: Service, metadata: {name: cart}, spec: {type: NodePort, selector: {a: b}, ports: [{port: 80}]}}",
