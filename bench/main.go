@@ -75,6 +75,7 @@ func benchmarks() []benchmark {
 		{"up", up},
 		{"start", startOne},
 		{"pods", startMany},
+		{"job", runJob},
 		{"stats", statistics},
 		{"folder", folderChange},
 		{"push", pushChange},

@@ -156,16 +156,24 @@ func isReady(e watch.Event) bool {
 
 // bound measures the same containers and CNI ADDs by the libraries alone, so many at a time.
 func (n *node) bound(ctx context.Context, containers, parallel int) (float64, error) {
-	dir := filepath.Join(n.dir, "bound")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return 0, fmt.Errorf("cannot prepare the bound: %w", err)
+	o, err := n.baseline(parallel, "/idle")
+	if err != nil {
+		return 0, err
 	}
-	took, end, err := baseline.Start(ctx, baseline.Options{
-		Client: n.client, Namespace: name, Image: imageName, Snapshotter: snapshotter, Command: []string{"/idle"}, Dir: dir,
-		BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}, Subnet: "10.66.0.0/24", Parallel: parallel,
-	}, containers)
+	took, end, err := baseline.Start(ctx, o, containers)
 	if end != nil {
 		err = errors.Join(err, end())
 	}
 	return took.Seconds(), err
+}
+
+func (n *node) baseline(parallel int, command ...string) (baseline.Options, error) {
+	dir := filepath.Join(n.dir, "bound")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return baseline.Options{}, fmt.Errorf("cannot prepare the bound: %w", err)
+	}
+	return baseline.Options{
+		Client: n.client, Namespace: name, Image: imageName, Snapshotter: snapshotter, Command: command, Dir: dir,
+		BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}, Subnet: "10.66.0.0/24", Parallel: parallel,
+	}, nil
 }

@@ -45,42 +45,75 @@ type Options struct {
 // been added to a ptp network, its output going to a file. It returns how long
 // that took and what ends and removes them all.
 func Start(ctx context.Context, o Options, n int) (took time.Duration, end func() error, err error) {
-	ctx = namespaces.WithNamespace(ctx, o.Namespace)
+	r, err := prepare(ctx, o)
+	if err != nil {
+		return 0, nil, err
+	}
+	started := make([]*started, n)
+	took, err = r.each(ctx, n, func(ctx context.Context, i int, id string) (err error) {
+		started[i], err = r.start(ctx, id)
+		return err
+	})
+	return took, func() error {
+		_, err := r.each(context.Background(), n, func(ctx context.Context, i int, _ string) error {
+			if started[i] == nil {
+				return nil
+			}
+			return errors.Join(started[i].kill(ctx), r.remove(ctx, started[i]))
+		})
+		return err
+	}, err
+}
+
+// Run starts n containers as Start does, waits for each until it has ended by itself, and removes it. It returns how long all
+// that took.
+func Run(ctx context.Context, o Options, n int) (time.Duration, error) {
+	r, err := prepare(ctx, o)
+	if err != nil {
+		return 0, err
+	}
+	return r.each(ctx, n, func(ctx context.Context, _ int, id string) error {
+		s, err := r.start(ctx, id)
+		if s != nil && s.task != nil {
+			err = errors.Join(err, s.wait(ctx))
+		}
+		return errors.Join(err, r.remove(ctx, s))
+	})
+}
+
+// runner is what all containers of a call share.
+type runner struct {
+	Options
+	net   cni.CNI
+	image client.Image
+	run   string // part of all names
+}
+
+func prepare(ctx context.Context, o Options) (*runner, error) {
 	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"baseline","plugins":[{"type":"ptp","ipMasq":false,"ipam":{"type":"host-local",`+
 		`"dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}`,
 		filepath.Join(o.Dir, "addresses"), o.Subnet)
 	net, err := cni.New(cni.WithPluginDir(o.BinDirs), cni.WithMinNetworkCount(2), cni.WithLoNetwork, cni.WithConfListBytes([]byte(conf)))
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot prepare network: %w", err)
+		return nil, fmt.Errorf("cannot prepare network: %w", err)
 	}
-	image, err := o.Client.GetImage(ctx, o.Image)
+	image, err := o.Client.GetImage(namespaces.WithNamespace(ctx, o.Namespace), o.Image)
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot find image: %w", err)
+		return nil, fmt.Errorf("cannot find image: %w", err)
 	}
-	run := strconv.FormatInt(time.Now().UnixNano(), 36)
-	started := make([]*started, n)
+	return &runner{o, net, image, strconv.FormatInt(time.Now().UnixNano(), 36)}, nil
+}
+
+// each calls f for n containers, as many at a time as the options say, and returns how long that took.
+func (r *runner) each(ctx context.Context, n int, f func(ctx context.Context, i int, id string) error) (time.Duration, error) {
 	began := time.Now()
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel(o.Parallel))
-	for i := range started {
-		g.Go(func() (err error) {
-			started[i], err = start(gctx, o, net, image, fmt.Sprintf("baseline-%s-%d", run, i))
-			return err
-		})
+	g, ctx := errgroup.WithContext(namespaces.WithNamespace(ctx, r.Namespace))
+	g.SetLimit(parallel(r.Parallel))
+	for i := range n {
+		g.Go(func() error { return f(ctx, i, fmt.Sprintf("baseline-%s-%d", r.run, i)) })
 	}
-	err = g.Wait()
-	took = time.Since(began)
-	return took, func() error {
-		ctx := namespaces.WithNamespace(context.Background(), o.Namespace)
-		var g errgroup.Group
-		g.SetLimit(parallel(o.Parallel))
-		for _, s := range started {
-			if s != nil {
-				g.Go(func() error { return s.end(ctx, net) })
-			}
-		}
-		return g.Wait()
-	}, err
+	err := g.Wait()
+	return time.Since(began), err
 }
 
 func parallel(n int) int {
@@ -96,18 +129,18 @@ type started struct {
 	task      client.Task
 }
 
-func start(ctx context.Context, o Options, net cni.CNI, image client.Image, id string) (*started, error) {
-	s := &started{id: id, netns: filepath.Join(o.Dir, id)}
+func (r *runner) start(ctx context.Context, id string) (*started, error) {
+	s := &started{id: id, netns: filepath.Join(r.Dir, id)}
 	if err := pin(s.netns); err != nil {
 		return nil, err
 	}
-	if _, err := net.Setup(ctx, id, s.netns); err != nil {
+	if _, err := r.net.Setup(ctx, id, s.netns); err != nil {
 		return s, fmt.Errorf("cannot add to network: %w", err)
 	}
 	var err error
-	s.container, err = o.Client.NewContainer(ctx, id, client.WithImage(image), client.WithSnapshotter(o.Snapshotter),
-		client.WithNewSnapshot(id, image),
-		client.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs(o.Command...),
+	s.container, err = r.Client.NewContainer(ctx, id, client.WithImage(r.image), client.WithSnapshotter(r.Snapshotter),
+		client.WithNewSnapshot(id, r.image),
+		client.WithNewSpec(oci.WithImageConfig(r.image), oci.WithProcessArgs(r.Command...),
 			oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: s.netns})))
 	if err != nil {
 		return s, fmt.Errorf("cannot create container: %w", err)
@@ -134,20 +167,36 @@ func pin(path string) error {
 	})
 }
 
-func (s *started) end(ctx context.Context, net cni.CNI) error {
+// kill ends what a container runs.
+func (s *started) kill(ctx context.Context) error {
+	if s.task == nil {
+		return nil
+	}
+	return errors.Join(s.task.Kill(ctx, syscall.SIGKILL), s.wait(ctx))
+}
+
+// wait returns once what a container runs has ended.
+func (s *started) wait(ctx context.Context) error {
+	exit, err := s.task.Wait(ctx)
+	if err != nil {
+		return err
+	}
+	return (<-exit).Error()
+}
+
+// remove removes a container that has ended, as far as it was made.
+func (r *runner) remove(ctx context.Context, s *started) error {
+	if s == nil {
+		return nil
+	}
 	var errs []error
 	if s.task != nil {
-		exit, err := s.task.Wait(ctx)
-		errs = append(errs, err, s.task.Kill(ctx, syscall.SIGKILL))
-		if err == nil {
-			<-exit
-		}
-		_, err = s.task.Delete(ctx)
+		_, err := s.task.Delete(ctx)
 		errs = append(errs, err)
 	}
 	if s.container != nil {
 		errs = append(errs, s.container.Delete(ctx, client.WithSnapshotCleanup))
 	}
-	errs = append(errs, net.Remove(ctx, s.id, s.netns), unix.Unmount(s.netns, unix.MNT_DETACH), os.Remove(s.netns))
+	errs = append(errs, r.net.Remove(ctx, s.id, s.netns), unix.Unmount(s.netns, unix.MNT_DETACH), os.Remove(s.netns))
 	return errors.Join(errs...)
 }
