@@ -64,7 +64,6 @@ type part interface {
 type setting struct {
 	scope
 	services  []netip.Prefix   // networks of the cluster IPs
-	pods      []netip.Prefix   // networks of this node's pods
 	servers   []netip.AddrPort // of the API
 	localhost bool             // the node's ports answer on 127.0.0.1
 }
@@ -74,11 +73,11 @@ func settingOf(family Family, in Input) setting {
 		scope: scope{
 			family:        family,
 			node:          in.Node.Name,
+			pods:          family.prefixes(in.Node.PodCIDRs),
 			podNetworks:   family.prefixes(in.PodNetworks),
 			localServices: family.addresses(in.LocalServices),
 		},
 		services:  family.prefixes(in.ServiceNetworks),
-		pods:      family.prefixes(in.Node.PodCIDRs),
 		servers:   servers(family, in),
 		localhost: in.LocalhostPorts && family == IPv4,
 	}

@@ -56,12 +56,13 @@ func (c *compiled) sameDispatch(other *compiled) bool {
 type scope struct {
 	family        Family
 	node          string
+	pods          []netip.Prefix // networks of this node's pods
 	podNetworks   []netip.Prefix
 	localServices []netip.Addr
 }
 
 func (s scope) equal(o scope) bool {
-	return s.family == o.family && s.node == o.node && slices.Equal(s.podNetworks, o.podNetworks) &&
+	return s.family == o.family && s.node == o.node && slices.Equal(s.pods, o.pods) && slices.Equal(s.podNetworks, o.podNetworks) &&
 		slices.Equal(s.localServices, o.localServices)
 }
 
@@ -124,7 +125,8 @@ func (s scope) compilePort(out *compiled, svc *corev1.Service, p *corev1.Service
 		out.chains = append(out.chains, s.balance(local, id, proto, to.local, svc))
 	}
 	for _, e := range to.all {
-		if e.local {
+		// Endpoints that somebody wrote need not name the node of a pod.
+		if e.local || slices.ContainsFunc(s.pods, func(p netip.Prefix) bool { return p.Contains(e.Addr()) }) {
 			out.local = append(out.local, e.Addr())
 		}
 	}
@@ -261,7 +263,10 @@ func comment(svc *corev1.Service, p *corev1.ServicePort) string {
 
 func chainName(kind, id string) string { return Prefix + kind + "-" + hash(id) }
 
-// hash is 15 characters of 5 bits: chains' names have at most 28 characters, and two of 10,000
+// maxName is what a chain's name has at most, in characters (XT_EXTENSION_MAXNAMELEN, without its NUL).
+const maxName = 28
+
+// hash is 15 characters of 5 bits: a name has no room for more, and two of 10,000
 // names meet with a probability of 1e-15.
 func hash(text string) string {
 	sum := sha256.Sum256([]byte(text))

@@ -118,7 +118,8 @@ func addressForm(name, option string) form {
 		table: NAT,
 		chain: func(prefix string, bits int) string {
 			if len(prefix) > 4 { // 32 hexadecimal digits do not fit a chain's name
-				return Prefix + name + "-" + hash(fmt.Sprintf("%x/%d", prefix, bits))
+				long := Prefix + name + "-" + hash(fmt.Sprintf("%x/%d", prefix, bits))
+				return long[:min(len(long), maxName)]
 			}
 			return fmt.Sprintf("%s%s-%X-%d", Prefix, name, prefix, bits)
 		},
