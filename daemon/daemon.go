@@ -257,6 +257,7 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 		Settings: p.settings,
 		CA:       string(p.authority.PEM()),
 		Noted:    apply.Noted,
+		Stated:   apply.Stated,
 	})
 	return []task{
 		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, c) }},

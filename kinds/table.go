@@ -159,7 +159,7 @@ func table() []*Kind {
 			Confidential: No, Health: judged(podHealth, podReads()...), Pods: itself, Scale: noScale, Controllers: podControllers(),
 		}),
 		row[corev1.Endpoints, corev1.EndpointsList](core(), "endpoints", "ep", Columns{
-			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](discovery(), "endpointslices", "", Columns{
@@ -462,6 +462,9 @@ func inStatefulSet(set, pod Object) bool {
 
 // podHealth: it is ready, or has succeeded.
 func podHealth(p *corev1.Pod, see Sight) Health { return see.Pod(p) }
+
+// SliceMirror is the value of the label managed-by of slices that are made from Endpoints: Kubernetes' own controller's.
+const SliceMirror = "endpointslicemirroring-controller.k8s.io"
 
 func serviceOf(s *discoveryv1.EndpointSlice) (string, bool) {
 	name := s.Labels[discoveryv1.LabelServiceName]

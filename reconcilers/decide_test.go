@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"lockstep/kinds"
 	"lockstep/reconcilers/cluster"
 	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
@@ -16,6 +17,7 @@ import (
 	"lockstep/reconcilers/job"
 	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/looptest"
+	"lockstep/reconcilers/mirror"
 	"lockstep/reconcilers/namespace"
 	"lockstep/reconcilers/nodecidr"
 	"lockstep/reconcilers/nodelifecycle"
@@ -25,6 +27,7 @@ import (
 	"lockstep/reconcilers/serviceip"
 	"lockstep/reconcilers/statefulset"
 	"lockstep/reconcilers/ttl"
+	"lockstep/store/view"
 )
 
 // decided is a reconciler by the folder of its cases.
@@ -48,8 +51,10 @@ func decided() map[string]loop.Reconciler {
 		}),
 		"daemonset/testdata":                  daemonset.New(),
 		"deployment/testdata":                 deployment.New(),
-		"endpoints/testdata":                  endpoints.New(),
+		"endpoints/testdata":                  endpoints.New(nil),
+		"endpoints/testdata/stated":           endpoints.New(func(*view.View, kinds.Key) bool { return true }),
 		"endpointslice/testdata":              endpointslice.New(),
+		"mirror/testdata":                     mirror.New(),
 		"garbagecollection/testdata/finished": garbagecollection.FinishedPods(1),
 		"garbagecollection/testdata/owners":   garbagecollection.Owners(),
 		"garbagecollection/testdata/pods":     garbagecollection.Pods(),

@@ -57,8 +57,10 @@ func TestStatefulSetIsKubernetes(t *testing.T) {
 		}
 	}
 	t.Logf("%d decisions, of which differ: %v", steps, differences)
-	if differences["stuck rollout"] == 0 && !testing.Short() {
-		t.Error("no history shows a stuck rollout")
+	for _, why := range []string{"stuck rollout", "condemned that is not available"} {
+		if differences[why] == 0 && !testing.Short() {
+			t.Errorf("no history shows a %s", why)
+		}
 	}
 }
 
@@ -283,8 +285,13 @@ func (w *statefulWorld) ours(t *testing.T) (out statefulWrites, why string) {
 			continue
 		}
 		out.deleted = append(out.deleted, drop.Key.Name)
-		if strings.HasPrefix(drop.Reason, "it is not ready") {
+		p := w.pods[drop.Key.Name]
+		ready := p.Status.Phase == corev1.PodRunning && p.Status.Conditions[0].Status == corev1.ConditionTrue
+		switch {
+		case strings.HasPrefix(drop.Reason, "it is not ready"):
 			why = "stuck rollout"
+		case strings.Contains(drop.Reason, "is not wanted: ") && (!ready || w.set.Spec.MinReadySeconds > 0):
+			why = "condemned that is not available"
 		}
 	}
 	return out, why

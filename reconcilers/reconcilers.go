@@ -13,6 +13,7 @@ import (
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/garbagecollection"
 	"lockstep/reconcilers/job"
+	"lockstep/reconcilers/mirror"
 	"lockstep/reconcilers/namespace"
 	"lockstep/reconcilers/nodecidr"
 	"lockstep/reconcilers/nodelifecycle"
@@ -33,6 +34,8 @@ type Options struct {
 	CA string
 	// Noted says that whoever states a Job knows that it has ended, so that it may be removed; nil: nobody has to know.
 	Noted func(*view.View, kinds.Key) bool
+	// Stated says that a source states an object; nil: none does.
+	Stated func(*view.View, kinds.Key) bool
 }
 
 func (o Options) withDefaults() Options {
@@ -62,7 +65,8 @@ func All(o Options) []engine.Reconciler {
 		ttl.New(o.Noted),
 		daemonset.New(),
 		endpointslice.New(),
-		endpoints.New(),
+		endpoints.New(o.Stated),
+		mirror.New(),
 		garbagecollection.Owners(),
 		garbagecollection.Pods(),
 		garbagecollection.FinishedPods(garbagecollection.FinishedLimit),

@@ -48,6 +48,8 @@ type sim struct {
 	// acts is what a node does when a write races with it; nil: kubelet.
 	acts func() bool
 	uids int
+	// stated are what a source states; what else is put is nobody's.
+	stated map[kinds.Key]bool
 }
 
 // simClock is a clock on which a sleep ends at once, and has taken its time.
@@ -62,7 +64,9 @@ func (c simClock) After(d time.Duration) <-chan time.Time {
 func newSim(t *testing.T, seed uint64) *sim {
 	s := &sim{t: t, rand: rand.New(rand.NewPCG(seed, 7)), clock: simClock{clocktesting.NewFakeClock(looptest.Now)}}
 	s.store = memory.NewWith(memory.Options{Default: strategy.Default, Now: s.clock.Now})
-	e := engine.New(All(Options{}), engine.Options{
+	s.stated = map[kinds.Key]bool{}
+	stated := func(_ *view.View, k kinds.Key) bool { return s.stated[k] }
+	e := engine.New(All(Options{Stated: stated}), engine.Options{
 		Store: s.store, Commit: s, Events: s.store, Clock: s.clock, Seed: seed + 1, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	})
 	s.step = engine.NewStepper(e)

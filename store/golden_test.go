@@ -85,6 +85,9 @@ func samples() []kinds.Object {
 		&batchv1.Job{ObjectMeta: meta("shop", "once"), Spec: batchv1.JobSpec{Selector: selector, Template: template}},
 		&discoveryv1.EndpointSlice{ObjectMeta: meta("shop", "web-x"), AddressType: discoveryv1.AddressTypeIPv4,
 			Ports: []discoveryv1.EndpointPort{{}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.2"}}}},
+		&corev1.Endpoints{ObjectMeta: meta("shop", "db"), Subsets: []corev1.EndpointSubset{{
+			Addresses: []corev1.EndpointAddress{{IP: "192.0.2.7"}}, Ports: []corev1.EndpointPort{{Port: 5432}},
+		}}},
 		&v1alpha1.Source{ObjectMeta: meta("", "apps"), Spec: v1alpha1.SourceSpec{URL: "https://git.example/apps.git"}},
 	}
 }

@@ -101,6 +101,7 @@ func deciding() map[string][]string {
 		"kinds/admission/*.go":          {"k8s.io/kubernetes/pkg/apis/scheduling/v1"},
 		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
+		"reconcilers/mirror/*.go":       {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/engine/prepare.go": {"lockstep/store"}, // for the form of a write
 		"proxy/change.go":               {"lockstep/proxy/rules"},
 		"proxy/drift.go":                {"lockstep/proxy/rules"},

@@ -171,6 +171,11 @@ spec:
       nodeSelector: {lab.example/idle: "true"}
       containers: [{name: main, image: "lab.example/talker:1"}]
 ---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: idle, namespace: talk}
+subsets: [{addresses: [{ip: 192.0.2.7}], ports: [{name: sql, port: 5432}]}]
+---
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: idle, namespace: talk}

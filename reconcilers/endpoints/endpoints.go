@@ -20,8 +20,8 @@ import (
 // capacity bounds the addresses of one object, as Kubernetes' endpoints controller does: what has more is cut and says so.
 const capacity = 1000
 
-// New returns the reconciler of endpoints.
-func New() loop.Reconciler {
+// New returns the reconciler of endpoints. It leaves those that a source states, by stated, to the source; nil: none are.
+func New(stated func(*view.View, kinds.Key) bool) loop.Reconciler {
 	service := kinds.For[*corev1.Service]()
 	kind := kinds.For[*corev1.Endpoints]()
 	return loop.Reconciler{
@@ -30,14 +30,38 @@ func New() loop.Reconciler {
 		Owner:     service,
 		Reads: []loop.Read{
 			{Kind: kinds.For[*discoveryv1.EndpointSlice](), How: "the service that its label names", Keys: labelled},
-			{Kind: kind, How: "its service", Keys: loop.ControllerKeys(service)},
+			{Kind: kind, How: "the service of its name", Keys: named},
 		},
 		Writes: []loop.Write{{
 			Kind: kind, Create: true, Delete: true, Children: true, Derived: true,
-			Fields: []string{"metadata.labels", "metadata.annotations", "subsets"},
+			Fields: []string{"metadata.labels", "metadata.annotations", "metadata.ownerReferences", "subsets"},
+			Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference},
 		}},
-		Decide: decide,
+		Records: stated != nil,
+		Decide: func(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
+			if stated != nil && stated(v, kinds.For[*corev1.Endpoints]().Key(key.Namespace, key.Name)) {
+				return release(v, key), nil
+			}
+			return decide(v, key), nil
+		},
 	}
+}
+
+func named(_ *view.View, o kinds.Object) []kinds.Key {
+	return []kinds.Key{kinds.For[*corev1.Service]().Key(o.GetNamespace(), o.GetName())}
+}
+
+// release leaves endpoints that were the service's to whoever states them now.
+func release(v *view.View, key kinds.Key) loop.Decision {
+	old, there := view.Get[*corev1.Endpoints](v, key.Namespace, key.Name)
+	s, ok := v.Get(key).(*corev1.Service)
+	if !there || !ok || !metav1.IsControlledBy(old, s) {
+		return loop.Decision{}
+	}
+	changed := old.DeepCopy()
+	delete(changed.Labels, managedBy)
+	changed.OwnerReferences = slices.DeleteFunc(changed.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == s.UID })
+	return loop.Decision{Wants: []loop.Want{{Object: changed, Reason: "a source states them"}}}
 }
 
 func labelled(_ *view.View, o kinds.Object) []kinds.Key {
@@ -48,14 +72,14 @@ func labelled(_ *view.View, o kinds.Object) []kinds.Key {
 	return []kinds.Key{kinds.For[*corev1.Service]().Key(o.GetNamespace(), name)}
 }
 
-func decide(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
+func decide(v *view.View, key kinds.Key) loop.Decision {
 	s, ok := v.Get(key).(*corev1.Service)
 	if !ok || s.DeletionTimestamp != nil || s.Spec.Type == corev1.ServiceTypeExternalName {
-		return loop.Decision{}, nil // they are derived, and go
+		return loop.Decision{} // they are derived, and go
 	}
 	found := slicesOf(v, s)
 	if len(found) == 0 && len(s.Spec.Selector) == 0 {
-		return loop.Decision{}, nil
+		return loop.Decision{}
 	}
 	subsets, whole := cut(endpoints.RepackSubsets(subsetsOf(found)))
 	labels, annotations := labelsOf(s), map[string]string(nil)
@@ -73,27 +97,28 @@ func decide(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
 				Subsets: subsets,
 			},
 			Reason: "the service has slices, or selects pods",
-		}}}, nil
+		}}}
 	}
 	if !metav1.IsControlledBy(old, s) {
-		return loop.Decision{}, nil // of an earlier service of that name: the garbage collector takes it first
+		return loop.Decision{} // of an earlier service of that name, which the garbage collector takes first, or somebody's own
 	}
 	changed := old.DeepCopy()
 	changed.Labels, changed.Annotations, changed.Subsets = labels, annotations, subsets
 	if maps.Equal(old.Labels, labels) && maps.Equal(old.Annotations, annotations) && equality.Semantic.DeepEqual(old.Subsets, subsets) {
-		return loop.Decision{Wants: []loop.Want{{Object: old, Reason: "as it should be"}}}, nil
+		return loop.Decision{Wants: []loop.Want{{Object: old, Reason: "as it should be"}}}
 	}
-	return loop.Decision{Wants: []loop.Want{{Object: changed, Reason: "the slices changed"}}}, nil
+	return loop.Decision{Wants: []loop.Want{{Object: changed, Reason: "the slices changed"}}}
 }
 
-// slicesOf returns the service's slices of its first family, which is the only one that Endpoints have.
+// slicesOf returns the service's slices of its first family, which is the only one that Endpoints have, but not those that were
+// made from Endpoints.
 func slicesOf(v *view.View, s *corev1.Service) (found []*discoveryv1.EndpointSlice) {
 	family := discoveryv1.AddressTypeIPv4
 	if len(s.Spec.IPFamilies) > 0 && s.Spec.IPFamilies[0] == corev1.IPv6Protocol {
 		family = discoveryv1.AddressTypeIPv6
 	}
 	for slice := range v.SlicesOfService(s.Namespace, s.Name) {
-		if slice.AddressType == family && slice.DeletionTimestamp == nil {
+		if slice.AddressType == family && slice.DeletionTimestamp == nil && slice.Labels[discoveryv1.LabelManagedBy] != kinds.SliceMirror {
 			found = append(found, slice)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -34,7 +35,8 @@ func Owners() loop.Reconciler {
 			},
 		})
 		w := loop.Write{Kind: k, Delete: true, Fields: []string{references}}
-		if k.Adoptable == kinds.Yes {
+		// Endpoints are given up by their service where a source states them.
+		if k.Adoptable == kinds.Yes || k == kinds.For[*corev1.Endpoints]() {
 			w.Shared = map[string]string{references: "only references to what is gone are taken away"}
 		}
 		r.Writes = append(r.Writes, w)

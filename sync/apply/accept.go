@@ -157,6 +157,17 @@ func Noted(v *view.View, k kinds.Key) bool {
 	return true
 }
 
+// Stated says that a source states the object. What cannot be read is taken to.
+func Stated(v *view.View, k kinds.Key) bool {
+	for source := range sourceTable.Names(v, "") {
+		row, ok, err := plan.Inventory.Get(v, source+"/"+k.Path())
+		if err != nil || ok && row.Value.State != plan.Pruning {
+			return true
+		}
+	}
+	return false
+}
+
 // chunk cuts entries into transactions.
 func chunk(table view.Table[plan.Desired], entries []plan.Desired) []store.Group {
 	var groups []store.Group

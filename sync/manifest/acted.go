@@ -40,6 +40,9 @@ ServicePort: name protocol appProtocol port targetPort nodePort
 SessionAffinityConfig: clientIP
 ClientIPConfig: timeoutSeconds
 
+Endpoints: metadata subsets
+EndpointSubset: addresses notReadyAddresses ports
+EndpointAddress: ip hostname nodeName targetRef
 EndpointSlice: metadata addressType endpoints ports
 Endpoint: addresses conditions hostname targetRef nodeName zone
 EndpointConditions: ready serving terminating

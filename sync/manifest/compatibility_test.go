@@ -51,6 +51,7 @@ func carried() map[string]string {
 		"ServicePort.appProtocol":                     "the slices have it, for who reads them",
 		"EndpointPort.appProtocol":                    "for who reads it",
 		"Endpoint.targetRef":                          "for who reads it",
+		"EndpointAddress.targetRef":                   "for who reads it",
 		"Endpoint.zone":                               "endpoints of all zones are used",
 	}
 }

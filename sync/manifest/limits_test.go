@@ -114,6 +114,17 @@ func TestManyPorts(t *testing.T) {
 		}
 		return b.String()
 	}
+	subsets := func(n, addresses int) string {
+		var b strings.Builder
+		b.WriteString("apiVersion: v1\nkind: Endpoints\nmetadata: {name: a}\nsubsets:\n")
+		for i := range n {
+			fmt.Fprintf(&b, "- ports: [{port: %d}]\n  addresses:\n", i+1)
+			for j := range addresses {
+				fmt.Fprintf(&b, "  - ip: 198.51.100.%d\n", j)
+			}
+		}
+		return b.String()
+	}
 	for text, want := range map[string]string{
 		service("a", MaxPorts, 0): "",
 		service("a", MaxPorts+1, 0): "a.yaml:5:3: Service default/a: spec.ports: 1001 ports for 1 addresses are more than the limit of " +
@@ -122,6 +133,8 @@ func TestManyPorts(t *testing.T) {
 		service("a", 100, 10):   "spec.ports: 100 ports for 11 addresses are more than",
 		slice("a", 10, 1000):    "",
 		slice("a", 101, 100):    "ports: 101 ports for 100 addresses are more than the limit of 10000 together",
+		subsets(100, 100):       "",
+		subsets(101, 100):       "subsets: 1 ports for 10100 addresses are more than the limit of 10000 together",
 	} {
 		_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(text))}, Options{})
 		if want == "" && len(errs) > 0 || want != "" && !strings.Contains(errs.Error(), want) {

@@ -31,7 +31,7 @@ const (
 	// MaxPorts bounds what one service adds to each node's rules: its ports, for each address that it has. A node takes 0.2 s
 	// to load the rules of a thousand, and 9 s for those of the 30,000 that an object has room for.
 	MaxPorts = 1_000
-	// MaxSlicePorts bounds the same of an EndpointSlice: its ports, for each endpoint. A thousand endpoints of ten ports.
+	// MaxSlicePorts bounds the same of an EndpointSlice or of Endpoints: ports, for each endpoint. A thousand endpoints of ten ports.
 	MaxSlicePorts = 10_000
 	// MaxReached bounds what the services and EndpointSlices of one source have of both together: several times what
 	// MaxObjects services have, and about what a node takes 15 s to load.

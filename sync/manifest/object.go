@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -358,14 +359,16 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 	if s := k.Scale(o); s != nil && s.Wanted != nil && *s.Wanted > MaxReplicas {
 		c.tooMuch(n, "spec.replicas", tooManyPods, *s.Wanted, MaxReplicas)
 	}
-	switch j := o.(type) {
+	switch o := o.(type) {
 	case *batchv1.Job:
-		c.tooManyPods(n, "spec", &j.Spec)
+		c.tooManyPods(n, "spec", &o.Spec)
 	case *batchv1.CronJob:
-		c.tooManyPods(n, "spec.jobTemplate.spec", &j.Spec.JobTemplate.Spec)
-		if neverComes(j) {
-			c.tooMuch(n, "spec.schedule", "%q never comes", j.Spec.Schedule)
+		c.tooManyPods(n, "spec.jobTemplate.spec", &o.Spec.JobTemplate.Spec)
+		if neverComes(o) {
+			c.tooMuch(n, "spec.schedule", "%q never comes", o.Spec.Schedule)
 		}
+	case *corev1.Endpoints:
+		c.otherFamily(n, o)
 	}
 	if len(c.problems) > 0 {
 		return nil
@@ -393,6 +396,21 @@ func (c *checker) tooMuch(n *node, field, format string, args ...any) {
 	c.problems = append(c.problems, p)
 }
 
+// otherFamily refuses addresses of IPv6, of which services have none: EndpointSlices say it by their addressType.
+func (c *checker) otherFamily(n *node, e *corev1.Endpoints) {
+	refuse := func(path string, addresses []corev1.EndpointAddress) {
+		for i, a := range addresses {
+			if ip, err := netip.ParseAddr(a.IP); err == nil && !ip.Unmap().Is4() {
+				c.tooMuch(n, fmt.Sprintf("%s[%d].ip", path, i), "value %q is not supported yet (supported: addresses of IPv4)", a.IP)
+			}
+		}
+	}
+	for i, s := range e.Subsets {
+		refuse(fmt.Sprintf("subsets[%d].addresses", i), s.Addresses)
+		refuse(fmt.Sprintf("subsets[%d].notReadyAddresses", i), s.NotReadyAddresses)
+	}
+}
+
 // reached is what an object adds to the rules of each node: ports, for each of so many addresses, with the most that these
 // may be together. Ports of other objects are none.
 func reached(o kinds.Object) (field string, ports, addresses, most int) {
@@ -401,6 +419,11 @@ func reached(o kinds.Object) (field string, ports, addresses, most int) {
 		return "spec.ports", len(o.Spec.Ports), 1 + len(o.Spec.ExternalIPs), MaxPorts
 	case *discoveryv1.EndpointSlice:
 		return "ports", len(o.Ports), len(o.Endpoints), MaxSlicePorts
+	case *corev1.Endpoints: // made EndpointSlices, one a subset
+		for _, s := range o.Subsets {
+			addresses += len(s.Ports) * (len(s.Addresses) + len(s.NotReadyAddresses))
+		}
+		return "subsets", 1, addresses, MaxSlicePorts
 	}
 	return "", 0, 0, 0
 }

@@ -45,12 +45,29 @@ func (d *decision) reach(steps []Step) Problems {
 				refuse(p.field, fmt.Sprintf("port %d is needed by nodes themselves: %s", p.number, what))
 			}
 		}
-		slice, ok := s.Object.(*discoveryv1.EndpointSlice)
-		if ok && slice.Namespace == metav1.NamespaceDefault && slice.Labels[discoveryv1.LabelServiceName] == "kubernetes" {
-			refuse("metadata.labels", "the endpoints of Service default/kubernetes are the API servers, which the cluster itself keeps")
+		if field := ofTheAPI(s.Object); field != "" {
+			refuse(field, "the endpoints of Service default/kubernetes are the API servers, which the cluster itself keeps")
 		}
 	}
 	return problems
+}
+
+// ofTheAPI returns the field by which endpoints are those of Service default/kubernetes; empty: they are not.
+func ofTheAPI(o kinds.Object) string {
+	if o.GetNamespace() != metav1.NamespaceDefault {
+		return ""
+	}
+	switch o := o.(type) {
+	case *discoveryv1.EndpointSlice:
+		if o.Labels[discoveryv1.LabelServiceName] == "kubernetes" {
+			return "metadata.labels"
+		}
+	case *corev1.Endpoints:
+		if o.Name == "kubernetes" {
+			return "metadata.name"
+		}
+	}
+	return ""
 }
 
 // outsideAddresses yields the addresses that a service wants besides its cluster IPs, by field, in order.
