@@ -30,9 +30,9 @@ type Columns struct {
 	Indexes []Indexed
 	// Health is the rule by which an object of the kind is healthy.
 	Health Rule
-	// Pods returns what an object says of the pod that it is or the pods that it makes, and the path of that field; nil for
-	// one of a kind that makes none.
-	Pods func(Object) (spec *corev1.PodSpec, path string)
+	// Pods returns what an object says of the pod that it is or the pods that it makes, and the path of the specification; nil
+	// for one of a kind that makes none.
+	Pods func(Object) (meta *metav1.ObjectMeta, spec *corev1.PodSpec, path string)
 	// Controllers are those that write to objects of the kind what a manifest may state, too, or remove them; Uncontrolled, where
 	// there are none.
 	Controllers []Controller
@@ -82,10 +82,13 @@ func by[T Object](index Index, value func(T) (string, bool)) []Indexed {
 	return []Indexed{{index, func(o Object) (string, bool) { return value(o.(T)) }}}
 }
 
-func noPods(Object) (*corev1.PodSpec, string) { return nil, "" }
+func noPods(Object) (*metav1.ObjectMeta, *corev1.PodSpec, string) { return nil, nil, "" }
 
-func inTemplate(template func(Object) *corev1.PodTemplateSpec) func(Object) (*corev1.PodSpec, string) {
-	return func(o Object) (*corev1.PodSpec, string) { return &template(o).Spec, "spec.template.spec" }
+func inTemplate(template func(Object) *corev1.PodTemplateSpec) func(Object) (*metav1.ObjectMeta, *corev1.PodSpec, string) {
+	return func(o Object) (*metav1.ObjectMeta, *corev1.PodSpec, string) {
+		t := template(o)
+		return &t.ObjectMeta, &t.Spec, "spec.template.spec"
+	}
 }
 
 func noScale(Object) *Scale { return nil }

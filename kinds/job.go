@@ -19,8 +19,9 @@ const (
 	Unborn types.UID = "00000000-0000-0000-0000-000000000000"
 )
 
-func cronJobPods(o Object) (*corev1.PodSpec, string) {
-	return &o.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec, "spec.jobTemplate.spec.template.spec"
+func cronJobPods(o Object) (*metav1.ObjectMeta, *corev1.PodSpec, string) {
+	t := &o.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template
+	return &t.ObjectMeta, &t.Spec, "spec.jobTemplate.spec.template.spec"
 }
 
 func jobTemplate(o Object) *corev1.PodTemplateSpec { return &o.(*batchv1.Job).Spec.Template }

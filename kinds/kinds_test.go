@@ -117,8 +117,8 @@ func TestPodsAndScales(t *testing.T) {
 		if !ok || !k.Declarable {
 			continue
 		}
-		pods, path := k.Pods(k.New())
-		if makes := templated(spec.Type) || k.Kind == "Pod"; makes != (pods != nil && path != "") {
+		meta, pods, path := k.Pods(k.New())
+		if makes := templated(spec.Type) || k.Kind == "Pod"; makes != (meta != nil && pods != nil && path != "") {
 			t.Errorf("%s makes pods: %v, and its row says %q", k.Kind, makes, path)
 		} else if makes {
 			makers++

@@ -436,7 +436,10 @@ func updatable(set *appsv1.StatefulSet, want int32) int32 {
 	return want
 }
 
-func itself(o Object) (*corev1.PodSpec, string) { return &o.(*corev1.Pod).Spec, "spec" }
+func itself(o Object) (*metav1.ObjectMeta, *corev1.PodSpec, string) {
+	p := o.(*corev1.Pod)
+	return &p.ObjectMeta, &p.Spec, "spec"
+}
 
 func nodeOf(p *corev1.Pod) (string, bool) { return p.Spec.NodeName, true }
 

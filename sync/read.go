@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 
@@ -66,15 +67,24 @@ func (r *reader) read(ctx context.Context, rev *source.Revision, ignoreKinds []s
 // locate words problems with the position of the field that each is about.
 func (r reading) locate(problems plan.Problems) []string {
 	texts := make([]string, len(problems))
-	for i, p := range problems {
-		if r.set != nil && p.Field != "" && i < verdict.MaxErrors {
+	for i, p := range r.place(problems, verdict.MaxErrors) {
+		texts[i] = p.Error()
+	}
+	return texts
+}
+
+// place gives the first problems the lines and columns of their fields, which costs parsing a file for each.
+func (r reading) place(problems plan.Problems, first int) plan.Problems {
+	placed := slices.Clone(problems)
+	for i, p := range placed {
+		if r.set != nil && p.Field != "" && i < first {
 			if at := r.set.ErrorAt(p.Key, p.Field, ""); at.Line > 0 {
 				p.File, p.Line, p.Column = at.File, at.Line, at.Column
 			}
 		}
-		texts[i] = p.Error()
+		placed[i] = p
 	}
-	return texts
+	return placed
 }
 
 func lines(texts []string) string { return strings.Join(texts, "\n") }

@@ -264,5 +264,8 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 		Objects: read.objects, Inventory: inventory, Lost: lost, Others: others, Services: s.opts.Services, View: v, Rules: rules(),
 		Now: s.opts.Now(), Drift: drift,
 	})
+	if p != nil {
+		p.Warnings = read.place(p.Warnings, v1alpha1.MaxWarnings)
+	}
 	return p, problems, nil
 }

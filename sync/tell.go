@@ -64,7 +64,8 @@ func (d *driver) facts(live v1alpha1.SourceStatus) (verdict.Input, error) {
 		Link:   func(revision string) string { return d.sync.opts.StatusURL(name, revision) },
 		Passed: d.over, Repaired: d.repaired, FetchError: d.fetchErr, ForgeError: d.outbox.Refused(name),
 		Accepted: verdict.Accepted{Revision: state.Accepted, Applied: state.Applied, Healthy: state.Healthy, LeftOut: state.LeftOut,
-			Waiting: first(d.outcome.Waiting), Refused: first(d.outcome.Refused), Roll: report.Of(inventory, v, now).Roll},
+			Warnings: state.Warnings,
+			Waiting:  first(d.outcome.Waiting), Refused: first(d.outcome.Refused), Roll: report.Of(inventory, v, now).Roll},
 		Live: live, Told: d.outbox.Told(name), Memory: d.memory, Now: now,
 	}
 	if d.seen != nil {

@@ -155,3 +155,35 @@ func TestLeftOutIsTold(t *testing.T) {
 	w.start()
 	w.until("nothing is left out", func() bool { return w.status().LeftOut == "" && w.status().State == "success" })
 }
+
+// TestWarningsAreTold: the verdict counts what a revision is warned of, and the source's status has it with its place, also
+// after a restart; what the standards enforce refuses the revision at its place.
+func TestWarningsAreTold(t *testing.T) {
+	labelled := func(mode string) string {
+		return strings.Replace(cart, "{name: shop}", "{name: shop, labels: {pod-security.kubernetes.io/"+mode+": baseline}}", 1)
+	}
+	w := newWorld(t)
+	sha := w.push("first", map[string]string{"cart.yaml": labelled("warn") + "      hostNetwork: true\n"})
+	_, stop := w.start()
+	w.rollOut()
+	w.receives(sha, "success: 2 objects in sync and healthy; 1 warning")
+	const warning = `cart.yaml:13:5: Deployment shop/cart: spec.template.spec: would violate PodSecurity "baseline:latest": ` +
+		`host namespaces (hostNetwork=true)`
+	warned := func() bool { return len(w.status().Warnings) == 1 && w.status().Warnings[0] == warning }
+	if !warned() {
+		t.Errorf("warnings %q", w.status().Warnings)
+	}
+	stop()
+	_, stop = w.start()
+	w.until("the status still tells it", func() bool { return warned() && w.status().State == "success" })
+	stop()
+	enforced := w.push("enforced", map[string]string{"cart.yaml": strings.Replace(labelled("enforce"), "cart:1", "cart:2", 1) +
+		"      hostNetwork: true\n"})
+	_, stop = w.start()
+	w.receives(enforced, `error: cart.yaml:13:5: Deployment shop/cart: spec.template.spec: violates PodSecurity "baseline:latest": `+
+		`host namespaces (hostNetwork=true)`)
+	stop()
+	w.push("mended", map[string]string{"cart.yaml": labelled("enforce")})
+	w.start()
+	w.until("nothing is warned of", func() bool { return w.status().State != "error" && len(w.status().Warnings) == 0 })
+}

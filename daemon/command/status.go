@@ -132,6 +132,9 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 		if s.Status.ForgeError != "" {
 			line("  %s", s.Status.ForgeError)
 		}
+		for _, text := range s.Status.Warnings {
+			line("  warning: %s", text)
+		}
 		for _, e := range more(s.Status) {
 			line("  %s", e)
 		}

@@ -56,6 +56,7 @@ type sourceRow struct {
 	FetchError         string
 	Drift, ForgeError  string
 	LeftOut            string
+	Warnings           []string
 	Since, SinceExact  string
 	Link, RevisionLink string
 	AcceptedLink       string
@@ -131,7 +132,7 @@ func sources(v *view.View, now time.Time, name string) []sourceRow {
 		row := sourceRow{
 			Name: s.Name, Place: placeOf(s), State: st.State, Message: st.Message, Seen: st.Seen, Accepted: st.Accepted,
 			Applied: st.Applied, Objects: st.Objects, Healthy: st.Healthy, Errors: st.Errors, FetchError: st.FetchError,
-			Drift: st.Drift, ForgeError: st.ForgeError, LeftOut: st.UntoldLeftOut(),
+			Drift: st.Drift, ForgeError: st.ForgeError, LeftOut: st.UntoldLeftOut(), Warnings: st.Warnings,
 			Link: "/sources/" + url.PathEscape(s.Name),
 		}
 		switch {

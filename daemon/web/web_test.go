@@ -98,6 +98,7 @@ func shop(t *testing.T) *memory.Store {
 	away := &v1alpha1.Source{ObjectMeta: named("", "away")}
 	away.Spec.URL = "https://git.example/away.git"
 	away.Status.ForgeError = "2 commit statuses wait for the forge: the forge answered 503: down"
+	away.Status.Warnings = []string{`till.yaml:9:5: Deployment shop/till: would violate PodSecurity "<b>:latest"`}
 	away.Status.Drift = "node node-b has been silent for 41 s; Deployment shop/till: 1/2 ready"
 	away.Status.FetchError = "cannot read https://git.example/away.git: connection refused \x1b[2J\u202e\u009b"
 	event := &corev1.Event{ObjectMeta: named("shop", "e1"), Type: corev1.EventTypeWarning, Reason: "BackOff", Count: 12,
@@ -159,6 +160,7 @@ func TestPages(t *testing.T) {
 			"shop-cluster", "https://git.example/shop.git, branch main", "Deployment shop/cart: CrashLoopBackOff", "shop/cart.yaml:14",
 			`href="/sources/main/9f2c1e7a44d0"`, "Ada Lovelace", "ReplicaSet cart-6d4b", "Deployment cart", "4 restarts",
 			"node node-b has been silent for 40 s", "0 of 3 pods well", "lost since: node node-b has been silent for 41 s",
+			"1 warning", "would violate PodSecurity &#34;&lt;b&gt;:latest&#34;",
 			"2 commit statuses wait", "not bound to a node", "(init) running", "last ended: Error, exit code 137",
 			"1 source: cannot be read now", "1 source: unreadable", "connection refused", `href="/sources/infra/aaaa1111"`,
 			"1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`,

@@ -23,6 +23,7 @@ func rooms() []string {
 func acting() map[string]string {
 	return map[string]string{
 		"kinds/kinds.go":                     "has the table and its indexes in package variables",
+		"kinds/podsecurity":                  "has Kubernetes' checks in a package variable",
 		"kinds/quantity":                     "has the decoders that it has made in package variables",
 		"kinds/strategy":                     "hands objects to Kubernetes' own rules",
 		"kinds/v1alpha1":                     "has its group's name in a package variable",
@@ -139,6 +140,7 @@ func allowed() []string {
 		"k8s.io/kubernetes/pkg/controller/daemon/util", // what a daemon's pod is, on which node, and what a strategy allows
 		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
 		"lockstep/kinds", "lockstep/kinds/admission",
+		"lockstep/kinds/podsecurity",
 		"lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",
 		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods", "lockstep/reconcilers/revisions",
 	}

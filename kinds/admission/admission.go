@@ -20,9 +20,9 @@ type Cluster interface {
 }
 
 // Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class, its service account's token and
-// pull secrets, and the resources that its namespace's LimitRanges have for what it does not state, within which it has to be. The
-// error says which field is refused and why, in the words of Kubernetes' plugins; the object is then of no use. Admitting twice
-// changes nothing.
+// pull secrets, and the resources that its namespace's LimitRanges have for what it does not state. It has to be within these, and
+// to keep to the Pod Security Standards of its namespace. The error says which field is refused and why, in the words of
+// Kubernetes' plugins; the object is then of no use. Admitting twice changes nothing.
 func Admit(o kinds.Object, in Cluster) *field.Error {
 	pod, ok := o.(*corev1.Pod)
 	if !ok {
@@ -34,5 +34,8 @@ func Admit(o kinds.Object, in Cluster) *field.Error {
 	if err := prioritize(&pod.Spec, in); err != nil {
 		return err
 	}
-	return withinLimits(pod, ranges)
+	if err := withinLimits(pod, ranges); err != nil {
+		return err
+	}
+	return secure(pod, in)
 }

@@ -5,6 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podsecurity"
 )
 
 // defaultTolerationSeconds is how long a pod stays bound to a node that is not ready or not reachable:
@@ -43,6 +44,12 @@ func tolerateBriefly(pod *corev1.Pod, taint string) {
 		Effect:            corev1.TaintEffectNoExecute,
 		TolerationSeconds: &seconds,
 	})
+}
+
+// admitNamespace refuses labels of Pod Security Standards that are wrong, as Kubernetes' plugin PodSecurity does.
+func admitNamespace(o kinds.Object) field.ErrorList {
+	_, wrong := podsecurity.Of(o.GetLabels())
+	return wrong
 }
 
 // admitPod admits a new pod.

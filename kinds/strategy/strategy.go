@@ -83,7 +83,8 @@ type mainStrategy interface {
 var registries = map[string]registry{
 	"sources.lockstep.dev": {main: sourceStrategy{}, status: sourceStatusStrategy{}},
 	"namespaces": {
-		main: namespace.Strategy, status: namespace.StatusStrategy, remove: deleteNamespace, fields: namespaceFields,
+		main: namespace.Strategy, status: namespace.StatusStrategy, admit: admitNamespace, remove: deleteNamespace,
+		fields: namespaceFields,
 	},
 	"nodes":                             {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
 	"leases.coordination.k8s.io":        {main: lease.Strategy},

@@ -110,6 +110,9 @@ type SourceStatus struct {
 	Drift string `json:"drift,omitempty"`
 	// LeftOut is how many objects of the accepted revision IgnoreKinds has skipped, and of which kinds; empty: none.
 	LeftOut string `json:"leftOut,omitempty"`
+	// Warnings are what is told of the accepted revision's objects though it is accepted, each with file:line:column: MaxWarnings,
+	// and how many more.
+	Warnings []string `json:"warnings,omitempty"`
 	// FetchError is why the source could not be read last time; empty when it could.
 	FetchError string `json:"fetchError,omitempty"`
 	// ForgeError is why commit statuses wait, with how many; empty when the forge took the last one.
@@ -117,6 +120,9 @@ type SourceStatus struct {
 	// Since is when State last changed.
 	Since metav1.Time `json:"since,omitempty"`
 }
+
+// MaxWarnings bounds the warnings of a revision that are kept and shown: who has more mends these first.
+const MaxWarnings = 20
 
 // UntoldLeftOut is LeftOut where Message does not tell it already.
 func (s *SourceStatus) UntoldLeftOut() string {
@@ -146,6 +152,7 @@ func (s *Source) DeepCopy() *Source {
 	out.ObjectMeta = *s.ObjectMeta.DeepCopy()
 	out.Spec.IgnoreKinds = append([]string(nil), s.Spec.IgnoreKinds...)
 	out.Status.Errors = append([]string(nil), s.Status.Errors...)
+	out.Status.Warnings = append([]string(nil), s.Status.Warnings...)
 	out.Status.Since = *s.Status.Since.DeepCopy()
 	if s.Spec.Credentials != nil {
 		c := *s.Spec.Credentials

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"lockstep/kinds"
@@ -29,9 +30,12 @@ func (a *Applier) Accept(ctx context.Context, p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
-	after := State{Accepted: p.Revision.ID, Author: p.Revision.Author, LeftOut: p.Revision.LeftOut,
+	after := State{Accepted: p.Revision.ID, Author: p.Revision.Author, LeftOut: p.Revision.LeftOut, Warnings: p.WarningTexts(),
 		Applied: before.Applied, Healthy: before.Healthy}
-	if after == before && len(p.Entries) == 0 && len(losses) == 0 {
+	if after.Accepted == before.Accepted && len(p.Entries) == 0 {
+		after.Warnings = before.Warnings // some are of what it changed then
+	}
+	if reflect.DeepEqual(after, before) && len(p.Entries) == 0 && len(losses) == 0 {
 		return nil
 	}
 	groups := chunk(plan.Inventory, p.Entries)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,6 +47,8 @@ type State struct {
 	Applied  string `json:"applied,omitempty"`
 	// LeftOut words how many objects of Accepted the source skips, and of which kinds.
 	LeftOut string `json:"leftOut,omitempty"`
+	// Warnings are those of the plan of Accepted, as they are shown.
+	Warnings []string `json:"warnings,omitempty"`
 	// Healthy is the revision that was healthy at least once: what it loses later is drift.
 	Healthy string `json:"healthy,omitempty"`
 	// Held is the newest revision that was held, HeldFor why: what was held stays so, also once the losses before it no
@@ -108,7 +111,7 @@ func (a *Applier) Mark(ctx context.Context, source string, f func(*State)) error
 	}
 	after := before
 	f(&after)
-	if after == before {
+	if reflect.DeepEqual(after, before) {
 		return nil
 	}
 	_, err = a.commit(ctx, store.Group{put(sourceTable, source, after)})

@@ -75,12 +75,11 @@ func (a *after) List(of apischema.GroupResource, namespace string) iter.Seq[kind
 
 // admission finds what admission would refuse once the steps are carried out: pods of what they write, a second default among
 // the priority classes. What is unchanged is looked at where it would lose its class.
-func (d *decision) admission(steps []Step) Problems {
+func (d *decision) admission(steps []Step, then *after) Problems {
 	var problems Problems
 	refuse := func(entry *Desired, field, reason string) {
 		problems = append(problems, Problem{Origin: entry.Origin, Key: entry.Key, Field: field, Message: field + ": " + reason})
 	}
-	then := &after{inventory: d.inventory, view: d.in.View, rules: d.in.Rules}
 	written := make(map[kinds.Key]bool, len(steps))
 	for i := range steps {
 		s := &steps[i]
@@ -96,6 +95,9 @@ func (d *decision) admission(steps []Step) Problems {
 		}
 		if field, reason := refusedPods(s.Object, then); reason != "" {
 			refuse(&s.Entry, field, reason)
+		}
+		if reason := insecure(s, then); reason != "" {
+			refuse(&s.Entry, "spec", reason)
 		}
 	}
 	if !loses(then) {
@@ -129,11 +131,11 @@ func refusedPods(o kinds.Object, in *after) (field, reason string) {
 	if field, reason = withoutClass(o, in); reason != "" {
 		return field, reason
 	}
-	spec, at := kinds.Of(o).Pods(o)
+	meta, spec, at := kinds.Of(o).Pods(o)
 	if _, itself := o.(*corev1.Pod); itself || spec == nil {
 		return "", ""
 	}
-	pod := &corev1.Pod{Spec: *spec.DeepCopy()}
+	pod := &corev1.Pod{ObjectMeta: *meta.DeepCopy(), Spec: *spec.DeepCopy()}
 	pod.Namespace = o.GetNamespace()
 	if err := in.rules.Admit(pod, in); err != nil {
 		return at + strings.TrimPrefix(err.Field, "spec"), err.Detail
@@ -152,7 +154,7 @@ func loses(in *after) bool {
 
 // withoutClass says that the pods that an object makes, or is, have a class that goes.
 func withoutClass(o kinds.Object, in *after) (field, reason string) {
-	spec, at := kinds.Of(o).Pods(o)
+	_, spec, at := kinds.Of(o).Pods(o)
 	if spec == nil {
 		return "", ""
 	}

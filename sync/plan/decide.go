@@ -54,11 +54,13 @@ func Decide(in Input) (*Plan, Problems) {
 	}
 	d.problems = append(d.problems, d.services(p.Steps)...)
 	d.problems = append(d.problems, d.reach(p.Steps)...)
-	d.problems = append(d.problems, d.admission(p.Steps)...)
+	then := &after{inventory: d.inventory, view: in.View, rules: in.Rules}
+	d.problems = append(d.problems, d.admission(p.Steps, then)...)
 	if len(d.problems) > 0 {
 		d.problems.sort()
 		return nil, d.problems
 	}
+	p.Warnings = d.warnings(p.Steps, then)
 	return p, nil
 }
 

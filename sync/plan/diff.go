@@ -225,6 +225,9 @@ func (p *Plan) WriteDiff(w io.Writer) (changes bool, err error) {
 	if p.Held == "" && !slices.ContainsFunc(p.Inventory, func(d Desired) bool { return d.State != Pruning }) {
 		fmt.Fprintln(out, "warning: no manifest is in it; their names end in .yaml, .yml or .json")
 	}
+	for _, text := range p.WarningTexts() {
+		fmt.Fprintf(out, "warning: %s\n", text)
+	}
 	if p.Held != "" {
 		fmt.Fprintf(out, "%s\n", p.Held)
 	}

@@ -133,6 +133,8 @@ type Plan struct {
 	Entries []Desired
 	// Steps make the store as stated; those of entries that are in sync are left out.
 	Steps []Step
+	// Warnings do not keep the revision from being applied, and are told with it.
+	Warnings Problems
 }
 
 // Empty says that carrying the plan out would change no object.

@@ -165,7 +165,7 @@ func nodePorts(o kinds.Object) []nodePort {
 			out = append(out, nodePort{c.field, c.port, ""})
 		}
 	}
-	spec, at := kinds.Of(o).Pods(o)
+	_, spec, at := kinds.Of(o).Pods(o)
 	if spec == nil {
 		return out
 	}

@@ -27,7 +27,7 @@ func (v *Verdict) status(in Input, said saying) {
 	s := v1alpha1.SourceStatus{
 		Accepted: a.Revision, Applied: a.Applied, FetchError: plain.Text(in.FetchError), ForgeError: v.waiting(in),
 		Objects: int32(a.Roll.Total), Healthy: int32(a.Roll.Healthy), Drift: Cut(drift), Seen: live.Seen, Since: live.Since,
-		LeftOut: a.LeftOut,
+		LeftOut: a.LeftOut, Warnings: a.Warnings,
 	}
 	switch {
 	case in.Seen.Revision != "" && (in.Seen.Decided || len(in.Seen.Refusal) > 0 || in.Seen.Doubt != ""):

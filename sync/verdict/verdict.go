@@ -63,7 +63,9 @@ type Accepted struct {
 	Waiting, Refused *Step
 	// LeftOut words how many objects the source skips, and of which kinds; empty: none.
 	LeftOut string
-	Roll    health.Roll
+	// Warnings are what is told of the objects beside that.
+	Warnings []string
+	Roll     health.Roll
 }
 
 // Step is what is to be done with an object, and why that is so.

@@ -38,6 +38,7 @@ type moment struct {
 	Refused    string
 	Roll       health.Roll
 	LeftOut    string
+	Warnings   []string
 	FetchError string
 	ForgeError string
 }
@@ -76,7 +77,7 @@ func play(t *testing.T, given string) string {
 			m.FetchError, m.ForgeError
 		in.Accepted = Accepted{
 			Revision: m.Accepted, Applied: m.Applied, Healthy: healthy, Waiting: step(t, m.Waiting),
-			Refused: step(t, m.Refused), Roll: m.Roll, LeftOut: m.LeftOut,
+			Refused: step(t, m.Refused), Roll: m.Roll, LeftOut: m.LeftOut, Warnings: m.Warnings,
 		}
 		in.Repaired = Repairs{}
 		if first := step(t, m.Repaired); first != nil {
@@ -142,7 +143,7 @@ func text(s v1alpha1.SourceStatus) string {
 	out := fmt.Sprintf("%s: %q of %s since %s; accepted %s, applied %s, healthy %d of %d", s.State, s.Message, s.Seen,
 		s.Since.Format(time.TimeOnly), s.Accepted, s.Applied, s.Healthy, s.Objects)
 	for _, more := range [][2]string{
-		{"drift", s.Drift}, {"left out", s.LeftOut},
+		{"drift", s.Drift}, {"left out", s.LeftOut}, {"warnings", strings.Join(s.Warnings, "; ")},
 		{"fetch", s.FetchError}, {"forge", s.ForgeError}, {"errors", strings.Join(s.Errors, "; ")},
 	} {
 		if more[1] != "" {

@@ -49,6 +49,14 @@ func wasHealthy(a Accepted) string {
 	if a.LeftOut != "" {
 		text += "; " + a.LeftOut
 	}
+	switch n := len(a.Warnings); {
+	case n == 1:
+		text += "; 1 warning"
+	case n > v1alpha1.MaxWarnings:
+		text += fmt.Sprintf("; over %d warnings", v1alpha1.MaxWarnings)
+	case n > 1:
+		text += fmt.Sprintf("; %d warnings", n)
+	}
 	return text
 }
 
