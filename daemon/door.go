@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -60,7 +61,7 @@ func (d *door) Tokens(context.Context) ([]control.TokenReport, error) {
 	}
 	out := []control.TokenReport{}
 	for id, r := range d.tokens().All() {
-		out = append(out, control.TokenReport{ID: id, Usages: r.Usages, Created: r.Created, Expires: r.Expires})
+		out = append(out, control.TokenReport{ID: id, Usages: r.Usages, User: r.User, Created: r.Created, Expires: r.Expires})
 	}
 	slices.SortStableFunc(out, func(a, b control.TokenReport) int { return b.Created.Compare(a.Created) })
 	return out, nil
@@ -89,29 +90,41 @@ func (d *door) RemoveNode(ctx context.Context, name string) error {
 
 // Kubeconfig implements control.Backend.
 func (d *door) Kubeconfig(ctx context.Context, opts control.KubeconfigOptions) ([]byte, error) {
+	if opts.User == "" && len(opts.Groups) > 0 {
+		return nil, errors.New("cannot make a kubeconfig for groups alone: say who is in them")
+	}
+	if opts.User != "" {
+		if err := pki.CheckNames(opts.User, opts.Groups); err != nil {
+			return nil, err
+		}
+	}
 	credential, err := d.credential(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
 	server := cmp.Or(opts.Server, "https://"+d.opts.Advertise.String())
-	return pki.Kubeconfig(d.opts.Cluster, server, d.authority.PEM(), viewerName, credential)
+	return pki.Kubeconfig(d.opts.Cluster, server, d.authority.PEM(), cmp.Or(opts.User, viewerName), credential)
 }
 
-// viewerName is the user of every kubeconfig: what it may do is its group's.
+// viewerName is the user of a viewer's kubeconfig: what it may do is its group's.
 const viewerName = "viewer"
 
 func (d *door) credential(ctx context.Context, opts control.KubeconfigOptions) (pki.Credential, error) {
+	token := pki.TokenOptions{
+		Usages: []string{pki.UsageUser}, User: opts.User, Groups: opts.Groups, TTL: cmp.Or(opts.TTL, pki.ViewerLifetime),
+	}
+	if opts.User == "" {
+		token.Usages, token.User, token.Groups = []string{pki.UsageView}, viewerName, []string{pki.ViewerGroup}
+	}
 	if !opts.Bearer {
-		cert, key, err := d.authority.Viewer(viewerName, opts.TTL)
+		cert, key, err := d.authority.User(token.User, token.Groups, opts.TTL)
 		return pki.Credential{CertPEM: cert, KeyPEM: key}, err
 	}
 	if err := d.ready(); err != nil {
 		return pki.Credential{}, fmt.Errorf("cannot make a token: %w", err)
 	}
-	token, err := d.tokens().Create(ctx, pki.TokenOptions{
-		Usages: []string{pki.UsageView}, User: viewerName, TTL: cmp.Or(opts.TTL, pki.ViewerLifetime),
-	})
-	return pki.Credential{Token: token.Bearer()}, err
+	made, err := d.tokens().Create(ctx, token)
+	return pki.Credential{Token: made.Bearer()}, err
 }
 
 // Plan implements control.Backend.

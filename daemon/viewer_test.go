@@ -14,7 +14,8 @@ import (
 	"lockstep/daemon/control"
 )
 
-// TestViewersRead has a viewer of each kind read, be refused Secrets, and tokens end when their time is over or they are taken back.
+// TestViewersRead has a viewer of each kind read and be refused Secrets, users be refused what no role grants, and tokens end when
+// their time is over or they are taken back.
 func TestViewersRead(t *testing.T) {
 	s := newServer(t, "one")
 	s.start()
@@ -46,6 +47,23 @@ func TestViewersRead(t *testing.T) {
 		}
 		if _, err := c.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
 			t.Errorf("%+v reads Secrets: %v", opts, err)
+		}
+	}
+	for _, opts := range []control.KubeconfigOptions{{User: "jane", Groups: []string{"dev"}}, {User: "jane", Bearer: true}} {
+		c := client(opts)
+		if _, err := c.Discovery().ServerVersion(); err != nil {
+			t.Errorf("%+v is not known: %v", opts, err)
+		}
+		_, err := c.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
+		if want := `User "jane" cannot list resource "namespaces"`; !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v reads what no role grants: %v", opts, err)
+		}
+	}
+	for _, opts := range []control.KubeconfigOptions{
+		{User: "jane", Groups: []string{"system:masters"}}, {User: "system:admin"}, {Groups: []string{"dev"}},
+	} {
+		if _, err := s.door().Kubeconfig(t.Context(), opts); err == nil {
+			t.Errorf("%+v is made", opts)
 		}
 	}
 	short := client(control.KubeconfigOptions{Bearer: true, TTL: time.Second})

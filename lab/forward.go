@@ -91,11 +91,12 @@ func (l *Lab) forward(h *Host, what, addr string) error {
 	return nil
 }
 
-// Kubeconfig returns a viewer's kubeconfig. Outside, its server is a forwarded address on the machine's loopback; else
-// the server's own address, for use on the lab's hosts.
-func (l *Lab) Kubeconfig(ctx context.Context, outside bool) ([]byte, error) {
+// Kubeconfig returns a viewer's kubeconfig, or a user's that flags of lockstep kubeconfig name. Outside, its server is a forwarded
+// address on the machine's loopback; else the server's own address, for use on the lab's hosts.
+func (l *Lab) Kubeconfig(ctx context.Context, outside bool, flags ...string) ([]byte, error) {
 	s := l.Server()
-	raw, err := s.Command(ctx, l.state.Options.Lockstep, "kubeconfig", "--data-dir", s.DataDir()).Output()
+	args := append([]string{"kubeconfig", "--data-dir", s.DataDir()}, flags...)
+	raw, err := s.Command(ctx, l.state.Options.Lockstep, args...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a kubeconfig on %s: %w", s.Name, withStderr(err))
 	}

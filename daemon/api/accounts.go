@@ -104,7 +104,7 @@ func (s *server) byAccount(ctx context.Context, token string) (identity, error) 
 		return identity{}, err
 	}
 	id := identify(known.User.Name, known.User.Groups)
-	id.user.UID, id.user.Extra = known.User.UID, known.User.Extra
+	id.User.UID, id.User.Extra = known.User.UID, known.User.Extra
 	id.until, id.credential = known.Until, podCredential(accounts.PodUID(known.User))
 	id.holds = func(v *view.View) bool { return accounts.Holds(v, known.User) }
 	return id, nil

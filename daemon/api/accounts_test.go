@@ -10,11 +10,13 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"lockstep/daemon/api/accounts"
+	"lockstep/daemon/rights"
 	"lockstep/internal/settings"
 	"lockstep/kinds"
 	"lockstep/store"
@@ -251,8 +253,9 @@ func TestIssuerIsDescribed(t *testing.T) {
 
 // TestWatchEndsWithItsAccount: what a pod's token has opened ends with the pod.
 func TestWatchEndsWithItsAccount(t *testing.T) {
-	st := newStays()
 	s := newTestServer(t, nil, accountCluster()...)
+	s.put(binding("", "cart", "view", rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: "shop", Name: "cart"}))
+	st := newStays(s.server.decide)
 	token, err := s.token("n1", "cart", boundTo("a"))
 	if err != nil {
 		t.Fatal(err)
@@ -262,15 +265,16 @@ func TestWatchEndsWithItsAccount(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
-	leave := st.enter(&stay{id: id, end: func() { close(ended) }})
+	list := rights.Access{Verb: "watch", Resource: "pods"}
+	leave := st.enter(&stay{id: id, access: list, end: func() { close(ended) }})
 	old := testPod("shop", "a", "n1")
 	rev := s.commit(store.Write{Key: kinds.KeyOf(old), If: store.Anyway, Reason: "test"})
 	v, err := s.store.Wait(t.Context(), rev)
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, losers := bearing([]view.Change{{Old: old}})
-	st.judge(v, all, losers)
+	all, grants, losers := bearing([]view.Change{{Old: old}})
+	st.judge(v, all || grants, losers)
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):

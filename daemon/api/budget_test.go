@@ -232,7 +232,7 @@ func TestStoredBytes(t *testing.T) {
 // TestLongRequestsAreBounded: as many as a credential may have, none with a body, none that outlives its right.
 func TestLongRequestsAreBounded(t *testing.T) {
 	s := newTestServer(t, nil, testCluster()...)
-	id := identity{Subject: rights.Subject{Role: rights.Viewer}, credential: "token/x"}
+	id := identity{Subject: rights.Subject{Role: rights.Person}, credential: "token/x"}
 	watch := httptest.NewRequest(http.MethodGet, "/api/v1/pods?watch=true&timeoutSeconds=99999999", nil)
 	a := rights.Access{Verb: "watch", Resource: "pods"}
 	var end time.Time

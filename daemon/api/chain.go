@@ -21,6 +21,7 @@ import (
 	"lockstep/daemon/rights"
 	"lockstep/internal/plain"
 	"lockstep/internal/quota"
+	"lockstep/store/view"
 )
 
 const (
@@ -102,7 +103,7 @@ func (s *server) loaded(next http.Handler) http.Handler {
 
 // probing says that a path is for those who ask how the server is.
 func probing(path string) bool {
-	verdict, _ := rights.Decide(rights.Subject{}, rights.Access{Verb: "get", Path: path}, nil)
+	verdict, _ := rights.Decide(rights.Subject{}, rights.Access{Verb: "get", Path: path}, nil, nil)
 	return verdict == rights.Allowed && path != rights.JoinPath && path != rights.HookPath
 }
 
@@ -132,7 +133,7 @@ func (s *server) identified(next http.Handler) http.Handler {
 			s.fail(w, r, err)
 			return
 		}
-		ctx := request.WithUser(withIdentity(r.Context(), id), &id.user)
+		ctx := request.WithUser(withIdentity(r.Context(), id), &id.User)
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
@@ -205,7 +206,7 @@ func (s *server) permitted(next http.Handler) http.Handler {
 		info, _ := request.RequestInfoFrom(r.Context())
 		id, a := identityOf(r.Context()), accessOf(r, info)
 		v := s.hub.View()
-		switch verdict, why := rights.Decide(id.Subject, a, v); verdict {
+		switch verdict, why := s.decide(id.Subject, a, v); verdict {
 		case rights.Allowed:
 			next.ServeHTTP(w, r)
 		case rights.Unauthorized:
@@ -213,30 +214,26 @@ func (s *server) permitted(next http.Handler) http.Handler {
 		case rights.NotThisWay:
 			s.fail(w, r, s.refusal(v, a, why))
 		default:
-			if id.Role == rights.Viewer && a.Confidential() {
-				why = s.secretUnread(v, a, why)
+			if id.views() && a.Confidential() {
+				why = s.secretUnread(v, a)
 			}
-			s.fail(w, r, forbiddenError(id, a, plain.Text(why)))
+			s.fail(w, r, forbiddenError(id, a, why))
 		}
 	})
 }
 
-// forbiddenError is worded as Kubernetes words it.
+// decide says whether somebody may, by the roles and bindings of a view.
+func (s *server) decide(who rights.Subject, a rights.Access, v *view.View) (rights.Verdict, string) {
+	var p *rights.Policy
+	if who.Bound() {
+		p = s.policies.of(v)
+	}
+	return rights.Decide(who, a, v, p)
+}
+
+// forbiddenError is Kubernetes' own.
 func forbiddenError(id identity, a rights.Access, why string) error {
-	gr := schema.GroupResource{Group: a.Group, Resource: a.Resource}
-	scope := "at the cluster scope"
-	if a.Namespace != "" {
-		scope = fmt.Sprintf("in the namespace %q", a.Namespace)
-	}
-	if a.Resource == "" {
-		return apierrors.NewForbidden(gr, "", fmt.Errorf("User %q cannot %s path %q: %s", id.user.Name, a.Verb, a.Path, why))
-	}
-	full := a.Resource
-	if a.Subresource != "" {
-		full += "/" + a.Subresource
-	}
-	return apierrors.NewForbidden(gr, a.Name, fmt.Errorf("User %q cannot %s resource %q in API group %q %s: %s",
-		id.user.Name, a.Verb, full, a.Group, scope, why))
+	return responsewriters.ForbiddenStatusError(a.Attributes(&id.User), plain.Text(why))
 }
 
 // accessOf reads what a request asks to do.
@@ -247,10 +244,6 @@ func accessOf(r *http.Request, info *request.RequestInfo) rights.Access {
 	a := rights.Access{
 		Verb: info.Verb, Group: info.APIGroup, Resource: info.Resource, Subresource: info.Subresource,
 		Namespace: info.Namespace, Name: info.Name, DryRun: r.URL.Query().Has("dryRun"),
-	}
-	// A namespace's own path has its name as the namespace too.
-	if a.Group == "" && a.Resource == "namespaces" {
-		a.Namespace = ""
 	}
 	if text := r.URL.Query().Get("fieldSelector"); text != "" {
 		if selector, err := fields.ParseSelector(text); err == nil {

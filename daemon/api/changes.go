@@ -113,7 +113,7 @@ func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.V
 	if v.Get(c.keyOf(o)) != nil {
 		return nil, apierrors.NewAlreadyExists(c.kind.GroupResource(), o.GetName())
 	}
-	out, err := c.commit(ctx, store.Write{Key: c.keyOf(o), Object: o, Reason: "created by " + identityOf(ctx).user.Name})
+	out, err := c.commit(ctx, store.Write{Key: c.keyOf(o), Object: o, Reason: "created by " + identityOf(ctx).User.Name})
 	if errors.Is(err, store.ErrConflict) {
 		return nil, apierrors.NewAlreadyExists(c.kind.GroupResource(), o.GetName())
 	}
@@ -217,7 +217,7 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 		return c.hub.Present(v, o), nil
 	}
 	return c.commit(ctx, store.Write{
-		Key: key, Object: o, If: kinds.Revision(old), Reason: "written by " + identityOf(ctx).user.Name,
+		Key: key, Object: o, If: kinds.Revision(old), Reason: "written by " + identityOf(ctx).User.Name,
 	})
 }
 
@@ -297,7 +297,7 @@ func (c *change) end(ctx context.Context, v *view.View, name string, validate re
 	if !gone && changed == nil {
 		return c.hub.Present(v, old), false, nil
 	}
-	write := store.Write{Key: key, Object: changed, If: kinds.Revision(old), Reason: "ended by " + identityOf(ctx).user.Name}
+	write := store.Write{Key: key, Object: changed, If: kinds.Revision(old), Reason: "ended by " + identityOf(ctx).User.Name}
 	if gone {
 		write.Object = nil
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -115,6 +116,25 @@ func (s *testServer) viewer() *rest.Config {
 		s.t.Fatal(err)
 	}
 	return s.config(cert, key)
+}
+
+// user is a client configuration of somebody who may what bindings grant.
+func (s *testServer) user(name string, groups ...string) *rest.Config {
+	s.t.Helper()
+	cert, key, err := s.authority.User(name, groups, 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.config(cert, key)
+}
+
+// binding grants a cluster role: in a namespace, or everywhere.
+func binding(namespace, name, role string, to ...rbacv1.Subject) kinds.Object {
+	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}
+	if namespace == "" {
+		return &rbacv1.ClusterRoleBinding{ObjectMeta: named("", name), RoleRef: ref, Subjects: to}
+	}
+	return &rbacv1.RoleBinding{ObjectMeta: named(namespace, name), RoleRef: ref, Subjects: to}
 }
 
 // node is a client configuration with a node's certificate, the same for a name each time.

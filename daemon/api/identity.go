@@ -25,7 +25,6 @@ const admitTimeout = 10 * time.Second
 // identity is who makes a request.
 type identity struct {
 	rights.Subject
-	user user.DefaultInfo
 	// credential is what its budgets are kept by: a node's name, one viewer's certificate or token, a pod, or an address.
 	credential string
 	// until is when the credential ends; zero: never.
@@ -35,23 +34,29 @@ type identity struct {
 }
 
 func anonymousIdentity() identity {
-	return identity{user: user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}}
+	return identity{Subject: rights.Subject{User: user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}}}
 }
 
-// identify reads who a verified name and its groups are.
+// identify says who a verified name and its groups are.
 func identify(name string, groups []string) identity {
-	id := identity{user: user.DefaultInfo{Name: name, Groups: append(slices.Clone(groups), user.AllAuthenticated)}}
+	return identity{Subject: subject(name, append(slices.Clone(groups), user.AllAuthenticated))}
+}
+
+// subject is whom a name and all its groups stand for.
+func subject(name string, groups []string) rights.Subject {
+	who := rights.Subject{Role: rights.Person, User: user.DefaultInfo{Name: name, Groups: groups}}
 	short, isNode := strings.CutPrefix(name, pki.NodeUserPrefix)
 	switch {
 	case isNode && short != "" && slices.Contains(groups, pki.NodeGroup):
-		id.Role, id.Node = rights.Node, short
-	case slices.Contains(groups, pki.ViewerGroup):
-		id.Role = rights.Viewer
+		who.Role, who.Node = rights.Node, short
 	case slices.Contains(groups, serviceaccount.AllServiceAccountsGroup):
-		id.Role = rights.Account
+		who.Role = rights.Account
 	}
-	return id
+	return who
 }
+
+// views says whether somebody is a viewer.
+func (id identity) views() bool { return slices.Contains(id.User.Groups, pki.ViewerGroup) }
 
 // authenticate finds who makes a request: by the client certificate, which TLS has verified against the cluster's
 // authority, else by a bearer token, else nobody. A token that is not good is an error, as in Kubernetes.
@@ -97,15 +102,15 @@ func (s *server) byCertificate(r *http.Request, cert *x509.Certificate) (identit
 		if s.conns.know(r.Context(), id) && !id.holds(s.store.View()) { // it ceased to hold meanwhile
 			return identity{}, apierrors.NewUnauthorized(pki.ErrRemoved.Error())
 		}
-	case rights.Viewer:
+	case rights.Person:
 		id.credential = "cert/" + cert.SerialNumber.String()
 	default:
-		return identity{}, apierrors.NewUnauthorized("the certificate is neither a node's nor a viewer's")
+		return identity{}, apierrors.NewUnauthorized("the certificate is neither a node's nor a person's")
 	}
 	return id, nil
 }
 
-// byToken finds whose a viewer's or a service account's token is; otherwise the error matches pki.ErrToken or
+// byToken finds whose a person's or a service account's token is; otherwise the error matches pki.ErrToken or
 // accounts.ErrToken.
 func (s *server) byToken(ctx context.Context, bearer string) (identity, error) {
 	if accounts.Ours(bearer) {
@@ -115,15 +120,11 @@ func (s *server) byToken(ctx context.Context, bearer string) (identity, error) {
 	if err != nil {
 		return identity{}, pki.ErrToken
 	}
-	record, err := s.tokens.Check(token, pki.UsageView)
+	record, err := s.tokens.Check(token, pki.UsageView, pki.UsageUser)
 	if err != nil {
 		return identity{}, err
 	}
-	name := record.User
-	if name == "" {
-		name = serviceaccount.MakeUsername("kube-system", "viewer")
-	}
-	id := identify(name, []string{pki.ViewerGroup})
+	id := identify(record.Names())
 	id.credential, id.until = "token/"+token.ID, record.Expires
 	id.holds = func(v *view.View) bool { return pki.Issued(v, token.ID) }
 	return id, nil

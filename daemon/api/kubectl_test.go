@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"lockstep/daemon/pki"
@@ -26,13 +27,16 @@ func TestMain(m *testing.M) {
 // kubectl runs kubectl as the viewer and returns what it printed and whether it succeeded.
 func (s *testServer) kubectl(ctx context.Context, args ...string) (string, bool) {
 	s.t.Helper()
+	return s.kubectlAs(ctx, "alice", s.viewer(), args...)
+}
+
+// kubectlAs runs kubectl with somebody's certificate.
+func (s *testServer) kubectlAs(ctx context.Context, user string, of *rest.Config, args ...string) (string, bool) {
+	s.t.Helper()
 	dir := s.t.TempDir()
 	config := filepath.Join(dir, "kubeconfig")
-	cert, key, err := s.authority.Viewer("alice", 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	data, err := pki.Kubeconfig("lockstep", "https://"+s.address, s.authority.PEM(), "alice", pki.Credential{CertPEM: cert, KeyPEM: key})
+	data, err := pki.Kubeconfig("lockstep", "https://"+s.address, s.authority.PEM(), user,
+		pki.Credential{CertPEM: of.CertData, KeyPEM: of.KeyData})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -113,12 +113,12 @@ func (s *server) declared(v *view.View, o kinds.Object) bool {
 
 // secretUnread says why a viewer gets no Secret, and what leads to what kubectl apply, edit and diff want, which read before
 // they write. Where this very one is stated is left out: that it is there is its readers' to know.
-func (s *server) secretUnread(v *view.View, a rights.Access, why string) string {
+func (s *server) secretUnread(v *view.View, a rights.Access) string {
 	a.Name = ""
 	w := s.way(v, a)
-	return fmt.Sprintf("%s, which kubectl apply, edit and diff begin with; a Secret is stated in %s as everything else: %s; "+
-		"add or change it there%s",
-		why, w.stated, s.where(v, a), w.push)
+	return fmt.Sprintf("viewers cannot read %ss, which kubectl apply, edit and diff begin with; a Secret is stated in %s as everything "+
+		"else: %s; add or change it there%s",
+		a.Kind().Kind, w.stated, s.where(v, a), w.push)
 }
 
 // impersonates refuses to answer as somebody else: the answer would be to who asks, and taken for another's. Paths that are

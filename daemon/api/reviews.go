@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -77,11 +76,11 @@ func (s *server) reviews() map[route]http.Handler {
 func (s *server) reviewAccess(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	r := o.(*authorizationv1.SelfSubjectAccessReview)
 	var err error
-	r.Status, err = s.mayDo(identityOf(ctx), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	r.Status, err = s.mayDo(identityOf(ctx).Subject, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return r, err
 }
 
-// reviewSubject answers "may they", of somebody who is named as certificates and tokens name them: with their groups.
+// reviewSubject answers "may they", of somebody who is named with all their groups.
 func (s *server) reviewSubject(_ context.Context, o runtime.Object) (runtime.Object, error) {
 	r := o.(*authorizationv1.SubjectAccessReview)
 	spec, err := internalSpec(r.Spec)
@@ -92,7 +91,7 @@ func (s *server) reviewSubject(_ context.Context, o runtime.Object) (runtime.Obj
 	if errs := authorizationvalidation.ValidateSubjectAccessReview(internal); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(authorization.Kind(r.Kind), "", errs)
 	}
-	r.Status, err = s.mayDo(identify(r.Spec.User, r.Spec.Groups), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	r.Status, err = s.mayDo(subject(r.Spec.User, r.Spec.Groups), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return r, err
 }
 
@@ -107,7 +106,7 @@ func (s *server) reviewLocalSubject(_ context.Context, o runtime.Object) (runtim
 	if errs := authorizationvalidation.ValidateLocalSubjectAccessReview(internal); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(authorization.Kind(r.Kind), "", errs)
 	}
-	r.Status, err = s.mayDo(identify(r.Spec.User, r.Spec.Groups), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	r.Status, err = s.mayDo(subject(r.Spec.User, r.Spec.Groups), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return r, err
 }
 
@@ -118,7 +117,7 @@ func internalSpec(in authorizationv1.SubjectAccessReviewSpec) (out authorization
 }
 
 // mayDo answers by the same function that judges the request itself.
-func (s *server) mayDo(id identity, res *authorizationv1.ResourceAttributes,
+func (s *server) mayDo(who rights.Subject, res *authorizationv1.ResourceAttributes,
 	path *authorizationv1.NonResourceAttributes) (authorizationv1.SubjectAccessReviewStatus, error) {
 	var a rights.Access
 	switch {
@@ -134,12 +133,9 @@ func (s *server) mayDo(id identity, res *authorizationv1.ResourceAttributes,
 			apierrors.NewBadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
 	}
 	v := s.hub.View()
-	verdict, why := rights.Decide(id.Subject, a, v)
-	switch verdict {
-	case rights.NotThisWay:
+	verdict, why := s.decide(who, a, v)
+	if verdict == rights.NotThisWay {
 		why = statusOf(s.refusal(v, a, why)).Message
-	case rights.Unauthorized:
-		why = fmt.Sprintf("User %q is neither a viewer nor a node nor a service account", id.user.Name)
 	}
 	return authorizationv1.SubjectAccessReviewStatus{Allowed: verdict == rights.Allowed, Reason: why}, nil
 }
@@ -164,43 +160,47 @@ func selectorOf(attributes *authorizationv1.FieldSelectorAttributes) fields.Sele
 	return out
 }
 
-// reviewRules lists what the asking role may do, as far as rules can say it.
+// reviewRules lists what may be asked and read in a namespace, as far as rules can say it: what is written is not written here.
 func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Object, error) {
-	r := o.(*authorizationv1.SelfSubjectRulesReview)
-	id := identityOf(ctx)
-	read := []string{"get", "list", "watch"}
-	rules := []authorizationv1.ResourceRule{{
-		Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"},
-		Resources: []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews", "subjectaccessreviews", "localsubjectaccessreviews"},
-	}, {
-		Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews", "tokenreviews"},
-	}}
-	for _, k := range served() {
-		verdict, _ := rights.Decide(id.Subject, rights.Access{Verb: "list", Group: k.Group, Resource: k.Resource}, s.hub.View())
-		if verdict == rights.Allowed {
-			rules = append(rules, authorizationv1.ResourceRule{Verbs: read, APIGroups: []string{k.Group}, Resources: []string{k.Resource}})
-		}
+	r, id := o.(*authorizationv1.SelfSubjectRulesReview), identityOf(ctx)
+	if r.Spec.Namespace == "" {
+		return nil, apierrors.NewBadRequest("no namespace on request")
 	}
-	paths := []string{"*"}
-	if id.Role == rights.Account {
-		paths = rights.KnownPaths()
-	}
-	r.Status = authorizationv1.SubjectRulesReviewStatus{
-		ResourceRules:    rules,
-		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: paths}},
-		// A node's rights depend on which pods are bound to it, which no rule can say.
-		Incomplete: id.Role == rights.Node,
+	if id.Role == rights.Node {
+		r.Status = s.nodeRules(id)
+	} else {
+		r.Status = s.policies.of(s.hub.View()).Rules(&id.User, r.Spec.Namespace)
 	}
 	return r, nil
+}
+
+// nodeRules are what nodes may read whichever pods are bound to them; what depends on those no rule can say.
+func (s *server) nodeRules(id identity) authorizationv1.SubjectRulesReviewStatus {
+	out := authorizationv1.SubjectRulesReviewStatus{
+		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"*"}}},
+		Incomplete:       true,
+	}
+	for _, review := range s.reviewTable() {
+		out.ResourceRules = append(out.ResourceRules, authorizationv1.ResourceRule{
+			Verbs: []string{"create"}, APIGroups: []string{review.gvk.Group}, Resources: []string{review.resource}})
+	}
+	for _, k := range served() {
+		verdict, _ := s.decide(id.Subject, rights.Access{Verb: "list", Group: k.Group, Resource: k.Resource}, s.hub.View())
+		if verdict == rights.Allowed {
+			out.ResourceRules = append(out.ResourceRules, authorizationv1.ResourceRule{
+				Verbs: []string{"get", "list", "watch"}, APIGroups: []string{k.Group}, Resources: []string{k.Resource}})
+		}
+	}
+	return out
 }
 
 func reviewSelf(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	r := o.(*authenticationv1.SelfSubjectReview)
-	r.Status.UserInfo = userInfo(identityOf(ctx).user)
+	r.Status.UserInfo = userInfo(identityOf(ctx).User)
 	return r, nil
 }
 
-// reviewToken says whose a viewer's or a service account's token is.
+// reviewToken says whose a person's or a service account's token is.
 func (s *server) reviewToken(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	r := o.(*authenticationv1.TokenReview)
 	token := r.Spec.Token
@@ -219,7 +219,7 @@ func (s *server) reviewToken(ctx context.Context, o runtime.Object) (runtime.Obj
 	case err != nil:
 		return nil, err
 	default:
-		r.Status.Authenticated, r.Status.User = true, userInfo(id.user)
+		r.Status.Authenticated, r.Status.User = true, userInfo(id.User)
 	}
 	return r, nil
 }

@@ -99,6 +99,7 @@ type server struct {
 	budgets  budgets
 	stays    *stays
 	conns    *conns
+	policies policies
 }
 
 // New makes a server; it starts nothing.
@@ -134,12 +135,13 @@ func New(opts Options) *Server {
 	}
 	s := &server{
 		opts: opts, store: opts.Store, log: opts.Log, now: opts.Now,
-		tokens: tokens, joins: opts.Nodes, budgets: newBudgets(opts.MaxReads, opts.MaxWrites), stays: newStays(), conns: newConns(),
+		tokens: tokens, joins: opts.Nodes, budgets: newBudgets(opts.MaxReads, opts.MaxWrites), conns: newConns(),
 		infos:   request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 		metrics: newMetrics(opts.Registerer),
 		reads:   make(chan struct{}, opts.MaxReads),
 		writes:  make(chan struct{}, opts.MaxWrites),
 	}
+	s.stays = newStays(s.decide)
 	var err error
 	if s.accounts, err = accounts.New(opts.Authority.AccountKey(), Issuer(opts.Settings), opts.Store.View); err != nil {
 		panic("api: the key is of the right kind and the domain was checked: " + err.Error())
@@ -153,8 +155,8 @@ func Issuer(s settings.Settings) string { return "https://kubernetes.default.svc
 
 // judge ends what changes have taken the right from.
 func (s *server) judge(v *view.View, changes []view.Change, all bool) {
-	credentials, losers := bearing(changes)
-	s.stays.judge(v, all || credentials, losers)
+	credentials, grants, losers := bearing(changes)
+	s.stays.judge(v, all || credentials || grants, losers)
 	if all || credentials {
 		s.conns.judge(v)
 	}

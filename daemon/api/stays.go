@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"lockstep/daemon/rights"
@@ -21,25 +22,21 @@ type stay struct {
 	end    context.CancelFunc
 }
 
-// good says that the request would be permitted now.
-func (s *stay) good(v *view.View) bool {
-	if s.id.holds != nil && !s.id.holds(v) {
-		return false
-	}
-	verdict, _ := rights.Decide(s.id.Subject, s.access, v)
-	return verdict == rights.Allowed
-}
+// decision is who says whether somebody may.
+type decision func(rights.Subject, rights.Access, *view.View) (rights.Verdict, string)
 
 // stays are all requests that live long.
 type stays struct {
+	decide decision
+
 	mu  sync.Mutex
 	all map[*stay]struct{}
 	// ofPods are those that rest on which pods there are, by what bearing says has lost one.
 	ofPods map[string]map[*stay]struct{}
 }
 
-func newStays() *stays {
-	return &stays{all: map[*stay]struct{}{}, ofPods: map[string]map[*stay]struct{}{}}
+func newStays(decide decision) *stays {
+	return &stays{decide: decide, all: map[*stay]struct{}{}, ofPods: map[string]map[*stay]struct{}{}}
 }
 
 // restsOn says whose loss of a pod may end it: the node's, where the right is its pods' need, or the pod's own, by whose token
@@ -78,42 +75,47 @@ func (s *stays) enter(st *stay) (leave func()) {
 	}
 }
 
-// judge ends what a view takes the right from: all are judged where credentials may have changed, which is seldom, else
-// those of who has lost a pod.
+// judge ends what a view takes the right from: all are judged where credentials, roles or bindings may have changed, which is
+// seldom, else those of who has lost a pod.
 func (s *stays) judge(v *view.View, all bool, losers map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if all {
 		for st := range s.all {
-			st.judge(v)
+			s.look(st, v)
 		}
 		return
 	}
 	for name := range losers {
 		for st := range s.ofPods[name] {
-			st.judge(v)
+			s.look(st, v)
 		}
 	}
 }
 
-func (s *stay) judge(v *view.View) {
-	if !s.good(v) {
-		s.end()
+// look ends a request that would not be permitted now.
+func (s *stays) look(st *stay, v *view.View) {
+	if st.id.holds == nil || st.id.holds(v) {
+		if verdict, _ := s.decide(st.id.Subject, st.access, v); verdict == rights.Allowed {
+			return
+		}
 	}
+	st.end()
 }
 
-// bearing says what changes may take: anybody's credential, or by their credentials the rights of nodes that have lost pods, and
-// of those pods.
-func bearing(changes []view.Change) (credentials bool, losers map[string]bool) {
+// bearing says what changes may take: anybody's credential, what roles and bindings grant, or by their credentials the rights of
+// nodes that have lost pods, and of those pods.
+func bearing(changes []view.Change) (credentials, grants bool, losers map[string]bool) {
 	for _, c := range changes {
 		for _, r := range []*view.Record{c.OldRecord, c.NewRecord} {
 			if r != nil && credentialTables[r.Table] {
-				return true, nil
+				return true, true, nil
 			}
 		}
 		if gone(c) {
-			return true, nil
+			return true, true, nil
 		}
+		grants = grants || c.Key.Group == rbacv1.GroupName
 		p, ok := c.Old.(*corev1.Pod)
 		if !ok || p == nil || p.Spec.NodeName == "" {
 			continue
@@ -125,7 +127,7 @@ func bearing(changes []view.Change) (credentials bool, losers map[string]bool) {
 			losers[nodeCredential(p.Spec.NodeName)], losers[podCredential(string(p.UID))] = true, true
 		}
 	}
-	return false, losers
+	return false, grants, losers
 }
 
 // gone says that a change takes an account or a node, which tokens of pods rest on, or puts another in its place.
@@ -226,7 +228,7 @@ func (s *server) lasting(w http.ResponseWriter, r *http.Request, id identity, a 
 	}
 	st := &stay{id: id, access: a, end: cancel}
 	defer s.stays.enter(st)()
-	st.judge(s.store.View()) // what permitted it may have ended before it was entered
+	s.stays.look(st, s.store.View()) // what permitted it may have ended before it was entered
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	s.metrics.longRunning.Inc()
 	defer s.metrics.longRunning.Dec()

@@ -22,8 +22,8 @@ import (
 
 func newToken() *cobra.Command {
 	token := &cobra.Command{Use: "token", Short: "Make tokens with which nodes join, and take tokens back",
-		Long: `Make tokens with which nodes join; list and take back these and those of viewers, which
-"lockstep kubeconfig --bearer" makes.`}
+		Long: `Make tokens with which nodes join; list and take back these and those of viewers and users,
+which "lockstep kubeconfig --bearer" makes.`}
 	group(token)
 	var dirs dirFlags
 	var opts control.TokenOptions
@@ -66,7 +66,11 @@ func newTokenList() *cobra.Command {
 				default:
 					expires = "has expired"
 				}
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.ID, strings.Join(t.Usages, ", "),
+				use := strings.Join(t.Usages, ", ")
+				if slices.Contains(t.Usages, pki.UsageUser) {
+					use += " " + plain.Text(t.User)
+				}
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.ID, use,
 					duration.HumanDuration(now.Sub(t.Created)), expires)
 			}
 			return w.Flush()
@@ -119,15 +123,22 @@ func newKubeconfig() *cobra.Command {
 	var dirs dirFlags
 	var out string
 	var opts control.KubeconfigOptions
-	c := &cobra.Command{Use: "kubeconfig", Short: "Write a viewer's kubeconfig", Args: takes(0, 0),
-		Long: `Write a kubeconfig that reads everything but Secrets, with a new client certificate, or with a
-new bearer token (--bearer) for programs and proxies that take no certificate.
+	c := &cobra.Command{Use: "kubeconfig", Short: "Write a viewer's or a user's kubeconfig", Args: takes(0, 0),
+		Long: `Write a kubeconfig with a new client certificate, or with a new bearer token (--bearer) for
+programs and proxies that take no certificate. It is a viewer's, who reads everything but Secrets,
+or a user's (--user, --group), who reads what RoleBindings and ClusterRoleBindings grant to this
+name and these groups, Secrets too where a role says so. Nobody writes.
 
 Keep the file like a password. A token can be taken back ("lockstep token delete"), a certificate
-holds until it expires.`,
+holds until it expires: a user's rights end when no binding names them any more.`,
+		Example: `  lockstep kubeconfig -o viewer.kubeconfig
+  lockstep kubeconfig --user jane --group dev -o jane.kubeconfig`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.TTL <= 0 {
 				return fmt.Errorf("cannot make a kubeconfig that is good for %s", opts.TTL)
+			}
+			if opts.User == "" && len(opts.Groups) > 0 {
+				return errors.New("cannot make a kubeconfig for --group alone: --user says who is in it")
 			}
 			if err := wantURL("server", opts.Server, "a URL as https://HOST:6443", "https"); err != nil {
 				return err
@@ -147,6 +158,8 @@ holds until it expires.`,
 		}}
 	dirs.addClient(c)
 	c.Flags().StringVarP(&out, "output", "o", "", "`FILE` to write (default: standard output)")
+	c.Flags().StringVar(&opts.User, "user", "", "`NAME` that bindings name (default: a viewer)")
+	c.Flags().StringArrayVar(&opts.Groups, "group", nil, "`NAME` of a group that the user is in; may be given several times")
 	c.Flags().StringVar(&opts.Server, "server", "", "`URL` of the API (default: the address the daemon advertises)")
 	c.Flags().BoolVar(&opts.Bearer, "bearer", false, "a bearer token instead of a client certificate")
 	c.Flags().DurationVar(&opts.TTL, "ttl", pki.ViewerLifetime, "`DURATION` it is good for")

@@ -81,6 +81,7 @@ type PlanResult struct {
 type TokenReport struct {
 	ID      string    `json:"id"`
 	Usages  []string  `json:"usages"` // of package pki
+	User    string    `json:"user,omitempty"`
 	Created time.Time `json:"created"`
 	// Expires is zero for a token that does not.
 	Expires time.Time `json:"expires,omitzero"`
@@ -94,8 +95,12 @@ type TokenOptions struct {
 	Node string `json:"node,omitempty"`
 }
 
-// KubeconfigOptions say what a viewer's kubeconfig holds.
+// KubeconfigOptions say what a kubeconfig holds.
 type KubeconfigOptions struct {
+	// User that bindings name. Empty: a viewer.
+	User string `json:"user,omitempty"`
+	// Groups of the user.
+	Groups []string `json:"groups,omitempty"`
 	// Server is the URL of the API. Empty: the address the daemon advertises.
 	Server string `json:"server,omitempty"`
 	// Bearer asks for a bearer token instead of a client certificate.
@@ -115,7 +120,7 @@ type Backend interface {
 	// RemoveNode takes a node out of the cluster: its certificates hold no more, and its name is free. It is an error that
 	// there is none of that name.
 	RemoveNode(ctx context.Context, name string) error
-	// Kubeconfig makes a viewer's kubeconfig.
+	// Kubeconfig makes a kubeconfig of a viewer or of a user. It is an error that a name is not for people.
 	Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error)
 	// Report tells the state of the cluster.
 	Report(ctx context.Context) (Report, error)

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"lockstep/daemon/rights"
 	"lockstep/internal/settings"
 )
 
@@ -34,7 +35,7 @@ const (
 	skew = 5 * time.Minute
 )
 
-// ViewerLifetime is how long a viewer's credential holds unless told otherwise. It bounds what a lost kubeconfig is
+// ViewerLifetime is how long a viewer's or a user's credential holds unless told otherwise. It bounds what a lost kubeconfig is
 // worth, since one certificate alone cannot be revoked.
 const ViewerLifetime = 365 * 24 * time.Hour
 
@@ -42,7 +43,7 @@ const ViewerLifetime = 365 * 24 * time.Hour
 const (
 	NodeUserPrefix = "system:node:"
 	NodeGroup      = "system:nodes"
-	ViewerGroup    = "lockstep:viewers"
+	ViewerGroup    = rights.ViewerGroup
 	ServerGroup    = "lockstep:servers"
 )
 
@@ -266,13 +267,18 @@ func (a *Authority) SignNode(csr *x509.CertificateRequest, node string) ([]byte,
 	return certPEM, nil
 }
 
-// Viewer makes a client certificate that may read everything but Secrets; certificate and key are PEM. It holds for ttl,
-// but no longer than the authority; zero: ViewerLifetime.
+// Viewer makes a client certificate that may read everything but Secrets; see User.
 func (a *Authority) Viewer(name string, ttl time.Duration) (certPEM, keyPEM []byte, err error) {
-	template := a.template(pkix.Name{CommonName: name, Organization: []string{ViewerGroup}}, cmp.Or(ttl, ViewerLifetime))
+	return a.User(name, []string{ViewerGroup}, ttl)
+}
+
+// User makes a client certificate of a user in groups that bindings name; certificate and key are PEM. It holds for ttl, but no
+// longer than the authority; zero: ViewerLifetime.
+func (a *Authority) User(name string, groups []string, ttl time.Duration) (certPEM, keyPEM []byte, err error) {
+	template := a.template(pkix.Name{CommonName: name, Organization: groups}, cmp.Or(ttl, ViewerLifetime))
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if certPEM, keyPEM, err = a.issue(template); err != nil {
-		return nil, nil, fmt.Errorf("cannot make a certificate for viewer %s: %w", name, err)
+		return nil, nil, fmt.Errorf("cannot make a certificate for user %s: %w", name, err)
 	}
 	return certPEM, keyPEM, nil
 }

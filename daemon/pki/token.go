@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -22,6 +23,7 @@ import (
 const (
 	UsageJoin = "join" // buys a node certificate
 	UsageView = "view" // reads the API as a viewer
+	UsageUser = "user" // reads the API as a user, in groups, that bindings name
 )
 
 // ErrToken: the token is unknown, has expired, is not for this use, or its secret is wrong; which of them is not told.
@@ -62,8 +64,10 @@ type TokenOptions struct {
 	Usages []string
 	// TTL until it expires. Zero: it does not.
 	TTL time.Duration
-	// User it stands for, in the viewers' group, where it is for viewing. Empty: "viewer".
+	// User it stands for, where it is no node's; with UsageView in the viewers' group. Empty: "viewer".
 	User string
+	// Groups of the user, with UsageUser.
+	Groups []string
 	// Node is the only name that a node may join under with it. Empty: any that is free.
 	Node string
 }
@@ -74,6 +78,7 @@ type TokenRecord struct {
 	Hash    string    `json:"hash"`
 	Usages  []string  `json:"usages"`
 	User    string    `json:"user,omitempty"`
+	Groups  []string  `json:"groups,omitempty"`
 	Node    string    `json:"node,omitempty"`
 	Created time.Time `json:"created"`
 	// Expires is zero for a token that does not.
@@ -83,7 +88,7 @@ type TokenRecord struct {
 // NewToken draws a token and makes its record.
 func NewToken(opts TokenOptions, now time.Time) (Token, TokenRecord) {
 	t := Token{ID: random(idBytes), Secret: random(secretBytes)}
-	r := TokenRecord{Hash: hash(t.Secret), Usages: opts.Usages, User: opts.User, Node: opts.Node, Created: now.UTC()}
+	r := TokenRecord{Hash: hash(t.Secret), Usages: opts.Usages, User: opts.User, Groups: opts.Groups, Node: opts.Node, Created: now.UTC()}
 	if len(r.Usages) == 0 {
 		r.Usages = []string{UsageJoin}
 	}
@@ -91,6 +96,14 @@ func NewToken(opts TokenOptions, now time.Time) (Token, TokenRecord) {
 		r.Expires = r.Created.Add(opts.TTL)
 	}
 	return t, r
+}
+
+// Names are the user and the groups that the token stands for.
+func (r TokenRecord) Names() (user string, groups []string) {
+	if slices.Contains(r.Usages, UsageView) {
+		return cmp.Or(r.User, "system:serviceaccount:kube-system:viewer"), []string{ViewerGroup}
+	}
+	return r.User, r.Groups
 }
 
 // Admits says whether the record is of this secret, and good for that use at that time.
@@ -170,13 +183,14 @@ func removal(id, reason string) store.Write {
 	return store.Write{Record: tokenTable.Gone(id), If: store.Anyway, Reason: reason}
 }
 
-// Check returns the record of a token that is good for that use now; otherwise an error that matches ErrToken.
-func (s Tokens) Check(t Token, usage string) (TokenRecord, error) {
+// Check returns the record of a token that is good for one of the uses now; otherwise an error that matches ErrToken.
+func (s Tokens) Check(t Token, usages ...string) (TokenRecord, error) {
 	row, _, err := tokenTable.Get(s.Store.View(), t.ID)
 	if err != nil {
 		return TokenRecord{}, fmt.Errorf("cannot read token %s: %w", t.ID, err)
 	}
-	if !row.Value.Admits(t.Secret, usage, s.now()) {
+	admits := func(usage string) bool { return row.Value.Admits(t.Secret, usage, s.now()) }
+	if !slices.ContainsFunc(usages, admits) {
 		return TokenRecord{}, fmt.Errorf("cannot accept token %s: %w", t.ID, ErrToken)
 	}
 	return row.Value, nil

@@ -49,19 +49,3 @@ func projects(pod *corev1.Pod, audiences []string) bool {
 		})
 	})
 }
-
-// KnownPaths are what whoever is known may read, as Kubernetes' roles system:discovery, system:public-info-viewer and
-// system:service-account-issuer-discovery have them; one that ends in a star has what is below it.
-func KnownPaths() []string {
-	return []string{
-		"/.well-known/openid-configuration", "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*",
-		"/openid/v1/jwks", "/readyz", "/version", "/version/",
-	}
-}
-
-func known(path string) bool {
-	return slices.ContainsFunc(KnownPaths(), func(pattern string) bool {
-		below, all := strings.CutSuffix(pattern, "*")
-		return path == pattern || all && strings.HasPrefix(path, below)
-	})
-}

@@ -3,11 +3,14 @@ package rights
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"lockstep/kinds"
@@ -19,16 +22,20 @@ type Role int
 
 const (
 	Anonymous Role = iota // nobody who is known
-	Viewer
 	Node
+	Person  // or a program that a person gave a credential to
 	Account // a program in a pod, by its service account
 )
 
 // Subject is who asks. Its zero value is nobody who is known.
 type Subject struct {
 	Role Role
-	Node string // the node's name, for role Node
+	Node string           // the node's name, for role Node
+	User user.DefaultInfo // whom bindings name
 }
+
+// Bound says that what the subject may is what bindings grant.
+func (s Subject) Bound() bool { return s.Role == Person || s.Role == Account }
 
 // Paths that are no resource's and have rights of their own.
 const (
@@ -45,7 +52,7 @@ type Access struct {
 	Group       string
 	Resource    string // empty for a path
 	Subresource string
-	Namespace   string          // empty: of the cluster, or of all namespaces
+	Namespace   string          // empty: of the cluster, or of all namespaces; a namespace itself is in the one of its name
 	Name        string          // empty: of all
 	Fields      fields.Selector // nil: none
 	Path        string          // of a request that is not for a resource
@@ -63,7 +70,7 @@ func (a Access) String() string {
 		return a.Verb + " " + a.Path
 	}
 	out := a.Verb + " " + a.what()
-	if place := strings.Trim(a.Namespace+"/"+a.Name, "/"); place != "" {
+	if place := strings.Trim(a.place()+"/"+a.Name, "/"); place != "" {
 		out += " " + place
 	}
 	return out
@@ -80,12 +87,28 @@ func (a Access) what() string {
 	return out
 }
 
+// place is the namespace that the object is in which an access names.
+func (a Access) place() string {
+	if kind := a.Kind(); kind != nil && !kind.Namespaced {
+		return ""
+	}
+	return a.Namespace
+}
+
+// Attributes are what Kubernetes calls an access of somebody.
+func (a Access) Attributes(who *user.DefaultInfo) authorizer.Attributes {
+	return authorizer.AttributesRecord{
+		User: who, Verb: a.Verb, Namespace: a.Namespace, APIGroup: a.Group, Resource: a.Resource, Subresource: a.Subresource,
+		Name: a.Name, ResourceRequest: a.Resource != "", Path: a.Path,
+	}
+}
+
 // Kind is the one that an access is to, or nil.
 func (a Access) Kind() *kinds.Kind {
 	return kinds.ForResource(schema.GroupResource{Group: a.Group, Resource: a.Resource})
 }
 
-// Confidential says that an access is to a kind that only nodes read.
+// Confidential says that an access is to a kind that viewers do not read.
 func (a Access) Confidential() bool {
 	kind := a.Kind()
 	return kind != nil && kind.Confidential == kinds.Yes
@@ -97,7 +120,7 @@ func (a Access) Object(v *view.View) kinds.Object {
 	if kind == nil || a.Name == "" {
 		return nil
 	}
-	return v.Get(kind.Key(a.Namespace, a.Name))
+	return v.Get(kind.Key(a.place(), a.Name))
 }
 
 // Verdict is the answer to an access.
@@ -122,44 +145,41 @@ func Open(path string) bool {
 	return false
 }
 
-// review says that a resource is a question: it is asked by POST and changes nothing.
-func review(group, resource string) bool {
-	switch group + "/" + resource {
-	case "authorization.k8s.io/selfsubjectaccessreviews", "authorization.k8s.io/selfsubjectrulesreviews",
-		"authorization.k8s.io/subjectaccessreviews", "authorization.k8s.io/localsubjectaccessreviews",
-		"authentication.k8s.io/selfsubjectreviews", "authentication.k8s.io/tokenreviews":
-		return true
+// reviews are resources that are questions: they are asked by creating one, which changes nothing.
+func reviews() []schema.GroupResource {
+	const mayDo, whoIs = "authorization.k8s.io", "authentication.k8s.io"
+	return []schema.GroupResource{
+		{Group: mayDo, Resource: "selfsubjectaccessreviews"}, {Group: mayDo, Resource: "selfsubjectrulesreviews"},
+		{Group: mayDo, Resource: "subjectaccessreviews"}, {Group: mayDo, Resource: "localsubjectaccessreviews"},
+		{Group: whoIs, Resource: "selfsubjectreviews"}, {Group: whoIs, Resource: "tokenreviews"},
 	}
-	return false
 }
 
-// Decide says whether a client may, and why not. The writes of nodes whose object is in the request's body are judged
-// again when it is read.
-func Decide(who Subject, a Access, v *view.View) (Verdict, string) {
-	if a.Resource == "" {
-		return decidePath(who, a)
-	}
+// Decide says whether a client may, and why or why not. Nodes may what is theirs, everybody else reads, and asks, what the
+// policy grants; to nodes and nobody it may be nil. The writes of nodes whose object is in the request's body are judged again
+// when it is read.
+func Decide(who Subject, a Access, v *view.View, p *Policy) (Verdict, string) {
+	asks := a.Verb == "create" && a.Subresource == "" &&
+		slices.Contains(reviews(), schema.GroupResource{Group: a.Group, Resource: a.Resource})
 	switch {
+	case a.Resource == "":
+		return decidePath(who, a, p)
 	case who.Role == Anonymous:
 		return Unauthorized, "Unauthorized"
-	case a.Verb == "create" && review(a.Group, a.Resource):
+	case who.Role == Node && asks:
 		return Allowed, ""
 	case who.Role == Node && a.Read():
 		return nodeReads(who.Node, a, v)
 	case who.Role == Node:
 		return nodeWrites(who.Node, a, v)
-	case !a.Read():
+	case !a.Read() && !asks:
 		return NotThisWay, ""
-	case who.Role == Account:
-		return Forbidden, "no role grants it"
-	case a.Confidential():
-		return Forbidden, "viewers cannot read " + a.Kind().Kind + "s"
 	default:
-		return Allowed, ""
+		return granted(p.grants(&who.User, a))
 	}
 }
 
-func decidePath(who Subject, a Access) (Verdict, string) {
+func decidePath(who Subject, a Access, p *Policy) (Verdict, string) {
 	path := a.Path
 	for _, probe := range []string{"/healthz/", "/livez/", "/readyz/"} {
 		if strings.HasPrefix(path, probe) {
@@ -172,16 +192,13 @@ func decidePath(who Subject, a Access) (Verdict, string) {
 	case who.Role == Anonymous:
 		return Unauthorized, "Unauthorized"
 	case path == TunnelPath || path == RenewPath:
-		if who.Role != Node {
-			return Forbidden, "only a node may"
-		}
-		return Allowed, ""
+		return only(who.Role == Node, "only a node may")
 	case !a.Read():
 		return NotThisWay, ""
-	case who.Role == Account && !known(path):
-		return Forbidden, "no role grants it"
-	default:
+	case who.Role == Node:
 		return Allowed, ""
+	default:
+		return granted(p.grants(&who.User, a))
 	}
 }
 
@@ -197,7 +214,7 @@ func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 		if a.Verb == "get" {
 			return only(boundTo(self, a, v), "a node reads only the pods that are bound to it")
 		}
-		return only(selects(a, "spec.nodeName", self), "a node lists only the pods that are bound to it: select spec.nodeName="+self)
+		return only(selectsField(a, "spec.nodeName", self), "a node lists only the pods that are bound to it: select spec.nodeName="+self)
 	case "secrets":
 		return only(refersTo(self, a, v, podutil.VisitPodSecretNames), "no pod that is bound to this node refers to it")
 	case "configmaps":
@@ -209,9 +226,18 @@ func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 	}
 }
 
+// only allows where ok is; why is why not.
 func only(ok bool, why string) (Verdict, string) {
 	if ok {
 		return Allowed, ""
+	}
+	return Forbidden, why
+}
+
+// granted is the verdict of a policy, with why either way.
+func granted(ok bool, why string) (Verdict, string) {
+	if ok {
+		return Allowed, why
 	}
 	return Forbidden, why
 }
@@ -254,7 +280,7 @@ func absent(a Access, v *view.View) bool {
 	return !ok
 }
 
-func selects(a Access, field, value string) bool {
+func selectsField(a Access, field, value string) bool {
 	if a.Fields == nil {
 		return false
 	}

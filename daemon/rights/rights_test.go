@@ -5,8 +5,10 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apiserver/pkg/authentication/user"
 
 	"lockstep/store/view"
 )
@@ -15,8 +17,21 @@ import (
 func TestDecide(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}, Spec: corev1.PodSpec{NodeName: "n1",
 		Volumes: []corev1.Volume{{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "key"}}}}}}
-	v := view.Of(pod)
-	nobody, viewer, n1, n2 := Subject{}, Subject{Role: Viewer}, Subject{Role: Node, Node: "n1"}, Subject{Role: Node, Node: "n2"}
+	reads := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reads"}, Rules: []rbacv1.PolicyRule{
+		{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{"key"}},
+		{Verbs: []string{"*"}, APIGroups: []string{""}, Resources: []string{"namespaces", "pods"}},
+	}}
+	web := &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
+		RoleRef:  rbacv1.RoleRef{Kind: "Role", Name: "reads"},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "web"}}}
+	lost := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "lost"},
+		RoleRef:  rbacv1.RoleRef{Kind: "ClusterRole", Name: "nowhere"},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: "jane"}}}
+	v := view.Of(pod, reads, web, lost)
+	p := PolicyOf(v)
+	nobody, n1, n2 := Subject{}, Subject{Role: Node, Node: "n1"}, Subject{Role: Node, Node: "n2"}
+	viewer, jane, account := person("viewer", ViewerGroup), person("jane"), person("system:serviceaccount:shop:web")
+	account.Role = Account
 	own := fields.OneTermEqualSelector("spec.nodeName", "n1")
 	key := Access{Verb: "get", Resource: "secrets", Namespace: "shop", Name: "key"}
 	status := Access{Verb: "patch", Resource: "pods", Subresource: "status", Namespace: "shop", Name: "cart"}
@@ -29,10 +44,26 @@ func TestDecide(t *testing.T) {
 		{nobody, Access{Verb: "post", Path: HookPath}, "0 "},
 		{nobody, Access{Verb: "get", Path: "/metrics"}, "1 Unauthorized"},
 		{nobody, Access{Verb: "list", Resource: "pods"}, "1 Unauthorized"},
-		{viewer, Access{Verb: "list", Resource: "pods"}, "0 "},
-		{viewer, key, "2 viewers cannot read Secrets"},
+		{viewer, Access{Verb: "list", Resource: "pods"},
+			`0 RBAC: allowed by ClusterRoleBinding "lockstep:view" of ClusterRole "view" to Group "lockstep:viewers"`},
+		{viewer, Access{Verb: "get", Path: "/metrics"},
+			`0 RBAC: allowed by ClusterRoleBinding "lockstep:view-cluster" of ClusterRole "lockstep:view-cluster" ` +
+				`to Group "lockstep:viewers"`},
+		{viewer, key, "2 "},
+		{jane, Access{Verb: "list", Resource: "pods"}, `2 RBAC: clusterrole.rbac.authorization.k8s.io "nowhere" not found`},
+		{jane, Access{Verb: "get", Path: "/apis/apps/v1"},
+			`0 RBAC: allowed by ClusterRoleBinding "system:discovery" of ClusterRole "system:discovery" to Group "system:authenticated"`},
+		{jane, Access{Verb: "create", Group: "authentication.k8s.io", Resource: "tokenreviews"},
+			`2 RBAC: clusterrole.rbac.authorization.k8s.io "nowhere" not found`},
+		{account, key, `0 RBAC: allowed by RoleBinding "web/shop" of Role "reads" to ServiceAccount "web/shop"`},
+		{account, Access{Verb: "get", Resource: "secrets", Namespace: "shop", Name: "other"}, "2 "},
+		{account, Access{Verb: "list", Resource: "pods"}, "2 "},
+		{account, Access{Verb: "get", Resource: "namespaces", Namespace: "shop", Name: "shop"},
+			`0 RBAC: allowed by RoleBinding "web/shop" of Role "reads" to ServiceAccount "web/shop"`},
+		{account, Access{Verb: "delete", Resource: "pods", Namespace: "shop", Name: "cart"}, "3 "},
 		{viewer, Access{Verb: "delete", Resource: "pods", Namespace: "shop", Name: "cart"}, "3 "},
-		{viewer, Access{Verb: "create", Group: "authorization.k8s.io", Resource: "selfsubjectaccessreviews"}, "0 "},
+		{viewer, Access{Verb: "create", Group: "authorization.k8s.io", Resource: "selfsubjectaccessreviews"},
+			`0 RBAC: allowed by ClusterRoleBinding "system:basic-user" of ClusterRole "system:basic-user" to Group "system:authenticated"`},
 		{viewer, Access{Verb: "get", Path: TunnelPath}, "2 only a node may"},
 		{n1, Access{Verb: "get", Path: TunnelPath}, "0 "},
 		{n1, key, "0 "},
@@ -44,9 +75,13 @@ func TestDecide(t *testing.T) {
 		{n2, status, "3 node n2 may not patch pods/status shop/cart"},
 		{n1, Access{Verb: "update", Resource: "services", Namespace: "shop", Name: "cart"}, "3 node n1 may not update services shop/cart"},
 	} {
-		verdict, why := Decide(test.who, test.access, v)
+		verdict, why := Decide(test.who, test.access, v, p)
 		if got := fmt.Sprint(int(verdict), " ", why); got != test.want {
 			t.Errorf("%v %v: %s, want %s", test.who, test.access, got, test.want)
 		}
 	}
+}
+
+func person(name string, groups ...string) Subject {
+	return Subject{Role: Person, User: user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}}
 }

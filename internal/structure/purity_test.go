@@ -122,7 +122,12 @@ func deciding() map[string][]string {
 		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},
 		"daemon/etcd/decide.go":         nil,
 		"internal/settings/*.go":        nil,
-		"daemon/rights/*.go":            {"k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis"},
+		// Kubernetes' evaluator wants a context, which it hands to whoever reads roles and bindings.
+		"daemon/rights/*.go": {
+			"context", "k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis", "k8s.io/apiserver/pkg/authentication/user",
+			"k8s.io/apiserver/pkg/authentication/serviceaccount", "k8s.io/apiserver/pkg/authorization/authorizer",
+			"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac", "k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy",
+		},
 		"daemon/web/model.go": {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health",
 			"lockstep/sync/report", "lockstep/sync/verdict"},
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,7 +23,32 @@ import (
 )
 
 func (c *scenario) kubectl(ctx context.Context, folder string, args []string) (string, error) {
-	cmd := kubectl.Command(ctx, c.stage.kubeconfig, filepath.Join(c.work, ".tmp"), append([]string{"--namespace", c.name}, args...)...)
+	return c.kubectlWith(ctx, c.stage.kubeconfig, folder, args)
+}
+
+// as runs kubectl with a new kubeconfig of a user, in groups.
+func (c *scenario) as(ctx context.Context, folder string, args []string) (string, error) {
+	if len(args) < 2 {
+		return "", errUsage
+	}
+	names := strings.Split(args[0], ",")
+	flags := []string{"--user", names[0]}
+	for _, group := range names[1:] {
+		flags = append(flags, "--group", group)
+	}
+	raw, err := c.lab.Kubeconfig(ctx, true, flags...)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(c.work, ".tmp", "kubeconfig-"+names[0])
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		return "", fmt.Errorf("cannot keep a kubeconfig: %w", err)
+	}
+	return c.kubectlWith(ctx, file, folder, args[1:])
+}
+
+func (c *scenario) kubectlWith(ctx context.Context, kubeconfig, folder string, args []string) (string, error) {
+	cmd := kubectl.Command(ctx, kubeconfig, filepath.Join(c.work, ".tmp"), append([]string{"--namespace", c.name}, args...)...)
 	cmd.Dir = folder
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

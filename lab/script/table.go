@@ -24,6 +24,8 @@ func commands() []command {
 			does: "prints the statuses of the commit, the oldest first; with their contexts and links"},
 		{usage: "kubectl ARG…", ask: (*scenario).kubectl,
 			does: "a viewer's kubectl; the namespace is the scenario's name unless stated"},
+		{usage: "as USER[,GROUP…] ARG…", ask: (*scenario).as,
+			does: "kubectl of a user, in groups, that bindings name"},
 		{usage: "lockstep ARG…", ask: (*scenario).lockstep,
 			does: "the program, on the server"},
 		{usage: "curl HOST|PODS URL [TIMES]", ask: (*scenario).curl,

@@ -199,6 +199,13 @@ func (v *View) AllRecords() iter.Seq[Record] {
 	}
 }
 
+// Edition stands for the objects of a kind: it is the same in two views of a store, compared by ==, only where they are. It
+// keeps these objects from being freed, and no others. A kind has the same one from one change of it to the next.
+func (v *View) Edition(kind *kinds.Kind) any {
+	v.see(kind)
+	return v.objects[kind]
+}
+
 // Len counts the objects of a kind.
 func (v *View) Len(gr schema.GroupResource) int {
 	kind := kinds.ForResource(gr)

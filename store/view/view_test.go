@@ -226,3 +226,22 @@ func panics(f func()) (did bool) {
 	f()
 	return false
 }
+
+// TestEdition: a kind's changes when its objects do, and with nothing else.
+func TestEdition(t *testing.T) {
+	pods, services := kinds.For[*corev1.Pod](), kinds.For[*corev1.Service]()
+	db := NewDB()
+	empty := db.View()
+	one := pod("a", "one", "n1", "")
+	db.Apply(1, []Change{{Key: kinds.KeyOf(one), New: one}})
+	first := db.View()
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web"}}
+	db.Apply(2, []Change{{Key: kinds.KeyOf(service), New: service}, {NewRecord: &Record{Table: "x", Name: "y"}}})
+	second := db.View()
+	db.Apply(3, []Change{{Key: kinds.KeyOf(one)}})
+	third := db.View()
+	if empty.Edition(pods) == first.Edition(pods) || first.Edition(pods) != second.Edition(pods) ||
+		second.Edition(pods) == third.Edition(pods) || second.Edition(services) != third.Edition(services) {
+		t.Error("the editions do not follow the objects")
+	}
+}

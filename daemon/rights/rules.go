@@ -1,0 +1,66 @@
+package rights
+
+import (
+	"context"
+	"slices"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac"
+)
+
+// Rules are what bindings grant somebody in a namespace, as far as it may be done at all: what is read, and what is asked. The
+// evaluation error names roles that bindings name and that are not there.
+func (p *Policy) Rules(who *user.DefaultInfo, namespace string) authorizationv1.SubjectRulesReviewStatus {
+	b := bound{p, who}
+	resources, paths, _, err := rbac.New(b, b, b, b).RulesFor(context.Background(), who, namespace)
+	out := authorizationv1.SubjectRulesReviewStatus{
+		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
+	}
+	for _, r := range resources {
+		if verbs := among(r.GetVerbs(), reading()...); len(verbs) > 0 {
+			out.ResourceRules = append(out.ResourceRules, authorizationv1.ResourceRule{
+				Verbs: verbs, APIGroups: r.GetAPIGroups(), Resources: r.GetResources(), ResourceNames: r.GetResourceNames(),
+			})
+		}
+		out.ResourceRules = append(out.ResourceRules, asking(r)...)
+	}
+	for _, r := range paths {
+		if verbs := among(r.GetVerbs(), "get", "head"); len(verbs) > 0 {
+			out.NonResourceRules = append(out.NonResourceRules, authorizationv1.NonResourceRule{
+				Verbs: verbs, NonResourceURLs: r.GetNonResourceURLs(),
+			})
+		}
+	}
+	if err != nil {
+		out.EvaluationError = err.Error()
+	}
+	return out
+}
+
+// asking are the questions that a rule grants.
+func asking(r authorizer.ResourceRuleInfo) (out []authorizationv1.ResourceRule) {
+	if len(among(r.GetVerbs(), "create")) == 0 || len(r.GetResourceNames()) > 0 {
+		return nil
+	}
+	for _, review := range reviews() {
+		if len(among(r.GetAPIGroups(), review.Group)) > 0 && len(among(r.GetResources(), review.Resource)) > 0 {
+			out = append(out, authorizationv1.ResourceRule{
+				Verbs: []string{"create"}, APIGroups: []string{review.Group}, Resources: []string{review.Resource},
+			})
+		}
+	}
+	return out
+}
+
+// among are those that a rule's list has; a star is all.
+func among(list []string, those ...string) (out []string) {
+	for _, one := range those {
+		if slices.Contains(list, one) || slices.Contains(list, rbacv1.VerbAll) {
+			out = append(out, one)
+		}
+	}
+	return out
+}
