@@ -22,6 +22,7 @@ import (
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/heap"
 	"lockstep/daemon/pki"
+	"lockstep/daemon/usage"
 	"lockstep/daemon/version"
 	"lockstep/daemon/web"
 	"lockstep/internal/giturl"
@@ -253,17 +254,20 @@ func (p *plane) tasks() []task {
 
 // leaderTasks are what only the leader does, writing through its committer.
 func (p *plane) leaderTasks(c store.Committer) []task {
+	gauge := usage.NewGauge(usage.Agents{Transport: p.tunnels.Transport, Log: p.opts.Log}, p.store.View, time.Now)
 	loops := reconcilers.All(reconcilers.Options{
 		Settings: p.settings,
 		CA:       string(p.authority.PEM()),
 		Noted:    apply.Noted,
 		Stated:   apply.Stated,
+		Gauge:    gauge.Read,
 	})
 	return []task{
 		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, c) }},
 		{"reconcilers", engine.New(loops, engine.Options{
 			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
 		}).Run},
+		{"gauge", gauge.Run},
 		{"scheduler", scheduler.New(scheduler.Options{
 			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
 		}).Run},

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -30,8 +31,11 @@ type group struct {
 	install func(*runtime.Scheme) error
 }
 
-func core() group  { return group{corev1.SchemeGroupVersion, corev1.AddToScheme} }
-func apps() group  { return group{appsv1.SchemeGroupVersion, appsv1.AddToScheme} }
+func core() group { return group{corev1.SchemeGroupVersion, corev1.AddToScheme} }
+func apps() group { return group{appsv1.SchemeGroupVersion, appsv1.AddToScheme} }
+func autoscaling() group {
+	return group{autoscalingv2.SchemeGroupVersion, autoscalingv2.AddToScheme}
+}
 func batch() group { return group{batchv1.SchemeGroupVersion, batchv1.AddToScheme} }
 func coordination() group {
 	return group{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme}
@@ -138,6 +142,12 @@ func table() []*Kind {
 			Confidential: No, Health: judged(replicationControllerHealth, podReads()...),
 			Pods: inTemplate(replicationControllerTemplate), Scale: replicationControllerScale, Controllers: Uncontrolled(),
 		}),
+		row[autoscalingv2.HorizontalPodAutoscaler, autoscalingv2.HorizontalPodAutoscalerList](
+			autoscaling(), "horizontalpodautoscalers", "hpa", Columns{
+				Namespaced: true, Declarable: true, Status: true, Categories: all(),
+				Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+				Confidential: No, Health: judged(autoscalerHealth), Pods: noPods, Scale: noScale, Controllers: autoscalerControllers(),
+			}),
 		row[batchv1.CronJob, batchv1.CronJobList](batch(), "cronjobs", "cj", Columns{
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"lockstep/kinds"
+	"lockstep/reconcilers/autoscaler"
 	"lockstep/reconcilers/cluster"
 	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
@@ -49,6 +50,7 @@ func decided() map[string]loop.Reconciler {
 			API: []netip.Addr{netip.MustParseAddr("10.43.0.1")},
 			DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 		}),
+		"autoscaler/testdata":                 autoscaler.New(saidByUID),
 		"daemonset/testdata":                  daemonset.New(),
 		"deployment/testdata":                 deployment.New(),
 		"endpoints/testdata":                  endpoints.New(nil),

@@ -4,6 +4,7 @@ package reconcilers
 import (
 	"lockstep/internal/settings"
 	"lockstep/kinds"
+	"lockstep/reconcilers/autoscaler"
 	"lockstep/reconcilers/cluster"
 	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
@@ -36,6 +37,8 @@ type Options struct {
 	Noted func(*view.View, kinds.Key) bool
 	// Stated says that a source states an object; nil: none does.
 	Stated func(*view.View, kinds.Key) bool
+	// Gauge tells autoscalers what pods use; nil: nothing is measured.
+	Gauge autoscaler.Gauge
 }
 
 func (o Options) withDefaults() Options {
@@ -60,6 +63,7 @@ func All(o Options) []engine.Reconciler {
 		replicaset.New(),
 		replicaset.Controllers(),
 		statefulset.New(),
+		autoscaler.New(o.Gauge),
 		cronjob.New(),
 		job.New(),
 		ttl.New(o.Noted),

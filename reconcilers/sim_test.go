@@ -61,12 +61,14 @@ func (c simClock) After(d time.Duration) <-chan time.Time {
 	return ch
 }
 
-func newSim(t *testing.T, seed uint64) *sim {
+func newSim(t *testing.T, seed uint64) *sim { return newSimWith(t, seed, Options{}) }
+
+func newSimWith(t *testing.T, seed uint64, o Options) *sim {
 	s := &sim{t: t, rand: rand.New(rand.NewPCG(seed, 7)), clock: simClock{clocktesting.NewFakeClock(looptest.Now)}}
 	s.store = memory.NewWith(memory.Options{Default: strategy.Default, Now: s.clock.Now})
 	s.stated = map[kinds.Key]bool{}
-	stated := func(_ *view.View, k kinds.Key) bool { return s.stated[k] }
-	e := engine.New(All(Options{Stated: stated}), engine.Options{
+	o.Stated = func(_ *view.View, k kinds.Key) bool { return s.stated[k] }
+	e := engine.New(All(o), engine.Options{
 		Store: s.store, Commit: s, Events: s.store, Clock: s.clock, Seed: seed + 1, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	})
 	s.step = engine.NewStepper(e)
@@ -229,6 +231,9 @@ func (s *sim) kubelet() bool {
 
 func setReady(p *corev1.Pod, status corev1.ConditionStatus, now time.Time) {
 	p.Status.Phase = corev1.PodRunning
+	if p.Status.StartTime == nil {
+		p.Status.StartTime = &metav1.Time{Time: now}
+	}
 	p.Status.PodIP = "10.42.0.9"
 	p.Status.PodIPs = []corev1.PodIP{{IP: "10.42.0.9"}}
 	p.Status.Conditions = slices.DeleteFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady })

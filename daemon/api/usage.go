@@ -3,16 +3,10 @@ package api
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"io"
-	"iter"
 	"maps"
 	"net/http"
 	"slices"
-	"sync"
-	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -28,16 +22,8 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"lockstep/daemon/api/watch"
+	ask "lockstep/daemon/usage"
 	"lockstep/kinds"
-)
-
-const (
-	// usageTimeout bounds one node's answer: a node that hangs keeps nobody from the others' for longer.
-	usageTimeout = 5 * time.Second
-	// usageAtOnce bounds the nodes that one request asks at a time: more would wait for the processors.
-	usageAtOnce = 64
-	// maxUsage bounds one node's answer, which is some 100 bytes a container.
-	maxUsage = 4 << 20
 )
 
 // usageVersions are those in which metrics.k8s.io is served, the preferred one first.
@@ -114,45 +100,33 @@ func (p podUsage) list(ctx context.Context, opts *metainternalversion.ListOption
 	if err != nil {
 		return nil, err
 	}
-	wanted := map[string][]*corev1.Pod{} // by node
+	var pods []*corev1.Pod
 	for o := range f.Objects(p.hub.View()) {
-		if pod := o.(*corev1.Pod); pod.Spec.NodeName != "" && pod.Status.Phase == corev1.PodRunning {
-			wanted[pod.Spec.NodeName] = append(wanted[pod.Spec.NodeName], pod)
-		}
+		pods = append(pods, o.(*corev1.Pod))
+	}
+	used, err := p.tellers().Pods(ctx, slices.Values(pods))
+	if err != nil {
+		return nil, nobodyWaits(err)
 	}
 	list := &usage.PodMetricsList{Items: []usage.PodMetrics{}}
-	var mu sync.Mutex
-	err = p.each(ctx, maps.Keys(wanted), func(ctx context.Context, node string) error {
-		var used metricsv1beta1.PodMetricsList
-		if err := p.used(ctx, node, "/usage/pods", &used); err != nil {
-			return err
+	for _, pod := range pods {
+		one := used[pod.UID]
+		if one == nil {
+			continue
 		}
-		byUID := make(map[string]*metricsv1beta1.PodMetrics, len(used.Items))
-		for i := range used.Items {
-			byUID[string(used.Items[i].UID)] = &used.Items[i]
+		one.ObjectMeta = metav1.ObjectMeta{
+			Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, CreationTimestamp: metav1.NewTime(p.now()),
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		for _, pod := range wanted[node] {
-			one := byUID[string(pod.UID)]
-			if one == nil {
-				continue
-			}
-			one.ObjectMeta = metav1.ObjectMeta{
-				Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, CreationTimestamp: metav1.NewTime(p.now()),
-			}
-			var item usage.PodMetrics
-			if err := scheme.Convert(one, &item, nil); err != nil {
-				return err
-			}
-			list.Items = append(list.Items, item)
+		var item usage.PodMetrics
+		if err := scheme.Convert(one, &item, nil); err != nil {
+			return nil, err
 		}
-		return nil
-	})
+		list.Items = append(list.Items, item)
+	}
 	slices.SortFunc(list.Items, func(a, b usage.PodMetrics) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	return list, err
+	return list, nil
 }
 
 // nodeUsage answers what nodes use: those that have measured themselves twice.
@@ -193,76 +167,30 @@ func (n nodeUsage) list(ctx context.Context, opts *metainternalversion.ListOptio
 	for o := range f.Objects(n.hub.View()) {
 		nodes[o.GetName()] = o
 	}
+	used, err := n.tellers().Nodes(ctx, maps.Keys(nodes))
+	if err != nil {
+		return nil, nobodyWaits(err)
+	}
 	list := &usage.NodeMetricsList{Items: []usage.NodeMetrics{}}
-	var mu sync.Mutex
-	err = n.each(ctx, maps.Keys(nodes), func(ctx context.Context, node string) error {
-		var used metricsv1beta1.NodeMetrics
-		if err := n.used(ctx, node, "/usage/node", &used); err != nil {
-			return err
-		}
-		used.ObjectMeta = metav1.ObjectMeta{
-			Name: node, Labels: nodes[node].GetLabels(), CreationTimestamp: metav1.NewTime(n.now()),
+	for name, one := range used {
+		one.ObjectMeta = metav1.ObjectMeta{
+			Name: name, Labels: nodes[name].GetLabels(), CreationTimestamp: metav1.NewTime(n.now()),
 		}
 		var item usage.NodeMetrics
-		if err := scheme.Convert(&used, &item, nil); err != nil {
-			return err
+		if err := scheme.Convert(one, &item, nil); err != nil {
+			return nil, err
 		}
-		mu.Lock()
-		defer mu.Unlock()
 		list.Items = append(list.Items, item)
-		return nil
-	})
+	}
 	slices.SortFunc(list.Items, func(a, b usage.NodeMetrics) int { return cmp.Compare(a.Name, b.Name) })
-	return list, err
+	return list, nil
 }
 
-// each asks nodes side by side. What one does not answer is left out; the error is ctx's.
-func (s *server) each(ctx context.Context, nodes iter.Seq[string], ask func(context.Context, string) error) error {
-	var g errgroup.Group
-	g.SetLimit(usageAtOnce)
-	for node := range nodes {
-		g.Go(func() error {
-			if ctx.Err() != nil {
-				return nil
-			}
-			ctx, cancel := context.WithTimeout(ctx, usageTimeout)
-			defer cancel()
-			if err := ask(ctx, node); err != nil {
-				s.log.Debug("a node does not tell what it uses", "node", node, "error", err)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait()
-	if err := ctx.Err(); err != nil {
-		return apierrors.NewTimeoutError("nobody waits for the list: "+err.Error(), retryAfter)
-	}
-	return nil
-}
+// tellers are the agents, which tell what they use.
+func (s *server) tellers() ask.Agents { return ask.Agents{Transport: s.transport, Log: s.log} }
 
-// used asks a node's agent.
-func (s *server) used(ctx context.Context, node, path string, into interface{ Unmarshal([]byte) error }) error {
-	transport := s.transport(node)
-	if transport == nil {
-		return noTunnel(node)
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+node+path, nil)
-	if err != nil {
-		return err
-	}
-	answer, err := transport.RoundTrip(r)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("cannot read %s of node %s: %s", path, node, answer.Status)
-	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxUsage))
-	if err != nil {
-		return err
-	}
-	return into.Unmarshal(body)
+func nobodyWaits(err error) error {
+	return apierrors.NewTimeoutError("nobody waits for the list: "+err.Error(), retryAfter)
 }
 
 // tableOfUsage has metrics-server's columns: the name, what is used, and over what time.

@@ -59,6 +59,7 @@ func acting() map[string]string {
 		"daemon/heap":                        "sets the collector's pace by the process's memory",
 		"daemon/pki":                         "makes keys, and keeps certificates",
 		"daemon/provenance":                  "remembers what it has written out",
+		"daemon/usage":                       "asks agents, by a clock",
 		"daemon/version":                     "is set by the linker",
 		"daemon/web":                         "serves the status page",
 		"nodeagent":                          "runs what a node is made of",
@@ -100,6 +101,7 @@ func deciding() map[string][]string {
 	return map[string][]string{
 		"reconcilers/reconcilers.go":    {"lockstep/reconcilers/"}, // it lists them
 		"kinds/admission/*.go":          {"k8s.io/kubernetes/pkg/apis/scheduling/v1"},
+		"reconcilers/autoscaler/*.go":   {"k8s.io/metrics/pkg/apis/metrics/v1beta1"},
 		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/mirror/*.go":       {"k8s.io/kubernetes/pkg/api/v1/endpoints"},

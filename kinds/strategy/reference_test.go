@@ -54,6 +54,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"roles.rbac.authorization.k8s.io":               storage.DefaultNamespaceScopedAttr,
 		"clusterrolebindings.rbac.authorization.k8s.io": storage.DefaultClusterScopedAttr,
 		"rolebindings.rbac.authorization.k8s.io":        storage.DefaultNamespaceScopedAttr,
+		"horizontalpodautoscalers.autoscaling":          storage.DefaultNamespaceScopedAttr,
 	}[kinds.Of(o).GroupResource().String()]
 	if !ok {
 		t.Fatalf("say by which function of its registry Kubernetes selects %s", kinds.Of(o).Kind)

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/autoscaling/install"
 	_ "k8s.io/kubernetes/pkg/apis/batch/install"
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
@@ -29,6 +30,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
+	"k8s.io/kubernetes/pkg/registry/autoscaling/horizontalpodautoscaler"
 	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
 	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
@@ -103,6 +105,9 @@ var registries = map[string]registry{
 	"controllerrevisions.apps": {main: controllerrevision.Strategy},
 	"replicationcontrollers": {
 		main: replicationcontroller.Strategy, status: replicationcontroller.StatusStrategy, fields: replicationControllerFields,
+	},
+	"horizontalpodautoscalers.autoscaling": {
+		main: horizontalpodautoscaler.Strategy, status: horizontalpodautoscaler.StatusStrategy,
 	},
 	"podtemplates":   {main: podtemplate.Strategy},
 	"cronjobs.batch": {main: cronjob.Strategy, status: cronjob.StatusStrategy},

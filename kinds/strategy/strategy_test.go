@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -111,6 +112,10 @@ func examples() []kinds.Object {
 		},
 		aReplicationController("cart"),
 		aJob("cart"),
+		&autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: named("cart"), Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "cart"},
+			MaxReplicas:    5,
+		}},
 		&batchv1.CronJob{ObjectMeta: named("cart"), Spec: batchv1.CronJobSpec{
 			Schedule: "*/5 * * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: aJob("cart").Spec},
 		}},

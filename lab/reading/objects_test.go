@@ -176,6 +176,11 @@ kind: Endpoints
 metadata: {name: idle, namespace: talk}
 subsets: [{addresses: [{ip: 192.0.2.7}], ports: [{name: sql, port: 5432}]}]
 ---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: idle, namespace: talk}
+spec: {scaleTargetRef: {apiVersion: apps/v1, kind: StatefulSet, name: idle}, maxReplicas: 3}
+---
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: idle, namespace: talk}

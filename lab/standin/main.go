@@ -1,5 +1,5 @@
 // Command standin stands in for the programs of public images in tests: it serves, asks, shows, takes memory, burns
-// CPU time, or waits.
+// CPU time, or shares in that, or waits.
 package main
 
 import (
@@ -25,6 +25,8 @@ standin api PATH           print what the cluster's API answers, asked as client
 standin show FILE          print a file
 standin take MEBIBYTES     take that much memory, a mebibyte at a time, and wait until terminated
 standin burn               keep one CPU busy until terminated
+standin share FILE NAME    burn one share of the thousandths of a CPU that the file says, of as many as the name has
+                           addresses, until terminated
 standin wait               do nothing until terminated`
 
 // linger is how long a server that is to end goes on answering: the other nodes need a moment to stop sending to it.
@@ -63,6 +65,8 @@ func run(args []string) error {
 		for ctx.Err() == nil {
 		}
 		return nil
+	case len(args) == 3 && args[0] == "share":
+		return share(ctx, args[1], args[2])
 	case len(args) == 1 && args[0] == "wait":
 		<-ctx.Done()
 		return nil

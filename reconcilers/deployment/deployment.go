@@ -37,7 +37,7 @@ func New() loop.Reconciler {
 			{
 				Kind: kinds.For[*appsv1.ReplicaSet](), Create: true, Delete: true, Children: true,
 				Fields: []string{"metadata.ownerReferences", "metadata.annotations", "spec.replicas", "spec.minReadySeconds"},
-				Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference},
+				Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference, "spec.replicas": loop.OwnSize},
 			},
 			{Kind: kinds.For[*appsv1.Deployment](), Fields: []string{"metadata.annotations." + revisionAnnotation, "status"}},
 		},

@@ -14,6 +14,9 @@ import (
 // OwnReference is why owners share the references of what they claim.
 const OwnReference = "each owner adds and takes away the reference to itself alone"
 
+// OwnSize is why loops share the size of a replica set.
+const OwnSize = "a replica set has its size of what controls it, and of an autoscaler only where nothing does"
+
 // OwnCondition is why loops share a list of conditions.
 const OwnCondition = "each loop writes conditions of its own types alone"
 

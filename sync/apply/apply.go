@@ -143,9 +143,10 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 		if err != nil {
 			return out, err
 		}
+		along := plan.Along(inventory, a.opts.Store.View())
 		var entries []plan.Desired
 		for _, d := range inventory {
-			if look(d) {
+			if look(d) || along[d.Key] {
 				entries = append(entries, d)
 			}
 		}

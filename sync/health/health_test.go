@@ -5,6 +5,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -38,6 +39,22 @@ func stateful(change ...func(*appsv1.StatefulSet)) *appsv1.StatefulSet {
 		f(s)
 	}
 	return s
+}
+
+func scaler(observed int64, conditions ...autoscalingv2.HorizontalPodAutoscalerCondition) *autoscalingv2.HorizontalPodAutoscaler {
+	h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop", Generation: 2}}
+	h.Status.Conditions = conditions
+	if observed > 0 {
+		h.Status.ObservedGeneration = &observed
+	}
+	return h
+}
+
+func says(kind, is, reason string, since time.Duration) autoscalingv2.HorizontalPodAutoscalerCondition {
+	return autoscalingv2.HorizontalPodAutoscalerCondition{
+		Type: autoscalingv2.HorizontalPodAutoscalerConditionType(kind), Status: corev1.ConditionStatus(is), Reason: reason,
+		Message: "it is so", LastTransitionTime: metav1.NewTime(now.Add(-since)),
+	}
 }
 
 func set(name, revision string) *appsv1.ReplicaSet {
@@ -186,6 +203,7 @@ func TestOf(t *testing.T) {
 	old, current := set("cart-1", "1"), set("cart-2", "2")
 	old.UID, current.UID = "rs-1", "rs-2"
 	deployment := kinds.For[*appsv1.Deployment]().Key("shop", "cart")
+	autoscaler := kinds.For[*autoscalingv2.HorizontalPodAutoscaler]().Key("shop", "cart")
 	database := kinds.For[*appsv1.StatefulSet]().Key("shop", "db")
 	service := kinds.For[*corev1.Service]().Key("shop", "cart")
 	lost := func(d *appsv1.DaemonSet) { d.Status.NumberReady, d.Status.NumberAvailable = 2, 2 }
@@ -226,6 +244,21 @@ func TestOf(t *testing.T) {
 				Message: `pods "db-0" already exists`,
 			}}}
 		})}, kinds.Failed, `FailedCreate, 0/3 ready: pods "db-0" already exists`},
+		"autoscaler, new": {autoscaler, []kinds.Object{scaler(0)}, kinds.Progressing, "not observed yet"},
+		"autoscaler, follows": {autoscaler, []kinds.Object{scaler(2, says("AbleToScale", "True", "ReadyForNewScale", 0),
+			says("ScalingActive", "True", "ValidMetricFound", 0))}, kinds.Healthy, ""},
+		"autoscaler, disabled": {autoscaler, []kinds.Object{scaler(2, says("AbleToScale", "True", "SucceededGetScale", 0),
+			says("ScalingActive", "False", "ScalingDisabled", 0))}, kinds.Healthy, ""},
+		"autoscaler, of nothing": {autoscaler, []kinds.Object{scaler(0, says("AbleToScale", "False", "FailedGetScale", 0))},
+			kinds.Failed, "FailedGetScale: it is so"},
+		"autoscaler, ambiguous": {autoscaler, []kinds.Object{scaler(2, says("AbleToScale", "True", "SucceededGetScale", 0),
+			says("ScalingActive", "False", "AmbiguousSelector", 0))}, kinds.Failed, "AmbiguousSelector: it is so"},
+		"autoscaler, unmeasured": {autoscaler, []kinds.Object{scaler(2, says("AbleToScale", "True", "SucceededGetScale", 0),
+			says("ScalingActive", "False", "FailedGetResourceMetric", time.Minute))},
+			kinds.Progressing, "FailedGetResourceMetric: it is so"},
+		"autoscaler, unmeasured for long": {autoscaler, []kinds.Object{scaler(2, says("AbleToScale", "True", "SucceededGetScale", 0),
+			says("ScalingActive", "False", "FailedGetResourceMetric", time.Hour))},
+			kinds.Failed, "FailedGetResourceMetric: it is so"},
 		"missing":   {deployment, nil, kinds.Progressing, "not created yet"},
 		"available": {deployment, []kinds.Object{deploy()}, kinds.Healthy, ""},
 		"scaled to nothing": {deployment, []kinds.Object{deploy(func(d *appsv1.Deployment) {

@@ -68,6 +68,17 @@ StatefulSetUpdateStrategy: type rollingUpdate
 RollingUpdateStatefulSetStrategy: partition maxUnavailable
 StatefulSetOrdinals: start
 
+HorizontalPodAutoscaler: metadata spec
+HorizontalPodAutoscalerSpec: scaleTargetRef minReplicas maxReplicas metrics behavior
+CrossVersionObjectReference: kind name apiVersion
+MetricSpec: type resource containerResource
+ResourceMetricSource: name target
+ContainerResourceMetricSource: name target container
+MetricTarget: type averageValue averageUtilization
+HorizontalPodAutoscalerBehavior: scaleUp scaleDown
+HPAScalingRules: stabilizationWindowSeconds selectPolicy policies tolerance
+HPAScalingPolicy: type value periodSeconds
+
 CronJob: metadata spec
 CronJobSpec: schedule timeZone startingDeadlineSeconds concurrencyPolicy suspend jobTemplate
 CronJobSpec: successfulJobsHistoryLimit failedJobsHistoryLimit
@@ -170,6 +181,9 @@ var allowedValues = map[string][]string{
 	"EndpointSlice.addressType":              {"IPv4"},
 	"EndpointPort.protocol":                  {"TCP", "UDP"},
 	"ContainerPort.protocol":                 {"TCP", "UDP"},
+	"MetricSpec.type":                        {"Resource", "ContainerResource"},
+	"ResourceMetricSource.name":              {"cpu", "memory"},
+	"ContainerResourceMetricSource.name":     {"cpu", "memory"},
 	"JobSpec.managedBy":                      {"kubernetes.io/job-controller"},
 	"PodSpec.schedulerName":                  {"default-scheduler"},
 	"PodSpec.setHostnameAsFQDN":              {"false"},
@@ -185,6 +199,9 @@ var allowedValues = map[string][]string{
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
 var refusedBecause = map[string]string{
+	"MetricSpec.pods":                                      "no adapter serves metrics of programs",
+	"MetricSpec.object":                                    "no adapter serves metrics of programs",
+	"MetricSpec.external":                                  "no adapter serves metrics of other systems",
 	"StatefulSetSpec.volumeClaimTemplates":                 "PersistentVolumeClaims are not served",
 	"StatefulSetSpec.persistentVolumeClaimRetentionPolicy": "PersistentVolumeClaims are not served",
 }

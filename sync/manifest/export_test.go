@@ -45,6 +45,13 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: cart}, spec: {serviceName: cart, ordinals: {start: 2}, " +
 			"updateStrategy: {rollingUpdate: {partition: 1, maxUnavailable: 50%}}, " +
 			"selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
+		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: cart}, spec: {minReplicas: 2, maxReplicas: 9, " +
+			"scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: cart}, metrics: [" +
+			"{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 60}}}, " +
+			"{type: ContainerResource, containerResource: {name: memory, container: main, " +
+			"target: {type: AverageValue, averageValue: 64Mi}}}], " +
+			"behavior: {scaleUp: {tolerance: 50m, stabilizationWindowSeconds: 30, selectPolicy: Min, " +
+			"policies: [{type: Pods, value: 2, periodSeconds: 30}]}, scaleDown: {stabilizationWindowSeconds: 60}}}}",
 		"{apiVersion: batch/v1, kind: CronJob, metadata: {name: cart}, spec: {schedule: '30 6-16/4 * * 1-5', timeZone: Europe/Berlin, " +
 			"startingDeadlineSeconds: 60, concurrencyPolicy: Replace, suspend: true, successfulJobsHistoryLimit: 0, " +
 			"failedJobsHistoryLimit: 5, jobTemplate: {metadata: {labels: {a: b}}, spec: {backoffLimit: 1, " +

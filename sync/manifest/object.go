@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -360,6 +362,15 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		c.tooMuch(n, "spec.replicas", tooManyPods, *s.Wanted, MaxReplicas)
 	}
 	switch o := o.(type) {
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		if _, ok := kinds.ScaleTarget(o); !ok {
+			ref := o.Spec.ScaleTargetRef
+			c.tooMuch(n, "spec.scaleTargetRef.kind", "%s (%s) has no scale: only Deployments, ReplicaSets, StatefulSets (apps/v1) and "+
+				"ReplicationControllers (v1) do", ref.Kind, cmp.Or(ref.APIVersion, "no apiVersion"))
+		}
+		if most := o.Spec.MaxReplicas; most > MaxReplicas {
+			c.tooMuch(n, "spec.maxReplicas", tooManyPods, most, MaxReplicas)
+		}
 	case *batchv1.Job:
 		c.tooManyPods(n, "spec", &o.Spec)
 	case *batchv1.CronJob:

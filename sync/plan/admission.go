@@ -22,6 +22,8 @@ type after struct {
 	view      *view.View
 	rules     Rules
 	entries   map[apischema.GroupResource]map[kinds.Key]kinds.Object // nil: is to go
+	sizes     map[kinds.Key][]kinds.Key                              // by scalers
+	left      map[kinds.Key]string                                   // by unscaled, where it was asked
 }
 
 // changed are the objects of a kind that the inventory states and the view has not, or not so.

@@ -44,7 +44,7 @@ func Decide(in Input) (*Plan, Problems) {
 	p.Held = held(in.Revision, len(in.Objects), prunes, d.lost(), d.live())
 	look := d.inventory
 	if !in.Drift {
-		look = unapplied(d.inventory)
+		look = unapplied(d.inventory, Along(d.inventory, in.View))
 	}
 	p.Steps = Reconcile(look, in.View, in.Rules, in.Now)
 	for _, s := range p.Steps {
@@ -55,6 +55,7 @@ func Decide(in Input) (*Plan, Problems) {
 	d.problems = append(d.problems, d.services(p.Steps)...)
 	d.problems = append(d.problems, d.reach(p.Steps)...)
 	then := &after{inventory: d.inventory, view: in.View, rules: in.Rules}
+	d.problems = append(d.problems, d.rivals(p.Steps, then)...)
 	d.problems = append(d.problems, d.admission(p.Steps, then)...)
 	if len(d.problems) > 0 {
 		d.problems.sort()
@@ -69,11 +70,11 @@ func sortByKey(entries []Desired) {
 	slices.SortFunc(entries, func(a, b Desired) int { return compare(a.Key, b.Key) })
 }
 
-// unapplied are the entries that have not been carried out: few of many.
-func unapplied(inventory []Desired) []Desired {
+// unapplied are the entries that have not been carried out, and those that go along: few of many.
+func unapplied(inventory []Desired, along map[kinds.Key]bool) []Desired {
 	var out []Desired
 	for i := range inventory {
-		if inventory[i].State != Applied {
+		if inventory[i].State != Applied || along[inventory[i].Key] {
 			out = append(out, inventory[i])
 		}
 	}

@@ -22,6 +22,7 @@ import (
 func Reconcile(inventory []Desired, v *view.View, rules Rules, now time.Time) []Step {
 	var steps []Step
 	then := &after{inventory: inventory, view: v, rules: rules}
+	then.left = then.unscaled()
 	for _, entry := range inventory {
 		if step, ok := reconcile(entry, then, now); ok {
 			steps = append(steps, step)
@@ -72,7 +73,7 @@ func reconcile(entry Desired, then *after, now time.Time) (Step, bool) {
 		step.Verb, step.Reason = Wait, "it is being deleted"
 		return step, true
 	}
-	return update(step, v, rules, now)
+	return update(step, then, now)
 }
 
 func prune(step Step, rules Rules, now time.Time) Step {
@@ -125,8 +126,9 @@ func create(step Step, then *after) Step {
 	return step
 }
 
-func update(step Step, v *view.View, rules Rules, now time.Time) (Step, bool) {
-	not := theirs(step.Live, v)
+func update(step Step, then *after, now time.Time) (Step, bool) {
+	rules := then.rules
+	not := theirs(step.Live, then)
 	before := step.Entry.Before
 	if step.Entry.State == Applied {
 		before = step.Entry.Object
@@ -150,7 +152,9 @@ func update(step Step, v *view.View, rules Rules, now time.Time) (Step, bool) {
 		return asStated(step)
 	}
 	step.Verb, step.Object = Update, merged
-	switch {
+	switch scaler := then.left[step.Key]; {
+	case scaler != "" && step.Entry.State == Applied:
+		step.Reason = "no longer sized by " + scaler + ": " + paths(changes)
 	case step.Entry.State == Applied:
 		step.Drift, step.Reason = true, "changed by hand: "+paths(changes)
 	case len(step.Entry.Before) == 0:

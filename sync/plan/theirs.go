@@ -15,9 +15,10 @@ import (
 )
 
 // theirs tells, of a live object, which of the fields that a file may state are a controller's by now: the size of a
-// ReplicaSet that a Deployment has adopted, as an autoscaler's replicas are. Stating them would be a quarrel.
-func theirs(live kinds.Object, v *view.View) func(path ...string) bool {
-	row := kinds.Of(live)
+// ReplicaSet that a Deployment has adopted, and of what an autoscaler sizes. Stating them would be a quarrel.
+func theirs(live kinds.Object, then *after) func(path ...string) bool {
+	v, row := then.view, kinds.Of(live)
+	sized := len(then.scalers()[kinds.KeyOf(live)]) > 0
 	var by kinds.Controller
 	var copied map[string]string
 	ref := metav1.GetControllerOfNoCopy(live)
@@ -32,7 +33,7 @@ func theirs(live kinds.Object, v *view.View) func(path ...string) bool {
 			}
 		}
 	}
-	if by.Annotations == "" && len(by.Fields) == 0 {
+	if by.Annotations == "" && len(by.Fields) == 0 && !sized {
 		return nil
 	}
 	return func(path ...string) bool {
@@ -40,7 +41,7 @@ func theirs(live kinds.Object, v *view.View) func(path ...string) bool {
 			_, copied := copied[path[2]]
 			return copied || by.Annotations != "" && strings.HasPrefix(path[2], by.Annotations)
 		}
-		return len(path) == 2 && path[0] == "spec" && slices.Contains(by.Fields, path[1])
+		return len(path) == 2 && path[0] == "spec" && (slices.Contains(by.Fields, path[1]) || sized && path[1] == "replicas")
 	}
 }
 
