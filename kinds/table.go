@@ -74,6 +74,10 @@ func table() []*Kind {
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
+		row[corev1.ResourceQuota, corev1.ResourceQuotaList](core(), "resourcequotas", "quota", Columns{
+			Namespaced: true, Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No,
+			Indexes: None(), Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
 		row[corev1.ServiceAccount, corev1.ServiceAccountList](core(), "serviceaccounts", "sa", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),

@@ -23,6 +23,7 @@ import (
 	"lockstep/reconcilers/nodecidr"
 	"lockstep/reconcilers/nodelifecycle"
 	"lockstep/reconcilers/replicaset"
+	"lockstep/reconcilers/resourcequota"
 	"lockstep/reconcilers/rootca"
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
@@ -63,6 +64,7 @@ func decided() map[string]loop.Reconciler {
 		"cronjob/testdata":                    cronjob.New(),
 		"job/testdata":                        job.New(),
 		"ttl/testdata":                        ttl.New(nil),
+		"resourcequota/testdata":              resourcequota.New(),
 		"namespace/testdata":                  namespace.New(),
 		"nodecidr/testdata":                   nodecidr.New(prefixes("10.42.0.0/22")),
 		"nodelifecycle/testdata":              nodelifecycle.New(),

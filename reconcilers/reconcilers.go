@@ -19,6 +19,7 @@ import (
 	"lockstep/reconcilers/nodecidr"
 	"lockstep/reconcilers/nodelifecycle"
 	"lockstep/reconcilers/replicaset"
+	"lockstep/reconcilers/resourcequota"
 	"lockstep/reconcilers/rootca"
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
@@ -56,6 +57,7 @@ func All(o Options) []engine.Reconciler {
 		namespace.New(),
 		serviceaccount.New(),
 		rootca.New(o.CA),
+		resourcequota.New(),
 		nodecidr.New(set.PodCIDRs),
 		nodelifecycle.New(),
 		serviceip.New(serviceip.Options{CIDRs: set.ServiceCIDRs, NodePorts: set.NodePorts, Reserved: set.Reserved()}),

@@ -60,6 +60,9 @@ func samples() []kinds.Object {
 		&corev1.LimitRange{ObjectMeta: meta("shop", "limits"), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
 			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
 		}}}},
+		&corev1.ResourceQuota{ObjectMeta: meta("shop", "quota"), Spec: corev1.ResourceQuotaSpec{
+			Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("10")},
+		}},
 		&schedulingv1.PriorityClass{ObjectMeta: meta("", "gold"), Value: 1000},
 		&rbacv1.ClusterRoleBinding{
 			ObjectMeta: meta("", "ada"), Subjects: []rbacv1.Subject{{Kind: "User", Name: "ada"}},

@@ -28,6 +28,7 @@ func acting() map[string]string {
 		"kinds/strategy":                     "hands objects to Kubernetes' own rules",
 		"kinds/v1alpha1":                     "has its group's name in a package variable",
 		"reconcilers/engine/engine.go":       "runs workers, by a clock",
+		"reconcilers/engine/ledger.go":       "knows what other turns create",
 		"reconcilers/engine/metrics.go":      "counts",
 		"reconcilers/engine/rules.go":        "hands Kubernetes' rules to what prepares",
 		"reconcilers/engine/step.go":         "runs turns for tests",
@@ -99,8 +100,9 @@ func acting() map[string]string {
 // allowed, which stands behind: as patterns from the root.
 func deciding() map[string][]string {
 	return map[string][]string{
-		"reconcilers/reconcilers.go":    {"lockstep/reconcilers/"}, // it lists them
-		"kinds/admission/*.go":          {"k8s.io/kubernetes/pkg/apis/scheduling/v1"},
+		"reconcilers/reconcilers.go": {"lockstep/reconcilers/"}, // it lists them
+		"kinds/admission/*.go": {"k8s.io/kubernetes/pkg/apis/scheduling/v1", "k8s.io/kubernetes/pkg/apis/core/v1/helper",
+			"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", "k8s.io/apiserver/pkg/quota/v1"},
 		"reconcilers/autoscaler/*.go":   {"k8s.io/metrics/pkg/apis/metrics/v1beta1"},
 		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},

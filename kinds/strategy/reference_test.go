@@ -40,6 +40,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"priorityclasses.scheduling.k8s.io": storage.DefaultClusterScopedAttr,
 		"leases.coordination.k8s.io":        storage.DefaultNamespaceScopedAttr,
 		"limitranges":                       storage.DefaultNamespaceScopedAttr,
+		"resourcequotas":                    storage.DefaultNamespaceScopedAttr,
 		"serviceaccounts":                   storage.DefaultNamespaceScopedAttr,
 		"daemonsets.apps":                   storage.DefaultNamespaceScopedAttr,
 		"deployments.apps":                  storage.DefaultNamespaceScopedAttr,

@@ -43,6 +43,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
 	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
+	"k8s.io/kubernetes/pkg/registry/core/resourcequota"
 	"k8s.io/kubernetes/pkg/registry/core/secret"
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
@@ -92,6 +93,7 @@ var registries = map[string]registry{
 	"leases.coordination.k8s.io":        {main: lease.Strategy},
 	"priorityclasses.scheduling.k8s.io": {main: priorityclass.Strategy},
 	"limitranges":                       {main: limitrange.Strategy, plain: true},
+	"resourcequotas":                    {main: resourcequota.Strategy, status: resourcequota.StatusStrategy},
 	"serviceaccounts":                   {main: serviceaccount.Strategy},
 	"secrets":                           {main: secret.Strategy, fields: secretFields},
 	"configmaps":                        {main: configmap.Strategy},

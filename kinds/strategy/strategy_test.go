@@ -86,6 +86,9 @@ func examples() []kinds.Object {
 		&corev1.LimitRange{ObjectMeta: named("cart"), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
 			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
 		}}}},
+		&corev1.ResourceQuota{ObjectMeta: named("cart"), Spec: corev1.ResourceQuotaSpec{
+			Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("10")},
+		}},
 		&corev1.ServiceAccount{ObjectMeta: named("cart")},
 		&rbacv1.ClusterRole{ObjectMeta: cluster("system:reader"), Rules: []rbacv1.PolicyRule{{
 			Verbs: []string{"get"}, NonResourceURLs: []string{"/metrics"},

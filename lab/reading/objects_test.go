@@ -118,6 +118,11 @@ spec:
 `
 
 const others = `apiVersion: v1
+kind: ResourceQuota
+metadata: {name: idle, namespace: talk}
+spec: {hard: {pods: "20", services: "20", limits.ephemeral-storage: 1Ti}}
+---
+apiVersion: v1
 kind: LimitRange
 metadata: {name: idle, namespace: talk}
 spec: {limits: [{type: Pod}]}

@@ -53,6 +53,7 @@ type Engine struct {
 	turns   atomic.Uint64 // each prepares with a seed of its own
 	metrics *metrics
 	queue   *queue
+	ledger  ledger
 }
 
 // New returns an engine for these reconcilers. It starts nothing. It panics where two have the same name, or write one field
@@ -130,7 +131,7 @@ func (e *Engine) dispatch(ctx context.Context, work chan<- item, done <-chan fin
 	sub := e.Store.Subscribe("reconcilers")
 	defer func() { sub.Close() }()
 	e.resync()
-	e.queue.reached(e.Store.View().Revision())
+	e.reached(e.Store.View().Revision())
 
 	running := 0
 	timer := e.Clock.NewTimer(0)
@@ -154,7 +155,7 @@ func (e *Engine) dispatch(ctx context.Context, work chan<- item, done <-chan fin
 		case f := <-done:
 			running--
 			e.queue.done(f.item, f.outcome, e.Clock.Now())
-			e.queue.reached(e.Store.View().Revision())
+			e.reached(e.Store.View().Revision())
 		case batch, open := <-sub.C:
 			if !open {
 				// The queue of changes ran over: what was lost is unknown, so everything is looked at again.
@@ -162,11 +163,11 @@ func (e *Engine) dispatch(ctx context.Context, work chan<- item, done <-chan fin
 				sub.Close()
 				sub = e.Store.Subscribe("reconcilers")
 				e.resync()
-				e.queue.reached(e.Store.View().Revision())
+				e.reached(e.Store.View().Revision())
 				continue
 			}
 			e.wake(batch)
-			e.queue.reached(batch.View.Revision())
+			e.reached(batch.View.Revision())
 		case <-timer.C():
 		}
 	}
@@ -174,6 +175,12 @@ func (e *Engine) dispatch(ctx context.Context, work chan<- item, done <-chan fin
 		<-done
 	}
 	return ctx.Err()
+}
+
+// reached tells that all views from now on have a revision.
+func (e *Engine) reached(revision int64) {
+	e.queue.reached(revision)
+	e.ledger.reached(revision)
 }
 
 func nilWhenDone(ctx context.Context, err error) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
 
@@ -500,4 +501,43 @@ type loading struct {
 func (l loading) View() *view.View { return l.db.View() }
 func (l loading) Wait(ctx context.Context, rev int64) (*view.View, error) {
 	return l.db.Wait(ctx, rev)
+}
+
+// TestQuotas: what one decision creates counts for what it creates next, and a refused creation is tried again by itself.
+func TestQuotas(t *testing.T) {
+	decide := children(5)
+	b := newBench(t, loop.Reconciler{Reads: secretReads(), Writes: secretWrites(),
+		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+			if key.Name != "owner" {
+				return loop.Decision{}, nil
+			}
+			d, err := decide(v, key, now)
+			for i := range d.Wants {
+				d.Wants[i].Failed = &loop.Event{Type: corev1.EventTypeWarning, Reason: "FailedCreate", Message: "Error creating: {cause}"}
+			}
+			return d, err
+		}})
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "few"}}
+	quota.Spec.Hard = corev1.ResourceList{corev1.ResourceSecrets: resource.MustParse("3")}
+	b.put(t, quota, 0)
+	b.drain(t)
+	if got := len(b.secrets()); got != 3 {
+		t.Fatalf("%d secrets are there, want 3", got)
+	}
+	text := "is forbidden: exceeded quota: few, requested: secrets=1, used: secrets=3, limited: secrets=3"
+	if !slices.ContainsFunc(b.events(), func(e string) bool {
+		return strings.HasPrefix(e, `FailedCreate: Error creating: secrets "made-`) && strings.HasSuffix(e, text)
+	}) {
+		t.Errorf("no event says %q: %q", text, b.events())
+	}
+
+	there, _ := view.Get[*corev1.ResourceQuota](b.View(), "shop", "few")
+	raised := there.DeepCopy()
+	raised.Spec.Hard[corev1.ResourceSecrets] = resource.MustParse("4")
+	b.put(t, raised, kinds.Revision(there))
+	b.clock.Step(time.Minute)
+	b.drain(t)
+	if got := len(b.secrets()); got != 4 {
+		t.Errorf("%d secrets are there once the quota is raised, want 4", got)
+	}
 }

@@ -43,14 +43,16 @@ type preparation struct {
 	view  *view.View
 	now   time.Time
 	names names
+	// charge judges creations by quotas, the one after the other.
+	charge func(kinds.Object) *field.Error
 }
 
-// prepare passes a decision that check has approved through Kubernetes' rules. Of each object that has only a
-// generateName the seed decides the name. After a first refused creation no other is tried: the next one would most likely
+// prepare passes a decision that check has approved through Kubernetes' rules, and what it creates through charge. Of each object
+// that has only a generateName the seed decides the name. After a first refused creation no other is tried: the next one would most likely
 // fail the same way, and the loop comes back to it (Kubernetes' slow start).
 func prepare(r *Reconciler, writes writeRules, rules Rules, v *view.View, owner kinds.Object, d loop.Decision,
-	now time.Time, seed uint64) prepared {
-	p := preparation{rules: rules, view: v, now: now, names: names{seed: seed}}
+	now time.Time, seed uint64, charge func(kinds.Object) *field.Error) prepared {
+	p := preparation{rules: rules, view: v, now: now, names: names{seed: seed}, charge: charge}
 	for i := 0; i < len(d.Wants); i++ {
 		w := d.Wants[i]
 		switch {
@@ -98,9 +100,14 @@ func (p *preparation) create(wants []loop.Want) {
 // take has what has passed written, up to the first that has not, and says whether all have.
 func (p *preparation) take(wants []loop.Want, made []creation) bool {
 	for i, w := range wants {
-		key := kinds.KeyOf(made[i].object)
-		if made[i].err != nil {
-			p.refused = append(p.refused, refused{key, made[i].err, w.Failed})
+		key, err := kinds.KeyOf(made[i].object), made[i].err
+		if err == nil {
+			if exceeded := p.charge(made[i].object); exceeded != nil {
+				err = forbidden(key, exceeded)
+			}
+		}
+		if err != nil {
+			p.refused = append(p.refused, refused{key, err, w.Failed})
 			return false
 		}
 		p.steps = append(p.steps, step{

@@ -36,8 +36,8 @@ func NewStepper(e *Engine) *Stepper {
 func (s *Stepper) Step(ctx context.Context) bool {
 	for s.c() {
 	}
+	s.e.reached(s.e.Store.View().Revision())
 	q := s.e.queue
-	q.reached(s.e.Store.View().Revision())
 	q.promote(s.e.Clock.Now())
 	it, ok := q.peek()
 	if !ok {

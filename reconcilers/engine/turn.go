@@ -44,7 +44,9 @@ func (e *Engine) turn(ctx context.Context, it item) outcome {
 		e.bug(r, it.key, owner, err)
 		return outcome{}
 	}
-	p := prepare(r, rules, e.Rules, v, owner, d, now, e.Seed+e.turns.Add(1))
+	c := charging{ledger: &e.ledger, view: e.Store.View, now: now}
+	p := prepare(r, rules, e.Rules, v, owner, d, now, e.Seed+e.turns.Add(1), c.charge)
+	c.close()
 	start := e.Clock.Now()
 	out, result := e.act(ctx, r, it.key, owner, p)
 	if len(p.steps) > 0 {
@@ -113,6 +115,9 @@ func (e *Engine) act(ctx context.Context, r *Reconciler, key kinds.Key, owner ki
 	var failures []error
 	for n, res := range e.commit(ctx, p.steps) {
 		s := p.steps[n]
+		if s.operation == "create" {
+			e.ledger.written(s.Object, res.Revision, res.Err)
+		}
 		switch {
 		case res.Err == nil:
 			out.revision = max(out.revision, res.Revision)

@@ -3,6 +3,10 @@ package manifest
 import (
 	"cmp"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/kinds/admission"
 )
 
 // actedOn lists, by the Go type that declares them, the fields of Kubernetes' types that Lockstep acts on (or that mean
@@ -21,6 +25,10 @@ PriorityClass: metadata value globalDefault description preemptionPolicy
 LimitRange: metadata spec
 LimitRangeSpec: limits
 LimitRangeItem: type max min default defaultRequest maxLimitRequestRatio
+ResourceQuota: metadata spec
+ResourceQuotaSpec: hard scopes scopeSelector
+ScopeSelector: matchExpressions
+ScopedResourceSelectorRequirement: scopeName operator values
 ServiceAccount: metadata imagePullSecrets automountServiceAccountToken
 ClusterRole: metadata rules
 Role: metadata rules
@@ -174,27 +182,29 @@ ServiceAccountTokenProjection: audience expirationSeconds path
 // allowedValues lists, for fields that are acted on with some of their values only, which those are. Where it is one, it is
 // the field's default, which the type does not know.
 var allowedValues = map[string][]string{
-	"NamespaceSpec.finalizers":               {"kubernetes"},
-	"LimitRangeItem.type":                    {"Container", "Pod"},
-	"ServiceSpec.type":                       {"ClusterIP", "NodePort", "ExternalName"},
-	"ServicePort.protocol":                   {"TCP", "UDP"},
-	"EndpointSlice.addressType":              {"IPv4"},
-	"EndpointPort.protocol":                  {"TCP", "UDP"},
-	"ContainerPort.protocol":                 {"TCP", "UDP"},
-	"MetricSpec.type":                        {"Resource", "ContainerResource"},
-	"ResourceMetricSource.name":              {"cpu", "memory"},
-	"ContainerResourceMetricSource.name":     {"cpu", "memory"},
-	"JobSpec.managedBy":                      {"kubernetes.io/job-controller"},
-	"PodSpec.schedulerName":                  {"default-scheduler"},
-	"PodSpec.setHostnameAsFQDN":              {"false"},
-	"PodSpec.hostUsers":                      {"true"},
-	"PodSecurityContext.fsGroupChangePolicy": {"Always"},
-	"ContainerResizePolicy.restartPolicy":    {"NotRequired"},
-	"EmptyDirVolumeSource.medium":            {"", "Memory"},
-	"SecurityContext.procMount":              {"Default"},
-	"ContainerRestartRule.action":            {"Restart"},
-	"SeccompProfile.type":                    {"RuntimeDefault", "Localhost", "Unconfined"},
-	"AppArmorProfile.type":                   {"RuntimeDefault", "Localhost", "Unconfined"},
+	"NamespaceSpec.finalizers":                    {"kubernetes"},
+	"ResourceQuotaSpec.scopes":                    podScopes,
+	"ScopedResourceSelectorRequirement.scopeName": podScopes,
+	"LimitRangeItem.type":                         {"Container", "Pod"},
+	"ServiceSpec.type":                            {"ClusterIP", "NodePort", "ExternalName"},
+	"ServicePort.protocol":                        {"TCP", "UDP"},
+	"EndpointSlice.addressType":                   {"IPv4"},
+	"EndpointPort.protocol":                       {"TCP", "UDP"},
+	"ContainerPort.protocol":                      {"TCP", "UDP"},
+	"MetricSpec.type":                             {"Resource", "ContainerResource"},
+	"ResourceMetricSource.name":                   {"cpu", "memory"},
+	"ContainerResourceMetricSource.name":          {"cpu", "memory"},
+	"JobSpec.managedBy":                           {"kubernetes.io/job-controller"},
+	"PodSpec.schedulerName":                       {"default-scheduler"},
+	"PodSpec.setHostnameAsFQDN":                   {"false"},
+	"PodSpec.hostUsers":                           {"true"},
+	"PodSecurityContext.fsGroupChangePolicy":      {"Always"},
+	"ContainerResizePolicy.restartPolicy":         {"NotRequired"},
+	"EmptyDirVolumeSource.medium":                 {"", "Memory"},
+	"SecurityContext.procMount":                   {"Default"},
+	"ContainerRestartRule.action":                 {"Restart"},
+	"SeccompProfile.type":                         {"RuntimeDefault", "Localhost", "Unconfined"},
+	"AppArmorProfile.type":                        {"RuntimeDefault", "Localhost", "Unconfined"},
 }
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
@@ -213,6 +223,17 @@ func whyRefused(field string) string {
 // unions are the types of which one field is stated: that it is there says something, even where it is empty.
 var unions = map[string]bool{
 	"VolumeSource": true, "VolumeProjection": true, "ProbeHandler": true, "LifecycleHandler": true, "EnvVarSource": true,
+}
+
+// podScopes are the scopes of a quota that a pod can be of.
+var podScopes = []string{"Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity"}
+
+// fieldKeys says, for fields that are maps whose keys are not those of allowedKeys, which are acted on.
+var fieldKeys = map[string]func(string) bool{
+	"ResourceQuotaSpec.hard": func(name string) bool {
+		// Of names without a slash Kubernetes has a list, and those that are not in it are invalid.
+		return !strings.Contains(name, "/") || admission.Counted(corev1.ResourceName(name))
+	},
 }
 
 // allowedKeys lists, by the name of a map type, the keys that are acted on.

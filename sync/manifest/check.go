@@ -128,9 +128,11 @@ func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
 		if acted && !listed && !nothing(e.value, f.typ, unions[f.owner]) {
 			c.unlisted = append(c.unlisted, unlisted{e, path, whyRefused(field)})
 		}
-		c.value(e.value, f.typ, path, acted && listed)
+		keys := fieldKeys[field]
+		c.value(e.value, f.typ, path, acted && listed && keys == nil)
 		if acted && listed {
 			c.allowed(e.value, field, path)
+			c.keyed(e.value, keys, path)
 		}
 	}
 }
@@ -174,6 +176,18 @@ func (c *checker) allowed(n *node, field, at string) {
 		if !slices.Contains(values, n.text) {
 			c.report(n.line, n.column, at, "value %s is not supported yet (supported: %s)", n.quoted(n.text), n.quoted(values...))
 			c.suspend(at)
+		}
+	}
+}
+
+// keyed checks the keys of a mapping of which only some are acted on; nil: all are.
+func (c *checker) keyed(n *node, acted func(string) bool, at string) {
+	if acted == nil || n.shape != mapping {
+		return
+	}
+	for i := range n.fields {
+		if e := &n.fields[i]; !acted(e.name) {
+			c.report(e.line, e.column, at+"["+e.name+"]", "not supported yet: it counts nothing that Lockstep serves")
 		}
 	}
 }

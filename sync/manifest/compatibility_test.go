@@ -190,6 +190,8 @@ func (p *page) rows(b *strings.Builder, typ reflect.Type, prefix string, k *kind
 			word = "carried"
 		case len(allowedValues[field]) > 0:
 			note = "only `" + strings.Join(quoteEmpty(allowedValues[field]), "`, `") + "`"
+		case fieldKeys[field] != nil:
+			note = "only of what is counted here"
 		case len(allowedKeys[f.typ.Name()]) > 0:
 			note = "only of `" + strings.Join(allowedKeys[f.typ.Name()], "`, `") + "`"
 		}

@@ -133,16 +133,23 @@ func refusedPods(o kinds.Object, in *after) (field, reason string) {
 	if field, reason = withoutClass(o, in); reason != "" {
 		return field, reason
 	}
-	meta, spec, at := kinds.Of(o).Pods(o)
-	if _, itself := o.(*corev1.Pod); itself || spec == nil {
-		return "", ""
-	}
-	pod := &corev1.Pod{ObjectMeta: *meta.DeepCopy(), Spec: *spec.DeepCopy()}
-	pod.Namespace = o.GetNamespace()
-	if err := in.rules.Admit(pod, in); err != nil {
-		return at + strings.TrimPrefix(err.Field, "spec"), err.Detail
+	if pod, at := podOf(o); pod != nil {
+		if err := in.rules.Admit(pod, in); err != nil {
+			return at + strings.TrimPrefix(err.Field, "spec"), err.Detail
+		}
 	}
 	return "", ""
+}
+
+// podOf returns a pod as an object makes them, and the path of the template's spec; nil: it makes none.
+func podOf(o kinds.Object) (pod *corev1.Pod, at string) {
+	meta, spec, at := kinds.Of(o).Pods(o)
+	if _, itself := o.(*corev1.Pod); itself || spec == nil {
+		return nil, ""
+	}
+	pod = &corev1.Pod{ObjectMeta: *meta.DeepCopy(), Spec: *spec.DeepCopy()}
+	pod.Namespace = o.GetNamespace()
+	return pod, at
 }
 
 func loses(in *after) bool {

@@ -57,6 +57,7 @@ func Decide(in Input) (*Plan, Problems) {
 	then := &after{inventory: d.inventory, view: in.View, rules: in.Rules}
 	d.problems = append(d.problems, d.rivals(p.Steps, then)...)
 	d.problems = append(d.problems, d.admission(p.Steps, then)...)
+	d.problems = append(d.problems, d.quotas(p.Steps, then)...)
 	if len(d.problems) > 0 {
 		d.problems.sort()
 		return nil, d.problems
