@@ -91,6 +91,12 @@ func TestViewerIsBound(t *testing.T) {
 	for _, path := range []string{"/api/v1/pods", "/api/v1/nodes", "/metrics", "/apis/lockstep.dev/v1alpha1/sources"} {
 		s.answered(s.viewer(), path, 200, "")
 	}
+	// A role view of the cluster's own that grants nothing takes nothing from them.
+	s.put(&rbacv1.ClusterRole{ObjectMeta: named("", "view")})
+	s.answered(s.user("jane"), "/apis", 200, "")
+	for _, path := range []string{"/api/v1/pods", "/apis/metrics.k8s.io/v1/pods", "/apis/apps/v1/deployments"} {
+		s.answered(s.viewer(), path, 200, "")
+	}
 	s.put(binding("", "lockstep:view-cluster", "lockstep:view-cluster"), binding("", "lockstep:view", "view"))
 	for _, path := range []string{"/api/v1/pods", "/api/v1/nodes", "/metrics"} {
 		s.answered(s.viewer(), path, 403, "alice")

@@ -29,7 +29,7 @@ func Defaults() []kinds.Object {
 		"rbac.authorization.k8s.io/aggregate-to-admin": "true",
 		"rbac.authorization.k8s.io/aggregate-to-edit":  "true",
 		"rbac.authorization.k8s.io/aggregate-to-view":  "true",
-	}, rbacv1.PolicyRule{Verbs: reading(), APIGroups: []string{"metrics.k8s.io"}, Resources: []string{"nodes", "pods"}}))
+	}, usageRule()))
 	return append(out, clusterRole(viewCluster, nil, viewerRules()...), viewers("lockstep:view", "view"), viewers(viewCluster, viewCluster))
 }
 
@@ -47,7 +47,11 @@ const viewCluster = "lockstep:view-cluster"
 
 func reading() []string { return []string{"get", "list", "watch"} }
 
-// viewerRules grant all that is no Secret.
+func usageRule() rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{Verbs: reading(), APIGroups: []string{"metrics.k8s.io"}, Resources: []string{"nodes", "pods"}}
+}
+
+// viewerRules grant all that is no Secret, whatever a cluster's own role view grants.
 func viewerRules() []rbacv1.PolicyRule {
 	groups := map[string][]string{}
 	for _, k := range kinds.All {
@@ -62,7 +66,7 @@ func viewerRules() []rbacv1.PolicyRule {
 		slices.Sort(resources)
 		out = append(out, rbacv1.PolicyRule{Verbs: reading(), APIGroups: []string{group}, Resources: resources})
 	}
-	return append(out,
+	return append(out, usageRule(),
 		rbacv1.PolicyRule{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"},
 			Resources: []string{"localsubjectaccessreviews", "subjectaccessreviews"}},
 		rbacv1.PolicyRule{Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}},
