@@ -13,6 +13,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,6 +42,7 @@ func coordination() group {
 	return group{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme}
 }
 func discovery() group { return group{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme} }
+func policy() group    { return group{policyv1.SchemeGroupVersion, policyv1.AddToScheme} }
 func rbac() group      { return group{rbacv1.SchemeGroupVersion, rbacv1.AddToScheme} }
 func scheduling() group {
 	return group{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme}
@@ -106,6 +108,11 @@ func table() []*Kind {
 		row[corev1.ConfigMap, corev1.ConfigMapList](core(), "configmaps", "cm", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList](policy(), "poddisruptionbudgets", "pdb", Columns{
+			Namespaced: true, Declarable: true, Status: true,
+			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+			Confidential: No, Health: judged(budgetHealth), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Service, corev1.ServiceList](core(), "services", "svc", Columns{
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),

@@ -12,6 +12,7 @@ import (
 	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
+	"lockstep/reconcilers/disruption"
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/garbagecollection"
@@ -54,6 +55,7 @@ func decided() map[string]loop.Reconciler {
 		"autoscaler/testdata":                 autoscaler.New(saidByUID),
 		"daemonset/testdata":                  daemonset.New(),
 		"deployment/testdata":                 deployment.New(),
+		"disruption/testdata":                 disruption.New(),
 		"endpoints/testdata":                  endpoints.New(nil),
 		"endpoints/testdata/stated":           endpoints.New(func(*view.View, kinds.Key) bool { return true }),
 		"endpointslice/testdata":              endpointslice.New(),

@@ -9,6 +9,7 @@ import (
 	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
+	"lockstep/reconcilers/disruption"
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/engine"
@@ -70,6 +71,7 @@ func All(o Options) []engine.Reconciler {
 		job.New(),
 		ttl.New(o.Noted),
 		daemonset.New(),
+		disruption.New(),
 		endpointslice.New(),
 		endpoints.New(o.Stated),
 		mirror.New(),

@@ -14,6 +14,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -80,6 +81,7 @@ func samples() []kinds.Object {
 		&appsv1.DaemonSet{ObjectMeta: meta("shop", "web-ds"), Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}},
 		&corev1.ReplicationController{ObjectMeta: meta("shop", "web-rc"), Spec: corev1.ReplicationControllerSpec{Template: &template}},
 		&appsv1.Deployment{ObjectMeta: meta("shop", "web"), Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}},
+		&policyv1.PodDisruptionBudget{ObjectMeta: meta("shop", "web"), Spec: policyv1.PodDisruptionBudgetSpec{Selector: selector}},
 		&appsv1.StatefulSet{ObjectMeta: meta("shop", "db"), Spec: appsv1.StatefulSetSpec{Selector: selector, Template: template}},
 		&appsv1.ControllerRevision{ObjectMeta: meta("shop", "web-rev"), Revision: 1, Data: runtime.RawExtension{Raw: []byte(
 			`{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"name":"main"}]}}}}`)}},

@@ -52,6 +52,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"endpointslices.discovery.k8s.io":   storage.DefaultNamespaceScopedAttr,
 
 		"clusterroles.rbac.authorization.k8s.io":        storage.DefaultClusterScopedAttr,
+		"poddisruptionbudgets.policy":                   storage.DefaultNamespaceScopedAttr,
 		"roles.rbac.authorization.k8s.io":               storage.DefaultNamespaceScopedAttr,
 		"clusterrolebindings.rbac.authorization.k8s.io": storage.DefaultClusterScopedAttr,
 		"rolebindings.rbac.authorization.k8s.io":        storage.DefaultNamespaceScopedAttr,

@@ -23,6 +23,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/policy/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
 	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
@@ -48,6 +49,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
 	"k8s.io/kubernetes/pkg/registry/rbac/role"
@@ -97,6 +99,7 @@ var registries = map[string]registry{
 	"serviceaccounts":                   {main: serviceaccount.Strategy},
 	"secrets":                           {main: secret.Strategy, fields: secretFields},
 	"configmaps":                        {main: configmap.Strategy},
+	"poddisruptionbudgets.policy":       {main: poddisruptionbudget.Strategy, status: poddisruptionbudget.StatusStrategy},
 	"services": {
 		main: service.Strategy, status: service.StatusStrategy, allocate: allocateService, fields: serviceFields,
 	},

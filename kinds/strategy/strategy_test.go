@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -105,6 +106,9 @@ func examples() []kinds.Object {
 		aService("cart"),
 		aDeployment("cart"),
 		aReplicaSet("cart"),
+		&policyv1.PodDisruptionBudget{ObjectMeta: named("cart"), Spec: policyv1.PodDisruptionBudgetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "cart"}},
+		}},
 		&appsv1.StatefulSet{ObjectMeta: named("cart"), Spec: appsv1.StatefulSetSpec{
 			Selector: aDeployment("cart").Spec.Selector, Template: aDeployment("cart").Spec.Template,
 		}},

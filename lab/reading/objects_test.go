@@ -176,6 +176,13 @@ spec:
       nodeSelector: {lab.example/idle: "true"}
       containers: [{name: main, image: "lab.example/talker:1"}]
 ---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: idle, namespace: talk}
+spec:
+  minAvailable: 1
+  selector: {matchLabels: {app: idle}}
+---
 apiVersion: v1
 kind: Endpoints
 metadata: {name: idle, namespace: talk}

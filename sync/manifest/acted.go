@@ -48,6 +48,8 @@ ServicePort: name protocol appProtocol port targetPort nodePort
 SessionAffinityConfig: clientIP
 ClientIPConfig: timeoutSeconds
 
+PodDisruptionBudget: metadata spec
+PodDisruptionBudgetSpec: minAvailable maxUnavailable selector unhealthyPodEvictionPolicy
 Endpoints: metadata subsets
 EndpointSubset: addresses notReadyAddresses ports
 EndpointAddress: ip hostname nodeName targetRef

@@ -68,6 +68,8 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: batch/v1, kind: Job, metadata: {name: cart}, spec: {backoffLimit: 3, manualSelector: true, " +
 			"selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {restartPolicy: OnFailure, " +
 			"containers: [{name: main, image: a}]}}}}",
+		"{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: cart}, spec: {maxUnavailable: 25%, " +
+			"selector: {matchLabels: {a: b}}, unhealthyPodEvictionPolicy: AlwaysAllow}}",
 		"{apiVersion: v1, kind: Endpoints, metadata: {name: cart}, subsets: [{addresses: [{ip: 192.0.2.7, hostname: a, nodeName: n1}], " +
 			"notReadyAddresses: [{ip: 192.0.2.8}], ports: [{name: sql, port: 80, appProtocol: http}]}]}",
 		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: cart}, addressType: IPv4, ports: [{port: 80}], " +
