@@ -9,6 +9,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/reconcilers/autoscaler"
 	"lockstep/reconcilers/cluster"
+	"lockstep/reconcilers/clusterroles"
 	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
@@ -53,6 +54,8 @@ func decided() map[string]loop.Reconciler {
 			DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 		}),
 		"autoscaler/testdata":                 autoscaler.New(saidByUID),
+		"clusterroles/testdata":               clusterroles.Aggregation(),
+		"clusterroles/testdata/defaults":      clusterroles.Defaults(),
 		"daemonset/testdata":                  daemonset.New(),
 		"deployment/testdata":                 deployment.New(),
 		"disruption/testdata":                 disruption.New(),

@@ -6,6 +6,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/reconcilers/autoscaler"
 	"lockstep/reconcilers/cluster"
+	"lockstep/reconcilers/clusterroles"
 	"lockstep/reconcilers/cronjob"
 	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
@@ -55,6 +56,8 @@ func All(o Options) []engine.Reconciler {
 	set := o.Settings
 	return []engine.Reconciler{
 		cluster.New(cluster.Options{API: set.API(), DNS: set.DNS()}),
+		clusterroles.Defaults(),
+		clusterroles.Aggregation(),
 		namespace.New(),
 		serviceaccount.New(),
 		rootca.New(o.CA),

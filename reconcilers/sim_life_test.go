@@ -247,7 +247,7 @@ func TestManyEndpoints(t *testing.T) {
 
 // TestSilentNode: its pods leave the endpoints, and come back with the node.
 func TestSilentNode(t *testing.T) {
-	s := shop(t, 9, deploymentOf("web", 6, "one"))
+	s := shop(t, 10, deploymentOf("web", 6, "one"))
 	s.put(serviceOf("web"))
 	s.settle()
 	ready := func() (n int) {

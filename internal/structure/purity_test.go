@@ -104,6 +104,7 @@ func deciding() map[string][]string {
 		"kinds/admission/*.go": {"k8s.io/kubernetes/pkg/apis/scheduling/v1", "k8s.io/kubernetes/pkg/apis/core/v1/helper",
 			"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", "k8s.io/apiserver/pkg/quota/v1"},
 		"reconcilers/autoscaler/*.go":   {"k8s.io/metrics/pkg/apis/metrics/v1beta1"},
+		"kinds/roles/*.go":              {"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"},
 		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/mirror/*.go":       {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
@@ -148,8 +149,7 @@ func allowed() []string {
 		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
 		"k8s.io/kubernetes/pkg/controller/daemon/util", // what a daemon's pod is, on which node, and what a strategy allows
 		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
-		"lockstep/kinds", "lockstep/kinds/admission",
-		"lockstep/kinds/podsecurity",
+		"lockstep/kinds", "lockstep/kinds/admission", "lockstep/kinds/podsecurity", "lockstep/kinds/roles",
 		"lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",
 		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods", "lockstep/reconcilers/revisions",
 	}

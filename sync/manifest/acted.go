@@ -30,7 +30,8 @@ ResourceQuotaSpec: hard scopes scopeSelector
 ScopeSelector: matchExpressions
 ScopedResourceSelectorRequirement: scopeName operator values
 ServiceAccount: metadata imagePullSecrets automountServiceAccountToken
-ClusterRole: metadata rules
+ClusterRole: metadata rules aggregationRule
+AggregationRule: clusterRoleSelectors
 Role: metadata rules
 PolicyRule: verbs apiGroups resources resourceNames nonResourceURLs
 ClusterRoleBinding: metadata subjects roleRef

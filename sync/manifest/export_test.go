@@ -19,7 +19,8 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: v1, kind: ResourceQuota, metadata: {name: cart}, spec: {hard: {pods: 10, limits.cpu: 2, count/jobs.batch: 4}, " +
 			"scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: In, values: [gold]}]}}}",
 		"{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: gold}, value: 1000}",
-		"{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: 'system:cart'}, rules: []}",
+		"{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: 'system:cart'}, " +
+			"aggregationRule: {clusterRoleSelectors: [{matchLabels: {a: b}}]}, rules: []}",
 		"{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: cart}, " +
 			"rules: [{verbs: [get], nonResourceURLs: [/metrics]}]}",
 		"{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: cart}, " +

@@ -12,6 +12,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/kinds/admission"
+	"lockstep/kinds/roles"
 	"lockstep/store/view"
 )
 
@@ -97,6 +98,10 @@ func (d *decision) object(o *Object) {
 		Commit: d.in.Revision.ID, Author: d.in.Revision.Author, State: Pending,
 	}
 	if keptByCluster(o.Key) {
+		if roles.Default(o.Key) && !asInEveryCluster(o, d.in.Rules) {
+			d.problems = append(d.problems, Problem{Origin: o.Origin, Key: o.Key, Message: "is not what it is in every cluster: " +
+				"the cluster itself keeps it; choose another name"})
+		}
 		return // an export of a namespace has it, and means nothing by it, as with a status
 	}
 	if i, had := d.before[o.Key]; had {
@@ -286,7 +291,19 @@ func keptByCluster(k kinds.Key) bool {
 	case kinds.For[*schedulingv1.PriorityClass]():
 		return admission.SystemClass(k.Name)
 	}
-	return false
+	return roles.Default(k)
+}
+
+// asInEveryCluster says that a role or binding which every cluster has states nothing that it has not.
+func asInEveryCluster(o *Object, rules Rules) bool {
+	stated, err := decode(o.Key, o.Stated)
+	if err != nil {
+		return false
+	}
+	rules.Default(stated)
+	return slices.ContainsFunc(roles.Defaults(), func(own kinds.Object) bool {
+		return kinds.KeyOf(own) == o.Key && roles.Grants(stated, own)
+	})
 }
 
 // ownedBy says where another source states an object, if it does.

@@ -129,6 +129,9 @@ func create(step Step, then *after) Step {
 func update(step Step, then *after, now time.Time) (Step, bool) {
 	rules := then.rules
 	not := theirs(step.Live, then)
+	if aggregates(step.Key, step.Entry.Object) {
+		not = func(path ...string) bool { return len(path) == 1 && path[0] == "rules" }
+	}
 	before := step.Entry.Before
 	if step.Entry.State == Applied {
 		before = step.Entry.Object

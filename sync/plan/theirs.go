@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
@@ -45,7 +46,15 @@ func theirs(live kinds.Object, then *after) func(path ...string) bool {
 	}
 }
 
-// without returns what is stated without the fields for which not is true: fields of the specification, and annotations.
+// aggregates says that a ClusterRole is stated whose rules are those of others.
+func aggregates(k kinds.Key, stated json.RawMessage) bool {
+	var role struct{ AggregationRule *rbacv1.AggregationRule }
+	return k.GroupResource() == kinds.For[*rbacv1.ClusterRole]().GroupResource() && json.Unmarshal(stated, &role) == nil &&
+		role.AggregationRule != nil
+}
+
+// without returns what is stated without the fields for which not is true: fields of the object and of its specification,
+// and annotations.
 func without(stated json.RawMessage, not func(path ...string) bool) json.RawMessage {
 	if not == nil || len(stated) == 0 {
 		return stated
@@ -64,6 +73,7 @@ func without(stated json.RawMessage, not func(path ...string) bool) json.RawMess
 			}
 		}
 	}
+	drop(o)
 	drop(o["spec"], "spec")
 	if metadata, ok := o["metadata"].(map[string]any); ok {
 		drop(metadata["annotations"], "metadata", "annotations")
