@@ -166,7 +166,8 @@ func (w *world) query(ctx context.Context, node, address, expression string) err
 	if err != nil {
 		return err
 	}
-	out, err := host.Run(ctx, "curl", "-sS", "--max-time", "5", "--data-urlencode", "query="+expression, "http://"+address+":9090/api/v1/query")
+	out, err := host.Run(ctx, "curl", "-sS", "--max-time", "5", "--data-urlencode", "query="+expression,
+		"http://"+address+":9090/api/v1/query")
 	if err != nil {
 		return err
 	}

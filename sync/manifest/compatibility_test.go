@@ -30,12 +30,10 @@ A field of a type that stands in several places leads to that type.
 
 // carried are fields that are acted on by nobody of Lockstep's, and what they are kept for. What is below them is carried, too.
 func carried() map[string]string {
-	const linux, tokens = "nodes have no SELinux policy", "no token is mounted"
-	const windows, preemption = "nodes run Linux", "no pod is ended to make room for another"
+	const linux, windows = "nodes have no SELinux policy", "nodes run Linux"
+	const preemption = "no pod is ended to make room for another"
 	return map[string]string{
 		"ObjectMeta.annotations":                             "for programs that read them; Lockstep reads a few",
-		"ServiceAccount.automountServiceAccountToken":        tokens,
-		"PodSpec.automountServiceAccountToken":               tokens,
 		"PodSpec.os":                                         windows,
 		"PodSecurityContext.seLinuxOptions":                  linux,
 		"PodSecurityContext.seLinuxChangePolicy":             linux,
