@@ -9,14 +9,13 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac"
 
 	"lockstep/kinds"
+	"lockstep/kinds/roles"
 	"lockstep/store/view"
 )
 
@@ -120,13 +119,13 @@ func (p *Policy) aggregate() {
 func (p *Policy) gatheredBy(name string, names []string) (out []string) {
 	known := map[string]bool{name: true}
 	for todo := []string{name}; len(todo) > 0; todo = todo[1:] {
-		rule := p.clusterRoles[todo[0]].AggregationRule
-		if rule == nil {
+		role := p.clusterRoles[todo[0]]
+		if role.AggregationRule == nil {
 			out = append(out, todo[0])
 			continue
 		}
 		for _, other := range names {
-			if !known[other] && gathers(rule, p.clusterRoles[other]) {
+			if !known[other] && roles.Collects(role, p.clusterRoles[other]) {
 				known[other] = true
 				todo = append(todo, other)
 			}
@@ -134,13 +133,6 @@ func (p *Policy) gatheredBy(name string, names []string) (out []string) {
 	}
 	slices.Sort(out)
 	return out
-}
-
-func gathers(rule *rbacv1.AggregationRule, role *rbacv1.ClusterRole) bool {
-	return slices.ContainsFunc(rule.ClusterRoleSelectors, func(s metav1.LabelSelector) bool {
-		selector, err := metav1.LabelSelectorAsSelector(&s)
-		return err == nil && selector.Matches(labels.Set(role.Labels))
-	})
 }
 
 // grants says whether a binding grants an access, and in Kubernetes' words by which; or which roles, that bindings name, are not
