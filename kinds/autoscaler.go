@@ -25,7 +25,7 @@ func ScaleTarget(h *autoscalingv2.HorizontalPodAutoscaler) (k Key, ok bool) {
 		return Key{}, false
 	}
 	for _, kind := range All {
-		if kind.Group == gv.Group && kind.Kind == ref.Kind && kind.Scale(kind.New()) != nil {
+		if kind.Group == gv.Group && kind.Kind == ref.Kind && kind.Scalable() {
 			return kind.Key(h.Namespace, ref.Name), true
 		}
 	}

@@ -92,3 +92,6 @@ func inTemplate(template func(Object) *corev1.PodTemplateSpec) func(Object) (*me
 }
 
 func noScale(Object) *Scale { return nil }
+
+// Scalable says whether objects of the kind have a scale.
+func (k *Kind) Scalable() bool { return k.Scale(k.New()) != nil }

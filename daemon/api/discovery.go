@@ -58,7 +58,7 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 				Verbs:      metav1.Verbs{"get"},
 			})
 		}
-		if scalable(k) {
+		if k.Scalable() {
 			out = append(out, metav1.APIResource{
 				Name: k.Resource + "/scale", Namespaced: true, Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind,
 				Verbs: metav1.Verbs{"get"},

@@ -155,7 +155,7 @@ func (s *server) resources() map[route]http.Handler {
 		if k.Status {
 			at("status", "get", handlers.GetResource(read, subscope(scope, "status")))
 		}
-		if scalable(k) {
+		if k.Scalable() {
 			scale := scopeFor(scaleKind, k.GroupVersionResource(), false)
 			scale.TableConvertor = rest.NewDefaultTableConvertor(k.GroupResource())
 			at("scale", "get", handlers.GetResource(scales{read}, subscope(scale, "scale")))

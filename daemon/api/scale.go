@@ -14,9 +14,6 @@ import (
 // scaleKind is the kind of a scale subresource, whatever the kind of the object is.
 var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
-// scalable says whether objects of a kind have a scale.
-func scalable(k *kinds.Kind) bool { return k.Scale(k.New()) != nil }
-
 // scaleOf is the scale of an object of a kind that has one.
 func scaleOf(o kinds.Object) *autoscalingv1.Scale {
 	is := kinds.Of(o).Scale(o)

@@ -39,18 +39,12 @@ func New() loop.Reconciler {
 		Writes: []loop.Write{{Kind: budget, Fields: []string{"status"}}},
 		Decide: decide,
 	}
-	for _, k := range scaled() {
-		r.Reads = append(r.Reads, loop.Read{Kind: k, How: "the budgets of its namespace", Keys: beside, Changed: scaleChanged})
+	for _, k := range kinds.All {
+		if k.Scalable() {
+			r.Reads = append(r.Reads, loop.Read{Kind: k, How: "the budgets of its namespace", Keys: beside, Changed: scaleChanged})
+		}
 	}
 	return r
-}
-
-// scaled are the kinds whose scale says how many of their pods there should be.
-func scaled() []*kinds.Kind {
-	return []*kinds.Kind{
-		kinds.For[*corev1.ReplicationController](), kinds.For[*appsv1.Deployment](), kinds.For[*appsv1.ReplicaSet](),
-		kinds.For[*appsv1.StatefulSet](),
-	}
 }
 
 func selecting(v *view.View, o kinds.Object) (keys []kinds.Key) {
@@ -198,7 +192,7 @@ func controllerOf(v *view.View, namespace string, ref *metav1.OwnerReference) (k
 	switch {
 	case k == nil:
 		return nil, &meta.NoKindMatchError{GroupKind: gvk.GroupKind(), SearchedVersions: []string{gvk.Version}}
-	case !slices.Contains(scaled(), k):
+	case !k.Scalable():
 		return nil, errors.New(k.GroupResource().String() + " does not implement the scale subresource")
 	}
 	o := v.Get(k.Key(namespace, ref.Name))
