@@ -37,15 +37,11 @@ func runJob(ctx context.Context, n *node) (_ []Row, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.down()) }()
-	best, least := 0, 0.0
-	for _, parallel := range []int{2, 4, 8, 20} {
-		took, err := n.runBound(ctx, n.size(60, 4), parallel)
-		if err != nil {
-			return nil, err
-		}
-		if best == 0 || took < least {
-			best, least = parallel, took
-		}
+	best, err := bestParallel(ctx, []int{2, 4, 8, 20}, func(ctx context.Context, parallel int) (float64, error) {
+		return n.runBound(ctx, n.size(60, 4), parallel)
+	})
+	if err != nil {
+		return nil, err
 	}
 	round := 0
 	ours, bound, err := alternate(ctx, n.times(3),

@@ -37,7 +37,9 @@ func startMany(ctx context.Context, n *node) (_ []Row, err error) {
 		{n.size(50, 4), n.times(5), true, " with their account's token", beside},
 		{n.size(100, 6), n.times(3), false, "", beside},
 	} {
-		best, err := n.bestParallel(ctx, c.pods)
+		best, err := bestParallel(ctx, []int{2, 4, 8}, func(ctx context.Context, parallel int) (float64, error) {
+			return n.bound(ctx, c.pods, parallel)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -53,10 +55,10 @@ func startMany(ctx context.Context, n *node) (_ []Row, err error) {
 }
 
 // bestParallel tries how many at a time suit the libraries.
-func (n *node) bestParallel(ctx context.Context, containers int) (int, error) {
+func bestParallel(ctx context.Context, tries []int, measure func(ctx context.Context, parallel int) (float64, error)) (int, error) {
 	best, least := 0, 0.0
-	for _, parallel := range []int{2, 4, 8} {
-		took, err := n.bound(ctx, containers, parallel)
+	for _, parallel := range tries {
+		took, err := measure(ctx, parallel)
 		if err != nil {
 			return 0, err
 		}
