@@ -14,6 +14,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/json"
 	sigsyaml "sigs.k8s.io/yaml"
@@ -110,8 +111,8 @@ func decode(node *yaml.Node) (v1alpha1.Source, error) {
 	if err != nil {
 		return source, err
 	}
-	if err := errors.Join(strict...); err != nil {
-		return source, err
+	if len(strict) > 0 {
+		return source, runtime.NewStrictDecodingError(strict)
 	}
 	if want := v1alpha1.GroupVersion.String(); source.APIVersion != want || source.Kind != "Source" {
 		return source, fmt.Errorf("want apiVersion %s and kind Source, got %q and %q", want, source.APIVersion, source.Kind)

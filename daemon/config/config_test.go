@@ -77,7 +77,7 @@ spec: {folder: /srv/base}
 		t.Errorf("tokenFile = %q, want %q", got, want)
 	}
 	for text, want := range map[string]string{
-		head + "metadata: {name: a}\nspec: {folder: /a, brunch: x}\n":  `lockstep.yaml:1: unknown field "spec.brunch"`,
+		head + "metadata: {name: a}\nspec: {folder: /a, brunch: x}\n":  `lockstep.yaml:1: strict decoding error: unknown field "spec`,
 		head + "metadata: {name: a}\nspec: {folder: /a, folder: /b}\n": "already",
 		"apiVersion: v1\nkind: Pod\n":                                  "kind Source",
 		head + "metadata: {name: a}\nspec: {folder: /a}\n---\n" +

@@ -92,8 +92,8 @@ func shop(t *testing.T) *memory.Store {
 	bad.Spec.Folder = "/srv/infra"
 	bad.Status = v1alpha1.SourceStatus{
 		Seen: "bbbb2222", Accepted: "aaaa1111", Objects: 1, State: "error", FetchError: "cannot read /srv/infra: not a directory",
-		Message: `cart.yaml:14: unknown field "replcias"`,
-		Errors:  []string{`cart.yaml:14:3: Deployment shop/cart: spec.replcias: unknown field "<script>alert(1)</script>"`},
+		Message: `cart.yaml:14: strict decoding error: unknown field "spec.replcias"`,
+		Errors:  []string{`cart.yaml:14:3: Deployment shop/cart: strict decoding error: unknown field "<script>alert(1)</script>"`},
 	}
 	away := &v1alpha1.Source{ObjectMeta: named("", "away")}
 	away.Spec.URL = "https://git.example/away.git"

@@ -11,7 +11,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"lockstep/internal/near"
 	"lockstep/internal/plain"
 	"lockstep/kinds/quantity"
 )
@@ -23,6 +22,8 @@ type checker struct {
 	hidden bool
 
 	problems []problem
+	// strict are the fields that are not the type's, or stand twice.
+	strict []slip
 	// unlisted are stated fields that are not acted on: refused unless they have their default.
 	unlisted []unlisted
 	// suspended are fields about which enough has been said: Kubernetes' validation would say it again.
@@ -121,7 +122,7 @@ func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
 			continue
 		}
 		if e.again > 0 {
-			c.report(e.line, e.column, path, "duplicate key %q, first on line %d", e.name, e.again)
+			c.slipped(duplicateField(e, path))
 		}
 		field := f.owner + "." + e.name
 		listed := actedOn[f.owner][e.name]
@@ -193,15 +194,20 @@ func (c *checker) keyed(n *node, acted func(string) bool, at string) {
 }
 
 func (c *checker) unknown(e *entry, path, parent string, s *structure) {
-	hint := ""
-	if name := near.Of(e.name, s.names); name != "" {
-		hint = fmt.Sprintf(" (did you mean %q?)", name)
+	found, meant := unknownField(e, path, s.names)
+	if meant != "" {
 		if c.misspelt == nil {
 			c.misspelt = map[string]bool{}
 		}
-		c.misspelt[join(parent, name)] = true
+		c.misspelt[join(parent, meant)] = true
 	}
-	c.report(e.line, e.column, path, "unknown field %q%s", e.name, hint)
+	c.slipped(found)
+}
+
+func (c *checker) slipped(s slip) {
+	if len(c.strict) < counted {
+		c.strict = append(c.strict, s)
+	}
 }
 
 func (c *checker) mapping(n *node, t reflect.Type, at string, acted bool) {
@@ -214,7 +220,7 @@ func (c *checker) mapping(n *node, t reflect.Type, at string, acted bool) {
 		e := &n.fields[i]
 		path := at + "[" + e.name + "]"
 		if e.again > 0 {
-			c.report(e.line, e.column, path, "duplicate key %q, first on line %d", e.name, e.again)
+			c.slipped(duplicateField(e, join(at, e.name)))
 		}
 		if acted && limited && !slices.Contains(keys, e.name) {
 			c.report(e.line, e.column, path, "not supported yet: Lockstep would not act on it (supported: %s)", strings.Join(keys, ", "))

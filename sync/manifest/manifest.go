@@ -103,8 +103,8 @@ type Error struct {
 // maxPart bounds each part of an error's text in bytes: a path of fields, or a message that quotes a value.
 const maxPart = 1024
 
-// Error writes "cart.yaml:14:7: Deployment shop/cart: spec.replcias: unknown field …", without what is not known. It
-// never has a value from a Secret.
+// Error writes "cart.yaml:14:7: Deployment shop/cart: spec.replicas: wrong type: …", without what is not known. It never has
+// a value from a Secret.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(plain.Text(e.File))

@@ -129,13 +129,22 @@ func flatten(n *node, visit func(*node)) []*node {
 
 // readList checks what a List has beside its items.
 func readList(n *node) (r reading) {
-	for _, e := range n.fields {
+	var found []slip
+	for i := range n.fields {
+		e := &n.fields[i]
 		switch {
 		case e.again > 0:
-			r.fail(e.line, e.column, e.name, "duplicate key %q, first on line %d", e.name, e.again)
+			found = append(found, duplicateField(e, e.name))
 		case !slices.Contains([]string{"apiVersion", "kind", "metadata", "items"}, e.name):
-			r.fail(e.line, e.column, e.name, "unknown field %q", e.name)
+			s, _ := unknownField(e, e.name, nil)
+			found = append(found, s)
 		}
+		if len(found) == counted {
+			break
+		}
+	}
+	for _, p := range strictly(found) {
+		r.fail(p.line, p.column, "", "%s", p.message)
 	}
 	return r
 }
@@ -165,7 +174,7 @@ func readObject(name string, n *node) (r reading) {
 	c.name(n)
 	c.value(n, reflect.TypeOf(k.New()), "", true)
 	object := c.build(k, n)
-	for _, p := range c.problems {
+	for _, p := range append(strictly(c.strict), c.problems...) {
 		r.errs = append(r.errs, &Error{Line: p.line, Column: p.column, Object: who, Field: p.field, Message: p.message})
 	}
 	if len(r.errs) > 0 || object == nil {
@@ -381,7 +390,7 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 	case *corev1.Endpoints:
 		c.otherFamily(n, o)
 	}
-	if len(c.problems) > 0 {
+	if len(c.problems)+len(c.strict) > 0 {
 		return nil
 	}
 	stated, err := statedIn(n, o)
