@@ -46,6 +46,7 @@ check vet go vet -tags corpus ./...
 check staticcheck go tool staticcheck -tags corpus ./...
 check govulncheck vulnerabilities
 check 'go mod tidy' go mod tidy
+check 'go mod tidy, of the module for kube-state-metrics' go -C lab/kube-state-metrics mod tidy
 check 'golden files' goldens
 if [ "$(tree)" != "$before" ]; then
 	echo "verify: the tree changed:" >&2

@@ -23,11 +23,21 @@ func Find(dir string, also map[string]string) (bin string, err error) {
 // Build builds packages into dir, each under the program's name that it is given.
 func Build(dir string, packages map[string]string) error {
 	for name, path := range packages {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), path)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
+		if err := BuildIn(".", filepath.Join(dir, name), path); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// BuildIn builds a package as a module of its own has it, with that module's versions of what it needs. The module is where
+// its go.mod is; file is absolute.
+func BuildIn(module, file, path string) error {
+	cmd := exec.Command("go", "build", "-o", file, path)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
 	}
 	return nil
 }

@@ -153,6 +153,21 @@ func (c *scenario) image(_ *testscript.TestScript, args []string) error {
 	return c.stage.image(c.t.Context(), c.lab, args[0], args[1:])
 }
 
+func (c *scenario) program(_ *testscript.TestScript, args []string) error {
+	if len(args) != 2 {
+		return errUsage
+	}
+	build := c.stage.options.Programs[args[0]]
+	if build == nil {
+		return fmt.Errorf("there is no program %s", args[0])
+	}
+	file, err := build()
+	if err != nil {
+		return err
+	}
+	return c.stage.pack(c.t.Context(), c.lab, args[1], file, []string{"/" + args[0]})
+}
+
 func (c *scenario) lap(*testscript.TestScript, []string) error {
 	c.laps = append(c.laps, time.Since(c.pushed))
 	return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,11 +41,25 @@ func newStage(t *testing.T) *Stage {
 			t.Error(err)
 		}
 	})
-	s, err := Up(ctx, Options{Dir: folder, Bin: bin, Standin: filepath.Join(folder, "standin"), Prefix: "script-"})
+	s, err := Up(ctx, Options{
+		Dir: folder, Bin: bin, Standin: filepath.Join(folder, "standin"), Prefix: "script-",
+		Programs: map[string]func() (string, error){
+			"clientgo":           built("clientgo", ".", "lockstep/lab/clientgo"),
+			"kube-state-metrics": built("kube-state-metrics", "../kube-state-metrics", "k8s.io/kube-state-metrics/v2"),
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// built builds a package of a module when it is first asked for it, and tells where the program is.
+func built(name, module, path string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		file := filepath.Join(folder, name)
+		return file, programs.BuildIn(module, file, path)
+	})
 }
 
 // TestScenarios runs the scripts in testdata, each in a test of its name: make lab-test RUN=name.

@@ -22,7 +22,7 @@ import (
 	"lockstep/lab/image"
 )
 
-// Options says what a stage is made of; all are required.
+// Options says what a stage is made of; all are required but Programs.
 type Options struct {
 	// Dir is a folder for the lab and what belongs to it.
 	Dir string
@@ -30,6 +30,8 @@ type Options struct {
 	Bin, Standin string
 	// Prefix goes before the hosts' names.
 	Prefix string
+	// Programs are others that containers run, by name: each is a file, which is made when a scenario first asks for it.
+	Programs map[string]func() (file string, err error)
 }
 
 // Stage is the lab that scenarios share: one server and two agents, with nothing but a pod on each to ask from.
@@ -124,12 +126,17 @@ func (s *Stage) lockstep() string { return filepath.Join(s.options.Bin, "lockste
 
 // image puts an image of the stand-in into the lab's registry.
 func (s *Stage) image(ctx context.Context, l *lab.Lab, name string, args []string) error {
-	program, err := image.Program(s.options.Standin, "/standin")
+	return s.pack(ctx, l, name, s.options.Standin, append([]string{"/standin"}, args...))
+}
+
+// pack puts an image of a program into the lab's registry. The program is in it by the entry point's first word.
+func (s *Stage) pack(ctx context.Context, l *lab.Lab, name, file string, entrypoint []string) error {
+	program, err := image.Program(file, entrypoint[0])
 	if err != nil {
 		return err
 	}
 	tar := filepath.Join(s.options.Dir, strings.NewReplacer("/", "_", ":", "_").Replace(name)+".tar")
-	if err := (image.Image{Files: []image.File{program}, Entrypoint: append([]string{"/standin"}, args...)}).Save(tar, name); err != nil {
+	if err := (image.Image{Files: []image.File{program}, Entrypoint: entrypoint}).Save(tar, name); err != nil {
 		return err
 	}
 	return l.Images(ctx, tar)
