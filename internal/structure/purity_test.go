@@ -102,7 +102,7 @@ func deciding() map[string][]string {
 	return map[string][]string{
 		"reconcilers/reconcilers.go": {"lockstep/reconcilers/"}, // it lists them
 		"kinds/admission/*.go": {"k8s.io/kubernetes/pkg/apis/scheduling/v1", "k8s.io/kubernetes/pkg/apis/core/v1/helper",
-			"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", "k8s.io/apiserver/pkg/quota/v1"},
+			"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", "k8s.io/apiserver/pkg/quota/v1", "lockstep/kinds/podstatus"},
 		"reconcilers/autoscaler/*.go":   {"k8s.io/metrics/pkg/apis/metrics/v1beta1"},
 		"kinds/roles/*.go":              {"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"},
 		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},

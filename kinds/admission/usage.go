@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 )
 
 const (
@@ -108,7 +109,7 @@ func usage(o kinds.Object, now time.Time) corev1.ResourceList {
 // podEnded says that a pod uses nothing any more, but is among the pods.
 func podEnded(pod *corev1.Pod, now time.Time) bool {
 	ends := podEnds(pod)
-	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || !ends.IsZero() && !now.Before(ends)
+	return podstatus.Finished(&pod.Status) || !ends.IsZero() && !now.Before(ends)
 }
 
 // podEnds is when a pod that is being deleted no longer counts although it is still there, as on a node that is silent; zero:

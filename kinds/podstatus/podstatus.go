@@ -1,4 +1,4 @@
-// Package podstatus reads what a pod's status says: finished, ready, available.
+// Package podstatus reads what a pod's status says, finished, ready, available, and which containers its words are of.
 package podstatus
 
 import (
@@ -6,6 +6,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 )
+
+// Sidecar says that an init container runs on beside those that come after it.
+func Sidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
 
 // Finished says that the pod has ended and its containers never run again.
 func Finished(s *corev1.PodStatus) bool {

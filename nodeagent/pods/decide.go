@@ -191,7 +191,7 @@ func decideInit(p *Plan, w Wanted, o Observed, now time.Time) bool {
 	if initialised(pod, o) {
 		turn := true
 		for i := range pod.Spec.InitContainers {
-			if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
+			if c := &pod.Spec.InitContainers[i]; podstatus.Sidecar(c) {
 				decideContainer(p, w, o, c, true, turn, now)
 				turn = turn && !starting(p, o, c, now)
 			}
@@ -201,7 +201,7 @@ func decideInit(p *Plan, w Wanted, o Observed, now time.Time) bool {
 	ready := true
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
-		if ready && initDone(o, c) && !isSidecar(c) {
+		if ready && initDone(o, c) && !podstatus.Sidecar(c) {
 			continue
 		}
 		decideContainer(p, w, o, c, true, ready, now)
@@ -302,7 +302,7 @@ func decideGarbage(p *Plan, o Observed) {
 // restarts says whether an exited instance gets a successor.
 func restarts(pod *corev1.Pod, c *corev1.Container, init bool, last Container) bool {
 	switch {
-	case isSidecar(c):
+	case podstatus.Sidecar(c):
 		return true
 	case init && last.ExitCode == 0:
 		return false
@@ -359,7 +359,7 @@ func initDone(o Observed, c *corev1.Container) bool {
 	if !ok || last.Sandbox != o.Sandbox.ID {
 		return false
 	}
-	if isSidecar(c) {
+	if podstatus.Sidecar(c) {
 		return last.State == Running && last.Started && last.Hooked
 	}
 	return last.State == Exited && last.ExitCode == 0
@@ -433,14 +433,10 @@ func liveOf(o Observed) []Container {
 	return alive
 }
 
-func isSidecar(c *corev1.Container) bool {
-	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-}
-
 func sidecarNames(pod *corev1.Pod) []string {
 	var names []string
 	for i := range pod.Spec.InitContainers {
-		if isSidecar(&pod.Spec.InitContainers[i]) {
+		if podstatus.Sidecar(&pod.Spec.InitContainers[i]) {
 			names = append(names, pod.Spec.InitContainers[i].Name)
 		}
 	}

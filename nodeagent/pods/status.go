@@ -190,13 +190,13 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 	case Running:
 		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(last.StartedAt)}
 		s.Started = new(last.Started && last.Hooked)
-		s.Ready = last.Ready && last.Started && last.Hooked && (!init || isSidecar(c))
+		s.Ready = last.Ready && last.Started && last.Hooked && (!init || podstatus.Sidecar(c))
 	case Created:
 		s.State.Waiting = waiting(pod, o, c, init, inited, true, last)
 	case Exited:
 		s.State.Terminated = terminated(last)
-		s.Ready = init && last.ExitCode == 0 && !isSidecar(c)
-		if !end && restarts(pod, c, init, last) && !(init && inited && !isSidecar(c)) {
+		s.Ready = init && last.ExitCode == 0 && !podstatus.Sidecar(c)
+		if !end && restarts(pod, c, init, last) && !(init && inited && !podstatus.Sidecar(c)) {
 			s.LastTerminationState.Terminated = s.State.Terminated
 			s.State = corev1.ContainerState{Waiting: waiting(pod, o, c, init, inited, true, last)}
 			due := last.FinishedAt.Add(restartDelay(last))
@@ -294,7 +294,7 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 	var unready []string
 	for _, c := range s.InitContainerStatuses {
 		i := slices.IndexFunc(pod.Spec.InitContainers, func(ic corev1.Container) bool { return ic.Name == c.Name })
-		if isSidecar(&pod.Spec.InitContainers[i]) && !c.Ready {
+		if podstatus.Sidecar(&pod.Spec.InitContainers[i]) && !c.Ready {
 			unready = append(unready, c.Name)
 		}
 	}
@@ -331,7 +331,7 @@ func incomplete(pod *corev1.Pod, statuses []corev1.ContainerStatus) []string {
 		c := &pod.Spec.InitContainers[i]
 		at := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == c.Name })
 		done := at >= 0 && statuses[at].Ready
-		if isSidecar(c) {
+		if podstatus.Sidecar(c) {
 			done = at >= 0 && statuses[at].Started != nil && *statuses[at].Started
 		}
 		if !done {

@@ -354,9 +354,9 @@ func requested(pods []*corev1.Pod, of corev1.ResourceName, container string) (ma
 // lasting are the containers that run as long as the pod does.
 func lasting(p *corev1.Pod) []corev1.Container {
 	list := slices.Clone(p.Spec.Containers)
-	for _, c := range p.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			list = append(list, c)
+	for i := range p.Spec.InitContainers {
+		if c := &p.Spec.InitContainers[i]; podstatus.Sidecar(c) {
+			list = append(list, *c)
 		}
 	}
 	return list

@@ -123,7 +123,7 @@ func targetPort(sp *corev1.ServicePort, p *corev1.Pod) (int32, bool) {
 		return number, true
 	}
 	return named(slices.DeleteFunc(slices.Clone(p.Spec.InitContainers), func(c corev1.Container) bool {
-		return c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways
+		return !podstatus.Sidecar(&c)
 	}))
 }
 

@@ -201,8 +201,9 @@ func finishedAt(p *corev1.Pod) time.Time {
 // stoppedAt is when the last container of a pod stopped; not ok: one has not, or there is none.
 func stoppedAt(p *corev1.Pod) (last time.Time, ok bool) {
 	sidecars := map[string]bool{}
-	for _, c := range p.Spec.InitContainers {
-		sidecars[c.Name] = c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	for i := range p.Spec.InitContainers {
+		c := &p.Spec.InitContainers[i]
+		sidecars[c.Name] = podstatus.Sidecar(c)
 	}
 	for i, s := range slices.Concat(p.Status.ContainerStatuses, p.Status.InitContainerStatuses) {
 		if i >= len(p.Status.ContainerStatuses) && !sidecars[s.Name] {

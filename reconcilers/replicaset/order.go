@@ -120,8 +120,9 @@ func restarts(p *corev1.Pod) (most int32) {
 }
 
 func sidecarRestarts(p *corev1.Pod) (most int32) {
-	for _, c := range p.Spec.InitContainers {
-		if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+	for i := range p.Spec.InitContainers {
+		c := &p.Spec.InitContainers[i]
+		if !podstatus.Sidecar(c) {
 			continue
 		}
 		for _, s := range p.Status.InitContainerStatuses {

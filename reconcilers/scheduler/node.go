@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 )
 
 // hostPort is a port of a node; an empty ip is any address.
@@ -106,7 +107,7 @@ func loadOf(p *corev1.Pod) load {
 func hostPorts(p *corev1.Pod) []hostPort {
 	var out []hostPort
 	for i := range p.Spec.InitContainers {
-		if c := &p.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+		if c := &p.Spec.InitContainers[i]; podstatus.Sidecar(c) {
 			out = appendPorts(out, c)
 		}
 	}
