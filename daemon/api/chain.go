@@ -174,7 +174,7 @@ func (s *server) bounded(next http.Handler) http.Handler {
 // enter takes a place among all requests under way, where there are slots, and among the client's own; nil where there is
 // none.
 func (s *server) enter(id identity, a rights.Access, slots chan struct{}, mine *quota.Gate) (leave func()) {
-	if id.Role == rights.Node && a.Resource == "events" && !a.Read() && !s.budgets.events.Allow(id.credential, 1, s.now()) {
+	if id.writes() && a.Resource == "events" && !a.Read() && !s.budgets.events.Allow(id.writer(), 1, s.now()) {
 		return nil
 	}
 	own := mine.Enter(id.credential)

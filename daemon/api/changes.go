@@ -36,16 +36,17 @@ const (
 	readBackWait = 5 * time.Second
 )
 
-// change is one kind of write that nodes may make, for Kubernetes' handlers.
+// change is one kind of write that nodes and programs may make, for Kubernetes' handlers.
 type change struct {
 	*storage
-	subresource    string
-	create, delete bool
-	heartbeat      bool // written by store.Renew, which keeps only the newest
+	subresource            string
+	create, update, delete bool
 	// body bounds what a request may bring, and size what is stored of it; both in bytes.
 	body, size int
-	// check judges what a node writes beyond what its URL says; old is nil for a creation. It may alter what is new.
-	check func(node string, v *view.View, new, old kinds.Object) error
+	// node judges what a node writes beyond what its URL says, and program what a program does; old is nil for a creation. They
+	// may alter what is new. Nil: such a one writes nothing of it.
+	node    func(node string, v *view.View, new, old kinds.Object) error
+	program func(v *view.View, new, old kinds.Object) error
 	// prepare applies Kubernetes' own rules to an update.
 	prepare func(new, old kinds.Object) field.ErrorList
 }
@@ -56,30 +57,31 @@ var (
 	_ rest.GracefulDeleter = (*change)(nil)
 )
 
-// nodeChanges are the changes of a kind that decide lets nodes make.
-func nodeChanges(s *storage) []*change {
+// changes are those of a kind that decide lets nodes and programs make.
+func changes(s *storage) []*change {
 	switch s.kind.GroupResource().String() {
 	case "nodes":
 		return []*change{
-			{storage: s, create: true, body: maxReport, size: maxReport, check: rights.CheckNode, prepare: strategy.PrepareUpdate},
-			{storage: s, subresource: "status", body: maxReport, size: maxReport, check: rights.CheckNodeStatus,
+			{storage: s, create: true, update: true, body: maxReport, size: maxReport, node: rights.CheckNode,
+				prepare: strategy.PrepareUpdate},
+			{storage: s, subresource: "status", update: true, body: maxReport, size: maxReport, node: rights.CheckNodeStatus,
 				prepare: strategy.PrepareStatus},
 		}
 	case "pods":
 		return []*change{
 			{storage: s, delete: true, body: maxNote},
-			{storage: s, subresource: "status", body: maxBody, size: maxReport, check: rights.CheckPodStatus,
+			{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport, node: rights.CheckPodStatus,
 				prepare: strategy.PrepareStatus},
 		}
 	case "events":
 		return []*change{{
-			storage: s, create: true, body: maxReview, size: maxNote, check: rights.CheckEvent,
-			prepare: strategy.PrepareUpdate,
+			storage: s, create: true, update: true, body: maxReview, size: maxNote,
+			node: rights.CheckEvent, program: rights.CheckProgramEvent, prepare: strategy.PrepareUpdate,
 		}}
 	case "leases.coordination.k8s.io":
 		return []*change{{
-			storage: s, create: true, heartbeat: true, body: maxNote, size: maxNote, check: rights.CheckLease,
-			prepare: strategy.PrepareUpdate,
+			storage: s, create: true, update: true, delete: true, body: maxNote, size: maxNote,
+			node: rights.CheckLease, program: rights.CheckProgramLease, prepare: strategy.PrepareUpdate,
 		}}
 	default:
 		return nil
@@ -93,9 +95,12 @@ func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.V
 	if err := c.complete(ctx, o); err != nil {
 		return nil, err
 	}
-	v := c.store.View()
-	if err := c.check(identityOf(ctx).Node, v, o, nil); err != nil {
-		return nil, c.refused(v, "create", o.GetName(), err)
+	v, err := c.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.judge(ctx, v, "create", o, nil); err != nil {
+		return nil, err
 	}
 	if err := cmp.Or(honest(o, c.now()), c.fits(o, nil)); err != nil {
 		return nil, err
@@ -107,13 +112,19 @@ func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.V
 	if err := validate(ctx, o); err != nil {
 		return nil, err
 	}
-	if dryRun(opts.DryRun) {
-		return o, nil
-	}
-	if v.Get(c.keyOf(o)) != nil {
+	write := store.Write{Key: c.keyOf(o), Object: o, Reason: "created by " + identityOf(ctx).User.Name}
+	if v.Get(write.Key) != nil {
 		return nil, apierrors.NewAlreadyExists(c.kind.GroupResource(), o.GetName())
 	}
-	out, err := c.commit(ctx, store.Write{Key: c.keyOf(o), Object: o, Reason: "created by " + identityOf(ctx).User.Name})
+	var out runtime.Object
+	switch {
+	case programmed(ctx):
+		out, err = c.make(ctx, v, write, dryRun(opts.DryRun))
+	case dryRun(opts.DryRun):
+		return o, nil
+	default:
+		out, err = c.commit(ctx, write)
+	}
 	if errors.Is(err, store.ErrConflict) {
 		return nil, apierrors.NewAlreadyExists(c.kind.GroupResource(), o.GetName())
 	}
@@ -144,7 +155,7 @@ func (c *change) Update(ctx context.Context, name string, info rest.UpdatedObjec
 	validate rest.ValidateObjectUpdateFunc, _ bool, opts *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	var out runtime.Object
 	err := c.again(ctx, name, func(v *view.View) (err error) {
-		out, err = c.update(ctx, v, c.kind.Key(c.namespace(ctx), name), info, validate, opts)
+		out, err = c.alter(ctx, v, c.kind.Key(c.namespace(ctx), name), info, validate, opts)
 		return err
 	})
 	return out, false, err
@@ -152,32 +163,48 @@ func (c *change) Update(ctx context.Context, name string, info rest.UpdatedObjec
 
 // again tries from newer views for as long as a try returns store.ErrConflict, some times.
 func (c *change) again(ctx context.Context, name string, once func(v *view.View) error) error {
-	v := c.store.View()
-	for try := 1; ; try++ {
-		err := once(v)
-		if !errors.Is(err, store.ErrConflict) {
+	v, err := c.begin(ctx)
+	for try := 1; err == nil; try++ {
+		if err = once(v); !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 		if try == tries {
 			return apierrors.NewConflict(c.kind.GroupResource(), name, errChanged)
 		}
-		rev, err := c.store.Current(ctx)
-		if err != nil {
-			return unavailable(err)
-		}
-		if v, err = c.store.Wait(ctx, rev); err != nil {
-			return apierrors.NewTimeoutError(err.Error(), retryAfter)
-		}
+		v, err = c.newest(ctx)
 	}
+	return err
+}
+
+// begin returns the view that a write is judged by first. A node tries again what it is told wrongly, and has the view of its own
+// server; a program may rely on an answer.
+func (c *change) begin(ctx context.Context) (*view.View, error) {
+	if programmed(ctx) {
+		return c.newest(ctx)
+	}
+	return c.store.View(), nil
+}
+
+// newest returns a view that is not older than the call.
+func (c *change) newest(ctx context.Context) (*view.View, error) {
+	rev, err := c.latest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v, err := c.store.Wait(ctx, rev)
+	if err != nil {
+		return nil, apierrors.NewTimeoutError(err.Error(), retryAfter)
+	}
+	return v, nil
 }
 
 var errChanged = errors.New("the object has been modified; please apply your changes to the latest version and try again")
 
-// update makes one try from a view; store.ErrConflict asks for another from a newer one.
-func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info rest.UpdatedObjectInfo,
+// alter makes one try from a view; store.ErrConflict asks for another from a newer one.
+func (c *change) alter(ctx context.Context, v *view.View, key kinds.Key, info rest.UpdatedObjectInfo,
 	validate rest.ValidateObjectUpdateFunc, opts *metav1.UpdateOptions) (runtime.Object, error) {
 	old := v.Get(key)
-	if c.heartbeat {
+	if _, ok := c.kind.New().(*coordinationv1.Lease); ok && !programmed(ctx) {
 		return c.renewLease(ctx, key, old, info)
 	}
 	if old == nil {
@@ -188,7 +215,12 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 		return nil, err
 	}
 	o := updated.(kinds.Object)
-	if given := o.GetResourceVersion(); given != "" && given != old.GetResourceVersion() {
+	given := o.GetResourceVersion()
+	if given == "" && !strategy.Unconditional(c.kind) {
+		return nil, apierrors.NewInvalid(c.kind.GroupKind(), key.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "resourceVersion"), 0, "must be specified for an update")})
+	}
+	if given != "" && given != old.GetResourceVersion() {
 		if asked, err := watch.Revision(given); err == nil && asked > v.Revision() {
 			return nil, store.ErrConflict // it has seen more than our view
 		}
@@ -200,8 +232,8 @@ func (c *change) update(ctx context.Context, v *view.View, key kinds.Key, info r
 	}
 	o.SetAnnotations(provenance.Strip(o.GetAnnotations()))
 	strategy.Default(o)
-	if err := c.check(identityOf(ctx).Node, v, o, old); err != nil {
-		return nil, c.refused(v, "update", key.Name, err)
+	if err := c.judge(ctx, v, "update", o, old); err != nil {
+		return nil, err
 	}
 	if err := cmp.Or(honest(o, c.now()), c.fits(o, old)); err != nil {
 		return nil, err
@@ -234,7 +266,7 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 	lease := updated.(*coordinationv1.Lease)
 	lease.SetAnnotations(provenance.Strip(lease.GetAnnotations()))
 	if err := rights.CheckLease(identityOf(ctx).Node, nil, lease, nil); err != nil {
-		return nil, c.refused(c.store.View(), "update", key.Name, err)
+		return nil, c.refused(c.store.View(), "update", key, err)
 	}
 	if err := cmp.Or(honest(lease, c.now()), c.fits(lease, old)); err != nil {
 		return nil, err
@@ -247,7 +279,7 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 	return lease, nil
 }
 
-// Delete implements rest.GracefulDeleter: a node ends a pod that it has stopped.
+// Delete implements rest.GracefulDeleter: a node ends a pod that it has stopped, a program what is its own.
 func (c *change) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc,
 	opts *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	var out runtime.Object
@@ -257,6 +289,9 @@ func (c *change) Delete(ctx context.Context, name string, validate rest.Validate
 		out, gone, err = c.end(ctx, v, name, validate, opts)
 		return err
 	})
+	if gone && err == nil && programmed(ctx) {
+		out = c.ended(out.(kinds.Object))
+	}
 	return out, gone, err
 }
 
@@ -268,18 +303,11 @@ func (c *change) end(ctx context.Context, v *view.View, name string, validate re
 	if old == nil {
 		return nil, false, c.notFound(name)
 	}
-	if kinds.NodeOf(old) != identityOf(ctx).Node { // it came after the request was judged
-		a := rights.Access{Verb: "delete", Resource: c.kind.Resource, Namespace: key.Namespace, Name: name}
-		return nil, false, c.refusal(v, a, "the pod is not bound to this node")
+	if err := c.mayEnd(ctx, v, old, opts); err != nil {
+		return nil, false, err
 	}
-	p := opts.Preconditions
-	if opts.GracePeriodSeconds == nil || *opts.GracePeriodSeconds != 0 || p == nil || p.UID == nil {
-		a := rights.Access{Verb: "delete", Resource: c.kind.Resource, Namespace: key.Namespace, Name: name}
-		return nil, false, c.refusal(v, a, "a node deletes a pod only with grace period 0 and a uid precondition")
-	}
-	if *p.UID != old.GetUID() {
-		return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name,
-			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, old.GetUID()))
+	if err := unmet(opts.Preconditions, old); err != nil {
+		return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name, err)
 	}
 	if pod, ok := old.(*corev1.Pod); ok {
 		if j := pods.HeldBy(v, pod); j != nil {
@@ -308,11 +336,41 @@ func (c *change) end(ctx context.Context, v *view.View, name string, validate re
 	return out, gone, err
 }
 
+// mayEnd refuses the end of an object that is not for who asks, or not in this way.
+func (c *change) mayEnd(ctx context.Context, v *view.View, old kinds.Object, opts *metav1.DeleteOptions) error {
+	if programmed(ctx) {
+		return c.mayEndOwn(ctx, v, old, opts)
+	}
+	if kinds.NodeOf(old) != identityOf(ctx).Node { // it came after the request was judged
+		return c.refused(v, "delete", kinds.KeyOf(old), errors.New("the pod is not bound to this node"))
+	}
+	if p := opts.Preconditions; opts.GracePeriodSeconds == nil || *opts.GracePeriodSeconds != 0 || p == nil || p.UID == nil {
+		return c.refused(v, "delete", kinds.KeyOf(old),
+			errors.New("a node deletes a pod only with grace period 0 and a uid precondition"))
+	}
+	return nil
+}
+
+// unmet says in Kubernetes' words what is not as a deletion wants it.
+func unmet(p *metav1.Preconditions, o kinds.Object) error {
+	if p == nil {
+		return nil
+	}
+	if p.UID != nil && *p.UID != o.GetUID() {
+		return fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, o.GetUID())
+	}
+	if p.ResourceVersion != nil && *p.ResourceVersion != o.GetResourceVersion() {
+		return fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v",
+			*p.ResourceVersion, o.GetResourceVersion())
+	}
+	return nil
+}
+
 // commit writes, and returns the object as the view then has it; nil where it was deleted.
 func (c *change) commit(ctx context.Context, w store.Write) (runtime.Object, error) {
 	sized, ok := w.Object.(interface{ Size() int })
-	if ok && !c.budgets.stored.Allow(identityOf(ctx).credential, float64(sized.Size()), c.now()) {
-		return nil, apierrors.NewTooManyRequests("this node has written more than its share, try again later", retryAfter)
+	if ok && !c.budgets.stored.Allow(identityOf(ctx).writer(), float64(sized.Size()), c.now()) {
+		return nil, apierrors.NewTooManyRequests("this client has written more than its share, try again later", retryAfter)
 	}
 	result := c.store.Commit(ctx, store.Group{w})[0]
 	if result.Err != nil {
@@ -356,9 +414,32 @@ func unavailable(err error) error {
 	return out
 }
 
-// refused turns a check's objection into the answer to a change that is not a node's.
-func (c *change) refused(v *view.View, verb, name string, err error) error {
-	a := rights.Access{Verb: verb, Group: c.kind.Group, Resource: c.kind.Resource, Subresource: c.subresource, Name: name}
+// judge judges a change beyond what its URL says; old is nil for a creation, and what a program deletes is both.
+func (c *change) judge(ctx context.Context, v *view.View, verb string, new, old kinds.Object) error {
+	var err error
+	switch {
+	case !programmed(ctx):
+		err = c.node(identityOf(ctx).Node, v, new, old)
+	case old != nil && c.declared(v, old):
+		err = errStated
+	default:
+		err = c.program(v, new, old)
+	}
+	var wrong *field.Error
+	switch {
+	case errors.As(err, &wrong):
+		return apierrors.NewInvalid(c.kind.GroupKind(), new.GetName(), field.ErrorList{wrong})
+	case err != nil:
+		return c.refused(v, verb, c.keyOf(new), err)
+	}
+	return nil
+}
+
+// refused turns a check's objection into the answer to a change that is made elsewhere.
+func (c *change) refused(v *view.View, verb string, key kinds.Key, err error) error {
+	a := rights.Access{
+		Verb: verb, Group: key.Group, Resource: key.Resource, Subresource: c.subresource, Namespace: key.Namespace, Name: key.Name,
+	}
 	return c.refusal(v, a, err.Error())
 }
 

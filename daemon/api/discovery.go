@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
+	"lockstep/daemon/rights"
 	"lockstep/kinds"
 )
 
@@ -38,6 +39,13 @@ func served() []*kinds.Kind {
 // readVerbs is what anybody may find useful; a node's writes are no verbs of the cluster.
 var readVerbs = metav1.Verbs{"get", "list", "watch"}
 
+// verbsOf are what anybody may do with a kind's objects, in Kubernetes' order.
+func verbsOf(k *kinds.Kind) metav1.Verbs {
+	verbs := append(rights.Verbs(k.GroupResource()), readVerbs...)
+	slices.Sort(verbs)
+	return verbs
+}
+
 // resourcesOf lists a group version's resources and subresources.
 func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 	var out []metav1.APIResource
@@ -47,7 +55,7 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 		}
 		main := metav1.APIResource{
 			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind,
-			Verbs: readVerbs, ShortNames: k.ShortNames, Categories: k.Categories,
+			Verbs: verbsOf(k), ShortNames: k.ShortNames, Categories: k.Categories,
 		}
 		out = append(out, main)
 		if k.Status {

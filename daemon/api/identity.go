@@ -49,14 +49,31 @@ func subject(name string, groups []string) rights.Subject {
 	switch {
 	case isNode && short != "" && slices.Contains(groups, pki.NodeGroup):
 		who.Role, who.Node = rights.Node, short
-	case slices.Contains(groups, serviceaccount.AllServiceAccountsGroup):
+	case slices.Contains(groups, serviceaccount.AllServiceAccountsGroup) || isAccount(name):
 		who.Role = rights.Account
 	}
 	return who
 }
 
+// isAccount says that a name is a service account's: nobody else gets one like it, and who asks what it may need not name its groups.
+func isAccount(name string) bool {
+	_, _, err := serviceaccount.SplitUsername(name)
+	return err == nil
+}
+
 // views says whether somebody is a viewer.
 func (id identity) views() bool { return slices.Contains(id.User.Groups, pki.ViewerGroup) }
+
+// writes says whether somebody may write at all.
+func (id identity) writes() bool { return id.Role == rights.Node || id.Role == rights.Account }
+
+// writer is what the budgets of what somebody writes are kept by: all pods of an account share one, for there may be any number.
+func (id identity) writer() string {
+	if id.Role == rights.Account {
+		return "account/" + id.User.Name
+	}
+	return id.credential
+}
 
 // authenticate finds who makes a request: by the client certificate, which TLS has verified against the cluster's
 // authority, else by a bearer token, else nobody. A token that is not good is an error, as in Kubernetes.

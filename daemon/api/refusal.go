@@ -20,8 +20,8 @@ import (
 	"lockstep/store/view"
 )
 
-// refusal is the answer to every change that is not a node's own business: how this cluster is changed, where, and what to do
-// instead.
+// refusal is the answer to every change that is not a node's or a program's own business: how this cluster is changed, where, and
+// what to do instead.
 func (s *server) refusal(v *view.View, a rights.Access, why string) error {
 	message := "this cluster is changed by " + s.way(v, a).changed + ", not through its API: " + s.where(v, a)
 	if hint := s.instead(v, a); hint != "" {
@@ -145,7 +145,11 @@ func (s *server) where(v *view.View, a rights.Access) string {
 		}
 	}
 	if kind := a.Kind(); kind != nil && !kind.Declarable {
-		return kind.Resource + " are made by the cluster itself, no manifest states them"
+		makers := "the cluster itself"
+		if len(rights.Verbs(kind.GroupResource())) > 0 {
+			makers += " and by programs that a role lets"
+		}
+		return kind.Resource + " are made by " + makers + ", no manifest states them"
 	}
 	var names []string
 	for source := range view.List[*v1alpha1.Source](v, "") {

@@ -160,7 +160,7 @@ func selectorOf(attributes *authorizationv1.FieldSelectorAttributes) fields.Sele
 	return out
 }
 
-// reviewRules lists what may be asked and read in a namespace, as far as rules can say it: what is written is not written here.
+// reviewRules lists what may be asked, read and written in a namespace, as far as rules can say it.
 func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	r, id := o.(*authorizationv1.SelfSubjectRulesReview), identityOf(ctx)
 	if r.Spec.Namespace == "" {
@@ -169,7 +169,7 @@ func (s *server) reviewRules(ctx context.Context, o runtime.Object) (runtime.Obj
 	if id.Role == rights.Node {
 		r.Status = s.nodeRules(id)
 	} else {
-		r.Status = s.policies.of(s.hub.View()).Rules(&id.User, r.Spec.Namespace)
+		r.Status = s.policies.of(s.hub.View()).Rules(id.Subject, r.Spec.Namespace)
 	}
 	return r, nil
 }

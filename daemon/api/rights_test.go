@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -195,6 +196,12 @@ func TestRights(t *testing.T) {
 // ask makes one request and returns the code and the body.
 func (s *testServer) ask(config *rest.Config, method, path, body string) (int, string) {
 	s.t.Helper()
+	return s.askWith(config, nil, method, path, body)
+}
+
+// askWith is ask with more headers, or others.
+func (s *testServer) askWith(config *rest.Config, header http.Header, method, path, body string) (int, string) {
+	s.t.Helper()
 	c, err := rest.HTTPClientFor(config)
 	if err != nil {
 		s.t.Fatal(err)
@@ -207,6 +214,7 @@ func (s *testServer) ask(config *rest.Config, method, path, body string) (int, s
 	if method == http.MethodPatch {
 		request.Header.Set("Content-Type", "application/merge-patch+json")
 	}
+	maps.Copy(request.Header, header)
 	response, err := c.Do(request)
 	if err != nil {
 		s.t.Fatal(err)

@@ -160,7 +160,7 @@ func (s *server) resources() map[route]http.Handler {
 			scale.TableConvertor = rest.NewDefaultTableConvertor(k.GroupResource())
 			at("scale", "get", handlers.GetResource(scales{read}, subscope(scale, "scale")))
 		}
-		for _, w := range nodeChanges(read) {
+		for _, w := range changes(read) {
 			sub := subscope(scope, w.subresource)
 			sub.MaxRequestBodyBytes = int64(w.body)
 			if w.create {
@@ -168,10 +168,11 @@ func (s *server) resources() map[route]http.Handler {
 			}
 			if w.delete {
 				at(w.subresource, "delete", handlers.DeleteResource(w, true, sub, nil))
-				continue
 			}
-			at(w.subresource, "update", handlers.UpdateResource(w, sub, nil))
-			at(w.subresource, "patch", w.bodies(s.boundedPatch(k, handlers.PatchResource(w, sub, nil, patchTypes))))
+			if w.update {
+				at(w.subresource, "update", handlers.UpdateResource(w, sub, nil))
+				at(w.subresource, "patch", w.bodies(s.boundedPatch(k, handlers.PatchResource(w, sub, nil, patchTypes))))
+			}
 		}
 	}
 	pods := kinds.ForResource(apischema.GroupResource{Resource: "pods"})

@@ -1,4 +1,4 @@
-// Package api is the read-only Kubernetes API of the cluster, with the few writes that nodes may make.
+// Package api is the read-only Kubernetes API of the cluster, with the few writes that nodes and programs may make.
 package api
 
 import (
@@ -96,6 +96,7 @@ type server struct {
 	metrics  *metrics
 	reads    chan struct{}
 	writes   chan struct{}
+	making   chan struct{} // has a place for one; see change.make
 	budgets  budgets
 	stays    *stays
 	conns    *conns
@@ -140,6 +141,7 @@ func New(opts Options) *Server {
 		metrics: newMetrics(opts.Registerer),
 		reads:   make(chan struct{}, opts.MaxReads),
 		writes:  make(chan struct{}, opts.MaxWrites),
+		making:  make(chan struct{}, 1),
 	}
 	s.stays = newStays(s.decide)
 	var err error

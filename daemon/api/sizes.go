@@ -24,7 +24,7 @@ const (
 	// maxReport bounds what a node stores of itself or of a pod's status: a node that lists 50 images, and a pod of a
 	// hundred containers, take some tens of kilobytes.
 	maxReport = 512 << 10
-	// maxNote bounds an event, a heartbeat, or the options of a deletion; an event's message is Kubernetes' 1 KiB.
+	// maxNote bounds an event, a lease, or the options of a deletion; an event's message is Kubernetes' 1 KiB.
 	maxNote = 8 << 10
 	// maxPatch bounds a patch: merging lists by key costs the square of their length.
 	maxPatch = 256 << 10
@@ -49,7 +49,7 @@ func init() {
 	jsonpatch.AccumulatedCopySizeLimit = maxReport
 }
 
-// measured is how many bytes of an object a node has written, as they are stored.
+// measured is how many bytes of an object its writer has written, as they are stored.
 func measured(o kinds.Object) int {
 	switch o := o.(type) {
 	case *corev1.Pod:
@@ -61,7 +61,7 @@ func measured(o kinds.Object) int {
 	}
 }
 
-// fits refuses what makes an object larger than a node may.
+// fits refuses what makes an object larger than its writer may.
 func (c *change) fits(new, old kinds.Object) error {
 	is, was := measured(new), 0
 	if old != nil {
@@ -70,7 +70,7 @@ func (c *change) fits(new, old kinds.Object) error {
 	if is <= c.size || is <= was {
 		return nil
 	}
-	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("%d bytes of %s, and a node may store %d", is, c.kind.Resource, c.size))
+	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("%d bytes of %s, and one may have %d", is, c.kind.Resource, c.size))
 }
 
 // bodies bounds what a request may bring, beyond the bound of the handler's own.
@@ -104,14 +104,15 @@ func operations(patch []byte) int {
 	return len(list)
 }
 
-// honest puts right what a node may state wrongly without ill will: texts that are too long, and times that have not come.
-// A heartbeat from the future would keep a dead node alive, an event stand on every page as the newest.
+// honest puts right what may be stated wrongly without ill will: texts that are too long, and times that have not come. A
+// heartbeat from the future would keep a dead node alive, an event stand on every page as the newest; what a program's lease
+// says is for other programs, which compare it with what they have read before.
 func honest(o kinds.Object, now time.Time) error {
 	switch o := o.(type) {
 	case *corev1.Event:
 		return boundEvent(o, now)
 	case *coordinationv1.Lease:
-		if o.Spec.RenewTime != nil {
+		if o.Namespace == corev1.NamespaceNodeLease && o.Spec.RenewTime != nil {
 			past(now, &o.Spec.RenewTime.Time)
 		}
 	case *corev1.Node:

@@ -41,11 +41,13 @@ func (w *world) some(of ...string) (out []string) {
 
 func (w *world) namespace() string { return w.one("shop", "bank", "team:a") }
 func (w *world) verb() string {
-	return w.one("get", "list", "watch", "create", "delete")
+	return w.one("get", "list", "watch", "create", "delete", "update", "patch")
 }
-func (w *world) group() string { return w.one("", "apps", "authorization.k8s.io") }
+func (w *world) group() string {
+	return w.one("", "apps", "authorization.k8s.io", "coordination.k8s.io")
+}
 func (w *world) resource() string {
-	return w.one("pods", "secrets", "deployments", "nodes", "subjectaccessreviews")
+	return w.one("pods", "secrets", "deployments", "nodes", "subjectaccessreviews", "events", "leases")
 }
 func (w *world) subresource() string { return w.one("", "", "log", "status") }
 func (w *world) path() string        { return w.one("/metrics", "/metrics/slis", "/apis", "/logs/a", "/") }
@@ -212,7 +214,7 @@ func TestPolicyIsKubernetes(t *testing.T) {
 	}
 }
 
-// TestVerbsOfKinds holds what each identity may do with each kind.
+// TestVerbsOfKinds holds what each identity is answered to each verb of each kind.
 func TestVerbsOfKinds(t *testing.T) {
 	bound := func(namespace, user, kind, role string) kinds.Object {
 		ref, to := rbacv1.RoleRef{Kind: kind, Name: role}, []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: user}}
@@ -224,6 +226,11 @@ func TestVerbsOfKinds(t *testing.T) {
 	v := view.Of(
 		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "keys"}, Rules: []rbacv1.PolicyRule{
 			{Verbs: []string{"get", "delete"}, APIGroups: []string{""}, Resources: []string{"secrets"}}}},
+		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "leads"}, Rules: []rbacv1.PolicyRule{
+			{Verbs: []string{"get", "create", "update"}, APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}},
+			{Verbs: []string{"create", "patch"}, APIGroups: []string{""}, Resources: []string{"events"}}}},
+		bound("shop", account("leader"), "Role", "leads"), bound("shop", account("editor"), "ClusterRole", "edit"),
+		bound("", account("root"), "ClusterRole", "cluster-admin"), bound("shop", "leader", "Role", "leads"),
 		bound("shop", "keeper", "Role", "keys"), bound("shop", "namespaced", "ClusterRole", "view"),
 		bound("", "reader", "ClusterRole", "view"), bound("", "root", "ClusterRole", "cluster-admin"),
 	)
@@ -236,36 +243,54 @@ func TestVerbsOfKinds(t *testing.T) {
 		{"nobody", Subject{}}, {"node n1", Subject{Role: Node, Node: "n1"}}, {"viewer", person("viewer", ViewerGroup)},
 		{"person, bound to nothing", person("jane")}, {"person, bound to Role keys in shop", person("keeper")},
 		{"person, bound to ClusterRole view in shop", person("namespaced")}, {"person, bound to ClusterRole view", person("reader")},
-		{"person, bound to ClusterRole cluster-admin", person("root")},
+		{"person, bound to Role leads in shop", person("leader")}, {"person, bound to ClusterRole cluster-admin", person("root")},
+		{"account, bound to nothing", program("other")}, {"account, bound to Role leads in shop", program("leader")},
+		{"account, bound to ClusterRole edit in shop", program("editor")},
+		{"account, bound to ClusterRole cluster-admin", program("root")},
 	} {
 		fmt.Fprintf(&out, "== %s\n", who.name)
 		for _, k := range kinds.All {
-			var may []string
+			answers := map[Verdict]string{}
 			for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"} {
 				a := Access{Verb: verb, Group: k.Group, Resource: k.Resource}
 				if k.Namespaced {
 					a.Namespace = "shop"
 				}
-				if verdict, _ := Decide(who.Subject, a, v, p); verdict == Allowed {
-					may = append(may, verb)
+				verdict, _ := Decide(who.Subject, a, v, p)
+				answers[verdict] += " " + verb
+			}
+			fmt.Fprintf(&out, "%s:", k.GroupResource())
+			for verdict, text := range []string{"yes", "401", "403", "405"} {
+				if verbs := answers[Verdict(verdict)]; verbs != "" {
+					fmt.Fprintf(&out, " %s:%s;", text, verbs)
 				}
 			}
-			if len(may) > 0 {
-				fmt.Fprintf(&out, "%s: %s\n", k.GroupResource(), strings.Join(may, " "))
-			}
+			out.WriteString("\n")
 		}
 	}
 	golden.File(t, filepath.Join("testdata", "verbs.txt"), out.String())
 }
 
-// TestRules: what is listed is what may be read and asked.
+func account(name string) string { return "system:serviceaccount:shop:" + name }
+
+// program is a service account of the namespace shop.
+func program(name string) Subject {
+	out := person(account(name), "system:serviceaccounts", "system:serviceaccounts:shop")
+	out.Role = Account
+	return out
+}
+
+// TestRules: what is listed is what may be read, asked and, by programs, written.
 func TestRules(t *testing.T) {
 	for seed := range uint64(100) {
 		w := makeWorld(seed)
 		p := PolicyOf(w.view())
 		for range 20 {
 			who, namespace := person(w.user(), w.some("dev", "ops")...), w.namespace()
-			rules := p.Rules(&who.User, namespace)
+			if w.IntN(2) == 0 {
+				who.Role = Account
+			}
+			rules := p.Rules(who, namespace)
 			a := Access{Verb: w.verb(), Group: w.group(), Resource: w.resource(), Namespace: namespace, Name: w.one("", "a", "c")}
 			if a.Verb == "create" {
 				a.Name = ""

@@ -155,9 +155,9 @@ func reviews() []schema.GroupResource {
 	}
 }
 
-// Decide says whether a client may, and why or why not. Nodes may what is theirs, everybody else reads, and asks, what the
-// policy grants; to nodes and nobody it may be nil. The writes of nodes whose object is in the request's body are judged again
-// when it is read.
+// Decide says whether a client may, and why or why not. Nodes may what is theirs; everybody else reads, and asks, what the
+// policy grants, and programs write what they may be granted (see Verbs); to nodes and nobody the policy may be nil. The writes
+// whose object is in the request's body are judged again when it is read.
 func Decide(who Subject, a Access, v *view.View, p *Policy) (Verdict, string) {
 	asks := a.Verb == "create" && a.Subresource == "" &&
 		slices.Contains(reviews(), schema.GroupResource{Group: a.Group, Resource: a.Resource})
@@ -172,6 +172,8 @@ func Decide(who Subject, a Access, v *view.View, p *Policy) (Verdict, string) {
 		return nodeReads(who.Node, a, v)
 	case who.Role == Node:
 		return nodeWrites(who.Node, a, v)
+	case who.Role == Account && a.programs():
+		return programWrites(who, a, p)
 	case !a.Read() && !asks:
 		return NotThisWay, ""
 	default:

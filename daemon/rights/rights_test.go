@@ -27,11 +27,18 @@ func TestDecide(t *testing.T) {
 	lost := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "lost"},
 		RoleRef:  rbacv1.RoleRef{Kind: "ClusterRole", Name: "nowhere"},
 		Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: "jane"}}}
-	v := view.Of(pod, reads, web, lost)
+	leads := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "leads"},
+		RoleRef:  rbacv1.RoleRef{Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "shop", Name: "leader"}}}
+	v := view.Of(pod, reads, web, lost, leads)
 	p := PolicyOf(v)
 	nobody, n1, n2 := Subject{}, Subject{Role: Node, Node: "n1"}, Subject{Role: Node, Node: "n2"}
 	viewer, jane, account := person("viewer", ViewerGroup), person("jane"), person("system:serviceaccount:shop:web")
 	account.Role = Account
+	lease := func(verb, namespace, name string) Access {
+		return Access{Verb: verb, Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace, Name: name}
+	}
+	leader := program("leader")
 	own := fields.OneTermEqualSelector("spec.nodeName", "n1")
 	key := Access{Verb: "get", Resource: "secrets", Namespace: "shop", Name: "key"}
 	status := Access{Verb: "patch", Resource: "pods", Subresource: "status", Namespace: "shop", Name: "cart"}
@@ -62,6 +69,17 @@ func TestDecide(t *testing.T) {
 			`0 RBAC: allowed by RoleBinding "web/shop" of Role "reads" to ServiceAccount "web/shop"`},
 		{account, Access{Verb: "delete", Resource: "pods", Namespace: "shop", Name: "cart"}, "3 "},
 		{viewer, Access{Verb: "delete", Resource: "pods", Namespace: "shop", Name: "cart"}, "3 "},
+		{viewer, lease("create", "shop", ""), "3 "},
+		{account, lease("create", "shop", ""), "2 "},
+		{leader, lease("create", "shop", ""), `0 RBAC: allowed by ClusterRoleBinding "leads" of ClusterRole "cluster-admin" to ` +
+			`ServiceAccount "leader/shop"`},
+		{leader, lease("deletecollection", "shop", ""), "3 "},
+		{leader, lease("update", "kube-node-lease", "n1"), "3 the leases in kube-node-lease are heartbeats, which nodes alone write"},
+		{leader, lease("delete", "kube-system", "apiserver-x"),
+			"3 apiserver-x is a name of leases of API servers, which they alone write"},
+		{leader, Access{Verb: "update", Resource: "events", Namespace: "shop", Name: "e"}, "3 "},
+		{leader, Access{Verb: "patch", Resource: "pods", Subresource: "status", Namespace: "shop", Name: "cart"}, "3 "},
+		{n1, lease("create", "shop", ""), "3 node n1 may not create leases.coordination.k8s.io shop"},
 		{viewer, Access{Verb: "create", Group: "authorization.k8s.io", Resource: "selfsubjectaccessreviews"},
 			`0 RBAC: allowed by ClusterRoleBinding "system:basic-user" of ClusterRole "system:basic-user" to Group "system:authenticated"`},
 		{viewer, Access{Verb: "get", Path: TunnelPath}, "2 only a node may"},

@@ -6,16 +6,17 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac"
+
+	"lockstep/kinds"
 )
 
-// Rules are what bindings grant somebody in a namespace, as far as it may be done at all: what is read, and what is asked. The
-// evaluation error names roles that bindings name and that are not there.
-func (p *Policy) Rules(who *user.DefaultInfo, namespace string) authorizationv1.SubjectRulesReviewStatus {
-	b := bound{p, who}
-	resources, paths, _, err := rbac.New(b, b, b, b).RulesFor(context.Background(), who, namespace)
+// Rules are what bindings grant somebody in a namespace, as far as it may be done at all: what is read, what is asked, and what
+// programs write. The evaluation error names roles that bindings name and that are not there.
+func (p *Policy) Rules(who Subject, namespace string) authorizationv1.SubjectRulesReviewStatus {
+	b := bound{p, &who.User}
+	resources, paths, _, err := rbac.New(b, b, b, b).RulesFor(context.Background(), &who.User, namespace)
 	out := authorizationv1.SubjectRulesReviewStatus{
 		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
 	}
@@ -26,6 +27,9 @@ func (p *Policy) Rules(who *user.DefaultInfo, namespace string) authorizationv1.
 			})
 		}
 		out.ResourceRules = append(out.ResourceRules, asking(r)...)
+		if who.Role == Account {
+			out.ResourceRules = append(out.ResourceRules, writing(r)...)
+		}
 	}
 	for _, r := range paths {
 		if verbs := among(r.GetVerbs(), "get", "head"); len(verbs) > 0 {
@@ -49,6 +53,19 @@ func asking(r authorizer.ResourceRuleInfo) (out []authorizationv1.ResourceRule) 
 		if len(among(r.GetAPIGroups(), review.Group)) > 0 && len(among(r.GetResources(), review.Resource)) > 0 {
 			out = append(out, authorizationv1.ResourceRule{
 				Verbs: []string{"create"}, APIGroups: []string{review.Group}, Resources: []string{review.Resource},
+			})
+		}
+	}
+	return out
+}
+
+// writing are the writes of programs that a rule grants.
+func writing(r authorizer.ResourceRuleInfo) (out []authorizationv1.ResourceRule) {
+	for _, k := range kinds.All {
+		verbs := among(r.GetVerbs(), Verbs(k.GroupResource())...)
+		if len(verbs) > 0 && len(among(r.GetAPIGroups(), k.Group)) > 0 && len(among(r.GetResources(), k.Resource)) > 0 {
+			out = append(out, authorizationv1.ResourceRule{
+				Verbs: verbs, APIGroups: []string{k.Group}, Resources: []string{k.Resource}, ResourceNames: r.GetResourceNames(),
 			})
 		}
 	}

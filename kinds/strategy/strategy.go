@@ -340,3 +340,6 @@ func requestContext(k *kinds.Kind, o kinds.Object, verb, subresource string) con
 		Name:              o.GetName(),
 	})
 }
+
+// Unconditional says that an update of a kind's objects need not say of which resourceVersion it is.
+func Unconditional(k *kinds.Kind) bool { return registryOf(k).main.AllowUnconditionalUpdate(context.Background()) }

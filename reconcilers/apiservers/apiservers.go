@@ -30,13 +30,20 @@ const (
 	label    = "apiserver.kubernetes.io/identity"
 	identity = "kube-apiserver"
 	address  = "lockstep.dev/address"
+	// prefix begins the names of these leases.
+	prefix = "apiserver-"
 )
 
 // Key returns where the lease of the server of that name is. The name of a lease is made as Kubernetes makes it.
 func Key(server string) kinds.Key {
 	hash := sha256.Sum256([]byte(server))
 	text := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(hash[:16])
-	return kinds.For[*coordinationv1.Lease]().Key(metav1.NamespaceSystem, "apiserver-"+strings.ToLower(text))
+	return kinds.For[*coordinationv1.Lease]().Key(metav1.NamespaceSystem, prefix+strings.ToLower(text))
+}
+
+// Named says whether a lease may be an API server's, by its name.
+func Named(namespace, name string) bool {
+	return namespace == metav1.NamespaceSystem && strings.HasPrefix(name, prefix)
 }
 
 // Lease returns the lease of a server that has taken heartbeats since, as renewed now. Old is the one that is there, or nil;
