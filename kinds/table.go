@@ -112,7 +112,7 @@ func table() []*Kind {
 		row[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList](policy(), "poddisruptionbudgets", "pdb", Columns{
 			Namespaced: true, Declarable: true, Status: true,
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
-			Confidential: No, Health: judged(budgetHealth), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Confidential: No, Health: judged(budgetHealth, budgetReads()...), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Service, corev1.ServiceList](core(), "services", "svc", Columns{
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),

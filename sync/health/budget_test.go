@@ -3,6 +3,7 @@ package health
 import (
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -35,5 +36,28 @@ func TestBudgets(t *testing.T) {
 		if h.Cause != c.want || h.State != c.state {
 			t.Errorf("%+v: %+v, want %v %q", b.Status, h, c.state, c.want)
 		}
+	}
+}
+
+// TestBudgetOfEndingPods: what no controller accounts for any more is no fault while it ends.
+func TestBudgetOfEndingPods(t *testing.T) {
+	b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Generation: 1}}
+	b.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	b.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, Conditions: []metav1.Condition{{
+		Type: policyv1.DisruptionAllowedCondition, Reason: policyv1.SyncFailedReason, Message: "found no controllers for pod \"a\"",
+	}}}
+	a := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "a", Labels: map[string]string{"app": "web"}}}
+	of := func(objects ...kinds.Object) kinds.Health {
+		return At(seen(view.Of(append(objects, b)...), kinds.KeyOf(b)), now).Of(kinds.KeyOf(b))
+	}
+	if h := of(a); h.State != kinds.Failed {
+		t.Errorf("of a pod that lasts: %+v", h)
+	}
+	a.DeletionTimestamp = &metav1.Time{Time: now}
+	if h := of(a); h.State != kinds.Progressing || h.Cause != "its last pods end" {
+		t.Errorf("of a pod that ends: %+v", h)
+	}
+	if h := of(); h.State != kinds.Failed {
+		t.Errorf("of no pods: %+v", h)
 	}
 }
