@@ -113,7 +113,7 @@ func TestTokensAreForOnesOwnPods(t *testing.T) {
 		})
 	}
 	code, body := s.ask(s.viewer(), "POST", "/api/v1/namespaces/shop/serviceaccounts/cart/token", `{}`)
-	if code != http.StatusMethodNotAllowed {
+	if code != http.StatusForbidden {
 		t.Errorf("a viewer is answered %d %s", code, body)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
@@ -73,6 +74,11 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 			})
 		}
 		switch k.Resource {
+		case "serviceaccounts":
+			out = append(out, metav1.APIResource{
+				Name: "serviceaccounts/token", Namespaced: true, Group: authenticationv1.GroupName,
+				Version: authenticationv1.SchemeGroupVersion.Version, Kind: "TokenRequest", Verbs: metav1.Verbs{"create"},
+			})
 		case "pods":
 			out = append(out, metav1.APIResource{Name: "pods/log", Namespaced: true, Kind: "Pod", Verbs: metav1.Verbs{"get"}})
 		case "nodes":

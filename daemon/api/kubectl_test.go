@@ -97,6 +97,7 @@ func TestKubectl(t *testing.T) {
 		{name: "delete-pod", args: "delete pod cart-1-a -n shop", fail: true},
 		{name: "scale", args: "scale deployment cart -n shop --replicas 5", fail: true},
 		{name: "label", args: "label pod cart-1-a -n shop a=b", fail: true},
+		{name: "create-token", args: "create token default -n shop", fail: true},
 		{name: "create", args: "create configmap made -n shop --from-literal a=b", fail: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

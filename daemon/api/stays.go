@@ -130,7 +130,7 @@ func bearing(changes []view.Change) (credentials, grants bool, losers map[string
 	return false, grants, losers
 }
 
-// gone says that a change takes an account or a node, which tokens of pods rest on, or puts another in its place.
+// gone says that a change takes an account, a node or a Secret, which tokens of accounts rest on, or puts another in its place.
 func gone(c view.Change) bool {
 	switch old := c.Old.(type) {
 	case *corev1.ServiceAccount:
@@ -138,7 +138,10 @@ func gone(c view.Change) bool {
 		return old != nil && (now == nil || now.UID != old.UID)
 	case *corev1.Node:
 		now, _ := c.New.(*corev1.Node)
-		return old != nil && now == nil
+		return old != nil && (now == nil || now.UID != old.UID)
+	case *corev1.Secret:
+		now, _ := c.New.(*corev1.Secret)
+		return old != nil && (now == nil || now.UID != old.UID)
 	}
 	return false
 }

@@ -13,6 +13,9 @@ import (
 	"lockstep/store/view"
 )
 
+// token says that an access asks for a token of a service account, which changes nothing.
+func (a Access) token() bool { return a.Verb == "create" && a.what() == "serviceaccounts/token" }
+
 // TokenPod is the pod that a node asks a token of a service account for: one of its own, which runs as this account and shows
 // the token's audience to its programs. Otherwise the error says what is wrong.
 func TokenPod(self string, v *view.View, account *corev1.ServiceAccount, r *authenticationv1.TokenRequestSpec) (*corev1.Pod, error) {

@@ -47,7 +47,7 @@ func (w *world) group() string {
 	return w.one("", "apps", "authorization.k8s.io", "coordination.k8s.io")
 }
 func (w *world) resource() string {
-	return w.one("pods", "secrets", "deployments", "nodes", "subjectaccessreviews", "events", "leases")
+	return w.one("pods", "secrets", "deployments", "nodes", "subjectaccessreviews", "events", "leases", "serviceaccounts")
 }
 func (w *world) subresource() string { return w.one("", "", "log", "status") }
 func (w *world) path() string        { return w.one("/metrics", "/metrics/slis", "/apis", "/logs/a", "/") }
@@ -60,7 +60,7 @@ func (w *world) rules() (out []rbacv1.PolicyRule) {
 			continue
 		}
 		r := rbacv1.PolicyRule{Verbs: w.some(w.verb(), w.verb(), "*"), APIGroups: w.some(w.group(), w.group(), "*"),
-			Resources: w.some(w.resource(), w.resource()+"/"+w.one("log", "status"), "*/status", "*")}
+			Resources: w.some(w.resource(), w.resource()+"/"+w.one("log", "status", "token"), "*/status", "*/token", "*")}
 		if w.IntN(3) == 0 {
 			r.ResourceNames = w.some("a", "b")
 		}
@@ -291,8 +291,9 @@ func TestRules(t *testing.T) {
 				who.Role = Account
 			}
 			rules := p.Rules(who, namespace)
-			a := Access{Verb: w.verb(), Group: w.group(), Resource: w.resource(), Namespace: namespace, Name: w.one("", "a", "c")}
-			if a.Verb == "create" {
+			a := Access{Verb: w.verb(), Group: w.group(), Resource: w.resource(), Subresource: w.one("", "", "token"),
+				Namespace: namespace, Name: w.one("", "a", "c")}
+			if a.Verb == "create" && a.Subresource == "" {
 				a.Name = ""
 			}
 			listed := slices.ContainsFunc(rules.ResourceRules, func(r authorizationv1.ResourceRule) bool {

@@ -156,8 +156,8 @@ func reviews() []schema.GroupResource {
 }
 
 // Decide says whether a client may, and why or why not. Nodes may what is theirs; everybody else reads, and asks, what the
-// policy grants, and programs write what they may be granted (see Verbs); to nodes and nobody the policy may be nil. The writes
-// whose object is in the request's body are judged again when it is read.
+// policy grants, tokens of service accounts too, and programs write what they may be granted (see Verbs); to nodes and nobody the
+// policy may be nil. The writes whose object is in the request's body are judged again when it is read.
 func Decide(who Subject, a Access, v *view.View, p *Policy) (Verdict, string) {
 	asks := a.Verb == "create" && a.Subresource == "" &&
 		slices.Contains(reviews(), schema.GroupResource{Group: a.Group, Resource: a.Resource})
@@ -174,7 +174,7 @@ func Decide(who Subject, a Access, v *view.View, p *Policy) (Verdict, string) {
 		return nodeWrites(who.Node, a, v)
 	case who.Role == Account && a.programs():
 		return programWrites(who, a, p)
-	case !a.Read() && !asks:
+	case !a.Read() && !asks && !a.token():
 		return NotThisWay, ""
 	default:
 		return granted(p.grants(&who.User, a))

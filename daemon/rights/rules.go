@@ -26,7 +26,7 @@ func (p *Policy) Rules(who Subject, namespace string) authorizationv1.SubjectRul
 				Verbs: verbs, APIGroups: r.GetAPIGroups(), Resources: r.GetResources(), ResourceNames: r.GetResourceNames(),
 			})
 		}
-		out.ResourceRules = append(out.ResourceRules, asking(r)...)
+		out.ResourceRules = append(append(out.ResourceRules, asking(r)...), tokens(r)...)
 		if who.Role == Account {
 			out.ResourceRules = append(out.ResourceRules, writing(r)...)
 		}
@@ -57,6 +57,18 @@ func asking(r authorizer.ResourceRuleInfo) (out []authorizationv1.ResourceRule) 
 		}
 	}
 	return out
+}
+
+// tokens is the asking for tokens of service accounts that a rule grants.
+func tokens(r authorizer.ResourceRuleInfo) []authorizationv1.ResourceRule {
+	const what = "serviceaccounts/token"
+	if len(among(r.GetVerbs(), "create")) == 0 || len(among(r.GetAPIGroups(), "")) == 0 ||
+		len(among(r.GetResources(), what, "*/token")) == 0 {
+		return nil
+	}
+	return []authorizationv1.ResourceRule{{
+		Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{what}, ResourceNames: r.GetResourceNames(),
+	}}
 }
 
 // writing are the writes of programs that a rule grants.

@@ -40,11 +40,13 @@ type Authority struct {
 	metadata  serviceaccount.OpenIDMetadataProvider
 }
 
-// Bound is what a token is for: it holds no longer than its account, its pod and the pod's node are there.
+// Bound is what a token is for: it holds no longer than its account is there, and what else it is bound to, of which there is one:
+// a pod, with its node, a node or a Secret. Nil: it is not bound to such a thing.
 type Bound struct {
 	Account *corev1.ServiceAccount
 	Pod     *corev1.Pod
-	Node    *corev1.Node // nil: not known yet
+	Node    *corev1.Node // the pod's, or nil where it is not known yet
+	Secret  *corev1.Secret
 }
 
 // Known is who shows a token.
@@ -52,7 +54,11 @@ type Known struct {
 	User      user.DefaultInfo
 	Audiences []string // those of the token that were asked for
 	Until     time.Time
+	secret    reference
 }
+
+// reference is a Secret that a token is bound to; its zero value is none.
+type reference struct{ Name, UID string }
 
 // New returns the authority of a cluster, which signs by an ECDSA key of the curve P-256. The issuer is the API's URL within
 // the cluster, and the audience of tokens that name none; view is asked for what tokens are bound to.
@@ -91,12 +97,22 @@ func (a *Authority) Keys() []byte {
 // Issue signs a token for the audiences that holds for so many seconds from now.
 func (a *Authority) Issue(ctx context.Context, b Bound, audiences []string, seconds int64) (string, error) {
 	account := core.ServiceAccount{ObjectMeta: named(b.Account)}
-	node := &core.Node{ObjectMeta: metav1.ObjectMeta{Name: b.Pod.Spec.NodeName}}
-	if b.Node != nil {
-		node.ObjectMeta = named(b.Node)
+	var pod *core.Pod
+	var node *core.Node
+	var secret *core.Secret
+	switch {
+	case b.Pod != nil && b.Pod.Spec.NodeName != "":
+		node = &core.Node{ObjectMeta: metav1.ObjectMeta{Name: b.Pod.Spec.NodeName}}
+		fallthrough
+	case b.Pod != nil:
+		pod = &core.Pod{ObjectMeta: named(b.Pod)}
+	case b.Secret != nil:
+		secret = &core.Secret{ObjectMeta: named(b.Secret)}
 	}
-	claims, private, err := serviceaccount.Claims(account, &core.Pod{ObjectMeta: named(b.Pod)}, nil, node, nil, nil, seconds, 0,
-		audiences, nil)
+	if b.Node != nil {
+		node = &core.Node{ObjectMeta: named(b.Node)}
+	}
+	claims, private, err := serviceaccount.Claims(account, pod, secret, node, nil, nil, seconds, 0, audiences, nil)
 	if err == nil {
 		var token string
 		if token, err = a.generator.GenerateToken(ctx, claims, private); err == nil {
@@ -127,22 +143,29 @@ func (a *Authority) Read(ctx context.Context, token string, audiences ...string)
 		return Known{}, ErrToken
 	}
 	info, isDefault := response.User.(*user.DefaultInfo)
-	until, found := expiry(token)
-	if !isDefault || !found || !Holds(a.view(), *info) {
+	until, secret, found := claimed(token)
+	if !isDefault || !found {
 		return Known{}, ErrToken
 	}
-	return Known{User: *info, Audiences: slices.Clone(response.Audiences), Until: until}, nil
+	known := Known{User: *info, Audiences: slices.Clone(response.Audiences), Until: until, secret: secret}
+	if !known.Holds(a.view()) {
+		return Known{}, ErrToken
+	}
+	return known, nil
 }
 
-// expiry is when a token that has been verified ends.
-func expiry(token string) (time.Time, bool) {
+// claimed is what the reader does not tell of a token that it has verified: when it ends, and which Secret it is bound to.
+func claimed(token string) (until time.Time, secret reference, ok bool) {
 	parts := strings.Split(token, ".")
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
 	var claims struct {
-		Exp int64 `json:"exp"`
+		Exp        int64 `json:"exp"`
+		Kubernetes struct {
+			Secret reference `json:"secret"`
+		} `json:"kubernetes.io"`
 	}
 	if err != nil || json.Unmarshal(payload, &claims) != nil || claims.Exp == 0 {
-		return time.Time{}, false
+		return time.Time{}, reference{}, false
 	}
-	return time.Unix(claims.Exp, 0), true
+	return time.Unix(claims.Exp, 0), claims.Kubernetes.Secret, true
 }

@@ -14,8 +14,9 @@ import (
 	"lockstep/store/view"
 )
 
-// Holds says that what a token of this user is bound to is there: its account, its pod, and the pod's node.
-func Holds(v *view.View, u user.DefaultInfo) bool {
+// Holds says that what the token is bound to is there: its account, and its pod with that one's node, or its node, or its Secret.
+func (k Known) Holds(v *view.View) bool {
+	u := k.User
 	namespace, name, err := serviceaccount.SplitUsername(u.Name)
 	if err != nil {
 		return false
@@ -24,15 +25,27 @@ func Holds(v *view.View, u user.DefaultInfo) bool {
 	if !ok || string(account.UID) != u.UID {
 		return false
 	}
-	pod, ok := view.Get[*corev1.Pod](v, namespace, first(u, serviceaccount.PodNameKey))
-	if !ok || string(pod.UID) != PodUID(u) {
-		return false
+	if name := first(u, serviceaccount.PodNameKey); name != "" {
+		pod, ok := view.Get[*corev1.Pod](v, namespace, name)
+		if !ok || string(pod.UID) != PodUID(u) {
+			return false
+		}
 	}
-	_, ok = view.Get[*corev1.Node](v, "", first(u, serviceaccount.NodeNameKey))
-	return ok
+	if name := first(u, serviceaccount.NodeNameKey); name != "" {
+		node, ok := view.Get[*corev1.Node](v, "", name)
+		// A pod's token may be older than what is known of its node.
+		if uid := first(u, serviceaccount.NodeUIDKey); !ok || PodUID(u) == "" && string(node.UID) != uid {
+			return false
+		}
+	}
+	if k.secret != (reference{}) {
+		secret, ok := view.Get[*corev1.Secret](v, namespace, k.secret.Name)
+		return ok && string(secret.UID) == k.secret.UID
+	}
+	return true
 }
 
-// PodUID is the uid of the pod that a token of this user is bound to.
+// PodUID is the uid of the pod that a token of this user is bound to; empty: to none.
 func PodUID(u user.DefaultInfo) string { return first(u, serviceaccount.PodUIDKey) }
 
 func first(u user.DefaultInfo, key string) string {
