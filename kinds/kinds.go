@@ -53,13 +53,19 @@ func (k *Kind) Key(namespace, name string) Key {
 	return Key{Group: k.Group, Resource: k.Resource, Namespace: namespace, Name: name}
 }
 
+// Copy returns a copy of an object of the kind that shares what it points to.
+func (k *Kind) Copy(o Object) Object {
+	to := reflect.New(k.object)
+	to.Elem().Set(reflect.ValueOf(o).Elem())
+	return to.Interface().(Object)
+}
+
 // WithStatus returns a copy of an object of the kind, which has a status, with that of another one. It shares what
 // metadata and spec point to with the first, what the status points to with the other.
 func (k *Kind) WithStatus(o, of Object) Object {
-	to := reflect.New(k.object)
-	to.Elem().Set(reflect.ValueOf(o).Elem())
-	to.Elem().FieldByIndex(k.status).Set(reflect.ValueOf(of).Elem().FieldByIndex(k.status))
-	return to.Interface().(Object)
+	to := k.Copy(o)
+	reflect.ValueOf(to).Elem().FieldByIndex(k.status).Set(reflect.ValueOf(of).Elem().FieldByIndex(k.status))
+	return to
 }
 
 // AddToScheme registers every type of the table's groups, and the meta types (ListOptions, Status, WatchEvent, Table).

@@ -117,18 +117,22 @@ func (c codec) open(key string, value []byte) (encoding byte, payload []byte, er
 // decode returns the object of an opened value, defaulted, with its kind and resourceVersion set. It panics for nothing a
 // value can hold.
 func (c codec) decode(k kinds.Key, encoding byte, payload []byte, revision int64) (kinds.Object, error) {
-	kind := kinds.ForResource(k.GroupResource())
-	o := kind.New()
+	o := kinds.ForResource(k.GroupResource()).New()
 	if err := unmarshal(encoding, payload, o); err != nil {
 		return nil, undecodable(k, revision, err)
 	}
+	return c.finish(k, o, revision)
+}
+
+// finish gives an object that has been read its defaults, kind and resourceVersion.
+func (c codec) finish(k kinds.Key, o kinds.Object, revision int64) (kinds.Object, error) {
 	if o.GetNamespace() != k.Namespace || o.GetName() != k.Name {
 		return nil, undecodable(k, revision, fmt.Errorf("the value names itself %s/%s", o.GetNamespace(), o.GetName()))
 	}
 	if c.defaults != nil {
 		c.defaults(o)
 	}
-	o.GetObjectKind().SetGroupVersionKind(kind.GroupVersionKind)
+	o.GetObjectKind().SetGroupVersionKind(kinds.Of(o).GroupVersionKind)
 	o.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return o, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/internal/spread"
 	"lockstep/kinds"
@@ -44,6 +45,7 @@ type folder struct {
 	keys  keyspace
 	codec codec
 	sums  *sums
+	specs *specs
 
 	mu sync.Mutex // for the readers; only the folding goroutine writes
 	// beats holds the heartbeats by the etcd key they came in, then by node.
@@ -52,7 +54,8 @@ type folder struct {
 }
 
 func newFolder(keys keyspace, c codec) *folder {
-	return &folder{keys: keys, codec: c, sums: newSums(), beats: map[string]map[string]*coordinationv1.Lease{}, broken: map[string]int64{}}
+	return &folder{keys: keys, codec: c, sums: newSums(), specs: newSpecs(),
+		beats: map[string]map[string]*coordinationv1.Lease{}, broken: map[string]int64{}}
 }
 
 func (f *folder) brokenAt(key string) int64 {
@@ -96,9 +99,9 @@ func (f *folder) decodeObject(v *view.View, it item, value []byte) (kinds.Object
 	if err != nil {
 		return nil, sum{}, undecodable(k, it.rev, err)
 	}
-	head := 0
+	metadata, head := 0, 0
 	if encoding == encodingProtobuf {
-		head = headOf(payload)
+		metadata, head = headOf(payload)
 	}
 	if head == 0 {
 		o, err := f.codec.decode(k, encoding, payload, it.rev)
@@ -110,7 +113,12 @@ func (f *folder) decodeObject(v *view.View, it item, value []byte) (kinds.Object
 			return o, now, nil
 		}
 	}
-	o, err := f.codec.decode(k, encoding, payload, it.rev)
+	var o kinds.Object
+	if kinds.ForResource(k.GroupResource()) == kinds.For[*corev1.Pod]() {
+		o, err = f.decodePod(k, payload, metadata, head, it.rev)
+	} else {
+		o, err = f.codec.decode(k, encoding, payload, it.rev)
+	}
 	return o, now, err
 }
 

@@ -81,25 +81,26 @@ func (c codec) followed(old kinds.Object, rest []byte, revision int64) kinds.Obj
 	return o
 }
 
-// headOf returns how many bytes of a payload are metadata and spec, where only the status follows them; else zero.
+// headOf returns where in a payload the metadata end and where the spec after them, where only the status follows; else zero.
 // Kubernetes' workload kinds have these three as fields 1, 2 and 3.
-func headOf(payload []byte) int {
-	head := 0
+func headOf(payload []byte) (metadata, head int) {
 	for field := protowire.Number(1); field <= 3; field++ {
 		rest := payload[head:]
 		number, kind, n := protowire.ConsumeTag(rest)
 		if number != field || kind != protowire.BytesType {
-			return 0
+			return 0, 0
 		}
 		_, m := protowire.ConsumeBytes(rest[n:])
 		switch {
 		case m < 0:
-			return 0
-		case field < 3:
+			return 0, 0
+		case field == 1:
+			metadata, head = n+m, n+m
+		case field == 2:
 			head += n + m
 		case n+m < len(rest):
-			return 0
+			return 0, 0
 		}
 	}
-	return head
+	return metadata, head
 }

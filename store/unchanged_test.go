@@ -9,7 +9,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/randfill"
 
 	"lockstep/daemon/etcd/etcdtest"
@@ -37,12 +39,12 @@ func TestUnchangedHead(t *testing.T) {
 			next.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 			next.Status.PodIP = "10.42.0.9" // the list of addresses is a default
 		}
-		same := true
+		same := true // also where metadata have changed
 		switch random.IntN(4) {
 		case 0:
 			next.Spec.Containers[0].Image, same = fmt.Sprint("web:", step), false
 		case 1:
-			next.Labels["step"], same = fmt.Sprint(step), false
+			next.Labels["step"] = fmt.Sprint(step)
 		}
 		v = wait(t, s, commit(t, s, put(next, kinds.Revision(old))))
 		got, _ := view.Get[*corev1.Pod](v, "shop", "web")
@@ -73,10 +75,50 @@ func TestUnchangedHead(t *testing.T) {
 	}
 }
 
+// TestAlike writes pods of two templates, in two namespaces: those of one share their specification, and nothing else, and each is
+// as it was written.
+func TestAlike(t *testing.T) {
+	client := etcdtest.Client(t)
+	opts := store.Options{Default: strategy.Default}
+	s := open(t, client, opts)
+	var group store.Group
+	var want []*corev1.Pod
+	for i := range 40 {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Namespace: fmt.Sprint("ns-", i%3), Name: fmt.Sprint("web-", i), UID: types.UID(fmt.Sprint("uid-", i)),
+			CreationTimestamp: metav1.Unix(1700000000, 0), Labels: map[string]string{"number": fmt.Sprint(i)},
+		}}
+		p.Spec.Containers = []corev1.Container{{Name: "web", Image: fmt.Sprint("web:", i%2), Resources: corev1.ResourceRequirements{
+			Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100.5m")}, // rounded, and requested, by default
+		}}}
+		p.Status = corev1.PodStatus{Phase: corev1.PodRunning, Message: fmt.Sprint(i), PodIP: "10.42.0.9"}
+		group, want = append(group, store.Write{Key: kinds.KeyOf(p), Object: p}), append(want, p)
+	}
+	v := wait(t, s, commit(t, s, group))
+	fresh := wait(t, open(t, client, opts), v.Revision())
+	for _, v := range []*view.View{v, fresh} {
+		specs := map[*corev1.Container]string{}
+		for i, p := range want {
+			got, _ := view.Get[*corev1.Pod](v, p.Namespace, p.Name)
+			expected := p.DeepCopy()
+			strategy.Default(expected)
+			expected.TypeMeta, expected.Generation, expected.ResourceVersion = got.TypeMeta, 1, got.ResourceVersion
+			if diff := cmp.Diff(expected, got); diff != "" {
+				t.Errorf("pod %d: %s", i, diff)
+			}
+			specs[&got.Spec.Containers[0]] = got.Spec.Containers[0].Image
+		}
+		// Two goroutines may each read the first of a template.
+		if len(specs) < 2 || len(specs) > 4 {
+			t.Errorf("there are %d specifications, want one a template: %v", len(specs), specs)
+		}
+	}
+}
+
 var podKey = kinds.For[*corev1.Pod]().Key("shop", "web")
 
-// TestDefaultsOfStatus is why a status that has changed alone gets its defaults alone: those of the spec are not for it,
-// and it has none of the rest.
+// TestDefaultsOfStatus is why a status that has changed alone gets its defaults alone, and a pod may have another's defaulted
+// spec: those of one part are not for another, and metadata have none.
 func TestDefaultsOfStatus(t *testing.T) {
 	filler := randfill.NewWithSeed(3).NilChance(0.2).NumElements(0, 3).MaxDepth(8)
 	for range 200 {
@@ -89,6 +131,13 @@ func TestDefaultsOfStatus(t *testing.T) {
 			strategy.Default(status)
 			if diff := cmp.Diff(kind.WithStatus(before, o), kind.WithStatus(before, status)); diff != "" {
 				t.Fatalf("%s: -whole +status alone:\n%s", kind.Kind, diff)
+			}
+			if p, ok := before.(*corev1.Pod); ok {
+				spec := &corev1.Pod{Spec: *p.Spec.DeepCopy()}
+				strategy.Default(spec)
+				if diff := cmp.Diff(o.(*corev1.Pod).Spec, spec.Spec); diff != "" {
+					t.Fatalf("-whole +spec alone:\n%s", diff)
+				}
 			}
 			if diff := cmp.Diff(meta.AsPartialObjectMetadata(before), meta.AsPartialObjectMetadata(o)); diff != "" {
 				t.Fatalf("%s: defaults are set in the metadata:\n%s", kind.Kind, diff)
