@@ -30,7 +30,7 @@ type refused struct {
 	failed *loop.Event
 }
 
-// prepared is a decision as writes. Everything in it is a copy of its own.
+// prepared is a decision as writes. Everything in it is a copy, of its own or of what is made alike; nobody changes it.
 type prepared struct {
 	steps   []step
 	refused []refused

@@ -46,17 +46,18 @@ type creation struct {
 }
 
 // create passes copies of objects through the rules, after name has named those that have none. What differs from like, which has
-// passed, in nothing but the name that it is given is a copy of how that one passed: a thousand pods of one template are judged
-// once. like may be nil.
+// passed, in nothing but the name that it is given is how that one passed, and shares what it points to: a thousand pods of one
+// template are judged and copied once. like may be nil.
 func (r Rules) create(wants []loop.Want, like, passed kinds.Object, name func(kinds.Object), in admission.Cluster) []creation {
 	made := make([]creation, len(wants))
 	judge := make([]bool, len(wants))
 	spread.Over(len(wants), parallelFrom, func(i int) {
 		o := wants[i].Object
-		if judge[i] = like == nil || o.GetName() != "" || !reflect.DeepEqual(o, like); !judge[i] {
-			o = passed
+		if judge[i] = like == nil || o.GetName() != "" || o != like && !reflect.DeepEqual(o, like); judge[i] {
+			made[i].object = o.DeepCopyObject().(kinds.Object)
+		} else {
+			made[i].object = kinds.Of(passed).Copy(passed)
 		}
-		made[i].object = o.DeepCopyObject().(kinds.Object)
 	})
 	for i, w := range wants {
 		if w.Object.GetName() == "" {

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/kinds/podstatus"
+	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/pods"
 )
 
@@ -37,9 +38,7 @@ func (t *turn) create() {
 			t.again(at)
 			return
 		}
-		for range missing {
-			t.want(pods.Of(t.job, &t.job.Spec.Template), reason)
-		}
+		t.want(missing, pods.Of(t.job, &t.job.Spec.Template), reason)
 		return
 	}
 	if !perIndex(t.job) {
@@ -55,13 +54,13 @@ func (t *turn) create() {
 				continue
 			}
 		}
-		t.want(t.ofIndex(index), reason)
+		t.want(1, t.ofIndex(index), reason)
 	}
 }
 
-func (t *turn) want(p *corev1.Pod, reason string) {
-	t.created++
-	t.decision.Wants = append(t.decision.Wants, pods.Creation(p, reason))
+func (t *turn) want(n int, p *corev1.Pod, reason string) {
+	t.created += n
+	t.decision.Wants = append(t.decision.Wants, slices.Repeat([]loop.Want{pods.Creation(p, reason)}, n)...)
 }
 
 // ofIndex returns a new pod of an index.

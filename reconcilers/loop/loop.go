@@ -86,7 +86,8 @@ type Write struct {
 // without children.
 type Decision struct {
 	// Wants are objects as they should be: the view's own object to keep a child as it is, a changed copy to update it,
-	// an object without uid to create one (with a generateName, the engine finds the name).
+	// an object without uid to create one (with a generateName, the engine finds the name, and the same object may be wanted
+	// many times).
 	Wants []Want
 	Drops []Drop
 	// Status is the owner with its new status (and annotations, as in Kubernetes' status updates). Nil: no change.

@@ -3,6 +3,7 @@ package replicaset
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -118,9 +119,5 @@ func (f form[T]) decide(v *view.View, key kinds.Key, now time.Time) (loop.Decisi
 // creations wants n new pods of the template.
 func creations(owner kinds.Object, rs *appsv1.ReplicaSet, n, have int) []loop.Want {
 	reason := fmt.Sprintf("too few replicas: %d, need %d", have, *rs.Spec.Replicas)
-	wants := make([]loop.Want, n)
-	for i := range wants {
-		wants[i] = pods.Creation(pods.Of(owner, &rs.Spec.Template), reason)
-	}
-	return wants
+	return slices.Repeat([]loop.Want{pods.Creation(pods.Of(owner, &rs.Spec.Template), reason)}, n)
 }
