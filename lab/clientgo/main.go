@@ -1,4 +1,5 @@
-// Command clientgo is what people write with client-go for a pod: it watches what it may.
+// Command clientgo is what people write with client-go for a pod: it watches what it may, leads where others of
+// its kind wait to, and tries to write.
 package main
 
 import (
@@ -9,11 +10,17 @@ import (
 	"os/signal"
 	"syscall"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
 const usage = `clientgo watch PORT RESOURCE…   answer on the port with what informers have of the resources, each GROUP/VERSION/RESOURCE,
-                                of the pod's namespace, or by which words they were refused them`
+                                of the pod's namespace, or by which words they were refused them
+clientgo lead NAME              lead while it holds the lease of that name, and end when that is lost
+clientgo create NAME            try to create a ConfigMap`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -33,8 +40,27 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(args) < 3 || args[0] != "watch" {
-		return errors.New(usage)
+	switch {
+	case len(args) >= 3 && args[0] == "watch":
+		return watch(ctx, config, string(namespace), args[1], args[2:])
+	case len(args) == 2 && args[0] == "lead":
+		return lead(ctx, config, string(namespace), args[1])
+	case len(args) == 2 && args[0] == "create":
+		return create(ctx, config, string(namespace), args[1])
 	}
-	return watch(ctx, config, string(namespace), args[1], args[2:])
+	return errors.New(usage)
+}
+
+func create(ctx context.Context, config *rest.Config, namespace, name string) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	made := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	_, err = client.CoreV1().ConfigMaps(namespace).Create(ctx, made, metav1.CreateOptions{})
+	var refused apierrors.APIStatus
+	if errors.As(err, &refused) {
+		return fmt.Errorf("%d %s: %w", refused.Status().Code, refused.Status().Reason, err)
+	}
+	return err
 }
