@@ -342,4 +342,6 @@ func requestContext(k *kinds.Kind, o kinds.Object, verb, subresource string) con
 }
 
 // Unconditional says that an update of a kind's objects need not say of which resourceVersion it is.
-func Unconditional(k *kinds.Kind) bool { return registryOf(k).main.AllowUnconditionalUpdate(context.Background()) }
+func Unconditional(k *kinds.Kind) bool {
+	return registryOf(k).main.AllowUnconditionalUpdate(context.Background())
+}
