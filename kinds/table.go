@@ -171,7 +171,7 @@ func table() []*Kind {
 			Controllers: Uncontrolled(),
 		}),
 		row[corev1.PodTemplate, corev1.PodTemplateList](core(), "podtemplates", "", Columns{
-			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Namespaced: true, Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Pod, corev1.PodList](core(), "pods", "po", Columns{

@@ -164,6 +164,9 @@ func TestEveryKindIsCreatedUpdatedAndPrinted(t *testing.T) {
 			if errs := PrepareCreate(o); len(errs) > 0 {
 				t.Fatalf("PrepareCreate: %v", errs)
 			}
+			if counted := o.GetGeneration() == 1; counted != (k.Generation == kinds.Yes) {
+				t.Errorf("Kubernetes counts its generation: %v; its row says %v", counted, k.Generation)
+			}
 			stored := o.DeepCopyObject().(kinds.Object)
 			same := o.DeepCopyObject().(kinds.Object)
 			same.SetResourceVersion("")
