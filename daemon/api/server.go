@@ -148,7 +148,8 @@ func New(opts Options) *Server {
 	if s.accounts, err = accounts.New(opts.Authority.AccountKey(), Issuer(opts.Settings), opts.Store.View); err != nil {
 		panic("api: the key is of the right kind and the domain was checked: " + err.Error())
 	}
-	s.hub = watch.New(watch.Options{Store: opts.Store, Judge: s.judge, Registerer: opts.Registerer, Log: opts.Log})
+	s.hub = watch.New(watch.Options{Store: opts.Store, Judge: s.judge, Registerer: opts.Registerer, Log: opts.Log,
+		Now: opts.Now})
 	return &Server{server: s, handler: s.historic(s.chain())}
 }
 

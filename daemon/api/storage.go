@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/fnv"
 	"reflect"
 	"strconv"
 	"strings"
@@ -91,7 +93,7 @@ func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOption
 	}
 	access.SetResourceVersion(strconv.FormatInt(v.Revision(), 10))
 	if page.next != "" {
-		token, err := apistorage.EncodeContinue("/"+page.next+"\x00", "/", v.Revision())
+		token, err := apistorage.EncodeContinue("/"+s.mark(ctx, opts)+"/"+page.next+"\x00", "/", v.Revision())
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +101,7 @@ func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOption
 		if f.Whole() {
 			access.SetRemainingItemCount(&page.remaining)
 		}
-		s.hub.Keep(v, s.now())
+		s.hub.Keep(v)
 	}
 	setItems(list, page.objects)
 	return list, nil
@@ -126,20 +128,44 @@ func (s *storage) listView(ctx context.Context, f *watch.Filter, opts *metainter
 		}
 		return v, "", err
 	}
-	after, rev, err := apistorage.DecodeContinue(opts.Continue, "")
+	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
+		return nil, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+	}
+	place, rev, err := apistorage.DecodeContinue(opts.Continue, "")
 	if err != nil {
 		return nil, "", apierrors.NewBadRequest("invalid continue token: " + err.Error())
+	}
+	mark := s.mark(ctx, opts)
+	after, ours := strings.CutPrefix(place, mark+"/")
+	if !ours {
+		return nil, "", apierrors.NewBadRequest("invalid continue token: it is of a list of another kind, namespace or selector")
 	}
 	// A negative revision is what follows an expired token: go on at the same place in what is there now.
 	if rev < 0 {
 		v, err := s.viewFor(ctx, "")
 		return v, after, err
 	}
-	v := s.hub.Snapshot(rev, s.now())
+	v := s.hub.Snapshot(rev)
 	if v == nil {
-		return nil, "", expiredContinue(after)
+		return nil, "", expiredContinue(mark, after)
 	}
 	return v, after, nil
+}
+
+// mark tells what a list is of, so that a token that continues it continues no other.
+func (s *storage) mark(ctx context.Context, opts *metainternalversion.ListOptions) string {
+	h := fnv.New64a()
+	of := []string{s.kind.GroupResource().String(), s.namespace(ctx)}
+	if opts.LabelSelector != nil {
+		of = append(of, "labels", opts.LabelSelector.String())
+	}
+	if opts.FieldSelector != nil {
+		of = append(of, "fields", opts.FieldSelector.String())
+	}
+	for _, part := range of {
+		fmt.Fprintf(h, "%q", part)
+	}
+	return strconv.FormatUint(h.Sum64(), 36)
 }
 
 func (s *storage) exact(ctx context.Context, resourceVersion string) (*view.View, string, error) {
@@ -150,7 +176,7 @@ func (s *storage) exact(ctx context.Context, resourceVersion string) (*view.View
 	if _, err := s.hub.Reach(ctx, rev); err != nil {
 		return nil, "", err
 	}
-	if v := s.hub.Snapshot(rev, s.now()); v != nil {
+	if v := s.hub.Snapshot(rev); v != nil {
 		return v, "", nil
 	}
 	return nil, "", apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
@@ -158,7 +184,7 @@ func (s *storage) exact(ctx context.Context, resourceVersion string) (*view.View
 
 // expiredContinue is Kubernetes' answer to a continue token whose snapshot is gone: a list anew, or the rest of it as of
 // now by the token in the answer.
-func expiredContinue(after string) error {
+func expiredContinue(mark, after string) error {
 	err := apierrors.NewResourceExpired("The provided continue parameter is too old " +
 		"to display a consistent list result. You can start a new list without " +
 		"the continue parameter, or use the continue token in this response to " +
@@ -166,7 +192,7 @@ func expiredContinue(after string) error {
 		"token results in an inconsistent list - objects that were created, " +
 		"modified, or deleted between the time the first chunk was returned " +
 		"and now may show up in the list.")
-	if token, encodeErr := apistorage.EncodeContinue("/"+after, "/", -1); encodeErr == nil {
+	if token, encodeErr := apistorage.EncodeContinue("/"+mark+"/"+after, "/", -1); encodeErr == nil {
 		err.ErrStatus.ListMeta.Continue = token
 	}
 	return err
@@ -189,7 +215,9 @@ func (s *storage) page(ctx context.Context, v *view.View, f watch.Filter, after 
 		case after != "" && comparePaths(path, after) < 0:
 		case limit > 0 && int64(len(p.objects)) == limit:
 			p.next = pagePath(p.objects[limit-1])
-			p.remaining++
+			if p.remaining++; !f.Whole() {
+				return p // nobody is told how many
+			}
 		default:
 			p.objects = append(p.objects, f.Shown(s.hub.Present(v, o)))
 		}

@@ -24,10 +24,6 @@ const (
 	// freshWait is how long a read waits for a revision that the view has not reached; Kubernetes' watch cache waits as
 	// long.
 	freshWait = 3 * time.Second
-	// keptSnapshots bounds the views kept for lists that are read in parts; each keeps alive what changed since.
-	keptSnapshots = 64
-	// snapshotLife is as long as etcd keeps old revisions for Kubernetes by default.
-	snapshotLife = 5 * time.Minute
 )
 
 // Options of a Hub. Store is required.
@@ -39,6 +35,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Log. Nil: slog.Default().
 	Log *slog.Logger
+	// Now. Nil: time.Now.
+	Now func() time.Time
 }
 
 // Hub feeds one window a kind from the store's batches and hands out the view they lead to: what a client lists and what
@@ -50,17 +48,13 @@ type Hub struct {
 	ledger  *ledger
 	metrics *metrics
 	judge   func(v *view.View, changes []view.Change, all bool)
+	now     func() time.Time
 
 	mu      sync.Mutex
 	view    *view.View
 	windows map[schema.GroupResource]*window // nil until the first view is complete
 	moved   chan struct{}                    // closed and replaced whenever view is
-	kept    []snapshot
-}
-
-type snapshot struct {
-	view *view.View
-	at   time.Time
+	kept    kept
 }
 
 // New returns a hub; it starts nothing.
@@ -68,12 +62,15 @@ func New(opts Options) *Hub {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	if opts.Judge == nil {
 		opts.Judge = func(*view.View, []view.Change, bool) {}
 	}
 	origins := provenance.New()
 	return &Hub{store: opts.Store, log: opts.Log, origins: origins, ledger: newLedger(origins), metrics: newMetrics(opts.Registerer),
-		judge: opts.Judge, view: view.NewDB().View(), moved: make(chan struct{})}
+		judge: opts.Judge, now: opts.Now, view: view.NewDB().View(), moved: make(chan struct{})}
 }
 
 // Origins says where objects come from.
@@ -171,6 +168,7 @@ func (h *Hub) apply(b store.Batch) {
 	fill(windows, b.View.Revision(), h.objects(b.Changes, was, is))
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.kept.pass(b.Changes, h.now())
 	h.move(b.View)
 }
 
@@ -288,34 +286,19 @@ func (h *Hub) Close() {
 	}
 }
 
-// Keep holds a view for the lists that continue from it, for some minutes.
-func (h *Hub) Keep(v *view.View, now time.Time) {
+// Keep holds a view for the lists that continue from it, for some minutes from when it was the newest.
+func (h *Hub) Keep(v *view.View) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	kept := h.kept[:0]
-	for _, s := range h.kept {
-		if now.Sub(s.at) < snapshotLife && s.view.Revision() != v.Revision() {
-			kept = append(kept, s)
-		}
-	}
-	clear(h.kept[len(kept):])
-	if len(kept) >= keptSnapshots {
-		kept = append(kept[:0], kept[1:]...)
-	}
-	h.kept = append(kept, snapshot{view: v, at: now})
+	h.kept.keep(v, v.Revision() == h.view.Revision(), h.now())
 }
 
 // Snapshot returns the view of exactly that revision, or nil where it is not kept.
-func (h *Hub) Snapshot(rev int64, now time.Time) *view.View {
+func (h *Hub) Snapshot(rev int64) *view.View {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.view.Revision() == rev {
 		return h.view
 	}
-	for _, s := range h.kept {
-		if s.view.Revision() == rev && now.Sub(s.at) < snapshotLife {
-			return s.view
-		}
-	}
-	return nil
+	return h.kept.at(rev, h.now())
 }
