@@ -54,6 +54,8 @@ type Engine struct {
 	metrics *metrics
 	queue   *queue
 	ledger  ledger
+	// refusals is owned by whoever owns the queue.
+	refusals refusals
 }
 
 // New returns an engine for these reconcilers. It starts nothing. It panics where two have the same name, or write one field
@@ -75,7 +77,7 @@ func New(loops []Reconciler, o Options) *Engine {
 		o.Seed = rand.Uint64()
 	}
 	o.Rules = o.Rules.orKubernetes()
-	e := &Engine{Options: o, loops: slices.Clone(loops), queue: newQueue()}
+	e := &Engine{Options: o, loops: slices.Clone(loops), queue: newQueue(), refusals: refusals{}}
 	seen := map[string]bool{}
 	for _, r := range loops {
 		switch {
@@ -120,6 +122,12 @@ func (e *Engine) Run(ctx context.Context) error {
 	return nilWhenDone(ctx, g.Wait())
 }
 
+// done takes a key back from who worked on it.
+func (e *Engine) done(it item, o outcome) {
+	e.refusals.note(it, o.refused)
+	e.queue.done(it, o, e.Clock.Now())
+}
+
 // finished tells what became of an item that a worker had.
 type finished struct {
 	item
@@ -154,7 +162,7 @@ func (e *Engine) dispatch(ctx context.Context, work chan<- item, done <-chan fin
 			running++
 		case f := <-done:
 			running--
-			e.queue.done(f.item, f.outcome, e.Clock.Now())
+			e.done(f.item, f.outcome)
 			e.reached(e.Store.View().Revision())
 		case batch, open := <-sub.C:
 			if !open {

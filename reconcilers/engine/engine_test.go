@@ -541,3 +541,58 @@ func TestQuotas(t *testing.T) {
 		t.Errorf("%d secrets are there once the quota is raised, want 4", got)
 	}
 }
+
+// TestRefusalsAreLifted: what quotas and LimitRanges refused is tried again when these change, without waiting for its backoff, and
+// not by other changes.
+func TestRefusalsAreLifted(t *testing.T) {
+	decide := children(5)
+	b := newBench(t, loop.Reconciler{Reads: secretReads(), Writes: secretWrites(),
+		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
+			if key.Name != "owner" {
+				return loop.Decision{}, nil
+			}
+			return decide(v, key, now)
+		}})
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "few"}}
+	quota.Spec.Hard = corev1.ResourceList{corev1.ResourceSecrets: resource.MustParse("1")}
+	quota.Status.Used = corev1.ResourceList{corev1.ResourceSecrets: resource.MustParse("1")}
+	b.put(t, quota, 0)
+	limits := &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "limits"}}
+	b.drain(t)
+	for b.step.Next().Sub(b.clock.Now()) < 30*time.Second { // refused for a while
+		b.clock.Step(30 * time.Second)
+		b.drain(t)
+	}
+	change := func(name string, lifts bool, objects int, o kinds.Object) {
+		t.Helper()
+		turns := b.turns
+		revision := int64(0)
+		if there := b.View().Get(kinds.KeyOf(o)); there != nil {
+			revision = kinds.Revision(there)
+		}
+		b.put(t, o, revision)
+		b.drain(t)
+		if got := len(b.secrets()); got != objects || (b.turns > turns) != lifts {
+			t.Errorf("%s: %d secrets, %d turns; want %d, and turns: %v", name, got, b.turns-turns, objects, lifts)
+		}
+	}
+	with := func(change func(*corev1.ResourceQuota)) *corev1.ResourceQuota {
+		there, _ := view.Get[*corev1.ResourceQuota](b.View(), "shop", "few")
+		q := there.DeepCopy()
+		change(q)
+		return q
+	}
+	one, two := resource.MustParse("1"), resource.MustParse("2")
+	other := quota.DeepCopy()
+	other.Namespace = "elsewhere"
+	change("a quota of another namespace", false, 1, other)
+	change("more is used", false, 1, with(func(q *corev1.ResourceQuota) { q.Status.Used[corev1.ResourceSecrets] = two }))
+	change("less is used", true, 1, with(func(q *corev1.ResourceQuota) { q.Status.Used[corev1.ResourceSecrets] = one }))
+	change("a LimitRange", true, 1, limits)
+	change("labels", true, 1, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"a": "b"}}})
+	change("no other labels", false, 1, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"a": "b"},
+		Annotations: map[string]string{"a": "b"}}})
+	change("raised", true, 3, with(func(q *corev1.ResourceQuota) { q.Spec.Hard[corev1.ResourceSecrets] = resource.MustParse("3") }))
+	change("raised for all", true, 5, with(func(q *corev1.ResourceQuota) { q.Spec.Hard[corev1.ResourceSecrets] = resource.MustParse("9") }))
+	change("nothing is refused any more", false, 5, with(func(q *corev1.ResourceQuota) { q.Spec.Hard[corev1.ResourceSecrets] = two }))
+}

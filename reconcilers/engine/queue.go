@@ -21,6 +21,8 @@ type outcome struct {
 	again time.Time
 	// retry asks for another turn after the key's backoff.
 	retry bool
+	// refused is the namespace of the first write that was refused; empty: none was.
+	refused string
 }
 
 const (

@@ -44,7 +44,7 @@ func (s *Stepper) Step(ctx context.Context) bool {
 		return false
 	}
 	q.take(it)
-	q.done(it, s.e.turn(ctx, it), s.e.Clock.Now())
+	s.e.done(it, s.e.turn(ctx, it))
 	return true
 }
 

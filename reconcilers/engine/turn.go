@@ -104,7 +104,7 @@ func (e *Engine) act(ctx context.Context, r *Reconciler, key kinds.Key, owner ki
 	}
 	out, result := outcome{retry: len(p.refused) > 0}, "nothing"
 	if out.retry {
-		result = "refused"
+		result, out.refused = "refused", p.refused[0].key.Namespace
 	}
 	if len(p.steps) == 0 {
 		return out, result

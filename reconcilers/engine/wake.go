@@ -10,6 +10,7 @@ import (
 // wake queues every key that the batch's changes concern. A wake-up carries no data: the key is decided from whatever
 // view is the newest by then.
 func (e *Engine) wake(batch store.Batch) {
+	e.lift(batch)
 	views := e.views(batch.View)
 	for _, c := range batch.Changes {
 		if c.Old == nil && c.New == nil {
@@ -30,6 +31,20 @@ func (e *Engine) wake(batch store.Batch) {
 						e.addAll(n, read.Keys(views[n], o))
 					}
 				}
+			}
+		}
+	}
+}
+
+// lift queues the keys whose refusal a batch's changes may have lifted.
+func (e *Engine) lift(batch store.Batch) {
+	if len(e.refusals) == 0 {
+		return
+	}
+	for _, c := range batch.Changes {
+		if namespace := lifts(c.Old, c.New); namespace != "" {
+			for it := range e.refusals[namespace] {
+				e.add(it.loop, it.key)
 			}
 		}
 	}
