@@ -34,7 +34,7 @@ func (t *turn) create() {
 	}
 	reason := fmt.Sprintf("too few pods: %d, need %d", len(t.active), t.wanted())
 	if !indexed(t.job) {
-		if at := pause(t.tally.ended); at.After(t.now) {
+		if at := t.pause(); at.After(t.now) {
 			t.again(at)
 			return
 		}
@@ -42,14 +42,14 @@ func (t *turn) create() {
 		return
 	}
 	if !perIndex(t.job) {
-		if at := pause(t.tally.ended); at.After(t.now) {
+		if at := t.pause(); at.After(t.now) {
 			t.again(at)
 			return
 		}
 	}
 	for _, index := range t.pending(missing) {
 		if last := t.tally.waiting[index]; last != nil {
-			if at := finishedAt(last).Add(backoff(failuresOf(last) + ignoredOf(last) + 1)); at.After(t.now) {
+			if at := finishedAt(last).Add(backoff(countsOf(last) + 1)); at.After(t.now) {
 				t.again(at)
 				continue
 			}
@@ -120,22 +120,25 @@ func nameIndex(c *corev1.Container) {
 	}}})
 }
 
-// order returns the pods in the order in which they are given up: those that have come least far first.
+// order returns the pods in the order in which Kubernetes gives them up: those that have come least far first, and of those that
+// have come as far the youngest.
 func order(list []*corev1.Pod) []*corev1.Pod {
-	far := func(p *corev1.Pod) int {
-		switch {
-		case p.Spec.NodeName == "":
-			return 0
-		case p.Status.Phase == corev1.PodRunning && podstatus.Ready(&p.Status):
-			return 3
-		case p.Status.Phase == corev1.PodRunning:
-			return 2
-		}
-		return 1
-	}
 	return slices.SortedStableFunc(slices.Values(list), func(a, b *corev1.Pod) int {
-		return cmp.Or(cmp.Compare(far(a), far(b)), b.CreationTimestamp.Compare(a.CreationTimestamp.Time))
+		return cmp.Or(
+			pods.Progress(a, b),
+			youngerFirst(podstatus.ReadySince(&a.Status), podstatus.ReadySince(&b.Status)),
+			pods.Restarts(a, b),
+			youngerFirst(a.CreationTimestamp.Time, b.CreationTimestamp.Time),
+		)
 	})
+}
+
+// youngerFirst compares times. An unknown one counts as the youngest.
+func youngerFirst(a, b time.Time) int {
+	if a.IsZero() || b.IsZero() {
+		return a.Compare(b)
+	}
+	return b.Compare(a)
 }
 
 const (
@@ -156,16 +159,17 @@ func backoff(failures int32) time.Duration {
 }
 
 // pause returns until when no pod is made: it depends on the failures since the last success. Zero: none is waited for.
-func pause(ended []*corev1.Pod) time.Time {
+func (t *turn) pause() time.Time {
+	well := func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded && !t.tally.failures[p.UID] }
 	var success, last time.Time
-	for _, p := range ended {
-		if p.Status.Phase == corev1.PodSucceeded && finishedAt(p).After(success) {
+	for _, p := range t.tally.ended {
+		if well(p) && finishedAt(p).After(success) {
 			success = finishedAt(p)
 		}
 	}
 	failures := int32(0)
-	for _, p := range ended {
-		if at := finishedAt(p); p.Status.Phase != corev1.PodSucceeded && at.After(success) {
+	for _, p := range t.tally.ended {
+		if at := failedAt(t.job, p); !well(p) && at.After(success) {
 			failures++
 			if at.After(last) {
 				last = at
@@ -179,22 +183,40 @@ func pause(ended []*corev1.Pod) time.Time {
 }
 
 // finishedAt is when a pod ended: by its containers, else since when it is not ready, else since when it is being deleted.
-func finishedAt(p *corev1.Pod) time.Time {
-	if at, ok := stoppedAt(p); ok {
+func finishedAt(p *corev1.Pod) time.Time { return finishedBy(p, time.Time{}) }
+
+// failedAt is when a pod began to count as failed. One that is replaced when it is being deleted did so then, whatever its
+// containers did afterwards.
+func failedAt(j *batchv1.Job, p *corev1.Pod) time.Time {
+	if p.DeletionTimestamp == nil || onlyFailed(j) {
+		return finishedAt(p)
+	}
+	return finishedBy(p, deletedAt(p))
+}
+
+// finishedBy is when a pod ended as it looked at a moment; zero: as it looks now.
+func finishedBy(p *corev1.Pod, moment time.Time) time.Time {
+	seen := func(at time.Time) bool { return !at.IsZero() && (moment.IsZero() || !at.After(moment)) }
+	if at, ok := stoppedAt(p); ok && seen(at) {
 		return at
 	}
 	c := podstatus.Condition(&p.Status, corev1.PodReady)
-	if c != nil && c.Status == corev1.ConditionFalse && !c.LastTransitionTime.IsZero() {
+	if c != nil && c.Status == corev1.ConditionFalse && seen(c.LastTransitionTime.Time) {
 		return c.LastTransitionTime.Time
 	}
 	if p.DeletionTimestamp != nil {
-		grace := int64(0)
-		if p.DeletionGracePeriodSeconds != nil {
-			grace = *p.DeletionGracePeriodSeconds
-		}
-		return p.DeletionTimestamp.Add(-time.Duration(grace) * time.Second)
+		return deletedAt(p)
 	}
 	return p.CreationTimestamp.Time
+}
+
+// deletedAt is when somebody asked for a pod's end.
+func deletedAt(p *corev1.Pod) time.Time {
+	grace := int64(0)
+	if p.DeletionGracePeriodSeconds != nil {
+		grace = *p.DeletionGracePeriodSeconds
+	}
+	return p.DeletionTimestamp.Add(-time.Duration(grace) * time.Second)
 }
 
 // stoppedAt is when the last container of a pod stopped; not ok: one has not, or there is none.

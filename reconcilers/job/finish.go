@@ -80,16 +80,13 @@ func (t *turn) restartedTooOften() bool {
 // is left, it has ended. written says that the first was done before.
 func (t *turn) end(finish *batchv1.JobCondition, written bool) {
 	s := t.status
-	if s.StartTime == nil {
-		s.StartTime = t.time() // Kubernetes' rules want one of a job that has ended
-	}
 	failing := finish.Type == batchv1.JobFailureTarget
 	rest := append(slices.Clone(t.active), t.leaving...)
 	if !written {
 		if failing {
 			t.failRest()
 		}
-		t.decision.Wants = t.claims.Releases()
+		t.decision.Wants, t.decision.Drops = t.claims.Releases(), nil
 		t.created = 0
 		t.keep("ended or ending", t.claims.Kept...)
 		t.keep("its job is about to end", rest...)
@@ -108,6 +105,9 @@ func (t *turn) end(finish *batchv1.JobCondition, written bool) {
 		return
 	}
 	s.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{}
+	if s.StartTime == nil {
+		s.StartTime = t.time() // Kubernetes' rules want one of a job that has ended
+	}
 	if failing {
 		t.condition(batchv1.JobFailed, corev1.ConditionTrue, finish.Reason, finish.Message)
 		t.tell(corev1.EventTypeWarning, finish.Reason, finish.Message)

@@ -153,6 +153,8 @@ func failuresOf(p *corev1.Pod) int32 { return number(p, batchv1.JobIndexFailureC
 
 func ignoredOf(p *corev1.Pod) int32 { return number(p, batchv1.JobIndexIgnoredFailureCountAnnotation) }
 
+func countsOf(p *corev1.Pod) int32 { return failuresOf(p) + ignoredOf(p) }
+
 func number(p *corev1.Pod, annotation string) int32 {
 	n, err := strconv.ParseInt(p.Annotations[annotation], 10, 32)
 	if err != nil || n < 0 || n > math.MaxInt32 {

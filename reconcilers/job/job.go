@@ -139,7 +139,7 @@ func (t *turn) manage() {
 	if want := t.job.Spec.Completions; want != nil {
 		complete = t.tally.succeeded >= *want
 	}
-	if complete && len(t.active)+t.created+len(t.leaving) == 0 {
+	if complete && len(t.active)+t.created == 0 {
 		t.end(&batchv1.JobCondition{
 			Type: batchv1.JobSuccessCriteriaMet, Reason: batchv1.JobReasonCompletionsReached,
 			Message: "Reached expected number of succeeded pods",

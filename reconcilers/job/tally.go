@@ -1,14 +1,19 @@
 package job
 
 import (
+	"cmp"
 	"slices"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 )
+
+// notCounted is why a pod is given up that failed while it was being deleted, and counts only for the pause.
+const notCounted = "its failure is not counted"
 
 // tally is how the pods of a job have ended so far. It is derived anew from the pods that are there and from what the status
 // says of those that went: a set of uids, of which each counts once. Pods that have ended stay until the job has, unless
@@ -45,6 +50,9 @@ func count(j *batchv1.Job, mine []*corev1.Pod) tally {
 	var done, lost []int
 	for _, p := range mine {
 		index, ok := indexOf(j, p)
+		if ok && p.Annotations[kinds.LetGo] == notCounted {
+			t.ended = append(t.ended, p)
+		}
 		if letGo(p) || !ok {
 			continue
 		}
@@ -62,6 +70,8 @@ func count(j *batchv1.Job, mine []*corev1.Pod) tally {
 			if perIndex(j) && (rule.failsIndex || rule.counts && failuresOf(p) >= *j.Spec.BackoffLimitPerIndex) {
 				lost = append(lost, index)
 			}
+		case p.Status.Phase == corev1.PodSucceeded: // too late, it has failed
+			t.ended = append(t.ended, p)
 		}
 	}
 	t.succeeded, t.failed = max(j.Status.Succeeded, int32(len(successes))), max(j.Status.Failed, int32(len(t.failures)))
@@ -96,9 +106,8 @@ func awaited(j *batchv1.Job, mine []*corev1.Pod, t tally) map[int]*corev1.Pod {
 		if !ok || letGo(p) || !failed(j, p) || active[index] || t.done.has(index) || t.lost.has(index) {
 			continue
 		}
-		before := last[index]
-		if before == nil ||
-			failuresOf(before)+ignoredOf(before) <= failuresOf(p)+ignoredOf(p) && !finishedAt(p).Before(finishedAt(before)) {
+		if before := last[index]; before == nil || cmp.Or(cmp.Compare(countsOf(p), countsOf(before)),
+			finishedAt(p).Compare(finishedAt(before))) >= 0 {
 			last[index] = p
 		}
 	}
@@ -129,12 +138,12 @@ func (t *turn) settle(finish *batchv1.JobCondition) {
 			s.UncountedTerminatedPods.Failed = append(s.UncountedTerminatedPods.Failed, p.UID)
 			t.keep("being deleted, counted as failed", p)
 		case failed(t.job, p) || p.Status.Phase == corev1.PodSucceeded:
-			t.giveUp(p, "its failure is not counted")
+			t.giveUp(p, notCounted)
 		default:
 			t.keep("being deleted; how it ends is counted", p)
 		}
 	}
-	s.Failed = t.tally.failed
+	s.Failed = max(s.Failed, t.tally.failed-t.late(finish))
 	s.Succeeded = t.tally.succeeded
 	if indexed(t.job) {
 		s.CompletedIndexes = t.tally.done.String()
@@ -143,4 +152,22 @@ func (t *turn) settle(finish *batchv1.JobCondition) {
 			s.FailedIndexes = &lost
 		}
 	}
+}
+
+// late is how many failures are not in the status yet: an index's pod that has failed counts when there is the next one, and until
+// then it may still turn out well.
+func (t *turn) late(finish *batchv1.JobCondition) (n int32) {
+	if finish != nil {
+		return 0
+	}
+	for index, last := range t.tally.waiting {
+		replaced := slices.ContainsFunc(t.claims.Mine, func(p *corev1.Pod) bool {
+			i, ok := indexOf(t.job, p)
+			return ok && i == index && countsOf(p) > countsOf(last)
+		})
+		if t.tally.failures[last.UID] && !t.tally.settled[last.UID] && !replaced {
+			n++
+		}
+	}
+	return n
 }

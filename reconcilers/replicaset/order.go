@@ -26,15 +26,12 @@ func deletionOrder(active []*corev1.Pod, minReadySeconds int32, crowd map[string
 	}
 	return slices.SortedStableFunc(slices.Values(active), func(a, b *corev1.Pod) int {
 		return cmp.Or(
-			trueFirst(a.Spec.NodeName == "", b.Spec.NodeName == ""),
-			cmp.Compare(phaseOrder(a), phaseOrder(b)),
-			trueFirst(!podstatus.Ready(&a.Status), !podstatus.Ready(&b.Status)),
+			pods.Progress(a, b),
 			trueFirst(!available(a), !available(b)),
 			cmp.Compare(deletionCost(a), deletionCost(b)),
 			cmp.Compare(crowd[b.Spec.NodeName], crowd[a.Spec.NodeName]),
 			youngerFirst(a, b, podstatus.ReadySince(&a.Status), podstatus.ReadySince(&b.Status), now),
-			cmp.Compare(restarts(b), restarts(a)),
-			cmp.Compare(sidecarRestarts(b), sidecarRestarts(a)),
+			pods.Restarts(a, b),
 			youngerFirst(a, b, a.CreationTimestamp.Time, b.CreationTimestamp.Time, now),
 		)
 	})
@@ -72,16 +69,6 @@ func trueFirst(a, b bool) int {
 	return 1
 }
 
-func phaseOrder(p *corev1.Pod) int {
-	switch p.Status.Phase {
-	case corev1.PodUnknown:
-		return 1
-	case corev1.PodRunning:
-		return 2
-	}
-	return 0
-}
-
 // deletionCost reads the annotation controller.kubernetes.io/pod-deletion-cost; none, or no number, is 0.
 func deletionCost(p *corev1.Pod) int64 {
 	cost, err := strconv.ParseInt(p.Annotations[corev1.PodDeletionCost], 10, 32)
@@ -110,26 +97,4 @@ func magnitude(age time.Duration) int {
 		return -1
 	}
 	return int(math.Log2(float64(age)))
-}
-
-func restarts(p *corev1.Pod) (most int32) {
-	for _, c := range p.Status.ContainerStatuses {
-		most = max(most, c.RestartCount)
-	}
-	return most
-}
-
-func sidecarRestarts(p *corev1.Pod) (most int32) {
-	for i := range p.Spec.InitContainers {
-		c := &p.Spec.InitContainers[i]
-		if !podstatus.Sidecar(c) {
-			continue
-		}
-		for _, s := range p.Status.InitContainerStatuses {
-			if s.Name == c.Name {
-				most = max(most, s.RestartCount)
-			}
-		}
-	}
-	return most
 }
