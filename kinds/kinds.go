@@ -4,6 +4,7 @@ package kinds
 import (
 	"fmt"
 	"reflect"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -81,6 +82,13 @@ func AddToScheme(s *runtime.Scheme) error {
 
 // All is the table, in the order in which a revision's objects are created: what others refer to comes first.
 var All = table()
+
+// Shown are the kinds as which the API shows objects of others, of the table, to those who know them so: events of events.k8s.io/v1.
+// They are neither stored nor stated, and no object is Of one.
+var Shown = shown()
+
+// Served are the table's and the shown kinds.
+func Served() []*Kind { return append(slices.Clone(All), Shown...) }
 
 // Scheme knows what AddToScheme registers.
 var Scheme = runtime.NewScheme()

@@ -13,6 +13,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -41,6 +42,7 @@ func batch() group { return group{batchv1.SchemeGroupVersion, batchv1.AddToSchem
 func coordination() group {
 	return group{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme}
 }
+func events() group    { return group{eventsv1.SchemeGroupVersion, eventsv1.AddToScheme} }
 func discovery() group { return group{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme} }
 func policy() group    { return group{policyv1.SchemeGroupVersion, policyv1.AddToScheme} }
 func rbac() group      { return group{rbacv1.SchemeGroupVersion, rbacv1.AddToScheme} }
@@ -189,6 +191,16 @@ func table() []*Kind {
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Event, corev1.EventList](core(), "events", "ev", Columns{
+			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: Yes, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+	}
+}
+
+// shown has a row for each kind as which the API shows objects of another one of the table.
+func shown() []*Kind {
+	return []*Kind{
+		row[eventsv1.Event, eventsv1.EventList](events(), "events", "ev", Columns{
 			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: Yes, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -49,6 +50,8 @@ type change struct {
 	program func(v *view.View, new, old kinds.Object) error
 	// prepare applies Kubernetes' own rules to an update.
 	prepare func(new, old kinds.Object) field.ErrorList
+	// in is the group's version that requests are for; the zero value: the kind's own.
+	in schema.GroupVersion
 }
 
 var (
@@ -106,7 +109,7 @@ func (c *change) Create(ctx context.Context, obj runtime.Object, validate rest.V
 		return nil, err
 	}
 	strategy.Default(o)
-	if errs := strategy.PrepareCreate(o); len(errs) > 0 {
+	if errs := strategy.PrepareCreateIn(cmp.Or(c.in, c.kind.GroupVersion()), o); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(c.kind.GroupKind(), o.GetName(), errs)
 	}
 	if err := validate(ctx, o); err != nil {

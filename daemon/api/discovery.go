@@ -32,8 +32,8 @@ const (
 
 // served is every kind, in the order in which discovery lists resources.
 func served() []*kinds.Kind {
-	out := slices.Clone(kinds.All)
-	slices.SortFunc(out, func(a, b *kinds.Kind) int { return strings.Compare(a.Resource, b.Resource) })
+	out := kinds.Served()
+	slices.SortStableFunc(out, func(a, b *kinds.Kind) int { return strings.Compare(a.Resource, b.Resource) })
 	return out
 }
 
@@ -111,7 +111,7 @@ func (s *server) groupVersions() []schema.GroupVersion {
 			out = append(out, gv)
 		}
 	}
-	for _, k := range kinds.All {
+	for _, k := range kinds.Served() {
 		add(k.GroupVersion())
 	}
 	for _, r := range s.reviewTable() {

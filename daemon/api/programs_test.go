@@ -39,7 +39,7 @@ func programCluster() []kinds.Object {
 	role := &rbacv1.Role{ObjectMeta: named("shop", "leads"), Rules: []rbacv1.PolicyRule{
 		{Verbs: []string{"get", "create", "update", "patch", "delete"}, APIGroups: []string{"coordination.k8s.io"},
 			Resources: []string{"leases"}},
-		{Verbs: []string{"create", "patch"}, APIGroups: []string{""}, Resources: []string{"events"}},
+		{Verbs: []string{"create", "patch"}, APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}},
 	}}
 	space := func(name string) *corev1.Namespace {
 		return &corev1.Namespace{ObjectMeta: named("", name), Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}
@@ -485,6 +485,7 @@ func TestProgramsAreToldTheTruth(t *testing.T) {
 	for _, rule := range []string{
 		`{"verbs":["create","delete","patch","update"],"apiGroups":["coordination.k8s.io"],"resources":["leases"]}`,
 		`{"verbs":["create","patch"],"apiGroups":[""],"resources":["events"]}`,
+		`{"verbs":["create","patch"],"apiGroups":["events.k8s.io"],"resources":["events"]}`,
 	} {
 		if !strings.Contains(answer, rule) {
 			t.Errorf("no %s in %s", rule, answer)

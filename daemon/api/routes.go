@@ -179,6 +179,7 @@ func (s *server) resources() map[route]http.Handler {
 	all[route{gvr: pods.GroupVersionResource(), subresource: "log", verb: "get"}] = http.HandlerFunc(s.podLog)
 	nodes := kinds.ForResource(apischema.GroupResource{Resource: "nodes"})
 	all[route{gvr: nodes.GroupVersionResource(), subresource: "proxy", verb: "get"}] = http.HandlerFunc(s.nodeProxy)
+	maps.Copy(all, s.shownEvents())
 	maps.Copy(all, s.reviews())
 	maps.Copy(all, s.usages())
 	token, h := s.tokenHandler()

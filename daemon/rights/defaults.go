@@ -54,7 +54,7 @@ func usageRule() rbacv1.PolicyRule {
 // viewerRules grant all that is no Secret, whatever a cluster's own role view grants.
 func viewerRules() []rbacv1.PolicyRule {
 	groups := map[string][]string{}
-	for _, k := range kinds.All {
+	for _, k := range kinds.Served() {
 		if k.Confidential != kinds.Yes {
 			groups[k.Group] = append(groups[k.Group], k.Resource)
 		}

@@ -7,6 +7,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -21,7 +22,7 @@ func Verbs(of schema.GroupResource) []string {
 	switch of {
 	case kinds.For[*coordinationv1.Lease]().GroupResource():
 		return []string{"create", "delete", "patch", "update"}
-	case kinds.For[*corev1.Event]().GroupResource():
+	case kinds.For[*corev1.Event]().GroupResource(), eventsv1.Resource("events"):
 		return []string{"create", "patch"} // as Kubernetes' recorders write them
 	}
 	return nil
@@ -69,9 +70,12 @@ func CheckProgramLease(_ *view.View, new, _ kinds.Object) error {
 	return unheld(new)
 }
 
-// CheckProgramEvent: a program tells of what is in the event's namespace, as Kubernetes' own rules have it, and the event
-// expires as every other.
+// CheckProgramEvent: a program tells of what is in the event's namespace, as Kubernetes has it for events of recorders, or in none,
+// and the event expires as every other.
 func CheckProgramEvent(_ *view.View, new, _ kinds.Object) error {
+	if about := new.(*corev1.Event).InvolvedObject.Namespace; about != "" && about != new.GetNamespace() {
+		return field.Invalid(field.NewPath("involvedObject", "namespace"), about, "does not match event.namespace")
+	}
 	if len(new.GetOwnerReferences()) > 0 {
 		return field.Forbidden(metadata().Child("ownerReferences"), "an event ends when its time has come")
 	}

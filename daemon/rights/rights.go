@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -103,8 +104,11 @@ func (a Access) Attributes(who *user.DefaultInfo) authorizer.Attributes {
 	}
 }
 
-// Kind is the one that an access is to, or nil.
+// Kind is the one that an access is to, or nil; for events that are shown otherwise, that of what is shown.
 func (a Access) Kind() *kinds.Kind {
+	if a.Group == eventsv1.GroupName {
+		a.Group = corev1.GroupName
+	}
 	return kinds.ForResource(schema.GroupResource{Group: a.Group, Resource: a.Resource})
 }
 

@@ -73,7 +73,7 @@ func tokens(r authorizer.ResourceRuleInfo) []authorizationv1.ResourceRule {
 
 // writing are the writes of programs that a rule grants.
 func writing(r authorizer.ResourceRuleInfo) (out []authorizationv1.ResourceRule) {
-	for _, k := range kinds.All {
+	for _, k := range kinds.Served() {
 		verbs := among(r.GetVerbs(), Verbs(k.GroupResource())...)
 		if len(verbs) > 0 && len(among(r.GetAPIGroups(), k.Group)) > 0 && len(among(r.GetResources(), k.Resource)) > 0 {
 			out = append(out, authorizationv1.ResourceRule{

@@ -18,6 +18,7 @@ func startsAlone() map[string]string {
 		"daemon run":                        "stands still where etcd's disk does; the process ends then",
 		"daemon/etcd startEmbedded":         "stands still where the disk does; the process starts again then",
 		"daemon/etcd Run":                   "both stand still where the disk does; waited for unless they do",
+		"daemon/api Watch":                  "ends with the watch that it shows, or when it is stopped",
 		"daemon/api/watch start":            "ends with the request, and tells it by closing the watch's channel",
 		"sync/source/clone serve":           "reads what is asked until the process ends, which it brings about",
 		"nodeagent/images fly":              "goes on for the next who wants the image, and ends with the download",

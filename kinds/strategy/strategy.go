@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -148,9 +149,14 @@ func Default(o kinds.Object) { legacyscheme.Scheme.Default(o) }
 // validates. uid, creationTimestamp and generateName are left as they are. A service need not have an address or node
 // ports yet. An empty list means that the object is valid.
 func PrepareCreate(o kinds.Object) field.ErrorList {
+	return PrepareCreateIn(kinds.Of(o).GroupVersion(), o)
+}
+
+// PrepareCreateIn is PrepareCreate of a request for a group's version that shows the kind, whose rules may be others.
+func PrepareCreateIn(gv schema.GroupVersion, o kinds.Object) field.ErrorList {
 	k := kinds.Of(o)
 	r := registryOf(k)
-	ctx := requestContext(k, o, "create", "")
+	ctx := requestContext(gv, k, o, "create", "")
 
 	if r.named && o.GetUID() == "" {
 		o.SetUID(kinds.Unborn)
@@ -183,12 +189,17 @@ func PrepareCreate(o kinds.Object) field.ErrorList {
 // service and is not stated, and validates. Where new has no resourceVersion it takes old's. An empty list means that
 // the update is allowed; old is not changed.
 func PrepareUpdate(new, old kinds.Object) field.ErrorList {
+	return PrepareUpdateIn(kinds.Of(new).GroupVersion(), new, old)
+}
+
+// PrepareUpdateIn is PrepareUpdate of a request for a group's version that shows the kind, whose rules may be others.
+func PrepareUpdateIn(gv schema.GroupVersion, new, old kinds.Object) field.ErrorList {
 	k := kinds.Of(new)
 	r := registryOf(k)
 	if r.readmit != nil {
 		r.readmit(new, old)
 	}
-	return r.update(r.main, requestContext(k, new, "update", ""), new, old)
+	return r.update(r.main, requestContext(gv, k, new, "update", ""), new, old)
 }
 
 // PrepareStatus makes new what Kubernetes' API server would store for an update of old's status subresource: in place
@@ -200,7 +211,7 @@ func PrepareStatus(new, old kinds.Object) field.ErrorList {
 	if r.status == nil {
 		panic(fmt.Sprintf("strategy: %s has no status", k.Kind))
 	}
-	return r.update(r.status, requestContext(k, new, "update", "status"), new, old)
+	return r.update(r.status, requestContext(k.GroupVersion(), k, new, "update", "status"), new, old)
 }
 
 // update does what rest.BeforeUpdate does, with field errors instead of an API status.
@@ -327,13 +338,13 @@ func validPathSegment(name string, prefix bool) []string {
 }
 
 // requestContext is the context of the API request that the write stands for: some strategies ask it for the version.
-func requestContext(k *kinds.Kind, o kinds.Object, verb, subresource string) context.Context {
+func requestContext(gv schema.GroupVersion, k *kinds.Kind, o kinds.Object, verb, subresource string) context.Context {
 	ctx := genericapirequest.WithNamespace(context.Background(), o.GetNamespace())
 	return genericapirequest.WithRequestInfo(ctx, &genericapirequest.RequestInfo{
 		IsResourceRequest: true,
 		Verb:              verb,
-		APIGroup:          k.Group,
-		APIVersion:        k.Version,
+		APIGroup:          gv.Group,
+		APIVersion:        gv.Version,
 		Resource:          k.Resource,
 		Subresource:       subresource,
 		Namespace:         o.GetNamespace(),

@@ -14,7 +14,7 @@ import (
 // and nothing of it is kept.
 func Old(release string) []byte {
 	m, paths := models{}, object{}
-	for _, k := range kinds.All {
+	for _, k := range kinds.Served() {
 		m.kind(k)
 		paths[pathOf(k)] = operations(k)
 	}

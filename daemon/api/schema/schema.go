@@ -39,7 +39,7 @@ func Index(gvs []schema.GroupVersion, release string) []byte {
 func Document(gv schema.GroupVersion, release string) []byte {
 	m := models{}
 	paths := object{}
-	for _, k := range kinds.All {
+	for _, k := range kinds.Served() {
 		if k.GroupVersion() != gv {
 			continue
 		}
