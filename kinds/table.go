@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -49,6 +50,7 @@ func rbac() group      { return group{rbacv1.SchemeGroupVersion, rbacv1.AddToSch
 func scheduling() group {
 	return group{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme}
 }
+func node() group     { return group{nodev1.SchemeGroupVersion, nodev1.AddToScheme} }
 func lockstep() group { return group{v1alpha1.GroupVersion, v1alpha1.AddToScheme} }
 
 // table has a row a kind, in the order in which a revision's objects are created: what others refer to comes first.
@@ -68,6 +70,10 @@ func table() []*Kind {
 		}),
 		row[coordinationv1.Lease, coordinationv1.LeaseList](coordination(), "leases", "", Columns{
 			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[nodev1.RuntimeClass, nodev1.RuntimeClassList](node(), "runtimeclasses", "", Columns{
+			Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](scheduling(), "priorityclasses", "pc", Columns{

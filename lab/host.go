@@ -201,13 +201,25 @@ func (l *Lab) addHost(ctx context.Context, name string, r role, number int) (*Ho
 		Name: name, Role: r, Addr: fmt.Sprintf("%d.%d.%d.%d", base[0], base[1], base[2], base[3]),
 		Dir: filepath.Join(l.dir, "hosts", name), Services: map[string]process{}, Lab: l.dir,
 	}
-	for _, d := range []string{"log", "data", "containerd", "certs.d/_default"} {
+	for _, d := range []string{"log", "data", "containerd", "certs.d/_default", "bin"} {
 		if err := os.MkdirAll(filepath.Join(h.Dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("cannot make the disk of host %s: %w", name, err)
 		}
 	}
+	if err := h.secondRuntime(); err != nil {
+		return nil, fmt.Errorf("cannot give host %s a second runtime: %w", name, err)
+	}
 	l.state.Hosts = append(l.state.Hosts, h)
 	return h, l.boot(ctx, h)
+}
+
+// secondRuntime gives a host what RuntimeClasses name by the handler sandboxed: runc's shim by another name.
+func (h *Host) secondRuntime() error {
+	shim, err := exec.LookPath("containerd-shim-runc-v2")
+	if err != nil {
+		return err
+	}
+	return os.Symlink(shim, filepath.Join(h.Dir, "bin", "containerd-shim-sandboxed-v2"))
 }
 
 // boot makes the host's namespaces and its link to the bridge.
@@ -229,11 +241,12 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	return h.CommandIn(ctx, "/", name, args...)
 }
 
-// CommandIn returns a command that runs on the host in a folder, which is the machine's except below /run.
+// CommandIn returns a command that runs on the host in a folder, which is the machine's except below /run. Programs that only
+// the host has come first.
 func (h *Host) CommandIn(ctx context.Context, folder, name string, args ...string) *exec.Cmd {
 	enter := []string{"-t", strconv.Itoa(h.Holder.PID), "-m", "-n", "-u", "--wdns=" + folder, "--", name}
 	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
-	cmd.Env = environ(h.Lab)
+	cmd.Env = append(environ(h.Lab), "PATH="+filepath.Join(h.Dir, "bin")+":"+os.Getenv("PATH"))
 	return cmd
 }
 

@@ -14,6 +14,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -65,6 +66,8 @@ func samples() []kinds.Object {
 			Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("10")},
 		}},
 		&schedulingv1.PriorityClass{ObjectMeta: meta("", "gold"), Value: 1000},
+		&nodev1.RuntimeClass{ObjectMeta: meta("", "sandboxed"), Handler: "runsc", Overhead: &nodev1.Overhead{
+			PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("120Mi")}}},
 		&rbacv1.ClusterRoleBinding{
 			ObjectMeta: meta("", "ada"), Subjects: []rbacv1.Subject{{Kind: "User", Name: "ada"}},
 			RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "view"},

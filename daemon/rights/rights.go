@@ -212,7 +212,7 @@ func decidePath(who Subject, a Access, p *Policy) (Verdict, string) {
 // routes; else only what its own pods need.
 func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 	switch a.what() {
-	case "nodes", "services", "namespaces", "endpointslices.discovery.k8s.io":
+	case "nodes", "services", "namespaces", "endpointslices.discovery.k8s.io", "runtimeclasses.node.k8s.io":
 		return Allowed, ""
 	case "nodes/status":
 		return only(a.Name == self, "a node reads only its own status")

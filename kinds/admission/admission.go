@@ -31,6 +31,9 @@ func Admit(o kinds.Object, in Cluster) *field.Error {
 	ranges := limitRanges(pod.Namespace, in)
 	giveDefaults(pod, ranges)
 	serve(pod, in)
+	if err := run(&pod.Spec, in); err != nil {
+		return err
+	}
 	if err := prioritize(&pod.Spec, in); err != nil {
 		return err
 	}

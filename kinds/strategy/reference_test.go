@@ -37,6 +37,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"jobs.batch":             job.GetAttrs,
 		// These have none of their own.
 		"sources.lockstep.dev":              storage.DefaultClusterScopedAttr,
+		"runtimeclasses.node.k8s.io":        storage.DefaultClusterScopedAttr,
 		"priorityclasses.scheduling.k8s.io": storage.DefaultClusterScopedAttr,
 		"leases.coordination.k8s.io":        storage.DefaultNamespaceScopedAttr,
 		"limitranges":                       storage.DefaultNamespaceScopedAttr,

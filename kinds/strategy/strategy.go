@@ -24,6 +24,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
@@ -50,6 +51,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
 	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrolebinding"
@@ -94,6 +96,7 @@ var registries = map[string]registry{
 	},
 	"nodes":                             {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
 	"leases.coordination.k8s.io":        {main: lease.Strategy},
+	"runtimeclasses.node.k8s.io":        {main: runtimeclass.Strategy},
 	"priorityclasses.scheduling.k8s.io": {main: priorityclass.Strategy},
 	"limitranges":                       {main: limitrange.Strategy, plain: true},
 	"resourcequotas":                    {main: resourcequota.Strategy, status: resourcequota.StatusStrategy},

@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -83,6 +84,7 @@ func examples() []kinds.Object {
 			ObjectMeta: named("a"),
 			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds},
 		},
+		&nodev1.RuntimeClass{ObjectMeta: cluster("sandboxed"), Handler: "runsc"},
 		&schedulingv1.PriorityClass{ObjectMeta: cluster("gold"), Value: 1000},
 		&corev1.LimitRange{ObjectMeta: named("cart"), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
 			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},

@@ -122,6 +122,12 @@ kind: ResourceQuota
 metadata: {name: idle, namespace: talk}
 spec: {hard: {pods: "20", services: "20", limits.ephemeral-storage: 1Ti}}
 ---
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: lab-sandboxed}
+handler: runsc
+overhead: {podFixed: {memory: 120Mi}}
+---
 apiVersion: v1
 kind: LimitRange
 metadata: {name: idle, namespace: talk}

@@ -1,4 +1,4 @@
-// Package content knows the ConfigMaps and Secrets that pods of a node refer to.
+// Package content knows the ConfigMaps, Secrets and RuntimeClasses that pods of a node refer to.
 package content
 
 import (
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -32,11 +33,7 @@ const (
 
 // fileOf is where an object is kept.
 func fileOf(r pods.Reference) string {
-	kind := "configmaps"
-	if r.Secret {
-		kind = "secrets"
-	}
-	return filepath.Join(kind, r.Namespace+"_"+r.Name+".json")
+	return filepath.Join(string(r.Resource), r.Namespace+"_"+r.Name+".json")
 }
 
 // Options say where a Store works.
@@ -52,7 +49,7 @@ type Options struct {
 	Holds func() bool
 }
 
-// Store has the ConfigMaps and Secrets that a node's pods refer to. They are kept on disk, so that pods start as specified
+// Store has the ConfigMaps, Secrets and RuntimeClasses that a node's pods refer to. They are kept on disk, so that pods start as specified
 // while the control plane is away. What it returns is shared: copy before you change.
 type Store struct {
 	opts    Options
@@ -83,7 +80,7 @@ type fetched struct {
 // ConfigMap is one as the API has it, or as it was last known when the API does not answer. apierrors.IsNotFound says that
 // there is none.
 func (s *Store) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	got, err := s.get(ctx, pods.Reference{Namespace: namespace, Name: name})
+	got, err := s.get(ctx, pods.Reference{Resource: pods.ConfigMaps, Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -92,11 +89,20 @@ func (s *Store) ConfigMap(ctx context.Context, namespace, name string) (*corev1.
 
 // Secret is as ConfigMap.
 func (s *Store) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	got, err := s.get(ctx, pods.Reference{Secret: true, Namespace: namespace, Name: name})
+	got, err := s.get(ctx, pods.Reference{Resource: pods.Secrets, Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}
 	return got.(*corev1.Secret), nil
+}
+
+// RuntimeClass is as ConfigMap.
+func (s *Store) RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
+	got, err := s.get(ctx, pods.Reference{Resource: pods.RuntimeClasses, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*nodev1.RuntimeClass), nil
 }
 
 // get returns the object as the API has it, or as it was last known when the
@@ -184,12 +190,14 @@ func (s *Store) fetch(ctx context.Context, ref pods.Reference) (metav1.Object, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	if ref.Secret {
-		s, err := api.CoreV1().Secrets(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
-		return s, err
+	switch ref.Resource {
+	case pods.Secrets:
+		return api.CoreV1().Secrets(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+	case pods.RuntimeClasses:
+		return api.NodeV1().RuntimeClasses().Get(ctx, ref.Name, metav1.GetOptions{})
+	default:
+		return api.CoreV1().ConfigMaps(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	}
-	c, err := api.CoreV1().ConfigMaps(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
-	return c, err
 }
 
 // keepNewest writes what is known of an object to the disk; of several writers, the last writes the newest.
@@ -230,8 +238,11 @@ func (s *Store) kept(ref pods.Reference) metav1.Object {
 		return nil
 	}
 	var object metav1.Object = &corev1.ConfigMap{}
-	if ref.Secret {
+	switch ref.Resource {
+	case pods.Secrets:
 		object = &corev1.Secret{}
+	case pods.RuntimeClasses:
+		object = &nodev1.RuntimeClass{}
 	}
 	if json.Unmarshal(data, object) != nil {
 		return nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
@@ -17,7 +18,7 @@ import (
 
 // TestNothingGoesBack has answers arrive late and by several ways: what is known and what is kept never becomes older.
 func TestNothingGoesBack(t *testing.T) {
-	ref := pods.Reference{Namespace: "default", Name: "settings"}
+	ref := pods.Reference{Resource: pods.ConfigMaps, Namespace: "default", Name: "settings"}
 	at := func(revision string) *corev1.ConfigMap {
 		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "settings", ResourceVersion: revision}}
 	}
@@ -69,4 +70,23 @@ func TestNothingGoesBack(t *testing.T) {
 	s.StartAnew()
 	s.learn(ref, seen("2"))
 	check("another history", "2")
+}
+
+// TestRuntimeClasses has one be known to an agent that starts again while the API is away.
+func TestRuntimeClasses(t *testing.T) {
+	var api client.Interface = fake.NewClientset(&nodev1.RuntimeClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "gold", ResourceVersion: "3"}, Handler: "runsc",
+	})
+	opts := Options{Dir: t.TempDir(), API: func() client.Interface { return api },
+		Log: slog.New(slog.DiscardHandler), Changed: func(pods.Reference) {}}
+	for range 2 {
+		if got, err := New(opts).RuntimeClass(t.Context(), "gold"); err != nil || got.Handler != "runsc" {
+			t.Errorf("gold = %v, %v", got, err)
+		}
+		api = nil
+	}
+	api = fake.NewClientset()
+	if got, err := New(opts).RuntimeClass(t.Context(), "silver"); !apierrors.IsNotFound(err) {
+		t.Errorf("silver = %v, %v", got, err)
+	}
 }

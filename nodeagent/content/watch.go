@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -83,9 +84,12 @@ func (s *Store) watchOnce(ctx context.Context, ref pods.Reference) error {
 	}
 	var w watch.Interface
 	var err error
-	if ref.Secret {
+	switch ref.Resource {
+	case pods.Secrets:
 		w, err = api.CoreV1().Secrets(ref.Namespace).Watch(ctx, opts)
-	} else {
+	case pods.RuntimeClasses:
+		w, err = api.NodeV1().RuntimeClasses().Watch(ctx, opts)
+	default:
 		w, err = api.CoreV1().ConfigMaps(ref.Namespace).Watch(ctx, opts)
 	}
 	if err != nil {
@@ -147,11 +151,11 @@ func (s *Store) latest(ctx context.Context, ref pods.Reference) (metav1.Object, 
 }
 
 func notFound(ref pods.Reference) error {
-	resource := "configmaps"
-	if ref.Secret {
-		resource = "secrets"
+	group := ""
+	if ref.Resource == pods.RuntimeClasses {
+		group = nodev1.GroupName
 	}
-	return apierrors.NewNotFound(schema.GroupResource{Resource: resource}, ref.Name)
+	return apierrors.NewNotFound(schema.GroupResource{Group: group, Resource: string(ref.Resource)}, ref.Name)
 }
 
 // Latest has objects as their watches have them, or else as the store does: without a question to the API for each.
@@ -162,7 +166,7 @@ type Latest struct{ store *Store }
 
 // ConfigMap is as the store's.
 func (l Latest) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	got, err := l.store.latest(ctx, pods.Reference{Namespace: namespace, Name: name})
+	got, err := l.store.latest(ctx, pods.Reference{Resource: pods.ConfigMaps, Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +175,7 @@ func (l Latest) ConfigMap(ctx context.Context, namespace, name string) (*corev1.
 
 // Secret is as the store's.
 func (l Latest) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	got, err := l.store.latest(ctx, pods.Reference{Secret: true, Namespace: namespace, Name: name})
+	got, err := l.store.latest(ctx, pods.Reference{Resource: pods.Secrets, Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,8 @@ func Spec(node string, facts register.Facts, pids int64, log *slog.Logger) (spec
 		return spec.Node{}, fmt.Errorf("cannot list devices: %w", err)
 	}
 	n := spec.Node{Name: node, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroup.V2(),
-		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: pids}
+		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: pids,
+		Runtimes: facts.Runtimes}
 	if n.MaxOpenFiles, err = maxOpenFiles(caps); err != nil {
 		return spec.Node{}, err
 	}

@@ -2,6 +2,7 @@ package pod_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -390,6 +392,34 @@ func TestNewsEndsTheWait(t *testing.T) {
 		if !w.told(event) {
 			t.Errorf("no event %q in %q", event, w.Machine.Events())
 		}
+	}
+}
+
+// TestRuntimeClasses has a pod wait for its RuntimeClass, and for one whose handler its node has, and for an hour each time unless
+// it hears of it.
+func TestRuntimeClasses(t *testing.T) {
+	w := newWorld(t)
+	o := object("class", "main")
+	o.Spec.RuntimeClassName = new("gold")
+	w.Bind(o)
+	for _, c := range []struct{ handler, told string }{
+		{"absent", `failed to get sandbox runtime: RuntimeClass "gold" not found`},
+		{"sandboxed", `failed to get sandbox runtime: no runtime for "absent" is configured`},
+	} {
+		w.until("its sandbox has failed", func() error {
+			if !w.Pod("class").Delay(pods.Key{Kind: pods.Setup}, time.Now().Add(time.Hour)) {
+				return errors.New("no failure")
+			}
+			return nil
+		})
+		if event := "FailedCreatePodSandBox: Failed to create pod sandbox: " + c.told; !w.told(event) {
+			t.Errorf("no event %q in %q", event, w.Machine.Events())
+		}
+		w.Put(&nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, Handler: c.handler})
+	}
+	w.ready("class")
+	if got := w.Machine.Runtime(w.Machine.Running()["class/main"].ID); got != "io.containerd.sandboxed.v1" {
+		t.Errorf("runs by %q", got)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/spec"
@@ -43,6 +44,8 @@ type Cluster interface {
 	Latest() Content
 	// Token is one of the pod's service account, as a projection asks for it.
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
+	// RuntimeClass is one by its name; apierrors.IsNotFound says that there is none.
+	RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error)
 	// Services are those whose variables pods of a namespace see. It waits a while for them to be known.
 	Services(ctx context.Context, namespace string) []*corev1.Service
 	// Delete removes the pod's object, if it is still this pod; one that is gone is no error.

@@ -96,7 +96,7 @@ func pauseProgram(arch string) ([]byte, error) {
 }
 
 // startPause starts the process whose PID namespace the pod's containers share.
-func (p *Pod) startPause(ctx context.Context, dir string) (int, error) {
+func (p *Pod) startPause(ctx context.Context, dir, runtimeType string) (int, error) {
 	program, err := pauseProgram(goruntime.GOARCH)
 	if err != nil {
 		return 0, err
@@ -116,6 +116,7 @@ func (p *Pod) startPause(ctx context.Context, dir string) (int, error) {
 		Container: runtime.Container{ID: identity.ID(), Identity: identity},
 		Layer:     []mount.Mount{{Type: "bind", Source: root, Options: []string{"rbind", "ro"}}},
 		Bare:      true,
+		Runtime:   runtimeType,
 		Spec: &specs.Spec{
 			Version: "1.0.2", Root: &specs.Root{Path: "rootfs", Readonly: true},
 			Process: &specs.Process{Args: []string{"/pause"}, Cwd: "/", User: specs.User{UID: 65535, GID: 65535},

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"lockstep/internal/whole"
 	"lockstep/nodeagent/dns"
@@ -30,6 +31,8 @@ type sandbox struct {
 	Boot     string   `json:"boot"` // of the machine, which ends every sandbox
 	IPs      []string `json:"ips"`  // empty with the host's network
 	Hostname string   `json:"hostname"`
+	// Runtime is the type of containerd's runtime that has the pod's containers; empty: runc's.
+	Runtime string `json:"runtime,omitempty"`
 	// PausePID holds the PID namespace that containers share; 0 without one.
 	PausePID int `json:"pausePid,omitempty"`
 }
@@ -79,6 +82,11 @@ func (p *Pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("cannot make sandbox: %w", err)
 	}
+	runtimeType, err := p.node.runtimeOf(ctx, object)
+	if err != nil {
+		return err
+	}
+	s.Runtime = runtimeType
 	n := namespacesOf(object, s.Hostname)
 	if err := p.node.Sandboxes.Pin(dir, n); err != nil {
 		return err
@@ -99,13 +107,33 @@ func (p *Pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 		return err
 	}
 	if sharesPID(object) {
-		pid, err := p.startPause(ctx, dir)
+		pid, err := p.startPause(ctx, dir, s.Runtime)
 		if err != nil {
 			return err
 		}
 		s.PausePID = pid
 	}
 	return nil
+}
+
+// runtimeOf is the type of the runtime that a pod's RuntimeClass names; empty where it names none. The errors are the kubelet's and
+// containerd's.
+func (n *Node) runtimeOf(ctx context.Context, o *corev1.Pod) (string, error) {
+	if o.Spec.RuntimeClassName == nil || *o.Spec.RuntimeClassName == "" {
+		return "", nil
+	}
+	class, err := n.Cluster.RuntimeClass(ctx, *o.Spec.RuntimeClassName)
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", fmt.Errorf("failed to get sandbox runtime: RuntimeClass %q not found", *o.Spec.RuntimeClassName)
+	case err != nil:
+		return "", fmt.Errorf("cannot read RuntimeClass %s: %w", *o.Spec.RuntimeClassName, err)
+	}
+	runtimeType, ok := n.Facts().Runtimes[class.Handler]
+	if !ok {
+		return "", fmt.Errorf("failed to get sandbox runtime: no runtime for %q is configured", class.Handler)
+	}
+	return runtimeType, nil
 }
 
 // teardownSandbox undoes setupSandbox, whole or half done; it may be repeated.

@@ -20,7 +20,7 @@ func (n *Node) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Containe
 	only := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace}, Spec: corev1.PodSpec{Containers: []corev1.Container{*c}}}
 	for ref := range pods.References(only) {
 		var err error
-		if ref.Secret {
+		if ref.Resource == pods.Secrets {
 			if s.Secrets[ref.Name], err = n.Cluster.Secret(ctx, ref.Namespace, ref.Name); err != nil {
 				delete(s.Secrets, ref.Name)
 			}

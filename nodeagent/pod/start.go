@@ -122,6 +122,7 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 		Container: runtime.Container{ID: pr.id, Identity: p.identity(c.Name, step.Attempt), Sandbox: sb.ID, Hash: inst.Hash,
 			Crashes: step.Crashes, Image: pr.image.Name, ImageID: pr.image.ID},
 		Spec: oci, Layer: pr.layer, Stdout: pr.stream.Stdout, Stderr: pr.stream.Stderr,
+		Runtime: sb.Runtime,
 	}), in.Sources.Secrets)
 	done()
 	if failed := (*runtime.StartError)(nil); errors.As(err, &failed) && !interrupted(context.WithoutCancel(ctx)) {

@@ -19,12 +19,17 @@ const (
 	ContentChanged
 	// CredentialsChanged is ContentChanged of a Secret that the pod's images are pulled with.
 	CredentialsChanged
+	// RuntimeChanged says that the RuntimeClass has changed that the pod names.
+	RuntimeChanged
 )
 
 // ContentNews is what the change of an object means to a pod that refers to it.
 func ContentNews(pod *corev1.Pod, changed Reference) News {
+	if changed.Resource == RuntimeClasses {
+		return RuntimeChanged
+	}
 	pulls := func(s corev1.LocalObjectReference) bool { return s.Name == changed.Name }
-	if changed.Secret && slices.ContainsFunc(pod.Spec.ImagePullSecrets, pulls) {
+	if changed.Resource == Secrets && slices.ContainsFunc(pod.Spec.ImagePullSecrets, pulls) {
 		return CredentialsChanged
 	}
 	return ContentChanged
@@ -33,7 +38,7 @@ func ContentNews(pod *corev1.Pod, changed Reference) News {
 // Ends says whether a failure of a step is outdated after the news: the step is tried again at once.
 func (n News) Ends(k Key, f Failure) bool {
 	switch n {
-	case NetworkChanged:
+	case NetworkChanged, RuntimeChanged:
 		return k.Kind == Setup
 	case ContentChanged:
 		return k.Kind == Volumes || f.Reason == reasonConfig

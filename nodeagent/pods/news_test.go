@@ -77,8 +77,9 @@ func TestNews(t *testing.T) {
 	}{
 		{NetworkChanged, "[Sandbox]"},
 		{ContentNews(pulls, Reference{Name: "login"}), "[Start/b Volumes]"},
-		{ContentNews(pulls, Reference{Secret: true, Name: "other"}), "[Start/b Volumes]"},
-		{ContentNews(pulls, Reference{Secret: true, Name: "login"}), "[Prepare/a Sandbox Start/b Start/c Volumes]"},
+		{ContentNews(pulls, Reference{Resource: Secrets, Name: "other"}), "[Start/b Volumes]"},
+		{ContentNews(pulls, Reference{Resource: RuntimeClasses, Name: "login"}), "[Sandbox]"},
+		{ContentNews(pulls, Reference{Resource: Secrets, Name: "login"}), "[Prepare/a Sandbox Start/b Start/c Volumes]"},
 	} {
 		var ended []string
 		for k, f := range failures {

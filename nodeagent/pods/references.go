@@ -6,17 +6,27 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Reference names a ConfigMap or a Secret.
+// Resource is a kind of what pods refer to, as the API names it.
+type Resource string
+
+// The resources that a node reads for its pods.
+const (
+	ConfigMaps     Resource = "configmaps"
+	Secrets        Resource = "secrets"
+	RuntimeClasses Resource = "runtimeclasses"
+)
+
+// Reference names an object that a pod refers to; the namespace of a RuntimeClass is empty.
 type Reference struct {
-	Secret          bool
+	Resource
 	Namespace, Name string
 }
 
 // References are the objects that a pod names.
 func References(p *corev1.Pod) map[Reference]bool {
 	out := map[Reference]bool{}
-	configMap := func(name string) { out[Reference{false, p.Namespace, name}] = true }
-	secret := func(name string) { out[Reference{true, p.Namespace, name}] = true }
+	configMap := func(name string) { out[Reference{ConfigMaps, p.Namespace, name}] = true }
+	secret := func(name string) { out[Reference{Secrets, p.Namespace, name}] = true }
 	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
 		for _, e := range c.EnvFrom {
 			if e.ConfigMapRef != nil {
@@ -55,6 +65,9 @@ func References(p *corev1.Pod) map[Reference]bool {
 	}
 	for _, s := range p.Spec.ImagePullSecrets {
 		secret(s.Name)
+	}
+	if class := p.Spec.RuntimeClassName; class != nil {
+		out[Reference{RuntimeClasses, "", *class}] = true
 	}
 	return out
 }

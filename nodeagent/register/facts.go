@@ -29,11 +29,13 @@ type Facts struct {
 	Kernel, OSImage  string
 	ContainerRuntime string // "1.6.20"
 	Hugepages        map[string]int64
+	// Runtimes are the types of containerd's runtimes by the handlers that RuntimeClasses name them by.
+	Runtimes map[string]string
 }
 
 // ReadFacts reads the machine; dataDir's file system is what pods may fill.
 func ReadFacts(dataDir string) (Facts, error) {
-	f := Facts{CPUs: runtime.NumCPU(), BootID: BootID(), Hugepages: map[string]int64{}}
+	f := Facts{CPUs: runtime.NumCPU(), BootID: BootID(), Hugepages: map[string]int64{}, Runtimes: runtimes(os.Getenv("PATH"))}
 	mem, err := meminfo("MemTotal")
 	if err != nil {
 		return f, err
@@ -63,6 +65,28 @@ func ReadFacts(dataDir string) (Facts, error) {
 		}
 	}
 	return f, nil
+}
+
+// runtimes finds the programs that containerd runs for its runtimes, as it does: io.containerd.runsc.v1 is
+// containerd-shim-runsc-v1 in a folder of the path. Of several versions the highest counts, and the first that is there.
+func runtimes(path string) map[string]string {
+	found := map[string]string{}
+	versions := map[string]int{}
+	for _, dir := range filepath.SplitList(path) {
+		programs, _ := filepath.Glob(filepath.Join(dir, "containerd-shim-*-v*"))
+		for _, program := range programs {
+			name := strings.TrimPrefix(filepath.Base(program), "containerd-shim-")
+			i := strings.LastIndex(name, "-v")
+			version, err := strconv.Atoi(name[i+2:])
+			if info, statErr := os.Stat(program); err != nil || statErr != nil || info.Mode()&0o111 == 0 || i == 0 {
+				continue
+			}
+			if handler := name[:i]; version > versions[handler] {
+				versions[handler], found[handler] = version, fmt.Sprintf("io.containerd.%s.v%d", handler, version)
+			}
+		}
+	}
+	return found
 }
 
 // BootID names the machine's current boot.

@@ -88,6 +88,10 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 		KubeletVersion:          s.Version,
 		OperatingSystem:         runtime.GOOS, Architecture: runtime.GOARCH,
 	}
+	st.RuntimeHandlers = []corev1.NodeRuntimeHandler{{}} // that of pods without a class
+	for _, handler := range slices.Sorted(maps.Keys(s.Facts.Runtimes)) {
+		st.RuntimeHandlers = append(st.RuntimeHandlers, corev1.NodeRuntimeHandler{Name: handler})
+	}
 	st.Images = s.Images[:min(len(s.Images), maxImages)]
 	set := func(t corev1.NodeConditionType, status bool, reason, message string) {
 		c := corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: message,

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,6 +82,8 @@ type Request struct {
 	Layer     []mount.Mount // from Prepare
 	// Stdout and Stderr are FIFOs that somebody reads.
 	Stdout, Stderr string
+	// Runtime is the type of containerd's runtime that runs it, "io.containerd.runsc.v1". Empty: runc's.
+	Runtime string
 	// Bare says that Layer is no snapshot of ours but a directory.
 	Bare bool
 }
@@ -152,7 +155,7 @@ func (r *Runtime) record(ctx context.Context, req Request) error {
 	}
 	c := containers.Container{
 		ID: req.ID, Labels: req.labels(r.opts.Node), Image: req.Image, Spec: spec,
-		Runtime: containers.RuntimeInfo{Name: runtimeName},
+		Runtime: containers.RuntimeInfo{Name: cmp.Or(req.Runtime, runtimeName)},
 	}
 	if !req.Bare {
 		c.Snapshotter, c.SnapshotKey = r.opts.Snapshotter, req.ID

@@ -51,6 +51,8 @@ type Node struct {
 	// SwapLimits says whether the kernel bounds swap by cgroup. On v2 the
 	// runtime finds out by itself.
 	SwapLimits bool
+	// Runtimes are the types of containerd's runtimes by the handlers that RuntimeClasses name them by.
+	Runtimes map[string]string
 	// MaxOpenFiles is the highest limit of open files that the runtime can
 	// give.
 	MaxOpenFiles uint64

@@ -21,6 +21,9 @@ LabelSelectorRequirement: key operator values
 
 Namespace: metadata spec
 NamespaceSpec: finalizers
+RuntimeClass: metadata handler overhead scheduling
+Overhead: podFixed
+Scheduling: nodeSelector tolerations
 PriorityClass: metadata value globalDefault description preemptionPolicy
 LimitRange: metadata spec
 LimitRangeSpec: limits
@@ -111,7 +114,7 @@ PodTemplateSpec: metadata spec
 PodSpec: containers initContainers restartPolicy terminationGracePeriodSeconds volumes
 PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableServiceLinks
 PodSpec: nodeName nodeSelector affinity tolerations schedulerName
-PodSpec: priorityClassName priority preemptionPolicy
+PodSpec: priorityClassName priority preemptionPolicy runtimeClassName overhead
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
 PodSpec: securityContext shareProcessNamespace hostPID activeDeadlineSeconds os setHostnameAsFQDN hostUsers
 PodOS: name

@@ -18,6 +18,8 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: v1, kind: LimitRange, metadata: {name: cart}, spec: {limits: [{type: Container, max: {cpu: 1}}]}}",
 		"{apiVersion: v1, kind: ResourceQuota, metadata: {name: cart}, spec: {hard: {pods: 10, limits.cpu: 2, count/jobs.batch: 4}, " +
 			"scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: In, values: [gold]}]}}}",
+		"{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: sandboxed}, handler: runsc, " +
+			"overhead: {podFixed: {memory: 120Mi}}, scheduling: {nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}]}}",
 		"{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: gold}, value: 1000}",
 		"{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: 'system:cart'}, " +
 			"aggregationRule: {clusterRoleSelectors: [{matchLabels: {a: b}}]}, rules: []}",

@@ -99,7 +99,6 @@ func withoutDefault() map[string]string {
 		"Lifecycle.stopSignal":                      "the image's, which no manifest knows",
 		"ObjectMeta.deletionGracePeriodSeconds":     "dropped: a server's",
 		"PodSpec.hostnameOverride":                  named,
-		"PodSpec.runtimeClassName":                  named,
 		"ProjectedVolumeSource.defaultUser":         gated,
 		"SecretVolumeSource.defaultUser":            gated,
 		"ServiceAccountTokenProjection.user":        gated,

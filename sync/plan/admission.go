@@ -8,8 +8,10 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apischema "k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 
 	"lockstep/kinds"
 	"lockstep/kinds/admission"
@@ -153,9 +155,11 @@ func podOf(o kinds.Object) (pod *corev1.Pod, at string) {
 }
 
 func loses(in *after) bool {
-	for _, c := range in.changed(kinds.For[*schedulingv1.PriorityClass]().GroupResource()) {
-		if c == nil {
-			return true
+	for _, kind := range []*kinds.Kind{kinds.For[*schedulingv1.PriorityClass](), kinds.For[*nodev1.RuntimeClass]()} {
+		for _, c := range in.changed(kind.GroupResource()) {
+			if c == nil {
+				return true
+			}
 		}
 	}
 	return false
@@ -167,9 +171,16 @@ func withoutClass(o kinds.Object, in *after) (field, reason string) {
 	if spec == nil {
 		return "", ""
 	}
-	kind := kinds.For[*schedulingv1.PriorityClass]()
-	if c, changed := in.changed(kind.GroupResource())[kind.Key("", spec.PriorityClassName)]; changed && c == nil {
-		return at + ".priorityClassName", fmt.Sprintf("PriorityClass %s is removed by this revision", spec.PriorityClassName)
+	for _, named := range []struct {
+		kind        *kinds.Kind
+		name, field string
+	}{
+		{kinds.For[*schedulingv1.PriorityClass](), spec.PriorityClassName, ".priorityClassName"},
+		{kinds.For[*nodev1.RuntimeClass](), ptr.Deref(spec.RuntimeClassName, ""), ".runtimeClassName"},
+	} {
+		if c, changed := in.changed(named.kind.GroupResource())[named.kind.Key("", named.name)]; changed && c == nil {
+			return at + named.field, fmt.Sprintf("%s %s is removed by this revision", named.kind.Kind, named.name)
+		}
 	}
 	return "", ""
 }

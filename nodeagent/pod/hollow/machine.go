@@ -54,7 +54,8 @@ type Machine struct {
 	broken     map[string]bool // programs
 	making     func(id string)
 	begun      func(id string)
-	remains    []string // containers whose remains were ended
+	runtimes   map[string]string // types, by container
+	remains    []string          // containers whose remains were ended
 	events     []string
 }
 
@@ -66,7 +67,7 @@ func NewMachine(dir string, ended func(id string)) *Machine {
 		tasks: map[string]bool{}, streams: map[string]bool{}, pinned: map[string]bool{}, addresses: map[string]netip.Addr{},
 		last: netip.AddrFrom4([4]byte{10, 42, 0, 0}), cgroups: map[string]bool{},
 		mounted: map[types.UID]map[string]volumes.Mounted{}, running: map[types.UID]map[string]probes.Result{},
-		missing: map[string]bool{}, broken: map[string]bool{},
+		missing: map[string]bool{}, broken: map[string]bool{}, runtimes: map[string]string{},
 	}
 }
 
@@ -122,6 +123,13 @@ func (m *Machine) Running() map[string]containers.Container {
 		}
 	}
 	return out
+}
+
+// Runtime is the type of the runtime that a container was made for; empty: it was said of none.
+func (m *Machine) Runtime(id string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.runtimes[id]
 }
 
 // End has a container's process end by itself; of one that does not run nothing happens.
@@ -200,6 +208,7 @@ func (m ownContainers) Create(_ context.Context, req containers.Request) (contai
 		return containers.Container{}, containers.NewStartError("create containerd task", fmt.Errorf("exec: %q: not found", program))
 	}
 	c := req.Container
+	m.runtimes[c.ID] = req.Runtime
 	if making := m.making; making != nil {
 		m.containers[c.ID] = c
 		m.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -58,8 +59,10 @@ func NewNode(dir string, machine *Machine, log *slog.Logger) *Node {
 	n.host = pod.NewNode(pod.Options{
 		Machine: machine.Parts(), Cluster: cluster{n}, Owner: owner{n}, Records: pod.Records{Dir: filepath.Join(dir, "records")},
 		RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"), SeccompDir: filepath.Join(dir, "seccomp"), Cgroup: "/hollow",
-		Names:   func() ([]netip.Addr, string) { return settings.Default().DNS(), settings.Default().Domain },
-		Facts:   func() spec.Node { return spec.Node{MaxOpenFiles: 1 << 20, OOMFloor: -1000} },
+		Names: func() ([]netip.Addr, string) { return settings.Default().DNS(), settings.Default().Domain },
+		Facts: func() spec.Node {
+			return spec.Node{MaxOpenFiles: 1 << 20, OOMFloor: -1000, Runtimes: map[string]string{"sandboxed": "io.containerd.sandboxed.v1"}}
+		},
 		HostIPs: func() []string { return []string{"192.0.2.1"} },
 		Metrics: pod.NewMetrics(prometheus.NewRegistry()), Log: log,
 	})
@@ -202,10 +205,16 @@ func (n *Node) Ready() (ready, all int) {
 	return ready, len(n.pods)
 }
 
-// Put has the cluster have a ConfigMap or Secret, and tells all pods.
+// Put has the cluster have a ConfigMap, Secret or RuntimeClass, and tells all pods.
 func (n *Node) Put(o metav1.Object) {
-	_, secret := o.(*corev1.Secret)
-	ref := pods.Reference{Secret: secret, Namespace: o.GetNamespace(), Name: o.GetName()}
+	resource := pods.ConfigMaps
+	switch o.(type) {
+	case *corev1.Secret:
+		resource = pods.Secrets
+	case *nodev1.RuntimeClass:
+		resource = pods.RuntimeClasses
+	}
+	ref := pods.Reference{Resource: resource, Namespace: o.GetNamespace(), Name: o.GetName()}
 	n.mu.Lock()
 	n.content[ref] = o
 	all := slices.Collect(maps.Values(n.pods))
@@ -223,17 +232,13 @@ func (c cluster) get(ref pods.Reference) (metav1.Object, error) {
 	defer c.mu.Unlock()
 	o := c.content[ref]
 	if o == nil {
-		resource := "configmaps"
-		if ref.Secret {
-			resource = "secrets"
-		}
-		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: resource}, ref.Name)
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: string(ref.Resource)}, ref.Name)
 	}
 	return o, nil
 }
 
 func (c cluster) ConfigMap(_ context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	o, err := c.get(pods.Reference{Namespace: namespace, Name: name})
+	o, err := c.get(pods.Reference{Resource: pods.ConfigMaps, Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -241,11 +246,19 @@ func (c cluster) ConfigMap(_ context.Context, namespace, name string) (*corev1.C
 }
 
 func (c cluster) Secret(_ context.Context, namespace, name string) (*corev1.Secret, error) {
-	o, err := c.get(pods.Reference{Secret: true, Namespace: namespace, Name: name})
+	o, err := c.get(pods.Reference{Resource: pods.Secrets, Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, err
 	}
 	return o.(*corev1.Secret), nil
+}
+
+func (c cluster) RuntimeClass(_ context.Context, name string) (*nodev1.RuntimeClass, error) {
+	o, err := c.get(pods.Reference{Resource: pods.RuntimeClasses, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return o.(*nodev1.RuntimeClass), nil
 }
 
 func (c cluster) Latest() pod.Content { return c }
