@@ -1,6 +1,8 @@
 package strategy
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -59,9 +61,17 @@ func admitPod(o kinds.Object) field.ErrorList {
 }
 
 // readmitPod does what the same admission does to an update, so that a manifest that states some tolerations can be
-// applied again: the brief tolerations come back, and the priority stays.
+// applied again: the brief tolerations come back, those that a RuntimeClass may have given stay, as no pod loses any, and so does
+// the priority.
 func readmitPod(new, old kinds.Object) {
 	pod, was := new.(*corev1.Pod), old.(*corev1.Pod)
+	if was.Spec.RuntimeClassName != nil {
+		for _, t := range was.Spec.Tolerations {
+			if !slices.ContainsFunc(pod.Spec.Tolerations, func(o corev1.Toleration) bool { return o.MatchToleration(&t) }) {
+				pod.Spec.Tolerations = append(pod.Spec.Tolerations, t)
+			}
+		}
+	}
 	tolerateBriefly(pod, corev1.TaintNodeNotReady)
 	tolerateBriefly(pod, corev1.TaintNodeUnreachable)
 	if pod.Spec.Priority == nil {

@@ -78,7 +78,7 @@ func runtimes(path string) map[string]string {
 			name := strings.TrimPrefix(filepath.Base(program), "containerd-shim-")
 			i := strings.LastIndex(name, "-v")
 			version, err := strconv.Atoi(name[i+2:])
-			if info, statErr := os.Stat(program); err != nil || statErr != nil || info.Mode()&0o111 == 0 || i == 0 {
+			if err != nil || i == 0 || !executable(program) {
 				continue
 			}
 			if handler := name[:i]; version > versions[handler] {
@@ -87,6 +87,11 @@ func runtimes(path string) map[string]string {
 		}
 	}
 	return found
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
 // BootID names the machine's current boot.

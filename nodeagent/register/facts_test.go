@@ -29,6 +29,9 @@ func TestRuntimes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Mkdir(filepath.Join(first, "containerd-shim-folder-v1"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	got := runtimes(first + ":" + second + ":" + filepath.Join(first, "absent"))
 	want := map[string]string{
 		"runc": "io.containerd.runc.v10", "kata-clh": "io.containerd.kata-clh.v2", "wasmtime": "io.containerd.wasmtime.v1",

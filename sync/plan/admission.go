@@ -165,10 +165,10 @@ func loses(in *after) bool {
 	return false
 }
 
-// withoutClass says that the pods that an object makes, or is, have a class that goes.
+// withoutClass says that the pods that an object makes, or is to be, have a class that goes. A pod that is there has what it needs.
 func withoutClass(o kinds.Object, in *after) (field, reason string) {
 	_, spec, at := kinds.Of(o).Pods(o)
-	if spec == nil {
+	if _, itself := o.(*corev1.Pod); spec == nil || itself && in.view.Get(kinds.KeyOf(o)) != nil {
 		return "", ""
 	}
 	for _, named := range []struct {
