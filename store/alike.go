@@ -1,7 +1,7 @@
 package store
 
 import (
-	"hash/maphash"
+	"crypto/sha256"
 	"sync"
 	"weak"
 
@@ -13,36 +13,29 @@ import (
 // Pods of one template have one specification, and once they are bound one a node. It is recognised by its bytes, of which a sum
 // is kept: less to decode, and one copy in memory however many pods have it.
 
-// maxSpecs bounds the specifications that are recognised: more than a node each of a large cluster, in some 200 kB.
+// maxSpecs bounds the specifications that are recognised: more than a node each of a large cluster, in some 400 kB.
 const maxSpecs = 8192
 
-// specs finds a pod that is still in use by the sum of its specification's bytes. The seeds are random: nobody can make two
-// specifications that have one sum, and there are two since every pod is compared with many others.
+// specSum tells specifications apart by their bytes: nobody can make two that have one.
+type specSum [sha256.Size]byte
+
+// specs finds a pod that is still in use by the sum of its specification's bytes.
 type specs struct {
-	seeds [2]maphash.Seed
-	mu    sync.Mutex
-	of    map[[2]uint64]weak.Pointer[corev1.Pod]
+	mu sync.Mutex
+	of map[specSum]weak.Pointer[corev1.Pod]
 }
 
-func newSpecs() *specs {
-	return &specs{
-		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, of: map[[2]uint64]weak.Pointer[corev1.Pod]{},
-	}
-}
-
-func (s *specs) sum(spec []byte) [2]uint64 {
-	return [2]uint64{maphash.Bytes(s.seeds[0], spec), maphash.Bytes(s.seeds[1], spec)}
-}
+func newSpecs() *specs { return &specs{of: map[specSum]weak.Pointer[corev1.Pod]{}} }
 
 // find returns a decoded pod whose specification has the sum; nil: none is known, or not any more.
-func (s *specs) find(sum [2]uint64) *corev1.Pod {
+func (s *specs) find(sum specSum) *corev1.Pod {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.of[sum].Value()
 }
 
 // keep remembers a decoded pod, which does not change any more, until it is freed.
-func (s *specs) keep(sum [2]uint64, p *corev1.Pod) {
+func (s *specs) keep(sum specSum, p *corev1.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.of) == maxSpecs {
@@ -53,7 +46,7 @@ func (s *specs) keep(sum [2]uint64, p *corev1.Pod) {
 
 // decodePod reads a pod's payload, of which the metadata end at one place and the specification at another.
 func (f *folder) decodePod(k kinds.Key, payload []byte, metadata, spec int, revision int64) (kinds.Object, error) {
-	sum := f.specs.sum(payload[metadata:spec])
+	sum := specSum(sha256.Sum256(payload[metadata:spec]))
 	if like := f.specs.find(sum); like != nil {
 		p := &corev1.Pod{}
 		if unmarshal(encodingProtobuf, payload[:metadata], p) == nil && unmarshal(encodingProtobuf, payload[spec:], p) == nil {
