@@ -137,6 +137,15 @@ func (t *turn) keepVersions() {
 	}
 }
 
+// since is the time after which times count: that of the last job, in the status or not yet, else of the cron job's creation.
+// Within a deadline, the times of an "@every" move with it and the clock: counted from before the last job, one could come before it.
+func (t *turn) since() time.Time {
+	if last := t.status.LastScheduleTime; last != nil {
+		return last.Time
+	}
+	return t.cron.CreationTimestamp.Time
+}
+
 // schedule makes the job that is due.
 func (t *turn) schedule() {
 	c := t.cron
@@ -148,12 +157,12 @@ func (t *turn) schedule() {
 		t.decision.Events = append(t.decision.Events, *problem)
 		return
 	}
-	due, missed, err := newest(c, t.now, s, true)
+	due, missed, err := newest(t.since(), c.Spec.StartingDeadlineSeconds, t.now, s)
 	if err != nil {
 		t.tell(corev1.EventTypeWarning, "InvalidSchedule", fmt.Sprintf("invalid schedule: %s : %s", c.Spec.Schedule, err))
 		return
 	}
-	t.decision.Again = next(c, t.now, s)
+	t.decision.Again = next(t.since(), t.now, s)
 	if due.IsZero() {
 		return
 	}
@@ -162,9 +171,6 @@ func (t *turn) schedule() {
 			"too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew")
 	}
 	name := fmt.Sprintf("%s-%d", c.Name, due.Unix()/60)
-	if last := t.status.LastScheduleTime; last != nil && last.Time.Equal(due) {
-		return
-	}
 	if _, taken := view.Get[*batchv1.Job](t.view, c.Namespace, name); taken {
 		return // As Kubernetes: whoever made it is taken to have meant it.
 	}

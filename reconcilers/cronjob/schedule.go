@@ -52,19 +52,10 @@ func scheduleOf(c *batchv1.CronJob) (s cron.Schedule, zone *time.Location, probl
 	return s, zone, nil
 }
 
-// since is the time after which times count: that of the last job, else of the cron job's creation.
-func since(c *batchv1.CronJob) time.Time {
-	if c.Status.LastScheduleTime != nil {
-		return c.Status.LastScheduleTime.Time
-	}
-	return c.CreationTimestamp.Time
-}
-
-// newest returns the newest time that a job was due; zero: none since the last. Only within the deadline, with deadline.
-func newest(c *batchv1.CronJob, now time.Time, s cron.Schedule, deadline bool) (due time.Time, m missed, err error) {
-	from := since(c)
-	if d := c.Spec.StartingDeadlineSeconds; deadline && d != nil {
-		if bound := now.Add(-time.Duration(*d) * time.Second); bound.After(from) {
+// newest returns the newest time that a job was due; zero: none since the last. Within a deadline of so many seconds; nil: none.
+func newest(from time.Time, deadline *int64, now time.Time, s cron.Schedule) (due time.Time, m missed, err error) {
+	if deadline != nil {
+		if bound := now.Add(-time.Duration(*deadline) * time.Second); bound.After(from) {
 			from = bound
 		}
 	}
@@ -91,13 +82,13 @@ func newest(c *batchv1.CronJob, now time.Time, s cron.Schedule, deadline bool) (
 }
 
 // next is when to look again.
-func next(c *batchv1.CronJob, now time.Time, s cron.Schedule) time.Time {
-	from, m, err := newest(c, now, s, false)
+func next(from, now time.Time, s cron.Schedule) time.Time {
+	due, m, err := newest(from, nil, now, s)
 	switch {
-	case err != nil, from.IsZero() && m != none:
-		from = now
-	case from.IsZero():
-		from = since(c)
+	case err != nil, due.IsZero() && m != none:
+		due = now
+	case due.IsZero():
+		due = from
 	}
-	return s.Next(from).Add(padding)
+	return s.Next(due).Add(padding)
 }
