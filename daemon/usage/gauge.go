@@ -80,4 +80,8 @@ func (g *Gauge) round(ctx context.Context) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.at, g.of, g.used = at, of, used
+	select {
+	case <-g.asked: // meanwhile: this was the answer, and whom it does not answer asks again
+	default:
+	}
 }

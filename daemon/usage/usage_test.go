@@ -29,6 +29,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fakeAgents struct {
 	mu    sync.Mutex
 	asked []string
+	// meanwhile is called while one answers; nil: nothing happens then.
+	meanwhile func()
 }
 
 func (f *fakeAgents) transport(node string) http.RoundTripper {
@@ -42,6 +44,9 @@ func (f *fakeAgents) RoundTrip(r *http.Request) (*http.Response, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked = append(f.asked, r.URL.Host+r.URL.Path)
+	if f.meanwhile != nil {
+		f.meanwhile()
+	}
 	list := metricsv1beta1.PodMetricsList{Items: []metricsv1beta1.PodMetrics{
 		{ObjectMeta: metav1.ObjectMeta{UID: types.UID(r.URL.Host)}}, {ObjectMeta: metav1.ObjectMeta{UID: "of nobody's"}},
 	}}
@@ -127,5 +132,26 @@ func TestGauge(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestGaugeMeanwhile: who asks again while the agents are asked has its answer with that round, and causes no other.
+func TestGaugeMeanwhile(t *testing.T) {
+	h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "h"}}
+	h.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "d"}}
+	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "n", Labels: d.Spec.Selector.MatchLabels}}
+	p.Spec.NodeName, p.Status.Phase = "n", corev1.PodRunning
+	v, agents, now := view.Of(h, d, p), &fakeAgents{}, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	g := NewGauge(Agents{Transport: agents.transport, Log: slog.New(slog.DiscardHandler)}, func() *view.View { return v },
+		func() time.Time { return now })
+	agents.meanwhile = func() { g.Read("h", now) }
+	g.round(t.Context())
+	if _, ok := g.Read("h", now); !ok || agents.count() != 1 {
+		t.Errorf("measured: %v, with %d questions for one node", ok, agents.count())
+	}
+	if n := len(g.asked); n != 0 {
+		t.Errorf("%d more rounds are to come", n)
 	}
 }
