@@ -2,6 +2,7 @@ package reconcilers
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,9 +27,11 @@ type jobSim struct {
 	most int32
 	// fails is how many pods of a hundred fail.
 	fails int
-	// ended says of each pod that counts whether it succeeded; indexes of those are in done.
+	// ended says of each pod that counts whether it succeeded; index has the index of each.
 	ended map[types.UID]bool
-	done  map[string]bool
+	index map[types.UID]string
+	// late are those that ended well while they were being deleted, before it was written down that they had failed.
+	late map[types.UID]bool
 }
 
 func (s *jobSim) job() *batchv1.Job {
@@ -47,6 +50,9 @@ func (s *jobSim) account() {
 		if pods.Active(p) {
 			active++
 		}
+		if s.late[p.UID] && slices.Contains(uncounted(j).Failed, p.UID) {
+			s.ended[p.UID] = false // it was decided before the end, and written after it
+		}
 		succeeded, counted := s.ended[p.UID]
 		// One that ends well while it is being deleted counts as what the job first saw of it.
 		unseen := counted && !succeeded && kinds.JobHolds(j, p)
@@ -55,8 +61,8 @@ func (s *jobSim) account() {
 		}
 		switch waits := *j.Spec.PodReplacementPolicy == batchv1.Failed; {
 		case p.Status.Phase == corev1.PodSucceeded:
-			s.ended[p.UID] = true
-			s.done[p.Labels[batchv1.JobCompletionIndexAnnotation]] = true
+			s.ended[p.UID], s.late[p.UID] = true, unseen
+			s.index[p.UID] = p.Labels[batchv1.JobCompletionIndexAnnotation]
 		case p.Status.Phase == corev1.PodFailed, !waits && p.DeletionTimestamp != nil:
 			s.ended[p.UID] = false
 		}
@@ -66,15 +72,25 @@ func (s *jobSim) account() {
 	}
 }
 
-func (s *jobSim) counts() (succeeded, failed int32) {
-	for _, ok := range s.ended {
+func uncounted(j *batchv1.Job) (u batchv1.UncountedTerminatedPods) {
+	if j.Status.UncountedTerminatedPods != nil {
+		u = *j.Status.UncountedTerminatedPods
+	}
+	return u
+}
+
+// counts are how many pods have succeeded and failed, and how many indexes have a pod that succeeded.
+func (s *jobSim) counts() (succeeded, failed, indexes int32) {
+	done := map[string]bool{}
+	for uid, ok := range s.ended {
 		if ok {
 			succeeded++
+			done[s.index[uid]] = true
 		} else {
 			failed++
 		}
 	}
-	return succeeded, failed
+	return succeeded, failed, int32(len(done))
 }
 
 // node makes one random step of one random pod of the job, as a node that nobody has to wait for.
@@ -159,7 +175,7 @@ func TestJobs(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			s := &jobSim{
 				sim: newSim(t, seed), key: kinds.For[*batchv1.Job]().Key("shop", "sum"),
-				ended: map[types.UID]bool{}, done: map[string]bool{},
+				ended: map[types.UID]bool{}, index: map[types.UID]string{}, late: map[types.UID]bool{},
 			}
 			s.put(namespaceOf("shop"))
 			s.settle()
@@ -207,9 +223,9 @@ func TestJobs(t *testing.T) {
 			got := s.job().Status
 			end := kinds.JobFinished(s.job())
 			ended[end.Type]++
-			succeeded, failed := s.counts()
+			succeeded, failed, indexes := s.counts()
 			if mode == batchv1.IndexedCompletion {
-				succeeded = int32(len(s.done))
+				succeeded = indexes
 			}
 			if end.Type == batchv1.JobComplete && (got.Succeeded != completions || succeeded != completions) {
 				t.Errorf("complete with %d succeeded by its status and %d by the account, of %d", got.Succeeded, succeeded, completions)
