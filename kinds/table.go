@@ -397,10 +397,18 @@ func replicaSetHealth(rs *appsv1.ReplicaSet, see Sight) Health {
 func replicaFailure(conditions []appsv1.ReplicaSetCondition) (string, bool) {
 	for _, c := range conditions {
 		if c.Type == appsv1.ReplicaSetReplicaFailure && c.Status == corev1.ConditionTrue {
-			return c.Reason, true
+			return c.Reason + ": " + refusedPod(c.Message), true
 		}
 	}
 	return "", false
+}
+
+// refusedPod is why a pod was refused, without its name, which is another one each time.
+func refusedPod(message string) string {
+	if _, why, ok := strings.Cut(message, " is forbidden: "); ok {
+		return why
+	}
+	return message
 }
 
 func statefulSetTemplate(o Object) *corev1.PodTemplateSpec {

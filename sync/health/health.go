@@ -98,7 +98,9 @@ type Roll struct {
 	// Meaning is First without what changes by itself: how long a node has been silent.
 	Meaning string
 	Failed  bool
-	Again   time.Time
+	// Others says that more objects have failed than the first.
+	Others bool
+	Again  time.Time
 }
 
 // Sum gathers a Roll. NewSum makes one.
@@ -127,6 +129,7 @@ func (s *Sum) Add(k kinds.Key, r kinds.Health) {
 	}
 	if r.State == kinds.Failed {
 		weight += 2
+		s.Others = s.Others || s.Failed
 		s.Failed = true
 	}
 	if weight <= s.best {

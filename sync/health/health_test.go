@@ -327,18 +327,19 @@ func TestOf(t *testing.T) {
 			o := rc(2, 0)
 			o.Status.Conditions = []corev1.ReplicationControllerCondition{{
 				Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate",
+				Message: "no more pods",
 			}}
 			return o
-		}()}, kinds.Failed, "FailedCreate, 0/2 ready"},
+		}()}, kinds.Failed, "FailedCreate, 0/2 ready: no more pods"},
 		"quota": {deployment, []kinds.Object{deploy(rolling), func() kinds.Object {
 			rs := current.DeepCopy()
 			rs.Status.Conditions = []appsv1.ReplicaSetCondition{{
 				Type:   appsv1.ReplicaSetReplicaFailure,
 				Status: corev1.ConditionTrue,
-				Reason: "FailedCreate",
+				Reason: "FailedCreate", Message: `pods "web-x7k2p" is forbidden: exceeded quota: shop, requested: pods=1`,
 			}}
 			return rs
-		}()}, kinds.Failed, "FailedCreate, 2/3 ready"},
+		}()}, kinds.Failed, "FailedCreate, 2/3 ready: exceeded quota: shop, requested: pods=1"},
 		"job runs":      {job, []kinds.Object{jobOf(2), podOf(nil, "p", isReady, ofJob)}, kinds.Progressing, "2/5 complete"},
 		"job fails yet": {job, []kinds.Object{jobOf(2), podOf(nil, "p", ofJob, hasFailed)}, kinds.Progressing, "2/5 complete"},
 		"job image": {job, []kinds.Object{jobOf(2), podOf(nil, "p", ofJob, waits("ErrImagePull"))}, kinds.Failed,

@@ -13,11 +13,13 @@ func refusal(s Seen) string {
 	case n == 1:
 		return s.Refusal[0]
 	case n > 1:
-		more := fmt.Sprintf(" (and %d more)", n-1)
-		return shorten(s.Refusal[0], MaxDescription-len(more)) + more
+		return and(s.Refusal[0], fmt.Sprintf(" (and %d more)", n-1))
 	}
 	return s.Held
 }
+
+// and ends a text with what is not to be cut off.
+func and(text, more string) string { return shorten(text, MaxDescription-len(more)) + more }
 
 // outcome gives the verdict on the accepted revision, with its text before it is cut to length.
 func outcome(a Accepted, folder bool) (State, string) {
@@ -25,6 +27,9 @@ func outcome(a Accepted, folder bool) (State, string) {
 	switch {
 	case a.Refused != nil:
 		return Failure, a.Refused.text()
+	case a.Roll.Failed && a.Roll.Others:
+		// Not how many: they fail one after the other, and each time would be told.
+		return Failure, and(a.Roll.First, " (and others)")
 	case a.Roll.Failed:
 		return Failure, a.Roll.First
 	case applied && a.Roll.Total == 0 && folder && a.LeftOut == "":
