@@ -29,7 +29,7 @@ func Owners() loop.Reconciler {
 			continue
 		}
 		r.Reads = append(r.Reads, loop.Read{
-			Kind: k, How: "itself; when it is gone, what it owned", Keys: dependents,
+			Kind: k, How: "itself, where an owner is missing; when it is gone, what it owned", Keys: dependents,
 			Changed: func(old, new kinds.Object) bool {
 				return old.GetUID() != new.GetUID() || !equality.Semantic.DeepEqual(old.GetOwnerReferences(), new.GetOwnerReferences())
 			},
@@ -44,11 +44,12 @@ func Owners() loop.Reconciler {
 	return r
 }
 
-// dependents maps an object that has owners to itself, and one that is gone to what it owned.
+// dependents maps an object of which an owner is missing to itself, and one that is gone to what it owned.
 func dependents(v *view.View, o kinds.Object) []kinds.Key {
 	key := kinds.KeyOf(o)
 	var keys []kinds.Key
-	if len(o.GetOwnerReferences()) > 0 {
+	missing := func(ref metav1.OwnerReference) bool { return !owns(v, ref, o) }
+	if slices.ContainsFunc(o.GetOwnerReferences(), missing) {
 		keys = append(keys, key)
 	}
 	if now := v.Get(key); now == nil || now.GetUID() != o.GetUID() {
@@ -64,11 +65,7 @@ func decideOwned(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error
 	if o == nil || o.GetDeletionTimestamp() != nil || len(o.GetOwnerReferences()) == 0 {
 		return loop.Decision{}, nil
 	}
-	refs := slices.DeleteFunc(slices.Clone(o.GetOwnerReferences()), func(ref metav1.OwnerReference) bool {
-		owner := v.ByUID(ref.UID)
-		// As in Kubernetes, an owner in another namespace is none.
-		return owner == nil || (owner.GetNamespace() != "" && owner.GetNamespace() != o.GetNamespace())
-	})
+	refs := slices.DeleteFunc(slices.Clone(o.GetOwnerReferences()), func(ref metav1.OwnerReference) bool { return !owns(v, ref, o) })
 	switch len(refs) {
 	case len(o.GetOwnerReferences()):
 		return loop.Decision{}, nil
@@ -78,4 +75,10 @@ func decideOwned(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error
 	changed := o.DeepCopyObject().(kinds.Object)
 	changed.SetOwnerReferences(refs)
 	return loop.Decision{Wants: []loop.Want{{Object: changed, Reason: "one of its owners is gone"}}}, nil
+}
+
+// owns says that the owner an object names is there. As in Kubernetes, one in another namespace is none.
+func owns(v *view.View, ref metav1.OwnerReference, o kinds.Object) bool {
+	owner := v.ByUID(ref.UID)
+	return owner != nil && (owner.GetNamespace() == "" || owner.GetNamespace() == o.GetNamespace())
 }

@@ -38,7 +38,7 @@ func Pods() loop.Reconciler {
 		Component: "pod-garbage-collector",
 		Reads: []loop.Read{
 			{
-				Kind: pod, How: "itself", Keys: loop.Self,
+				Kind: pod, How: "itself, once it is bound or being deleted", Keys: boundOrGoing,
 				Changed: func(old, new kinds.Object) bool {
 					return old.(*corev1.Pod).Spec.NodeName != new.(*corev1.Pod).Spec.NodeName || new.GetDeletionTimestamp() != nil
 				},
@@ -55,6 +55,14 @@ func Pods() loop.Reconciler {
 		}},
 		Decide: decidePod,
 	}
+}
+
+// boundOrGoing leaves out the pods of which nothing is to be decided: of a thousand new ones each would take a turn.
+func boundOrGoing(v *view.View, o kinds.Object) []kinds.Key {
+	if p := o.(*corev1.Pod); p.Spec.NodeName == "" && p.DeletionTimestamp == nil {
+		return nil
+	}
+	return loop.Self(v, o)
 }
 
 func podsOfGone(v *view.View, node kinds.Object) []kinds.Key {
