@@ -63,7 +63,7 @@ func TestJobIsKubernetes(t *testing.T) {
 					}
 				}
 				if h.differs() == "" {
-					h.told(t)
+					told(t, &h.theirs.oracleAPI, &h.ours.oracleAPI, func(string) bool { return false }, h)
 				}
 			})
 		})
@@ -121,18 +121,7 @@ func (w *jobWorld) watched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	factory.Start(ctx.Done())
-	factory.WaitForCacheSync(ctx.Done())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		c.Run(ctx, 1)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-done
-		factory.Shutdown()
-	})
+	runs(ctx, t, cancel, factory, c.Run)
 }
 
 // react is the API server of Kubernetes' controller.
@@ -214,28 +203,23 @@ func (h *jobHistory) settle(t *testing.T, now time.Time) {
 }
 
 func (w *jobWorld) carryOut(v *view.View, d loop.Decision) {
-	tell := func(e *loop.Event, name string) {
-		if e != nil {
-			w.tell(e.Type, e.Reason, strings.ReplaceAll(e.Message, "{name}", name))
-		}
-	}
 	for _, want := range d.Wants {
 		p := want.Object.(*corev1.Pod)
 		if p.UID == "" {
-			tell(want.Done, w.create(p).Name)
+			w.tellOf(want.Done, w.create(p).Name)
 		} else if len(engine.Changes(v.Get(kinds.KeyOf(p)), p)) > 0 {
 			w.put(p.DeepCopy())
 		}
 	}
 	for _, drop := range d.Drops {
 		w.delete(drop.Key.Name)
-		tell(drop.Done, drop.Key.Name)
+		w.tellOf(drop.Done, drop.Key.Name)
 	}
 	if d.Status != nil {
 		w.store(d.Status.(*batchv1.Job))
 	}
 	for i := range d.Events {
-		tell(&d.Events[i], "")
+		w.tellOf(&d.Events[i], "")
 	}
 }
 
@@ -298,20 +282,6 @@ func (h *jobHistory) pass(t *testing.T) {
 
 func (h *jobHistory) seconds() int {
 	return []int{1, 2, 5, 10, 11, 30, 100}[h.rand.IntN(7)]
-}
-
-// told wants that what Kubernetes tells, ours tells, and of the job itself nothing else. Kubernetes drops what is told too often.
-func (h *jobHistory) told(t *testing.T) {
-	for e := range h.theirs.said {
-		if !h.ours.said[e] && !strings.Contains(e, "(combined from") {
-			t.Errorf("Kubernetes tells, and ours does not: %s\n%s", e, h)
-		}
-	}
-	for e := range h.ours.said {
-		if !h.theirs.said[e] && h.theirs.tellings < 20 {
-			t.Errorf("ours tells, and Kubernetes does not: %s\n%s", e, h)
-		}
-	}
 }
 
 func (h *jobHistory) String() string {

@@ -1,20 +1,17 @@
 package reconcilers
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -25,57 +22,24 @@ import (
 
 // jobWorld is a job with its pods, and an API server as far as a controller of jobs has to do with one.
 type jobWorld struct {
-	mu      sync.Mutex
-	job     *batchv1.Job
-	pods    map[string]*corev1.Pod
-	version int
-	count   int
+	oracleAPI
+	job   *batchv1.Job
+	pods  map[string]*corev1.Pod
+	count int
 	// gone says that a pod is that counted, givenUp that one of an index was that had failed before.
 	gone, givenUp bool
 	// made are the pods that were made since the last comparison, as they were wanted.
-	made     []string
-	said     map[string]bool
-	tellings int
+	made []string
 	// holds says that a pod may not go yet.
 	holds func(*corev1.Pod) bool
-	show  func(watch.EventType, runtime.Object)
 }
 
 func newJobWorld(j *batchv1.Job) *jobWorld {
-	return &jobWorld{
-		version: 1, job: j.DeepCopy(), pods: map[string]*corev1.Pod{}, said: map[string]bool{},
-		show: func(watch.EventType, runtime.Object) {},
-	}
-}
-
-func toJSON(o any) string {
-	body, err := json.Marshal(o)
-	if err != nil {
-		panic(err)
-	}
-	return string(body)
-}
-
-// stored is an object as it is after a trip to an API server, which knows no parts of seconds.
-func stored[T any](o *T) *T {
-	out := new(T)
-	if err := json.Unmarshal([]byte(toJSON(o)), out); err != nil {
-		panic(err)
-	}
-	return out
+	plain := func(text string) string { return podOfJob.ReplaceAllString(text, "POD") }
+	return &jobWorld{oracleAPI: newOracleAPI(plain), job: j.DeepCopy(), pods: map[string]*corev1.Pod{}}
 }
 
 var podOfJob = regexp.MustCompile(`sum-(\d+-)?new\d+`)
-
-func (w *jobWorld) tell(kind, reason, message string) {
-	w.tellings++
-	w.said[kind+" "+reason+" "+podOfJob.ReplaceAllString(message, "POD")] = true
-}
-
-func (w *jobWorld) next() string {
-	w.version++
-	return fmt.Sprint(w.version)
-}
 
 func (w *jobWorld) create(o *corev1.Pod) *corev1.Pod {
 	p := stored(o)

@@ -64,11 +64,17 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 			}
 		}
 	}
+	for _, j := range t.jobs {
+		t.note(j)
+	}
+	if c.DeletionTimestamp == nil {
+		t.forget()
+	}
 	t.observe()
 	if c.DeletionTimestamp == nil {
 		t.schedule()
-		t.forget()
 	}
+	slices.SortFunc(t.decision.Drops, func(a, b loop.Drop) int { return a.Key.Compare(b.Key) })
 	for _, j := range t.jobs {
 		if !t.dropped[j.UID] {
 			t.decision.Wants = append(t.decision.Wants, loop.Keep("of its schedule", j)...)
@@ -83,7 +89,6 @@ func (t *turn) observe() {
 	known := map[types.UID]bool{}
 	for _, j := range t.jobs {
 		known[j.UID] = true
-		t.note(j)
 		listed := slices.ContainsFunc(t.status.Active, func(r corev1.ObjectReference) bool { return r.UID == j.UID })
 		ended := kinds.JobFinished(j)
 		if ended == nil {
@@ -149,12 +154,12 @@ func (t *turn) since() time.Time {
 // schedule makes the job that is due.
 func (t *turn) schedule() {
 	c := t.cron
-	if c.Spec.Suspend != nil && *c.Spec.Suspend {
-		return
-	}
+	suspended := c.Spec.Suspend != nil && *c.Spec.Suspend
 	s, zone, problem := scheduleOf(c)
-	if problem != nil {
+	if problem != nil && (!suspended || problem.Reason == unknownTimeZone) {
 		t.decision.Events = append(t.decision.Events, *problem)
+	}
+	if problem != nil || suspended {
 		return
 	}
 	due, missed, err := newest(t.since(), c.Spec.StartingDeadlineSeconds, t.now, s)
@@ -246,7 +251,6 @@ func (t *turn) forget() {
 			t.drop(j, fmt.Sprintf("more than %d of the history", *limit))
 		}
 	}
-	slices.SortFunc(t.decision.Drops, func(a, b loop.Drop) int { return a.Key.Compare(b.Key) })
 }
 
 func start(j *batchv1.Job) time.Time {

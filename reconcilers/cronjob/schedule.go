@@ -27,6 +27,9 @@ const (
 // nextScheduleDelta.
 const padding = 100 * time.Millisecond
 
+// unknownTimeZone is the reason of the event about it, which is told of a suspended cron job, too.
+const unknownTimeZone = "UnknownTimeZone"
+
 // scheduleOf reads a cron job's schedule in its time zone, UTC where it states none; what is wrong with it is an event.
 func scheduleOf(c *batchv1.CronJob) (s cron.Schedule, zone *time.Location, problem *loop.Event) {
 	name := ""
@@ -36,7 +39,7 @@ func scheduleOf(c *batchv1.CronJob) (s cron.Schedule, zone *time.Location, probl
 	zone, err := time.LoadLocation(name)
 	if err != nil {
 		return nil, nil, &loop.Event{
-			Type: corev1.EventTypeWarning, Reason: "UnknownTimeZone", Message: fmt.Sprintf("invalid timeZone: %q: %s", name, err),
+			Type: corev1.EventTypeWarning, Reason: unknownTimeZone, Message: fmt.Sprintf("invalid timeZone: %q: %s", name, err),
 		}
 	}
 	text := c.Spec.Schedule
