@@ -83,12 +83,17 @@ func serve(ctx context.Context, name string, ports []string) error {
 		w.Header().Set("Connection", "close") // every request is a new connection for the service to place
 		_, _ = fmt.Fprintf(w, "%s %s\n", name, host)
 	})}
-	ended := make(chan error, len(ports))
+	// All or none: one that cannot begin answers nobody, or it would be ready for a moment.
+	var listeners []net.Listener
 	for _, port := range ports {
 		listener, err := net.Listen("tcp", ":"+port)
 		if err != nil {
 			return err
 		}
+		listeners = append(listeners, listener)
+	}
+	ended := make(chan error, len(ports))
+	for _, listener := range listeners {
 		go func() { ended <- server.Serve(listener) }()
 	}
 	fmt.Println(name, "serves")
