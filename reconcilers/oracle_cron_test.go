@@ -136,9 +136,9 @@ func (h *cronHistory) stop(t *testing.T) {
 		reason, words := strings.Fields(e)[1], strings.Fields(e)
 		switch reason {
 		case "MissingJob": // it has deleted this one itself
-			return h.theirs.said["Normal SuccessfulDelete Deleted job "+words[len(words)-1]]
+			return h.theirs.ended[words[len(words)-1]]
 		case "SawCompletedJob":
-			return h.theirs.said["Normal SuccessfulDelete Deleted job "+strings.TrimSuffix(words[5], ",")]
+			return h.theirs.ended[strings.TrimSuffix(words[5], ",")]
 		case "FailedDelete", "FailedGet", "UnexpectedJob":
 			return true
 		}
@@ -151,6 +151,7 @@ func (h *cronHistory) stop(t *testing.T) {
 			h.seen[strings.Fields(e)[1]]++
 		}
 		clear(w.said)
+		clear(w.ended)
 	}
 }
 
@@ -164,6 +165,7 @@ func (w *cronWorld) react(a k8stesting.Action) (bool, runtime.Object, error) {
 		if w.jobs[a.GetName()] == nil {
 			return true, nil, apierrors.NewNotFound(resource.GroupResource(), a.GetName())
 		}
+		w.ended[a.GetName()] = true
 		w.delete(a.GetName())
 	case k8stesting.PatchAction: // an event that has been told before
 		w.tellings++

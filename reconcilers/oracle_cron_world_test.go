@@ -25,11 +25,13 @@ type cronWorld struct {
 	count int
 	// made and gone are the jobs that were made, as they were wanted, and deleted since the last comparison.
 	made, gone []string
+	// ended are the jobs that Kubernetes' controller has deleted, whether it was told or, of many, left out.
+	ended map[string]bool
 }
 
 func newCronWorld(c *batchv1.CronJob) *cronWorld {
 	plain := func(text string) string { return text }
-	return &cronWorld{oracleAPI: newOracleAPI(plain), cron: c.DeepCopy(), jobs: map[string]*batchv1.Job{}}
+	return &cronWorld{oracleAPI: newOracleAPI(plain), cron: c.DeepCopy(), jobs: map[string]*batchv1.Job{}, ended: map[string]bool{}}
 }
 
 func (w *cronWorld) create(o *batchv1.Job) *batchv1.Job {
