@@ -99,9 +99,9 @@ func (t tokenRequests) viewOf(ctx context.Context, id identity) (*view.View, err
 	if id.Role == rights.Node {
 		return t.store.View(), nil
 	}
-	rev, err := t.store.Current(ctx)
+	rev, err := t.latest(ctx)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, err
 	}
 	return t.hub.Reach(ctx, rev)
 }

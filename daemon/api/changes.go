@@ -207,7 +207,7 @@ var errChanged = errors.New("the object has been modified; please apply your cha
 func (c *change) alter(ctx context.Context, v *view.View, key kinds.Key, info rest.UpdatedObjectInfo,
 	validate rest.ValidateObjectUpdateFunc, opts *metav1.UpdateOptions) (runtime.Object, error) {
 	old := v.Get(key)
-	if _, ok := c.kind.New().(*coordinationv1.Lease); ok && !programmed(ctx) {
+	if c.kind == kinds.For[*coordinationv1.Lease]() && !programmed(ctx) {
 		return c.renewLease(ctx, key, old, info)
 	}
 	if old == nil {

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers"
 	"k8s.io/apiserver/pkg/registry/rest"
 
-	"lockstep/daemon/rights"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 )
@@ -181,14 +180,11 @@ func (s *server) shownEvents() map[route]http.Handler {
 	scope := scopeFor(shown.GroupVersionKind, shown.GroupVersionResource(), false)
 	scope.TableConvertor = shows
 	writes := *scope
-	writes.MaxRequestBodyBytes = maxReview
-	change := shownChange{&change{
-		storage: read, create: true, update: true, body: maxReview, size: maxNote, in: shown.GroupVersion(),
-		node: rights.CheckEvent, program: rights.CheckProgramEvent,
-		prepare: func(new, old kinds.Object) field.ErrorList {
-			return strategy.PrepareUpdateIn(shown.GroupVersion(), new, old)
-		},
-	}}
+	as := *changes(read)[0] // it differs by the rules of the version alone
+	as.in = shown.GroupVersion()
+	as.prepare = func(new, old kinds.Object) field.ErrorList { return strategy.PrepareUpdateIn(as.in, new, old) }
+	writes.MaxRequestBodyBytes = int64(as.body)
+	change := shownChange{&as}
 	at := func(verb string) route { return route{gvr: shown.GroupVersionResource(), verb: verb} }
 	return map[route]http.Handler{
 		at("get"):    handlers.GetResource(shows, scope),

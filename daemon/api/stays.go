@@ -132,16 +132,9 @@ func bearing(changes []view.Change) (credentials, grants bool, losers map[string
 
 // gone says that a change takes an account, a node or a Secret, which tokens of accounts rest on, or puts another in its place.
 func gone(c view.Change) bool {
-	switch old := c.Old.(type) {
-	case *corev1.ServiceAccount:
-		now, _ := c.New.(*corev1.ServiceAccount)
-		return old != nil && (now == nil || now.UID != old.UID)
-	case *corev1.Node:
-		now, _ := c.New.(*corev1.Node)
-		return old != nil && (now == nil || now.UID != old.UID)
-	case *corev1.Secret:
-		now, _ := c.New.(*corev1.Secret)
-		return old != nil && (now == nil || now.UID != old.UID)
+	switch c.Old.(type) {
+	case *corev1.ServiceAccount, *corev1.Node, *corev1.Secret:
+		return c.New == nil || c.New.GetUID() != c.Old.GetUID()
 	}
 	return false
 }

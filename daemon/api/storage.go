@@ -330,7 +330,7 @@ func (s *storage) notFound(name string) error {
 }
 
 // latest is the store's revision now: what is read at it is never older than the request.
-func (s *storage) latest(ctx context.Context) (int64, error) {
+func (s *server) latest(ctx context.Context) (int64, error) {
 	rev, err := s.store.Current(ctx)
 	if err != nil {
 		return 0, unavailable(err)

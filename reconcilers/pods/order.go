@@ -11,13 +11,14 @@ import (
 // Progress compares how far two pods have come, by Kubernetes' order: bound to a node, running, ready.
 func Progress(a, b *corev1.Pod) int {
 	return cmp.Or(
-		falseFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""),
+		FalseFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""),
 		cmp.Compare(phaseOrder(a), phaseOrder(b)),
-		falseFirst(podstatus.Ready(&a.Status), podstatus.Ready(&b.Status)),
+		FalseFirst(podstatus.Ready(&a.Status), podstatus.Ready(&b.Status)),
 	)
 }
 
-func falseFirst(a, b bool) int {
+// FalseFirst compares so that what is not comes before what is.
+func FalseFirst(a, b bool) int {
 	switch {
 	case a == b:
 		return 0

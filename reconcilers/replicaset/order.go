@@ -27,7 +27,7 @@ func deletionOrder(active []*corev1.Pod, minReadySeconds int32, crowd map[string
 	return slices.SortedStableFunc(slices.Values(active), func(a, b *corev1.Pod) int {
 		return cmp.Or(
 			pods.Progress(a, b),
-			trueFirst(!available(a), !available(b)),
+			pods.FalseFirst(available(a), available(b)),
 			cmp.Compare(deletionCost(a), deletionCost(b)),
 			cmp.Compare(crowd[b.Spec.NodeName], crowd[a.Spec.NodeName]),
 			youngerFirst(a, b, podstatus.ReadySince(&a.Status), podstatus.ReadySince(&b.Status), now),
@@ -57,16 +57,6 @@ func (f form[T]) podsPerNode(v *view.View, rs *appsv1.ReplicaSet) map[string]int
 		}
 	}
 	return count
-}
-
-func trueFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return -1
-	}
-	return 1
 }
 
 // deletionCost reads the annotation controller.kubernetes.io/pod-deletion-cost; none, or no number, is 0.
