@@ -1,14 +1,11 @@
 package scheduler
 
 import (
-	"fmt"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
-	"k8s.io/klog/v2"
 )
 
-// demand is what a pod asks of a node, compiled once for all pods alike.
+// demand is what a pod asks of a node, compiled once for all pods alike: each row reads what it needs.
 type demand struct {
 	load        load
 	tolerations []corev1.Toleration
@@ -17,26 +14,11 @@ type demand struct {
 	preferred   *nodeaffinity.PreferredSchedulingTerms // nil for none
 }
 
+// newDemand fails where what the pod asks cannot be understood; the error is its refusal.
 func newDemand(p *corev1.Pod, l load) (*demand, error) {
-	d := &demand{load: l, tolerations: p.Spec.Tolerations, required: nodeaffinity.GetRequiredNodeAffinity(p)}
-	a := p.Spec.Affinity
-	d.selective = len(p.Spec.NodeSelector) > 0 ||
-		a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
-	if a != nil && a.NodeAffinity != nil && len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
-		terms, err := nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the preferred node affinity: %w", err)
-		}
-		d.preferred = terms
+	d := &demand{load: l, tolerations: p.Spec.Tolerations}
+	if err := d.readNodeAffinity(p); err != nil {
+		return nil, err
 	}
 	return d, nil
-}
-
-func (d *demand) tolerates(t *corev1.Taint) bool {
-	for i := range d.tolerations {
-		if d.tolerations[i].ToleratesTaint(klog.Logger{}, t, false) {
-			return true
-		}
-	}
-	return false
 }

@@ -11,15 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
-	"lockstep/kinds/podstatus"
 )
-
-// hostPort is a port of a node; an empty ip is any address.
-type hostPort struct {
-	protocol corev1.Protocol
-	ip       string
-	port     int32
-}
 
 // load is what one pod takes of its node.
 type load struct {
@@ -101,40 +93,6 @@ func loadOf(p *corev1.Pod) load {
 		l.owner = ref.UID
 	}
 	return l
-}
-
-// hostPorts returns the ports of a pod's containers, and of its init containers that keep running beside them.
-func hostPorts(p *corev1.Pod) []hostPort {
-	var out []hostPort
-	for i := range p.Spec.InitContainers {
-		if c := &p.Spec.InitContainers[i]; podstatus.Sidecar(c) {
-			out = appendPorts(out, c)
-		}
-	}
-	for i := range p.Spec.Containers {
-		out = appendPorts(out, &p.Spec.Containers[i])
-	}
-	return out
-}
-
-func appendPorts(out []hostPort, c *corev1.Container) []hostPort {
-	for _, port := range c.Ports {
-		if port.HostPort > 0 {
-			out = append(out, newHostPort(port))
-		}
-	}
-	return out
-}
-
-func newHostPort(p corev1.ContainerPort) hostPort {
-	out := hostPort{protocol: p.Protocol, ip: p.HostIP, port: p.HostPort}
-	if out.protocol == "" {
-		out.protocol = corev1.ProtocolTCP
-	}
-	if out.ip == "0.0.0.0" || out.ip == "::" {
-		out.ip = ""
-	}
-	return out
 }
 
 // effectiveTaints returns a node's taints, with the one Kubernetes' node lifecycle gives a node that is not ready.

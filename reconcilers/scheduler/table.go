@@ -16,8 +16,16 @@ type table struct {
 	scores     []score
 }
 
-// rows returns the table, named as kube-scheduler's plugins are.
-func rows() *table { return &table{predicates: predicates(), scores: scores()} }
+// rows returns the table, named as kube-scheduler's plugins are, with its default weights; each row has a file of its own.
+func rows() *table {
+	return &table{
+		predicates: []predicate{nodeUnschedulable(), untoleratedTaints(), requiredNodes(), nodePorts(), resourcesFit()},
+		scores:     []score{fewestTaints(), preferredNodes(), leastAllocated(), balancedAllocation(), ownerSpread()},
+	}
+}
+
+// best is the highest score of a row.
+const best = 100
 
 // scope says which placements change what a row says of a node.
 type scope int

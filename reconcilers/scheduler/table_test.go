@@ -25,7 +25,7 @@ func TestRows(t *testing.T) {
 		"NodeUnschedulable", "NodeTaints", "NodeLabels", "NodeAllocatable", "ObjectChanged"}
 	scopes := map[scope]string{still: "still", itself: "itself", across: "across"}
 	var got strings.Builder
-	for _, row := range predicates() {
+	for _, row := range rows().predicates {
 		fmt.Fprintf(&got, "refuse %s, %s:", row.name, scopes[row.scope])
 		for i, name := range changes {
 			if row.wakes&(1<<i) != 0 {
@@ -34,7 +34,7 @@ func TestRows(t *testing.T) {
 		}
 		got.WriteString("\n")
 	}
-	for _, row := range scores() {
+	for _, row := range rows().scores {
 		fmt.Fprintf(&got, "prefer %s, %s, weight %d\n", row.name, scopes[row.scope], row.weight)
 	}
 	const want = `refuse NodeUnschedulable, still: NodeUnschedulable
