@@ -204,7 +204,6 @@ var allowedValues = map[string][]string{
 	"PodSpec.schedulerName":                       {"default-scheduler"},
 	"PodSpec.setHostnameAsFQDN":                   {"false"},
 	"PodSpec.hostUsers":                           {"true"},
-	"PodSecurityContext.fsGroupChangePolicy":      {"Always"},
 	"ContainerResizePolicy.restartPolicy":         {"NotRequired"},
 	"EmptyDirVolumeSource.medium":                 {"", "Memory"},
 	"SecurityContext.procMount":                   {"Default"},
