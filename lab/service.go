@@ -139,7 +139,7 @@ func (l *Lab) agentCommandLine(ctx context.Context, h *Host) (string, []string, 
 	return l.state.Options.Lockstep, []string{
 		"agent", "--server", "https://" + l.Server().Addr + ":6443", "--token", token, "--node-name", h.Name,
 		"--node-ip", h.Addr, "--data-dir", h.DataDir(), "--registry-config", certs,
-		"--log-level", l.state.Options.LogLevel,
+		"--log-level", l.state.Options.LogLevel, "--allowed-unsafe-sysctls", "kernel.msg*",
 	}, nil
 }
 

@@ -299,7 +299,8 @@ func (a *Agent) readMachine(version string) error {
 		return err
 	}
 	facts.ContainerRuntime, _, _ = strings.Cut(version, "~")
-	n, err := machine.Spec(a.opts.NodeName, facts, max(a.opts.PodPidsLimit, 0), a.log)
+	n, err := machine.Spec(a.opts.NodeName, facts,
+		machine.Allowances{Pids: max(a.opts.PodPidsLimit, 0), Sysctls: a.opts.Sysctls}, a.log)
 	if err != nil {
 		return err
 	}

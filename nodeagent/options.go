@@ -17,6 +17,7 @@ import (
 	"lockstep/internal/settings"
 	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/spec"
 )
 
 // Default directories and addresses.
@@ -67,6 +68,8 @@ type Options struct {
 	// PodPidsLimit bounds each pod's processes and threads, as the kubelet's
 	// podPidsLimit; DefaultPodPids if zero, no bound if negative.
 	PodPidsLimit int64
+	// Sysctls are those that pods may set beside the safe ones, as the kubelet's allowedUnsafeSysctls.
+	Sysctls []string
 	// Version is reported in the node's status; "v0.0.0" if empty.
 	Version string
 	// Log is discarded if nil.
@@ -147,6 +150,9 @@ func (o Options) validate() error {
 	}
 	return nil
 }
+
+// CheckSysctls says why pods cannot be allowed the sysctls of a name, which may end in a star for all that begin so.
+func CheckSysctls(pattern string) error { return spec.CheckSysctls(pattern) }
 
 // agentDir is where the agent keeps what must outlive a reboot.
 func (o Options) agentDir() string { return filepath.Join(o.DataDir, "agent") }

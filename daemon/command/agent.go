@@ -21,7 +21,7 @@ import (
 // agentFlags are the flags of the node agent; up has them too.
 type agentFlags struct {
 	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf string
-	labels, taints                                                         []string
+	labels, taints, sysctls                                                []string
 	podPids                                                                int64
 }
 
@@ -38,6 +38,8 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 		"`FOLDER` with containerd's registry configuration (default: /etc/containerd/certs.d)")
 	flags.StringVar(&f.cniConf, "cni-conf", "", "`FOLDER` with a CNI configuration to use instead of the pod network of Lockstep's own")
 	flags.Int64Var(&f.podPids, "pod-pids-limit", nodeagent.DefaultPodPids, "most processes and threads of a pod, `N`; -1 for no limit")
+	flags.StringSliceVar(&f.sysctls, "allowed-unsafe-sysctls", nil,
+		"`NAMES` of sysctls that pods may set beside the safe ones; a * at the end stands for any")
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` label of the node; may be given several times")
 	flags.StringArrayVar(&f.taints, "taint", nil, "`KEY=VALUE:EFFECT` taint of the node; may be given several times")
 }
@@ -46,10 +48,15 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 	o := nodeagent.Options{
 		DataDir: dirs.data, RunDir: dirs.run, NodeIPs: []netip.Addr{address}, Containerd: f.containerd, Snapshotter: f.snapshotter,
 		ImagesDir: f.images, CertsDir: f.registries, CNIConfDir: f.cniConf, Version: version.Version,
-		Labels: map[string]string{}, Metrics: processRegistry(), PodPidsLimit: f.podPids,
+		Labels: map[string]string{}, Metrics: processRegistry(), PodPidsLimit: f.podPids, Sysctls: f.sysctls,
 	}
 	if f.podPids == 0 || f.podPids < -1 {
 		return o, fmt.Errorf("cannot use --pod-pids-limit %d: want a number above 0, or -1 for no limit", f.podPids)
+	}
+	for _, pattern := range f.sysctls {
+		if err := nodeagent.CheckSysctls(pattern); err != nil {
+			return o, fmt.Errorf("cannot use --allowed-unsafe-sysctls %s: %w", pattern, err)
+		}
 	}
 	for _, folder := range []struct{ flag, path string }{{"images", f.images}, {"registry-config", f.registries}, {"cni-conf", f.cniConf}} {
 		if err := readable(folder.flag, folder.path, true); err != nil {

@@ -122,6 +122,7 @@ func deciding() map[string][]string {
 			"net", "github.com/opencontainers/runtime-spec/specs-go", "github.com/opencontainers/image-spec/specs-go/v1",
 			"github.com/containerd/containerd/v2/contrib/seccomp", "k8s.io/kubernetes/pkg/fieldpath",
 			"k8s.io/kubernetes/third_party/forked/golang/expansion",
+			"k8s.io/component-helpers/node/util/sysctl", "k8s.io/kubernetes/pkg/util/kernel", "k8s.io/apimachinery/pkg/util/version",
 		},
 		"nodeagent/dns/names/answer.go": {"github.com/miekg/dns"},
 		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},

@@ -62,6 +62,11 @@ func Unpin(dir string) error {
 	return nil
 }
 
+// Tune implements pod.Sandboxes.
+func (sandboxes) Tune(dir string, sysctls map[string]string) error {
+	return network.Tune(filepath.Join(dir, "ns"), sysctls)
+}
+
 // Limit implements pod.Sandboxes.
 func (sandboxes) Limit(path string, limits *specs.LinuxResources) error {
 	return cgroup.Make(path, limits)

@@ -18,9 +18,17 @@ import (
 	"lockstep/nodeagent/spec"
 )
 
-// Spec learns what specifications of containers depend on, beside the facts. pids bounds a pod's processes; 0: nothing
-// does. Where the kernel has AppArmor it loads containerd's default profile.
-func Spec(node string, facts register.Facts, pids int64, log *slog.Logger) (spec.Node, error) {
+// Allowances are what whoever runs the node lets pods have.
+type Allowances struct {
+	// Pids bounds a pod's processes; 0: nothing does.
+	Pids int64
+	// Sysctls are those that pods may set beside the safe ones; one that ends in a star is for all that begin so.
+	Sysctls []string
+}
+
+// Spec learns what specifications of containers depend on, beside the facts. Where the kernel has AppArmor it loads
+// containerd's default profile.
+func Spec(node string, facts register.Facts, o Allowances, log *slog.Logger) (spec.Node, error) {
 	caps, err := cap.Current()
 	if err != nil {
 		return spec.Node{}, fmt.Errorf("cannot read own capabilities: %w", err)
@@ -30,8 +38,8 @@ func Spec(node string, facts register.Facts, pids int64, log *slog.Logger) (spec
 		return spec.Node{}, fmt.Errorf("cannot list devices: %w", err)
 	}
 	n := spec.Node{Name: node, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroup.V2(),
-		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: pids,
-		Runtimes: facts.Runtimes}
+		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: o.Pids,
+		Runtimes: facts.Runtimes, Sysctls: slices.Concat(spec.SafeSysctls(facts.Kernel), o.Sysctls)}
 	if n.MaxOpenFiles, err = maxOpenFiles(caps); err != nil {
 		return spec.Node{}, err
 	}

@@ -4,8 +4,10 @@ package network
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -19,8 +21,6 @@ type Namespaces struct {
 	Net, IPC, UTS bool
 	// Hostname is set in the UTS namespace; empty keeps the host's.
 	Hostname string
-	// Sysctls are written inside the new namespaces, by dotted name.
-	Sysctls map[string]string
 }
 
 // Names of the files that pin namespaces, as in /proc/<pid>/ns.
@@ -76,11 +76,6 @@ func pin(dir string, flags int, files []string, n Namespaces) error {
 			return err
 		}
 	}
-	for name, value := range n.Sysctls {
-		if err := writeSysctl(name, value); err != nil {
-			return err
-		}
-	}
 	for _, name := range files {
 		target := filepath.Join(dir, name)
 		f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o600)
@@ -112,8 +107,43 @@ func loopbackUp() error {
 	return nil
 }
 
+// Tune writes sysctls, by their names with dots, in the namespaces that are pinned in dir. Whoever calls it has made sure that
+// they are of such a namespace.
+func Tune(dir string, sysctls map[string]string) error {
+	if len(sysctls) == 0 {
+		return nil
+	}
+	return thread.Own(func() error {
+		for name, kind := range map[string]int{netFile: unix.CLONE_NEWNET, ipcFile: unix.CLONE_NEWIPC, utsFile: unix.CLONE_NEWUTS} {
+			if err := enter(filepath.Join(dir, name), kind); err != nil {
+				return fmt.Errorf("cannot enter namespace %s: %w", name, err)
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(sysctls)) {
+			if err := writeSysctl(name, sysctls[name]); err != nil {
+				return fmt.Errorf("cannot %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// enter joins a namespace that is pinned; one that is not is the host's.
+func enter(file string, kind int) error {
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Setns(int(f.Fd()), kind)
+}
+
+// writeSysctl takes a name with dots; what is a dot within a part of it, as in the name of a link, is a slash there.
 func writeSysctl(name, value string) error {
-	p := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
+	p := filepath.Join("/proc/sys", strings.NewReplacer(".", "/", "/", ".").Replace(name))
 	if err := os.WriteFile(p, []byte(value), 0o644); err != nil {
 		return fmt.Errorf("set sysctl %s: %w", name, err)
 	}

@@ -1,13 +1,17 @@
 package network
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"lockstep/internal/asroot"
+	"lockstep/internal/thread"
 )
 
 func TestDefaultConfig(t *testing.T) {
@@ -75,6 +79,36 @@ func TestPin(t *testing.T) {
 	}
 	if Pinned(dir, Namespaces{Net: true}) {
 		t.Error("a network namespace is pinned")
+	}
+	own, err := os.ReadFile("/proc/sys/kernel/msgmax")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Tune(dir, map[string]string{"kernel.msgmax": "4321"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func() (value string) {
+		err := thread.Own(func() error {
+			err := enter(IPCPath(dir), unix.CLONE_NEWIPC)
+			data, readErr := os.ReadFile("/proc/sys/kernel/msgmax")
+			value = strings.TrimSpace(string(data))
+			return errors.Join(err, readErr)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+	if got := read(); got != "4321" {
+		t.Errorf("the namespace's msgmax is %s", got)
+	}
+	if now, _ := os.ReadFile("/proc/sys/kernel/msgmax"); !bytes.Equal(now, own) {
+		t.Errorf("the machine's msgmax is %s", now)
+	}
+	if err := Tune(dir, map[string]string{"kernel.msgmax": "many"}); err == nil || read() != "4321" {
+		t.Errorf("no number was taken: %v", err)
 	}
 	for range 2 {
 		if err := Unpin(dir); err != nil {

@@ -79,6 +79,8 @@ type Sandboxes interface {
 	Add(ctx context.Context, pod network.Pod, netns string) ([]string, error)
 	// Remove takes the namespace out of the network and frees the addresses.
 	Remove(ctx context.Context, pod network.Pod, netns string) error
+	// Tune writes sysctls, by their names with dots, in the namespaces of a directory.
+	Tune(dir string, sysctls map[string]string) error
 	// Limit makes a cgroup with limits, or sets them anew.
 	Limit(cgroup string, limits *specs.LinuxResources) error
 	// Unlimit removes a cgroup with those below it, none of which has a process.

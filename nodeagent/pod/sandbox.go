@@ -103,6 +103,10 @@ func (p *Pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 		}
 		s.IPs = ips
 	}
+	// Some are of links, which are there by now.
+	if err := p.node.Sandboxes.Tune(dir, spec.Sysctls(object)); err != nil {
+		return err
+	}
 	if err := p.node.writeFiles(ctx, object, *s, true); err != nil {
 		return err
 	}
@@ -175,14 +179,7 @@ func (p *Pod) loadSandbox() (s sandbox, traces bool) {
 }
 
 func namespacesOf(o *corev1.Pod, hostname string) network.Namespaces {
-	n := network.Namespaces{Net: !o.Spec.HostNetwork, UTS: !o.Spec.HostNetwork, IPC: !o.Spec.HostIPC, Hostname: hostname}
-	if sc := o.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
-		n.Sysctls = map[string]string{}
-		for _, s := range sc.Sysctls {
-			n.Sysctls[s.Name] = s.Value
-		}
-	}
-	return n
+	return network.Namespaces{Net: !o.Spec.HostNetwork, UTS: !o.Spec.HostNetwork, IPC: !o.Spec.HostIPC, Hostname: hostname}
 }
 
 func sharesPID(o *corev1.Pod) bool {

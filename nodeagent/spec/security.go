@@ -159,6 +159,9 @@ func appArmorOf(in Input) (string, error) {
 // it can. SELinux options and those of Windows mean nothing here, and are no
 // reason.
 func Unfit(n Node, pod *corev1.Pod) (reason, message string) {
+	if why := forbiddenSysctl(n.Sysctls, pod); why != "" {
+		return "SysctlForbidden", why
+	}
 	if os := pod.Spec.OS; os != nil && os.Name != corev1.Linux {
 		return "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
 	}

@@ -68,6 +68,8 @@ type Node struct {
 	AppArmor bool
 	// AppArmorDefault is the loaded profile that RuntimeDefault stands for; empty: there is none.
 	AppArmorDefault string
+	// Sysctls are those that pods may set; one that ends in a star is for all that begin so.
+	Sysctls []string
 	// Devices are the host's, for privileged containers.
 	Devices []specs.LinuxDevice
 }

@@ -131,7 +131,8 @@ PreferredSchedulingTerm: weight preference
 Toleration: key operator value effect tolerationSeconds
 PodSecurityContext: runAsUser runAsGroup runAsNonRoot supplementalGroups
 PodSecurityContext: supplementalGroupsPolicy fsGroup fsGroupChangePolicy seccompProfile appArmorProfile
-PodSecurityContext: seLinuxOptions seLinuxChangePolicy windowsOptions
+PodSecurityContext: seLinuxOptions seLinuxChangePolicy windowsOptions sysctls
+Sysctl: name value
 
 Container: name image command args workingDir imagePullPolicy ports env envFrom resources volumeMounts
 Container: livenessProbe readinessProbe startupProbe lifecycle securityContext restartPolicy

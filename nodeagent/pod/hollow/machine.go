@@ -351,6 +351,8 @@ func (m sandboxes) Remove(_ context.Context, p network.Pod, _ string) error {
 	return nil
 }
 
+func (sandboxes) Tune(string, map[string]string) error { return nil }
+
 func (m sandboxes) Limit(cgroup string, _ *specs.LinuxResources) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
