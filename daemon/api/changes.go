@@ -40,14 +40,13 @@ const (
 // change is one kind of write that nodes and programs may make, for Kubernetes' handlers.
 type change struct {
 	*storage
-	subresource            string
-	create, update, delete bool
+	subresource                        string
+	create, update, delete, collection bool
 	// body bounds what a request may bring, and size what is stored of it; both in bytes.
 	body, size int
-	// node judges what a node writes beyond what its URL says, and program what a program does; old is nil for a creation. They
-	// may alter what is new. Nil: such a one writes nothing of it.
-	node    func(node string, v *view.View, new, old kinds.Object) error
-	program func(v *view.View, new, old kinds.Object) error
+	// node judges what the node of that name writes beyond what its URL says, and program what an account does; old is nil for a
+	// creation. They may alter what is new. Nil: such a one writes nothing of it.
+	node, program func(writer string, v *view.View, new, old kinds.Object) error
 	// prepare applies Kubernetes' own rules to an update.
 	prepare func(new, old kinds.Object) field.ErrorList
 	// in is the group's version that requests are for; the zero value: the kind's own.
@@ -55,9 +54,10 @@ type change struct {
 }
 
 var (
-	_ rest.Creater         = (*change)(nil)
-	_ rest.Patcher         = (*change)(nil)
-	_ rest.GracefulDeleter = (*change)(nil)
+	_ rest.Creater           = (*change)(nil)
+	_ rest.Patcher           = (*change)(nil)
+	_ rest.GracefulDeleter   = (*change)(nil)
+	_ rest.CollectionDeleter = (*change)(nil)
 )
 
 // changes are those of a kind that decide lets nodes and programs make.
@@ -78,12 +78,12 @@ func changes(s *storage) []*change {
 		}
 	case "events":
 		return []*change{{
-			storage: s, create: true, update: true, body: maxReview, size: maxNote,
+			storage: s, create: true, update: true, delete: true, collection: true, body: maxReview, size: maxNote,
 			node: rights.CheckEvent, program: rights.CheckProgramEvent, prepare: strategy.PrepareUpdate,
 		}}
 	case "leases.coordination.k8s.io":
 		return []*change{{
-			storage: s, create: true, update: true, delete: true, body: maxNote, size: maxNote,
+			storage: s, create: true, update: true, delete: true, collection: true, body: maxNote, size: maxNote,
 			node: rights.CheckLease, program: rights.CheckProgramLease, prepare: strategy.PrepareUpdate,
 		}}
 	default:
@@ -426,7 +426,7 @@ func (c *change) judge(ctx context.Context, v *view.View, verb string, new, old 
 	case old != nil && c.declared(v, old):
 		err = errStated
 	default:
-		err = c.program(v, new, old)
+		err = c.program(identityOf(ctx).User.Name, v, new, old)
 	}
 	var wrong *field.Error
 	switch {

@@ -43,15 +43,7 @@ func (s shownStorage) Get(ctx context.Context, name string, opts *metav1.GetOpti
 // List implements rest.Lister.
 func (s shownStorage) List(ctx context.Context, opts *metainternalversion.ListOptions) (runtime.Object, error) {
 	o, err := s.storage.List(ctx, opts)
-	if err != nil {
-		return nil, err
-	}
-	list := o.(*corev1.EventList)
-	out := &eventsv1.EventList{ListMeta: list.ListMeta, Items: make([]eventsv1.Event, len(list.Items))}
-	for i := range list.Items {
-		out.Items[i] = *strategy.ShownEvent(&list.Items[i])
-	}
-	return out, nil
+	return showEvents(o), err
 }
 
 // Watch implements rest.Watcher.
@@ -99,6 +91,19 @@ func showEvent(o runtime.Object) runtime.Object {
 	return o
 }
 
+// showEvents returns a list of events as it is shown; nil of nil.
+func showEvents(o runtime.Object) runtime.Object {
+	list, ok := o.(*corev1.EventList)
+	if !ok {
+		return nil
+	}
+	out := &eventsv1.EventList{ListMeta: list.ListMeta, Items: make([]eventsv1.Event, len(list.Items))}
+	for i := range list.Items {
+		out.Items[i] = *strategy.ShownEvent(&list.Items[i])
+	}
+	return out
+}
+
 // shownWatch shows what another watch tells.
 type shownWatch struct {
 	apiwatch.Interface
@@ -133,8 +138,9 @@ func (w *shownWatch) Stop() {
 type shownChange struct{ *change }
 
 var (
-	_ rest.Creater = shownChange{}
-	_ rest.Patcher = shownChange{}
+	_ rest.Creater           = shownChange{}
+	_ rest.Patcher           = shownChange{}
+	_ rest.CollectionDeleter = shownChange{}
 )
 
 // New implements rest.Creater.
@@ -158,6 +164,13 @@ func (c shownChange) Update(ctx context.Context, name string, info rest.UpdatedO
 	update rest.ValidateObjectUpdateFunc, force bool, opts *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	out, made, err := c.change.Update(ctx, name, shownInfo{info}, create, update, force, opts)
 	return showEvent(out), made, err
+}
+
+// DeleteCollection implements rest.CollectionDeleter.
+func (c shownChange) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions,
+	which *metainternalversion.ListOptions) (runtime.Object, error) {
+	list, err := c.change.DeleteCollection(ctx, validate, opts, which)
+	return showEvents(list), err
 }
 
 // shownInfo makes of a stored event what a request makes of the shown one.
@@ -191,6 +204,10 @@ func (s *server) shownEvents() map[route]http.Handler {
 		at("list"):   handlers.ListResource(shows, shows, scope, false, minWatch),
 		at("watch"):  handlers.ListResource(shows, shows, scope, true, minWatch),
 		at("create"): handlers.CreateResource(change, &writes, nil),
+		at("update"): handlers.UpdateResource(change, &writes, nil),
 		at("patch"):  change.bodies(handlers.PatchResource(change, &writes, nil, patchTypes)),
+		at("delete"): handlers.DeleteResource(change, true, &writes, nil),
+
+		at("deletecollection"): handlers.DeleteCollection(change, true, &writes, nil),
 	}
 }

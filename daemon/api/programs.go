@@ -1,17 +1,21 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 
+	"golang.org/x/sync/errgroup"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"lockstep/daemon/rights"
 	"lockstep/kinds"
@@ -23,6 +27,9 @@ import (
 // maxLeases bounds the leases of a namespace: a program that elects a leader has one, and some give one to each of some dozens of
 // parts of their work. As many, renewed every two seconds, are a tenth of what etcd writes.
 const maxLeases = 1000
+
+// maxTogether bounds the deletions of one request that are under way at once: the store makes one transaction of about as many.
+const maxTogether = 100
 
 // errStated refuses what would be undone.
 var errStated = errors.New("a manifest states it")
@@ -103,8 +110,45 @@ func (c *change) mayEndOwn(ctx context.Context, v *view.View, old kinds.Object, 
 	return nil
 }
 
+// DeleteCollection implements rest.CollectionDeleter: a program ends what a list has, all of it or, where it may not end one of
+// them, nothing.
+func (c *change) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions,
+	which *metainternalversion.ListOptions) (runtime.Object, error) {
+	list, err := c.List(ctx, which)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := elements(list)
+	if err != nil {
+		return nil, err
+	}
+	v, err := c.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range objects {
+		if old := v.Get(c.keyOf(o)); old != nil {
+			if err := c.mayEnd(ctx, v, old, opts); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var all errgroup.Group
+	all.SetLimit(maxTogether)
+	for _, o := range objects {
+		all.Go(func() error {
+			_, _, err := c.Delete(ctx, o.GetName(), validate, opts.DeepCopy())
+			if apierrors.IsNotFound(err) {
+				return nil // it has gone by itself
+			}
+			return err
+		})
+	}
+	return list, all.Wait()
+}
+
 // ended is Kubernetes' answer to the deletion of what it does not return.
 func (c *change) ended(o kinds.Object) *metav1.Status {
 	return &metav1.Status{Status: metav1.StatusSuccess, Details: &metav1.StatusDetails{
-		Name: o.GetName(), Group: c.kind.Group, Kind: c.kind.Resource, UID: o.GetUID()}}
+		Name: o.GetName(), Group: cmp.Or(c.in.Group, c.kind.Group), Kind: c.kind.Resource, UID: o.GetUID()}}
 }

@@ -14,6 +14,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -36,10 +37,10 @@ func programCluster() []kinds.Object {
 	account := func(name string) rbacv1.Subject {
 		return rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: "shop", Name: name}
 	}
+	writes := []string{"get", "create", "update", "patch", "delete", "deletecollection"}
 	role := &rbacv1.Role{ObjectMeta: named("shop", "leads"), Rules: []rbacv1.PolicyRule{
-		{Verbs: []string{"get", "create", "update", "patch", "delete"}, APIGroups: []string{"coordination.k8s.io"},
-			Resources: []string{"leases"}},
-		{Verbs: []string{"create", "patch"}, APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}},
+		{Verbs: writes, APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}},
+		{Verbs: writes, APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}},
 	}}
 	space := func(name string) *corev1.Namespace {
 		return &corev1.Namespace{ObjectMeta: named("", name), Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}
@@ -169,6 +170,18 @@ func TestProgramsWrite(t *testing.T) {
 		{"what a manifest states", "leader", "PATCH", shopLeases + "/stated", `{"spec":{"holderIdentity":"z"}}`, nil},
 		{"what a manifest states", "leader", "DELETE", shopLeases + "/stated", "", nil},
 		{"all of them", "root", "DELETE", shopLeases, "", nil},
+		{"all of all namespaces", "root", "DELETE", "/apis/coordination.k8s.io/v1/leases", "", nil},
+		{"all heartbeats", "root", "DELETE", leasesOf("kube-node-lease"), "", nil},
+		{"all there", "root", "DELETE", leasesOf("kube-system"), "", nil},
+		{"all but those", "root", "DELETE", leasesOf("kube-system") + "?labelSelector=!apiserver.kubernetes.io/identity", "", nil},
+		{"which is gone", "root", "GET", leasesOf("kube-system") + "/x", "", nil},
+		{"all of another namespace", "leader", "DELETE", leasesOf("bank"), "", nil},
+		{"all without a role", "default", "DELETE", shopLeases, "", nil},
+		{"all as a person", "viewer", "DELETE", shopLeases, "", nil},
+		{"all as a node", "node", "DELETE", leasesOf("kube-node-lease"), "", nil},
+		{"and what they own not", "leader", "DELETE", shopLeases + "?propagationPolicy=Orphan&fieldSelector=metadata.name=a", "", nil},
+		{"one of them, asks only", "leader", "DELETE", shopLeases + "?dryRun=All&fieldSelector=metadata.name=a", "", nil},
+		{"and it is there", "leader", "GET", shopLeases + "/a", "", nil},
 		{"ends another's", "leader", "DELETE", shopLeases + "/a",
 			`{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{"uid":"other"}}`, nil},
 		{"ends what was", "leader", "DELETE", shopLeases + "/a",
@@ -194,8 +207,22 @@ func TestProgramsWrite(t *testing.T) {
 		{"much", "leader", "POST", shopEvents, event("f", `,"annotations":{"a":"`+long+`"}`, "shop"), nil},
 		{"very much", "leader", "POST", shopEvents, event("f", `,"annotations":{"a":"`+strings.Repeat(long, 10)+`"}`, "shop"), nil},
 		{"without a role", "default", "POST", shopEvents, event("f", "", "shop"), nil},
+		{"with another's name", "leader", "POST", shopEvents, event("g", `,"annotations":{"lockstep.dev/told-by":"me"}`, "shop"), nil},
 		{"writes it anew", "root", "PUT", shopEvents + "/e", event("e", "", "shop"), nil},
+		{"without a role", "default", "DELETE", shopEvents + "/e", "", nil},
+		{"as a person", "viewer", "DELETE", shopEvents + "/e", "", nil},
+		{"as a node", "node", "DELETE", shopEvents + "/e", "", nil},
 		{"takes it back", "root", "DELETE", shopEvents + "/e", "", nil},
+		{"what a node told", "leader", "PATCH", shopEvents + "/cart-1-a.1", `{"message":"nothing happened"}`, nil},
+		{"what a node told", "leader", "PUT", shopEvents + "/cart-1-a.1", event("cart-1-a.1", "", "shop"), nil},
+		{"what a node told", "leader", "DELETE", shopEvents + "/cart-1-a.1", "", nil},
+		{"what a node told", "root", "DELETE", newEvents + "/cart-1-a.1", "", nil},
+		{"all, and what a node told", "leader", "DELETE", shopEvents, "", nil},
+		{"and all are there", "leader", "GET", shopEvents + "/g", "", nil},
+		{"all of its own", "leader", "DELETE", shopEvents + "?fieldSelector=source=p", "", nil},
+		{"which are gone", "leader", "GET", shopEvents + "/g", "", nil},
+		{"all of all namespaces", "root", "DELETE", "/api/v1/events", "", nil},
+		{"all without a role", "default", "DELETE", newEvents, "", nil},
 
 		{"what Git states", "root", "POST", "/api/v1/namespaces/shop/configmaps",
 			`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"made"}}`, nil},
@@ -464,7 +491,8 @@ func TestProgramsAreToldTheTruth(t *testing.T) {
 	}{
 		{"leader", "create", "coordination.k8s.io", "leases", "shop", "", true},
 		{"leader", "create", "coordination.k8s.io", "leases", "bank", "", false},
-		{"leader", "deletecollection", "coordination.k8s.io", "leases", "shop", "", false},
+		{"leader", "deletecollection", "coordination.k8s.io", "leases", "shop", "", true},
+		{"root", "deletecollection", "coordination.k8s.io", "leases", "", "", false},
 		{"leader", "patch", "", "events", "shop", "e", true},
 		{"leader", "create", "", "configmaps", "shop", "", false},
 		{"root", "create", "coordination.k8s.io", "leases", "", "", true},
@@ -483,16 +511,68 @@ func TestProgramsAreToldTheTruth(t *testing.T) {
 	_, answer := s.ask(s.program("leader"), "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
 		`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectRulesReview","spec":{"namespace":"shop"}}`)
 	for _, rule := range []string{
-		`{"verbs":["create","delete","patch","update"],"apiGroups":["coordination.k8s.io"],"resources":["leases"]}`,
-		`{"verbs":["create","patch"],"apiGroups":[""],"resources":["events"]}`,
-		`{"verbs":["create","patch"],"apiGroups":["events.k8s.io"],"resources":["events"]}`,
+		`["coordination.k8s.io"],"resources":["leases"]}`, `[""],"resources":["events"]}`, `["events.k8s.io"],"resources":["events"]}`,
 	} {
+		rule = `{"verbs":["create","delete","deletecollection","patch","update"],"apiGroups":` + rule
 		if !strings.Contains(answer, rule) {
 			t.Errorf("no %s in %s", rule, answer)
 		}
 	}
 	_, answer = s.ask(s.viewer(), "GET", "/apis/coordination.k8s.io/v1", "")
-	if !strings.Contains(answer, `"verbs":["create","delete","get","list","patch","update","watch"]`) {
+	if !strings.Contains(answer, `"verbs":["create","delete","deletecollection","get","list","patch","update","watch"]`) {
 		t.Errorf("discovery: %s", answer)
+	}
+}
+
+// TestCollectionsEnd: of many leases and events those go that a program's selectors take, and no others.
+func TestCollectionsEnd(t *testing.T) {
+	s := newTestServer(t, nil, programCluster()...)
+	for i := range 300 {
+		lease := &coordinationv1.Lease{ObjectMeta: named("shop", fmt.Sprintf("l-%d", i))}
+		lease.Labels = map[string]string{"third": fmt.Sprint(i % 3)}
+		s.put(lease)
+	}
+	c := client(t, s.program("leader"))
+	first := metav1.ListOptions{LabelSelector: "third=0"}
+	if err := c.CoordinationV1().Leases("shop").DeleteCollection(t.Context(), metav1.DeleteOptions{}, first); err != nil {
+		t.Fatal(err)
+	}
+	first.LabelSelector, first.Limit = "third=1", 40
+	if err := c.CoordinationV1().Leases("shop").DeleteCollection(t.Context(), metav1.DeleteOptions{}, first); err != nil {
+		t.Fatal(err)
+	}
+	reader := client(t, s.viewer())
+	left, err := reader.CoordinationV1().Leases("shop").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(left.Items) != 160 {
+		t.Errorf("%d leases are left, %v", len(left.Items), err)
+	}
+	for _, name := range []string{"a", "b"} {
+		labels, of := map[string]string{"set": "one"}, corev1.ObjectReference{Namespace: "shop"}
+		if _, err := c.CoreV1().Events("shop").Create(t.Context(), &corev1.Event{InvolvedObject: of,
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.EventsV1().Events("shop").Create(t.Context(), &eventsv1.Event{
+			ObjectMeta: metav1.ObjectMeta{Name: name + "-new", Labels: labels}, Regarding: of, EventTime: metav1.NowMicro(),
+			Action: "Do", Reason: "Test", Type: "Normal", ReportingController: "c", ReportingInstance: "i",
+		}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := metav1.ListOptions{LabelSelector: "set=one", FieldSelector: "reportingController=c"}
+	if err := c.EventsV1().Events("shop").DeleteCollection(t.Context(), metav1.DeleteOptions{}, one); err != nil {
+		t.Error(err)
+	}
+	told, err := reader.CoreV1().Events("shop").List(t.Context(), metav1.ListOptions{LabelSelector: "set=one"})
+	if err != nil || len(told.Items) != 2 {
+		t.Errorf("%v, %v", told, err)
+	}
+	one.FieldSelector = ""
+	if err := c.CoreV1().Events("shop").DeleteCollection(t.Context(), metav1.DeleteOptions{}, one); err != nil {
+		t.Error(err)
+	}
+	all, err := reader.EventsV1().Events("shop").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(all.Items) != 1 || all.Items[0].Name != "cart-1-a.1" {
+		t.Errorf("%v, %v", all, err)
 	}
 }

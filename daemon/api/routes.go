@@ -169,6 +169,9 @@ func (s *server) resources() map[route]http.Handler {
 			if w.delete {
 				at(w.subresource, "delete", handlers.DeleteResource(w, true, sub, nil))
 			}
+			if w.collection {
+				at(w.subresource, "deletecollection", handlers.DeleteCollection(w, true, sub, nil))
+			}
 			if w.update {
 				at(w.subresource, "update", handlers.UpdateResource(w, sub, nil))
 				at(w.subresource, "patch", w.bodies(s.boundedPatch(k, handlers.PatchResource(w, sub, nil, patchTypes))))

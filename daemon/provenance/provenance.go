@@ -26,6 +26,9 @@ const (
 	AnnotationAuthor = "lockstep.dev/author"
 )
 
+// AnnotationTeller is stored with an event that a program told: the name of its service account.
+const AnnotationTeller = "lockstep.dev/told-by"
+
 // Origin is where an object was declared.
 type Origin struct {
 	Source string
@@ -58,10 +61,10 @@ func (o Origin) Annotate(annotations map[string]string) map[string]string {
 	return out
 }
 
-// Strip returns a copy of the annotations without an origin's; nil where none remain.
+// Strip returns a copy of the annotations without those of this package, which nobody states; nil where none remain.
 func Strip(annotations map[string]string) map[string]string {
 	out := maps.Clone(annotations)
-	for _, key := range []string{AnnotationSource, AnnotationFile, AnnotationCommit, AnnotationAuthor} {
+	for _, key := range []string{AnnotationSource, AnnotationFile, AnnotationCommit, AnnotationAuthor, AnnotationTeller} {
 		delete(out, key)
 	}
 	if len(out) == 0 {

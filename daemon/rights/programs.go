@@ -3,6 +3,7 @@ package rights
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"lockstep/daemon/provenance"
 	"lockstep/kinds"
 	"lockstep/reconcilers/apiservers"
 	"lockstep/store/view"
@@ -20,10 +22,8 @@ import (
 // leader, and of events. None: it is written by pushing to Git alone, or by the cluster.
 func Verbs(of schema.GroupResource) []string {
 	switch of {
-	case kinds.For[*coordinationv1.Lease]().GroupResource():
-		return []string{"create", "delete", "patch", "update"}
-	case kinds.For[*corev1.Event]().GroupResource(), eventsv1.Resource("events"):
-		return []string{"create", "patch"} // as Kubernetes' recorders write them
+	case kinds.For[*coordinationv1.Lease]().GroupResource(), kinds.For[*corev1.Event]().GroupResource(), eventsv1.Resource("events"):
+		return []string{"create", "delete", "deletecollection", "patch", "update"}
 	}
 	return nil
 }
@@ -38,6 +38,9 @@ func programWrites(who Subject, a Access, p *Policy) (Verdict, string) {
 	ok, why := p.grants(&who.User, a)
 	if !ok {
 		return Forbidden, why
+	}
+	if a.Verb == "deletecollection" && a.Namespace == "" {
+		return NotThisWay, "nobody deletes those of all namespaces at once"
 	}
 	if a.Resource == kinds.For[*coordinationv1.Lease]().Resource {
 		if err := reserved(a.Namespace, a.Name); err != nil {
@@ -60,7 +63,7 @@ func reserved(namespace, name string) error {
 
 // CheckProgramLease: a program writes leases that are neither nodes' nor API servers', and that nothing holds when they go. A
 // field that it may not state is a *field.Error, also CheckProgramEvent's.
-func CheckProgramLease(_ *view.View, new, _ kinds.Object) error {
+func CheckProgramLease(_ string, _ *view.View, new, _ kinds.Object) error {
 	if err := reserved(new.GetNamespace(), new.GetName()); err != nil {
 		return err
 	}
@@ -71,14 +74,27 @@ func CheckProgramLease(_ *view.View, new, _ kinds.Object) error {
 }
 
 // CheckProgramEvent: a program tells of what is in the event's namespace, as Kubernetes has it for events of recorders, or in none,
-// and the event expires as every other.
-func CheckProgramEvent(_ *view.View, new, _ kinds.Object) error {
+// and the event expires as every other. It bears the account's name. What nodes and the cluster have told stays as it is. A deletion
+// has the same object as new and old.
+func CheckProgramEvent(account string, _ *view.View, new, old kinds.Object) error {
+	if old != nil && old.GetAnnotations()[provenance.AnnotationTeller] == "" {
+		return errors.New("what nodes and the cluster itself have told stays as it is until it expires")
+	}
+	if new == old {
+		return nil
+	}
 	if about := new.(*corev1.Event).InvolvedObject.Namespace; about != "" && about != new.GetNamespace() {
 		return field.Invalid(field.NewPath("involvedObject", "namespace"), about, "does not match event.namespace")
 	}
 	if len(new.GetOwnerReferences()) > 0 {
 		return field.Forbidden(metadata().Child("ownerReferences"), "an event ends when its time has come")
 	}
+	told := maps.Clone(new.GetAnnotations())
+	if told == nil {
+		told = map[string]string{}
+	}
+	told[provenance.AnnotationTeller] = account
+	new.SetAnnotations(told)
 	return unheld(new)
 }
 

@@ -73,11 +73,16 @@ func TestDecide(t *testing.T) {
 		{account, lease("create", "shop", ""), "2 "},
 		{leader, lease("create", "shop", ""), `0 RBAC: allowed by ClusterRoleBinding "leads" of ClusterRole "cluster-admin" to ` +
 			`ServiceAccount "leader/shop"`},
-		{leader, lease("deletecollection", "shop", ""), "3 "},
+		{leader, lease("deletecollection", "shop", ""), `0 RBAC: allowed by ClusterRoleBinding "leads" of ClusterRole "cluster-admin" ` +
+			`to ServiceAccount "leader/shop"`},
+		{leader, lease("deletecollection", "", ""), "3 nobody deletes those of all namespaces at once"},
+		{leader, lease("deletecollection", "kube-node-lease", ""),
+			"3 the leases in kube-node-lease are heartbeats, which nodes alone write"},
 		{leader, lease("update", "kube-node-lease", "n1"), "3 the leases in kube-node-lease are heartbeats, which nodes alone write"},
 		{leader, lease("delete", "kube-system", "apiserver-x"),
 			"3 apiserver-x is a name of leases of API servers, which they alone write"},
-		{leader, Access{Verb: "update", Resource: "events", Namespace: "shop", Name: "e"}, "3 "},
+		{leader, Access{Verb: "update", Resource: "events", Namespace: "shop", Name: "e"},
+			`0 RBAC: allowed by ClusterRoleBinding "leads" of ClusterRole "cluster-admin" to ServiceAccount "leader/shop"`},
 		{leader, Access{Verb: "patch", Resource: "pods", Subresource: "status", Namespace: "shop", Name: "cart"}, "3 "},
 		{n1, lease("create", "shop", ""), "3 node n1 may not create leases.coordination.k8s.io shop"},
 		{viewer, Access{Verb: "create", Group: "authorization.k8s.io", Resource: "selfsubjectaccessreviews"},

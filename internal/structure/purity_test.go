@@ -133,6 +133,7 @@ func deciding() map[string][]string {
 			"context", "k8s.io/kubernetes/pkg/api/v1/pod", "k8s.io/kubelet/pkg/apis", "k8s.io/apiserver/pkg/authentication/user",
 			"k8s.io/apiserver/pkg/authentication/serviceaccount", "k8s.io/apiserver/pkg/authorization/authorizer",
 			"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac", "k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy",
+			"lockstep/daemon/provenance",
 		},
 		"daemon/web/model.go": {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health",
 			"lockstep/sync/report", "lockstep/sync/verdict"},
