@@ -211,10 +211,8 @@ func (a *Agent) sweepLayers(ctx context.Context) {
 	}
 }
 
-func (a *Agent) execProbe(ctx context.Context, id string, command []string, timeout time.Duration) (int, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	code, out, err := a.rt.Exec(ctx, id, command)
+func (a *Agent) execProbe(ctx context.Context, id string, command []string, began func()) (int, string, error) {
+	code, out, err := a.rt.ExecBegun(ctx, id, command, began)
 	return code, string(out), err
 }
 

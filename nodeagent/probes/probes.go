@@ -18,12 +18,15 @@ import (
 // own pod alone.
 const maxRunning = 32
 
+// Exec runs a command in a container and returns its exit code and output. It calls began when the command runs, from when on
+// the probe's time-out counts. A command that runs when ctx ends is killed and an error returned: a failure, where that was the
+// time-out's doing. Other errors leave the probe's state alone.
+type Exec func(ctx context.Context, containerID string, command []string, began func()) (code int, output string, err error)
+
 // Options are what a Manager needs.
 type Options struct {
-	// Exec runs a command in a container and returns its exit code and output. A command that takes longer than the
-	// timeout is killed and an error for which errors.Is(err, context.DeadlineExceeded) holds returned; that is a
-	// failure. Other errors leave the probe's state alone. Required for exec probes.
-	Exec func(ctx context.Context, containerID string, command []string, timeout time.Duration) (code int, output string, err error)
+	// Exec runs commands. Required for exec probes.
+	Exec Exec
 	// Changed is called when Results of a pod changed. It must not block nor call back; many calls may be one to it.
 	Changed func(pod types.UID)
 	// Unhealthy is called with the message of each failure, for a Warning event with the reason Unhealthy about the

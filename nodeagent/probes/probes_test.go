@@ -181,7 +181,7 @@ func TestKinds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			healthy.Store(false)
 			service.SetServingStatus("shop", healthpb.HealthCheckResponse_NOT_SERVING)
-			h := newHarness(t, Options{Exec: func(_ context.Context, id string, command []string, _ time.Duration) (int, string, error) {
+			h := newHarness(t, Options{Exec: func(_ context.Context, id string, command []string, _ func()) (int, string, error) {
 				if id != "1" || strings.Join(command, " ") != "check 7" {
 					return 99, "wrong command", nil
 				}
@@ -297,13 +297,15 @@ func TestLife(t *testing.T) {
 	var started, alive atomic.Bool
 	alive.Store(true)
 	var asked sync.Map
-	h := newHarness(t, Options{Exec: func(_ context.Context, id string, command []string, timeout time.Duration) (int, string, error) {
+	h := newHarness(t, Options{Exec: func(ctx context.Context, id string, command []string, began func()) (int, string, error) {
 		asked.Store(command[0], true)
 		switch {
 		case command[0] == "start" && !started.Load():
 			return 0, "", errors.New("no such container") // neither a success nor a failure
 		case command[0] == "live" && !alive.Load():
-			return -1, "", context.DeadlineExceeded
+			began()
+			<-ctx.Done()
+			return -1, "", ctx.Err()
 		}
 		return 0, "", nil
 	}})
@@ -348,7 +350,7 @@ func TestLife(t *testing.T) {
 // TestAgentRestarted finds a ready container: it stays so until a probe says otherwise.
 func TestAgentRestarted(t *testing.T) {
 	release := make(chan struct{})
-	h := newHarness(t, Options{Exec: func(ctx context.Context, _ string, command []string, _ time.Duration) (int, string, error) {
+	h := newHarness(t, Options{Exec: func(ctx context.Context, _ string, command []string, _ func()) (int, string, error) {
 		select {
 		case <-release:
 		case <-ctx.Done():
@@ -434,7 +436,7 @@ func TestNobodyWaits(t *testing.T) {
 	defer silent.Close()
 	port := silent.Addr().(*net.TCPAddr).Port
 	var asked atomic.Int64
-	h := newHarness(t, Options{Exec: func(ctx context.Context, id string, _ []string, _ time.Duration) (int, string, error) {
+	h := newHarness(t, Options{Exec: func(ctx context.Context, id string, _ []string, _ func()) (int, string, error) {
 		if id == "1" {
 			return 0, "", nil
 		}

@@ -2,7 +2,6 @@ package probes
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	nethttp "net/http"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
@@ -40,26 +40,42 @@ type target struct {
 // says nothing of the container.
 type runner func(ctx context.Context, t target) (kubeprobe.Result, string, error)
 
-// newRunner asks over the network as the kubelet does: with its own probers where they end with ctx.
-func newRunner(exec func(context.Context, string, []string, time.Duration) (int, string, error)) runner {
+// newRunner asks over the network as the kubelet does: with its own probers where they end with ctx, and in its words. Where
+// time was over it is this package that says so, since its own clock counts.
+func newRunner(exec Exec) runner {
 	httpProber := http.New(false)
 	return func(ctx context.Context, t target) (kubeprobe.Result, string, error) {
+		ctx, p := newPatience(ctx, t.timeout)
+		defer p.stop()
 		switch {
 		case t.spec.HTTPGet != nil:
-			request, err := Request(ctx, t.spec.HTTPGet, t.container, t.ip, "probe")
-			if err != nil {
-				return kubeprobe.Unknown, "", err
-			}
-			return httpProber.Probe(request, t.timeout)
+			p.begin()
+			return get(ctx, httpProber, t)
 		case t.spec.TCPSocket != nil:
+			p.begin()
 			return connect(ctx, t)
 		case t.spec.GRPC != nil:
+			p.begin()
 			return checkHealth(ctx, t)
 		case t.spec.Exec != nil && exec != nil:
-			return runCommand(ctx, exec, t)
+			return runCommand(ctx, exec, t, p.begin) // not before the command runs
 		}
 		return kubeprobe.Unknown, "", errNoHandler
 	}
+}
+
+// get asks over HTTP. The prober has no clock of its own.
+func get(ctx context.Context, prober http.Prober, t target) (kubeprobe.Result, string, error) {
+	request, err := Request(ctx, t.spec.HTTPGet, t.container, t.ip, "probe")
+	if err != nil {
+		return kubeprobe.Unknown, "", err
+	}
+	result, output, err := prober.Probe(request, 0)
+	if err == nil && result == kubeprobe.Failure && timedOut(ctx) {
+		return result, fmt.Sprintf("Get %q: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+			request.URL.Redacted()), nil
+	}
+	return result, output, err
 }
 
 // Request is what the kubelet would ask for a probe or, with the purpose "lifecycle", for a hook; ip is the pod's.
@@ -90,23 +106,29 @@ func connect(ctx context.Context, t target) (kubeprobe.Result, string, error) {
 	if host == "" {
 		host = t.ip
 	}
-	dialer := kubeprobe.ProbeDialer()
-	dialer.Timeout = t.timeout
-	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-	if err != nil {
+	address := net.JoinHostPort(host, strconv.Itoa(port))
+	conn, err := kubeprobe.ProbeDialer().DialContext(ctx, "tcp", address)
+	switch {
+	case timedOut(ctx) && err != nil:
+		return kubeprobe.Failure, fmt.Sprintf("dial tcp %s: i/o timeout", address), nil
+	case err != nil:
 		return kubeprobe.Failure, err.Error(), nil
 	}
 	_ = conn.Close() // nothing was said over it
 	return kubeprobe.Success, "", nil
 }
 
+// dialAgain is how soon a gRPC probe dials again what refused it, within its time-out: most servers listen within a tenth of
+// a second of their start.
+var dialAgain = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
+
 // checkHealth asks by the gRPC health checking protocol, https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
+// As the kubelet it waits for a server that does not listen yet, until its time is over.
 func checkHealth(ctx context.Context, t target) (kubeprobe.Result, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, t.timeout)
-	defer cancel()
 	address := net.JoinHostPort(t.ip, strconv.Itoa(int(t.spec.GRPC.Port)))
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithUserAgent(userAgent("probe")), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: dialAgain, MinConnectTimeout: t.timeout}),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return kubeprobe.ProbeDialer().DialContext(ctx, "tcp", address)
 		}))
@@ -118,16 +140,14 @@ func checkHealth(ctx context.Context, t target) (kubeprobe.Result, string, error
 	if t.spec.GRPC.Service != nil {
 		service = *t.spec.GRPC.Service
 	}
-	response, err := grpchealth.NewHealthClient(conn).Check(ctx, &grpchealth.HealthCheckRequest{Service: service})
-	switch code := status.Code(err); {
-	case code == codes.DeadlineExceeded && conn.GetState() != connectivity.Ready:
+	response, err := grpchealth.NewHealthClient(conn).Check(ctx, &grpchealth.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
+	switch {
+	case err != nil && timedOut(ctx) && conn.GetState() != connectivity.Ready:
 		return kubeprobe.Failure, fmt.Sprintf("timeout: failed to connect service %q within %v: %v", address, t.timeout,
 			context.DeadlineExceeded), nil
-	case code == codes.Unavailable:
-		return kubeprobe.Failure, fmt.Sprintf("error: failed to connect service at %q: %s", address, status.Convert(err).Message()), nil
-	case code == codes.DeadlineExceeded:
+	case err != nil && timedOut(ctx):
 		return kubeprobe.Failure, fmt.Sprintf("timeout: health rpc did not complete within %v", t.timeout), nil
-	case code == codes.Unimplemented:
+	case status.Code(err) == codes.Unimplemented:
 		return kubeprobe.Failure, "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): " +
 			status.Convert(err).Message(), nil
 	case err != nil:
@@ -138,12 +158,11 @@ func checkHealth(ctx context.Context, t target) (kubeprobe.Result, string, error
 	return kubeprobe.Success, "service healthy", nil
 }
 
-func runCommand(ctx context.Context, exec func(context.Context, string, []string, time.Duration) (int, string, error),
-	t target) (kubeprobe.Result, string, error) {
+func runCommand(ctx context.Context, exec Exec, t target, began func()) (kubeprobe.Result, string, error) {
 	command := expand(t.spec.Exec.Command, t.container.Env)
-	code, output, err := exec(ctx, t.id, command, t.timeout)
+	code, output, err := exec(ctx, t.id, command, began)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+	case err != nil && timedOut(ctx):
 		return kubeprobe.Failure, fmt.Sprintf("command timed out: %q timed out after %v", command, t.timeout), nil
 	case err != nil:
 		return kubeprobe.Unknown, "", err

@@ -43,7 +43,13 @@ const (
 // that the command left behind stay, as in Kubernetes, but their output goes
 // nowhere; with ctx all of its session are killed.
 func (r *Runtime) Exec(ctx context.Context, id string, command []string) (int, []byte, error) {
-	code, out, err := r.exec(ctx, id, command)
+	return r.ExecBegun(ctx, id, command, func() {})
+}
+
+// ExecBegun is Exec for who wants to know from when on the command runs: how long containerd takes to start it is not the
+// command's doing. Within 30 s it calls began or returns an error.
+func (r *Runtime) ExecBegun(ctx context.Context, id string, command []string, began func()) (int, []byte, error) {
+	code, out, err := r.exec(ctx, id, command, began)
 	if err != nil {
 		if over := overdue(ctx, err); over != nil {
 			return 0, out, over
@@ -66,7 +72,7 @@ func overdue(ctx context.Context, err error) error {
 	return nil
 }
 
-func (r *Runtime) exec(ctx context.Context, id string, command []string) (int, []byte, error) {
+func (r *Runtime) exec(ctx context.Context, id string, command []string, began func()) (int, []byte, error) {
 	meta, cancel := call(ctx, callTimeout)
 	defer cancel()
 	c, err := r.client.LoadContainer(meta, id)
@@ -109,6 +115,7 @@ func (r *Runtime) exec(ctx context.Context, id string, command []string) (int, [
 		if startErr != nil {
 			return 0, nil, startErr
 		}
+		began()
 	case <-ctx.Done():
 		return 0, nil, ctx.Err()
 	}

@@ -160,7 +160,8 @@ AppArmorProfile: type localhostProfile
 SELinuxOptions: user role type level
 WindowsSecurityContextOptions: gmsaCredentialSpecName gmsaCredentialSpec runAsUserName hostProcess
 Probe: initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds
-ProbeHandler: exec httpGet tcpSocket
+ProbeHandler: exec httpGet tcpSocket grpc
+GRPCAction: port service
 ExecAction: command
 HTTPGetAction: path port host scheme httpHeaders
 HTTPHeader: name value

@@ -94,6 +94,7 @@ func withoutDefault() map[string]string {
 		"DownwardAPIVolumeFile.user":                gated,
 		"DownwardAPIVolumeSource.defaultUser":       gated,
 		"EmptyDirVolumeSource.mode":                 gated,
+		"GRPCAction.mode":                           gated,
 		"HTTPGetAction.protocol":                    gated,
 		"KeyToPath.user":                            gated,
 		"Lifecycle.stopSignal":                      "the image's, which no manifest knows",
