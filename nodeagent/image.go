@@ -39,6 +39,11 @@ func (a *Agent) collectImages(ctx context.Context) error {
 					wanted = append(wanted, cs[i].Image)
 				}
 			}
+			for _, v := range o.Spec.Volumes {
+				if v.Image != nil {
+					wanted = append(wanted, v.Image.Reference)
+				}
+			}
 		}
 		removed, err := a.images.Collect(ctx, wanted, images.Thresholds{})
 		if err != nil && ctx.Err() == nil {

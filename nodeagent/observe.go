@@ -186,8 +186,9 @@ func (a *Agent) adoptOrphan(c runtime.Container) (p *pod.Pod, adopted bool) {
 	return p, true
 }
 
-// sweepLayers removes layers that were prepared and never used. It must run
-// while no step is in flight.
+// sweepLayers removes layers that were prepared and never used, and views of
+// images for pods that vanished. It must run while no step is in flight, and
+// when nothing of those pods is mounted any more.
 func (a *Agent) sweepLayers(ctx context.Context) {
 	ids, err := a.rt.Layers(ctx)
 	if err != nil {
@@ -203,7 +204,8 @@ func (a *Agent) sweepLayers(ctx context.Context) {
 		used[c.ID] = true
 	}
 	for _, id := range ids {
-		if !used[id] {
+		uid, view := runtime.ViewOwner(id)
+		if !used[id] && !(view && owner{a}.Knows(types.UID(uid))) {
 			if err := a.rt.DropLayer(ctx, id); err != nil {
 				a.log.Warn("cannot remove layer", "error", err)
 			}

@@ -1,4 +1,4 @@
-// Command standin stands in for the programs of public images in tests: it serves, asks, shows, takes memory, burns
+// Command standin stands in for the programs of public images in tests: it serves, asks, shows, writes, takes memory, burns
 // CPU time, or shares in that, or waits.
 package main
 
@@ -23,6 +23,7 @@ const usage = `standin serve NAME PORT…   answer every GET on the ports with N
 standin ask URL…           print what each URL answers; exit 1 if one does not
 standin api PATH           print what the cluster's API answers, asked as client libraries do in a pod
 standin show FILE          print a file
+standin write FILE TEXT    add a line to a file, which is made if it is not there, and have it on the disk
 standin take MEBIBYTES     take that much memory, a mebibyte at a time, and wait until terminated
 standin burn               keep one CPU busy until terminated
 standin share FILE NAME    burn one share of the thousandths of a CPU that the file says, of as many as the name has
@@ -53,6 +54,8 @@ func run(args []string) error {
 		raw, err := os.ReadFile(args[1])
 		fmt.Print(string(raw))
 		return err
+	case len(args) == 3 && args[0] == "write":
+		return write(args[1], args[2])
 	case len(args) == 2 && args[0] == "take":
 		taken, err := take(args[1])
 		if err != nil {
@@ -104,6 +107,15 @@ func serve(ctx context.Context, name string, ports []string) error {
 		time.Sleep(linger)
 		return server.Shutdown(context.Background())
 	}
+}
+
+func write(name, text string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text + "\n")
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // take returns memory of which every page was written to.

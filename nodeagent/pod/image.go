@@ -2,18 +2,30 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/nodeagent/images"
+	"lockstep/nodeagent/runtime"
+	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/volumes"
 )
 
 // ensureImage has the container's image on the node and unpacked.
 func (p *Pod) ensureImage(ctx context.Context, c *corev1.Container) (Image, error) {
+	return p.pull(ctx, images.Request{
+		Image: c.Image, Policy: c.ImagePullPolicy,
+		Event: func(e images.Event) { p.ContainerEvent(c.Name, e.Type, e.Reason, e.Message) },
+	})
+}
+
+// pull has an image on the node, with the pod's pull secrets.
+func (p *Pod) pull(ctx context.Context, req images.Request) (Image, error) {
 	o := p.Object()
-	var secrets []corev1.Secret
 	var unreadable []string
 	for _, ref := range o.Spec.ImagePullSecrets {
 		s, err := p.node.Cluster.Secret(ctx, o.Namespace, ref.Name)
@@ -24,15 +36,68 @@ func (p *Pod) ensureImage(ctx context.Context, c *corev1.Container) (Image, erro
 			unreadable = append(unreadable, ref.Name)
 			continue
 		}
-		secrets = append(secrets, *s)
+		req.Secrets = append(req.Secrets, *s)
 	}
 	if len(unreadable) > 0 {
 		p.Event(corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf(
 			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.",
 			strings.Join(unreadable, ", ")))
 	}
-	return p.node.Images.Ensure(ctx, images.Request{
-		Image: c.Image, Policy: c.ImagePullPolicy, Secrets: secrets,
-		Event: func(e images.Event) { p.ContainerEvent(c.Name, e.Type, e.Reason, e.Message) },
+	return p.node.Images.Ensure(ctx, req)
+}
+
+// imageVolumes has those volumes of a container mounted that show images. Each is resolved once for the pod: its
+// containers see the same files, and see them again when they restart. One that cannot be had keeps no container waiting
+// that does not mount it.
+func (p *Pod) imageVolumes(ctx context.Context, o *corev1.Pod, c *corev1.Container) (map[string]volumes.Mounted, error) {
+	mounted := map[string]volumes.Mounted{}
+	for i := range o.Spec.Volumes {
+		v := &o.Spec.Volumes[i]
+		mounts := func(m corev1.VolumeMount) bool { return m.Name == v.Name }
+		if v.Image == nil || !slices.ContainsFunc(c.VolumeMounts, mounts) {
+			continue
+		}
+		one, err := p.imageVolume(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		mounted[v.Name] = one
+	}
+	return mounted, nil
+}
+
+func (p *Pod) imageVolume(ctx context.Context, v *corev1.Volume) (volumes.Mounted, error) {
+	p.viewing.Lock()
+	defer p.viewing.Unlock()
+	if mounted, ok := p.node.Volumes.Image(p.uid, v.Name); ok {
+		return mounted, nil
+	}
+	image, err := p.pull(ctx, images.Request{
+		Image: v.Image.Reference, Policy: v.Image.PullPolicy,
+		Event: func(e images.Event) { p.Event(e.Type, e.Reason, e.Message) },
 	})
+	if err != nil {
+		return volumes.Mounted{}, err
+	}
+	p.change(func() { p.traces = true })
+	layers, err := p.node.Containers.View(ctx, runtime.ViewID(string(p.uid), v.Name), image.ChainID)
+	if err != nil {
+		return volumes.Mounted{}, &stepError{spec.ReasonCreate, err}
+	}
+	mounted, err := p.node.Volumes.MountImage(ctx, p.uid, v.Name, layers)
+	if err != nil {
+		return volumes.Mounted{}, &stepError{spec.ReasonCreate, err}
+	}
+	return mounted, nil
+}
+
+// dropViews removes what was mounted of images for the pod's volumes; nothing of it is mounted any more.
+func (p *Pod) dropViews(ctx context.Context) error {
+	var errs []error
+	for _, v := range p.Object().Spec.Volumes {
+		if v.Image != nil {
+			errs = append(errs, p.node.Containers.DropLayer(ctx, runtime.ViewID(string(p.uid), v.Name)))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -37,7 +37,10 @@ type Machine struct {
 type Containers interface {
 	// Prepare makes the writable layer of a container over an image's layers, and returns what mounts it.
 	Prepare(ctx context.Context, id, chainID string) ([]mount.Mount, error)
-	// DropLayer removes a layer that no container uses.
+	// View makes a view of an image's layers that nobody can write to, and returns what mounts it. One that is there and shows
+	// other layers is replaced.
+	View(ctx context.Context, id, chainID string) ([]mount.Mount, error)
+	// DropLayer removes a layer that no container uses, or a view.
 	DropLayer(ctx context.Context, id string) error
 	// Create makes a container, in the state Created. One that is there is kept, and its state returned. A *StartError says
 	// that it cannot be run as the request says; nothing but the layer is left of it then.
@@ -93,6 +96,8 @@ type Sandboxes interface {
 type Volumes interface {
 	Setup(ctx context.Context, pod *corev1.Pod, sources volumes.Sources) (map[string]volumes.Mounted, error)
 	Update(ctx context.Context, pod *corev1.Pod, sources volumes.Sources) (changed int, err error)
+	Image(uid types.UID, volume string) (volumes.Mounted, bool)
+	MountImage(ctx context.Context, uid types.UID, volume string, layers []mount.Mount) (volumes.Mounted, error)
 	SubPath(ctx context.Context, uid types.UID, volume volumes.Mounted, subPath, container string, index int) (string, error)
 	Usage(ctx context.Context, uid types.UID, volume string) (uint64, error)
 	FilesDir(uid types.UID) string

@@ -52,6 +52,7 @@ type Pod struct {
 	steps     sync.WaitGroup
 	learning  sync.Mutex // taken before mu
 	sharing   sync.Mutex // of a shim
+	viewing   sync.Mutex // of the images that are volumes
 	saving    sync.Mutex // taken before mu
 	updating  turn       // of its volumes' content
 	measuring turn       // of what it takes of the disk

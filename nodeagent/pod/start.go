@@ -32,6 +32,7 @@ type prepared struct {
 	users   spec.Users
 	layer   []mount.Mount
 	stream  logs.Stream
+	volumes map[string]volumes.Mounted // those that are images
 }
 
 // identity is the instance of a container of the pod.
@@ -46,6 +47,10 @@ func (p *Pod) prepare(ctx context.Context, step pods.Step) error {
 	c := containerOf(object, step.Container)
 	id := p.identity(c.Name, step.Attempt).ID()
 	img, err := p.ensureImage(ctx, c)
+	if err != nil {
+		return err
+	}
+	shown, err := p.imageVolumes(ctx, object, c)
 	if err != nil {
 		return err
 	}
@@ -69,7 +74,8 @@ func (p *Pod) prepare(ctx context.Context, step pods.Step) error {
 		return &stepError{"CreateContainerError", err}
 	}
 	p.change(func() {
-		p.prepared[c.Name] = &prepared{attempt: step.Attempt, id: id, image: img, users: users, layer: layer, stream: stream}
+		p.prepared[c.Name] = &prepared{attempt: step.Attempt, id: id, image: img, users: users, layer: layer, stream: stream,
+			volumes: shown}
 	})
 	return nil
 }
@@ -94,7 +100,7 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	if err != nil {
 		return configError(err)
 	}
-	if in.Mounts, err = p.mounts(ctx, in, vols); err != nil {
+	if in.Mounts, err = p.mounts(ctx, in, pr.volumes, vols); err != nil {
 		return configError(err)
 	}
 	oci, err := spec.Build(in)
@@ -341,8 +347,8 @@ func (p *Pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
 	return s
 }
 
-// mounts resolves each volume mount of the container to a path on the host.
-func (p *Pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes.Mounted) ([]spec.Mount, error) {
+// mounts resolves each volume mount of the container to a path on the host, by the volumes that are images and the others.
+func (p *Pod) mounts(ctx context.Context, in spec.Input, images, vols map[string]volumes.Mounted) ([]spec.Mount, error) {
 	var out []spec.Mount
 	env, err := spec.Env(in)
 	if err != nil {
@@ -350,6 +356,9 @@ func (p *Pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes
 	}
 	for i, m := range in.Container.VolumeMounts {
 		v, ok := vols[m.Name]
+		if !ok {
+			v, ok = images[m.Name]
+		}
 		if !ok {
 			return nil, fmt.Errorf("cannot mount volume %s: it is not set up", m.Name)
 		}
@@ -363,7 +372,7 @@ func (p *Pod) mounts(ctx context.Context, in spec.Input, vols map[string]volumes
 				return nil, err
 			}
 		}
-		out = append(out, spec.Mount{Source: path, ReadOnly: v.ReadOnly})
+		out = append(out, spec.Mount{Source: path, ReadOnly: v.ReadOnly, Options: v.Options})
 	}
 	return out, nil
 }

@@ -301,7 +301,12 @@ func (p *Pod) teardown(ctx context.Context) error {
 		})
 	}
 	errs = append(errs, p.teardownSandbox(ctx), p.node.Containers.DropRemains(ctx, []string{string(p.uid)}))
-	errs = append(errs, p.node.Volumes.Teardown(ctx, p.uid), p.node.Sandboxes.Unlimit(p.cgroup()))
+	errs = append(errs, p.node.Sandboxes.Unlimit(p.cgroup()))
+	err := p.node.Volumes.Teardown(ctx, p.uid)
+	if err == nil {
+		err = p.dropViews(ctx)
+	}
+	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -36,11 +36,7 @@ func (r *Runtime) Prepare(ctx context.Context, id, chainID string) ([]mount.Moun
 	defer cancel()
 	s := r.client.SnapshotService(r.opts.Snapshotter)
 	// The garbage collector must not take it before its container is recorded.
-	labels := snapshots.WithLabels(map[string]string{
-		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
-		LabelNode:               r.opts.Node,
-	})
-	m, err := s.Prepare(ctx, id, chainID, labels)
+	m, err := s.Prepare(ctx, id, chainID, r.kept())
 	if errdefs.IsAlreadyExists(err) {
 		m, err = s.Mounts(ctx, id)
 	}
@@ -50,7 +46,51 @@ func (r *Runtime) Prepare(ctx context.Context, id, chainID string) ([]mount.Moun
 	return m, nil
 }
 
-// DropLayer removes a prepared layer that no container uses; an absent one is no error.
+// viewPrefix tells views from containers' layers, whose names are hexadecimal.
+const viewPrefix = "volume/"
+
+// ViewID names the view of an image that is a volume of a pod.
+func ViewID(podUID, volume string) string { return viewPrefix + podUID + "/" + volume }
+
+// ViewOwner is the uid of the pod that a view was made for; false says that the layer is a container's.
+func ViewOwner(id string) (podUID string, ok bool) {
+	rest, ok := strings.CutPrefix(id, viewPrefix)
+	podUID, _, _ = strings.Cut(rest, "/")
+	return podUID, ok
+}
+
+// View makes a view of the image's chainID that nobody can write to and returns what mounts it. The view keeps the layers
+// whatever becomes of the image's names. One that is there and shows another chain is replaced.
+func (r *Runtime) View(ctx context.Context, id, chainID string) ([]mount.Mount, error) {
+	ctx, cancel := call(context.WithoutCancel(ctx), createTimeout)
+	defer cancel()
+	s := r.client.SnapshotService(r.opts.Snapshotter)
+	m, err := s.View(ctx, id, chainID, r.kept())
+	if errdefs.IsAlreadyExists(err) {
+		var have snapshots.Info
+		if have, err = s.Stat(ctx, id); err == nil && have.Parent != chainID {
+			if err = s.Remove(ctx, id); err == nil {
+				m, err = s.View(ctx, id, chainID, r.kept())
+			}
+		} else if err == nil {
+			m, err = s.Mounts(ctx, id)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot view layers of volume %s: %w", id, err)
+	}
+	return m, nil
+}
+
+// kept are the labels of a layer of this node that the garbage collector must not take.
+func (r *Runtime) kept() snapshots.Opt {
+	return snapshots.WithLabels(map[string]string{
+		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
+		LabelNode:               r.opts.Node,
+	})
+}
+
+// DropLayer removes a prepared layer that no container uses, or a view; an absent one is no error.
 func (r *Runtime) DropLayer(ctx context.Context, id string) error {
 	ctx, cancel := call(ctx, callTimeout)
 	defer cancel()

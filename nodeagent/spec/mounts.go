@@ -70,7 +70,7 @@ func mounts(in Input) ([]specs.Mount, error) {
 			Destination: containerPath(in, m.MountPath),
 			Type:        "bind",
 			Source:      in.Mounts[i].Source,
-			Options:     options,
+			Options:     append(options, in.Mounts[i].Options...),
 		})
 	}
 	slices.SortStableFunc(volumes, func(a, b specs.Mount) int {

@@ -39,6 +39,8 @@ type Mount struct {
 	Source string
 	// ReadOnly volumes are mounted so whatever the pod says.
 	ReadOnly bool
+	// Options are what else the mount has.
+	Options []string
 }
 
 // Node is what a specification depends on of the machine.

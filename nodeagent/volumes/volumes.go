@@ -55,8 +55,10 @@ type Sources struct {
 type Mounted struct {
 	// HostPath is the volume's directory (or file, for some hostPath volumes).
 	HostPath string
-	// ReadOnly volumes are always mounted so: their content is the cluster's.
+	// ReadOnly volumes are always mounted so: their content is the cluster's, or an image's.
 	ReadOnly bool
+	// Options are what else every mount of it has, as the OCI runtime names them.
+	Options []string
 }
 
 // Error says which volume of a pod cannot be set up. Its text is that of the kubelet's FailedMount event.
@@ -91,8 +93,8 @@ func New(options Options) (*Manager, error) {
 	return &Manager{dir: dir, pods: map[types.UID]*podLock{}}, nil
 }
 
-// Setup makes the pod's volumes, and brings their content up to date where they exist. It returns them by name. Each is
-// made whatever becomes of the others: the error joins an *Error for each that cannot be; those that were made stay, for
+// Setup makes the pod's volumes, but those of images, and brings their content up to date where they exist. It returns them
+// by name. Each is made whatever becomes of the others: the error joins an *Error for each that cannot be; those that were made stay, for
 // the next attempt.
 func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, sources Sources) (map[string]Mounted, error) {
 	unlock, err := m.lock(pod.UID)
@@ -104,6 +106,9 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, sources Sources) (
 	var errs []error
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
+		if v.Image != nil {
+			continue // MountImage makes it, for the first container that mounts it
+		}
 		made, err := Mounted{}, ctx.Err()
 		if err == nil {
 			made, err = m.setup(ctx, pod, v, sources)

@@ -171,7 +171,7 @@ LifecycleHandler: exec httpGet sleep
 SleepAction: seconds
 
 Volume: name
-VolumeSource: emptyDir configMap secret downwardAPI projected hostPath
+VolumeSource: emptyDir configMap secret downwardAPI projected hostPath image
 EmptyDirVolumeSource: medium sizeLimit
 ConfigMapVolumeSource: items defaultMode optional
 SecretVolumeSource: secretName items defaultMode optional
@@ -179,6 +179,7 @@ DownwardAPIVolumeSource: items defaultMode
 DownwardAPIVolumeFile: path fieldRef resourceFieldRef mode
 KeyToPath: key path mode
 HostPathVolumeSource: path type
+ImageVolumeSource: reference pullPolicy
 ProjectedVolumeSource: sources defaultMode
 VolumeProjection: secret configMap downwardAPI serviceAccountToken
 SecretProjection: items optional

@@ -48,6 +48,7 @@ func Run(t *testing.T, s Subject) {
 	t.Run("Sandboxes", s.sandboxes)
 	t.Run("Volumes", s.volumes)
 	t.Run("Images", s.images)
+	t.Run("ImageVolumes", s.imageVolumes)
 	t.Run("Probes", s.probes)
 }
 
@@ -276,6 +277,32 @@ func (s Subject) images(t *testing.T) {
 	_, err := s.Machine.Images.Ensure(t.Context(), images.Request{Image: s.Missing, Policy: corev1.PullNever})
 	if failed := (*images.Error)(nil); !errors.As(err, &failed) || failed.Reason != images.ReasonErrImageNeverPull {
 		t.Errorf("Ensure of a missing image = %v", err)
+	}
+}
+
+func (s Subject) imageVolumes(t *testing.T) {
+	ctx, m, uid := t.Context(), s.Machine, types.UID("conform-view")
+	image, err := m.Images.Ensure(ctx, images.Request{Image: s.Image})
+	none(t, "Ensure", err)
+	if got, ok := m.Volumes.Image(uid, "shown"); ok {
+		t.Errorf("Image before MountImage = %+v", got)
+	}
+	id := runtime.ViewID(string(uid), "shown")
+	for range 2 {
+		layers, err := m.Containers.View(ctx, id, image.ChainID)
+		none(t, "View", err)
+		mounted, err := m.Volumes.MountImage(ctx, uid, "shown", layers)
+		if err != nil || mounted.HostPath == "" || !mounted.ReadOnly {
+			t.Errorf("MountImage = %+v, %v", mounted, err)
+		}
+		if got, ok := m.Volumes.Image(uid, "shown"); !ok || got.HostPath != mounted.HostPath {
+			t.Errorf("Image = %+v, %v", got, ok)
+		}
+	}
+	twice(t, "Teardown", func() error { return m.Volumes.Teardown(ctx, uid) })
+	twice(t, "DropLayer", func() error { return m.Containers.DropLayer(ctx, id) })
+	if got, ok := m.Volumes.Image(uid, "shown"); ok {
+		t.Errorf("Image after Teardown = %+v", got)
 	}
 }
 

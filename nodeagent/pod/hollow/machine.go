@@ -49,6 +49,7 @@ type Machine struct {
 	last       netip.Addr
 	cgroups    map[string]bool
 	mounted    map[types.UID]map[string]volumes.Mounted
+	shown      map[types.UID]map[string]volumes.Mounted // those that are images
 	running    map[types.UID]map[string]probes.Result
 	missing    map[string]bool // images
 	broken     map[string]bool // programs
@@ -66,7 +67,8 @@ func NewMachine(dir string, ended func(id string)) *Machine {
 		dir: dir, ended: ended, layers: map[string]bool{}, containers: map[string]containers.Container{},
 		tasks: map[string]bool{}, streams: map[string]bool{}, pinned: map[string]bool{}, addresses: map[string]netip.Addr{},
 		last: netip.AddrFrom4([4]byte{10, 42, 0, 0}), cgroups: map[string]bool{},
-		mounted: map[types.UID]map[string]volumes.Mounted{}, running: map[types.UID]map[string]probes.Result{},
+		mounted: map[types.UID]map[string]volumes.Mounted{}, shown: map[types.UID]map[string]volumes.Mounted{},
+		running: map[types.UID]map[string]probes.Result{},
 		missing: map[string]bool{}, broken: map[string]bool{}, runtimes: map[string]string{},
 	}
 }
@@ -160,7 +162,7 @@ func (m *Machine) Left() []string {
 	var out []string
 	for what, n := range map[string]int{"layers": len(m.layers), "containers": len(m.containers), "tasks": len(m.tasks),
 		"streams": len(m.streams), "namespaces": len(m.pinned),
-		"addresses": len(m.addresses), "cgroups": len(m.cgroups), "volumes": len(m.mounted)} {
+		"addresses": len(m.addresses), "cgroups": len(m.cgroups), "volumes": len(m.mounted), "images": len(m.shown)} {
 		if n > 0 {
 			out = append(out, fmt.Sprintf("%d %s", n, what))
 		}
@@ -185,6 +187,13 @@ func (m *Machine) Event(_ runtime.Object, _, reason, message string) {
 type ownContainers struct{ *Machine }
 
 func (m ownContainers) Prepare(_ context.Context, id, _ string) ([]mount.Mount, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.layers[id] = true
+	return nil, nil
+}
+
+func (m ownContainers) View(_ context.Context, id, _ string) ([]mount.Mount, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.layers[id] = true
@@ -374,6 +383,9 @@ type ownVolumes struct{ *Machine }
 func (m ownVolumes) Setup(_ context.Context, p *corev1.Pod, from volumes.Sources) (map[string]volumes.Mounted, error) {
 	made, errs := map[string]volumes.Mounted{}, []error(nil)
 	for _, v := range p.Spec.Volumes {
+		if v.Image != nil {
+			continue
+		}
 		var err error
 		switch optional := func(o *bool) bool { return o != nil && *o }; {
 		case v.ConfigMap != nil && !optional(v.ConfigMap.Optional):
@@ -398,6 +410,23 @@ func (m ownVolumes) Update(ctx context.Context, p *corev1.Pod, from volumes.Sour
 	return len(made), err
 }
 
+func (m ownVolumes) Image(uid types.UID, volume string) (volumes.Mounted, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mounted, ok := m.shown[uid][volume]
+	return mounted, ok
+}
+
+func (m ownVolumes) MountImage(_ context.Context, uid types.UID, volume string, _ []mount.Mount) (volumes.Mounted, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.shown[uid] == nil {
+		m.shown[uid] = map[string]volumes.Mounted{}
+	}
+	m.shown[uid][volume] = volumes.Mounted{HostPath: filepath.Join(m.podDir(uid), volume), ReadOnly: true}
+	return m.shown[uid][volume], nil
+}
+
 func (m ownVolumes) SubPath(_ context.Context, _ types.UID, v volumes.Mounted, sub, _ string, _ int) (string, error) {
 	return filepath.Join(v.HostPath, sub), nil
 }
@@ -414,6 +443,7 @@ func (m ownVolumes) Teardown(_ context.Context, uid types.UID) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.mounted, uid)
+	delete(m.shown, uid)
 	return nil
 }
 
