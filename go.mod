@@ -70,7 +70,10 @@ require (
 	sigs.k8s.io/randfill v1.0.0
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2
 	sigs.k8s.io/yaml v1.6.0
+	tags.cncf.io/container-device-interface v1.1.2
 )
+
+require tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
 
 require (
 	cel.dev/expr v0.25.2 // indirect

@@ -25,6 +25,7 @@ import (
 	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/cluster"
 	"lockstep/nodeagent/content"
+	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/machine"
@@ -57,6 +58,7 @@ type Agent struct {
 	volumes   *volumes.Manager
 	images    *images.Manager
 	probes    *probes.Manager
+	devices   *devices.Set
 	content   *content.Store
 	tokens    *tokens.Store
 	cluster   *cluster.Cluster
@@ -264,6 +266,9 @@ func (a *Agent) open(ctx context.Context) error {
 			a.log.Warn("cannot run the log keeper", "error", err, "again", again)
 		}})
 	if err != nil {
+		return err
+	}
+	if a.devices, err = devices.Open(a.opts.Resources, a.log); err != nil {
 		return err
 	}
 	a.host = a.newHost()

@@ -2,10 +2,13 @@ package nodeagent
 
 import (
 	"context"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds/podstatus"
+	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/spec"
 )
@@ -21,10 +24,8 @@ func (a bound) Seen(o *corev1.Pod) {
 	a.mu.Unlock()
 	if p == nil {
 		p = a.host.New(o)
-		if !pods.Admitted(o) {
-			if reason, message := a.admit(o); reason != "" {
-				p = a.host.Refused(o, reason, message)
-			}
+		if reason, message := a.take(p, o); reason != "" {
+			p = a.host.Refused(o, reason, message)
 		}
 		if err := a.records.SavePod(o); err != nil {
 			p.Log().Warn("cannot keep pod", "error", err)
@@ -47,18 +48,51 @@ func (a bound) Seen(o *corev1.Pod) {
 	}
 }
 
-// admit says why the node cannot take the pod beside those it has. Those of a lost history give way.
-func (a *Agent) admit(o *corev1.Pod) (reason, message string) {
-	if reason, message = spec.Unfit(a.nodeFacts(), o); reason != "" {
+// take gives a pod what it needs of the node beside the pods that are there, or says why it cannot. A pod that the node has taken
+// before is only given its devices, which nobody has kept.
+func (a *Agent) take(p *pod.Pod, o *corev1.Pod) (reason, message string) {
+	before := pods.Admitted(o)
+	if o.DeletionTimestamp != nil || podstatus.Finished(&o.Status) {
+		return "", ""
+	}
+	if reason, message = spec.Unfit(a.nodeFacts(), o); reason != "" && !before {
 		return reason, message
 	}
-	var others []pods.Wanted
-	for _, p := range a.allPods() {
-		if !a.isLost(p.UID()) {
-			others = append(others, p.Wanted())
+	others, held := a.beside()
+	healthy := a.devices.Healthy()
+	given, err := pods.Assign(healthy, held, o)
+	if err != nil {
+		return pods.Unexpected(err)
+	}
+	if !before {
+		allocatable := maps.Clone(a.nodeFacts().Allocatable)
+		_, usable := a.devices.Counts()
+		maps.Copy(allocatable, usable)
+		if reason, message = pods.Admit(allocatable, others, o); reason != "" {
+			return reason, message
 		}
 	}
-	return pods.Admit(a.nodeFacts().Allocatable, others, o)
+	if err := p.Give(given); err != nil {
+		return pods.Unexpected(err)
+	}
+	return "", ""
+}
+
+// beside is what a new pod meets on the node: other pods, and the devices that they hold until everything of them is down. Those of a
+// lost history give way.
+func (a *Agent) beside() (others []pods.Wanted, held map[string]bool) {
+	held = map[string]bool{}
+	for _, p := range a.allPods() {
+		if a.isLost(p.UID()) {
+			continue
+		}
+		w := p.Wanted()
+		others = append(others, w)
+		if !podstatus.Finished(&w.Pod.Status) {
+			maps.Copy(held, p.Devices().Held())
+		}
+	}
+	return others, held
 }
 
 // Deleted implements cluster.Pods. A lost history's pods the API cannot have.

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/internal/settings"
+	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/spec"
@@ -68,6 +69,8 @@ type Options struct {
 	// PodPidsLimit bounds each pod's processes and threads, as the kubelet's
 	// podPidsLimit; DefaultPodPids if zero, no bound if negative.
 	PodPidsLimit int64
+	// Resources are the extended ones that the node declares.
+	Resources []devices.Resource
 	// Sysctls are those that pods may set beside the safe ones, as the kubelet's allowedUnsafeSysctls.
 	Sysctls []string
 	// Version is reported in the node's status; "v0.0.0" if empty.

@@ -22,7 +22,7 @@ func (a *Agent) newHost() *pod.Node {
 	return pod.NewNode(pod.Options{
 		Machine: machine.New(machine.Options{
 			Runtime: a.rt, Remains: a.opts.remains(), Network: a.net, Volumes: a.volumes, Logs: a.logs, Probes: a.probes,
-			Events: a.events, Images: a.images, Imported: a.imported, Added: func() { poke(a.imagesWake) }, Log: a.log,
+			Events: a.events, Devices: a.devices, Images: a.images, Imported: a.imported, Added: func() { poke(a.imagesWake) }, Log: a.log,
 		}),
 		Cluster: clusterOf{a.content, a}, Owner: owner{a}, Records: a.records,
 		RunDir: a.opts.RunDir, LogDir: a.opts.LogDir, SeccompDir: filepath.Join(a.opts.DataDir, "seccomp"),

@@ -16,6 +16,7 @@ func (a *Agent) nodeState(context.Context) register.State {
 	if err != nil {
 		a.log.Warn("cannot measure the node", "error", err)
 	}
+	declared, usable := a.devices.Counts()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var now register.Pressures
@@ -23,7 +24,8 @@ func (a *Agent) nodeState(context.Context) register.State {
 		now = a.pressure.Note(left.Crossed(), time.Now())
 	}
 	s := register.State{MemoryPressure: now.Memory, DiskPressure: now.Disk, PIDPressure: now.PID, Images: a.nodeImages,
-		Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork}
+		Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork,
+		Declared: declared, Usable: usable}
 	if a.down != "" {
 		s.NotReady = []string{a.down}
 	}

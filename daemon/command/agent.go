@@ -16,12 +16,13 @@ import (
 
 	"lockstep/daemon/version"
 	"lockstep/nodeagent"
+	"lockstep/nodeagent/devices"
 )
 
 // agentFlags are the flags of the node agent; up has them too.
 type agentFlags struct {
 	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf string
-	labels, taints, sysctls                                                []string
+	labels, taints, sysctls, resources                                     []string
 	podPids                                                                int64
 }
 
@@ -38,6 +39,9 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 		"`FOLDER` with containerd's registry configuration (default: /etc/containerd/certs.d)")
 	flags.StringVar(&f.cniConf, "cni-conf", "", "`FOLDER` with a CNI configuration to use instead of the pod network of Lockstep's own")
 	flags.Int64Var(&f.podPids, "pod-pids-limit", nodeagent.DefaultPodPids, "most processes and threads of a pod, `N`; -1 for no limit")
+	flags.StringArrayVar(&f.resources, "resource", nil,
+		"`NAME=COUNT` of an extended resource of the node, or NAME=DEVICE,DEVICE… by the devices' names as CDI has them "+
+			"(example.com/gpu=0); may be given several times")
 	flags.StringSliceVar(&f.sysctls, "allowed-unsafe-sysctls", nil,
 		"`NAMES` of sysctls that pods may set beside the safe ones; a * at the end stands for any")
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` label of the node; may be given several times")
@@ -52,6 +56,16 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 	}
 	if f.podPids == 0 || f.podPids < -1 {
 		return o, fmt.Errorf("cannot use --pod-pids-limit %d: want a number above 0, or -1 for no limit", f.podPids)
+	}
+	for _, text := range f.resources {
+		r, err := devices.Parse(text)
+		if err != nil {
+			return o, fmt.Errorf("cannot use --resource %q: %w", text, err)
+		}
+		o.Resources = append(o.Resources, r)
+	}
+	if err := devices.Check(o.Resources); err != nil {
+		return o, fmt.Errorf("cannot use --resource: %w", err)
 	}
 	for _, pattern := range f.sysctls {
 		if err := nodeagent.CheckSysctls(pattern); err != nil {

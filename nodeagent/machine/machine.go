@@ -25,6 +25,7 @@ type Options struct {
 	Logs    pod.Logs
 	Probes  pod.Probes
 	Events  pod.Events
+	Devices pod.Devices
 
 	Images *images.Manager
 	// Imported is closed when nothing more is imported; images are waited for until then. Added is told of each image that
@@ -39,7 +40,7 @@ type Options struct {
 func New(o Options) pod.Machine {
 	return pod.Machine{
 		Containers: containers{o.Runtime, o.Remains, o.Log}, Sandboxes: sandboxes{o.Network}, Volumes: o.Volumes, Logs: o.Logs,
-		Probes: o.Probes, Events: o.Events,
+		Probes: o.Probes, Events: o.Events, Devices: o.Devices,
 		Images: &knownImages{manager: o.Images, imported: o.Imported, added: o.Added, known: map[string]*knownImage{}},
 	}
 }

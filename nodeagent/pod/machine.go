@@ -31,6 +31,13 @@ type Machine struct {
 	Logs       Logs
 	Probes     Probes
 	Events     Events
+	Devices    Devices
+}
+
+// Devices are those of the machine that containers are given by name.
+type Devices interface {
+	// Inject adds devices to a container's specification; the error says which of them nobody knows.
+	Inject(spec *specs.Spec, names []string) error
 }
 
 // Containers makes, ends and looks at containers, each of which has an ID of its own.

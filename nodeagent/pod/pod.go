@@ -37,6 +37,7 @@ type Pod struct {
 	sandbox   sandbox
 	volumes   map[string]volumes.Mounted // nil until set up
 	stale     map[string]stale           // volumes that could not be updated
+	devices   pods.Devices
 	traces    bool
 	prepared  map[string]*prepared // by container name
 	begun     map[string]bool      // IDs of which there may be a layer, pipes and a shim's socket, whatever became of them
@@ -85,6 +86,24 @@ func (n *Node) New(object *corev1.Pod) *Pod {
 	}
 }
 
+// Give gives a pod that nothing was done for yet its devices, and keeps that it has them.
+func (p *Pod) Give(d pods.Devices) error {
+	if err := p.node.Records.saveDevices(p.uid, d); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.devices = d
+	return nil
+}
+
+// Devices are those that the pod has.
+func (p *Pod) Devices() pods.Devices {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.devices
+}
+
 // Refused takes up a pod that the node does not run: it fails without starting anything.
 func (n *Node) Refused(object *corev1.Pod, reason, message string) *Pod {
 	p := n.New(object)
@@ -101,6 +120,10 @@ func (n *Node) Restore(object *corev1.Pod) *Pod {
 		if err := n.Sandboxes.Limit(p.cgroup(), spec.PodLimits(object, n.Facts())); err != nil {
 			p.log.Warn("cannot set the pod's limits anew", "error", err)
 		}
+	}
+	var err error
+	if p.devices, err = n.Records.loadDevices(object.UID); err != nil {
+		p.log.Warn("containers that are started have no devices", "error", err)
 	}
 	p.instances = n.Records.load(object.UID)
 	for id := range p.instances {

@@ -21,9 +21,10 @@ import (
 )
 
 // Records keep on disk what must outlive the agent and a reboot: each pod's
-// newest object, and how each of its containers' instances stands.
+// newest object, its devices, and how each of its containers' instances stands.
 //
 //	<dir>/<uid>/pod.json
+//	<dir>/<uid>/devices.json
 //	<dir>/<uid>/containers/<name>.<attempt>.json
 //	<dir>/<uid>/messages/<name>.<attempt>
 type Records struct{ Dir string }
@@ -48,6 +49,44 @@ func (r Records) savePod(o *corev1.Pod, write func(path string, data []byte) err
 		return fmt.Errorf("cannot keep pod %s/%s: %w", o.Namespace, o.Name, err)
 	}
 	return nil
+}
+
+func (r Records) devicesFile(uid types.UID) string {
+	return filepath.Join(r.Dir, string(uid), "devices.json")
+}
+
+// saveDevices keeps which devices a pod has, if any.
+func (r Records) saveDevices(uid types.UID, d pods.Devices) error {
+	if len(d) == 0 {
+		return nil
+	}
+	data, err := json.Marshal(d)
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(r.Dir, string(uid)), 0o700)
+	}
+	if err == nil {
+		err = whole.Write(r.devicesFile(uid), data)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep devices: %w", err)
+	}
+	return nil
+}
+
+// loadDevices returns those that were kept.
+func (r Records) loadDevices(uid types.UID) (pods.Devices, error) {
+	data, err := os.ReadFile(r.devicesFile(uid))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var d pods.Devices
+	if err == nil {
+		err = json.Unmarshal(data, &d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read kept devices: %w", err)
+	}
+	return d, nil
 }
 
 // LoadPods returns all pods that were kept. A file that cannot be read is an

@@ -107,6 +107,9 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	if err != nil {
 		return configError(err)
 	}
+	if err := p.node.Devices.Inject(oci, p.Devices()[c.Name]); err != nil {
+		return &stepError{spec.ReasonCreate, err}
+	}
 	group := p.shimGroup(object, c)
 	if group != "" {
 		oci.Annotations = map[string]string{runtime.GroupAnnotation: group}

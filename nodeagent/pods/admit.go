@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/resource"
 
+	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 )
 
@@ -47,11 +48,19 @@ func Admit(allocatable corev1.ResourceList, others []Wanted, pod *corev1.Pod) (r
 			value = (*resource.Quantity).MilliValue
 		}
 		requested, before := requests[name], used[name]
+		if !ok && kinds.ExtendedResource(name) && !requested.IsZero() {
+			return Unexpected(fmt.Errorf("cannot allocate unregistered device %s", name))
+		}
 		if ok && !requested.IsZero() && value(&requested) > value(&most)-value(&before) {
 			return lacks(name, value(&requested), value(&before), value(&most))
 		}
 	}
 	return "", ""
+}
+
+// Unexpected is how a pod is refused for an error, in the kubelet's words.
+func Unexpected(err error) (reason, message string) {
+	return "UnexpectedAdmissionError", fmt.Sprintf("Allocate failed due to %v, which is unexpected", err)
 }
 
 // takesRoom says whether the node needs what the pod asks for.

@@ -43,9 +43,11 @@ const (
 
 // State is what a node reports about itself at one moment.
 type State struct {
-	Facts     Facts
-	Addresses []netip.Addr
-	Version   string // of the agent
+	Facts Facts
+	// Declared are the extended resources that the node is said to have, and Usable what of them can be used now.
+	Declared, Usable corev1.ResourceList
+	Addresses        []netip.Addr
+	Version          string // of the agent
 	// NotReady lists why pods cannot run here; empty means they can.
 	NotReady []string
 	// NoNetwork is why pods cannot get addresses; empty means they can.
@@ -76,6 +78,8 @@ func Node(name string, labels map[string]string, taints []corev1.Taint) *corev1.
 func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.NodeStatus {
 	st := *old.DeepCopy()
 	st.Capacity, st.Allocatable = s.Facts.Capacity(), s.Facts.Allocatable()
+	maps.Copy(st.Capacity, s.Declared)
+	maps.Copy(st.Allocatable, s.Usable)
 	st.Addresses = nil
 	for _, a := range s.Addresses {
 		st.Addresses = append(st.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})

@@ -2,10 +2,12 @@ package manifest
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds"
 	"lockstep/kinds/admission"
 )
 
@@ -244,9 +246,20 @@ var fieldKeys = map[string]func(string) bool{
 	},
 }
 
-// allowedKeys lists, by the name of a map type, the keys that are acted on.
-var allowedKeys = map[string][]string{
-	"ResourceList": {"cpu", "memory", "ephemeral-storage"},
+// allowedKeys says, by the name of a map type, which keys are acted on.
+var allowedKeys = map[string]keys{
+	"ResourceList": {[]string{"cpu", "memory", "ephemeral-storage"}, kinds.ExtendedResource, "extended resources"},
+}
+
+// keys are some by their names, and others, in words, by what they are.
+type keys struct {
+	names []string
+	other func(corev1.ResourceName) bool
+	words string
+}
+
+func (k keys) has(name string) bool {
+	return slices.Contains(k.names, name) || k.other(corev1.ResourceName(name))
 }
 
 // fieldTable reads lines of "Type: field field"; a type may have several lines.

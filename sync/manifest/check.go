@@ -222,8 +222,9 @@ func (c *checker) mapping(n *node, t reflect.Type, at string, acted bool) {
 		if e.again > 0 {
 			c.slipped(duplicateField(e, join(at, e.name)))
 		}
-		if acted && limited && !slices.Contains(keys, e.name) {
-			c.report(e.line, e.column, path, "not supported yet: Lockstep would not act on it (supported: %s)", strings.Join(keys, ", "))
+		if acted && limited && !keys.has(e.name) {
+			c.report(e.line, e.column, path, "not supported yet: Lockstep would not act on it (supported: %s, %s)",
+				strings.Join(keys.names, ", "), keys.words)
 		}
 		c.value(e.value, t.Elem(), path, acted)
 	}

@@ -191,8 +191,9 @@ func (p *page) rows(b *strings.Builder, typ reflect.Type, prefix string, k *kind
 			note = "only `" + strings.Join(quoteEmpty(allowedValues[field]), "`, `") + "`"
 		case fieldKeys[field] != nil:
 			note = "only of what is counted here"
-		case len(allowedKeys[f.typ.Name()]) > 0:
-			note = "only of `" + strings.Join(allowedKeys[f.typ.Name()], "`, `") + "`"
+		case len(allowedKeys[f.typ.Name()].names) > 0:
+			keys := allowedKeys[f.typ.Name()]
+			note = "only of `" + strings.Join(keys.names, "`, `") + "`, " + keys.words
 		}
 		p.counts[word]++
 		cell := word

@@ -76,8 +76,11 @@ func NewMachine(dir string, ended func(id string)) *Machine {
 // Parts is the machine as pods use it.
 func (m *Machine) Parts() pod.Machine {
 	return pod.Machine{Containers: ownContainers{m}, Sandboxes: sandboxes{m}, Volumes: ownVolumes{m},
-		Images: ownImages{m}, Logs: ownLogs{m}, Probes: ownProbes{m}, Events: m}
+		Images: ownImages{m}, Logs: ownLogs{m}, Probes: ownProbes{m}, Events: m, Devices: m}
 }
+
+// Inject implements pod.Devices: it has all devices, and nobody to give them to.
+func (m *Machine) Inject(*specs.Spec, []string) error { return nil }
 
 // Hold has making called for each container between its record and its first process.
 func (m *Machine) Hold(making func(id string)) {
