@@ -76,6 +76,12 @@ require (
 require tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
 
 require (
+	cyphar.com/go-pathrs v0.2.5 // indirect
+	github.com/opencontainers/selinux v1.15.1 // indirect
+	k8s.io/mount-utils v0.0.0 // indirect
+)
+
+require (
 	cel.dev/expr v0.25.2 // indirect
 	dario.cat/mergo v1.0.2 // indirect
 	github.com/42wim/httpsig v1.2.4 // indirect

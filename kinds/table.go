@@ -18,6 +18,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -51,6 +52,7 @@ func scheduling() group {
 	return group{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme}
 }
 func node() group     { return group{nodev1.SchemeGroupVersion, nodev1.AddToScheme} }
+func storage() group  { return group{storagev1.SchemeGroupVersion, storagev1.AddToScheme} }
 func lockstep() group { return group{v1alpha1.GroupVersion, v1alpha1.AddToScheme} }
 
 // table has a row a kind, in the order in which a revision's objects are created: what others refer to comes first.
@@ -78,6 +80,14 @@ func table() []*Kind {
 		}),
 		row[schedulingv1.PriorityClass, schedulingv1.PriorityClassList](scheduling(), "priorityclasses", "pc", Columns{
 			Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[storagev1.StorageClass, storagev1.StorageClassList](storage(), "storageclasses", "sc", Columns{
+			Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[corev1.PersistentVolume, corev1.PersistentVolumeList](core(), "persistentvolumes", "pv", Columns{
+			Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: Yes, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.LimitRange, corev1.LimitRangeList](core(), "limitranges", "limits", Columns{
@@ -116,6 +126,10 @@ func table() []*Kind {
 		row[corev1.ConfigMap, corev1.ConfigMapList](core(), "configmaps", "cm", Columns{
 			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList](core(), "persistentvolumeclaims", "pvc", Columns{
+			Namespaced: true, Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: Yes, Expires: No,
+			Indexes: None(), Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList](policy(), "poddisruptionbudgets", "pdb", Columns{
 			Namespaced: true, Declarable: true, Status: true,

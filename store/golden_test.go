@@ -18,6 +18,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -68,6 +69,18 @@ func samples() []kinds.Object {
 		&schedulingv1.PriorityClass{ObjectMeta: meta("", "gold"), Value: 1000},
 		&nodev1.RuntimeClass{ObjectMeta: meta("", "sandboxed"), Handler: "runsc", Overhead: &nodev1.Overhead{
 			PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("120Mi")}}},
+		&storagev1.StorageClass{ObjectMeta: meta("", "local"), Provisioner: "kubernetes.io/no-provisioner"},
+		&corev1.PersistentVolume{ObjectMeta: meta("", "disk-1"), Spec: corev1.PersistentVolumeSpec{
+			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			AccessModes:            []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/srv/disk-1"}},
+		}},
+		&corev1.PersistentVolumeClaim{ObjectMeta: meta("shop", "data"), Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources: corev1.VolumeResourceRequirements{
+				Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			},
+		}},
 		&rbacv1.ClusterRoleBinding{
 			ObjectMeta: meta("", "ada"), Subjects: []rbacv1.Subject{{Kind: "User", Name: "ada"}},
 			RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "view"},

@@ -21,13 +21,21 @@ type Cluster interface {
 
 // Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class, its service account's token and
 // pull secrets, and the resources that its namespace's LimitRanges have for what it does not state. It has to be within these, and
-// to keep to the Pod Security Standards of its namespace. The error says which field is refused and why, in the words of
+// to keep to the Pod Security Standards of its namespace. A claim gets the default StorageClass where it says nothing of one, and
+// has to be within the LimitRanges, too. The error says which field is refused and why, in the words of
 // Kubernetes' plugins; the object is then of no use. Admitting twice changes nothing.
 func Admit(o kinds.Object, in Cluster) *field.Error {
-	pod, ok := o.(*corev1.Pod)
-	if !ok {
-		return nil
+	switch o := o.(type) {
+	case *corev1.Pod:
+		return admitPod(o, in)
+	case *corev1.PersistentVolumeClaim:
+		classify(o, in)
+		return claimWithinLimits(o, limitRanges(o.Namespace, in))
 	}
+	return nil
+}
+
+func admitPod(pod *corev1.Pod, in Cluster) *field.Error {
 	ranges := limitRanges(pod.Namespace, in)
 	giveDefaults(pod, ranges)
 	serve(pod, in)

@@ -107,8 +107,15 @@ func TestQuotasAreKubernetes(t *testing.T) {
 		for n := range 4 {
 			o, before := randomObject(r, fmt.Sprint("new-", n), false), kinds.Object(nil)
 			operation := admission.Create
-			if _, service := o.(*corev1.Service); service && r.IntN(2) == 0 {
-				before, operation = randomService(r, o.GetName()), admission.Update
+			if r.IntN(2) == 0 {
+				switch o.(type) {
+				case *corev1.Service:
+					before, operation = randomService(r, o.GetName()), admission.Update
+				case *corev1.PersistentVolumeClaim:
+					before, operation = randomClaim(r, o.GetName()), admission.Update
+				}
+			}
+			if before != nil {
 				before.SetResourceVersion("1")
 			}
 			k := kinds.Of(o)
@@ -167,8 +174,9 @@ func randomQuota(r *rand.Rand, name string) *corev1.ResourceQuota {
 		maps.Copy(hard, map[corev1.ResourceName][]string{
 			"services": {"1", "3"}, "count/services": {"2"}, "services.nodeports": {"1", "3"}, "services.loadbalancers": {"1"},
 			"configmaps": {"1", "4"}, "count/configmaps": {"2"}, "secrets": {"1"}, "count/secrets": {"3"},
-			"count/deployments.apps": {"1"}, "persistentvolumeclaims": {"4"}, "requests.storage": {"1Gi"},
-			"gold.storageclass.storage.k8s.io/requests.storage": {"1Gi"},
+			"count/deployments.apps": {"1"}, "persistentvolumeclaims": {"1", "4"}, "requests.storage": {"1Gi", "4Gi"},
+			"gold.storageclass.storage.k8s.io/requests.storage":       {"1Gi", "5Gi"},
+			"gold.storageclass.storage.k8s.io/persistentvolumeclaims": {"1"}, "count/persistentvolumeclaims": {"2"},
 		})
 	}
 	for _, name := range slices.Sorted(maps.Keys(hard)) {
@@ -198,13 +206,15 @@ func randomQuota(r *rand.Rand, name string) *corev1.ResourceQuota {
 
 func randomObject(r *rand.Rand, name string, there bool) kinds.Object {
 	meta := metav1.ObjectMeta{Namespace: "shop", Name: name}
-	switch r.IntN(8) {
+	switch r.IntN(9) {
 	case 0:
 		return &corev1.ConfigMap{ObjectMeta: meta}
 	case 1:
 		return &corev1.Secret{ObjectMeta: meta}
 	case 2, 3:
 		return randomService(r, name)
+	case 4:
+		return randomClaim(r, name)
 	}
 	pod := randomPod(r)
 	pod.ObjectMeta = meta
@@ -234,6 +244,26 @@ func randomObject(r *rand.Rand, name string, there bool) kinds.Object {
 		}
 	}
 	return pod
+}
+
+func randomClaim(r *rand.Rand, name string) *corev1.PersistentVolumeClaim {
+	c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+	size := func() corev1.ResourceList {
+		return corev1.ResourceList{"storage": resource.MustParse([]string{"512Mi", "1Gi", "3Gi", "1500m"}[r.IntN(4)])}
+	}
+	switch r.IntN(3) {
+	case 0:
+		c.Spec.StorageClassName = new("gold")
+	case 1:
+		c.Annotations = map[string]string{corev1.BetaStorageClassAnnotation: "gold"}
+	}
+	if r.IntN(5) > 0 {
+		c.Spec.Resources.Requests = size()
+	}
+	if r.IntN(3) == 0 {
+		c.Status.AllocatedResources = size()
+	}
+	return c
 }
 
 func randomService(r *rand.Rand, name string) *corev1.Service {

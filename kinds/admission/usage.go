@@ -33,19 +33,15 @@ func countName(of schema.GroupResource) corev1.ResourceName {
 // Countable says that quotas count the objects of a kind. Those of Events they do not, as in Kubernetes.
 func Countable(k *kinds.Kind) bool { return k.Namespaced && k != kinds.For[*corev1.Event]() }
 
-// Counted says that a quota's name counts something: what objects of a kind that is served use, or claims of volumes, of which
-// there are none.
+// Counted says that a quota's name counts something of the objects of a kind that is served.
 func Counted(name corev1.ResourceName) bool {
-	if ofClaims(name) {
-		return true
-	}
 	return slices.ContainsFunc(kinds.All, func(k *kinds.Kind) bool { return Counts(name, k) })
 }
 
 func ofClaims(name corev1.ResourceName) bool {
-	_, of, ofClass := strings.Cut(string(name), classSuffix)
-	if !ofClass {
-		of = strings.TrimPrefix(string(name), countPrefix)
+	of := string(name)
+	if i := strings.LastIndex(of, classSuffix); i >= 0 {
+		of = of[i+len(classSuffix):]
 	}
 	return of == string(corev1.ResourcePersistentVolumeClaims) || of == string(corev1.ResourceRequestsStorage)
 }
@@ -61,6 +57,8 @@ func Counts(name corev1.ResourceName, of *kinds.Kind) bool {
 	switch of {
 	case kinds.For[*corev1.Pod]():
 		return ofPods(name)
+	case kinds.For[*corev1.PersistentVolumeClaim]():
+		return ofClaims(name)
 	case kinds.For[*corev1.Service]():
 		return name == corev1.ResourceServices || name == corev1.ResourceServicesNodePorts ||
 			name == corev1.ResourceServicesLoadBalancers
@@ -100,6 +98,8 @@ func usage(o kinds.Object, now time.Time) corev1.ResourceList {
 	case *corev1.Service:
 		used[corev1.ResourceServices] = one
 		addPorts(used, &o.Spec)
+	case *corev1.PersistentVolumeClaim:
+		addClaim(used, o)
 	case *corev1.ConfigMap, *corev1.ResourceQuota, *corev1.ReplicationController, *corev1.Secret:
 		used[corev1.ResourceName(k.Resource)] = one
 	}

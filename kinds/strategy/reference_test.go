@@ -13,6 +13,8 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/event"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolume"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim"
 	"k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
 	"k8s.io/kubernetes/pkg/registry/core/secret"
@@ -35,10 +37,13 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		"replicationcontrollers": replicationcontroller.GetAttrs,
 		"events":                 event.GetAttrs,
 		"jobs.batch":             job.GetAttrs,
+		"persistentvolumes":      persistentvolume.GetAttrs,
+		"persistentvolumeclaims": persistentvolumeclaim.GetAttrs,
 		// These have none of their own.
 		"sources.lockstep.dev":              storage.DefaultClusterScopedAttr,
 		"runtimeclasses.node.k8s.io":        storage.DefaultClusterScopedAttr,
 		"priorityclasses.scheduling.k8s.io": storage.DefaultClusterScopedAttr,
+		"storageclasses.storage.k8s.io":     storage.DefaultClusterScopedAttr,
 		"leases.coordination.k8s.io":        storage.DefaultNamespaceScopedAttr,
 		"limitranges":                       storage.DefaultNamespaceScopedAttr,
 		"resourcequotas":                    storage.DefaultNamespaceScopedAttr,

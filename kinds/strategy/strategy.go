@@ -28,6 +28,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
+	_ "k8s.io/kubernetes/pkg/apis/storage/install"
 	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
 	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
@@ -43,6 +44,8 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/limitrange"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/node"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolume"
+	"k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim"
 	"k8s.io/kubernetes/pkg/registry/core/pod"
 	"k8s.io/kubernetes/pkg/registry/core/podtemplate"
 	"k8s.io/kubernetes/pkg/registry/core/replicationcontroller"
@@ -58,6 +61,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/rbac/role"
 	"k8s.io/kubernetes/pkg/registry/rbac/rolebinding"
 	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
+	"k8s.io/kubernetes/pkg/registry/storage/storageclass"
 
 	"lockstep/kinds"
 )
@@ -98,6 +102,9 @@ var registries = map[string]registry{
 	"leases.coordination.k8s.io":        {main: lease.Strategy},
 	"runtimeclasses.node.k8s.io":        {main: runtimeclass.Strategy},
 	"priorityclasses.scheduling.k8s.io": {main: priorityclass.Strategy},
+	"storageclasses.storage.k8s.io":     {main: storageclass.Strategy},
+	"persistentvolumes":                 {main: volumeStrategy{persistentvolume.Strategy}, status: persistentvolume.StatusStrategy},
+	"persistentvolumeclaims":            {main: persistentvolumeclaim.Strategy, status: persistentvolumeclaim.StatusStrategy},
 	"limitranges":                       {main: limitrange.Strategy, plain: true},
 	"resourcequotas":                    {main: resourcequota.Strategy, status: resourcequota.StatusStrategy},
 	"serviceaccounts":                   {main: serviceaccount.Strategy},

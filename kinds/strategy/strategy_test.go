@@ -15,6 +15,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -71,6 +72,15 @@ func aService(name string) *corev1.Service {
 	}}
 }
 
+func aClaim(name string) *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{ObjectMeta: named(name), Spec: corev1.PersistentVolumeClaimSpec{
+		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		Resources: corev1.VolumeResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+		},
+	}}
+}
+
 // examples has a valid, undefaulted object of every kind in the table.
 func examples() []kinds.Object {
 	cluster := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
@@ -86,6 +96,13 @@ func examples() []kinds.Object {
 		},
 		&nodev1.RuntimeClass{ObjectMeta: cluster("sandboxed"), Handler: "runsc"},
 		&schedulingv1.PriorityClass{ObjectMeta: cluster("gold"), Value: 1000},
+		&storagev1.StorageClass{ObjectMeta: cluster("local"), Provisioner: "kubernetes.io/no-provisioner"},
+		&corev1.PersistentVolume{ObjectMeta: cluster("disk-1"), Spec: corev1.PersistentVolumeSpec{
+			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			AccessModes:            []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/srv/disk-1"}},
+		}},
+		aClaim("cart"),
 		&corev1.LimitRange{ObjectMeta: named("cart"), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
 			Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
 		}}}},

@@ -128,6 +128,29 @@ metadata: {name: lab-sandboxed}
 handler: runsc
 overhead: {podFixed: {memory: 120Mi}}
 ---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: lab-disks}
+provisioner: kubernetes.io/no-provisioner
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: lab-disk}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: lab-disks
+  claimRef: {namespace: elsewhere, name: data}
+  hostPath: {path: /srv/lab-disk}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: idle, namespace: talk}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: lab-none
+  resources: {requests: {storage: 1Gi}}
+---
 apiVersion: v1
 kind: LimitRange
 metadata: {name: idle, namespace: talk}

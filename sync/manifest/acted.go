@@ -27,6 +27,17 @@ RuntimeClass: metadata handler overhead scheduling
 Overhead: podFixed
 Scheduling: nodeSelector tolerations
 PriorityClass: metadata value globalDefault description preemptionPolicy
+StorageClass: metadata provisioner parameters reclaimPolicy allowVolumeExpansion volumeBindingMode
+PersistentVolume: metadata spec
+PersistentVolumeSpec: capacity accessModes claimRef persistentVolumeReclaimPolicy storageClassName mountOptions volumeMode
+PersistentVolumeSpec: nodeAffinity
+PersistentVolumeSource: hostPath local nfs
+LocalVolumeSource: path fsType
+NFSVolumeSource: server path readOnly
+VolumeNodeAffinity: required
+PersistentVolumeClaim: metadata spec
+PersistentVolumeClaimSpec: accessModes selector resources volumeName storageClassName volumeMode
+VolumeResourceRequirements: requests limits
 LimitRange: metadata spec
 LimitRangeSpec: limits
 LimitRangeItem: type max min default defaultRequest maxLimitRequestRatio
@@ -196,7 +207,7 @@ var allowedValues = map[string][]string{
 	"NamespaceSpec.finalizers":                    {"kubernetes"},
 	"ResourceQuotaSpec.scopes":                    podScopes,
 	"ScopedResourceSelectorRequirement.scopeName": podScopes,
-	"LimitRangeItem.type":                         {"Container", "Pod"},
+	"LimitRangeItem.type":                         {"Container", "Pod", "PersistentVolumeClaim"},
 	"ServiceSpec.type":                            {"ClusterIP", "NodePort", "ExternalName"},
 	"ServicePort.protocol":                        {"TCP", "UDP"},
 	"EndpointSlice.addressType":                   {"IPv4"},
@@ -215,15 +226,23 @@ var allowedValues = map[string][]string{
 	"ContainerRestartRule.action":                 {"Restart"},
 	"SeccompProfile.type":                         {"RuntimeDefault", "Localhost", "Unconfined"},
 	"AppArmorProfile.type":                        {"RuntimeDefault", "Localhost", "Unconfined"},
+
+	"PersistentVolumeSpec.persistentVolumeReclaimPolicy": {"Retain", "Delete"},
+	"StorageClass.provisioner":                           {"kubernetes.io/no-provisioner"},
 }
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
 var refusedBecause = map[string]string{
 	"MetricSpec.pods":                                      "no adapter serves metrics of programs",
 	"MetricSpec.object":                                    "no adapter serves metrics of programs",
+	"PersistentVolumeSource.csi":                           "no CSI driver is spoken to",
+	"PersistentVolumeSpec.volumeAttributesClassName":       "VolumeAttributesClasses are of CSI drivers",
+	"PersistentVolumeClaimSpec.volumeAttributesClassName":  "VolumeAttributesClasses are of CSI drivers",
+	"PersistentVolumeClaimSpec.dataSource":                 "volumes are made empty",
+	"PersistentVolumeClaimSpec.dataSourceRef":              "volumes are made empty",
 	"MetricSpec.external":                                  "no adapter serves metrics of other systems",
-	"StatefulSetSpec.volumeClaimTemplates":                 "PersistentVolumeClaims are not served",
-	"StatefulSetSpec.persistentVolumeClaimRetentionPolicy": "PersistentVolumeClaims are not served",
+	"StatefulSetSpec.volumeClaimTemplates":                 "no claims are made for pods yet",
+	"StatefulSetSpec.persistentVolumeClaimRetentionPolicy": "no claims are made for pods yet",
 }
 
 func whyRefused(field string) string {
@@ -232,34 +251,66 @@ func whyRefused(field string) string {
 
 // unions are the types of which one field is stated: that it is there says something, even where it is empty.
 var unions = map[string]bool{
-	"VolumeSource": true, "VolumeProjection": true, "ProbeHandler": true, "LifecycleHandler": true, "EnvVarSource": true,
+	"VolumeSource": true, "PersistentVolumeSource": true, "VolumeProjection": true, "ProbeHandler": true, "LifecycleHandler": true,
+	"EnvVarSource": true,
 }
 
 // podScopes are the scopes of a quota that a pod can be of.
 var podScopes = []string{"Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity"}
 
-// fieldKeys says, for fields that are maps whose keys are not those of allowedKeys, which are acted on.
-var fieldKeys = map[string]func(string) bool{
-	"ResourceQuotaSpec.hard": func(name string) bool {
-		// Of names without a slash Kubernetes has a list, and those that are not in it are invalid.
-		return !strings.Contains(name, "/") || admission.Counted(corev1.ResourceName(name))
-	},
-}
-
-// allowedKeys says, by the name of a map type, which keys are acted on.
-var allowedKeys = map[string]keys{
-	"ResourceList": {[]string{"cpu", "memory", "ephemeral-storage"}, kinds.ExtendedResource, "extended resources"},
-}
-
-// keys are some by their names, and others, in words, by what they are.
+// keys are those of a map that are acted on: some by their names, and others, in words, by what they are.
 type keys struct {
 	names []string
-	other func(corev1.ResourceName) bool
+	other func(corev1.ResourceName) bool // nil: none
 	words string
+	why   string // the rest is refused; empty: Lockstep would not act on it
 }
 
 func (k keys) has(name string) bool {
-	return slices.Contains(k.names, name) || k.other(corev1.ResourceName(name))
+	return slices.Contains(k.names, name) || k.other != nil && k.other(corev1.ResourceName(name))
+}
+
+// list names them, each name between quotes.
+func (k keys) list(quote string) string {
+	var out []string
+	for _, name := range k.names {
+		out = append(out, quote+name+quote)
+	}
+	if k.words != "" {
+		out = append(out, k.words)
+	}
+	return strings.Join(out, ", ")
+}
+
+// refusal says why another key is refused.
+func (k keys) refusal() string {
+	return cmp.Or(k.why, "Lockstep would not act on it (supported: "+k.list("")+")")
+}
+
+func resources() []string { return []string{"cpu", "memory", "ephemeral-storage"} }
+
+// fieldKeys says, for fields that are maps whose keys are not those of allowedKeys, which are acted on.
+var fieldKeys = map[string]keys{
+	"LimitRangeItem.max":                  bounded,
+	"LimitRangeItem.min":                  bounded,
+	"PersistentVolumeSpec.capacity":       {names: []string{"storage"}},
+	"VolumeResourceRequirements.limits":   {names: []string{"storage"}},
+	"VolumeResourceRequirements.requests": {names: []string{"storage"}},
+	"ResourceQuotaSpec.hard": {
+		// Of names without a slash Kubernetes has a list, and those that are not in it are invalid.
+		other: func(name corev1.ResourceName) bool {
+			return !strings.Contains(string(name), "/") || admission.Counted(name)
+		},
+		words: "what is counted here", why: "it counts nothing that Lockstep serves",
+	},
+}
+
+// bounded are what a LimitRange bounds: what containers have, and the size of claims.
+var bounded = keys{names: append(resources(), "storage"), other: kinds.ExtendedResource, words: "extended resources"}
+
+// allowedKeys says, by the name of a map type, which keys are acted on.
+var allowedKeys = map[string]keys{
+	"ResourceList": {names: resources(), other: kinds.ExtendedResource, words: "extended resources"},
 }
 
 // fieldTable reads lines of "Type: field field"; a type may have several lines.

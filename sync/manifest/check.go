@@ -129,11 +129,13 @@ func (c *checker) fields(n *node, t reflect.Type, at string, acted bool) {
 		if acted && !listed && !nothing(e.value, f.typ, unions[f.owner]) {
 			c.unlisted = append(c.unlisted, unlisted{e, path, whyRefused(field)})
 		}
-		keys := fieldKeys[field]
-		c.value(e.value, f.typ, path, acted && listed && keys == nil)
+		keys, keyed := fieldKeys[field]
+		c.value(e.value, f.typ, path, acted && listed && !keyed)
 		if acted && listed {
 			c.allowed(e.value, field, path)
-			c.keyed(e.value, keys, path)
+			if keyed {
+				c.keyed(e.value, keys, path)
+			}
 		}
 	}
 }
@@ -181,14 +183,14 @@ func (c *checker) allowed(n *node, field, at string) {
 	}
 }
 
-// keyed checks the keys of a mapping of which only some are acted on; nil: all are.
-func (c *checker) keyed(n *node, acted func(string) bool, at string) {
-	if acted == nil || n.shape != mapping {
+// keyed checks the keys of a mapping of which only some are acted on.
+func (c *checker) keyed(n *node, keys keys, at string) {
+	if n.shape != mapping {
 		return
 	}
 	for i := range n.fields {
-		if e := &n.fields[i]; !acted(e.name) {
-			c.report(e.line, e.column, at+"["+e.name+"]", "not supported yet: it counts nothing that Lockstep serves")
+		if e := &n.fields[i]; !keys.has(e.name) {
+			c.report(e.line, e.column, at+"["+e.name+"]", "not supported yet: %s", keys.refusal())
 		}
 	}
 }
@@ -223,8 +225,7 @@ func (c *checker) mapping(n *node, t reflect.Type, at string, acted bool) {
 			c.slipped(duplicateField(e, join(at, e.name)))
 		}
 		if acted && limited && !keys.has(e.name) {
-			c.report(e.line, e.column, path, "not supported yet: Lockstep would not act on it (supported: %s, %s)",
-				strings.Join(keys.names, ", "), keys.words)
+			c.report(e.line, e.column, path, "not supported yet: %s", keys.refusal())
 		}
 		c.value(e.value, t.Elem(), path, acted)
 	}

@@ -189,11 +189,10 @@ func (p *page) rows(b *strings.Builder, typ reflect.Type, prefix string, k *kind
 			word = "carried"
 		case len(allowedValues[field]) > 0:
 			note = "only `" + strings.Join(quoteEmpty(allowedValues[field]), "`, `") + "`"
-		case fieldKeys[field] != nil:
-			note = "only of what is counted here"
-		case len(allowedKeys[f.typ.Name()].names) > 0:
-			keys := allowedKeys[f.typ.Name()]
-			note = "only of `" + strings.Join(keys.names, "`, `") + "`, " + keys.words
+		case fieldKeys[field].list("") != "":
+			note = "only of " + fieldKeys[field].list("`")
+		case allowedKeys[f.typ.Name()].list("") != "":
+			note = "only of " + allowedKeys[f.typ.Name()].list("`")
 		}
 		p.counts[word]++
 		cell := word

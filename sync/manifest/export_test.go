@@ -20,6 +20,20 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 			"scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: In, values: [gold]}]}}}",
 		"{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: sandboxed}, handler: runsc, " +
 			"overhead: {podFixed: {memory: 120Mi}}, scheduling: {nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}]}}",
+		"{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: disks, annotations: " +
+			"{storageclass.kubernetes.io/is-default-class: 'true'}}, provisioner: kubernetes.io/no-provisioner, " +
+			"volumeBindingMode: WaitForFirstConsumer, reclaimPolicy: Retain, allowVolumeExpansion: true}",
+		"{apiVersion: v1, kind: PersistentVolume, metadata: {name: disk-1}, spec: {capacity: {storage: 1Gi}, " +
+			"accessModes: [ReadWriteOnce], storageClassName: disks, volumeMode: Filesystem, local: {path: /srv/disk-1}, " +
+			"claimRef: {namespace: shop, name: data}, persistentVolumeReclaimPolicy: Retain, nodeAffinity: {required: " +
+			"{nodeSelectorTerms: [{matchExpressions: [{key: disk, operator: In, values: [ssd]}]}]}}}}",
+		"{apiVersion: v1, kind: PersistentVolume, metadata: {name: share}, spec: {capacity: {storage: 1Gi}, " +
+			"accessModes: [ReadWriteMany], mountOptions: [hard], nfs: {server: nas.example, path: /srv, readOnly: true}}}",
+		"{apiVersion: v1, kind: PersistentVolume, metadata: {name: folder}, spec: {capacity: {storage: 1Gi}, " +
+			"accessModes: [ReadWriteOnce], hostPath: {path: /srv/folder, type: DirectoryOrCreate}}}",
+		"{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], " +
+			"storageClassName: disks, volumeName: disk-1, volumeMode: Filesystem, selector: {matchLabels: {a: b}}, " +
+			"resources: {requests: {storage: 1Gi}, limits: {storage: 2Gi}}}}",
 		"{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: gold}, value: 1000}",
 		"{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: 'system:cart'}, " +
 			"aggregationRule: {clusterRoleSelectors: [{matchLabels: {a: b}}]}, rules: []}",

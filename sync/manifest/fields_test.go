@@ -106,6 +106,9 @@ func withoutDefault() map[string]string {
 		"ServiceSpec.allocateLoadBalancerNodePorts": "of a type that is refused",
 		"ServiceSpec.loadBalancerClass":             named,
 		"ServiceSpec.trafficDistribution":           named,
+
+		"PersistentVolumeClaimSpec.volumeAttributesClassName": named,
+		"PersistentVolumeSpec.volumeAttributesClassName":      named,
 	}
 }
 

@@ -78,7 +78,7 @@ func (a *after) List(of apischema.GroupResource, namespace string) iter.Seq[kind
 }
 
 // admission finds what admission would refuse once the steps are carried out: pods of what they write, a second default among
-// the priority classes. What is unchanged is looked at where it would lose its class.
+// the priority classes, claims that may not grow. What is unchanged is looked at where it would lose its class.
 func (d *decision) admission(steps []Step, then *after) Problems {
 	var problems Problems
 	refuse := func(entry *Desired, field, reason string) {
@@ -95,6 +95,11 @@ func (d *decision) admission(steps []Step, then *after) Problems {
 			if other := anotherDefault(c, then); other != "" {
 				refuse(&s.Entry, "globalDefault",
 					fmt.Sprintf("PriorityClass %s is already marked as default. Only one default can exist", other))
+			}
+		}
+		if claim, ok := s.Object.(*corev1.PersistentVolumeClaim); ok && s.Verb == Update {
+			if err := admission.Resize(claim, s.Live.(*corev1.PersistentVolumeClaim), then); err != nil {
+				refuse(&s.Entry, err.Field, err.Detail)
 			}
 		}
 		if field, reason := refusedPods(s.Object, then); reason != "" {

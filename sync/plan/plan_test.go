@@ -147,6 +147,15 @@ func input(t *testing.T, a *txtar.Archive) Input {
 				}
 				live[k].(*batchv1.Job).Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobComplete, Status: corev1.ConditionTrue}}
 			}
+		case "bound":
+			for path := range strings.FieldsSeq(string(f.Data)) {
+				k, err := kinds.ParsePath(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				claim := live[k].(*corev1.PersistentVolumeClaim)
+				claim.Status.Phase, claim.Status.Capacity = corev1.ClaimBound, claim.Spec.Resources.Requests.DeepCopy()
+			}
 		case "lost":
 			for path := range strings.FieldsSeq(string(f.Data)) {
 				k, err := kinds.ParsePath(path)

@@ -112,7 +112,7 @@ func create(step Step, then *after) Step {
 		return step
 	}
 	if errs := rules.PrepareCreate(o); len(errs) > 0 {
-		step.Verb, step.Reason, step.Field = Refuse, explain(errs), errs[0].Field
+		step.Verb, step.Reason, step.Field = Refuse, explain(step.Key, errs, nil), errs[0].Field
 		return step
 	}
 	step.Verb, step.Object, step.Reason = Create, o, "stated, and not there"
@@ -149,7 +149,7 @@ func update(step Step, then *after, now time.Time) (Step, bool) {
 	}
 	changes := Differences(step.Live, merged)
 	if errs := rules.PrepareUpdate(merged, step.Live); len(errs) > 0 {
-		return another(step, errs, rules, now), true
+		return another(step, errs, changes, rules, now), true
 	}
 	if apiequality.Semantic.DeepEqual(merged, step.Live) {
 		return asStated(step)
@@ -188,12 +188,29 @@ func decode(k kinds.Key, stated json.RawMessage) (kinds.Object, error) {
 // remedy says how to make a change that Kubernetes' rules refuse; short, since a commit status has 140 characters.
 const remedy = "rename it, or delete it in one commit and add it in the next"
 
-// explain writes validation errors without the values they are about: a value may be a secret.
-func explain(errs field.ErrorList) string {
+// keepsData is that of what has data, which go with it.
+const keepsData = "give it another name: its data stay with this one"
+
+// remedyOf says how to make a change to an object of a kind.
+func remedyOf(k kinds.Key) string {
+	switch kinds.ForResource(k.GroupResource()) {
+	case kinds.For[*corev1.PersistentVolumeClaim](), kinds.For[*corev1.PersistentVolume]():
+		return keepsData
+	}
+	return remedy
+}
+
+// explain writes validation errors without the values they are about: a value may be a secret. Where Kubernetes shows what differs
+// below its words, the changes are named.
+func explain(k kinds.Key, errs field.ErrorList, changes []Change) string {
 	var lines []string
 	immutable := false
 	for _, e := range errs {
-		line := e.Field + ": " + strings.TrimSuffix(e.Detail, ".")
+		detail, _, differs := strings.Cut(e.Detail, "\n")
+		line := e.Field + ": " + strings.TrimSuffix(detail, ".")
+		if differs && len(changes) > 0 {
+			line += ": " + paths(changes)
+		}
 		if e.Detail == "" {
 			line = e.Field + ": " + string(e.Type.String())
 		}
@@ -202,7 +219,7 @@ func explain(errs field.ErrorList) string {
 	}
 	text := strings.Join(lines, "; ")
 	if immutable {
-		text += "; " + remedy
+		text += "; " + remedyOf(k)
 	}
 	return text
 }
