@@ -1,6 +1,9 @@
 package scheduler
 
-import "hash/fnv"
+import (
+	"container/heap"
+	"hash/fnv"
+)
 
 // candidate is a node as ranked for a class.
 type candidate struct {
@@ -23,6 +26,15 @@ func (c candidates) Less(i, j int) bool {
 	return c[i].node < c[j].node
 }
 func (c candidates) Swap(i, j int) { c[i], c[j] = c[j], c[i] }
+
+// drop takes the best off.
+func (c *candidates) drop() {
+	last := len(*c) - 1
+	(*c)[0] = (*c)[last]
+	if *c = (*c)[:last]; last > 1 {
+		heap.Fix(c, 0)
+	}
+}
 
 // Push implements heap.Interface.
 func (c *candidates) Push(x any) { *c = append(*c, x.(candidate)) }

@@ -12,11 +12,23 @@ type demand struct {
 	selective   bool // required refuses some nodes, perhaps
 	required    nodeaffinity.RequiredNodeAffinity
 	preferred   *nodeaffinity.PreferredSchedulingTerms // nil for none
+
+	needs, avoids, avoided, likes []*tally
+	needsItself                   bool // the pod is one of those that it wants to be near
+	constraints                   []corev1.TopologySpreadConstraint
+	spread, spreadSoftly          []constraint
+	spreadByDefault               bool // the soft ones are not the pod's own
+}
+
+// survey has a demand look at where pods are. It fails as newDemand does.
+func (d *demand) survey(c *cluster) error {
+	d.surveyPods(c)
+	return d.surveySpread(c)
 }
 
 // newDemand fails where what the pod asks cannot be understood; the error is its refusal.
 func newDemand(p *corev1.Pod, l load) (*demand, error) {
-	d := &demand{load: l, tolerations: p.Spec.Tolerations}
+	d := &demand{load: l, tolerations: p.Spec.Tolerations, constraints: p.Spec.TopologySpreadConstraints}
 	if err := d.readNodeAffinity(p); err != nil {
 		return nil, err
 	}

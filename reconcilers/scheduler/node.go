@@ -7,8 +7,6 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
 )
@@ -18,16 +16,16 @@ type load struct {
 	requests    amounts
 	cpu, memory int64 // as scoring sees them
 	ports       []hostPort
-	owner       types.UID // of its controller, or empty
+	group       *group
 }
 
+// equal says whether two loads take the same, of whatever groups.
 func (l *load) equal(o *load) bool {
-	return l.requests.equal(o.requests) && l.cpu == o.cpu && l.memory == o.memory && slices.Equal(l.ports, o.ports) && l.owner == o.owner
+	return l.requests.equal(o.requests) && l.cpu == o.cpu && l.memory == o.memory && slices.Equal(l.ports, o.ports)
 }
 
-// appendTo appends a text that is equal for equal loads, and for no others.
+// appendTo appends a text that is equal for equal loads, but for their groups, and for no others.
 func (l *load) appendTo(b []byte) []byte {
-	b = append(b, l.owner...)
 	for _, n := range [...]int64{l.requests.cpu, l.requests.memory, l.requests.storage, l.cpu, l.memory} {
 		b = strconv.AppendInt(append(b, ' '), n, 10)
 	}
@@ -43,6 +41,7 @@ func (l *load) appendTo(b []byte) []byte {
 // nodeInfo is a node with the sum of the loads bound to it.
 type nodeInfo struct {
 	name        string
+	at          int          // its place among the nodes by name; meaningless while only pods name it
 	node        *corev1.Node // nil while only pods name it
 	allocatable amounts
 	maxPods     int64
@@ -52,13 +51,12 @@ type nodeInfo struct {
 	requested   amounts
 	cpu, memory int64
 	ports       map[hostPort]int
-	owners      map[types.UID]int
 }
 
 func (n *nodeInfo) clone() *nodeInfo {
 	c := *n
 	c.requested = n.requested.clone()
-	c.ports, c.owners = maps.Clone(n.ports), maps.Clone(n.owners)
+	c.ports = maps.Clone(n.ports)
 	return &c
 }
 
@@ -70,9 +68,6 @@ func (n *nodeInfo) take(l load, sign int64) {
 	n.memory += sign * l.memory
 	for _, p := range l.ports {
 		n.ports = count(n.ports, p, sign)
-	}
-	if l.owner != "" {
-		n.owners = count(n.owners, l.owner, sign)
 	}
 }
 
@@ -86,12 +81,10 @@ func count[K comparable](m map[K]int, k K, sign int64) map[K]int {
 	return m
 }
 
+// loadOf is what a pod takes, but for its group.
 func loadOf(p *corev1.Pod) load {
 	l := load{requests: requestsOf(p), ports: hostPorts(p)}
 	l.cpu, l.memory = weightOf(p)
-	if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
-		l.owner = ref.UID
-	}
 	return l
 }
 

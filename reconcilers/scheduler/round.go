@@ -12,52 +12,67 @@ type round struct {
 	seed    uint64
 	mine    []bool   // the nodes that are copies, made for a placement
 	ties    []uint64 // settle which of equally good nodes comes first
+	stride  int      // from a node to the next that is looked at
 	classes map[string]*class
-	placed  int // how many loads this round has moved
+	log     []int // the nodes that loads have come to or gone from
 }
 
 func newRound(s *State, seed uint64) *round {
+	total := len(s.names)
 	r := &round{
-		cluster: cluster{nodes: make([]*nodeInfo, len(s.names)), objects: s.objects}, table: s.table,
-		seed: seed, mine: make([]bool, len(s.names)), ties: make([]uint64, len(s.names)), classes: map[string]*class{},
+		cluster: newCluster(s), table: s.table, seed: seed, mine: make([]bool, total), ties: make([]uint64, total),
+		stride: stride(total), classes: map[string]*class{},
 	}
 	for i, name := range s.names {
-		r.nodes[i], r.ties[i] = s.infos[name], mix(seed, name)
+		r.ties[i] = mix(seed, name)
 	}
 	return r
 }
 
 // place takes the best node for one pod of the class. Nil: there is none, and the class says why.
 func (r *round) place(c *class) *nodeInfo {
-	if c.across && c.placed != r.placed && !c.invalid {
-		c.looked, c.ranked, c.refused, c.wakes = 0, nil, "", 0
+	if !c.ready {
+		r.prepare(c)
 	}
-	c.placed = r.placed
+	info := r.best(c)
+	if c.left--; c.left == 0 {
+		r.release(c)
+	}
+	return info
+}
+
+func (r *round) best(c *class) *nodeInfo {
 	if c.refused != "" {
-		return nil
+		if c.invalid || !c.across() || c.moves == len(r.log) {
+			return nil
+		}
+		c.refused, c.wakes = "", 0
 	}
+	r.follow(c)
 	for {
-		if c.ranked.Len() == 0 && !r.widen(c) {
+		b := r.choose(c)
+		if b == nil {
+			if r.widen(c) {
+				continue
+			}
 			c.refused, c.wakes = r.explain(c)
 			return nil
 		}
-		top := &c.ranked[0]
+		top := &b.ranked[0]
 		// Other classes may have filled the node since it was ranked.
 		if r.refuses(c.doubts, c.demand, r.nodes[top.node]) != nil {
-			heap.Pop(&c.ranked)
+			c.lose(b)
 			continue
 		}
 		if score := top.fixed + r.moving(c, r.nodes[top.node]); score != top.score {
 			top.score = score
-			heap.Fix(&c.ranked, 0)
+			heap.Fix(&b.ranked, 0)
 			continue
 		}
-		c.why = fmt.Sprintf("the best of %d nodes that can take it, score %d", c.ranked.Len(), top.score)
-		info := r.move(top.node, c.demand.load, 1)
-		if !c.across {
-			top.score = top.fixed + r.moving(c, info)
-			heap.Fix(&c.ranked, 0)
-		}
+		c.why = fmt.Sprintf("the best of %d nodes that can take it, score %d", c.candidates(), top.score+c.sum)
+		info := r.move(top.node, c.load, 1)
+		top.score = top.fixed + r.moving(c, info)
+		heap.Fix(&b.ranked, 0)
 		return info
 	}
 }
@@ -72,7 +87,12 @@ func (r *round) refuses(list []*predicate, d *demand, n *nodeInfo) *predicate {
 	return nil
 }
 
-// moving is the part of a node's score that placements change.
+// candidate ranks a node whose still scores are known.
+func (r *round) candidate(c *class, node int, fixed int64) candidate {
+	return candidate{node: node, fixed: fixed, score: fixed + r.moving(c, r.nodes[node]), tie: r.ties[node]}
+}
+
+// moving is the part of a node's score that placements on it change.
 func (r *round) moving(c *class, n *nodeInfo) (sum int64) {
 	for _, row := range c.moving {
 		sum += row.weight * row.of(c.demand, n, &r.cluster)
@@ -81,34 +101,39 @@ func (r *round) moving(c *class, n *nodeInfo) (sum int64) {
 }
 
 // widen ranks more nodes: enough for the class's pods, a sample of many nodes as kube-scheduler takes it. It reports
-// whether there is a candidate now.
+// whether there is a candidate more, which rows that look across nodes may refuse for now.
 func (r *round) widen(c *class) bool {
 	total := len(r.nodes)
-	want := max(sample(total), min(total, 2*c.pods))
-	c.ranked = make(candidates, 0, want)
-	for ; c.looked < total && len(c.ranked) < want; c.looked++ {
-		i := (c.start + c.looked) % total
-		if r.refuses(c.predicates, c.demand, r.nodes[i]) == nil {
-			c.ranked = append(c.ranked, candidate{node: i, fixed: c.base, tie: r.ties[i]})
+	want := max(sample(total), min(total, 2*c.left))
+	more := make(candidates, 0, want)
+	for ; c.looked < total && want > 0; c.looked++ {
+		i := (c.start + c.looked*r.stride) % total
+		if r.refuses(c.firm, c.demand, r.nodes[i]) != nil {
+			continue
 		}
+		if r.refuses(c.wide, c.demand, r.nodes[i]) == nil {
+			want--
+		}
+		more = append(more, candidate{node: i, fixed: c.base, tie: r.ties[i]})
 	}
-	numbers := make([]int64, len(c.ranked))
+	numbers := make([]int64, len(more))
 	for _, row := range c.still {
-		r.fix(row, c, numbers)
+		r.fix(row, c, more, numbers)
 	}
-	for n := range c.ranked {
-		found := &c.ranked[n]
-		found.score = found.fixed + r.moving(c, r.nodes[found.node])
+	for _, one := range more {
+		r.put(c, r.candidate(c, one.node, one.fixed))
 	}
-	heap.Init(&c.ranked)
-	return len(c.ranked) > 0
+	for i := range c.buckets {
+		heap.Init(&c.buckets[i].ranked)
+	}
+	return len(more) > 0
 }
 
 // fix adds the score of a row that stays to each candidate; numbers is room for one number each.
-func (r *round) fix(row *score, c *class, numbers []int64) {
+func (r *round) fix(row *score, c *class, list candidates, numbers []int64) {
 	var most int64
-	for n := range c.ranked {
-		numbers[n] = row.of(c.demand, r.nodes[c.ranked[n].node], &r.cluster)
+	for n := range list {
+		numbers[n] = row.of(c.demand, r.nodes[list[n].node], &r.cluster)
 		most = max(most, numbers[n])
 	}
 	for n, number := range numbers {
@@ -119,23 +144,34 @@ func (r *round) fix(row *score, c *class, numbers []int64) {
 		default:
 			number = row.scale(number, most)
 		}
-		c.ranked[n].fixed += row.weight * number
+		list[n].fixed += row.weight * number
 	}
 }
 
 // move adds a load to a node, or with sign -1 takes it away, for this round: what is asked next is asked of the cluster as it
 // is after that.
 func (r *round) move(i int, l load, sign int64) *nodeInfo {
-	info := r.own(i)
-	info.take(l, sign)
-	r.placed++
-	return info
-}
-
-// own returns a node that this round may change.
-func (r *round) own(i int) *nodeInfo {
 	if !r.mine[i] {
 		r.nodes[i], r.mine[i] = r.nodes[i].clone(), true
 	}
+	r.nodes[i].take(l, sign)
+	r.cluster.move(l.group, i, sign)
+	r.log = append(r.log, i)
 	return r.nodes[i]
+}
+
+// stride is a step that comes by all of n nodes, far from each other in the order of names, where zones may stand together.
+func stride(n int) int {
+	step := max(1, n*5/8)
+	for common(step, n) != 1 {
+		step++
+	}
+	return step
+}
+
+func common(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return max(a, 1)
 }

@@ -91,6 +91,39 @@ func zoneAffinity(required bool, zone string) func(*corev1.Pod) {
 
 func zone(z string) func(*corev1.Node) { return func(n *corev1.Node) { n.Labels["zone"] = z } }
 
+func app(name string) map[string]string { return map[string]string{"app": name} }
+
+func byApp(name string) []corev1.PodAffinityTerm {
+	return []corev1.PodAffinityTerm{{LabelSelector: &metav1.LabelSelector{MatchLabels: app(name)}, TopologyKey: corev1.LabelHostname}}
+}
+
+func away(name string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: byApp(name),
+		}}
+	}
+}
+
+func near(name string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: byApp(name),
+		}}
+	}
+}
+
+// spreadBy has a pod of the app a spread with others of it.
+func spreadBy(key string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Labels = app("a")
+		p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+			MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: corev1.DoNotSchedule,
+			LabelSelector: &metav1.LabelSelector{MatchLabels: app("a")},
+		}}
+	}
+}
+
 const big = "cpu=4 memory=8Gi pods=10"
 
 func TestDecide(t *testing.T) {
@@ -167,6 +200,26 @@ func TestDecide(t *testing.T) {
 		{"spread", []*corev1.Node{node("a", big, nil), node("b", big, nil)},
 			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); owned("rs")(p) }), pod("q", "cpu=1 memory=1Gi", on("b"))},
 			pod("p", "cpu=100m", owned("rs")), "b"},
+		{"kept away from another pod", []*corev1.Node{node("a", big, nil), node("b", big, nil)},
+			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); p.Labels = app("a") })}, pod("p", "cpu=100m", away("a")), "b"},
+		{"kept away by another pod", []*corev1.Node{node("a", big, nil)},
+			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); away("b")(p) })},
+			pod("p", "", func(p *corev1.Pod) { p.Labels = app("b") }),
+			"0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."},
+		{"nowhere away from others", []*corev1.Node{node("a", big, nil), node("b", "cpu=1 memory=1Gi pods=0", nil)},
+			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); p.Labels = app("a") })}, pod("p", "", away("a")),
+			"0/2 nodes are available: 1 Too many pods, 1 node(s) didn't match pod anti-affinity rules."},
+		{"nobody to be near", []*corev1.Node{node("a", big, nil)}, nil, pod("p", "", near("a")),
+			"0/1 nodes are available: 1 node(s) didn't match pod affinity rules."},
+		{"near itself", []*corev1.Node{node("a", big, nil)}, nil,
+			pod("p", "", func(p *corev1.Pod) { near("a")(p); p.Labels = app("a") }), "a"},
+		{"near another", []*corev1.Node{node("a", big, nil), node("b", big, nil)},
+			[]*corev1.Pod{pod("o", "cpu=3", func(p *corev1.Pod) { on("b")(p); p.Labels = app("a") })}, pod("p", "", near("a")), "b"},
+		{"spread by a label that no node has", []*corev1.Node{node("a", big, nil)}, nil, pod("p", "", spreadBy("zone")),
+			"0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label)."},
+		{"spread over zones", []*corev1.Node{node("a", big, zone("x")), node("b", "cpu=1 memory=1Gi pods=0", zone("y"))},
+			[]*corev1.Pod{pod("o", "", func(p *corev1.Pod) { on("a")(p); p.Labels = app("a") })}, pod("p", "", spreadBy("zone")),
+			"0/2 nodes are available: 1 Too many pods, 1 node(s) didn't match pod topology spread constraints."},
 		{"init containers", []*corev1.Node{node("a", big, nil)}, nil, pod("p", "cpu=1", func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Name: "i", Resources: corev1.ResourceRequirements{Requests: quantities("cpu=5")}}}
 		}), "0/1 nodes are available: 1 Insufficient cpu."},
@@ -267,9 +320,22 @@ func TestFold(t *testing.T) {
 	}
 }
 
-// normal makes empty maps nil: they mean the same. It leaves the table out.
-func normal(s *State) *State {
-	out := &State{infos: map[string]*nodeInfo{}, names: slices.Clip(s.names), placed: s.placed, pending: s.pending, objects: s.objects}
+// normal is a state in a form that can be compared: without the table, empty maps nil, and groups by their keys.
+func normal(s *State) any {
+	type plain struct {
+		infos    map[string]nodeInfo
+		names    []string
+		placed   map[kinds.Key]placed
+		pending  map[kinds.Key]*corev1.Pod
+		objects  map[kinds.Key]kinds.Object
+		services map[string]map[string]*corev1.Service
+		groups   map[string]map[string]int64
+		indexes  map[string]int
+	}
+	out := plain{
+		infos: map[string]nodeInfo{}, names: slices.Clone(s.names), placed: map[kinds.Key]placed{}, pending: s.pending,
+		objects: s.objects, services: s.services, groups: map[string]map[string]int64{}, indexes: map[string]int{},
+	}
 	if len(out.names) == 0 {
 		out.names = nil
 	}
@@ -278,18 +344,40 @@ func normal(s *State) *State {
 		if len(c.ports) == 0 {
 			c.ports = nil
 		}
-		if len(c.owners) == 0 {
-			c.owners = nil
-		}
 		if len(c.requested.scalar) == 0 {
 			c.requested.scalar = nil
 		}
-		out.infos[name] = c
+		if c.node == nil {
+			c.at = -1
+		}
+		out.infos[name] = *c
 	}
+	for key, p := range s.placed {
+		p.node, p.load.group = p.node+" "+p.load.group.key, nil
+		out.placed[key] = p
+	}
+	for key, g := range s.groups.all {
+		out.groups[key] = map[string]int64{}
+		for info, count := range g.nodes {
+			out.groups[key][info.name] = count
+		}
+	}
+	for namespace, set := range s.groups.spaces {
+		out.indexes["in "+namespace] = len(set)
+	}
+	for owner, set := range s.groups.owners {
+		out.indexes["of "+string(owner)] = len(set)
+	}
+	out.indexes["social"] = len(s.groups.social)
 	return out
 }
 
 func randomChange(r *rand.Rand, v *view.View) view.Change {
+	if r.IntN(9) == 0 {
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: one(r, "shop", "other"), Name: one(r, "a", "b")}}
+		s.Spec.Selector = someLabels(r)
+		return changeOf(v, s, r.IntN(3) == 0)
+	}
 	if r.IntN(3) == 0 {
 		name := fmt.Sprintf("n%d", r.IntN(4))
 		n := node(name, fmt.Sprintf("cpu=%d memory=8Gi pods=10 example.com/gpu=%d", 1+r.IntN(4), r.IntN(2)), nil)
@@ -306,6 +394,14 @@ func randomChange(r *rand.Rand, v *view.View) view.Change {
 	}
 	if r.IntN(5) == 0 {
 		p.Status.Phase = corev1.PodFailed
+	}
+	p.Labels = someLabels(r)
+	if r.IntN(3) == 0 {
+		p.Spec.Affinity = someAffinity(r)
+	}
+	if r.IntN(6) == 0 {
+		now := metav1.Unix(1, 0)
+		p.DeletionTimestamp = &now
 	}
 	return changeOf(v, p, r.IntN(3) == 0)
 }

@@ -28,6 +28,10 @@ type State struct {
 	placed  map[kinds.Key]placed // pods that take something of a node
 	pending map[kinds.Key]*corev1.Pod
 	objects map[kinds.Key]kinds.Object // of the kinds that rows look at
+
+	groups   groups                                // of the placed
+	services map[string]map[string]*corev1.Service // by namespace and name
+	text     []byte                                // room for keys
 }
 
 // NewState returns the state of a view.
@@ -36,13 +40,16 @@ func NewState(v *view.View) *State { return newState(v, rows()) }
 func newState(v *view.View, t *table) *State {
 	s := &State{
 		table: t, infos: map[string]*nodeInfo{}, placed: map[kinds.Key]placed{}, pending: map[kinds.Key]*corev1.Pod{},
-		objects: map[kinds.Key]kinds.Object{},
+		objects: map[kinds.Key]kinds.Object{}, groups: newGroups(), services: map[string]map[string]*corev1.Service{},
 	}
 	for n := range view.List[*corev1.Node](v, "") {
 		s.Fold(view.Change{Key: kinds.KeyOf(n), New: n})
 	}
 	for p := range view.List[*corev1.Pod](v, "") {
 		s.Fold(view.Change{Key: kinds.KeyOf(p), New: p})
+	}
+	for o := range view.List[*corev1.Service](v, "") {
+		s.setService(kinds.KeyOf(o), o)
 	}
 	for _, k := range kinds.All {
 		if t.looksAt(k.GroupResource()) {
@@ -63,6 +70,10 @@ func (s *State) Fold(c view.Change) Changes {
 	case c.Key.Group == "" && c.Key.Resource == "pods":
 		p, _ := c.New.(*corev1.Pod)
 		return s.setPod(c.Key, p)
+	case c.Key.Group == "" && c.Key.Resource == "services":
+		service, _ := c.New.(*corev1.Service)
+		s.setService(c.Key, service)
+		return 0
 	case !s.table.looksAt(c.Key.GroupResource()):
 		return 0
 	case c.New == nil:
@@ -80,15 +91,17 @@ func (s *State) setNode(name string, node *corev1.Node) Changes {
 			return 0
 		}
 		s.names = slices.Delete(s.names, at, at+1)
+		s.number(at)
 		info := s.infos[name]
 		info.node, info.allocatable, info.maxPods, info.taints = nil, amounts{}, 0, nil
 		s.dropIdle(info)
 		return NodeListed
 	}
+	info, taints := s.info(name), effectiveTaints(node)
 	if !listed {
 		s.names = slices.Insert(s.names, at, name)
+		s.number(at)
 	}
-	info, taints := s.info(name), effectiveTaints(node)
 	changes := NodeListed
 	if listed {
 		changes = nodeChanges(info, node, taints)
@@ -96,6 +109,26 @@ func (s *State) setNode(name string, node *corev1.Node) Changes {
 	info.node, info.taints = node, taints
 	info.allocatable, info.maxPods = amountsOf(node.Status.Allocatable)
 	return changes
+}
+
+// number tells nodes their places, from one on.
+func (s *State) number(from int) {
+	for at := from; at < len(s.names); at++ {
+		s.infos[s.names[at]].at = at
+	}
+}
+
+func (s *State) setService(key kinds.Key, service *corev1.Service) {
+	if service == nil {
+		if delete(s.services[key.Namespace], key.Name); len(s.services[key.Namespace]) == 0 {
+			delete(s.services, key.Namespace)
+		}
+		return
+	}
+	if s.services[key.Namespace] == nil {
+		s.services[key.Namespace] = map[string]*corev1.Service{}
+	}
+	s.services[key.Namespace][key.Name] = service
 }
 
 // nodeChanges says how a node's next state differs in what rows read.
@@ -121,6 +154,7 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 	if counted {
 		info := s.info(old.node)
 		info.take(old.load, -1)
+		s.leave(old.load.group, info)
 		s.dropIdle(info)
 		delete(s.placed, key)
 		c = PodGone
@@ -130,17 +164,45 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 	case pod == nil || podstatus.Finished(&pod.Status):
 	case pod.Spec.NodeName != "":
 		next := placed{node: pod.Spec.NodeName, load: loadOf(pod)}
+		info := s.info(next.node)
+		next.load.group = s.join(pod, info)
 		s.placed[key] = next
-		s.info(next.node).take(next.load, 1)
-		if counted && next.node == old.node && next.load.equal(&old.load) {
+		info.take(next.load, 1)
+		switch {
+		case !counted || next.node != old.node || !next.load.equal(&old.load):
+			c |= PodPlaced
+		case next.load.group.key == old.load.group.key:
 			return 0
+		default:
+			c = PodRegrouped
 		}
-		c |= PodPlaced
 	case waits(pod):
 		s.pending[key] = pod
 		c |= PodWaits
 	}
 	return c
+}
+
+// join counts a pod in its group, and returns that.
+func (s *State) join(p *corev1.Pod, info *nodeInfo) *group {
+	s.text = appendGroup(s.text[:0], p)
+	g := s.groups.all[string(s.text)]
+	if g == nil {
+		g, _ = newGroup(string(s.text), p) // what cannot be understood of a pod that is there is asked of nobody
+		s.groups.add(g)
+	}
+	g.nodes[info]++
+	return g
+}
+
+// leave takes a pod out of its group, which ends with its last.
+func (s *State) leave(g *group, info *nodeInfo) {
+	if g.nodes[info]--; g.nodes[info] == 0 {
+		delete(g.nodes, info)
+	}
+	if len(g.nodes) == 0 {
+		s.groups.remove(g)
+	}
 }
 
 // waits says whether an unbound pod is to be scheduled by us.

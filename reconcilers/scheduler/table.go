@@ -5,8 +5,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	"lockstep/kinds"
 )
 
 // table is all that the scheduler knows of placing pods: a row for each reason to refuse a node, in the order in which they
@@ -19,8 +17,9 @@ type table struct {
 // rows returns the table, named as kube-scheduler's plugins are, with its default weights; each row has a file of its own.
 func rows() *table {
 	return &table{
-		predicates: []predicate{nodeUnschedulable(), untoleratedTaints(), requiredNodes(), nodePorts(), resourcesFit()},
-		scores:     []score{fewestTaints(), preferredNodes(), leastAllocated(), balancedAllocation(), ownerSpread()},
+		predicates: []predicate{nodeUnschedulable(), untoleratedTaints(), requiredNodes(), nodePorts(), resourcesFit(), evenSpread(),
+			nearPods()},
+		scores: []score{fewestTaints(), preferredNodes(), leastAllocated(), balancedAllocation(), evenerSpread(), likedPods()},
 	}
 }
 
@@ -51,6 +50,9 @@ type predicate struct {
 	concerns func(*demand) bool
 	// check says whether the node can take the pod.
 	check func(*demand, *nodeInfo, *cluster) bool
+	// kin, of a row that looks across nodes, appends what the answer for a node depends on besides what is alike for all nodes.
+	// Nodes with equal kin are answered alike.
+	kin func(*demand, *nodeInfo, []byte) []byte
 	// words are the reasons why the node cannot, as kube-scheduler words them; it is asked where check says no.
 	words func(*demand, *nodeInfo, *cluster) []string
 }
@@ -64,6 +66,10 @@ type score struct {
 	reads func(of, into *corev1.Pod)
 	// concerns says whether nodes can differ for the pod. Nil: they can.
 	concerns func(*demand) bool
+	// kin is as a predicate's, and rank brings scores, from 0 to best, to one of each of such nodes, for all that can take the
+	// pod. It stands in place of what follows in a row that looks across nodes.
+	kin  func(*demand, *nodeInfo, []byte) []byte
+	rank func(d *demand, nodes []spot, scores []int64)
 	// of is the score of a node, from 0 to best; of a row with scale, which is still, any number from 0.
 	of func(*demand, *nodeInfo, *cluster) int64
 	// scale brings a number to a score; most is the highest number among the candidates, above 0. Where it is 0, or the row
@@ -72,22 +78,23 @@ type score struct {
 	nothing int64
 }
 
-// cluster is what rows may look at besides the node they are asked about.
-type cluster struct {
-	nodes   []*nodeInfo                // in order of their names, with the placements of this round
-	objects map[kinds.Key]kinds.Object // of the kinds that rows name
+// spot stands for nodes that have equal kin.
+type spot struct {
+	node  *nodeInfo // one of them
+	nodes int
 }
 
 // fingerprints writes what pods are compared by. It keeps what it writes with from one pod to the next.
 type fingerprints struct {
-	bare corev1.Pod
-	text []byte
+	bare  corev1.Pod
+	group []byte // the key of the pod's group
+	text  []byte
 }
 
 // of returns a text, valid until the next call, that is equal for pods that all rows answer alike, and that weigh alike on the
 // nodes and on the pods decided after them.
 func (f *fingerprints) of(t *table, p *corev1.Pod, l *load) []byte {
-	f.bare = corev1.Pod{}
+	f.bare, f.group = corev1.Pod{}, appendGroup(f.group[:0], p)
 	for i := range t.predicates {
 		if read := t.predicates[i].reads; read != nil {
 			read(p, &f.bare)
@@ -98,7 +105,7 @@ func (f *fingerprints) of(t *table, p *corev1.Pod, l *load) []byte {
 			read(p, &f.bare)
 		}
 	}
-	f.text = l.appendTo(f.text[:0])
+	f.text = l.appendTo(append(f.text[:0], f.group...))
 	begin, size := len(f.text), f.bare.Size()
 	f.text = slices.Grow(f.text, size)[:begin+size]
 	if _, err := f.bare.MarshalToSizedBuffer(f.text[begin:]); err != nil {
@@ -127,6 +134,7 @@ const (
 	PodWaits          Changes = 1 << iota // the changed pod itself waits
 	PodGone                               // a pod takes less of a node, or nothing any more
 	PodPlaced                             // a pod takes something of a node that it did not before
+	PodRegrouped                          // a pod on a node is another to affinity and spreading: its labels, or that it goes
 	NodeListed                            // there is a node more or less
 	NodeUnschedulable                     // what a node's spec says of it
 	NodeTaints                            // its taints, and those that its conditions amount to

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +20,7 @@ import (
 
 // TestRows states the table: which rows there are, in which order, what changes their answers, and what wakes.
 func TestRows(t *testing.T) {
-	changes := []string{"PodWaits", "PodGone", "PodPlaced", "NodeListed",
+	changes := []string{"PodWaits", "PodGone", "PodPlaced", "PodRegrouped", "NodeListed",
 		"NodeUnschedulable", "NodeTaints", "NodeLabels", "NodeAllocatable", "ObjectChanged"}
 	scopes := map[scope]string{still: "still", itself: "itself", across: "across"}
 	var got strings.Builder
@@ -42,11 +41,14 @@ refuse TaintToleration, still: NodeTaints
 refuse NodeAffinity, still: NodeLabels
 refuse NodePorts, itself: PodGone
 refuse NodeResourcesFit, itself: PodGone NodeAllocatable
+refuse PodTopologySpread, across: PodGone PodPlaced PodRegrouped NodeTaints NodeLabels
+refuse InterPodAffinity, across: PodGone PodPlaced PodRegrouped NodeLabels ObjectChanged
 prefer TaintToleration, still, weight 3
 prefer NodeAffinity, still, weight 2
 prefer NodeResourcesFit, itself, weight 1
 prefer NodeResourcesBalancedAllocation, itself, weight 1
-prefer OwnerSpread, itself, weight 2
+prefer PodTopologySpread, across, weight 2
+prefer InterPodAffinity, across, weight 2
 `
 	if got.String() != want {
 		t.Errorf("the table is\n%s\nwant\n%s", got.String(), want)
@@ -64,6 +66,17 @@ func randomPod(r *rand.Rand, name string) *corev1.Pod {
 	some(owned(fmt.Sprint("rs", r.IntN(2))))
 	some(hostPorted(int32(80+r.IntN(2)), []string{"", "10.0.0.1"}[r.IntN(2)]))
 	some(zoneAffinity(r.IntN(2) == 0, fmt.Sprint("z", r.IntN(2))))
+	p.Labels = someLabels(r)
+	some(func(p *corev1.Pod) {
+		others := someAffinity(r)
+		if p.Spec.Affinity != nil {
+			others.NodeAffinity = p.Spec.Affinity.NodeAffinity
+		}
+		p.Spec.Affinity = others
+	})
+	some(func(p *corev1.Pod) {
+		p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{someConstraint(r)}
+	})
 	some(func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"zone": fmt.Sprint("z", r.IntN(2))} })
 	some(func(p *corev1.Pod) {
 		p.Spec.Tolerations = []corev1.Toleration{{
@@ -95,22 +108,31 @@ func TestRowsReadWhatTheySay(t *testing.T) {
 		p := randomPod(r, "p")
 		s := NewState(view.Of(randomNode(r, "a"),
 			pod("o", "cpu=500m", func(p *corev1.Pod) { on("a")(p); hostPorted(80, "")(p); owned("rs0")(p) })))
-		full, err := newDemand(p, loadOf(p))
-		if err != nil {
+		round := newRound(s, 1)
+		l := loadOf(p)
+		var err error
+		if l.group, err = round.group(string(appendGroup(nil, p)), p); err != nil {
 			t.Fatal(err)
 		}
-		bareOf := func(reads func(of, into *corev1.Pod)) *demand {
-			into := &corev1.Pod{}
-			if reads != nil {
-				reads(p, into)
+		demanded := func(p *corev1.Pod) *demand {
+			d, err := newDemand(p, l)
+			if err == nil {
+				err = d.survey(&round.cluster)
 			}
-			d, err := newDemand(into, loadOf(p))
 			if err != nil {
 				t.Fatal(err)
 			}
 			return d
 		}
-		c := &cluster{nodes: []*nodeInfo{s.infos["a"]}, objects: s.objects}
+		full := demanded(p)
+		bareOf := func(reads func(of, into *corev1.Pod)) *demand {
+			into := &corev1.Pod{}
+			if reads != nil {
+				reads(p, into)
+			}
+			return demanded(into)
+		}
+		c := &round.cluster
 		for _, row := range table.predicates {
 			bare := bareOf(row.reads)
 			if row.check(full, c.nodes[0], c) != row.check(bare, c.nodes[0], c) {
@@ -123,11 +145,19 @@ func TestRowsReadWhatTheySay(t *testing.T) {
 				t.Errorf("seed %d: %s has no words", seed, row.name)
 			}
 		}
+		scoreOf := func(row score, d *demand) int64 {
+			if row.rank == nil {
+				return row.of(d, c.nodes[0], c)
+			}
+			var out [1]int64
+			row.rank(d, []spot{{node: c.nodes[0], nodes: 1}}, out[:])
+			return out[0]
+		}
 		for _, row := range table.scores {
 			if row.concerns != nil && !row.concerns(full) {
 				continue
 			}
-			if row.of(full, c.nodes[0], c) != row.of(bareOf(row.reads), c.nodes[0], c) {
+			if scoreOf(row, full) != scoreOf(row, bareOf(row.reads)) {
 				t.Errorf("seed %d: the score %s reads more than it says", seed, row.name)
 			}
 		}
@@ -178,9 +208,12 @@ func TestNobodyIsForgotten(t *testing.T) {
 				if len(plan.Bindings) > 0 {
 					t.Fatalf("seed %d, step %d: %s could be placed, and was not woken by %v", seed, step, p.Name, c.Key)
 				}
-				if told := s.told[kinds.KeyOf(p)]; c.Key.Resource == "nodes" && told.text != plan.Refusals[0].Reason {
+				told := s.told[kinds.KeyOf(p)]
+				if c.Key.Resource == "nodes" && told.text != plan.Refusals[0].Reason {
 					t.Fatalf("seed %d, step %d: %s is told %q, now %q", seed, step, p.Name, told.text, plan.Refusals[0].Reason)
 				}
+				told.text = plan.Refusals[0].Reason // which pods that came may have changed
+				s.told[kinds.KeyOf(p)] = told
 			}
 			for _, p := range pods {
 				plan := Decide(s.state, []*corev1.Pod{p}, 1)
@@ -198,16 +231,6 @@ func TestNobodyIsForgotten(t *testing.T) {
 
 func zoneOf(n *nodeInfo) string { return n.node.Labels["zone"] }
 
-// owners counts the pods of an owner in a zone.
-func owners(c *cluster, zone string, owner types.UID) (count int) {
-	for _, n := range c.nodes {
-		if zoneOf(n) == zone {
-			count += n.owners[owner]
-		}
-	}
-	return count
-}
-
 func zones(perZone int, names ...string) []kinds.Object {
 	var out []kinds.Object
 	for _, z := range names {
@@ -218,75 +241,12 @@ func zones(perZone int, names ...string) []kinds.Object {
 	return out
 }
 
-// TestAcross places with rows that look across nodes: in one round, each placement counts for the next.
-func TestAcross(t *testing.T) {
-	table := rows()
-	table.predicates = append(table.predicates, predicate{
-		name: "OnePerZone", scope: across, wakes: PodGone | NodeLabels, concerns: func(d *demand) bool { return d.load.owner == "alone" },
-		check: func(d *demand, n *nodeInfo, c *cluster) bool { return owners(c, zoneOf(n), "alone") == 0 },
-		words: always("node(s) had one in their zone"),
-	}, predicate{
-		name: "Beside", scope: across, wakes: PodPlaced | NodeLabels, concerns: func(d *demand) bool { return d.load.owner == "beside" },
-		check: func(d *demand, n *nodeInfo, c *cluster) bool { return owners(c, zoneOf(n), "alone") > 0 },
-		words: always("node(s) had none in their zone"),
-	})
-	s := newState(view.Of(zones(3, "x", "y")...), table)
-	plan := Decide(s, []*corev1.Pod{
-		pod("b0", "", owned("beside")), // nobody is there yet
-		pod("a0", "", owned("alone")), pod("a1", "", owned("alone")), pod("a2", "", owned("alone")), pod("b1", "", owned("beside")),
-	}, 3)
-	got := map[string]string{}
-	for _, b := range plan.Bindings {
-		got[b.Pod.Name] = b.Node[:1]
-	}
-	for _, r := range plan.Refusals {
-		got[r.Pod.Name] = r.Reason
-	}
-	if got["b0"] != "0/6 nodes are available: 6 node(s) had none in their zone." ||
-		got["a2"] != "0/6 nodes are available: 6 node(s) had one in their zone." {
-		t.Errorf("refused %q", got)
-	}
-	if got["a0"] == got["a1"] || len(got["a0"]) != 1 || len(got["a1"]) != 1 || len(got["b1"]) != 1 {
-		t.Errorf("placed %q", got)
-	}
-	if plan.Refusals[0].Wakes&PodPlaced == 0 {
-		t.Error("a pod that waits for another is not woken by it")
-	}
-	if effect := s.Fold(view.Change{Key: kinds.KeyOf(pod("a9", "", nil)), New: pod("a9", "", on("x-0"))}); effect != PodPlaced {
-		t.Errorf("a pod that came is told as %b", effect)
-	}
-}
-
-// TestAcrossScores spreads over zones by a score that looks across nodes.
-func TestAcrossScores(t *testing.T) {
-	table := rows()
-	table.scores = append(table.scores, score{
-		name: "ZoneSpread", weight: 1000, scope: across,
-		of: func(d *demand, n *nodeInfo, c *cluster) int64 {
-			return best / int64(1+owners(c, zoneOf(n), d.load.owner))
-		},
-	})
-	objects := append(zones(1, "x", "y"), zones(8, "z")...)
-	var pods []*corev1.Pod
-	for i := range 9 {
-		pods = append(pods, pod(fmt.Sprint("p", i), "", owned("rs")))
-	}
-	s := newState(view.Of(objects...), table)
-	count := map[string]int{}
-	for _, b := range Decide(s, pods, 1).Bindings {
-		count[b.Node[:1]]++
-	}
-	if want := map[string]int{"x": 3, "y": 3, "z": 3}; !reflect.DeepEqual(count, want) {
-		t.Errorf("placed %v, want %v", count, want)
-	}
-}
-
 // TestObjects: a row may look at other kinds. Here a pod has a claim by the name of its owner, which says the zone that its
 // volume is in.
 func TestObjects(t *testing.T) {
 	claims := schema.GroupResource{Resource: "configmaps"}
 	volume := func(d *demand, c *cluster) (string, bool) {
-		o, ok := c.objects[kinds.Key{Resource: claims.Resource, Namespace: "shop", Name: string(d.load.owner)}].(*corev1.ConfigMap)
+		o, ok := c.objects[kinds.Key{Resource: claims.Resource, Namespace: "shop", Name: string(d.load.group.owner)}].(*corev1.ConfigMap)
 		if !ok {
 			return "", false
 		}
@@ -295,7 +255,7 @@ func TestObjects(t *testing.T) {
 	table := rows()
 	table.predicates = append(table.predicates, predicate{
 		name: "VolumeZone", scope: still, wakes: ObjectChanged | NodeLabels, objects: []schema.GroupResource{claims},
-		concerns: func(d *demand) bool { return d.load.owner != "" },
+		concerns: func(d *demand) bool { return d.load.group.owner != "" },
 		check: func(d *demand, n *nodeInfo, c *cluster) bool {
 			z, ok := volume(d, c)
 			return ok && z == zoneOf(n)

@@ -22,7 +22,7 @@ func untoleratedTaints() predicate {
 // fewestTaints prefers nodes with fewer taints that the pod had better avoid.
 func fewestTaints() score {
 	return score{
-		name: "TaintToleration", weight: 3, scope: still, reads: tolerations, of: (*demand).avoided,
+		name: "TaintToleration", weight: 3, scope: still, reads: tolerations, of: (*demand).disliked,
 		scale: func(taints, most int64) int64 { return best - best*taints/most }, nothing: best,
 	}
 }
@@ -38,18 +38,23 @@ func (d *demand) tolerates(t *corev1.Taint) bool {
 	return false
 }
 
+// toleratesAll says whether none of the taints keeps the pod away.
+func (d *demand) toleratesAll(taints []corev1.Taint) bool { return d.untoleratedOf(taints) == nil }
+
 // untolerated returns the first taint that keeps the pod away, or nil.
-func (d *demand) untolerated(n *nodeInfo) *corev1.Taint {
-	for i := range n.taints {
-		if t := &n.taints[i]; t.Effect != corev1.TaintEffectPreferNoSchedule && !d.tolerates(t) {
+func (d *demand) untolerated(n *nodeInfo) *corev1.Taint { return d.untoleratedOf(n.taints) }
+
+func (d *demand) untoleratedOf(taints []corev1.Taint) *corev1.Taint {
+	for i := range taints {
+		if t := &taints[i]; t.Effect != corev1.TaintEffectPreferNoSchedule && !d.tolerates(t) {
 			return t
 		}
 	}
 	return nil
 }
 
-// avoided counts the taints of a node that the pod had better avoid.
-func (d *demand) avoided(n *nodeInfo, _ *cluster) (taints int64) {
+// disliked counts the taints of a node that the pod had better avoid.
+func (d *demand) disliked(n *nodeInfo, _ *cluster) (taints int64) {
 	for i := range n.taints {
 		if t := &n.taints[i]; t.Effect == corev1.TaintEffectPreferNoSchedule && !d.tolerates(t) {
 			taints++

@@ -126,7 +126,7 @@ PodTemplate: metadata template
 PodTemplateSpec: metadata spec
 PodSpec: containers initContainers restartPolicy terminationGracePeriodSeconds volumes
 PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableServiceLinks
-PodSpec: nodeName nodeSelector affinity tolerations schedulerName
+PodSpec: nodeName nodeSelector affinity tolerations topologySpreadConstraints schedulerName
 PodSpec: priorityClassName priority preemptionPolicy runtimeClassName overhead
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
 PodSpec: securityContext shareProcessNamespace hostPID activeDeadlineSeconds os setHostnameAsFQDN hostUsers
@@ -135,9 +135,15 @@ LocalObjectReference: name
 PodDNSConfig: nameservers searches options
 PodDNSConfigOption: name value
 HostAlias: ip hostnames
-Affinity: nodeAffinity
+Affinity: nodeAffinity podAffinity podAntiAffinity
 NodeAffinity: requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution
 NodeSelector: nodeSelectorTerms
+PodAffinity: requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution
+PodAntiAffinity: requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution
+PodAffinityTerm: labelSelector namespaces topologyKey namespaceSelector matchLabelKeys mismatchLabelKeys
+WeightedPodAffinityTerm: weight podAffinityTerm
+TopologySpreadConstraint: maxSkew topologyKey whenUnsatisfiable labelSelector minDomains matchLabelKeys
+TopologySpreadConstraint: nodeAffinityPolicy nodeTaintsPolicy
 NodeSelectorTerm: matchExpressions matchFields
 NodeSelectorRequirement: key operator values
 PreferredSchedulingTerm: weight preference
