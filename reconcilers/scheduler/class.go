@@ -216,6 +216,11 @@ func (r *round) follow(c *class) {
 			if f.bucket == 0 {
 				continue
 			}
+			if r.refuses(c.doubts, c.demand, r.nodes[node]) != nil { // full, it counts no more for what nodes are scored by
+				c.found[node].bucket = 0
+				c.buckets[f.bucket-1].nodes--
+				continue
+			}
 			at := r.bucketOf(c, node)
 			if at+1 == f.bucket {
 				continue

@@ -16,6 +16,8 @@ type cluster struct {
 	objects map[kinds.Key]kinds.Object // of the kinds that rows name
 
 	services   map[string]map[string]*corev1.Service // by namespace and name
+	images     map[string]map[*nodeInfo]int64        // as a state has them
+	local      map[string][]int64                    // scores by the images of a pod
 	groups     *groups                               // of the pods that the state has placed
 	fresh      groups                                // and of those of the round that are of none of them
 	moved      map[*group]map[int]int64
@@ -34,7 +36,8 @@ type concern struct {
 
 func newCluster(s *State) cluster {
 	c := cluster{
-		nodes: make([]*nodeInfo, len(s.names)), objects: s.objects, services: s.services, groups: &s.groups, fresh: newGroups(),
+		nodes: make([]*nodeInfo, len(s.names)), objects: s.objects,
+		services: s.services, images: s.images, local: map[string][]int64{}, groups: &s.groups, fresh: newGroups(),
 		moved: map[*group]map[int]int64{}, topologies: map[topologyKey]*topology{}, concerned: map[*group]*concern{},
 	}
 	for i, name := range s.names {

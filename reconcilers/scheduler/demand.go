@@ -13,6 +13,9 @@ type demand struct {
 	required    nodeaffinity.RequiredNodeAffinity
 	preferred   *nodeaffinity.PreferredSchedulingTerms // nil for none
 
+	images []string
+	local  []int64 // how much of them nodes have, as a score; nil: none has any
+
 	needs, avoids, avoided, likes []*tally
 	needsItself                   bool // the pod is one of those that it wants to be near
 	constraints                   []corev1.TopologySpreadConstraint
@@ -22,13 +25,14 @@ type demand struct {
 
 // survey has a demand look at where pods are. It fails as newDemand does.
 func (d *demand) survey(c *cluster) error {
+	d.local = c.locality(d.images)
 	d.surveyPods(c)
 	return d.surveySpread(c)
 }
 
 // newDemand fails where what the pod asks cannot be understood; the error is its refusal.
 func newDemand(p *corev1.Pod, l load) (*demand, error) {
-	d := &demand{load: l, tolerations: p.Spec.Tolerations, constraints: p.Spec.TopologySpreadConstraints}
+	d := &demand{load: l, tolerations: p.Spec.Tolerations, constraints: p.Spec.TopologySpreadConstraints, images: imagesOf(p)}
 	if err := d.readNodeAffinity(p); err != nil {
 		return nil, err
 	}

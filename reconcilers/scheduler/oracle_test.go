@@ -18,6 +18,7 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/backend/cache"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/feature"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/imagelocality"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/interpodaffinity"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/podtopologyspread"
 	plugintesting "k8s.io/kubernetes/pkg/scheduler/framework/plugins/testing"
@@ -136,6 +137,15 @@ func someConstraint(r *rand.Rand) corev1.TopologySpreadConstraint {
 	return out
 }
 
+func someImages(r *rand.Rand) (out []corev1.ContainerImage) {
+	for _, name := range []string{"web", "example.org:80/db"} {
+		if r.IntN(2) == 0 {
+			out = append(out, corev1.ContainerImage{Names: []string{name + ":latest", name + "@sha256:0"}, SizeBytes: r.Int64N(2 << 30)})
+		}
+	}
+	return out
+}
+
 func someWorld(r *rand.Rand) *world {
 	w := &world{others: []kinds.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": "a"}}},
@@ -150,6 +160,7 @@ func someWorld(r *rand.Rand) *world {
 			if r.IntN(3) > 0 {
 				n.Labels["rack"] = fmt.Sprint("r", i)
 			}
+			n.Status.Images = someImages(r)
 			if r.IntN(4) == 0 {
 				tainted("k", "v", one(r, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule))(n)
 			}
@@ -157,6 +168,7 @@ func someWorld(r *rand.Rand) *world {
 	}
 	some := func(name string) *corev1.Pod {
 		return pod(name, "cpu=100m", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Image = one(r, "web", "example.org:80/db", "absent:v1")
 			p.Namespace, p.Labels = one(r, "shop", "shop", "other"), someLabels(r)
 			if r.IntN(2) == 0 {
 				p.Spec.Affinity = someAffinity(r)
@@ -270,8 +282,15 @@ func (w *world) judge(t *testing.T, name string) judged {
 		spots = append(spots, spot{node: n, nodes: 1})
 	}
 	for _, row := range round.table.scores {
-		if row.name == name && row.concerns(d) {
+		if row.name != name || !row.concerns(d) {
+			continue
+		}
+		if row.rank != nil {
 			row.rank(d, spots, out.scores)
+			continue
+		}
+		for i, n := range round.nodes {
+			out.scores[i] = row.of(d, n, &round.cluster)
 		}
 	}
 	return out
@@ -315,13 +334,15 @@ func (w *world) oracle(t *testing.T, factory frameworkruntime.PluginFactory, arg
 	}
 	out := judged{reasons: make([]string, len(infos)), scores: make([]int64, len(infos))}
 	state := framework.NewCycleState()
-	if _, status := plugin.(fwk.PreFilterPlugin).PreFilter(ctx, state, w.pod, infos); !status.IsSkip() {
-		for i, info := range infos {
-			out.reasons[i] = plugin.(fwk.FilterPlugin).Filter(ctx, state, w.pod, info).Message()
+	if filter, filters := plugin.(fwk.FilterPlugin); filters {
+		if _, status := plugin.(fwk.PreFilterPlugin).PreFilter(ctx, state, w.pod, infos); !status.IsSkip() {
+			for i, info := range infos {
+				out.reasons[i] = filter.Filter(ctx, state, w.pod, info).Message()
+			}
 		}
-	}
-	if status := plugin.(fwk.PreScorePlugin).PreScore(ctx, state, w.pod, infos); status.IsSkip() {
-		return out
+		if status := plugin.(fwk.PreScorePlugin).PreScore(ctx, state, w.pod, infos); status.IsSkip() {
+			return out
+		}
 	}
 	scorer := plugin.(fwk.ScorePlugin)
 	list := fwk.NodeScoreList{}
@@ -332,8 +353,10 @@ func (w *world) oracle(t *testing.T, factory frameworkruntime.PluginFactory, arg
 		}
 		list = append(list, fwk.NodeScore{Name: info.Node().Name, Score: score})
 	}
-	if status := scorer.ScoreExtensions().NormalizeScore(ctx, state, w.pod, list); !status.IsSuccess() {
-		t.Fatal(status.Message())
+	if extensions := scorer.ScoreExtensions(); extensions != nil {
+		if status := extensions.NormalizeScore(ctx, state, w.pod, list); !status.IsSuccess() {
+			t.Fatal(status.Message())
+		}
 	}
 	for i := range list {
 		out.scores[i] = list[i].Score
@@ -368,6 +391,7 @@ func TestOracles(t *testing.T) {
 		for name, want := range map[string]judged{
 			"InterPodAffinity": w.oracle(t, frameworkruntime.FactoryAdapter(features, interpodaffinity.New),
 				&config.InterPodAffinityArgs{HardPodAffinityWeight: 1}),
+			"ImageLocality": w.oracle(t, imagelocality.New, nil),
 			"PodTopologySpread": w.oracle(t, frameworkruntime.FactoryAdapter(features, podtopologyspread.New),
 				&config.PodTopologySpreadArgs{DefaultingType: config.SystemDefaulting}),
 		} {

@@ -331,10 +331,12 @@ func normal(s *State) any {
 		services map[string]map[string]*corev1.Service
 		groups   map[string]map[string]int64
 		indexes  map[string]int
+		images   map[string]map[string]int64
 	}
 	out := plain{
 		infos: map[string]nodeInfo{}, names: slices.Clone(s.names), placed: map[kinds.Key]placed{}, pending: s.pending,
 		objects: s.objects, services: s.services, groups: map[string]map[string]int64{}, indexes: map[string]int{},
+		images: map[string]map[string]int64{},
 	}
 	if len(out.names) == 0 {
 		out.names = nil
@@ -368,6 +370,12 @@ func normal(s *State) any {
 	for owner, set := range s.groups.owners {
 		out.indexes["of "+string(owner)] = len(set)
 	}
+	for name, nodes := range s.images {
+		out.images[name] = map[string]int64{}
+		for info, size := range nodes {
+			out.images[name][info.name] = size
+		}
+	}
 	out.indexes["social"] = len(s.groups.social)
 	return out
 }
@@ -384,6 +392,7 @@ func randomChange(r *rand.Rand, v *view.View) view.Change {
 		if r.IntN(3) == 0 {
 			tainted("k", "v", corev1.TaintEffectNoSchedule)(n)
 		}
+		n.Status.Images = someImages(r)
 		return changeOf(v, n, r.IntN(4) == 0)
 	}
 	p := pod(fmt.Sprintf("p%d", r.IntN(12)), fmt.Sprintf("cpu=%dm example.com/gpu=%d", 100*r.IntN(5), r.IntN(2)),

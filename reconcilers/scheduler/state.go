@@ -31,6 +31,7 @@ type State struct {
 
 	groups   groups                                // of the placed
 	services map[string]map[string]*corev1.Service // by namespace and name
+	images   map[string]map[*nodeInfo]int64        // the sizes of images by name, and which nodes have them
 	text     []byte                                // room for keys
 }
 
@@ -41,6 +42,7 @@ func newState(v *view.View, t *table) *State {
 	s := &State{
 		table: t, infos: map[string]*nodeInfo{}, placed: map[kinds.Key]placed{}, pending: map[kinds.Key]*corev1.Pod{},
 		objects: map[kinds.Key]kinds.Object{}, groups: newGroups(), services: map[string]map[string]*corev1.Service{},
+		images: map[string]map[*nodeInfo]int64{},
 	}
 	for n := range view.List[*corev1.Node](v, "") {
 		s.Fold(view.Change{Key: kinds.KeyOf(n), New: n})
@@ -93,6 +95,7 @@ func (s *State) setNode(name string, node *corev1.Node) Changes {
 		s.names = slices.Delete(s.names, at, at+1)
 		s.number(at)
 		info := s.infos[name]
+		s.setImages(info, info.node.Status.Images, nil)
 		info.node, info.allocatable, info.maxPods, info.taints = nil, amounts{}, 0, nil
 		s.dropIdle(info)
 		return NodeListed
@@ -105,6 +108,13 @@ func (s *State) setNode(name string, node *corev1.Node) Changes {
 	changes := NodeListed
 	if listed {
 		changes = nodeChanges(info, node, taints)
+	}
+	var old []corev1.ContainerImage
+	if info.node != nil {
+		old = info.node.Status.Images
+	}
+	if !slices.EqualFunc(old, node.Status.Images, sameImage) {
+		s.setImages(info, old, node.Status.Images)
 	}
 	info.node, info.taints = node, taints
 	info.allocatable, info.maxPods = amountsOf(node.Status.Allocatable)

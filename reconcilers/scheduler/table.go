@@ -19,7 +19,8 @@ func rows() *table {
 	return &table{
 		predicates: []predicate{nodeUnschedulable(), untoleratedTaints(), requiredNodes(), nodePorts(), resourcesFit(), evenSpread(),
 			nearPods()},
-		scores: []score{fewestTaints(), preferredNodes(), leastAllocated(), balancedAllocation(), evenerSpread(), likedPods()},
+		scores: []score{fewestTaints(), preferredNodes(), leastAllocated(), balancedAllocation(), evenerSpread(), likedPods(),
+			imageLocality()},
 	}
 }
 

@@ -49,6 +49,7 @@ prefer NodeResourcesFit, itself, weight 1
 prefer NodeResourcesBalancedAllocation, itself, weight 1
 prefer PodTopologySpread, across, weight 2
 prefer InterPodAffinity, across, weight 2
+prefer ImageLocality, still, weight 1
 `
 	if got.String() != want {
 		t.Errorf("the table is\n%s\nwant\n%s", got.String(), want)
