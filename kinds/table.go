@@ -129,7 +129,7 @@ func table() []*Kind {
 		}),
 		row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList](core(), "persistentvolumeclaims", "pvc", Columns{
 			Namespaced: true, Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: Yes, Expires: No,
-			Indexes: None(), Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Indexes: None(), Confidential: No, Health: claimRule(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList](policy(), "poddisruptionbudgets", "pdb", Columns{
 			Namespaced: true, Declarable: true, Status: true,

@@ -20,6 +20,7 @@ import (
 	"lockstep/reconcilers/namespace"
 	"lockstep/reconcilers/nodecidr"
 	"lockstep/reconcilers/nodelifecycle"
+	"lockstep/reconcilers/persistentvolume"
 	"lockstep/reconcilers/replicaset"
 	"lockstep/reconcilers/resourcequota"
 	"lockstep/reconcilers/rootca"
@@ -65,6 +66,10 @@ func All(o Options) []engine.Reconciler {
 		nodecidr.New(set.PodCIDRs),
 		nodelifecycle.New(),
 		serviceip.New(serviceip.Options{CIDRs: set.ServiceCIDRs, NodePorts: set.NodePorts, Reserved: set.Reserved()}),
+		persistentvolume.Claims(),
+		persistentvolume.Volumes(),
+		persistentvolume.ClaimProtection(),
+		persistentvolume.VolumeProtection(),
 		deployment.New(),
 		replicaset.New(),
 		replicaset.Controllers(),

@@ -54,6 +54,16 @@ func admitNamespace(o kinds.Object) field.ErrorList {
 	return wrong
 }
 
+// admitProtected gives a new object a finalizer, as Kubernetes' plugin StorageObjectInUseProtection does.
+func admitProtected(finalizer string) func(kinds.Object) field.ErrorList {
+	return func(o kinds.Object) field.ErrorList {
+		if !slices.Contains(o.GetFinalizers(), finalizer) {
+			o.SetFinalizers(append(o.GetFinalizers(), finalizer))
+		}
+		return nil
+	}
+}
+
 // admitPod admits a new pod.
 func admitPod(o kinds.Object) field.ErrorList {
 	Admit(o.(*corev1.Pod))

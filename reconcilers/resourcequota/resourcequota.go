@@ -53,6 +53,10 @@ func usesOther(old, new kinds.Object) bool {
 			!old.DeletionTimestamp.Equal(new.DeletionTimestamp) || old.Generation != new.Generation
 	case *corev1.Service:
 		return !equality.Semantic.DeepEqual(old.(*corev1.Service).Spec, new.Spec)
+	case *corev1.PersistentVolumeClaim:
+		old := old.(*corev1.PersistentVolumeClaim)
+		return !equality.Semantic.DeepEqual(old.Spec, new.Spec) ||
+			!equality.Semantic.DeepEqual(old.Status.AllocatedResources, new.Status.AllocatedResources)
 	}
 	return false
 }

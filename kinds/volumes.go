@@ -1,0 +1,82 @@
+package kinds
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/component-helpers/storage/volume"
+)
+
+// The finalizers by which claims stay while pods mount them, and volumes while they are bound, as in Kubernetes.
+const (
+	ClaimProtection  = "kubernetes.io/pvc-protection"
+	VolumeProtection = "kubernetes.io/pv-protection"
+)
+
+// bindingTakes is how long a claim that nothing keeps from a volume may be without one: binding takes four writes, of which each is
+// decided from the one before.
+const bindingTakes = 10 * time.Second
+
+func claimRule() Rule {
+	return judged(claimHealth, Read{Of: core().WithKind("PersistentVolume")}, Read{Of: storage().WithKind("StorageClass")})
+}
+
+// claimHealth: it is bound, or waits for its first pod.
+func claimHealth(c *corev1.PersistentVolumeClaim, see Sight) Health {
+	switch c.Status.Phase {
+	case corev1.ClaimBound:
+		return Health{State: Healthy}
+	case corev1.ClaimLost:
+		return lostClaim(c, see)
+	}
+	name := volume.GetPersistentVolumeClaimClass(c)
+	class, _ := see.Get(For[*storagev1.StorageClass]().Key("", name)).(*storagev1.StorageClass)
+	delayed := class != nil && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+	if delayed && c.Spec.VolumeName == "" && !volume.IsDelayBindingProvisioning(c) {
+		return Health{State: Healthy}
+	}
+	cause := withoutVolume(c, class, see)
+	if again := c.CreationTimestamp.Add(bindingTakes); see.Now().Before(again) {
+		return Health{Cause: "Pending", Again: again}
+	}
+	if cause == "" {
+		return Health{Cause: "Pending"}
+	}
+	return Health{State: Failed, Cause: "Pending: " + cause}
+}
+
+func lostClaim(c *corev1.PersistentVolumeClaim, see Sight) Health {
+	cause := fmt.Sprintf("its volume %q is gone", c.Spec.VolumeName)
+	pv, there := see.Get(For[*corev1.PersistentVolume]().Key("", c.Spec.VolumeName)).(*corev1.PersistentVolume)
+	if there && pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.UID != c.UID {
+		cause = fmt.Sprintf("its volume %q is that of claim %s/%s", pv.Name, pv.Spec.ClaimRef.Namespace, pv.Spec.ClaimRef.Name)
+	}
+	return Health{State: Failed, Cause: "Lost: " + cause}
+}
+
+// withoutVolume says why a claim has no volume, where that does not mend itself.
+func withoutVolume(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, see Sight) string {
+	name := volume.GetPersistentVolumeClaimClass(c)
+	if wanted := c.Spec.VolumeName; wanted != "" {
+		pv, there := see.Get(For[*corev1.PersistentVolume]().Key("", wanted)).(*corev1.PersistentVolume)
+		switch {
+		case !there:
+			return fmt.Sprintf("there is no volume %q", wanted)
+		case pv.Spec.ClaimRef != nil && !volume.IsVolumeBoundToClaim(pv, c):
+			return fmt.Sprintf("volume %q already bound to a different claim", wanted)
+		}
+		return fmt.Sprintf("volume %q does not fit it", wanted)
+	}
+	switch {
+	case name == "":
+		return "no persistent volumes available for this claim and no storage class is set"
+	case class == nil:
+		return fmt.Sprintf("storageclass.storage.k8s.io %q not found", name)
+	case strings.HasPrefix(class.Provisioner, "kubernetes.io/"):
+		return fmt.Sprintf("no persistent volume of class %q fits, and nobody makes any", name)
+	}
+	return ""
+}

@@ -1,0 +1,96 @@
+package persistentvolume
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/kinds"
+	"lockstep/reconcilers/loop"
+	"lockstep/store/view"
+)
+
+// ownFinalizer is why loops share finalizers.
+const ownFinalizer = "each loop adds and takes away its own finalizer alone"
+
+// ClaimProtection returns the reconciler that keeps a claim for as long as there is a pod with a node that mounts it.
+func ClaimProtection() loop.Reconciler {
+	claim := kinds.For[*corev1.PersistentVolumeClaim]()
+	return loop.Reconciler{
+		Name:      "pvcprotection",
+		Component: "pvc-protection-controller",
+		Owner:     claim,
+		Reads: []loop.Read{{
+			Kind: kinds.For[*corev1.Pod](), How: "the claims that it mounts and that are being deleted", Keys: leaving,
+			Changed: func(_, new kinds.Object) bool { return new == nil },
+		}},
+		Writes: protects(claim),
+		Decide: func(v *view.View, key kinds.Key, _ time.Time) (d loop.Decision, _ error) {
+			c, ok := v.Get(key).(*corev1.PersistentVolumeClaim)
+			if !ok {
+				return d, nil
+			}
+			used := func() bool {
+				for p := range view.List[*corev1.Pod](v, c.Namespace) {
+					if p.Spec.NodeName != "" && mounts(p, c.Name) {
+						return true
+					}
+				}
+				return false
+			}
+			return protect(c, kinds.ClaimProtection, used), nil
+		},
+	}
+}
+
+// leaving are the claims of a pod that only wait for it.
+func leaving(v *view.View, o kinds.Object) (keys []kinds.Key) {
+	p := o.(*corev1.Pod)
+	for i := range p.Spec.Volumes {
+		c, ok := view.Get[*corev1.PersistentVolumeClaim](v, p.Namespace, claimOf(p, &p.Spec.Volumes[i]))
+		if ok && c.DeletionTimestamp != nil {
+			keys = append(keys, kinds.KeyOf(c))
+		}
+	}
+	return keys
+}
+
+// VolumeProtection returns the reconciler that keeps a volume for as long as it is bound.
+func VolumeProtection() loop.Reconciler {
+	pv := kinds.For[*corev1.PersistentVolume]()
+	return loop.Reconciler{
+		Name:      "pvprotection",
+		Component: "pv-protection-controller",
+		Owner:     pv,
+		Writes:    protects(pv),
+		Decide: func(v *view.View, key kinds.Key, _ time.Time) (d loop.Decision, _ error) {
+			pv, ok := v.Get(key).(*corev1.PersistentVolume)
+			if !ok {
+				return d, nil
+			}
+			return protect(pv, kinds.VolumeProtection, func() bool { return pv.Status.Phase == corev1.VolumeBound }), nil
+		},
+	}
+}
+
+func protects(kind *kinds.Kind) []loop.Write {
+	return []loop.Write{{
+		Kind: kind, Fields: []string{"metadata.finalizers"}, Shared: map[string]string{"metadata.finalizers": ownFinalizer},
+	}}
+}
+
+// protect takes the finalizer from what is being deleted once it is not used, and gives it to what has none.
+func protect(o kinds.Object, finalizer string, used func() bool) (d loop.Decision) {
+	has := slices.Contains(o.GetFinalizers(), finalizer)
+	changed := o.DeepCopyObject().(kinds.Object)
+	switch going := o.GetDeletionTimestamp() != nil; {
+	case going && has && !used():
+		changed.SetFinalizers(slices.DeleteFunc(changed.GetFinalizers(), func(f string) bool { return f == finalizer }))
+		d.Wants = []loop.Want{{Object: changed, Reason: "it is being deleted, and nothing uses it"}}
+	case !going && !has:
+		changed.SetFinalizers(append(changed.GetFinalizers(), finalizer))
+		d.Wants = []loop.Want{{Object: changed, Reason: "what uses it keeps it"}}
+	}
+	return d
+}
