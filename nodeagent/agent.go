@@ -95,8 +95,8 @@ type Agent struct {
 
 	rules, names *vital // nil until services are known
 
-	contents   map[types.UID]bool // pods whose volumes are to be looked at
-	pressure   register.Held
+	contents   map[types.UID]bool         // pods whose volumes are to be looked at
+	conditions []corev1.NodeConditionType // what the node is short of
 	nodeImages []corev1.ContainerImage
 }
 
@@ -304,6 +304,7 @@ func (a *Agent) readMachine(version string) error {
 		return err
 	}
 	facts.ContainerRuntime, _, _ = strings.Cut(version, "~")
+	facts.KeptMemory, facts.KeptDisk = a.opts.Eviction.Kept(facts.Memory, facts.Disk)
 	n, err := machine.Spec(a.opts.NodeName, facts,
 		machine.Allowances{Pids: max(a.opts.PodPidsLimit, 0), Sysctls: a.opts.Sysctls}, a.log)
 	if err != nil {

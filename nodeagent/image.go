@@ -31,13 +31,18 @@ func (a *Agent) collectImages(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		var wanted []string
-		for _, p := range a.allPods() {
-			o := p.Object()
-			for _, cs := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
-				for i := range cs {
-					wanted = append(wanted, cs[i].Image)
-				}
+		a.removeImages(ctx, images.Thresholds{})
+	}
+}
+
+// removeImages removes images that no pod of this node states.
+func (a *Agent) removeImages(ctx context.Context, t images.Thresholds) {
+	var wanted []string
+	for _, p := range a.allPods() {
+		o := p.Object()
+		for _, cs := range [][]corev1.Container{o.Spec.InitContainers, o.Spec.Containers} {
+			for i := range cs {
+				wanted = append(wanted, cs[i].Image)
 			}
 			for _, v := range o.Spec.Volumes {
 				if v.Image != nil {
@@ -45,14 +50,14 @@ func (a *Agent) collectImages(ctx context.Context) error {
 				}
 			}
 		}
-		removed, err := a.images.Collect(ctx, wanted, images.Thresholds{})
-		if err != nil && ctx.Err() == nil {
-			a.log.Warn("cannot remove unused images", "error", err)
-		}
-		for _, c := range removed {
-			poke(a.imagesWake)
-			a.log.Info("removed unused image", "names", c.Names, "bytes", c.Size)
-		}
+	}
+	removed, err := a.images.Collect(ctx, wanted, t)
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("cannot remove unused images", "error", err)
+	}
+	for _, c := range removed {
+		poke(a.imagesWake)
+		a.log.Info("removed unused image", "names", c.Names, "bytes", c.Size)
 	}
 }
 

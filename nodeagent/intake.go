@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds/podstatus"
+	"lockstep/nodeagent/eviction"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/spec"
@@ -57,6 +58,12 @@ func (a *Agent) take(p *pod.Pod, o *corev1.Pod) (reason, message string) {
 	}
 	if reason, message = spec.Unfit(a.nodeFacts(), o); reason != "" && !before {
 		return reason, message
+	}
+	a.mu.Lock()
+	conditions := a.conditions
+	a.mu.Unlock()
+	if message = eviction.Refuses(conditions, o, pods.QOS(o)); message != "" && !before {
+		return pods.ReasonEvicted, message
 	}
 	others, held := a.beside()
 	healthy := a.devices.Healthy()

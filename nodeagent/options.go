@@ -16,6 +16,7 @@ import (
 
 	"lockstep/internal/settings"
 	"lockstep/nodeagent/devices"
+	"lockstep/nodeagent/eviction"
 	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/spec"
@@ -73,6 +74,8 @@ type Options struct {
 	Resources []devices.Resource
 	// Sysctls are those that pods may set beside the safe ones, as the kubelet's allowedUnsafeSysctls.
 	Sysctls []string
+	// Eviction says when pods end because the node runs short; the default policy if nil.
+	Eviction *eviction.Policy
 	// Version is reported in the node's status; "v0.0.0" if empty.
 	Version string
 	// Log is discarded if nil.
@@ -129,6 +132,13 @@ func (o Options) withDefaults() (Options, error) {
 	o.cluster = kept
 	if o.PodPidsLimit == 0 {
 		o.PodPidsLimit = DefaultPodPids
+	}
+	if o.Eviction == nil {
+		p, err := eviction.Parse(eviction.Default())
+		if err != nil {
+			return o, err
+		}
+		o.Eviction = &p
 	}
 	if o.Version == "" {
 		o.Version = "v0.0.0"

@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,18 +13,12 @@ import (
 
 // nodeState is what the node reports about itself.
 func (a *Agent) nodeState(context.Context) register.State {
-	left, err := register.ReadLeft(a.facts.Memory, a.opts.DataDir, a.imageDir)
-	if err != nil {
-		a.log.Warn("cannot measure the node", "error", err)
-	}
 	declared, usable := a.devices.Counts()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var now register.Pressures
-	if err == nil {
-		now = a.pressure.Note(left.Crossed(), time.Now())
-	}
-	s := register.State{MemoryPressure: now.Memory, DiskPressure: now.Disk, PIDPressure: now.PID, Images: a.nodeImages,
+	short := func(c corev1.NodeConditionType) bool { return slices.Contains(a.conditions, c) }
+	s := register.State{MemoryPressure: short(corev1.NodeMemoryPressure), DiskPressure: short(corev1.NodeDiskPressure),
+		PIDPressure: short(corev1.NodePIDPressure), Images: a.nodeImages,
 		Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork,
 		Declared: declared, Usable: usable}
 	if a.down != "" {

@@ -39,6 +39,7 @@ func (a *Agent) tasks() []task {
 		{"probes", a.probes.Run},
 		{"volumes", a.refresh},
 		{"storage", a.limitStorage},
+		{"pressure", a.guard},
 		{"images", a.collectImages},
 		{"list", a.listImages},
 		{"stats", a.summary.Run},

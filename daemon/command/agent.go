@@ -17,6 +17,7 @@ import (
 	"lockstep/daemon/version"
 	"lockstep/nodeagent"
 	"lockstep/nodeagent/devices"
+	"lockstep/nodeagent/eviction"
 )
 
 // agentFlags are the flags of the node agent; up has them too.
@@ -24,6 +25,7 @@ type agentFlags struct {
 	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf string
 	labels, taints, sysctls, resources                                     []string
 	podPids                                                                int64
+	eviction                                                               eviction.Texts
 }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
@@ -44,6 +46,17 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 			"(example.com/gpu=0); may be given several times")
 	flags.StringSliceVar(&f.sysctls, "allowed-unsafe-sysctls", nil,
 		"`NAMES` of sysctls that pods may set beside the safe ones; a * at the end stands for any")
+	standard := eviction.Default()
+	flags.StringVar(&f.eviction.Hard, "eviction-hard", standard.Hard,
+		"`THRESHOLDS` of what must be left on the node, or pods end at once; those that are not stated do not hold")
+	flags.StringVar(&f.eviction.Soft, "eviction-soft", "", "`THRESHOLDS` below which pods end after a while, as memory.available<300Mi")
+	flags.StringVar(&f.eviction.SoftGrace, "eviction-soft-grace-period", "", "`TIMES` after which, as memory.available=1m30s")
+	flags.StringVar(&f.eviction.MinimumReclaim, "eviction-minimum-reclaim", "",
+		"`AMOUNTS` that there must be more than the thresholds before no more pods end, as nodefs.available=1Gi")
+	flags.DurationVar(&f.eviction.MaxPodGrace, "eviction-max-pod-grace-period", 0,
+		"most `TIME` that pods get which end for a soft threshold")
+	flags.DurationVar(&f.eviction.Hold, "eviction-pressure-transition-period", standard.Hold,
+		"`TIME` for which the node says that it is short after it was last so")
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` label of the node; may be given several times")
 	flags.StringArrayVar(&f.taints, "taint", nil, "`KEY=VALUE:EFFECT` taint of the node; may be given several times")
 }
@@ -72,12 +85,16 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 			return o, fmt.Errorf("cannot use --allowed-unsafe-sysctls %s: %w", pattern, err)
 		}
 	}
+	policy, err := eviction.Parse(f.eviction)
+	if err != nil {
+		return o, fmt.Errorf("cannot use the flags of eviction: %w", err)
+	}
+	o.Eviction = &policy
 	for _, folder := range []struct{ flag, path string }{{"images", f.images}, {"registry-config", f.registries}, {"cni-conf", f.cniConf}} {
 		if err := readable(folder.flag, folder.path, true); err != nil {
 			return o, err
 		}
 	}
-	var err error
 	if o.NodeName, err = nodeName(f.nodeName); err != nil {
 		return o, err
 	}

@@ -22,6 +22,8 @@ type Thresholds struct {
 	Low int
 	// MinAge is how long an image is left alone after it came; zero means 2 minutes. A pod may just be coming for it.
 	MinAge time.Duration
+	// All has every unused image removed, however full the disk is.
+	All bool
 }
 
 func (t *Thresholds) applyDefaults() {
@@ -58,10 +60,13 @@ func ToRemove(disk Disk, candidates []Candidate, t Thresholds, now time.Time) (r
 		return nil, 0
 	}
 	usage := 100 - int(disk.Available*100/disk.Capacity)
-	if usage < t.High {
+	if usage < t.High && !t.All {
 		return nil, 0
 	}
 	wanted := disk.Capacity / 100 * uint64(100-t.Low)
+	if t.All {
+		wanted = disk.Capacity // which cannot be had
+	}
 	if wanted <= disk.Available {
 		return nil, 0
 	}

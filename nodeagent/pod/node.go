@@ -136,7 +136,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		refreshes: prometheus.NewCounter(counter("volume_updates_total", "Volumes of running pods that were given newer contents.")),
 		refreshErrors: prometheus.NewCounter(counter("volume_update_errors_total",
 			"Volumes of running pods that could not be given newer contents.")),
-		evictions: prometheus.NewCounter(counter("evictions_total", "Pods ended for taking more of the disk than they may.")),
+		evictions: prometheus.NewCounter(counter("evictions_total", "Pods ended for what they took, or what the node lacked.")),
 	}
 	r.MustRegister(m.steps, m.stepErrors, m.stepSeconds, m.refreshes, m.refreshErrors, m.evictions)
 	return m

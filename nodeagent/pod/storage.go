@@ -10,7 +10,9 @@ import (
 	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/eviction"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/pods"
 )
@@ -22,7 +24,7 @@ const measureTimeout = 5 * time.Minute
 // counts as far as it was.
 func (p *Pod) LimitStorage(ctx context.Context, beside *Beside) {
 	p.mu.Lock()
-	up := p.volumes != nil && p.wanted.Evicted == "" && !p.wanted.Gone && p.wanted.Pod.DeletionTimestamp == nil
+	up := p.volumes != nil && p.wanted.Evicted.Message == "" && !p.wanted.Gone && p.wanted.Pod.DeletionTimestamp == nil
 	p.mu.Unlock()
 	if up {
 		beside.begin(ctx, &p.measuring, func() { p.limitStorage(ctx) })
@@ -40,11 +42,42 @@ func (p *Pod) limitStorage(ctx context.Context) {
 		p.log.Warn("cannot measure storage", "error", err)
 	}
 	if why := pods.Overuse(p.Object(), used); why != "" {
-		p.node.Metrics.evictions.Inc()
-		p.Event(corev1.EventTypeWarning, "Evicted", why)
-		p.log.Warn("evicting pod", "reason", why)
-		p.change(func() { p.wanted.Evicted = why })
+		p.Evict(pods.Eviction{Message: why, Grace: eviction.HardGrace})
 	}
+}
+
+// Evict ends the pod early; it fails for good.
+func (p *Pod) Evict(e pods.Eviction) {
+	p.node.Metrics.evictions.Inc()
+	p.Event(corev1.EventTypeWarning, "Evicted", e.Message)
+	p.log.Warn("evicting pod", "reason", e.Message)
+	p.change(func() { p.wanted.Evicted = e })
+}
+
+// Spare has the pod keep as little as it can on the disk, or not any more.
+func (p *Pod) Spare(spare bool) {
+	p.mu.Lock()
+	was := p.wanted.Spare
+	p.wanted.Spare = spare
+	p.mu.Unlock()
+	if spare != was {
+		p.Poke()
+	}
+}
+
+// Active says that the pod runs here and nobody ends it.
+func (p *Pod) Active() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.wanted
+	return p.traces && w.Evicted.Message == "" && !w.Refused() && w.Pod.DeletionTimestamp == nil && !podstatus.Finished(&p.status)
+}
+
+// Down says that nothing of the pod is left but records.
+func (p *Pod) Down() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.traces
 }
 
 // storage measures what the pod takes of the disk: of one without limits, the

@@ -17,9 +17,6 @@ import (
 // defaultGrace is Kubernetes' default of terminationGracePeriodSeconds.
 const defaultGrace = 30 * time.Second
 
-// evictionGrace is what a pod gets that takes more than it may; Kubernetes' figure.
-const evictionGrace = time.Second
-
 // Decide returns the next steps of a pod. It is called again after anything
 // changed and at Plan.Again; steps in flight are not named a second time.
 func Decide(w Wanted, o Observed, now time.Time) Plan {
@@ -55,7 +52,7 @@ func ending(w Wanted, o Observed, now time.Time) (why Cause, detail string) {
 		return Rejected, w.RejectedMessage
 	case podstatus.Finished(&pod.Status):
 		return Finished, ""
-	case w.Evicted != "":
+	case w.Evicted.Message != "":
 		return Evicted, ""
 	case overdue(pod, now):
 		return Overdue, ""
@@ -82,8 +79,8 @@ func decideEnd(p *Plan, w Wanted, o Observed, why Step, now time.Time) {
 	}
 	slices.SortFunc(p.Cancel, func(a, b Key) int { return strings.Compare(a.String(), b.String()) })
 	grace := graceOf(w.Pod, now)
-	if w.Evicted != "" {
-		grace = evictionGrace
+	if w.Evicted.Message != "" {
+		grace = w.Evicted.Grace
 	}
 	sidecars := sidecarNames(w.Pod)
 	alive := liveOf(o)
@@ -163,7 +160,7 @@ func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 		decideContainer(p, w, o, c, false, turn, now)
 		turn = turn && !starting(p, o, c, now)
 	}
-	decideGarbage(p, o)
+	decideGarbage(p, w, o)
 }
 
 // starting says that a container is on its way to run, its postStart hook
@@ -290,11 +287,16 @@ func probeGrace(c *corev1.Container, i Container) *int64 {
 }
 
 // decideGarbage removes the instances before the last two of each container:
-// people ask for the log of the last and of the one before it.
-func decideGarbage(p *Plan, o Observed) {
+// people ask for the log of the last and of the one before it. A node that has
+// too little disk keeps the last.
+func decideGarbage(p *Plan, w Wanted, o Observed) {
+	kept, why := 1, Superseded
+	if w.Spare {
+		kept, why = 0, Spared
+	}
 	for _, c := range o.Containers {
-		if last, _ := latest(o, c.Name); c.State == Exited && c.Attempt < last.Attempt-1 {
-			p.add(Step{Kind: Remove, Container: c.Name, ID: c.ID, Attempt: c.Attempt, Cause: Superseded})
+		if last, _ := latest(o, c.Name); c.State == Exited && c.Attempt < last.Attempt-kept {
+			p.add(Step{Kind: Remove, Container: c.Name, ID: c.ID, Attempt: c.Attempt, Cause: why})
 		}
 	}
 }

@@ -36,7 +36,11 @@ func TestGolden(t *testing.T) {
 			case "rejected":
 				w.Rejected, w.RejectedMessage, _ = strings.Cut(strings.TrimSuffix(string(f.Data), "\n"), ": ")
 			case "evicted":
-				w.Evicted = strings.TrimSuffix(string(f.Data), "\n")
+				w.Evicted = Eviction{Message: strings.TrimSuffix(string(f.Data), "\n"), Grace: time.Second}
+			case "starved": // the message of a node that has too little, and the pod's grace
+				w.Evicted = Eviction{Message: strings.TrimSuffix(string(f.Data), "\n"), Grace: 20 * time.Second, Pressure: true}
+			case "spare":
+				w.Spare = true
 			case "plan", "status":
 			default:
 				err = errors.New("no such section")

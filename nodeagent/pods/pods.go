@@ -19,9 +19,22 @@ type Wanted struct {
 	// Rejected, when not empty, is why this node refuses to run the pod (for
 	// example OutOfcpu); the pod fails without starting anything.
 	Rejected, RejectedMessage string
-	// Evicted, when not empty, is why this node ends the pod early; the pod
-	// fails for good.
-	Evicted string
+	// Evicted is why this node ends the pod early, if it does; the pod fails for good.
+	Evicted Eviction
+	// Spare says that the node has too little disk: of containers that ended only what was last is kept.
+	Spare bool
+}
+
+// ReasonEvicted is that of a pod which the node ends early, or does not take, because something would run short.
+const ReasonEvicted = "Evicted"
+
+// Eviction is how a node ends a pod early. The zero value is none.
+type Eviction struct {
+	Message string
+	// Grace is what the pod gets instead of its own grace period.
+	Grace time.Duration
+	// Pressure says that it is not the pod's doing: the node has too little for all that run.
+	Pressure bool
 }
 
 // Observed is what exists of one pod on this node at one moment.
@@ -186,6 +199,7 @@ const (
 	Changed     Cause = "the container's definition changed"
 	Unhealthy   Cause = "the container is unhealthy" // Detail says which probe failed
 	Superseded  Cause = "two newer instances exist"
+	Spared      Cause = "a newer instance exists, and the node has too little disk"
 )
 
 // Key is what a step works on; two steps with one key never run together.

@@ -18,7 +18,6 @@ const (
 	reasonInitializing = "PodInitializing"
 	reasonCrash        = "CrashLoopBackOff"
 	reasonDeadline     = "DeadlineExceeded"
-	reasonEvicted      = "Evicted"
 	reasonLost         = "ContainerStatusUnknown"
 	reasonRun          = "RunContainerError"
 	reasonHook         = "PostStartHookError"
@@ -93,15 +92,25 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 		// A pod has not failed while it still runs: its successor may need what it holds.
 		switch ended := len(liveOf(o)) == 0; {
 		case !ended:
-		case w.Evicted != "":
-			s.Phase, s.Reason, s.Message = corev1.PodFailed, reasonEvicted, w.Evicted
+		case w.Evicted.Message != "":
+			s.Phase, s.Reason, s.Message = corev1.PodFailed, ReasonEvicted, w.Evicted.Message
 		case overdue(pod, now) && (s.Phase != corev1.PodSucceeded || !inTime(pod, o)):
 			s.Phase, s.Reason = corev1.PodFailed, reasonDeadline
 			s.Message = "Pod was active on the node longer than the specified deadline"
 		}
 	}
 	conditions(pod, o, &s, inited, now)
+	if w.Evicted.Pressure {
+		disrupted(&s, w, now)
+	}
 	return s
+}
+
+// disrupted says for whoever counts failures that this one is not the pod's own.
+func disrupted(s *corev1.PodStatus, w Wanted, now time.Time) {
+	set(s, corev1.DisruptionTarget, true, "", "", w.Pod, now)
+	i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
+	s.Conditions[i].Reason, s.Conditions[i].Message = corev1.PodReasonTerminationByKubelet, w.Evicted.Message
 }
 
 // inTime says that no container ran beyond the pod's deadline.

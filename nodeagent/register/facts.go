@@ -21,14 +21,16 @@ const maxPods = 110
 
 // Facts are what a machine is. They change seldom.
 type Facts struct {
-	CPUs             int
-	Memory, Disk     int64 // bytes
-	MachineID        string
-	BootID           string
-	SystemUUID       string
-	Kernel, OSImage  string
-	ContainerRuntime string // "1.6.20"
-	Hugepages        map[string]int64
+	CPUs         int
+	Memory, Disk int64 // bytes
+	// KeptMemory and KeptDisk are what pods cannot have of them: with less left, pods end.
+	KeptMemory, KeptDisk int64
+	MachineID            string
+	BootID               string
+	SystemUUID           string
+	Kernel, OSImage      string
+	ContainerRuntime     string // "1.6.20"
+	Hugepages            map[string]int64
 	// Runtimes are the types of containerd's runtimes by the handlers that RuntimeClasses name them by.
 	Runtimes map[string]string
 }
@@ -144,12 +146,11 @@ func (f Facts) Capacity() corev1.ResourceList {
 	return l
 }
 
-// Allocatable is what pods may request: memory without the 100 MiB at which
-// Kubernetes begins to evict, and 90 % of the disk, where images are removed.
+// Allocatable is what pods may request: all but what is kept.
 func (f Facts) Allocatable() corev1.ResourceList {
 	l := f.Capacity()
-	l[corev1.ResourceMemory] = *resource.NewQuantity(max(f.Memory-100<<20, 0), resource.BinarySI)
-	l[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(f.Disk/10*9, resource.BinarySI)
+	l[corev1.ResourceMemory] = *resource.NewQuantity(max(f.Memory-f.KeptMemory, 0), resource.BinarySI)
+	l[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(max(f.Disk-f.KeptDisk, 0), resource.BinarySI)
 	return l
 }
 

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,19 +20,6 @@ type Left struct {
 
 // Space is what is left of a file system.
 type Space struct{ Bytes, Size, Inodes, InodesSize int64 }
-
-const (
-	// The kubelet's thresholds of hard eviction for Linux. It has none for
-	// PIDs unless one is configured; the share is what hosted clusters set.
-	leastMemory      = 100 << 20
-	leastNodeBytes   = 10 // percent
-	leastImagesBytes = 15
-	leastInodes      = 5
-	leastPIDs        = 5
-	// holdPressure is how long a condition stays after its threshold was last
-	// crossed, the kubelet's --eviction-pressure-transition-period.
-	holdPressure = 5 * time.Minute
-)
 
 // ReadLeft measures the machine; memory is its capacity, dirs are on the file
 // systems of volumes and of images.
@@ -111,34 +97,4 @@ func parseLoad(text string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("cannot count processes: unknown format %q", text)
-}
-
-// Pressures say which of the node's resources run out.
-type Pressures struct{ Memory, Disk, PID bool }
-
-// Crossed compares what is left with the thresholds.
-func (l Left) Crossed() Pressures {
-	short := func(left, all int64, percent int64) bool { return all > 0 && left*100 < all*percent }
-	return Pressures{
-		Memory: l.Memory < leastMemory,
-		Disk: short(l.Node.Bytes, l.Node.Size, leastNodeBytes) || short(l.Node.Inodes, l.Node.InodesSize, leastInodes) ||
-			short(l.Images.Bytes, l.Images.Size, leastImagesBytes) || short(l.Images.Inodes, l.Images.InodesSize, leastInodes),
-		PID: short(l.PIDs, l.PIDsAtMost, leastPIDs),
-	}
-}
-
-// Held remembers when thresholds were crossed, so that conditions do not
-// change with every file that is written and removed. The zero value has seen
-// nothing.
-type Held struct{ memory, disk, pid time.Time }
-
-// Note takes in what was measured now and returns the conditions.
-func (h *Held) Note(crossed Pressures, now time.Time) Pressures {
-	hold := func(at *time.Time, crossed bool) bool {
-		if crossed {
-			*at = now
-		}
-		return !at.IsZero() && now.Sub(*at) < holdPressure
-	}
-	return Pressures{Memory: hold(&h.memory, crossed.Memory), Disk: hold(&h.disk, crossed.Disk), PID: hold(&h.pid, crossed.PID)}
 }

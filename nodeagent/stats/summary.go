@@ -98,6 +98,20 @@ func (c *Collector) answer(w http.ResponseWriter, r *http.Request, whole bool, w
 	write(m)
 }
 
+// Summary measures everything now.
+func (c *Collector) Summary(ctx context.Context) (*statsapi.Summary, error) {
+	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
+	defer cancel()
+	c.mu.Lock()
+	c.last = nil
+	c.mu.Unlock()
+	m, err := c.measure(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	return summary(c.options.NodeName, m), nil
+}
+
 // ServeHTTP answers GET /stats/summary; with only_cpu_and_memory, which the kubelet has too, without the rest.
 func (c *Collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	part, _ := strconv.ParseBool(r.URL.Query().Get("only_cpu_and_memory"))

@@ -1,0 +1,2 @@
+// Package pressure runs a node short of memory and disk.
+package pressure

@@ -1,0 +1,326 @@
+package pressure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"lockstep/internal/eventually"
+	"lockstep/lab"
+	"lockstep/lab/image"
+)
+
+// patience is how long the test waits for what should take some seconds: other tests share the machine.
+const patience = 2 * time.Minute
+
+// world is a cluster of two nodes, of which the first is small: it has a disk of 64 MiB, and sees a memory of 1 GiB.
+type world struct {
+	*testing.T
+	lab    *lab.Lab
+	small  *lab.Host
+	source string
+	client *kubernetes.Clientset
+}
+
+// TestShort has a node run short of memory, then of disk: pods go in the right order, and come back on the other node.
+func TestShort(t *testing.T) {
+	w := up(t)
+	w.write("pods.yaml", strings.Join([]string{
+		classes,
+		deployment("greedy", "", "", "take, '20'", ""),
+		deployment("modest", "", "{requests: {memory: 300Mi, ephemeral-storage: 10Mi}}", "wait", ""),
+		deployment("important", "important", "{requests: {memory: 300Mi, ephemeral-storage: 10Mi}}", "wait", ""),
+		deployment("vital", "system-node-critical", "", "wait", ""),
+	}, "---\n"))
+	for _, name := range []string{"greedy", "modest", "important", "vital"} {
+		w.runs(name, w.small.Name)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	order := w.watchEvictions(ctx)
+	w.memory(50)
+	w.condition(corev1.NodeMemoryPressure)
+	for _, want := range []string{"greedy", "modest", "important"} {
+		p := next(ctx, w, order)
+		if p.Labels["app"] != want {
+			t.Fatalf("%s goes, want %s: %s", p.Name, want, p.Status.Message)
+		}
+		message := "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. "
+		if want == "greedy" {
+			message += "Container main was using "
+		}
+		if !strings.HasPrefix(p.Status.Message, message) {
+			t.Errorf("%s goes: %q", want, p.Status.Message)
+		}
+		i := slices.IndexFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
+		if i < 0 || p.Status.Conditions[i].Reason != "TerminationByKubelet" {
+			t.Errorf("%s is not disrupted: %+v", want, p.Status.Conditions)
+		}
+	}
+	w.memory(900)
+	for _, name := range []string{"greedy", "modest", "important"} {
+		w.runs(name, "")
+	}
+	w.runs("vital", w.small.Name)
+	w.tainted(corev1.TaintNodeMemoryPressure)
+
+	w.write("writer.yaml", deployment("writer", "", "", "wait", "{operator: Exists}"))
+	writer := w.runs("writer", w.small.Name)
+	volume := filepath.Join(w.small.DataDir(), "volumes")
+	if out, err := w.small.Run(ctx, "sh", "-c", `d=$(find `+volume+` -type d -path '*`+string(writer.UID)+`*' -name data | head -1)
+		test -n "$d" && dd if=/dev/zero of=$d/big bs=1M count=58 2>&1`); err != nil {
+		t.Fatalf("cannot fill the disk: %v: %s", err, out)
+	}
+	p := next(ctx, w, order)
+	message := "The node was low on resource: ephemeral-storage. Threshold quantity: "
+	if p.UID != writer.UID || !strings.HasPrefix(p.Status.Message, message) {
+		t.Errorf("%s goes: %s", p.Name, p.Status.Message)
+	}
+	w.condition(corev1.NodeDiskPressure)
+	w.runs("vital", w.small.Name)
+}
+
+const classes = `apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {name: important}
+value: 1000
+`
+
+// deployment is of one pod, which is on the small node if that takes it.
+func deployment(name, class, resources, args, tolerations string) string {
+	if resources == "" {
+		resources = "{}"
+	}
+	return fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[1]s, namespace: mine}
+spec:
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {app: %[1]s}}
+    spec:
+      priorityClassName: %[2]q
+      terminationGracePeriodSeconds: 1
+      tolerations: [%[5]s]
+      affinity:
+        nodeAffinity:
+          preferredDuringSchedulingIgnoredDuringExecution:
+          - weight: 100
+            preference: {matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [pressure-agent1]}]}
+      containers:
+      - {name: main, image: "standin:1", args: [%[4]s], resources: %[3]s, volumeMounts: [{name: data, mountPath: /data}]}
+      volumes: [{name: data, emptyDir: {}}]
+`, name, class, resources, args, tolerations)
+}
+
+func up(t *testing.T) *world {
+	w := &world{T: t, source: t.TempDir()}
+	w.write("namespace.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: mine}}\n")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var err error
+	w.lab, err = lab.Up(ctx, lab.Options{
+		Dir: filepath.Join(t.TempDir(), "lab"), Lockstep: lockstep, Self: lockstepLab, Agents: 2, Prefix: "pressure-",
+		Sources: []string{w.source},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := w.lab.Down(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	program, err := image.Program(standin, "/standin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tar := filepath.Join(t.TempDir(), "standin.tar")
+	if err := (image.Image{Files: []image.File{program}, Entrypoint: []string{"/standin"}}).Save(tar, "standin:1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.lab.Images(ctx, tar); err != nil {
+		t.Fatal(err)
+	}
+	if w.client, err = w.lab.Client(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.small = w.lab.Agents()[0]
+	w.shrink(ctx)
+	return w
+}
+
+// meminfo is the file that the small node has for /proc/meminfo.
+func (w *world) meminfo() string { return filepath.Join(w.small.Dir, "meminfo") }
+
+// shrink gives the node a small disk, and a small memory to look at: what a container takes is what it takes.
+func (w *world) shrink(ctx context.Context) {
+	w.Helper()
+	w.memory(900)
+	if err := w.lab.Stop(ctx, w.small, lab.Agent); err != nil {
+		w.Fatal(err)
+	}
+	out, err := w.small.Run(ctx, "sh", "-ec", `cp -a "$1" "$1.old"; mount -t tmpfs -o size=64m none "$1"; cp -a "$1.old/." "$1"
+		mount --bind "$2" /proc/meminfo`, "sh", w.small.DataDir(), w.meminfo())
+	if err != nil {
+		w.Fatalf("cannot make the node small: %v: %s", err, out)
+	}
+	if err := w.lab.Start(ctx, w.small, lab.Agent); err != nil {
+		w.Fatal(err)
+	}
+	w.eventually("a node of 1 GiB", func() error {
+		n, err := w.client.CoreV1().Nodes().Get(ctx, w.small.Name, metav1.GetOptions{})
+		if err == nil && n.Status.Capacity.Memory().Value() != 1<<30 {
+			err = fmt.Errorf("it has %s", n.Status.Capacity.Memory())
+		}
+		return err
+	})
+}
+
+// memory says how much the node has left, in MiB.
+func (w *world) memory(left int) {
+	w.Helper()
+	text := fmt.Sprintf("MemTotal: %d kB\nMemFree: %d kB\nInactive(file): 0 kB\nActive(file): 0 kB\n", 1<<20, left<<10)
+	f, err := os.OpenFile(w.meminfo(), os.O_CREATE|os.O_WRONLY, 0o644) // in place: the file is mounted
+	if err == nil {
+		_, err = f.WriteString(fmt.Sprintf("%-200s", text))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) write(name, text string) {
+	w.Helper()
+	if err := os.WriteFile(filepath.Join(w.source, name), []byte(text), 0o644); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) eventually(what string, check func() error) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), patience)
+	defer cancel()
+	if err := eventually.Do(ctx, check); err != nil {
+		status, _ := w.lab.Server().Run(context.WithoutCancel(ctx), lockstep, "status", "--data-dir", w.lab.Server().DataDir())
+		w.Fatalf("%s: not within %s: %v\n%s", what, patience, err, status)
+	}
+}
+
+// runs waits for the Deployment's pod to be ready, on a node where one is named, and returns it.
+func (w *world) runs(name, node string) (pod *corev1.Pod) {
+	w.Helper()
+	w.eventually(name+" runs", func() error {
+		list, err := w.client.CoreV1().Pods("mine").List(w.Context(), metav1.ListOptions{LabelSelector: "app=" + name})
+		if err != nil {
+			return err
+		}
+		for i := range list.Items {
+			p := &list.Items[i]
+			ready := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+			})
+			if ready && p.DeletionTimestamp == nil && (node == "" || p.Spec.NodeName == node) {
+				pod = p
+				return nil
+			}
+		}
+		return fmt.Errorf("pods %v", phases(list.Items))
+	})
+	return pod
+}
+
+func phases(pods []corev1.Pod) (out []string) {
+	for i := range pods {
+		p := &pods[i]
+		out = append(out, fmt.Sprintf("%s on %q is %s %s", p.Name, p.Spec.NodeName, p.Status.Phase, p.Status.Message))
+	}
+	return out
+}
+
+// condition waits for the small node to say that it is short.
+func (w *world) condition(of corev1.NodeConditionType) {
+	w.Helper()
+	w.eventually(string(of), func() error {
+		n, err := w.client.CoreV1().Nodes().Get(w.Context(), w.small.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type == of && c.Status == corev1.ConditionTrue {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions %v", n.Status.Conditions)
+	})
+}
+
+// tainted waits for the small node to have the taint that its condition brings.
+func (w *world) tainted(key string) {
+	w.Helper()
+	w.eventually(key, func() error {
+		n, err := w.client.CoreV1().Nodes().Get(w.Context(), w.small.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		is := func(t corev1.Taint) bool { return t.Key == key && t.Effect == corev1.TaintEffectNoSchedule }
+		if !slices.ContainsFunc(n.Spec.Taints, is) {
+			return fmt.Errorf("taints %v", n.Spec.Taints)
+		}
+		return nil
+	})
+}
+
+// watchEvictions sends each pod that has been evicted, in that order.
+func (w *world) watchEvictions(ctx context.Context) <-chan *corev1.Pod {
+	w.Helper()
+	list, err := w.client.CoreV1().Pods("mine").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	watch, err := w.client.CoreV1().Pods("mine").Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(watch.Stop)
+	out := make(chan *corev1.Pod, 100) // more than ever go
+	go func() {
+		defer close(out)
+		seen := map[string]bool{}
+		for e := range watch.ResultChan() {
+			if p, ok := e.Object.(*corev1.Pod); ok && p.Status.Reason == "Evicted" && !seen[p.Name] {
+				seen[p.Name] = true
+				out <- p
+			}
+		}
+	}()
+	return out
+}
+
+func next(ctx context.Context, w *world, order <-chan *corev1.Pod) *corev1.Pod {
+	w.Helper()
+	select {
+	case p, ok := <-order:
+		if !ok {
+			w.Fatal("the watch has ended")
+		}
+		return p
+	case <-ctx.Done():
+		w.Fatal("no pod is evicted")
+	}
+	return nil
+}
