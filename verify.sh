@@ -47,6 +47,7 @@ check staticcheck go tool staticcheck -tags corpus ./...
 check govulncheck vulnerabilities
 check 'go mod tidy' go mod tidy
 check 'go mod tidy, of the module for kube-state-metrics' go -C lab/kube-state-metrics mod tidy
+check 'go mod tidy, of the module for Prometheus' go -C lab/prometheus mod tidy
 check 'golden files' goldens
 if [ "$(tree)" != "$before" ]; then
 	echo "verify: the tree changed:" >&2
