@@ -9,12 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"lockstep/lab"
+	"lockstep/lab/image"
 )
 
 // Run runs lockstep-lab with its arguments. The hidden arguments with which the program runs itself come first.
@@ -32,7 +34,8 @@ func Run(ctx context.Context, args []string) error {
 	root.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "folder of the lab")
 	open := func() (*lab.Lab, error) { return lab.Open(dir) }
 	root.AddCommand(
-		up(&dir), down(&dir), status(open), kubeconfig(open), execute(open), repo(open), images(open), forge(open),
+		up(&dir), down(&dir), status(open), kubeconfig(open), execute(open), repo(open), images(open), pack(open),
+		forge(open),
 		onService(open, "kill", "End a service at once (SIGKILL)", (*lab.Lab).Kill),
 		onService(open, "start", "Start a service that was killed", (*lab.Lab).Start),
 		onHost(open, "cut", "Take a host off the network", func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.Cut(h) }),
@@ -218,6 +221,35 @@ func images(open func() (*lab.Lab, error)) *cobra.Command {
 			}
 			return l.Images(cmd.Context(), args...)
 		}}
+}
+
+func pack(open func() (*lab.Lab, error)) *cobra.Command {
+	c := &cobra.Command{Use: "pack NAME PROGRAM [ARG…]", Short: "Put a static program into the lab's registry, as an image",
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			dir, err := os.MkdirTemp("", "lockstep-lab-")
+			if err != nil {
+				return err
+			}
+			defer func() { _ = os.RemoveAll(dir) }()
+			inside := "/bin/" + filepath.Base(args[1])
+			program, err := image.Program(args[1], inside)
+			if err != nil {
+				return err
+			}
+			tar := filepath.Join(dir, "image.tar")
+			packed := image.Image{Files: []image.File{program}, Entrypoint: append([]string{inside}, args[2:]...), Arch: runtime.GOARCH}
+			if err := packed.Save(tar, args[0]); err != nil {
+				return err
+			}
+			return l.Images(cmd.Context(), tar)
+		}}
+	c.Flags().SetInterspersed(false) // what follows is the program's
+	return c
 }
 
 func onService(open func() (*lab.Lab, error), verb, short string,
