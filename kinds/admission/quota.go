@@ -49,6 +49,17 @@ func Used(q *corev1.ResourceQuota, in Cluster, now time.Time) (used corev1.Resou
 	return used, until
 }
 
+// Over says what is used beyond a quota, and that it stays; empty: nothing is.
+func Over(q *corev1.ResourceQuota, in Cluster, now time.Time) string {
+	used, _ := Used(q, in, now)
+	fits, over := quota.LessThanOrEqual(used, q.Spec.Hard)
+	if fits {
+		return ""
+	}
+	return fmt.Sprintf("is below what is there, which stays, and none is added: used: %s, limited: %s",
+		text(used, over), text(q.Spec.Hard, over))
+}
+
 // Concerns says that a quota counts something of the objects of a kind.
 func Concerns(q *corev1.ResourceQuota, k *kinds.Kind) bool {
 	for name := range q.Spec.Hard {

@@ -63,7 +63,8 @@ func Decide(in Input) (*Plan, Problems) {
 		d.problems.sort()
 		return nil, d.problems
 	}
-	p.Warnings = d.warnings(p.Steps, then)
+	p.Warnings = append(d.standards(p.Steps, then), d.doubts(p.Steps, then)...)
+	p.Warnings.sort()
 	return p, nil
 }
 

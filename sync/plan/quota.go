@@ -52,7 +52,7 @@ func (d *decision) quotas(steps []Step, then *after) Problems {
 			reason = field + ": " + reason
 		}
 		if reason != "" {
-			problems = append(problems, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: field, Message: reason})
+			problems = append(problems, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: cmp.Or(field, "metadata.name"), Message: reason})
 		}
 	}
 	return problems

@@ -19,9 +19,9 @@ const enforceLevel = "metadata.labels[pod-security.kubernetes.io/enforce]"
 // maxWarning bounds a warning, in characters: it names each container up to five times, and all of them are in one status.
 const maxWarning = 1000
 
-// warnings are what the namespaces' Pod Security Standards have told of the pods that the source states or makes, and of those
+// standards are what the namespaces' Pod Security Standards have told of the pods that the source states or makes, and of those
 // that exist where a namespace is given a new level.
-func (d *decision) warnings(steps []Step, then *after) Problems {
+func (d *decision) standards(steps []Step, then *after) Problems {
 	var warnings Problems
 	telling := map[string]bool{}
 	for i := range d.inventory {
@@ -63,7 +63,6 @@ func (d *decision) warnings(steps []Step, then *after) Problems {
 			warnings = append(warnings, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: enforceLevel, Message: text})
 		}
 	}
-	warnings.sort()
 	return warnings
 }
 

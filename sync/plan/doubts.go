@@ -1,0 +1,142 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/kinds"
+	"lockstep/kinds/admission"
+	"lockstep/kinds/roles"
+)
+
+// doubts are about what the steps write and Kubernetes takes, though it hardly does what it is written for: bindings to roles that
+// are not there, controllers that select as others do, quotas below what is there.
+func (d *decision) doubts(steps []Step, then *after) Problems {
+	var out Problems
+	same := selections{decision: d, steps: steps}
+	for i := range steps {
+		s := &steps[i]
+		if s.Verb != Create && s.Verb != Update {
+			continue
+		}
+		field, text := "", ""
+		switch o := s.Object.(type) {
+		case *rbacv1.RoleBinding:
+			field, text = "roleRef", unbound(o.RoleRef, o.Namespace, then)
+		case *rbacv1.ClusterRoleBinding:
+			field, text = "roleRef", unbound(o.RoleRef, "", then)
+		case *corev1.ResourceQuota:
+			field, text = "spec.hard", admission.Over(o, d.in.View, d.in.Now)
+		default:
+			field, text = "spec.selector", same.rival(o)
+		}
+		if text != "" {
+			out = append(out, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: field, Message: field + ": " + text})
+		}
+	}
+	return out
+}
+
+// unbound says that a role is not there.
+func unbound(ref rbacv1.RoleRef, namespace string, then *after) string {
+	key := kinds.For[*rbacv1.ClusterRole]().Key("", ref.Name)
+	if ref.Kind == "Role" {
+		key = kinds.For[*rbacv1.Role]().Key(namespace, ref.Name)
+	}
+	if roles.Default(key) || then.Get(key) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%v is not there, and nothing is granted until it is", key)
+}
+
+// selections are what controllers of pods select by, in the namespaces that were asked for.
+type selections struct {
+	*decision
+	steps []Step
+	known map[string]map[string][]kinds.Key // by namespace and selector
+}
+
+// rival names the first controller of pods that selects as another one does.
+func (c *selections) rival(o kinds.Object) string {
+	mine := selectorOf(o)
+	if mine == "" {
+		return ""
+	}
+	for _, other := range c.in(o.GetNamespace())[mine] {
+		if other != kinds.KeyOf(o) {
+			return fmt.Sprintf("%v has the same, and what selects by these labels, as autoscalers do, takes the pods of both", other)
+		}
+	}
+	return ""
+}
+
+// in are the controllers of a namespace once the steps are carried out.
+func (c *selections) in(namespace string) map[string][]kinds.Key {
+	if known, ok := c.known[namespace]; ok {
+		return known
+	}
+	all := map[string][]kinds.Key{}
+	add := func(o kinds.Object) {
+		if selector := selectorOf(o); selector != "" {
+			all[selector] = append(all[selector], kinds.KeyOf(o))
+		}
+	}
+	written := map[kinds.Key]bool{}
+	for i := range c.steps {
+		if s := &c.steps[i]; s.Key.Namespace == namespace && s.Verb != Keep {
+			written[s.Key] = true
+			if s.Object != nil && s.Verb != Prune {
+				add(s.Object)
+			}
+		}
+	}
+	for _, k := range kinds.All {
+		if !k.Namespaced || !selecting(k.New()) {
+			continue
+		}
+		for o := range c.decision.in.View.List(k.GroupResource(), namespace) {
+			if !written[kinds.KeyOf(o)] && o.GetDeletionTimestamp() == nil {
+				add(o)
+			}
+		}
+	}
+	for _, keys := range all {
+		slices.SortFunc(keys, compare)
+	}
+	if c.known == nil {
+		c.known = map[string]map[string][]kinds.Key{}
+	}
+	c.known[namespace] = all
+	return all
+}
+
+// selecting says that objects of this one's type select the pods that they make.
+func selecting(o any) bool {
+	_, daemons := o.(*appsv1.DaemonSet)
+	kind, known := o.(kinds.Object)
+	return daemons || known && kinds.Of(kind).Scalable()
+}
+
+// selectorOf is by which labels a controller selects pods, in Kubernetes' canonical words; empty where none does, or where another
+// object's controller has made it.
+func selectorOf(o kinds.Object) string {
+	if !selecting(o) || metav1.GetControllerOfNoCopy(o) != nil {
+		return ""
+	}
+	selector := (*metav1.LabelSelector)(nil)
+	if daemons, ok := o.(*appsv1.DaemonSet); ok {
+		selector = daemons.Spec.Selector
+	} else {
+		selector = kinds.Of(o).Scale(o).Selector
+	}
+	s, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil || s.Empty() {
+		return ""
+	}
+	return s.String()
+}
