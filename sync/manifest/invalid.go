@@ -15,7 +15,7 @@ import (
 
 // invalid reports an error of Kubernetes' validation at the place of its field.
 func (c *checker) invalid(n *node, e *field.Error) {
-	if c.suspends(e.Field) || e.Type == field.ErrorTypeRequired && c.misspelt[e.Field] {
+	if c.suspends(e.Field) || c.compares(e) || e.Type == field.ErrorTypeRequired && c.misspelt[e.Field] {
 		return
 	}
 	if e.Type == field.ErrorTypeNotFound && declared(n, e) {
@@ -62,6 +62,21 @@ func (c *checker) suspend(field string) {
 func (c *checker) suspends(field string) bool {
 	for end := range len(field) + 1 {
 		if (end == len(field) || field[end] == '.' || field[end] == '[') && c.suspended[field[:end]] {
+			return true
+		}
+	}
+	return false
+}
+
+// compares says that an error is of a template's labels, which Kubernetes' validation compares with the selector, where one of them lacks
+// a value that fits no type: that has been said.
+func (c *checker) compares(e *field.Error) bool {
+	const labels, selector = "spec.template.metadata.labels", "spec.selector"
+	if e.Field != labels {
+		return false
+	}
+	for lacking := range c.suspended {
+		if strings.HasPrefix(lacking, labels+"[") || strings.HasPrefix(lacking, selector+".") || strings.HasPrefix(lacking, selector+"[") {
 			return true
 		}
 	}
