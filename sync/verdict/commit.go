@@ -3,7 +3,6 @@ package verdict
 import (
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"lockstep/internal/plain"
 	"lockstep/store/view"
@@ -67,11 +66,8 @@ func Last(v *view.View, name string) (Entry, bool) {
 // MaxDescription is the longest description, in characters, that every forge shows whole (GitHub refuses more).
 const MaxDescription = 140
 
-// Cut makes a text plain, and shortens it to MaxDescription characters, on a character's border, ending with an ellipsis where it did.
+// Cut makes a text plain, and shortens it to MaxDescription characters, on a character's border, with an ellipsis where it did: at
+// the end, and before what stands after the last semicolon, which most often is what to do.
 func Cut(text string) string {
-	text = plain.Text(strings.Join(strings.Fields(text), " "))
-	if utf8.RuneCountInString(text) <= MaxDescription {
-		return text
-	}
-	return string([]rune(text)[:MaxDescription-1]) + "…"
+	return shorten(plain.Text(strings.Join(strings.Fields(text), " ")), MaxDescription)
 }

@@ -178,6 +178,13 @@ func TestRefusalFits(t *testing.T) {
 		"one error":   {[]string{"cart.yaml:14: bad"}, "cart.yaml:14: bad"},
 		"two errors":  {[]string{"cart.yaml:14: bad", "x"}, "cart.yaml:14: bad (and 1 more)"},
 		"long errors": {[]string{long, "x"}, strings.Repeat("ä", 126) + "… (and 1 more)"},
+		"what to do":  {[]string{long + "; mend it", "x"}, strings.Repeat("ä", 117) + "…; mend it (and 1 more)"},
+		"kinds": {[]string{"a.yaml:26:7: ServiceMonitor a: kind: ServiceMonitor (monitoring.coreos.com/v1) is not served yet; " +
+			"ignoreKinds: [ServiceMonitor.monitoring.coreos.com] in the Source skips it (validate: --ignore-kinds)", "x"},
+			"a.yaml:26:7: ServiceMonitor a: kind: ServiceMonitor (monitorin…; " +
+				"ignoreKinds: [ServiceMonitor.monitoring.coreos.com] in the So… " +
+				"(and 1 more)"},
+		"much to do": {[]string{"a; " + long, "x"}, "a; " + strings.Repeat("ä", 123) + "… (and 1 more)"},
 	} {
 		got := refusal(Seen{Revision: "c1", Refusal: c.errors})
 		if got != c.text || len([]rune(Cut(got))) > MaxDescription {

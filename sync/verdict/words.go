@@ -3,6 +3,7 @@ package verdict
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"lockstep/kinds/v1alpha1"
 )
@@ -108,8 +109,20 @@ func waitForForge(n int) string {
 	return fmt.Sprintf("%d commit statuses wait for the forge", n)
 }
 
-// shorten cuts a text to n characters.
+// shorten cuts a text to n characters; see Cut.
 func shorten(text string, n int) string {
+	if utf8.RuneCountInString(text) <= n {
+		return text
+	}
+	remedy := ""
+	if at := strings.LastIndex(text, "; "); at >= 0 {
+		text, remedy = text[:at], text[at:]
+	}
+	return ended(ended(text, max(n-utf8.RuneCountInString(remedy), n/2))+remedy, n)
+}
+
+// ended cuts the end of a text of more than n characters.
+func ended(text string, n int) string {
 	if runes := []rune(text); len(runes) > n {
 		return string(runes[:n-1]) + "…"
 	}
