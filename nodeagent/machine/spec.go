@@ -39,7 +39,8 @@ func Spec(node string, facts register.Facts, o Allowances, log *slog.Logger) (sp
 	}
 	n := spec.Node{Name: node, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroup.V2(),
 		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: o.Pids,
-		Runtimes: facts.Runtimes, Sysctls: slices.Concat(spec.SafeSysctls(facts.Kernel), o.Sysctls)}
+		RecursiveReadOnly: recursiveReadOnly(),
+		Runtimes:          facts.Runtimes, Sysctls: slices.Concat(spec.SafeSysctls(facts.Kernel), o.Sysctls)}
 	if n.MaxOpenFiles, err = maxOpenFiles(caps); err != nil {
 		return spec.Node{}, err
 	}

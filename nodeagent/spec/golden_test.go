@@ -32,6 +32,8 @@ func TestGolden(t *testing.T) {
 				err = yaml.UnmarshalStrict(f.Data, &in.Sources.Services)
 			case "v2":
 				in.Node.CgroupV2 = true
+			case "plain-read-only":
+				in.Node.RecursiveReadOnly = false
 			}
 			if err != nil {
 				t.Fatalf("%s: %v", f.Name, err)
@@ -73,8 +75,9 @@ func example() Input {
 		Image: imagespec.ImageConfig{Cmd: []string{"/app"}, Env: []string{"PATH=/bin", "LANG=C"}},
 		Users: Users{Passwd: "root:x:0:0::/:/bin/sh\nweb:x:1000:1001::/:/bin/sh\n", Group: "root:x:0:\nweb:x:1001:\nextra:x:1002:web\n"},
 		Node: Node{Name: "n1", MemoryCapacity: 8 << 30, OOMFloor: 0, SwapLimits: true, MaxOpenFiles: 1 << 20, PodPids: 4096,
-			Capabilities: []string{"CAP_CHOWN", "CAP_SYS_ADMIN"},
-			Allocatable:  corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("7Gi")}},
+			RecursiveReadOnly: true,
+			Capabilities:      []string{"CAP_CHOWN", "CAP_SYS_ADMIN"},
+			Allocatable:       corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("7Gi")}},
 		Sandbox: Sandbox{
 			Network: "/ns/net", IPC: "/ns/ipc", UTS: "/ns/uts", Shm: "/pod/shm", Hosts: "/pod/hosts",
 			Resolv: "/pod/resolv.conf", Hostname: "/pod/hostname", Name: "cart",

@@ -58,8 +58,12 @@ func mounts(in Input) ([]specs.Mount, error) {
 	var volumes []specs.Mount
 	for i, m := range in.Container.VolumeMounts {
 		options := []string{"rbind", propagation(m)}
+		recursive, err := recursiveReadOnly(in, m)
+		if err != nil {
+			return nil, err
+		}
 		switch {
-		case m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled:
+		case recursive:
 			options = append(options, "rro")
 		case m.ReadOnly || in.Mounts[i].ReadOnly:
 			options = append(options, "ro")
@@ -77,6 +81,19 @@ func mounts(in Input) ([]specs.Mount, error) {
 		return strings.Count(path.Clean(a.Destination), "/") - strings.Count(path.Clean(b.Destination), "/")
 	})
 	return append(out, volumes...), nil
+}
+
+// recursiveReadOnly says whether what is mounted below a volume is read-only, too. The errors are the kubelet's.
+func recursiveReadOnly(in Input, m corev1.VolumeMount) (bool, error) {
+	if m.RecursiveReadOnly == nil || *m.RecursiveReadOnly == corev1.RecursiveReadOnlyDisabled {
+		return false, nil
+	}
+	supported := in.Node.RecursiveReadOnly && !in.Sandbox.OtherRuntime
+	if *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled && !supported {
+		return false, configErrorf("failed to resolve recursive read-only mode: volume %q requested recursive read-only mode, "+
+			"but it is not supported by the runtime", m.Name)
+	}
+	return supported, nil
 }
 
 // containerPath is a mount path made absolute, as Kubernetes allows relative ones.

@@ -55,6 +55,8 @@ type Node struct {
 	SwapLimits bool
 	// Runtimes are the types of containerd's runtimes by the handlers that RuntimeClasses name them by.
 	Runtimes map[string]string
+	// RecursiveReadOnly says that kernel and runc can mount with all that is mounted below read-only.
+	RecursiveReadOnly bool
 	// MaxOpenFiles is the highest limit of open files that the runtime can
 	// give.
 	MaxOpenFiles uint64
@@ -87,6 +89,8 @@ type Sandbox struct {
 	Resolv   string // file behind /etc/resolv.conf
 	Hostname string // file behind /etc/hostname
 	Name     string // the pod's host name
+	// OtherRuntime says that not runc has the pod's containers.
+	OtherRuntime bool
 }
 
 // Sources are the objects that environment variables come from, by name, all
