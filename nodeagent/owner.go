@@ -46,7 +46,8 @@ func (c clusterOf) Token(ctx context.Context, o *corev1.Pod, p *corev1.ServiceAc
 }
 
 // servicesWait bounds how long a container waits for the services that its
-// environment names: with neither the API nor a kept state it starts without.
+// environment names, with neither the API nor a kept state it starts without,
+// and a volume for the node's labels.
 const servicesWait = 10 * time.Second
 
 // Services implements pod.Cluster.
@@ -60,6 +61,21 @@ func (c clusterOf) Services(ctx context.Context, namespace string) []*corev1.Ser
 		return s.ServicesOf(namespace)
 	}
 	return nil
+}
+
+// NodeLabels implements pod.Cluster.
+func (c clusterOf) NodeLabels(ctx context.Context) (map[string]string, error) {
+	select {
+	case <-c.agent.cluster.Known():
+	case <-ctx.Done():
+	case <-time.After(servicesWait):
+	}
+	if s := c.agent.cluster.Snapshot(); s != nil {
+		if node := s.Node(c.agent.opts.NodeName); node != nil {
+			return node.Labels, nil
+		}
+	}
+	return nil, fmt.Errorf("cannot read the labels of node %s: they are not known yet", c.agent.opts.NodeName)
 }
 
 // Delete implements pod.Cluster.

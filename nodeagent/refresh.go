@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -60,6 +61,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 			a.content.Follow(ctx, watched)
 		}
 		if all {
+			maps.Copy(used, a.content.Bound(used))
 			a.content.Forget(used)
 			a.tokens.Forget(owner{a}.Knows)
 		}

@@ -225,6 +225,10 @@ func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 		return only(refersTo(self, a, v, podutil.VisitPodSecretNames), "no pod that is bound to this node refers to it")
 	case "configmaps":
 		return only(refersTo(self, a, v, podutil.VisitPodConfigmapNames), "no pod that is bound to this node refers to it")
+	case "persistentvolumeclaims":
+		return only(refersTo(self, a, v, visitClaims), "no pod that is bound to this node refers to it")
+	case "persistentvolumes":
+		return only(a.Verb == "get" && mounts(self, a.Name, v), "no claim of a pod that is bound to this node is bound to it")
 	case "leases.coordination.k8s.io":
 		return only(a.Namespace == nodeLeases && a.Name == self, "a node reads only its own lease")
 	default:
@@ -309,6 +313,30 @@ func refersTo(self string, a Access, v *view.View, visit func(*corev1.Pod, podut
 			return !found
 		})
 		if found {
+			return true
+		}
+	}
+	return false
+}
+
+// visitClaims visits the claims that a pod names, and those that are made for its ephemeral volumes.
+func visitClaims(p *corev1.Pod, visit podutil.Visitor) bool {
+	for i := range p.Spec.Volumes {
+		if claim := kinds.ClaimOf(p, &p.Spec.Volumes[i]); claim != "" && !visit(claim) {
+			return false
+		}
+	}
+	return true
+}
+
+// mounts says whether a claim of a pod of the node is bound to the volume.
+func mounts(self, volume string, v *view.View) bool {
+	for p := range v.PodsOnNode(self) {
+		bound := !visitClaims(p, func(claim string) bool {
+			c, ok := view.Get[*corev1.PersistentVolumeClaim](v, p.Namespace, claim)
+			return !ok || c.Spec.VolumeName != volume
+		})
+		if bound && volume != "" {
 			return true
 		}
 	}

@@ -108,3 +108,41 @@ func TestDecide(t *testing.T) {
 func person(name string, groups ...string) Subject {
 	return Subject{Role: Person, User: user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}}
 }
+
+// TestNodeReadsClaims: a node reads the claims of its pods, those of ephemeral volumes too, and the volumes those are bound to.
+func TestNodeReadsClaims(t *testing.T) {
+	claim := func(namespace, name, volume string) *corev1.PersistentVolumeClaim {
+		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+			Spec: corev1.PersistentVolumeClaimSpec{VolumeName: volume}}
+	}
+	v := view.Of(claim("shop", "data", "pv-data"), claim("shop", "cart-scratch", "pv-scratch"), claim("shop", "other", "pv-other"),
+		claim("home", "data", "pv-home"), claim("shop", "pending", ""),
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}, Spec: corev1.PodSpec{NodeName: "n1",
+			Volumes: []corev1.Volume{
+				{Name: "data", VolumeSource: corev1.VolumeSource{
+					PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}},
+				{Name: "pending", VolumeSource: corev1.VolumeSource{
+					PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "pending"}}},
+				{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}},
+			}}})
+	for what, want := range map[Access]Verdict{
+		{Verb: "get", Resource: "persistentvolumeclaims", Namespace: "shop", Name: "data"}:           Allowed,
+		{Verb: "watch", Resource: "persistentvolumeclaims", Namespace: "shop", Name: "cart-scratch"}: Allowed,
+		{Verb: "get", Resource: "persistentvolumeclaims", Namespace: "shop", Name: "other"}:          Forbidden,
+		{Verb: "get", Resource: "persistentvolumeclaims", Namespace: "home", Name: "data"}:           Forbidden,
+		{Verb: "list", Resource: "persistentvolumeclaims", Namespace: "shop"}:                        Forbidden,
+		{Verb: "get", Resource: "persistentvolumes", Name: "pv-data"}:                                Allowed,
+		{Verb: "get", Resource: "persistentvolumes", Name: "pv-scratch"}:                             Allowed,
+		{Verb: "get", Resource: "persistentvolumes", Name: "pv-other"}:                               Forbidden,
+		{Verb: "get", Resource: "persistentvolumes", Name: "pv-home"}:                                Forbidden,
+		{Verb: "list", Resource: "persistentvolumes"}:                                                Forbidden,
+		{Verb: "watch", Resource: "persistentvolumes", Name: "pv-data"}:                              Forbidden,
+	} {
+		if got, why := Decide(Subject{Role: Node, Node: "n1"}, what, v, nil); got != want {
+			t.Errorf("n1: %s: %v %s, want %v", what, got, why, want)
+		}
+		if got, _ := Decide(Subject{Role: Node, Node: "n2"}, what, v, nil); got != Forbidden {
+			t.Errorf("n2: %s: %v", what, got)
+		}
+	}
+}

@@ -85,6 +85,7 @@ type identity struct{ device, inode uint64 }
 type meter struct {
 	size    Size
 	linked  map[identity]bool
+	visit   func(in *Dir, name string) error // what else is done with each; nil: nothing
 	pending int
 	looks   int  // that were needed since something had changed
 	changed bool // and was not found again
@@ -243,10 +244,15 @@ func (m *meter) enter(ctx context.Context, l *level) error {
 	if l.id, err = l.dir.identity(); err != nil {
 		return err
 	}
-	return m.read(ctx, l, func(st *unix.Stat_t) bool {
+	var visited error
+	err = m.read(ctx, l, func(name string, st *unix.Stat_t) bool {
 		m.count(st)
-		return true
+		if m.visit != nil && visited == nil {
+			visited = m.visit(l.dir, name)
+		}
+		return visited == nil
 	})
+	return errors.Join(err, visited)
 }
 
 // lookAgain looks for directories that were not looked into. Their own size has been counted, by the name they had.
@@ -259,11 +265,11 @@ func (m *meter) lookAgain(ctx context.Context, l *level) error {
 		known[sub.id] = true
 	}
 	l.lost = false
-	return m.read(ctx, l, func(st *unix.Stat_t) bool { return !known[identity{uint64(st.Dev), st.Ino}] })
+	return m.read(ctx, l, func(_ string, st *unix.Stat_t) bool { return !known[identity{uint64(st.Dev), st.Ino}] })
 }
 
 // read notes the directories in a directory that are wanted.
-func (m *meter) read(ctx context.Context, l *level, wanted func(*unix.Stat_t) bool) error {
+func (m *meter) read(ctx context.Context, l *level, wanted func(name string, st *unix.Stat_t) bool) error {
 	for {
 		names, err := l.dir.f.Readdirnames(batch)
 		if errors.Is(err, io.EOF) || passing(err) {
@@ -281,7 +287,7 @@ func (m *meter) read(ctx context.Context, l *level, wanted func(*unix.Stat_t) bo
 				l.lost = true // removed a moment ago, or renamed
 				continue
 			}
-			if !wanted(&st) || st.Mode&unix.S_IFMT != unix.S_IFDIR || uint64(st.Dev) != l.id.device {
+			if !wanted(name, &st) || st.Mode&unix.S_IFMT != unix.S_IFDIR || uint64(st.Dev) != l.id.device {
 				continue
 			}
 			if m.pending++; m.pending > maxPending {

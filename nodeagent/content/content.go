@@ -1,4 +1,4 @@
-// Package content knows the ConfigMaps, Secrets and RuntimeClasses that pods of a node refer to.
+// Package content knows the ConfigMaps, Secrets, RuntimeClasses, claims and volumes that pods of a node refer to.
 package content
 
 import (
@@ -49,8 +49,8 @@ type Options struct {
 	Holds func() bool
 }
 
-// Store has the ConfigMaps, Secrets and RuntimeClasses that a node's pods refer to. They are kept on disk, so that pods start as specified
-// while the control plane is away. What it returns is shared: copy before you change.
+// Store has the ConfigMaps, Secrets, RuntimeClasses, claims and volumes that a node's pods refer to. They are kept on disk, so that
+// pods start as specified while the control plane is away. What it returns is shared: copy before you change.
 type Store struct {
 	opts    Options
 	watches sync.WaitGroup
@@ -103,6 +103,44 @@ func (s *Store) RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeC
 		return nil, err
 	}
 	return got.(*nodev1.RuntimeClass), nil
+}
+
+// PersistentVolumeClaim is as ConfigMap.
+func (s *Store) PersistentVolumeClaim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	got, err := s.get(ctx, pods.Reference{Resource: pods.PersistentVolumeClaims, Namespace: namespace, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*corev1.PersistentVolumeClaim), nil
+}
+
+// PersistentVolume is as ConfigMap.
+func (s *Store) PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
+	got, err := s.get(ctx, pods.Reference{Resource: pods.PersistentVolumes, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*corev1.PersistentVolume), nil
+}
+
+// Bound are the volumes that claims are bound to, as far as those are known or kept.
+func (s *Store) Bound(used map[pods.Reference]bool) map[pods.Reference]bool {
+	out := map[pods.Reference]bool{}
+	for ref := range used {
+		if ref.Resource != pods.PersistentVolumeClaims {
+			continue
+		}
+		s.mu.Lock()
+		object := s.known[ref].object
+		s.mu.Unlock()
+		if object == nil {
+			object = s.kept(ref)
+		}
+		if claim, ok := object.(*corev1.PersistentVolumeClaim); ok && claim.Spec.VolumeName != "" {
+			out[pods.Reference{Resource: pods.PersistentVolumes, Name: claim.Spec.VolumeName}] = true
+		}
+	}
+	return out
 }
 
 // get returns the object as the API has it, or as it was last known when the
@@ -195,6 +233,10 @@ func (s *Store) fetch(ctx context.Context, ref pods.Reference) (metav1.Object, e
 		return api.CoreV1().Secrets(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	case pods.RuntimeClasses:
 		return api.NodeV1().RuntimeClasses().Get(ctx, ref.Name, metav1.GetOptions{})
+	case pods.PersistentVolumeClaims:
+		return api.CoreV1().PersistentVolumeClaims(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+	case pods.PersistentVolumes:
+		return api.CoreV1().PersistentVolumes().Get(ctx, ref.Name, metav1.GetOptions{})
 	default:
 		return api.CoreV1().ConfigMaps(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	}
@@ -243,6 +285,10 @@ func (s *Store) kept(ref pods.Reference) metav1.Object {
 		object = &corev1.Secret{}
 	case pods.RuntimeClasses:
 		object = &nodev1.RuntimeClass{}
+	case pods.PersistentVolumeClaims:
+		object = &corev1.PersistentVolumeClaim{}
+	case pods.PersistentVolumes:
+		object = &corev1.PersistentVolume{}
 	}
 	if json.Unmarshal(data, object) != nil {
 		return nil

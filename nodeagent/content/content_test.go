@@ -2,6 +2,7 @@ package content
 
 import (
 	"log/slog"
+	"maps"
 	"testing"
 	"time"
 
@@ -88,5 +89,39 @@ func TestRuntimeClasses(t *testing.T) {
 	api = fake.NewClientset()
 	if got, err := New(opts).RuntimeClass(t.Context(), "silver"); !apierrors.IsNotFound(err) {
 		t.Errorf("silver = %v, %v", got, err)
+	}
+}
+
+// TestClaims has a claim and its volume be known to an agent that starts again while the API is away, until no pod has
+// the claim.
+func TestClaims(t *testing.T) {
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "data", ResourceVersion: "3"},
+		Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}}
+	volume := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv", ResourceVersion: "4"}}
+	var api client.Interface = fake.NewClientset(claim, volume)
+	opts := Options{Dir: t.TempDir(), API: func() client.Interface { return api },
+		Log: slog.New(slog.DiscardHandler), Changed: func(pods.Reference) {}}
+	used := map[pods.Reference]bool{{Resource: pods.PersistentVolumeClaims, Namespace: "shop", Name: "data"}: true}
+	for range 3 {
+		s := New(opts)
+		if got, err := s.PersistentVolumeClaim(t.Context(), "shop", "data"); err != nil || got.Spec.VolumeName != "pv" {
+			t.Errorf("claim = %v, %v", got, err)
+		}
+		if got, err := s.PersistentVolume(t.Context(), "pv"); err != nil || got.Name != "pv" {
+			t.Errorf("volume = %v, %v", got, err)
+		}
+		api = nil
+		s = New(opts)
+		bound := s.Bound(used)
+		if len(bound) != 1 || !bound[pods.Reference{Resource: pods.PersistentVolumes, Name: "pv"}] {
+			t.Errorf("bound: %v", bound)
+		}
+		maps.Copy(bound, used)
+		s.Forget(bound)
+	}
+	s := New(opts)
+	s.Forget(nil)
+	if got, err := s.PersistentVolume(t.Context(), "pv"); err == nil {
+		t.Errorf("kept: %v", got)
 	}
 }

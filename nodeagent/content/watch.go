@@ -89,6 +89,8 @@ func (s *Store) watchOnce(ctx context.Context, ref pods.Reference) error {
 		w, err = api.CoreV1().Secrets(ref.Namespace).Watch(ctx, opts)
 	case pods.RuntimeClasses:
 		w, err = api.NodeV1().RuntimeClasses().Watch(ctx, opts)
+	case pods.PersistentVolumeClaims:
+		w, err = api.CoreV1().PersistentVolumeClaims(ref.Namespace).Watch(ctx, opts)
 	default:
 		w, err = api.CoreV1().ConfigMaps(ref.Namespace).Watch(ctx, opts)
 	}

@@ -46,6 +46,11 @@ type Cluster interface {
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
 	// RuntimeClass is one by its name; apierrors.IsNotFound says that there is none.
 	RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error)
+	// PersistentVolumeClaim and PersistentVolume are as ConfigMap.
+	PersistentVolumeClaim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
+	// NodeLabels are the node's own, as the cluster has them; it waits a while for them to be known.
+	NodeLabels(ctx context.Context) (map[string]string, error)
 	// Services are those whose variables pods of a namespace see. It waits a while for them to be known.
 	Services(ctx context.Context, namespace string) []*corev1.Service
 	// Delete removes the pod's object, if it is still this pod; one that is gone is no error.

@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/kinds"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/volumes"
@@ -39,9 +40,33 @@ func (n *Node) volumeSources(ctx context.Context, from Content) volumes.Sources 
 	return volumes.Sources{
 		ConfigMap: func(ns, name string) (*corev1.ConfigMap, error) { return from.ConfigMap(ctx, ns, name) },
 		Secret:    func(ns, name string) (*corev1.Secret, error) { return from.Secret(ctx, ns, name) },
+		Persistent: func(pod *corev1.Pod, v *corev1.Volume) (pods.Persistent, error) {
+			return n.persistent(ctx, pod, v)
+		},
 		Token: func(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {
 			return n.Cluster.Token(ctx, pod, p)
 		},
 		Allocatable: n.Facts().Allocatable,
 	}
+}
+
+// persistent finds what a claim of the pod stands for.
+func (n *Node) persistent(ctx context.Context, o *corev1.Pod, v *corev1.Volume) (pods.Persistent, error) {
+	claim, err := n.Cluster.PersistentVolumeClaim(ctx, o.Namespace, kinds.ClaimOf(o, v))
+	if err != nil {
+		return pods.Persistent{}, pods.Unclaimed(o, v, fmt.Errorf("failed to fetch PVC from API server: %w", err))
+	}
+	name, err := pods.Bound(o, v, claim)
+	if err != nil {
+		return pods.Persistent{}, err
+	}
+	volume, err := n.Cluster.PersistentVolume(ctx, name)
+	if err != nil {
+		return pods.Persistent{}, pods.Unclaimed(o, v, fmt.Errorf("failed to fetch PV %s from API server: %w", name, err))
+	}
+	labels, err := n.Cluster.NodeLabels(ctx)
+	if err != nil {
+		return pods.Persistent{}, err
+	}
+	return pods.Claimed(o, v, claim, volume, labels)
 }

@@ -103,6 +103,9 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	if in.Mounts, err = p.mounts(ctx, in, pr.volumes, vols); err != nil {
 		return configError(err)
 	}
+	if in.Devices, err = devicesOf(c, vols); err != nil {
+		return configError(err)
+	}
 	oci, err := spec.Build(in)
 	if err != nil {
 		return configError(err)
@@ -377,6 +380,21 @@ func (p *Pod) mounts(ctx context.Context, in spec.Input, images, vols map[string
 			}
 		}
 		out = append(out, spec.Mount{Source: path, ReadOnly: v.ReadOnly, Options: v.Options})
+	}
+	return out, nil
+}
+
+// devicesOf are the devices behind a container's volume devices.
+func devicesOf(c *corev1.Container, vols map[string]volumes.Mounted) ([]spec.Device, error) {
+	var out []spec.Device
+	for _, d := range c.VolumeDevices {
+		v := vols[d.Name]
+		if v.Device == nil {
+			return nil, fmt.Errorf("cannot map volume %s: it is no device", d.Name)
+		}
+		on := *v.Device
+		out = append(out, spec.Device{ReadOnly: v.ReadOnly, LinuxDevice: specs.LinuxDevice{
+			Type: "b", Major: on.Major, Minor: on.Minor, FileMode: &on.Mode, UID: &on.UID, GID: &on.GID}})
 	}
 	return out, nil
 }

@@ -15,7 +15,7 @@ type News int
 const (
 	// NetworkChanged says that pods get addresses now, or others.
 	NetworkChanged News = iota
-	// ContentChanged says that a ConfigMap or Secret has changed that the pod refers to.
+	// ContentChanged says that a ConfigMap, Secret or claim has changed that the pod refers to.
 	ContentChanged
 	// CredentialsChanged is ContentChanged of a Secret that the pod's images are pulled with.
 	CredentialsChanged

@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/kinds"
 )
 
 // Resource is a kind of what pods refer to, as the API names it.
@@ -14,15 +16,18 @@ const (
 	ConfigMaps     Resource = "configmaps"
 	Secrets        Resource = "secrets"
 	RuntimeClasses Resource = "runtimeclasses"
+
+	PersistentVolumeClaims Resource = "persistentvolumeclaims"
+	PersistentVolumes      Resource = "persistentvolumes"
 )
 
-// Reference names an object that a pod refers to; the namespace of a RuntimeClass is empty.
+// Reference names an object that a pod refers to; the namespace of a RuntimeClass and of a PersistentVolume is empty.
 type Reference struct {
 	Resource
 	Namespace, Name string
 }
 
-// References are the objects that a pod names.
+// References are the objects that a pod names. The PersistentVolumes of its claims are not among them: those the claims name.
 func References(p *corev1.Pod) map[Reference]bool {
 	out := map[Reference]bool{}
 	configMap := func(name string) { out[Reference{ConfigMaps, p.Namespace, name}] = true }
@@ -45,7 +50,11 @@ func References(p *corev1.Pod) map[Reference]bool {
 			}
 		}
 	}
-	for _, v := range p.Spec.Volumes {
+	for i := range p.Spec.Volumes {
+		v := &p.Spec.Volumes[i]
+		if claim := kinds.ClaimOf(p, v); claim != "" {
+			out[Reference{PersistentVolumeClaims, p.Namespace, claim}] = true
+		}
 		if v.ConfigMap != nil {
 			configMap(v.ConfigMap.Name)
 		}

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/rogpeppe/go-internal/txtar"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -42,6 +44,10 @@ func TestGolden(t *testing.T) {
 		in.Container = &in.Pod.Spec.Containers[0]
 		for _, m := range in.Container.VolumeMounts {
 			in.Mounts = append(in.Mounts, Mount{Source: "/volumes/" + m.Name, ReadOnly: strings.HasPrefix(m.Name, "files")})
+		}
+		for i, d := range in.Container.VolumeDevices {
+			in.Devices = append(in.Devices, Device{ReadOnly: strings.HasPrefix(d.Name, "files"), LinuxDevice: specs.LinuxDevice{
+				Type: "b", Major: 7, Minor: int64(i), FileMode: new(fs.FileMode(0o660)), UID: new(uint32(0)), GID: new(uint32(6))}})
 		}
 		return []txtar.File{{Name: "spec", Data: []byte(build(t, in))}}
 	})

@@ -25,6 +25,8 @@ type Input struct {
 	PodIPs, HostIPs []string
 	// Mounts has what is behind each of Container.VolumeMounts.
 	Mounts []Mount
+	// Devices are those of each of Container.VolumeDevices.
+	Devices []Device
 	// TerminationLog is the host file behind terminationMessagePath.
 	TerminationLog string
 	// SeccompProfiles has the content of Localhost profiles by name.
@@ -168,6 +170,9 @@ func Build(in Input) (*specs.Spec, error) {
 	} else if pm := procMount(in.Container); pm != corev1.UnmaskedProcMount {
 		s.Linux.MaskedPaths = maskedPaths()
 		s.Linux.ReadonlyPaths = readonlyPaths()
+	}
+	if err := volumeDevices(in, s.Linux); err != nil {
+		return nil, err
 	}
 	if s.Linux.Seccomp, err = seccompOf(in, s); err != nil {
 		return nil, err

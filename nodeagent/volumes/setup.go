@@ -28,6 +28,14 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 		return Mounted{HostPath: v.HostPath.Path}, checkHostPath(v.HostPath)
 	case v.EmptyDir != nil, v.VolumeSource == (corev1.VolumeSource{}):
 		return Mounted{HostPath: dir}, setupEmptyDir(ctx, dir, pod, v.EmptyDir, sources.Allocatable)
+	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
+		p, err := sources.Persistent(pod, v)
+		if err != nil {
+			return Mounted{}, err
+		}
+		return m.mountPersistent(ctx, pod, v, p)
+	case v.NFS != nil:
+		return Mounted{HostPath: dir, ReadOnly: v.NFS.ReadOnly}, mountNFS(ctx, dir, *v.NFS, nil)
 	case hasContent(v):
 		return Mounted{HostPath: dir, ReadOnly: true}, setupContent(ctx, dir, pod, v, sources)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/pods"
 )
 
 // Options are what a Manager needs.
@@ -44,6 +46,8 @@ type Sources struct {
 	// The objects are not changed.
 	ConfigMap func(namespace, name string) (*corev1.ConfigMap, error)
 	Secret    func(namespace, name string) (*corev1.Secret, error)
+	// Persistent returns what a claim of the pod stands for.
+	Persistent func(pod *corev1.Pod, v *corev1.Volume) (pods.Persistent, error)
 	// Token returns a token of the pod's service account.
 	Token func(pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
 	// Allocatable is the node's, for resourceFieldRef of containers without limits, and bounds memory volumes
@@ -57,8 +61,17 @@ type Mounted struct {
 	HostPath string
 	// ReadOnly volumes are always mounted so: their content is the cluster's, or an image's.
 	ReadOnly bool
+	// Device is what containers get of a volume of mode Block, instead of a mount; nil for the others.
+	Device *Device
 	// Options are what else every mount of it has, as the OCI runtime names them.
 	Options []string
+}
+
+// Device is a block device of the machine.
+type Device struct {
+	Major, Minor int64
+	Mode         fs.FileMode
+	UID, GID     uint32
 }
 
 // Error says which volume of a pod cannot be set up. Its text is that of the kubelet's FailedMount event.
@@ -68,6 +81,9 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	if told := (*pods.MountError)(nil); errors.As(e.Cause, &told) {
+		return told.Error()
+	}
 	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.Volume, e.Cause)
 }
 

@@ -212,7 +212,7 @@ func TestContent(t *testing.T) {
 				{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "nor"}}},
 			}},
 		}, err: "MountVolume.SetUp failed for volume \"v\" : configmap \"none\" not found\nsecret \"nor\" not found", missing: true},
-		"a kind we do not have": {source: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}},
+		"a kind we do not have": {source: corev1.VolumeSource{ISCSI: &corev1.ISCSIVolumeSource{}},
 			err: `MountVolume.SetUp failed for volume "v" : this kind of volume is not supported`},
 	} {
 		t.Run(name, func(t *testing.T) {

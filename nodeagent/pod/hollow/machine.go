@@ -395,6 +395,8 @@ func (m ownVolumes) Setup(_ context.Context, p *corev1.Pod, from volumes.Sources
 			_, err = from.ConfigMap(p.Namespace, v.ConfigMap.Name)
 		case v.Secret != nil && !optional(v.Secret.Optional):
 			_, err = from.Secret(p.Namespace, v.Secret.SecretName)
+		case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
+			_, err = from.Persistent(p, &v)
 		}
 		if err != nil {
 			errs = append(errs, &volumes.Error{Volume: v.Name, Cause: err})

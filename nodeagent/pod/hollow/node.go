@@ -205,7 +205,7 @@ func (n *Node) Ready() (ready, all int) {
 	return ready, len(n.pods)
 }
 
-// Put has the cluster have a ConfigMap, Secret or RuntimeClass, and tells all pods.
+// Put has the cluster have a ConfigMap, Secret, RuntimeClass, claim or volume, and tells all pods.
 func (n *Node) Put(o metav1.Object) {
 	resource := pods.ConfigMaps
 	switch o.(type) {
@@ -213,6 +213,10 @@ func (n *Node) Put(o metav1.Object) {
 		resource = pods.Secrets
 	case *nodev1.RuntimeClass:
 		resource = pods.RuntimeClasses
+	case *corev1.PersistentVolumeClaim:
+		resource = pods.PersistentVolumeClaims
+	case *corev1.PersistentVolume:
+		resource = pods.PersistentVolumes
 	}
 	ref := pods.Reference{Resource: resource, Namespace: o.GetNamespace(), Name: o.GetName()}
 	n.mu.Lock()
@@ -259,6 +263,26 @@ func (c cluster) RuntimeClass(_ context.Context, name string) (*nodev1.RuntimeCl
 		return nil, err
 	}
 	return o.(*nodev1.RuntimeClass), nil
+}
+
+func (c cluster) PersistentVolumeClaim(_ context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	o, err := c.get(pods.Reference{Resource: pods.PersistentVolumeClaims, Namespace: namespace, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return o.(*corev1.PersistentVolumeClaim), nil
+}
+
+func (c cluster) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
+	o, err := c.get(pods.Reference{Resource: pods.PersistentVolumes, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return o.(*corev1.PersistentVolume), nil
+}
+
+func (cluster) NodeLabels(context.Context) (map[string]string, error) {
+	return map[string]string{corev1.LabelHostname: "hollow"}, nil
 }
 
 func (c cluster) Latest() pod.Content { return c }

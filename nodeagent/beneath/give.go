@@ -1,0 +1,77 @@
+package beneath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a group is given of files and of directories, beside what there is; the kubelet's.
+const (
+	groupFile = 0o660
+	groupDir  = groupFile | 0o110 | unix.S_ISGID
+)
+
+// Give gives all in a directory to a group, which may read and write it then, and what is made there later, too; the
+// directory itself comes last, so that Given is false until all is done. Links are given and not followed; what is on
+// another file system is left alone, and so is what is on one that cannot be changed. A pod can write no part of the path.
+func Give(ctx context.Context, path string, group int64) error {
+	top, err := Open(path)
+	if err != nil {
+		return err
+	}
+	own, err := top.Open(".")
+	if err != nil {
+		top.Close()
+		return err
+	}
+	defer own.Close()
+	m := meter{linked: map[identity]bool{}, visit: func(in *Dir, name string) error {
+		fd, err := in.open(name, unix.O_PATH)
+		switch {
+		case passing(err) || errors.Is(err, unix.EXDEV):
+			return nil
+		case err != nil:
+			return in.fail("give", name, err)
+		}
+		defer unix.Close(fd)
+		return in.fail("give", name, give(fd, group))
+	}}
+	if err := m.walk(ctx, top); err != nil && !errors.Is(err, ErrChanged) {
+		return err
+	}
+	return own.fail("give", "", give(own.fd(), group))
+}
+
+// Given says whether a directory is as Give leaves it.
+func Given(path string, group int64) (bool, error) {
+	d, err := Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	have, err := d.Attr()
+	return err == nil && *have.Group == group && have.Mode&groupDir == groupDir, err
+}
+
+// give gives what a descriptor (O_PATH) stands for.
+func give(fd int, group int64) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	err := unix.Fchownat(fd, "", -1, int(group), unix.AT_EMPTY_PATH)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		mode := st.Mode&0o7777 | groupFile
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			mode |= groupDir
+		}
+		err = unix.Fchmodat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), mode, 0) // a descriptor of O_PATH takes no fchmod
+	}
+	if errors.Is(err, unix.EROFS) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,135 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/pods"
+)
+
+// mountPersistent mounts what a claim of the pod stands for. Nothing of it is ever removed here: what ends with the pod are
+// mounts, and the empty directories that they are at.
+func (m *Manager) mountPersistent(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, p pods.Persistent) (Mounted, error) {
+	dir := m.volumeDir(pod.UID, v.Name)
+	made := Mounted{HostPath: dir, ReadOnly: p.ReadOnly}
+	switch source := p.Source; {
+	case p.Block:
+		device, err := blockDevice(source.Local)
+		if err != nil {
+			err = &pods.MountError{Text: fmt.Sprintf("MapVolume.SetUpDevice failed for volume %q : %v", p.Name, err), Cause: err}
+		}
+		return Mounted{Device: device, ReadOnly: p.ReadOnly}, err
+	case source.HostPath != nil:
+		made.HostPath = source.HostPath.Path
+		return made, checkHostPath(source.HostPath)
+	case source.Local != nil:
+		return made, m.mountLocal(ctx, dir, pod, source.Local.Path, p.ReadOnly)
+	case source.NFS != nil:
+		nfs := *source.NFS
+		nfs.ReadOnly = nfs.ReadOnly || p.ReadOnly
+		made.ReadOnly = nfs.ReadOnly
+		return made, mountNFS(ctx, dir, nfs, p.Options)
+	}
+	return Mounted{}, errors.New("this kind of persistent volume is not supported")
+}
+
+// blockDevice finds a device of the machine. It is asked for at each start of the agent: a machine that was started anew may
+// have given it other numbers.
+func blockDevice(source *corev1.LocalVolumeSource) (*Device, error) {
+	if source == nil {
+		return nil, errors.New("only local volumes are of mode Block")
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(source.Path, &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: source.Path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return nil, fmt.Errorf("path %q is no block device", source.Path)
+	}
+	number := uint64(st.Rdev)
+	return &Device{Major: int64(unix.Major(number)), Minor: int64(unix.Minor(number)), Mode: fs.FileMode(st.Mode & 0o777),
+		UID: st.Uid, GID: st.Gid}, nil
+}
+
+// mountLocal mounts a directory of the machine. The pod's fsGroup gets it before, as its policy says, unless another pod
+// has it mounted already. A crash leaves a volume that is not mounted, of which some files have the group.
+func (m *Manager) mountLocal(ctx context.Context, dir string, pod *corev1.Pod, path string, readOnly bool) error {
+	if !filepath.IsAbs(path) || hasDotDot(path) {
+		return fmt.Errorf("invalid path: %s must be absolute and must not contain '..'", path)
+	}
+	mounted, err := isMounted(dir)
+	if err != nil || mounted {
+		return err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("path %q does not exist", path)
+	}
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Open(real, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("path %q is no directory", path)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if group := fsGroup(pod); group != nil && !readOnly {
+		if err := m.giveTo(ctx, *group, pod, real); err != nil {
+			return err
+		}
+	}
+	if err := makeDir(ctx, dir, beneath.Attr{Mode: 0o750}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("mount", unix.Mount(fmt.Sprintf("/proc/self/fd/%d", fd), dir, "", unix.MS_BIND, ""))
+}
+
+// giveTo gives a directory that outlives pods to the pod's fsGroup.
+func (m *Manager) giveTo(ctx context.Context, group int64, pod *corev1.Pod, path string) error {
+	shared, err := m.isShared(path)
+	if err != nil || shared {
+		return err
+	}
+	policy := pod.Spec.SecurityContext.FSGroupChangePolicy
+	if policy != nil && *policy == corev1.FSGroupChangeOnRootMismatch {
+		given, err := beneath.Given(path, group)
+		if err != nil || given {
+			return err
+		}
+	}
+	return beneath.Give(ctx, path, group)
+}
+
+// isShared says whether a directory is mounted as a volume of any pod.
+func (m *Manager) isShared(path string) (bool, error) {
+	var st, at unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return false, err
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(m.dir))
+	return slices.ContainsFunc(mounts, func(i *mountinfo.Info) bool {
+		// By its device first: what is on another may not answer.
+		return unix.Mkdev(uint32(i.Major), uint32(i.Minor)) == uint64(st.Dev) && unix.Lstat(i.Mountpoint, &at) == nil &&
+			at.Dev == st.Dev && at.Ino == st.Ino
+	}), err
+}
+
+// isMounted says whether something is mounted at dir. Unlike isMountpoint it knows of a directory that is mounted on its
+// own file system, and asks no server of one that is on a network.
+func isMounted(dir string) (bool, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	return len(mounts) > 0, err
+}
