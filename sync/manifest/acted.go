@@ -155,6 +155,7 @@ Sysctl: name value
 
 Container: name image command args workingDir imagePullPolicy ports env envFrom resources volumeMounts
 Container: livenessProbe readinessProbe startupProbe lifecycle securityContext restartPolicy
+Container: volumeDevices
 Container: terminationMessagePath terminationMessagePolicy restartPolicyRules resizePolicy
 ContainerResizePolicy: resourceName restartPolicy
 ContainerRestartRule: action exitCodes
@@ -190,7 +191,10 @@ LifecycleHandler: exec httpGet sleep
 SleepAction: seconds
 
 Volume: name
-VolumeSource: emptyDir configMap secret downwardAPI projected hostPath image
+VolumeSource: emptyDir configMap secret downwardAPI projected hostPath image nfs
+VolumeSource: persistentVolumeClaim
+PersistentVolumeClaimVolumeSource: claimName readOnly
+VolumeDevice: name devicePath
 EmptyDirVolumeSource: medium sizeLimit
 ConfigMapVolumeSource: items defaultMode optional
 SecretVolumeSource: secretName items defaultMode optional
