@@ -20,11 +20,8 @@ import (
 // component signs the events as Kubernetes' controller does.
 const component = "persistentvolume-controller"
 
-// Why loops share fields of claims and volumes.
-const (
-	ownAnnotation = "each loop writes annotations of its own names alone"
-	ownReference  = "one side gives a free volume to a claim, the other takes it from one that has another"
-)
+// ownReference is why loops share fields of volumes.
+const ownReference = "one side gives a free volume to a claim, the other takes it from one that has another"
 
 // Claims returns the reconciler that binds claims to volumes.
 func Claims() loop.Reconciler {
@@ -39,8 +36,7 @@ func Claims() loop.Reconciler {
 			{Kind: kinds.For[*corev1.Pod](), How: "the claims that it mounts and that wait for it", Keys: mounted, Changed: placed},
 		},
 		Writes: []loop.Write{
-			{Kind: claim, Fields: []string{"spec.volumeName", "spec.storageClassName", "metadata.annotations", "status"},
-				Shared: map[string]string{"metadata.annotations": ownAnnotation}},
+			{Kind: claim, Fields: []string{"spec.volumeName", "spec.storageClassName", "metadata.annotations", "status"}},
 			{Kind: pv, Fields: []string{"spec.claimRef", "spec.capacity", "metadata.annotations"},
 				Shared: map[string]string{"spec.claimRef": ownReference, "metadata.annotations": ownReference}},
 		},

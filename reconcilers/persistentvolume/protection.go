@@ -11,9 +11,6 @@ import (
 	"lockstep/store/view"
 )
 
-// ownFinalizer is why loops share finalizers.
-const ownFinalizer = "each loop adds and takes away its own finalizer alone"
-
 // ClaimProtection returns the reconciler that keeps a claim for as long as there is a pod with a node that mounts it.
 func ClaimProtection() loop.Reconciler {
 	claim := kinds.For[*corev1.PersistentVolumeClaim]()
@@ -75,9 +72,7 @@ func VolumeProtection() loop.Reconciler {
 }
 
 func protects(kind *kinds.Kind) []loop.Write {
-	return []loop.Write{{
-		Kind: kind, Fields: []string{"metadata.finalizers"}, Shared: map[string]string{"metadata.finalizers": ownFinalizer},
-	}}
+	return []loop.Write{{Kind: kind, Fields: []string{"metadata.finalizers"}}}
 }
 
 // protect takes the finalizer from what is being deleted once it is not used, and gives it to what has none.
