@@ -61,3 +61,9 @@ func Condition(s *corev1.PodStatus, t corev1.PodConditionType) *corev1.PodCondit
 	}
 	return nil
 }
+
+// Preempted says that the pod ends, or has ended, to make room for another of higher priority.
+func Preempted(s *corev1.PodStatus) bool {
+	c := Condition(s, corev1.DisruptionTarget)
+	return c != nil && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+}

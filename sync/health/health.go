@@ -38,6 +38,9 @@ func (j *Judge) Of(k kinds.Key) kinds.Health {
 		return kinds.Health{Cause: "not created yet"}
 	}
 	if o.GetDeletionTimestamp() != nil {
+		if p, ok := o.(*corev1.Pod); ok && podstatus.Preempted(&p.Status) {
+			return kinds.Health{Cause: "preempted, is being deleted"}
+		}
 		return kinds.Health{Cause: "is being deleted"}
 	}
 	return kinds.Of(o).Health.Judge(o, j)
@@ -75,14 +78,25 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 	if cause := waiting(p.Spec.Containers, p.Status.ContainerStatuses); cause != "" {
 		return kinds.Health{State: kinds.Failed, Cause: cause}
 	}
+	if gates := p.Spec.SchedulingGates; len(gates) > 0 {
+		names := make([]string, len(gates))
+		for i, g := range gates {
+			names[i] = g.Name
+		}
+		return kinds.Health{Cause: corev1.PodReasonSchedulingGated + ": waits for " + strings.Join(names, ", ")}
+	}
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
 			due := c.LastTransitionTime.Add(unschedulableAfter)
 			if j.now.Before(due) {
 				return kinds.Health{Cause: "not scheduled yet", Again: due}
 			}
-			if c.Message != "" {
-				return kinds.Health{State: kinds.Failed, Cause: "Unschedulable: " + c.Message}
+			if node := p.Status.NominatedNodeName; node != "" {
+				return kinds.Health{Cause: "waits for pods of lower priority to end on node " + node}
+			}
+			// Why ending others is no help is the scheduler's event's: a verdict has little room.
+			if why, _, _ := strings.Cut(c.Message, " preemption: "); why != "" {
+				return kinds.Health{State: kinds.Failed, Cause: "Unschedulable: " + why}
 			}
 			return kinds.Health{State: kinds.Failed, Cause: "Unschedulable"}
 		}

@@ -180,6 +180,8 @@ func unschedulable(since time.Duration) func(*corev1.Pod) {
 	}
 }
 
+func gated(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "a.example/x"}} }
+
 func svc(change ...func(*corev1.Service)) *corev1.Service {
 	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: "shop"},
@@ -299,6 +301,24 @@ func TestOf(t *testing.T) {
 			kinds.Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
 		"just unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Second))},
 			kinds.Progressing, "2/3 ready"},
+		"unschedulable, and no other's end helps": {single, []kinds.Object{&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop"},
+			Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse,
+				Reason: "Unschedulable", Message: "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: " +
+					"1 No preemption victims found for incoming pod.", LastTransitionTime: metav1.NewTime(now.Add(-time.Minute))}}}}},
+			kinds.Failed, "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."},
+		"others end for it": {single, []kinds.Object{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop"},
+			Status: corev1.PodStatus{NominatedNodeName: "node-1", Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled,
+				Status: corev1.ConditionFalse, Reason: "Unschedulable", LastTransitionTime: metav1.NewTime(now.Add(-time.Minute))}}}}},
+			kinds.Progressing, "waits for pods of lower priority to end on node node-1"},
+		"ends for another": {single, []kinds.Object{&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}},
+			Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
+				Reason: "PreemptionByScheduler"}}}}}, kinds.Progressing, "preempted, is being deleted"},
+		"gated": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", gated)}, kinds.Progressing, "2/3 ready"},
+		"gated alone": {single, []kinds.Object{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop"},
+			Spec: corev1.PodSpec{SchedulingGates: []corev1.PodSchedulingGate{{Name: "a.example/x"}, {Name: "b.example/y"}}}}},
+			kinds.Progressing, "SchedulingGated: waits for a.example/x, b.example/y"},
 		"daemons available": {daemons, []kinds.Object{daemonSet()}, kinds.Healthy, ""},
 		"daemons on no node": {daemons, []kinds.Object{daemonSet(func(d *appsv1.DaemonSet) {
 			d.Status = appsv1.DaemonSetStatus{ObservedGeneration: 2}

@@ -126,7 +126,7 @@ PodTemplate: metadata template
 PodTemplateSpec: metadata spec
 PodSpec: containers initContainers restartPolicy terminationGracePeriodSeconds volumes
 PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableServiceLinks
-PodSpec: nodeName nodeSelector affinity tolerations topologySpreadConstraints schedulerName
+PodSpec: nodeName nodeSelector affinity tolerations topologySpreadConstraints schedulerName schedulingGates
 PodSpec: priorityClassName priority preemptionPolicy runtimeClassName overhead
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
 PodSpec: securityContext shareProcessNamespace hostPID activeDeadlineSeconds os setHostnameAsFQDN hostUsers
@@ -135,6 +135,7 @@ LocalObjectReference: name
 PodDNSConfig: nameservers searches options
 PodDNSConfigOption: name value
 HostAlias: ip hostnames
+PodSchedulingGate: name
 Affinity: nodeAffinity podAffinity podAntiAffinity
 NodeAffinity: requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution
 NodeSelector: nodeSelectorTerms
