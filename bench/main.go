@@ -83,6 +83,7 @@ func benchmarks() []benchmark {
 		{"packet", firstPacket},
 		{"store", bigStore},
 		{"scheduler", schedule},
+		{"preemption", preempt},
 		{"workloads", workloads},
 		{"size", size},
 	}

@@ -1,7 +1,11 @@
 // Package scheduler binds pods that wait to the nodes that suit them best.
 package scheduler
 
-import corev1 "k8s.io/api/core/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/kinds"
+)
 
 // Binding puts a pod on a node.
 type Binding struct {
@@ -16,35 +20,91 @@ type Refusal struct {
 	Reason string
 	// Wakes are the changes after which the verdict may be another, in its words at least.
 	Wakes Changes
+	// Nominated is the node where room is made for the pod; empty: nowhere.
+	Nominated string
+	// Evicts are the pods that end for it, there.
+	Evicts []*corev1.Pod
 }
 
-// Eviction takes a pod off its node, for the sake of another.
-type Eviction struct {
-	Pod    *corev1.Pod
-	Reason string
-}
-
-// Plan is what one decision asks for. Bindings and refusals are in the order of the pods decided. What an eviction makes room
-// for is bound once its pod is gone.
+// Plan is what one decision asks for. Bindings and refusals are in the order of the pods decided. What evictions make room for is
+// bound once their pods are gone.
 type Plan struct {
-	Evictions []Eviction
-	Bindings  []Binding
-	Refusals  []Refusal
+	Bindings []Binding
+	Refusals []Refusal
+	// Released are pods that are nominated to a node no longer, and were not decided.
+	Released []*corev1.Pod
 }
 
-// Decide places pods, in their order, on the nodes of a state, which it does not change. Seed settles ties: equal
-// arguments give equal plans.
+// Decide places pods, in their order, which is by descending priority, on the nodes of a state, which it does not change. Seed
+// settles ties: equal arguments give equal plans.
 func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
 	r := newRound(s, seed)
 	demanded := r.classify(pods)
 	var plan Plan
+	decided := map[kinds.Key]bool{}
 	for i, p := range pods {
+		r.reserve(priority(p))
 		c := demanded[i]
-		if node := r.place(c); node != nil {
-			plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: c.why})
+		if node, why := r.find(c, p); node != nil {
+			plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: why})
 		} else {
-			plan.Refusals = append(plan.Refusals, Refusal{Pod: p, Reason: c.refused, Wakes: c.wakes})
+			plan.Refusals = append(plan.Refusals, r.refuse(c, p))
+		}
+		decided[kinds.KeyOf(p)] = true
+		if c.left--; c.left == 0 {
+			r.release(c)
+		}
+	}
+	for _, n := range r.nominated {
+		if r.cleared[n.key] && !decided[n.key] {
+			plan.Released = append(plan.Released, n.pod)
+		}
+	}
+	// A pod that lost its node after it had been decided.
+	for i := range plan.Refusals {
+		if f := &plan.Refusals[i]; f.Nominated != "" && r.cleared[kinds.KeyOf(f.Pod)] {
+			f.Nominated = ""
 		}
 	}
 	return plan
+}
+
+// find takes a node for a pod: the one that it is nominated to if that can take it, else the best. What is held for itself is
+// in nobody's way.
+func (r *round) find(c *class, p *corev1.Pod) (*nodeInfo, string) {
+	if !c.ready {
+		r.prepare(c)
+	}
+	r.unhold(kinds.KeyOf(p))
+	if i, nominated := r.nominatedTo(p); nominated && !c.invalid &&
+		r.refuses(c.predicates, c.demand, r.nodes[i]) == nil && !r.leans(c, i) {
+		return r.move(i, c.load, 1), "it is nominated to it"
+	}
+	return r.best(c), c.why
+}
+
+// refuse says why no node takes a pod, and whether the end of others makes room for it.
+func (r *round) refuse(c *class, p *corev1.Pod) Refusal {
+	out, key := Refusal{Pod: p, Reason: c.refused, Wakes: c.wakes}, kinds.KeyOf(p)
+	if c.invalid || len(r.nodes) == 0 {
+		return out
+	}
+	found := r.preempt(c, p)
+	out.Reason += " preemption: " + found.text
+	if i, ok := r.nominatedTo(p); ok && found.keeps {
+		out.Nominated = p.Status.NominatedNodeName
+		r.hold(nominee{key, p, priority(p), i, c.load})
+	}
+	if found.node >= 0 {
+		out.Nominated = r.nodes[found.node].name
+		r.nominate(nominee{key, p, priority(p), found.node, c.load})
+		for _, v := range found.ended {
+			if v.pod.DeletionTimestamp == nil && !r.ended[v] {
+				r.ended[v] = true
+				r.budgets.spend(v.pod)
+				out.Evicts = append(out.Evicts, v.pod)
+			}
+		}
+	}
+	return out
 }

@@ -20,6 +20,7 @@ func nearPods() predicate {
 		concerns: func(d *demand) bool { return len(d.needs)+len(d.avoids)+len(d.avoided) > 0 },
 		check:    func(d *demand, n *nodeInfo, _ *cluster) bool { return d.farFrom(n) == "" },
 		words:    func(d *demand, n *nodeInfo, _ *cluster) []string { return []string{d.farFrom(n)} },
+		ends:     func(d *demand, n *nodeInfo, _ *cluster) bool { return d.hasNeeded(n) },
 		kin: func(d *demand, n *nodeInfo, key []byte) []byte {
 			return kinOf(d.avoided, n, kinOf(d.avoids, n, kinOf(d.needs, n, key)))
 		},

@@ -7,6 +7,7 @@ type metrics struct {
 	pending                       prometheus.Gauge
 	decide, latency               prometheus.Histogram
 	bindings, refusals, conflicts prometheus.Counter
+	victims                       prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -27,10 +28,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		bindings:  counter("bindings_total", "Pods bound."),
 		refusals:  counter("refusals_total", "Decisions that no node takes a pod."),
+		victims:   counter("preemption_victims_total", "Pods ended to make room for others."),
 		conflicts: counter("conflicts_total", "Writes that met a changed pod; it is decided again."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.pending, m.decide, m.latency, m.bindings, m.refusals, m.conflicts)
+		reg.MustRegister(m.pending, m.decide, m.latency, m.bindings, m.refusals, m.victims, m.conflicts)
 	}
 	return m
 }

@@ -47,6 +47,7 @@ type nodeInfo struct {
 	maxPods     int64
 	taints      []corev1.Taint // the node's, and what its conditions amount to
 
+	there       []*placed // bound to it; copies share it
 	pods        int64
 	requested   amounts
 	cpu, memory int64

@@ -10,6 +10,7 @@ import (
 func nodePorts() predicate {
 	return predicate{
 		name: "NodePorts", scope: itself, wakes: PodGone, concerns: func(d *demand) bool { return len(d.load.ports) > 0 },
+		ends:  func(*demand, *nodeInfo, *cluster) bool { return true },
 		check: (*demand).portsFree, words: always("node(s) didn't have free ports for the requested pod ports"),
 	}
 }

@@ -8,7 +8,7 @@ import (
 func resourcesFit() predicate {
 	return predicate{
 		name: "NodeResourcesFit", scope: itself, wakes: PodGone | NodeAllocatable,
-		check: (*demand).fits, words: (*demand).missing,
+		check: (*demand).fits, words: (*demand).missing, ends: (*demand).fitsAlone,
 	}
 }
 
@@ -31,6 +31,17 @@ func (d *demand) fits(n *nodeInfo, _ *cluster) bool {
 		}
 	}
 	return true
+}
+
+// fitsAlone says whether the node would do if it had no pods.
+func (d *demand) fitsAlone(n *nodeInfo, _ *cluster) bool {
+	want, have := &d.load.requests, &n.allocatable
+	for name, v := range want.scalar {
+		if v > have.scalar[name] {
+			return false
+		}
+	}
+	return want.cpu <= have.cpu && want.memory <= have.memory && want.storage <= have.storage
 }
 
 // missing words why the pod does not fit, one reason a resource.

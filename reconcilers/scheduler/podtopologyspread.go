@@ -32,6 +32,7 @@ func evenSpread() predicate {
 		concerns: func(d *demand) bool { return len(d.spread) > 0 },
 		check:    func(d *demand, n *nodeInfo, _ *cluster) bool { return d.skews(n) == "" },
 		words:    func(d *demand, n *nodeInfo, _ *cluster) []string { return []string{d.skews(n)} },
+		ends:     func(d *demand, n *nodeInfo, _ *cluster) bool { return d.skews(n) == skewed },
 		kin:      func(d *demand, n *nodeInfo, key []byte) []byte { return kinOfSpread(d.spread, n, key) },
 	}
 }

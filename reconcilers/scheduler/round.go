@@ -3,6 +3,8 @@ package scheduler
 import (
 	"container/heap"
 	"fmt"
+
+	"lockstep/kinds"
 )
 
 // round is the work of one Decide.
@@ -15,35 +17,37 @@ type round struct {
 	stride  int      // from a node to the next that is looked at
 	classes map[string]*class
 	log     []int // the nodes that loads have come to or gone from
+	moves   []int // and how many on each node
+
+	state     *State
+	nominated []nominee // by descending priority
+	reserving int       // how many of them have been counted, for the pods that are decided next
+	held      map[kinds.Key]nominee
+	cleared   map[kinds.Key]bool // those that have lost their node in this round
+	hunts     map[huntKey]*hunt
+	budgets   budgets
+	ended     map[*placed]bool // the victims so far
 }
 
 func newRound(s *State, seed uint64) *round {
 	total := len(s.names)
 	r := &round{
 		cluster: newCluster(s), table: s.table, seed: seed, mine: make([]bool, total), ties: make([]uint64, total),
-		stride: stride(total), classes: map[string]*class{},
+		stride: stride(total), classes: map[string]*class{}, moves: make([]int, total), state: s,
+		held: map[kinds.Key]nominee{}, cleared: map[kinds.Key]bool{}, hunts: map[huntKey]*hunt{},
+		budgets: budgets{state: s, read: map[string][]*budget{}}, ended: map[*placed]bool{},
 	}
 	for i, name := range s.names {
 		r.ties[i] = mix(seed, name)
 	}
+	r.nominated = r.nominees()
 	return r
 }
 
-// place takes the best node for one pod of the class. Nil: there is none, and the class says why.
-func (r *round) place(c *class) *nodeInfo {
-	if !c.ready {
-		r.prepare(c)
-	}
-	info := r.best(c)
-	if c.left--; c.left == 0 {
-		r.release(c)
-	}
-	return info
-}
-
+// best takes the best node for one pod of the class. Nil: there is none, and the class says why.
 func (r *round) best(c *class) *nodeInfo {
 	if c.refused != "" {
-		if c.invalid || !c.across() || c.moves == len(r.log) {
+		if c.invalid || len(c.wide) == 0 || c.moves == len(r.log) {
 			return nil
 		}
 		c.refused, c.wakes = "", 0
@@ -60,7 +64,7 @@ func (r *round) best(c *class) *nodeInfo {
 		}
 		top := &b.ranked[0]
 		// Other classes may have filled the node since it was ranked.
-		if r.refuses(c.doubts, c.demand, r.nodes[top.node]) != nil {
+		if r.refuses(c.doubts, c.demand, r.nodes[top.node]) != nil || r.leans(c, top.node) {
 			c.lose(b)
 			continue
 		}
@@ -157,6 +161,7 @@ func (r *round) move(i int, l load, sign int64) *nodeInfo {
 	r.nodes[i].take(l, sign)
 	r.cluster.move(l.group, i, sign)
 	r.log = append(r.log, i)
+	r.moves[i]++
 	return r.nodes[i]
 }
 

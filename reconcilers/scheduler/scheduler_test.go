@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -241,7 +242,7 @@ func TestDecide(t *testing.T) {
 			if len(plan.Bindings) == 1 {
 				got = plan.Bindings[0].Node
 			} else if len(plan.Refusals) == 1 {
-				got = plan.Refusals[0].Reason
+				got, _, _ = strings.Cut(plan.Refusals[0].Reason, " preemption: ")
 			}
 			if got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
@@ -289,7 +290,8 @@ func TestDecideSpreadsAndFills(t *testing.T) {
 	if want := map[string]int{"n0": 2, "n1": 2, "n2": 2, "n3": 2}; !reflect.DeepEqual(on, want) {
 		t.Errorf("placed %v, want %v", on, want)
 	}
-	if len(plan.Refusals) != 2 || plan.Refusals[0].Reason != "0/4 nodes are available: 4 Insufficient cpu." {
+	if len(plan.Refusals) != 2 || plan.Refusals[0].Reason != "0/4 nodes are available: 4 Insufficient cpu. "+
+		"preemption: 0/4 nodes are available: 4 No preemption victims found for incoming pod." {
 		t.Errorf("refusals %+v", plan.Refusals)
 	}
 	if again := Decide(s, pods, 7); !reflect.DeepEqual(again, plan) {
@@ -320,29 +322,39 @@ func TestFold(t *testing.T) {
 	}
 }
 
-// normal is a state in a form that can be compared: without the table, empty maps nil, and groups by their keys.
+// normal is a state in a form that can be compared: without the table, empty maps nil, groups by their keys, and the pods of nodes by
+// their names.
 func normal(s *State) any {
 	type plain struct {
-		infos    map[string]nodeInfo
-		names    []string
-		placed   map[kinds.Key]placed
-		pending  map[kinds.Key]*corev1.Pod
-		objects  map[kinds.Key]kinds.Object
-		services map[string]map[string]*corev1.Service
-		groups   map[string]map[string]int64
-		indexes  map[string]int
-		images   map[string]map[string]int64
+		infos     map[string]nodeInfo
+		there     map[string][]string
+		names     []string
+		placed    map[kinds.Key]placed
+		pending   map[kinds.Key]*corev1.Pod
+		nominated map[kinds.Key]*corev1.Pod
+		budgets   map[kinds.Key]*policyv1.PodDisruptionBudget
+		objects   map[kinds.Key]kinds.Object
+		services  map[string]map[string]*corev1.Service
+		groups    map[string]map[string]int64
+		indexes   map[string]int
+		images    map[string]map[string]int64
 	}
 	out := plain{
 		infos: map[string]nodeInfo{}, names: slices.Clone(s.names), placed: map[kinds.Key]placed{}, pending: s.pending,
 		objects: s.objects, services: s.services, groups: map[string]map[string]int64{}, indexes: map[string]int{},
 		images: map[string]map[string]int64{},
+		there:  map[string][]string{}, nominated: s.nominated, budgets: s.budgets,
 	}
 	if len(out.names) == 0 {
 		out.names = nil
 	}
 	for name, info := range s.infos {
 		c := info.clone()
+		for _, p := range c.there {
+			out.there[name] = append(out.there[name], p.pod.Name)
+		}
+		slices.Sort(out.there[name])
+		c.there = nil
 		if len(c.ports) == 0 {
 			c.ports = nil
 		}
@@ -355,8 +367,9 @@ func normal(s *State) any {
 		out.infos[name] = *c
 	}
 	for key, p := range s.placed {
-		p.node, p.load.group = p.node+" "+p.load.group.key, nil
-		out.placed[key] = p
+		plain := *p
+		plain.node, plain.load.group = p.node+" "+p.load.group.key, nil
+		out.placed[key] = plain
 	}
 	for key, g := range s.groups.all {
 		out.groups[key] = map[string]int64{}
@@ -381,6 +394,9 @@ func normal(s *State) any {
 }
 
 func randomChange(r *rand.Rand, v *view.View) view.Change {
+	if r.IntN(20) == 0 {
+		return changeOf(v, keeps(one(r, "a", "b"), 1, int32(r.IntN(2))), r.IntN(3) == 0)
+	}
 	if r.IntN(9) == 0 {
 		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: one(r, "shop", "other"), Name: one(r, "a", "b")}}
 		s.Spec.Selector = someLabels(r)
@@ -404,6 +420,9 @@ func randomChange(r *rand.Rand, v *view.View) view.Change {
 	if r.IntN(5) == 0 {
 		p.Status.Phase = corev1.PodFailed
 	}
+	if p.Spec.NodeName == "" && r.IntN(3) == 0 {
+		p.Status.NominatedNodeName = fmt.Sprintf("n%d", r.IntN(5))
+	}
 	p.Labels = someLabels(r)
 	if r.IntN(3) == 0 {
 		p.Spec.Affinity = someAffinity(r)
@@ -423,6 +442,10 @@ func changeOf(v *view.View, o kinds.Object, gone bool) view.Change {
 	return c
 }
 
+// noRoom is what a pod is told that fits beside no other of its priority.
+const noRoom = "0/1 nodes are available: 1 Insufficient cpu. " +
+	"preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+
 func TestRun(t *testing.T) {
 	s := memory.New(node("a", "cpu=1 memory=1Gi pods=10", nil), pod("first", "cpu=800m", nil))
 	run(t, New(Options{Store: s, Commit: s, Events: s}))
@@ -436,10 +459,10 @@ func TestRun(t *testing.T) {
 	commit(t, s, store.Write{Key: kinds.KeyOf(second), Object: second})
 	refused := await(t, s, "second", func(p *corev1.Pod) bool { return len(p.Status.Conditions) == 1 })
 	if c := refused.Status.Conditions[0]; c.Status != corev1.ConditionFalse || c.Reason != "Unschedulable" ||
-		c.Message != "0/1 nodes are available: 1 Insufficient cpu." {
+		c.Message != noRoom {
 		t.Errorf("condition %+v", c)
 	}
-	awaitEvent(t, s, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu.")
+	awaitEvent(t, s, "Warning FailedScheduling "+noRoom)
 
 	commit(t, s, store.Write{Key: kinds.KeyOf(first), If: kinds.Revision(first)})
 	await(t, s, "second", func(p *corev1.Pod) bool {

@@ -1,11 +1,14 @@
 package scheduler
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"lockstep/kinds"
@@ -17,17 +20,20 @@ import (
 type placed struct {
 	node string
 	load load
+	pod  *corev1.Pod
 }
 
 // State is what deciding needs of a view. It is folded from changes: from any order of steps that ends in a view, it
 // equals the State of that view.
 type State struct {
-	table   *table
-	infos   map[string]*nodeInfo
-	names   []string             // of the infos that have a node, sorted
-	placed  map[kinds.Key]placed // pods that take something of a node
-	pending map[kinds.Key]*corev1.Pod
-	objects map[kinds.Key]kinds.Object // of the kinds that rows look at
+	table     *table
+	infos     map[string]*nodeInfo
+	names     []string              // of the infos that have a node, sorted
+	placed    map[kinds.Key]*placed // pods that take something of a node
+	pending   map[kinds.Key]*corev1.Pod
+	nominated map[kinds.Key]*corev1.Pod // of those the ones for which room is made on a node
+	budgets   map[kinds.Key]*policyv1.PodDisruptionBudget
+	objects   map[kinds.Key]kinds.Object // of the kinds that rows look at
 
 	groups   groups                                // of the placed
 	services map[string]map[string]*corev1.Service // by namespace and name
@@ -40,9 +46,13 @@ func NewState(v *view.View) *State { return newState(v, rows()) }
 
 func newState(v *view.View, t *table) *State {
 	s := &State{
-		table: t, infos: map[string]*nodeInfo{}, placed: map[kinds.Key]placed{}, pending: map[kinds.Key]*corev1.Pod{},
+		table: t, infos: map[string]*nodeInfo{}, placed: map[kinds.Key]*placed{}, pending: map[kinds.Key]*corev1.Pod{},
+		nominated: map[kinds.Key]*corev1.Pod{}, budgets: map[kinds.Key]*policyv1.PodDisruptionBudget{},
 		objects: map[kinds.Key]kinds.Object{}, groups: newGroups(), services: map[string]map[string]*corev1.Service{},
 		images: map[string]map[*nodeInfo]int64{},
+	}
+	for b := range view.List[*policyv1.PodDisruptionBudget](v, "") {
+		s.budgets[kinds.KeyOf(b)] = b
 	}
 	for n := range view.List[*corev1.Node](v, "") {
 		s.Fold(view.Change{Key: kinds.KeyOf(n), New: n})
@@ -75,6 +85,14 @@ func (s *State) Fold(c view.Change) Changes {
 	case c.Key.Group == "" && c.Key.Resource == "services":
 		service, _ := c.New.(*corev1.Service)
 		s.setService(c.Key, service)
+		return 0
+	case c.Key.Group == policyv1.GroupName && c.Key.Resource == "poddisruptionbudgets":
+		// They choose between pods to end: no pod waits for them.
+		if b, ok := c.New.(*policyv1.PodDisruptionBudget); ok {
+			s.budgets[c.Key] = b
+		} else {
+			delete(s.budgets, c.Key)
+		}
 		return 0
 	case !s.table.looksAt(c.Key.GroupResource()):
 		return 0
@@ -164,20 +182,27 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 	if counted {
 		info := s.info(old.node)
 		info.take(old.load, -1)
+		info.there = slices.DeleteFunc(info.there, func(p *placed) bool { return p == old })
 		s.leave(old.load.group, info)
 		s.dropIdle(info)
 		delete(s.placed, key)
 		c = PodGone
 	}
+	before, reserved := s.pending[key], s.nominated[key]
 	delete(s.pending, key)
+	delete(s.nominated, key)
+	if reserved != nil && (pod == nil || cmp.Or(pod.Spec.NodeName, pod.Status.NominatedNodeName) != reserved.Status.NominatedNodeName) {
+		c |= PodGone
+	}
 	switch {
 	case pod == nil || podstatus.Finished(&pod.Status):
 	case pod.Spec.NodeName != "":
-		next := placed{node: pod.Spec.NodeName, load: loadOf(pod)}
+		next := &placed{node: pod.Spec.NodeName, load: loadOf(pod), pod: pod}
 		info := s.info(next.node)
 		next.load.group = s.join(pod, info)
 		s.placed[key] = next
 		info.take(next.load, 1)
+		info.there = append(info.there, next)
 		switch {
 		case !counted || next.node != old.node || !next.load.equal(&old.load):
 			c |= PodPlaced
@@ -188,9 +213,19 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 		}
 	case waits(pod):
 		s.pending[key] = pod
-		c |= PodWaits
+		if pod.Status.NominatedNodeName != "" {
+			s.nominated[key] = pod
+		}
+		if before == nil || !sameAsk(before, pod) {
+			c |= PodWaits
+		}
 	}
 	return c
+}
+
+// sameAsk says that a pod which waits asks for what it did before: what its status says is the scheduler's own.
+func sameAsk(a, b *corev1.Pod) bool {
+	return a.UID == b.UID && maps.Equal(a.Labels, b.Labels) && apiequality.Semantic.DeepEqual(a.Spec, b.Spec)
 }
 
 // join counts a pod in its group, and returns that.

@@ -54,8 +54,15 @@ type predicate struct {
 	// kin, of a row that looks across nodes, appends what the answer for a node depends on besides what is alike for all nodes.
 	// Nodes with equal kin are answered alike.
 	kin func(*demand, *nodeInfo, []byte) []byte
+	// ends says whether a node that check says no of may take the pod once others of its pods are gone. Nil: it never does.
+	ends func(*demand, *nodeInfo, *cluster) bool
 	// words are the reasons why the node cannot, as kube-scheduler words them; it is asked where check says no.
 	words func(*demand, *nodeInfo, *cluster) []string
+}
+
+// yields says whether the end of a node's pods may have it take a pod that the row refuses there.
+func (row *predicate) yields(d *demand, n *nodeInfo, c *cluster) bool {
+	return row.ends != nil && row.ends(d, n, c)
 }
 
 // score is a reason to prefer a node.

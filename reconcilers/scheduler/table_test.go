@@ -25,7 +25,11 @@ func TestRows(t *testing.T) {
 	scopes := map[scope]string{still: "still", itself: "itself", across: "across"}
 	var got strings.Builder
 	for _, row := range rows().predicates {
-		fmt.Fprintf(&got, "refuse %s, %s:", row.name, scopes[row.scope])
+		fmt.Fprintf(&got, "refuse %s, %s", row.name, scopes[row.scope])
+		if row.ends != nil {
+			got.WriteString(", victims may help")
+		}
+		got.WriteString(":")
 		for i, name := range changes {
 			if row.wakes&(1<<i) != 0 {
 				got.WriteString(" " + name)
@@ -39,10 +43,10 @@ func TestRows(t *testing.T) {
 	const want = `refuse NodeUnschedulable, still: NodeUnschedulable
 refuse TaintToleration, still: NodeTaints
 refuse NodeAffinity, still: NodeLabels
-refuse NodePorts, itself: PodGone
-refuse NodeResourcesFit, itself: PodGone NodeAllocatable
-refuse PodTopologySpread, across: PodGone PodPlaced PodRegrouped NodeTaints NodeLabels
-refuse InterPodAffinity, across: PodGone PodPlaced PodRegrouped NodeLabels ObjectChanged
+refuse NodePorts, itself, victims may help: PodGone
+refuse NodeResourcesFit, itself, victims may help: PodGone NodeAllocatable
+refuse PodTopologySpread, across, victims may help: PodGone PodPlaced PodRegrouped NodeTaints NodeLabels
+refuse InterPodAffinity, across, victims may help: PodGone PodPlaced PodRegrouped NodeLabels ObjectChanged
 prefer TaintToleration, still, weight 3
 prefer NodeAffinity, still, weight 2
 prefer NodeResourcesFit, itself, weight 1
@@ -192,12 +196,12 @@ func TestNobodyIsForgotten(t *testing.T) {
 			db.Apply(int64(step+1), []view.Change{c})
 			s.fold(store.Batch{View: db.View(), Changes: []view.Change{c}})
 			due := map[types.UID]bool{}
-			pods := s.due()
+			pods := s.queue.due(s.state, time.Unix(int64(step), 0))
 			for _, p := range pods {
 				due[p.UID] = true
 			}
 			for _, p := range s.state.Pending(func(kinds.Key) bool { return true }) {
-				if due[p.UID] {
+				if due[p.UID] || s.queue.told[kinds.KeyOf(p)].woken {
 					woken++
 					continue
 				}
@@ -209,18 +213,18 @@ func TestNobodyIsForgotten(t *testing.T) {
 				if len(plan.Bindings) > 0 {
 					t.Fatalf("seed %d, step %d: %s could be placed, and was not woken by %v", seed, step, p.Name, c.Key)
 				}
-				told := s.told[kinds.KeyOf(p)]
+				told := s.queue.told[kinds.KeyOf(p)]
 				if c.Key.Resource == "nodes" && told.text != plan.Refusals[0].Reason {
 					t.Fatalf("seed %d, step %d: %s is told %q, now %q", seed, step, p.Name, told.text, plan.Refusals[0].Reason)
 				}
 				told.text = plan.Refusals[0].Reason // which pods that came may have changed
-				s.told[kinds.KeyOf(p)] = told
+				s.queue.told[kinds.KeyOf(p)] = told
 			}
 			for _, p := range pods {
 				plan := Decide(s.state, []*corev1.Pod{p}, 1)
 				placeable[p] = len(plan.Bindings) > 0
 				for _, refusal := range plan.Refusals {
-					s.news(refusal, time.Unix(int64(step), 0))
+					s.queue.refused(refusal, time.Unix(int64(step), 0))
 				}
 			}
 		}
@@ -272,7 +276,8 @@ func TestObjects(t *testing.T) {
 	scheduler := New(Options{Store: s, Commit: s, Events: s})
 	scheduler.table = table
 	run(t, scheduler)
-	awaitEvent(t, s, "Warning FailedScheduling 0/4 nodes are available: 4 node(s) wait for a volume.")
+	awaitEvent(t, s, "Warning FailedScheduling 0/4 nodes are available: 4 node(s) wait for a volume. "+
+		"preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling.")
 	claim := &corev1.ConfigMap{Data: map[string]string{"zone": "y"}}
 	claim.Namespace, claim.Name = "shop", "claim"
 	commit(t, s, store.Write{Key: kinds.KeyOf(claim), Object: claim})
@@ -284,43 +289,4 @@ func TestObjects(t *testing.T) {
 	if len(NewState(s.View()).objects) != 0 {
 		t.Error("objects are kept that no row looks at")
 	}
-}
-
-// TestEvict carries out a plan with an eviction: the pod is told to end as a deletion would, says why, and its place is
-// taken once it is gone.
-func TestEvict(t *testing.T) {
-	grace := int64(30)
-	victim := pod("victim", "cpu=1", func(p *corev1.Pod) { on("a")(p); p.Spec.TerminationGracePeriodSeconds = &grace })
-	gone := pod("unbound", "", nil)
-	s := memory.New(node("a", "cpu=1 memory=1Gi pods=10", nil), victim, gone)
-	scheduler := New(Options{Store: s, Commit: s, Events: s})
-	stored := func(name string) *corev1.Pod { p, _ := view.Get[*corev1.Pod](s.View(), "shop", name); return p }
-	plan := Plan{Evictions: []Eviction{{stored("victim"), "makes room for shop/high"}, {stored("unbound"), "makes room for shop/high"}}}
-	if err := scheduler.act(t.Context(), plan); err != nil {
-		t.Fatal(err)
-	}
-	p := stored("victim")
-	if p == nil || p.DeletionTimestamp == nil || *p.DeletionGracePeriodSeconds != grace || p.Spec.NodeName != "a" {
-		t.Fatalf("the victim is %+v", p)
-	}
-	if c := p.Status.Conditions; len(c) != 1 || c[0].Type != corev1.DisruptionTarget || c[0].Reason != "PreemptionByScheduler" ||
-		c[0].Message != "makes room for shop/high" {
-		t.Errorf("conditions %+v", c)
-	}
-	awaitEvent(t, s, "Normal Preempted makes room for shop/high")
-	if stored("unbound") != nil {
-		t.Error("a pod that no node runs is still there")
-	}
-	before := s.View().Revision()
-	if err := scheduler.act(t.Context(), Plan{Evictions: []Eviction{{p, "again"}}}); err != nil {
-		t.Fatal(err)
-	}
-	if s.View().Revision() != before {
-		t.Error("a pod that is going was written again")
-	}
-	commit(t, s, store.Write{Key: kinds.KeyOf(pod("high", "", nil)), Object: pod("high", "cpu=1", nil)})
-	run(t, scheduler)
-	awaitEvent(t, s, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu.")
-	commit(t, s, store.Write{Key: kinds.KeyOf(p), If: kinds.Revision(p)})
-	await(t, s, "high", func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" })
 }

@@ -31,7 +31,6 @@ A field of a type that stands in several places leads to that type.
 // carried are fields that are acted on by nobody of Lockstep's, and what they are kept for. What is below them is carried, too.
 func carried() map[string]string {
 	const linux, windows = "nodes have no SELinux policy", "nodes run Linux"
-	const preemption = "no pod is ended to make room for another"
 	return map[string]string{
 		"ObjectMeta.annotations":                             "for programs that read them; Lockstep reads a few",
 		"PodSpec.os":                                         windows,
@@ -40,8 +39,6 @@ func carried() map[string]string {
 		"PodSecurityContext.windowsOptions":                  windows,
 		"SecurityContext.seLinuxOptions":                     linux,
 		"SecurityContext.windowsOptions":                     windows,
-		"PodSpec.preemptionPolicy":                           preemption,
-		"PriorityClass.preemptionPolicy":                     preemption,
 		"PriorityClass.description":                          "for who reads it",
 		"Container.resizePolicy":                             "no container is resized in place",
 		"Toleration.tolerationSeconds":                       "no pod is evicted for a taint",

@@ -107,6 +107,22 @@ func removedBy(o kinds.Object, v *view.View) string {
 	return ""
 }
 
+// preempted says that a pod which is gone was ended to make room for another: that is the last that its events tell of where it
+// was.
+func preempted(pod kinds.Key, v *view.View) bool {
+	if kinds.ForResource(pod.GroupResource()) != kinds.For[*corev1.Pod]() {
+		return false
+	}
+	var last *corev1.Event
+	for e := range view.List[*corev1.Event](v, pod.Namespace) {
+		about := e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == pod.Name && (e.Reason == "Scheduled" || e.Reason == "Preempted")
+		if about && (last == nil || e.LastTimestamp.After(last.LastTimestamp.Time)) {
+			last = e
+		}
+	}
+	return last != nil && last.Reason == "Preempted"
+}
+
 // full says that an object has all the pods it wants.
 func full(owner kinds.Object, scale *kinds.Scale, v *view.View) bool {
 	n := int32(0)

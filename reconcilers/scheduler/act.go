@@ -1,0 +1,184 @@
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/kinds"
+	"lockstep/kinds/strategy"
+	"lockstep/store"
+)
+
+// act writes a plan and waits until the view shows it, so that no pod is decided twice.
+func (s *Scheduler) act(ctx context.Context, plan Plan) error {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	now := metav1.NewTime(s.opts.Now())
+	var groups []store.Group
+	var done []func()       // what to tell once a group is written; nil for nothing
+	var about []*corev1.Pod // whom to decide again where it cannot be written
+	add := func(p *corev1.Pod, g store.Group, tell func()) {
+		groups, done, about = append(groups, g), append(done, tell), append(about, p)
+	}
+	for _, b := range plan.Bindings {
+		add(b.Pod, store.Group{write(bound(b, now), b.Reason)}, func() { s.announce(b, now.Time) })
+	}
+	for _, r := range plan.Refusals {
+		if s.queue.refused(r, now.Time) {
+			s.opts.Events.Event(component, r.Pod, corev1.EventTypeWarning, "FailedScheduling", r.Reason)
+		}
+		for _, part := range r.writes(now) {
+			add(r.Pod, part.group, func() { s.preempted(part.ended, r) })
+		}
+	}
+	for _, p := range plan.Released {
+		p = nominatedTo(p, "")
+		add(p, store.Group{write(p, "another pod has taken the room")}, nil)
+	}
+	s.metrics.refusals.Add(float64(len(plan.Refusals)))
+	if len(groups) == 0 {
+		return nil
+	}
+	results := s.opts.Commit.Commit(ctx, groups...)
+	var reached int64
+	var failed error
+	for i, r := range results {
+		reached = max(reached, r.Revision)
+		switch {
+		case r.Err == nil:
+			if done[i] != nil {
+				done[i]()
+			}
+		case errors.Is(r.Err, store.ErrConflict):
+			s.metrics.conflicts.Inc()
+			s.queue.retry(kinds.KeyOf(about[i]), now.Time)
+		default:
+			failed = r.Err
+		}
+	}
+	if reached > 0 {
+		if _, err := s.opts.Store.Wait(ctx, reached); err != nil {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+func (s *Scheduler) announce(b Binding, now time.Time) {
+	s.metrics.bindings.Inc()
+	s.metrics.latency.Observe(now.Sub(b.Pod.CreationTimestamp.Time).Seconds())
+	s.opts.Events.Event(component, b.Pod, corev1.EventTypeNormal, "Scheduled",
+		fmt.Sprintf("Successfully assigned %s/%s to %s", b.Pod.Namespace, b.Pod.Name, b.Node))
+}
+
+func write(p *corev1.Pod, reason string) store.Write {
+	return store.Write{Key: kinds.KeyOf(p), Object: p, If: kinds.Revision(p), Reason: reason}
+}
+
+// bound returns the pod of a binding as it is to be stored.
+func bound(b Binding, now metav1.Time) *corev1.Pod {
+	p, _ := withCondition(b.Pod, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: now,
+	})
+	p.Spec.NodeName, p.Status.NominatedNodeName = b.Node, ""
+	return p
+}
+
+// refused returns the pod of a refusal as it is to be stored, and whether that is a change.
+func refused(r Refusal, now metav1.Time) (*corev1.Pod, bool) {
+	p, changed := withCondition(r.Pod, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, LastTransitionTime: now,
+		Reason: corev1.PodReasonUnschedulable, Message: r.Reason,
+	})
+	if r.Nominated != r.Pod.Status.NominatedNodeName {
+		return nominatedTo(p, r.Nominated), true
+	}
+	return p, changed
+}
+
+// nominatedTo returns a pod as it is to be stored.
+func nominatedTo(p *corev1.Pod, node string) *corev1.Pod {
+	out := *p
+	out.Status.NominatedNodeName = node
+	return &out
+}
+
+// part is what of a refusal is written at once.
+type part struct {
+	group store.Group
+	ended []*corev1.Pod
+}
+
+// writes are those of a refusal: the pods that end for it, together with what it says, so that none ends in vain; the last
+// part has the refusal.
+func (r Refusal) writes(now metav1.Time) (out []part) {
+	var next part
+	for _, v := range r.Evicts {
+		if len(next.group) == store.MaxGroup-1 {
+			out, next = append(out, next), part{}
+		}
+		next.group, next.ended = append(next.group, evict(v, r, now)), append(next.ended, v)
+	}
+	if p, changed := refused(r, now); changed {
+		next.group = append(next.group, write(p, r.Reason))
+	}
+	if len(next.group) > 0 {
+		out = append(out, next)
+	}
+	return out
+}
+
+// evict is the write that ends a pod, marked as Kubernetes marks a preempted one. A pod of a Job is ended by its node also where
+// it has no time to end, so that the Job can count it.
+func evict(p *corev1.Pod, winner Refusal, now metav1.Time) store.Write {
+	by := cmp.Or(winner.Pod.Spec.SchedulerName, component)
+	p, _ = withCondition(p, corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: now,
+		Reason: corev1.PodReasonPreemptionByScheduler, Message: by + ": preempting to accommodate a higher priority pod",
+	})
+	changed, gone := strategy.Delete(p, now.Time, nil)
+	if owner := metav1.GetControllerOfNoCopy(p); gone && owner != nil && owner.Kind == "Job" {
+		changed, gone = strategy.Delete(p, now.Time, new(int64(1)))
+	}
+	w := store.Write{Key: kinds.KeyOf(p), If: kinds.Revision(p), Reason: "makes room for " + kinds.KeyOf(winner.Pod).String()}
+	if !gone {
+		w.Object = changed
+	}
+	return w
+}
+
+// preempted tells of the pods that end for another.
+func (s *Scheduler) preempted(ended []*corev1.Pod, r Refusal) {
+	s.metrics.victims.Add(float64(len(ended)))
+	for _, p := range ended {
+		s.opts.Events.Event(component, p, corev1.EventTypeNormal, "Preempted",
+			fmt.Sprintf("Preempted by pod %s on node %s", r.Pod.UID, r.Nominated))
+	}
+}
+
+// withCondition returns a copy of the pod, sharing what it does not change, with the condition. Its transition time
+// stays where its status does.
+func withCondition(p *corev1.Pod, c corev1.PodCondition) (*corev1.Pod, bool) {
+	out := *p
+	out.Status.Conditions = slices.Clone(p.Status.Conditions)
+	for i, old := range out.Status.Conditions {
+		if old.Type != c.Type {
+			continue
+		}
+		if old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
+		c.LastProbeTime, c.ObservedGeneration = old.LastProbeTime, old.ObservedGeneration
+		out.Status.Conditions[i] = c
+		return &out, old != c
+	}
+	out.Status.Conditions = append(out.Status.Conditions, c)
+	return &out, true
+}
