@@ -39,6 +39,9 @@ func (a bound) Seen(o *corev1.Pod) {
 		return
 	}
 	old := p.Update(o)
+	if p.Wanted().Resize != nil {
+		poke(a.resizeWake)
+	}
 	if pods.Relabelled(old, o) {
 		a.contentDue(o.UID)
 	}

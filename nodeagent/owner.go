@@ -141,5 +141,6 @@ func (o owner) Forget(p *pod.Pod) {
 	if err := o.records.DropPod(p.UID()); err != nil {
 		p.Log().Warn("cannot forget pod", "error", err)
 	}
-	o.cluster.Wake() // its host ports are free
+	o.cluster.Wake()   // its host ports are free
+	poke(o.resizeWake) // what it took is free
 }

@@ -40,6 +40,7 @@ func (a *Agent) tasks() []task {
 		{"volumes", a.refresh},
 		{"storage", a.limitStorage},
 		{"pressure", a.guard},
+		{"resize", a.resizePods},
 		{"images", a.collectImages},
 		{"list", a.listImages},
 		{"stats", a.summary.Run},

@@ -16,7 +16,7 @@ func TestTasksByRole(t *testing.T) {
 		return out
 	}
 	every := []string{
-		"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "images", "list", "stats",
+		"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "pressure", "resize", "images", "list", "stats",
 		"statuses", "recall", "keep", "network", "services", "history", "cluster",
 	}
 	for containerd, want := range map[string][]string{"": every, Managed: append(slices.Clone(every), "containerd")} {

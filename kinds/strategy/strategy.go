@@ -71,6 +71,9 @@ import (
 type registry struct {
 	main   mainStrategy
 	status rest.RESTUpdateStrategy // nil for kinds without a status subresource
+	// resize is for what an update changes that resizes says is of it; what else it changes is main's.
+	resize  rest.RESTUpdateStrategy
+	resizes func(new, old kinds.Object) bool // nil: never
 	// admit is what default admission does to a new object, and readmit to an update; nil: nothing.
 	admit   func(kinds.Object) field.ErrorList
 	readmit func(new, old kinds.Object)
@@ -136,6 +139,7 @@ var registries = map[string]registry{
 	"jobs.batch":     {main: job.Strategy, status: job.StatusStrategy, named: true, fields: jobFields},
 	"pods": {
 		main: pod.Strategy, status: pod.StatusStrategy, admit: admitPod, readmit: readmitPod, remove: deletePod, fields: podFields,
+		resize: pod.ResizeStrategy, resizes: resizesPod,
 	},
 	"endpoints":                       {main: endpoint.Strategy},
 	"endpointslices.discovery.k8s.io": {main: endpointslice.Strategy},
@@ -202,7 +206,8 @@ func PrepareCreateIn(gv schema.GroupVersion, o kinds.Object) field.ErrorList {
 
 // PrepareUpdate makes new what Kubernetes' API server would store for an update of old's main resource: in place it
 // keeps old's status, uid and timestamps, bumps the generation where Kubernetes does, keeps what was allocated for a
-// service and is not stated, and validates. Where new has no resourceVersion it takes old's. An empty list means that
+// service and is not stated, and validates. What it changes of the resources of a pod's containers is what a request of the
+// resize subresource may change. Where new has no resourceVersion it takes old's. An empty list means that
 // the update is allowed; old is not changed.
 func PrepareUpdate(new, old kinds.Object) field.ErrorList {
 	return PrepareUpdateIn(kinds.Of(new).GroupVersion(), new, old)
@@ -214,6 +219,13 @@ func PrepareUpdateIn(gv schema.GroupVersion, new, old kinds.Object) field.ErrorL
 	r := registryOf(k)
 	if r.readmit != nil {
 		r.readmit(new, old)
+	}
+	if r.resizes != nil && r.resizes(new, old) {
+		between := new.DeepCopyObject().(kinds.Object)
+		if errs := r.update(r.resize, requestContext(gv, k, new, "update", "resize"), between, old); len(errs) > 0 {
+			return errs
+		}
+		old = between
 	}
 	return r.update(r.main, requestContext(gv, k, new, "update", ""), new, old)
 }

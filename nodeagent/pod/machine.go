@@ -59,6 +59,8 @@ type Containers interface {
 	// Exec runs a command in a running container until it ends or ctx does, which kills it. It returns its exit code and the
 	// beginning of its output.
 	Exec(ctx context.Context, id string, command []string) (code int, output []byte, err error)
+	// Resize gives a running container other limits; of what they do not name it keeps what it has.
+	Resize(ctx context.Context, id string, limits *specs.LinuxResources) error
 	// Stop ends a container, by a signal and after the grace period by SIGKILL, and returns when it has ended.
 	Stop(ctx context.Context, id string, sig syscall.Signal, grace time.Duration) error
 	// Reap frees what an ended container still holds beside its layer. Its exit is no longer known then.

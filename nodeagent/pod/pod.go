@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,7 +21,6 @@ import (
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/probes"
-	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -38,6 +38,8 @@ type Pod struct {
 	volumes   map[string]volumes.Mounted // nil until set up
 	stale     map[string]stale           // volumes that could not be updated
 	devices   pods.Devices
+	resized   bool                  // since it was made, so that what follows is to be looked at
+	limits    *specs.LinuxResources // of its cgroup; nil: not known
 	traces    bool
 	prepared  map[string]*prepared // by container name
 	begun     map[string]bool      // IDs of which there may be a layer, pipes and a shim's socket, whatever became of them
@@ -116,18 +118,23 @@ func (n *Node) Refused(object *corev1.Pod, reason, message string) *Pod {
 func (n *Node) Restore(object *corev1.Pod) *Pod {
 	p := n.New(object)
 	p.sandbox, p.traces = p.loadSandbox()
-	if p.sandbox.ID != "" { // limits may be new in this release, or other ones
-		if err := n.Sandboxes.Limit(p.cgroup(), spec.PodLimits(object, n.Facts())); err != nil {
-			p.log.Warn("cannot set the pod's limits anew", "error", err)
-		}
-	}
 	var err error
 	if p.devices, err = n.Records.loadDevices(object.UID); err != nil {
 		p.log.Warn("containers that are started have no devices", "error", err)
 	}
 	p.instances = n.Records.load(object.UID)
-	for id := range p.instances {
+	for id, i := range p.instances {
 		n.Owner.Claim(id, p)
+		c := containerOf(object, i.Name)
+		if i.Resources == nil && c != nil { // an earlier release kept it
+			i.Resources = c.Resources.DeepCopy()
+		}
+		p.resized = p.resized || c != nil && !equality.Semantic.DeepEqual(*i.Resources, c.Resources)
+	}
+	if p.sandbox.ID != "" { // limits may be new in this release, or other ones
+		if err := p.limit(pods.Largest(object, p.live())); err != nil {
+			p.log.Warn("cannot set the pod's limits anew", "error", err)
+		}
 	}
 	// Setting up again is idempotent and finds what is there.
 	p.traces = p.traces || len(p.instances) > 0
@@ -288,6 +295,8 @@ func (p *Pod) do(ctx context.Context, step pods.Step) error {
 		return p.setupVolumes(ctx)
 	case pods.Setup:
 		return p.setupSandbox(ctx)
+	case pods.Size:
+		return p.size(ctx)
 	case pods.Prepare:
 		return p.prepare(ctx, step)
 	case pods.Start:
@@ -355,6 +364,7 @@ func (p *Pod) observe() pods.Observed {
 		}
 		next[c.Name] = max(next[c.Name], n)
 	}
+	o.Unsized = p.unsized(o.Containers)
 	for name, pr := range p.prepared {
 		o.Prepared[name] = pr.attempt == next[name]
 	}
@@ -407,6 +417,7 @@ func (p *Pod) report(s corev1.PodStatus, o pods.Observed) {
 		return
 	}
 	p.eventBackoff(p.status, s)
+	p.eventResized(p.status, s)
 	if overdue := "DeadlineExceeded"; s.Reason == overdue && p.status.Reason != overdue && p.wanted.Pod.Status.Reason != overdue {
 		p.node.Events.Event(p.wanted.Pod, corev1.EventTypeNormal, overdue, s.Message)
 	}
@@ -490,6 +501,8 @@ func (p *Pod) eventFailure(step pods.Step, err error) {
 			text = i.Reason // the image manager has told more
 		}
 		p.ContainerEvent(step.Container, corev1.EventTypeWarning, "Failed", "Error: "+text)
+	case pods.Size:
+		p.Event(corev1.EventTypeWarning, "ResizeError", pods.ResizeNews("Pod resize error", p.Object(), err.Error()))
 	case pods.Teardown, pods.Stop:
 		p.Event(corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+err.Error())
 	}

@@ -91,7 +91,7 @@ func (p *Pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 	if err := p.node.Sandboxes.Pin(dir, n); err != nil {
 		return err
 	}
-	if err := p.node.Sandboxes.Limit(p.cgroup(), spec.PodLimits(object, p.node.Facts())); err != nil {
+	if err := p.limit(object); err != nil {
 		return err
 	}
 	if n.Net {

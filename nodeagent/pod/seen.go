@@ -17,7 +17,7 @@ import (
 func (p *Pod) Update(object *corev1.Pod) (old *corev1.Pod) {
 	p.change(func() {
 		old = p.wanted.Pod
-		p.wanted.Pod, p.wanted.Gone = object, false
+		p.wanted = p.wanted.Take(object)
 	})
 	return old
 }
@@ -27,6 +27,8 @@ func (p *Pod) End() { p.change(func() { p.wanted.Gone = true }) }
 
 // Keep keeps the pod's newest object, for an agent that starts without the API.
 func (p *Pod) Keep() error {
+	p.saving.Lock()
+	defer p.saving.Unlock()
 	return errors.Join(p.node.Records.savePodAgain(p.Object()), p.node.dropForgotten(p.uid))
 }
 

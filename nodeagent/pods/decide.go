@@ -154,6 +154,9 @@ func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 			p.add(Step{Kind: Setup, Cause: NoSandbox})
 		}
 	}
+	if o.Unsized && o.Sandbox.ID != "" {
+		p.add(Step{Kind: Size, Cause: Resized})
+	}
 	turn := decideInit(p, w, o, now)
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
@@ -226,6 +229,7 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 			return
 		}
 	}
+	outgrew := any && restartsFor(c, last)
 	if any && last.State == Exited && here && last.Hash == hash && !restarts(pod, c, init, last) {
 		return
 	}
@@ -235,11 +239,12 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 		if last.State == Exited {
 			next.Attempt, next.Crashes = last.Attempt+1, crashes(last)
 			next.Cause, next.Detail = Restarting, fmt.Sprint(last.ExitCode)
-			if !here || last.Hash != hash {
+			if !here || last.Hash != hash || outgrew {
 				next.Crashes = 0
 			}
 		}
-		if due := last.FinishedAt.Add(restartDelay(last)); last.State == Exited && here && last.Hash == hash && now.Before(due) {
+		if due := last.FinishedAt.Add(restartDelay(last)); last.State == Exited && here && last.Hash == hash && !outgrew &&
+			now.Before(due) {
 			p.again(due)
 			if shown := last.FinishedAt.Add(startErrorShown); startError(last) != nil && now.Before(shown) {
 				p.again(shown) // its status changes then
@@ -253,7 +258,7 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 		}
 		return
 	}
-	if turn && o.Volumes && o.Sandbox.ID != "" && !o.InFlight[Key{Prepare, c.Name}] {
+	if turn && o.Volumes && o.Sandbox.ID != "" && !o.Unsized && !o.InFlight[Key{Prepare, c.Name}] {
 		p.add(next)
 	}
 }
@@ -263,6 +268,8 @@ func unwanted(pod *corev1.Pod, c *corev1.Container, i Container, hash string, no
 	switch {
 	case i.Hash != hash:
 		return Changed, graceOf(pod, now)
+	case i.State == Running && restartsFor(c, i):
+		return Outgrew, graceOf(pod, now)
 	case i.HookError != "":
 		return HookFailed, graceOf(pod, now)
 	case i.Unhealthy != "":
@@ -308,6 +315,8 @@ func restarts(pod *corev1.Pod, c *corev1.Container, init bool, last Container) b
 		return true
 	case init && last.ExitCode == 0:
 		return false
+	case restartsFor(c, last):
+		return true
 	}
 	policy := pod.Spec.RestartPolicy
 	if c.RestartPolicy != nil {

@@ -69,6 +69,8 @@ func Killing(step Step, pod *corev1.Pod) string {
 	switch step.Cause {
 	case HookFailed:
 		return string(HookFailed)
+	case Outgrew:
+		return step.Reason()
 	case Changed:
 		return step.Reason() + ", will be restarted"
 	case Unhealthy:

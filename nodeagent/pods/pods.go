@@ -16,6 +16,8 @@ type Wanted struct {
 	// Gone says that the API no longer has the pod, or has it on another node:
 	// everything of it is removed, and nothing is reported.
 	Gone bool
+	// Resize is a change of the pod's resources that the node has not taken over; nil for none.
+	Resize *Resize
 	// Rejected, when not empty, is why this node refuses to run the pod (for
 	// example OutOfcpu); the pod fails without starting anything.
 	Rejected, RejectedMessage string
@@ -55,6 +57,8 @@ type Observed struct {
 	Failures map[Key]Failure
 	// InFlight are the steps that are being carried out.
 	InFlight map[Key]bool
+	// Unsized says that the pod's cgroup, or a container that need not be restarted for it, has other resources than it is to have.
+	Unsized bool
 	// Deleted says that the API has confirmed the final deletion.
 	Deleted bool
 	// Reported says that the API has confirmed the status in which every
@@ -116,6 +120,8 @@ type Container struct {
 	ImageID    string
 	// User is who its first process began as; nil if nobody remembers.
 	User *corev1.ContainerUser
+	// Resources are what it runs with; nil: those that the pod states.
+	Resources *corev1.ResourceRequirements
 	// Removed says that only the record of its exit is left.
 	Removed bool
 
@@ -150,6 +156,7 @@ const (
 	Volumes  Kind = "Volumes"  // set up all volumes
 	Setup    Kind = "Sandbox"  // make namespaces, cgroup and network
 	Prepare  Kind = "Prepare"  // get the image and a writable layer of Container
+	Size     Kind = "Resize"   // give the pod's cgroup and its running containers their resources
 	Start    Kind = "Start"    // create and start Container as Attempt
 	Hook     Kind = "Hook"     // run the postStart hook of ID
 	Stop     Kind = "Stop"     // end ID within Grace
@@ -198,6 +205,8 @@ const (
 	HookFailed  Cause = "FailedPostStartHook" // as the kubelet says it
 	Changed     Cause = "the container's definition changed"
 	Unhealthy   Cause = "the container is unhealthy" // Detail says which probe failed
+	Resized     Cause = "the pod's resources changed"
+	Outgrew     Cause = "the container's resources changed"
 	Superseded  Cause = "two newer instances exist"
 	Spared      Cause = "a newer instance exists, and the node has too little disk"
 )
@@ -239,6 +248,8 @@ func (s Step) Reason() string {
 		return "the container exited with code " + s.Detail
 	case Changed:
 		return fmt.Sprintf("Container %s definition changed", s.Container)
+	case Outgrew:
+		return fmt.Sprintf("Container %s resize requires restart", s.Container)
 	case Unhealthy:
 		return fmt.Sprintf("Container %s %s", s.Container, s.Detail)
 	}

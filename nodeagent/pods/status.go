@@ -103,6 +103,7 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 	if w.Evicted.Pressure {
 		disrupted(&s, w, now)
 	}
+	resizing(w, o, &s, end, now)
 	return s
 }
 
@@ -189,6 +190,10 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 	s.ContainerID = "containerd://" + last.ID
 	s.ImageID = last.ImageID
 	s.Resources, s.AllocatedResources, s.User = c.Resources.DeepCopy(), c.Resources.Requests.DeepCopy(), last.User.DeepCopy()
+	if last.State == Running {
+		is := actual(c, last)
+		s.Resources = is.DeepCopy()
+	}
 	if last.Image != "" {
 		s.Image = last.Image
 	}
@@ -330,6 +335,34 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 		}
 	}
 	set(s, corev1.PodReady, ready, reason, message, pod, now)
+}
+
+// resizing sets the conditions of a change of resources, which are there while it waits or goes on.
+func resizing(w Wanted, o Observed, s *corev1.PodStatus, end bool, now time.Time) {
+	say := func(t corev1.PodConditionType, on bool, generation int64, reason, message string) {
+		if !on || end {
+			s.Conditions = slices.DeleteFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == t })
+			return
+		}
+		set(s, t, true, reason, "", w.Pod, now)
+		at := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == t })
+		s.Conditions[at].Reason, s.Conditions[at].Message, s.Conditions[at].ObservedGeneration = reason, message, generation
+	}
+	r := Resize{Pod: w.Pod}
+	if w.Resize != nil {
+		r = *w.Resize
+	}
+	say(corev1.PodResizePending, r.Reason != "", r.Pod.Generation, r.Reason, r.Message)
+	all := slices.Concat(w.Pod.Spec.InitContainers, w.Pod.Spec.Containers)
+	going := o.Unsized || slices.ContainsFunc(all, func(c corev1.Container) bool {
+		last, any := latest(o, c.Name)
+		return any && restartsFor(&c, last)
+	})
+	reason, message := "", ""
+	if f, failed := o.Failures[Key{Kind: Size}]; failed {
+		reason, message = corev1.PodReasonError, f.Message
+	}
+	say(corev1.PodResizeInProgress, going, w.Pod.Generation, reason, message)
 }
 
 // incomplete names the init containers that have not done their part. That goes

@@ -361,3 +361,24 @@ func native(err error) error {
 	}
 	return errgrpc.ToNative(err)
 }
+
+// Resize gives a running container other limits; of what they do not name it keeps what it has. A limit of memory below what it uses is
+// refused: the kernel would end it.
+func (r *Runtime) Resize(ctx context.Context, id string, limits *specs.LinuxResources) error {
+	ctx, cancel := call(ctx, createTimeout)
+	defer cancel()
+	if limits.Memory != nil {
+		memory := *limits.Memory
+		memory.CheckBeforeUpdate = new(true)
+		changed := *limits
+		changed.Memory, limits = &memory, &changed
+	}
+	data, err := typeurl.MarshalAny(limits)
+	if err == nil {
+		_, err = r.client.TaskService().Update(ctx, &tasks.UpdateTaskRequest{ContainerID: id, Resources: typeurl.MarshalProto(data)})
+	}
+	if err = native(err); err != nil {
+		return fmt.Errorf("cannot limit container %s: %w", short(id), err)
+	}
+	return nil
+}

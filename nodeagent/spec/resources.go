@@ -32,17 +32,26 @@ func rlimits(n Node) []specs.POSIXRlimit {
 // resources are the container's cgroup settings; runc turns shares into a
 // weight where the machine has cgroup v2.
 func resources(in Input) *specs.LinuxResources {
-	r := Limits(in.Container.Resources.Requests, in.Container.Resources.Limits)
+	r := ContainerLimits(in.Container, in.Node)
 	if in.Node.CgroupV2 && r.Memory != nil {
 		// Kubernetes kills all of a container together.
 		r.Unified = map[string]string{"memory.oom.group": "1"}
 	}
-	if r.Memory != nil && (in.Node.CgroupV2 || in.Node.SwapLimits) {
-		r.Memory.Swap = r.Memory.Limit // memory and swap together: what exceeds its limit does not go on in swap
-	}
 	r.Pids = pids(in.Node.PodPids)
 	all := Privileged(in.Container)
 	r.Devices = []specs.LinuxDeviceCgroup{{Allow: all, Access: "rwm"}}
+	return r
+}
+
+// ContainerLimits are those of a container's cgroup that may change while it runs.
+func ContainerLimits(c *corev1.Container, n Node) *specs.LinuxResources {
+	r := Limits(c.Resources.Requests, c.Resources.Limits)
+	if r.Memory == nil {
+		return r
+	}
+	if n.CgroupV2 || n.SwapLimits {
+		r.Memory.Swap = r.Memory.Limit // memory and swap together: what exceeds its limit does not go on in swap
+	}
 	return r
 }
 

@@ -38,9 +38,10 @@ func amountsOf(list corev1.ResourceList) (a amounts, pods int64) {
 	return a, pods
 }
 
-// requestsOf returns what a pod requests in all, init containers and overhead included, as Kubernetes counts it.
+// requestsOf returns what a pod requests in all, init containers and overhead included, as Kubernetes counts it: while its
+// resources change, the larger ones.
 func requestsOf(p *corev1.Pod) amounts {
-	a, _ := amountsOf(requests.PodRequests(p, requests.PodResourcesOptions{}))
+	a, _ := amountsOf(requests.PodRequests(p, requests.PodResourcesOptions{UseStatusResources: true}))
 	return a
 }
 
@@ -76,7 +77,8 @@ const (
 
 // weightOf returns the requests as scoring sees them: each container at least what is presumed where it says nothing.
 func weightOf(p *corev1.Pod) (cpu, memory int64) {
-	a, _ := amountsOf(requests.PodRequests(p, requests.PodResourcesOptions{NonMissingContainerRequests: presumed()}))
+	options := requests.PodResourcesOptions{NonMissingContainerRequests: presumed(), UseStatusResources: true}
+	a, _ := amountsOf(requests.PodRequests(p, options))
 	return a.cpu, a.memory
 }
 

@@ -231,7 +231,6 @@ var allowedValues = map[string][]string{
 	"PodSpec.schedulerName":                       {"default-scheduler"},
 	"PodSpec.setHostnameAsFQDN":                   {"false"},
 	"PodSpec.hostUsers":                           {"true"},
-	"ContainerResizePolicy.restartPolicy":         {"NotRequired"},
 	"EmptyDirVolumeSource.medium":                 {"", "Memory"},
 	"SecurityContext.procMount":                   {"Default"},
 	"ContainerRestartRule.action":                 {"Restart"},

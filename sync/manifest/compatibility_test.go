@@ -40,7 +40,6 @@ func carried() map[string]string {
 		"SecurityContext.seLinuxOptions":                     linux,
 		"SecurityContext.windowsOptions":                     windows,
 		"PriorityClass.description":                          "for who reads it",
-		"Container.resizePolicy":                             "no container is resized in place",
 		"Toleration.tolerationSeconds":                       "no pod is evicted for a taint",
 		"PodTemplate.template":                               "nothing makes pods of it, in Kubernetes neither",
 		"ServicePort.appProtocol":                            "the slices have it, for who reads them",

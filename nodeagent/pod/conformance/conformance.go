@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -164,6 +165,9 @@ func (s Subject) containers(t *testing.T) {
 	if _, _, err := c.Usage(ctx, req.ID); err != nil {
 		t.Errorf("Usage = %v", err)
 	}
+	twice(t, "Resize", func() error {
+		return c.Resize(ctx, req.ID, &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(64))}})
+	})
 	if s.Machine.Sandboxes.OOMKilled(filepath.Join(s.Cgroup, "podconform-run", req.ID)) {
 		t.Error("OOMKilled of one that runs")
 	}

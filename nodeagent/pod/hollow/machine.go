@@ -363,6 +363,8 @@ func (m sandboxes) Remove(_ context.Context, p network.Pod, _ string) error {
 	return nil
 }
 
+func (ownContainers) Resize(context.Context, string, *specs.LinuxResources) error { return nil }
+
 func (sandboxes) Tune(string, map[string]string) error { return nil }
 
 func (m sandboxes) Limit(cgroup string, _ *specs.LinuxResources) error {
