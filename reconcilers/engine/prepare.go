@@ -192,10 +192,19 @@ func (p *preparation) update(old, next kinds.Object, reason string, done, failed
 	if equality.Semantic.DeepEqual(old, next) {
 		return
 	}
-	p.steps = append(p.steps, step{
-		Write:     store.Write{Key: kinds.KeyOf(old), Object: next, If: kinds.Revision(old), Reason: reason},
-		operation: "update", done: done, failed: failed,
-	})
+	w := store.Write{Key: kinds.KeyOf(old), Object: next, If: kinds.Revision(old), Reason: reason}
+	operation := "update"
+	if letGo(old, next) {
+		w.Object, operation = nil, "delete"
+	}
+	p.steps = append(p.steps, step{Write: w, operation: operation, done: done, failed: failed})
+}
+
+// letGo says that an update takes the last finalizer from what is being deleted: it goes, as in Kubernetes.
+func letGo(old, next kinds.Object) bool {
+	grace := next.GetDeletionGracePeriodSeconds()
+	return next.GetDeletionTimestamp() != nil && (grace == nil || *grace == 0) && len(old.GetFinalizers()) > 0 &&
+		len(next.GetFinalizers()) == 0
 }
 
 // drop deletes as Kubernetes does. Dropping what is gone, or going already, does nothing.
