@@ -26,7 +26,9 @@ type class struct {
 	ranks      []*score     // those that look across nodes
 	base       int64        // what the scores that do not concern it are worth
 
-	moves   int // how many moves of the round what follows knows
+	moves   int   // how many moves of the round what follows knows
+	touched []int // and of each of its tallies, how many nodes
+	full    int
 	looked  int // how many nodes have been looked at from start
 	buckets []bucket
 	by      map[string]int32 // buckets by what their nodes have in common
@@ -100,6 +102,7 @@ func (r *round) prepare(c *class) {
 		return
 	}
 	c.demand, c.tallies = d, slices.Clone(r.tallies[before:])
+	c.touched = make([]int, len(c.tallies))
 	for i := range r.table.predicates {
 		row := &r.table.predicates[i]
 		if row.concerns != nil && !row.concerns(d) {
@@ -208,29 +211,37 @@ func (c *class) lose(b *bucket) {
 	b.nodes--
 }
 
-// follow takes over what the round has moved since the class was last asked.
+// follow takes over what the round has moved since the class was last asked: nodes that have come into another bucket, and nodes
+// that are full and count no more for what others are scored by.
 func (r *round) follow(c *class) {
 	if c.found != nil {
-		for _, node := range r.log[c.moves:] {
-			f := c.found[node]
-			if f.bucket == 0 {
-				continue
+		for i, t := range c.tallies {
+			for _, node := range t.touched[c.touched[i]:] {
+				r.rebucket(c, int(node))
 			}
-			if r.refuses(c.doubts, c.demand, r.nodes[node]) != nil { // full, it counts no more for what nodes are scored by
-				c.found[node].bucket = 0
-				c.buckets[f.bucket-1].nodes--
-				continue
-			}
-			at := r.bucketOf(c, node)
-			if at+1 == f.bucket {
-				continue
-			}
-			c.buckets[f.bucket-1].nodes--
-			b := r.put(c, r.candidate(c, node, f.fixed))
-			heap.Fix(&b.ranked, len(b.ranked)-1)
+			c.touched[i] = len(t.touched)
 		}
+		for _, node := range r.full[c.full:] {
+			if f := &c.found[node]; f.bucket != 0 && r.nodes[node].pods >= r.nodes[node].maxPods {
+				c.buckets[f.bucket-1].nodes--
+				f.bucket = 0
+			}
+		}
+		c.full = len(r.full)
 	}
 	c.moves = len(r.log)
+}
+
+func (r *round) rebucket(c *class, node int) {
+	f := c.found[node]
+	if f.bucket == 0 {
+		return
+	}
+	if at := r.bucketOf(c, node); at+1 != f.bucket {
+		c.buckets[f.bucket-1].nodes--
+		b := r.put(c, r.candidate(c, node, f.fixed))
+		heap.Fix(&b.ranked, len(b.ranked)-1)
+	}
 }
 
 // choose returns the bucket with the best candidate, as far as its nodes are known; nil: there is none.
@@ -244,8 +255,15 @@ func (r *round) choose(c *class) *bucket {
 	c.spots, c.of = c.spots[:0], c.of[:0]
 	for i := range c.buckets {
 		b := &c.buckets[i]
-		for c.found != nil && len(b.ranked) > 0 && c.found[b.ranked[0].node].bucket != int32(i+1) {
-			b.ranked.drop()
+		for len(b.ranked) > 0 {
+			top := b.ranked[0].node
+			if c.found != nil && c.found[top].bucket != int32(i+1) {
+				b.ranked.drop()
+			} else if r.refuses(c.doubts, c.demand, r.nodes[top]) != nil {
+				c.lose(b)
+			} else {
+				break
+			}
 		}
 		if len(b.ranked) == 0 {
 			continue

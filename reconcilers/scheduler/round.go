@@ -18,6 +18,7 @@ type round struct {
 	classes map[string]*class
 	log     []int // the nodes that loads have come to or gone from
 	moves   []int // and how many on each node
+	full    []int // the nodes that have had as many pods as they take
 
 	state     *State
 	nominated []nominee // by descending priority
@@ -162,6 +163,9 @@ func (r *round) move(i int, l load, sign int64) *nodeInfo {
 	r.cluster.move(l.group, i, sign)
 	r.log = append(r.log, i)
 	r.moves[i]++
+	if r.nodes[i].pods >= r.nodes[i].maxPods {
+		r.full = append(r.full, i)
+	}
 	return r.nodes[i]
 }
 

@@ -533,6 +533,9 @@ func awaitEvent(t *testing.T, s *memory.Store, want string) {
 // BenchmarkDecide places 10,000 pods of 100 owners on 5,000 nodes.
 func BenchmarkDecide(b *testing.B) { benchmarkDecide(b, 100) }
 
+// BenchmarkDecideMany places 10,000 pods of 1,000 owners on 5,000 nodes.
+func BenchmarkDecideMany(b *testing.B) { benchmarkDecide(b, 1000) }
+
 // BenchmarkDecideUnlike places 10,000 pods that are all different on 5,000 nodes.
 func BenchmarkDecideUnlike(b *testing.B) { benchmarkDecide(b, 10000) }
 

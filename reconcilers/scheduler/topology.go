@@ -57,6 +57,8 @@ type tally struct {
 	listed int           // how many domains are within
 	least  int64         // the least count of a domain within; meaningless where there is none
 
+	touched []int32 // the nodes whose kin has changed, one after another
+
 	number int  // of the tallies of a round, in the order in which they were made
 	over   bool // nobody asks it any more
 }
@@ -106,6 +108,9 @@ func (t *tally) add(node int, amount int64) {
 	}
 	if t.counts == nil {
 		t.counts = make([]int64, t.domains)
+	}
+	if t.unique {
+		t.touched = append(t.touched, int32(node))
 	}
 	old := t.counts[domain]
 	next := old + amount
