@@ -63,7 +63,11 @@ func (p *Pod) setupSandbox(ctx context.Context) error {
 		}
 	}
 	p.change(func() { p.traces = true })
-	s := sandbox{ID: strconv.FormatInt(time.Now().UnixNano(), 36), Boot: register.BootID(), Hostname: p.node.hostname(object)}
+	name, err := p.node.hostname(object)
+	if err != nil {
+		return err
+	}
+	s := sandbox{ID: strconv.FormatInt(time.Now().UnixNano(), 36), Boot: register.BootID(), Hostname: name}
 	if err := p.makeSandbox(ctx, object, dir, &s); err != nil {
 		return err
 	}
@@ -186,33 +190,6 @@ func sharesPID(o *corev1.Pod) bool {
 	return o.Spec.ShareProcessNamespace != nil && *o.Spec.ShareProcessNamespace && !o.Spec.HostPID
 }
 
-// hostname is the pod's, at most 63 characters as the kernel's label limit asks.
-func (n *Node) hostname(o *corev1.Pod) string {
-	name := o.Name
-	switch {
-	case o.Spec.HostnameOverride != nil && *o.Spec.HostnameOverride != "":
-		return *o.Spec.HostnameOverride
-	case o.Spec.HostNetwork:
-		if h, err := os.Hostname(); err == nil {
-			return h
-		}
-	case o.Spec.Hostname != "":
-		name = o.Spec.Hostname
-	}
-	if len(name) > 63 {
-		name = strings.TrimRight(name[:63], "-.")
-	}
-	if o.Spec.SetHostnameAsFQDN != nil && *o.Spec.SetHostnameAsFQDN && o.Spec.Subdomain != "" {
-		return n.fqdn(o, name)
-	}
-	return name
-}
-
-func (n *Node) fqdn(o *corev1.Pod, hostname string) string {
-	_, domain := n.Names()
-	return fmt.Sprintf("%s.%s.%s.svc.%s", hostname, o.Spec.Subdomain, o.Namespace, domain)
-}
-
 // podFiles are the files that are made for a pod, with the paths at which its
 // containers see them.
 func podFiles() map[string]string {
@@ -240,13 +217,12 @@ func (n *Node) hostsFile(o *corev1.Pod, s sandbox) string {
 	} else {
 		b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+		name, domain := n.namesOf(o)
+		if domain != "" {
+			name = name + "." + domain + "\t" + name
+		}
 		for _, ip := range s.IPs {
-			names := s.Hostname
-			if o.Spec.Subdomain != "" {
-				short, _, _ := strings.Cut(s.Hostname, ".")
-				names = n.fqdn(o, short) + "\t" + short
-			}
-			fmt.Fprintf(&b, "%s\t%s\n", ip, names)
+			fmt.Fprintf(&b, "%s\t%s\n", ip, name)
 		}
 	}
 	if len(o.Spec.HostAliases) > 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/nodeagent/cgroup"
@@ -113,6 +114,10 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	if err := p.node.Devices.Inject(oci, p.Devices()[c.Name]); err != nil {
 		return &stepError{spec.ReasonCreate, err}
 	}
+	stdin, err := p.stdin(c, pr.id)
+	if err != nil {
+		return &stepError{spec.ReasonCreate, err}
+	}
 	group := p.shimGroup(object, c)
 	if group != "" {
 		oci.Annotations = map[string]string{runtime.GroupAnnotation: group}
@@ -133,7 +138,7 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	err = redact(p.launch(ctx, inst, runtime.Request{
 		Container: runtime.Container{ID: pr.id, Identity: p.identity(c.Name, step.Attempt), Sandbox: sb.ID, Hash: inst.Hash,
 			Crashes: step.Crashes, Image: pr.image.Name, ImageID: pr.image.ID},
-		Spec: oci, Layer: pr.layer, Stdout: pr.stream.Stdout, Stderr: pr.stream.Stderr,
+		Spec: oci, Layer: pr.layer, Stdin: stdin, Stdout: pr.stream.Stdout, Stderr: pr.stream.Stderr,
 		Runtime: sb.Runtime,
 	}), in.Sources.Secrets)
 	done()
@@ -160,6 +165,23 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 		return p.postStart(ctx, c, inst)
 	}
 	return nil
+}
+
+// stdin makes the pipe that a container reads as its input, in the sandbox's directory, with which it goes. Nobody can attach
+// to a container, so nobody ever writes to it: as with the kubelet, what reads it waits, also with stdinOnce, which closes the
+// pipe after the first who attached. Without stdin there is none, and input has ended before it begins.
+func (p *Pod) stdin(c *corev1.Container, id string) (path string, err error) {
+	if !c.Stdin {
+		return "", nil
+	}
+	path = filepath.Join(p.dir(), "stdin", id)
+	if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+		err = unix.Mkfifo(path, 0o600)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("cannot make input of container %s: %w", c.Name, err)
+	}
+	return path, nil
 }
 
 // turn waits until a container of the pod may be made. Those that share a shim

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -273,6 +274,9 @@ func (p *Pod) remove(ctx context.Context, step pods.Step) error {
 		return err
 	}
 	p.removeLog(step.Container, step.Attempt)
+	if err := os.Remove(filepath.Join(p.dir(), "stdin", step.ID)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot remove input of container %s: %w", step.Container, err)
+	}
 	p.change(func() {
 		delete(p.instances, step.ID)
 		delete(p.begun, step.ID)

@@ -194,6 +194,9 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 		is := actual(c, last)
 		s.Resources = is.DeepCopy()
 	}
+	if c.Lifecycle != nil {
+		s.StopSignal = c.Lifecycle.StopSignal
+	}
 	if last.Image != "" {
 		s.Image = last.Image
 	}

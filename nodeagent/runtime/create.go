@@ -122,6 +122,8 @@ type Request struct {
 	Layer     []mount.Mount // from Prepare
 	// Stdout and Stderr are FIFOs that somebody reads.
 	Stdout, Stderr string
+	// Stdin is a FIFO whose readers wait for as long as nobody writes to it; empty: input has ended before it begins.
+	Stdin string
 	// Runtime is the type of containerd's runtime that runs it, "io.containerd.runsc.v1". Empty: runc's.
 	Runtime string
 	// Bare says that Layer is no snapshot of ours but a directory.
@@ -210,7 +212,8 @@ func (r *Runtime) record(ctx context.Context, req Request) error {
 // meet it while it closes because its last container has just been deleted;
 // the next try then gets a new one.
 func (r *Runtime) newTask(ctx context.Context, req Request) (uint32, error) {
-	t := &tasks.CreateTaskRequest{ContainerID: req.ID, Terminal: req.Spec.Process.Terminal, Stdout: req.Stdout, Stderr: req.Stderr}
+	t := &tasks.CreateTaskRequest{ContainerID: req.ID, Terminal: req.Spec.Process.Terminal,
+		Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr}
 	if t.Terminal {
 		t.Stderr = ""
 	}

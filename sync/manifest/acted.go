@@ -129,7 +129,8 @@ PodSpec: dnsPolicy dnsConfig hostAliases hostname subdomain hostNetwork enableSe
 PodSpec: nodeName nodeSelector affinity tolerations topologySpreadConstraints schedulerName schedulingGates
 PodSpec: priorityClassName priority preemptionPolicy runtimeClassName overhead
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
-PodSpec: securityContext shareProcessNamespace hostPID activeDeadlineSeconds os setHostnameAsFQDN hostUsers
+PodSpec: securityContext shareProcessNamespace hostPID hostIPC activeDeadlineSeconds os setHostnameAsFQDN hostUsers
+PodSpec: hostnameOverride
 PodOS: name
 LocalObjectReference: name
 PodDNSConfig: nameservers searches options
@@ -157,7 +158,7 @@ Sysctl: name value
 Container: name image command args workingDir imagePullPolicy ports env envFrom resources volumeMounts
 Container: livenessProbe readinessProbe startupProbe lifecycle securityContext restartPolicy
 Container: volumeDevices
-Container: terminationMessagePath terminationMessagePolicy restartPolicyRules resizePolicy
+Container: terminationMessagePath terminationMessagePolicy restartPolicyRules resizePolicy stdin stdinOnce tty
 ContainerResizePolicy: resourceName restartPolicy
 ContainerRestartRule: action exitCodes
 ContainerRestartRuleOnExitCodes: operator values
@@ -187,7 +188,7 @@ ExecAction: command
 HTTPGetAction: path port host scheme httpHeaders
 HTTPHeader: name value
 TCPSocketAction: port host
-Lifecycle: postStart preStop
+Lifecycle: postStart preStop stopSignal
 LifecycleHandler: exec httpGet sleep
 SleepAction: seconds
 
@@ -229,7 +230,6 @@ var allowedValues = map[string][]string{
 	"ContainerResourceMetricSource.name":          {"cpu", "memory"},
 	"JobSpec.managedBy":                           {"kubernetes.io/job-controller"},
 	"PodSpec.schedulerName":                       {"default-scheduler"},
-	"PodSpec.setHostnameAsFQDN":                   {"false"},
 	"PodSpec.hostUsers":                           {"true"},
 	"EmptyDirVolumeSource.medium":                 {"", "Memory"},
 	"SecurityContext.procMount":                   {"Default"},
@@ -253,6 +253,8 @@ var refusedBecause = map[string]string{
 	"MetricSpec.external":                                  "no adapter serves metrics of other systems",
 	"StatefulSetSpec.volumeClaimTemplates":                 "no claims are made for pods yet",
 	"StatefulSetSpec.persistentVolumeClaimRetentionPolicy": "no claims are made for pods yet",
+	"PodSpec.readinessGates":                               "no program may write the conditions of pods: none would ever be ready",
+	"LifecycleHandler.tcpSocket":                           "Kubernetes serves no such hook either: it fails when it is to run",
 }
 
 func whyRefused(field string) string {
