@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,8 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/kinds/podstatus"
 )
 
 // fieldRow is a pod for a field of its manifest, and what is seen of that from inside its container.
@@ -206,5 +209,50 @@ func TestGRPCProbes(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(l.opts.RunDir, "pods", string(well.UID), "stdin", "*"))
 	if err != nil || len(files) > 0 {
 		t.Errorf("input of a container without: %v, %v", files, err)
+	}
+}
+
+// TestRestartAll has a container whose exit restarts all of its pod, which is never restarted else: the emptyDir stays.
+func TestRestartAll(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ready()
+	first := shell("first", "echo begins")
+	side := shell("side", forever)
+	side.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
+	source := shell("main", "while ! test -e /data/go; do sleep 0.1; done; test -e /data/done || { touch /data/done; exit 42; }; "+forever)
+	source.VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
+	source.RestartPolicy = new(corev1.ContainerRestartPolicyNever)
+	source.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}}}}
+	other := shell("other", forever)
+	other.Lifecycle = &corev1.Lifecycle{PreStop: execHook("touch /data/hook")}
+	other.VolumeMounts = source.VolumeMounts
+	p := l.bind("all", corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: new(int64(20)),
+		InitContainers: []corev1.Container{first, side}, Containers: []corev1.Container{source, other},
+		Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}})
+	before := l.running("all").Status.PodIP
+	data := filepath.Join(l.opts.DataDir, "volumes", string(p.UID), "volumes", "data")
+	if err := os.WriteFile(filepath.Join(data, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("all were restarted", 40*time.Second, func() error {
+		s := l.pod("all").Status
+		for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses) {
+			if c.RestartCount != 1 || c.LastTerminationState.Terminated == nil || !c.Ready {
+				return fmt.Errorf("%s is %+v", c.Name, c)
+			}
+		}
+		return nil
+	})
+	s := l.running("all").Status
+	if s.PodIP != before || s.ContainerStatuses[0].LastTerminationState.Terminated.ExitCode != 42 {
+		t.Errorf("it was at %s before, and is %+v", before, s)
+	}
+	if c := podstatus.Condition(&s, corev1.AllContainersRestarting); c == nil || c.Status != corev1.ConditionFalse {
+		t.Errorf("the condition is %+v", c)
+	}
+	if _, err := os.Stat(filepath.Join(data, "hook")); err == nil {
+		t.Error("a preStop hook ran")
 	}
 }

@@ -136,6 +136,9 @@ func (p *Pod) learn(ctx context.Context, c runtime.Container) error {
 			ID: c.ID, Name: c.Name, Attempt: c.Attempt, Sandbox: c.Sandbox, Hash: c.Hash, Crashes: c.Crashes,
 			Image: c.Image, ImageID: c.ImageID, StartedAt: c.CreatedAt, Hooked: true,
 		}}
+		for _, other := range p.instances {
+			inst.Round = max(inst.Round, other.Round) // else it would count as one that is to be replaced
+		}
 		p.instances[c.ID] = inst
 	}
 	if inst == nil {

@@ -21,6 +21,7 @@ const defaultGrace = 30 * time.Second
 // changed and at Plan.Again; steps in flight are not named a second time.
 func Decide(w Wanted, o Observed, now time.Time) Plan {
 	var p Plan
+	o = inRounds(w.Pod, o)
 	switch why, detail := ending(w, o, now); {
 	case why != "":
 		decideEnd(&p, w, o, Step{Cause: why, Detail: detail}, now)
@@ -71,38 +72,13 @@ func overdue(pod *corev1.Pod, now time.Time) bool {
 
 // decideEnd stops containers, mains before sidecars, then removes what is left. All its steps have the cause of why.
 func decideEnd(p *Plan, w Wanted, o Observed, why Step, now time.Time) {
-	for key := range o.InFlight {
-		switch key.Kind {
-		case Prepare, Start, Hook, Volumes, Setup:
-			p.Cancel = append(p.Cancel, key)
-		}
-	}
-	slices.SortFunc(p.Cancel, func(a, b Key) int { return strings.Compare(a.String(), b.String()) })
+	p.cancel(o, Prepare, Start, Hook, Volumes, Setup)
 	grace := graceOf(w.Pod, now)
 	if w.Evicted.Message != "" {
 		grace = w.Evicted.Grace
 	}
-	sidecars := sidecarNames(w.Pod)
-	alive := liveOf(o)
-	mains := slices.ContainsFunc(alive, func(c Container) bool { return !slices.Contains(sidecars, c.Name) })
-	// Sidecars end in reverse order, each after those started later.
-	last := ""
-	if !mains {
-		for _, name := range slices.Backward(sidecars) {
-			if slices.ContainsFunc(alive, func(c Container) bool { return c.Name == name }) {
-				last = name
-				break
-			}
-		}
-	}
-	for _, c := range alive {
-		if slices.Contains(sidecars, c.Name) && (mains || c.Name != last) {
-			continue
-		}
-		p.stop(o, c, Step{Grace: grace, Hooks: c.State == Running && grace > 0,
-			Cause: why.Cause, Detail: why.Detail})
-	}
-	if len(alive) > 0 || len(p.Cancel) > 0 {
+	alive := p.stopInOrder(w.Pod, o, Step{Grace: grace, Hooks: grace > 0, Cause: why.Cause, Detail: why.Detail})
+	if alive || len(p.Cancel) > 0 {
 		return
 	}
 	switch {
@@ -117,6 +93,42 @@ func decideEnd(p *Plan, w Wanted, o Observed, why Step, now time.Time) {
 	case w.Pod.DeletionTimestamp != nil && o.Reported:
 		p.add(Step{Kind: Delete, Cause: AllDown})
 	}
+}
+
+// cancel ends the steps of some kinds that are in flight.
+func (p *Plan) cancel(o Observed, kinds ...Kind) {
+	for key := range o.InFlight {
+		if slices.Contains(kinds, key.Kind) {
+			p.Cancel = append(p.Cancel, key)
+		}
+	}
+	slices.SortFunc(p.Cancel, func(a, b Key) int { return strings.Compare(a.String(), b.String()) })
+}
+
+// stopInOrder ends the containers that are next, each by the step, and says whether any is alive: sidecars end after all
+// others, in reverse order, each after those started later. Hooks run in those that run.
+func (p *Plan) stopInOrder(pod *corev1.Pod, o Observed, by Step) (any bool) {
+	sidecars := sidecarNames(pod)
+	alive := liveOf(o)
+	mains := slices.ContainsFunc(alive, func(c Container) bool { return !slices.Contains(sidecars, c.Name) })
+	last := ""
+	if !mains {
+		for _, name := range slices.Backward(sidecars) {
+			if slices.ContainsFunc(alive, func(c Container) bool { return c.Name == name }) {
+				last = name
+				break
+			}
+		}
+	}
+	for _, c := range alive {
+		if slices.Contains(sidecars, c.Name) && (mains || c.Name != last) {
+			continue
+		}
+		step := by
+		step.Hooks = by.Hooks && c.State == Running
+		p.stop(o, c, step)
+	}
+	return len(alive) > 0
 }
 
 // stop adds a step that ends a container, unless that is just being made: it is stopped once that has ended, however it
@@ -143,6 +155,10 @@ func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 	}
 	if !o.Volumes {
 		p.add(Step{Kind: Volumes, Cause: NoVolumes})
+	}
+	if o.ends {
+		decideRoundsEnd(p, w, o)
+		return
 	}
 	if o.Sandbox.ID == "" {
 		// Containers cannot outlive the namespaces they were made in.
@@ -215,7 +231,7 @@ func decideInit(p *Plan, w Wanted, o Observed, now time.Time) bool {
 func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, turn bool, now time.Time) {
 	pod := w.Pod
 	last, any := latest(o, c.Name)
-	here := any && last.Sandbox == o.Sandbox.ID
+	here := any && o.here(last)
 	hash := Hash(c)
 	if any && here && last.State != Exited {
 		if why, grace := unwanted(pod, c, last, hash, now); why != "" {
@@ -233,7 +249,7 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 	if any && last.State == Exited && here && last.Hash == hash && !restarts(pod, c, init, last) {
 		return
 	}
-	next := Step{Kind: Start, Container: c.Name, Cause: NotStarted}
+	next := Step{Kind: Start, Container: c.Name, Round: o.round, Cause: NotStarted}
 	if any {
 		next.Attempt, next.Crashes = last.Attempt, last.Crashes
 		if last.State == Exited {
@@ -320,9 +336,7 @@ func restarts(pod *corev1.Pod, c *corev1.Container, init bool, last Container) b
 	}
 	policy := pod.Spec.RestartPolicy
 	if c.RestartPolicy != nil {
-		if slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
-			return matches(r.ExitCodes, last.ExitCode)
-		}) {
+		if ruleFor(c, last.ExitCode) != "" {
 			return true
 		}
 		policy = corev1.RestartPolicy(*c.RestartPolicy) // the same words
@@ -357,7 +371,7 @@ func initialised(pod *corev1.Pod, o Observed) bool {
 		return false
 	}
 	for i := range pod.Spec.Containers {
-		if last, ok := latest(o, pod.Spec.Containers[i].Name); ok && last.Sandbox == o.Sandbox.ID {
+		if last, ok := latest(o, pod.Spec.Containers[i].Name); ok && o.here(last) {
 			return true
 		}
 	}
@@ -367,7 +381,7 @@ func initialised(pod *corev1.Pod, o Observed) bool {
 // initDone says that the container's successor may start.
 func initDone(o Observed, c *corev1.Container) bool {
 	last, ok := latest(o, c.Name)
-	if !ok || last.Sandbox != o.Sandbox.ID {
+	if !ok || !o.here(last) {
 		return false
 	}
 	if podstatus.Sidecar(c) {
@@ -381,7 +395,7 @@ func finished(pod *corev1.Pod, o Observed) corev1.PodPhase {
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
 		last, ok := latest(o, c.Name)
-		if ok && last.State == Exited && last.ExitCode != 0 && !restarts(pod, c, true, last) {
+		if ok && last.State == Exited && last.ExitCode != 0 && last.Round >= o.round && !restarts(pod, c, true, last) {
 			return corev1.PodFailed
 		}
 	}
@@ -391,7 +405,7 @@ func finished(pod *corev1.Pod, o Observed) corev1.PodPhase {
 	phase := corev1.PodSucceeded
 	for i := range pod.Spec.Containers {
 		last, ok := latest(o, pod.Spec.Containers[i].Name)
-		if !ok || last.State != Exited || restarts(pod, &pod.Spec.Containers[i], false, last) {
+		if !ok || last.State != Exited || last.Round < o.round || restarts(pod, &pod.Spec.Containers[i], false, last) {
 			return ""
 		}
 		if last.ExitCode != 0 {

@@ -62,6 +62,9 @@ func render(p Plan, now time.Time) string {
 		fmt.Fprintf(&b, "%s", s)
 		if s.Kind == Start {
 			fmt.Fprintf(&b, " (attempt %d, crashes %d)", s.Attempt, s.Crashes)
+			if s.Round > 0 {
+				fmt.Fprintf(&b, " (round %d)", s.Round)
+			}
 		}
 		if s.Kind == Stop {
 			fmt.Fprintf(&b, " (grace %s, hooks %t)", s.Grace, s.Hooks)

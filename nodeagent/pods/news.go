@@ -73,6 +73,8 @@ func Killing(step Step, pod *corev1.Pod) string {
 		return step.Reason()
 	case Changed:
 		return step.Reason() + ", will be restarted"
+	case RestartsAll:
+		return "killing"
 	case Unhealthy:
 		if !restartsAfterKill(pod, step.Container) {
 			return step.Reason()

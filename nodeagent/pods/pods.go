@@ -66,6 +66,9 @@ type Observed struct {
 	Reported bool
 	// HostIPs are the node's addresses, the first is the primary one.
 	HostIPs []string
+
+	round int  // that the pod is in
+	ends  bool // the round's containers end, for the next
 }
 
 // Sandbox is a pod's pinned namespaces and its addresses.
@@ -105,6 +108,8 @@ type Container struct {
 	Attempt int    // 0 for the first instance of that name
 	Sandbox string // ID of the sandbox it was made in
 	Hash    string // of the container's spec that it was made from
+	// Round counts the restarts of all containers before this instance.
+	Round int `json:",omitempty"`
 	// Crashes counts the restarts in a row before this instance, none of
 	// which ran long enough to be forgiven.
 	Crashes int
@@ -173,6 +178,7 @@ type Step struct {
 	ID        string // instance, for Stop and Remove
 	Attempt   int    // for Start
 	Crashes   int    // for Start
+	Round     int    // for Start
 	// Grace is how long Stop waits between the stop signal and SIGKILL.
 	Grace time.Duration
 	// Hooks says that Stop runs the preStop hook first, within Grace.
@@ -209,6 +215,7 @@ const (
 	Outgrew     Cause = "the container's resources changed"
 	Superseded  Cause = "two newer instances exist"
 	Spared      Cause = "a newer instance exists, and the node has too little disk"
+	RestartsAll Cause = "a container's exit restarts all containers"
 )
 
 // Key is what a step works on; two steps with one key never run together.

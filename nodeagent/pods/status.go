@@ -22,6 +22,7 @@ const (
 	reasonRun          = "RunContainerError"
 	reasonHook         = "PostStartHookError"
 	reasonConfig       = "CreateContainerConfigError"
+	reasonRestartAll   = "RestartingAllContainers"
 )
 
 // ReasonStartError and StartErrorCode are the exit of a container that
@@ -52,6 +53,7 @@ func startError(c Container) *corev1.ContainerStateWaiting {
 // only with their condition.
 func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 	pod := w.Pod
+	o = inRounds(pod, o)
 	s := *pod.Status.DeepCopy()
 	s.ObservedGeneration = pod.Generation
 	s.HostIP, s.HostIPs = "", nil
@@ -212,16 +214,20 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 		s.State.Waiting = waiting(pod, o, c, init, inited, true, last)
 	case Exited:
 		s.State.Terminated = terminated(last)
-		s.Ready = init && last.ExitCode == 0 && !podstatus.Sidecar(c)
-		if !end && restarts(pod, c, init, last) && !(init && inited && !podstatus.Sidecar(c)) {
+		s.Ready = init && last.ExitCode == 0 && !podstatus.Sidecar(c) && last.Round >= o.round
+		if !end && !o.ends && (last.Round < o.round || restarts(pod, c, init, last)) && !(init && inited && !podstatus.Sidecar(c)) {
 			s.LastTerminationState.Terminated = s.State.Terminated
 			s.State = corev1.ContainerState{Waiting: waiting(pod, o, c, init, inited, true, last)}
 			due := last.FinishedAt.Add(restartDelay(last))
 			failed := startError(last)
-			if last.Sandbox != o.Sandbox.ID {
+			if !o.here(last) {
 				failed = nil
 			}
 			switch {
+			case last.Round < o.round && s.State.Waiting.Reason == reasonCreating:
+				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonRestartAll,
+					Message: "The container is removed because RestartAllContainers in place"}
+			case last.Round < o.round: // what keeps it from starting
 			case failed != nil && now.Before(last.FinishedAt.Add(startErrorShown)):
 				s.State.Waiting = failed
 			case last.Sandbox == o.Sandbox.ID && now.Before(due) || s.State.Waiting.Reason == reasonCreating && restartDelay(last) > 0:
@@ -322,6 +328,9 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 	}
 	reason, message := "ContainersNotReady", fmt.Sprintf("containers with unready status: [%s]", strings.Join(unready, " "))
 	ready := len(unready) == 0 && s.Phase == corev1.PodRunning
+	if mayRestartAll(pod) {
+		setRestartingAll(pod, o, s, now)
+	}
 	switch {
 	case s.Phase == corev1.PodSucceeded:
 		reason, message = "PodCompleted", ""
@@ -396,8 +405,27 @@ func set(s *corev1.PodStatus, t corev1.PodConditionType, ok bool, reason, messag
 			c.Reason = ""
 		}
 	}
+	put(s, c, now)
+}
+
+// setRestartingAll says whether all containers are being restarted.
+func setRestartingAll(pod *corev1.Pod, o Observed, s *corev1.PodStatus, now time.Time) {
+	c := corev1.PodCondition{Type: corev1.AllContainersRestarting, Status: corev1.ConditionFalse, ObservedGeneration: pod.Generation}
+	switch {
+	case s.Phase == corev1.PodSucceeded:
+		c.Reason = "PodCompleted"
+	case s.Phase == corev1.PodFailed:
+		c.Reason = "PodFailed"
+	case restartingAll(o):
+		c.Status, c.Reason, c.Message = corev1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
+	}
+	put(s, c, now)
+}
+
+// put writes a condition, whose time stays where it says the same as before.
+func put(s *corev1.PodStatus, c corev1.PodCondition, now time.Time) {
 	c.LastTransitionTime = metav1.NewTime(now.Truncate(time.Second))
-	i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == t })
+	i := slices.IndexFunc(s.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type })
 	if i < 0 {
 		s.Conditions = append(s.Conditions, c)
 		return

@@ -233,7 +233,6 @@ var allowedValues = map[string][]string{
 	"PodSpec.hostUsers":                           {"true"},
 	"EmptyDirVolumeSource.medium":                 {"", "Memory"},
 	"SecurityContext.procMount":                   {"Default"},
-	"ContainerRestartRule.action":                 {"Restart"},
 	"SeccompProfile.type":                         {"RuntimeDefault", "Localhost", "Unconfined"},
 	"AppArmorProfile.type":                        {"RuntimeDefault", "Localhost", "Unconfined"},
 
