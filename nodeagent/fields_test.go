@@ -110,6 +110,18 @@ func fieldRows() []fieldRow {
 			c.Env = []corev1.EnvVar{{Name: "A", Value: "1"}, {Name: "B", Value: "$(A)$(Z)"}, {Name: "C", Value: "$$(A)"},
 				{Name: "D", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}}
 		}), []string{"F 1-1$(Z)-$(A)-env-yes\n"}},
+		{"env.fileKeyRef", "echo $A $B-$C", func(s *corev1.PodSpec, c *corev1.Container) {
+			s.Volumes = []corev1.Volume{{Name: "made", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+			first := shell("first", "echo \"A='one word'\" > /made/vars")
+			first.VolumeMounts = []corev1.VolumeMount{{Name: "made", MountPath: "/made"}}
+			s.InitContainers = []corev1.Container{first}
+			from := func(path, key string, optional bool) *corev1.EnvVarSource {
+				return &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{
+					VolumeName: "made", Path: path, Key: key, Optional: &optional}}
+			}
+			c.Env = []corev1.EnvVar{{Name: "A", ValueFrom: from("vars", "A", false)}, {Name: "B", Value: "again $(A)"},
+				{Name: "C", ValueFrom: from("absent", "C", true)}}
+		}, []string{"F one word again one word-\n"}},
 	}
 }
 

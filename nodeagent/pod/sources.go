@@ -2,7 +2,9 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,6 +35,28 @@ func (n *Node) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Containe
 		}
 	}
 	return s, nil
+}
+
+// fileKeys reads the variables that a container has from files of the pod's volumes. A file that is absent has none, as one
+// that lacks a key.
+func fileKeys(c *corev1.Container, vols map[string]volumes.Mounted) (map[spec.FileKey]string, error) {
+	found := map[spec.FileKey]string{}
+	for _, e := range c.Env {
+		if e.ValueFrom == nil || e.ValueFrom.FileKeyRef == nil {
+			continue
+		}
+		r := e.ValueFrom.FileKeyRef
+		volume, ok := vols[r.VolumeName]
+		if !ok {
+			return nil, fmt.Errorf("cannot find the volume %q referenced by FileKeyRef", r.VolumeName)
+		}
+		value, err := volumes.EnvKey(volume, r.Path, r.Key)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		found[spec.FileKey{Volume: r.VolumeName, Path: r.Path, Key: r.Key}] = value
+	}
+	return found, nil
 }
 
 // volumeSources is where volumes get their content from.

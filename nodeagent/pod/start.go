@@ -96,7 +96,7 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	if pr == nil || pr.attempt != step.Attempt {
 		return fmt.Errorf("cannot start container %s: it is not prepared", step.Container)
 	}
-	in, err := p.input(ctx, object, c, pr, sb)
+	in, err := p.input(ctx, object, c, pr, sb, vols)
 	defer func() { err = redact(err, in.Sources.Secrets) }()
 	if err != nil {
 		return configError(err)
@@ -131,7 +131,7 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 			ID: pr.id, Name: c.Name, Attempt: step.Attempt, Sandbox: sb.ID, Hash: pods.Hash(c), Crashes: step.Crashes,
 			Round: step.Round, State: pods.Created, Image: c.Image, ImageID: pr.image.ID, User: userOf(oci),
 			Resources: c.Resources.DeepCopy(),
-			Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
+			Hooked:    c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
 		},
 		StopSignal: stopSignal(c, pr.image), changed: time.Now(),
 	}
@@ -327,8 +327,12 @@ func (p *Pod) shimGroup(object *corev1.Pod, c *corev1.Container) string {
 }
 
 // input collects what the container's specification depends on.
-func (p *Pod) input(ctx context.Context, object *corev1.Pod, c *corev1.Container, pr *prepared, sb sandbox) (spec.Input, error) {
+func (p *Pod) input(ctx context.Context, object *corev1.Pod, c *corev1.Container, pr *prepared, sb sandbox,
+	vols map[string]volumes.Mounted) (spec.Input, error) {
 	sources, err := p.node.envSources(ctx, object, c)
+	if err == nil {
+		sources.Files, err = fileKeys(c, vols)
+	}
 	if err != nil {
 		return spec.Input{}, err
 	}

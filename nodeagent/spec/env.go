@@ -143,6 +143,13 @@ func valueFrom(in Input, e corev1.EnvVar) (string, bool, error) {
 			return "", false, configErrorf("couldn't find key %v in Secret %v/%v", r.Key, in.Pod.Namespace, r.Name)
 		}
 		return string(v), ok, nil
+	case from.FileKeyRef != nil:
+		r := from.FileKeyRef
+		v := in.Sources.Files[FileKey{r.VolumeName, r.Path, r.Key}]
+		if v == "" && !optional(r.Optional) {
+			return "", false, configErrorf("environment variable key %q not found in file %q", r.Key, r.Path)
+		}
+		return v, v != "", nil
 	}
 	return "", false, configErrorf("environment variable %s has no source that is known here", e.Name)
 }

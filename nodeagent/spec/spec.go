@@ -102,7 +102,12 @@ type Sources struct {
 	Secrets    map[string]*corev1.Secret
 	// Services are those of the pod's namespace and default/kubernetes.
 	Services []*corev1.Service
+	// Files has the values of variables in files of volumes; one that is not there, or empty, is absent.
+	Files map[FileKey]string
 }
+
+// FileKey is a variable in a file of a pod's volume.
+type FileKey struct{ Volume, Path, Key string }
 
 // The reasons of a ConfigError: the first for what the kubelet looks at itself,
 // the second for what it leaves to the runtime.

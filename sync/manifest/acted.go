@@ -164,7 +164,8 @@ ContainerRestartRule: action exitCodes
 ContainerRestartRuleOnExitCodes: operator values
 ContainerPort: name hostPort containerPort protocol hostIP
 EnvVar: name value valueFrom
-EnvVarSource: fieldRef resourceFieldRef configMapKeyRef secretKeyRef
+EnvVarSource: fieldRef resourceFieldRef configMapKeyRef secretKeyRef fileKeyRef
+FileKeySelector: volumeName path key optional
 EnvFromSource: prefix configMapRef secretRef
 ConfigMapEnvSource: optional
 SecretEnvSource: optional
