@@ -142,7 +142,10 @@ func (r *rollout) fill() bool {
 
 // shrink drops the condemned, and says whether the next part of the decision may follow.
 func (r *rollout) shrink() bool {
-	for _, m := range r.condemned {
+	for i, m := range r.condemned {
+		if r.ordered() && r.unavailable(m) && slices.ContainsFunc(r.condemned[i+1:], r.unavailable) {
+			return false // As Kubernetes: a pod that does not work is ended only where those below it do.
+		}
 		r.drop(m, fmt.Sprintf("ordinal %d is not wanted: %s", m.ordinal, r.wantedOrdinals()))
 		if r.ordered() {
 			return false
