@@ -46,7 +46,7 @@ func carried() map[string]string {
 		"EndpointPort.appProtocol":                           "for who reads it",
 		"Endpoint.targetRef":                                 "for who reads it",
 		"EndpointAddress.targetRef":                          "for who reads it",
-		"PodDisruptionBudgetSpec.unhealthyPodEvictionPolicy": "nothing evicts pods yet",
+		"PodDisruptionBudgetSpec.unhealthyPodEvictionPolicy": "nobody evicts pods by request",
 		"Endpoint.zone":                                      "endpoints of all zones are used",
 	}
 }
