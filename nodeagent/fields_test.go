@@ -126,7 +126,7 @@ func fieldRows() []fieldRow {
 }
 
 func ownNamespace(kind string) string {
-	name, err := os.Readlink("/proc/self/ns/" + kind)
+	name, err := os.Readlink("/proc/thread-self/ns/" + kind) // a thread that made a namespace may be the process's first
 	if err != nil {
 		return err.Error()
 	}
