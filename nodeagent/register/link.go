@@ -87,8 +87,12 @@ func (l *Link) Config() *rest.Config {
 	}
 }
 
-// Reset ends all connections, so that the next ones use the node's newest certificate.
-func (l *Link) Reset() { l.dialer.CloseAll() }
+// Reset ends all connections, so that the next ones use the node's newest certificate. Those that nobody uses the transport
+// forgets at once: it would give one that has just been closed to the next request.
+func (l *Link) Reset() {
+	l.transport.CloseIdleConnections()
+	l.dialer.CloseAll()
+}
 
 // RoundTrip implements http.RoundTripper.
 func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
