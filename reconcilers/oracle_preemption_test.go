@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -271,9 +272,12 @@ func (w *crowd) theirs(t *testing.T) (verdictOf, bool) {
 		t.Fatal(err)
 	}
 	var out verdictOf
+	var mu sync.Mutex // victims are ended side by side
 	pl.Executor.PreemptPod = func(
 		_ context.Context, _ preemption.Candidate, _ preemption.ExecutorPreemptor, victim *corev1.Pod, _ string,
 	) (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		out.ended = append(out.ended, victim.Name)
 		return false, nil
 	}
