@@ -20,6 +20,11 @@ const (
 // decided from the one before.
 const bindingTakes = 10 * time.Second
 
+// BindsLate says that claims of a class get their volumes once a pod mounts them; nil, a class that is not there, says no.
+func BindsLate(class *storagev1.StorageClass) bool {
+	return class != nil && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+}
+
 func claimRule() Rule {
 	return judged(claimHealth, Read{Of: core().WithKind("PersistentVolume")}, Read{Of: storage().WithKind("StorageClass")})
 }
@@ -34,8 +39,7 @@ func claimHealth(c *corev1.PersistentVolumeClaim, see Sight) Health {
 	}
 	name := volume.GetPersistentVolumeClaimClass(c)
 	class, _ := see.Get(For[*storagev1.StorageClass]().Key("", name)).(*storagev1.StorageClass)
-	delayed := class != nil && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
-	if delayed && c.Spec.VolumeName == "" && !volume.IsDelayBindingProvisioning(c) {
+	if BindsLate(class) && c.Spec.VolumeName == "" && !volume.IsDelayBindingProvisioning(c) {
 		return Health{State: Healthy}
 	}
 	cause := withoutVolume(c, class, see)

@@ -42,9 +42,6 @@ func Unclaimed(pod *corev1.Pod, v *corev1.Volume, cause error) error {
 		v.Name, v.Name, pod.Namespace, kinds.ClaimOf(pod, v), cause), cause}
 }
 
-// pvcProtection is the finalizer of a claim that is in use: its pods may go on, whoever deletes it.
-const pvcProtection = "kubernetes.io/pvc-protection"
-
 // Bound returns the name of the volume that a pod's claim is bound to; the error says, in the kubelet's words, why there is
 // none that the pod may mount.
 func Bound(pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeClaim) (string, error) {
@@ -54,7 +51,7 @@ func Bound(pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeClai
 		}
 	}
 	switch {
-	case claim.DeletionTimestamp != nil && !slices.Contains(claim.Finalizers, pvcProtection):
+	case claim.DeletionTimestamp != nil && !slices.Contains(claim.Finalizers, kinds.ClaimProtection): // else its pods may go on
 		return "", Unclaimed(pod, v, errors.New("PVC is being deleted"))
 	case claim.Status.Phase != corev1.ClaimBound:
 		return "", Unclaimed(pod, v, errors.New("PVC is not bound"))

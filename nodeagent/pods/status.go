@@ -111,9 +111,8 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 
 // disrupted says for whoever counts failures that this one is not the pod's own.
 func disrupted(s *corev1.PodStatus, w Wanted, now time.Time) {
-	set(s, corev1.DisruptionTarget, true, "", "", w.Pod, now)
-	i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
-	s.Conditions[i].Reason, s.Conditions[i].Message = corev1.PodReasonTerminationByKubelet, w.Evicted.Message
+	put(s, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, ObservedGeneration: w.Pod.Generation,
+		Reason: corev1.PodReasonTerminationByKubelet, Message: w.Evicted.Message}, now)
 }
 
 // inTime says that no container ran beyond the pod's deadline.
@@ -356,9 +355,8 @@ func resizing(w Wanted, o Observed, s *corev1.PodStatus, end bool, now time.Time
 			s.Conditions = slices.DeleteFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == t })
 			return
 		}
-		set(s, t, true, reason, "", w.Pod, now)
-		at := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == t })
-		s.Conditions[at].Reason, s.Conditions[at].Message, s.Conditions[at].ObservedGeneration = reason, message, generation
+		put(s, corev1.PodCondition{Type: t, Status: corev1.ConditionTrue, ObservedGeneration: generation, Reason: reason,
+			Message: message}, now)
 	}
 	r := Resize{Pod: w.Pod}
 	if w.Resize != nil {

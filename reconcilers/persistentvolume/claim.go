@@ -22,8 +22,8 @@ func unbound(v *view.View, c *corev1.PersistentVolumeClaim) (loop.Decision, erro
 	if name := c.Spec.VolumeName; name != "" {
 		return asked(v, c, name)
 	}
-	class, classed := view.Get[*storagev1.StorageClass](v, "", volume.GetPersistentVolumeClaimClass(c))
-	delayed := classed && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+	class, _ := view.Get[*storagev1.StorageClass](v, "", volume.GetPersistentVolumeClaimClass(c))
+	delayed := kinds.BindsLate(class)
 	pv, err := match(v, c, delayed)
 	if err != nil {
 		return loop.Decision{}, loop.Stall(err)
@@ -244,7 +244,7 @@ func unplaced(v *view.View, c *corev1.PersistentVolumeClaim) (names []string) {
 }
 
 func mounts(p *corev1.Pod, claim string) bool {
-	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return claimOf(p, &v) == claim })
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return kinds.ClaimOf(p, &v) == claim })
 }
 
 func normal(reason, message string) []loop.Event {

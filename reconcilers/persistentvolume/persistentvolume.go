@@ -96,11 +96,15 @@ func waiting(v *view.View, o kinds.Object) (keys []kinds.Key) {
 }
 
 // mounted are the claims that a pod mounts and that have no volume.
-func mounted(v *view.View, o kinds.Object) (keys []kinds.Key) {
-	p := o.(*corev1.Pod)
+func mounted(v *view.View, o kinds.Object) []kinds.Key {
+	return claimsOf(v, o.(*corev1.Pod), func(c *corev1.PersistentVolumeClaim) bool { return c.Spec.VolumeName == "" })
+}
+
+// claimsOf are those of a pod's claims that are such.
+func claimsOf(v *view.View, p *corev1.Pod, such func(*corev1.PersistentVolumeClaim) bool) (keys []kinds.Key) {
 	for i := range p.Spec.Volumes {
-		c, ok := view.Get[*corev1.PersistentVolumeClaim](v, p.Namespace, claimOf(p, &p.Spec.Volumes[i]))
-		if ok && c.Spec.VolumeName == "" {
+		c, ok := view.Get[*corev1.PersistentVolumeClaim](v, p.Namespace, kinds.ClaimOf(p, &p.Spec.Volumes[i]))
+		if ok && such(c) {
 			keys = append(keys, kinds.KeyOf(c))
 		}
 	}
@@ -109,15 +113,4 @@ func mounted(v *view.View, o kinds.Object) (keys []kinds.Key) {
 
 func placed(old, new kinds.Object) bool {
 	return old == nil || new == nil || old.(*corev1.Pod).Spec.NodeName != new.(*corev1.Pod).Spec.NodeName
-}
-
-// claimOf is the name of the claim that a pod's volume is of; empty: it is of none.
-func claimOf(p *corev1.Pod, v *corev1.Volume) string {
-	switch {
-	case v.PersistentVolumeClaim != nil:
-		return v.PersistentVolumeClaim.ClaimName
-	case v.Ephemeral != nil:
-		return p.Name + "-" + v.Name
-	}
-	return ""
 }

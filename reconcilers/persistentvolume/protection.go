@@ -42,15 +42,8 @@ func ClaimProtection() loop.Reconciler {
 }
 
 // leaving are the claims of a pod that only wait for it.
-func leaving(v *view.View, o kinds.Object) (keys []kinds.Key) {
-	p := o.(*corev1.Pod)
-	for i := range p.Spec.Volumes {
-		c, ok := view.Get[*corev1.PersistentVolumeClaim](v, p.Namespace, claimOf(p, &p.Spec.Volumes[i]))
-		if ok && c.DeletionTimestamp != nil {
-			keys = append(keys, kinds.KeyOf(c))
-		}
-	}
-	return keys
+func leaving(v *view.View, o kinds.Object) []kinds.Key {
+	return claimsOf(v, o.(*corev1.Pod), func(c *corev1.PersistentVolumeClaim) bool { return c.DeletionTimestamp != nil })
 }
 
 // VolumeProtection returns the reconciler that keeps a volume for as long as it is bound.
