@@ -13,6 +13,7 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"lockstep/internal/sleep"
+	"lockstep/kinds"
 	"lockstep/nodeagent/eviction"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/pod"
@@ -117,7 +118,7 @@ func (a *Agent) relieve(ctx context.Context, shortages []eviction.Shortage) *pod
 	var running []eviction.Pod
 	byUID := map[types.UID]*pod.Pod{}
 	for _, p := range a.allPods() {
-		if o := p.Object(); p.Active() && !eviction.Critical(o) {
+		if o := p.Object(); p.Active() && !kinds.Critical(o) {
 			running = append(running, eviction.Pod{Object: o, Stats: stats[o.UID]})
 			byUID[o.UID] = p
 		}

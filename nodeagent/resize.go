@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	helpers "k8s.io/component-helpers/resource"
+	scheduling "k8s.io/component-helpers/scheduling/corev1"
 
 	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pod"
@@ -55,13 +56,7 @@ func sooner(x, y pods.Wanted) int {
 		}
 		return 0
 	}
-	priority := func(w pods.Wanted) int32 {
-		if w.Pod.Spec.Priority == nil {
-			return 0
-		}
-		return *w.Pod.Spec.Priority
-	}
-	return cmp.Or(cmp.Compare(grows(x), grows(y)), cmp.Compare(priority(y), priority(x)),
+	return cmp.Or(cmp.Compare(grows(x), grows(y)), cmp.Compare(scheduling.PodPriority(y.Pod), scheduling.PodPriority(x.Pod)),
 		x.Pod.CreationTimestamp.Compare(y.Pod.CreationTimestamp.Time), cmp.Compare(x.Pod.UID, y.Pod.UID))
 }
 

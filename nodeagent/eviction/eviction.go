@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
+
+	"lockstep/kinds"
 )
 
 // Signal is something of which a node can run short, by the kubelet's name.
@@ -208,12 +210,6 @@ func (p Policy) Grace(s *Shortage, pod *corev1.Pod) time.Duration {
 // HardGrace is what a pod gets that must go at once; the kubelet's figure.
 const HardGrace = time.Second
 
-// Critical says that a node does not work without the pod: it does not end one for want of something.
-func Critical(pod *corev1.Pod) bool {
-	const critical = 2_000_000_000 // the lowest of the system's priority classes
-	return pod.Spec.Priority != nil && *pod.Spec.Priority >= critical
-}
-
 // first sorts what is true before what is not.
 func first(a, b bool) int {
 	switch {
@@ -228,7 +224,7 @@ func first(a, b bool) int {
 // Refuses says why a node with such conditions does not take a pod that is bound to it; empty if it does. What a system
 // needs it takes always, and one that is short of memory alone takes whoever has asked for some.
 func Refuses(conditions []corev1.NodeConditionType, pod *corev1.Pod, qos corev1.PodQOSClass) string {
-	if len(conditions) == 0 || Critical(pod) {
+	if len(conditions) == 0 || kinds.Critical(pod) {
 		return ""
 	}
 	if len(conditions) == 1 && conditions[0] == corev1.NodeMemoryPressure {

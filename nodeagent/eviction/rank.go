@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/resource"
+	scheduling "k8s.io/component-helpers/scheduling/corev1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
@@ -48,10 +49,7 @@ func Rank(pods []Pod, s Signal, oneDisk bool) {
 	}
 	all := make([]ranked, len(pods))
 	for i, p := range pods {
-		r := ranked{Pod: p}
-		if p.Object.Spec.Priority != nil {
-			r.priority = *p.Object.Spec.Priority
-		}
+		r := ranked{Pod: p, priority: scheduling.PodPriority(p.Object)}
 		if p.Stats != nil {
 			asked := requested(p.Object, request)
 			r.over = use(&p) - asked

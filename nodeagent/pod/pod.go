@@ -125,7 +125,7 @@ func (n *Node) Restore(object *corev1.Pod) *Pod {
 	p.instances = n.Records.load(object.UID)
 	for id, i := range p.instances {
 		n.Owner.Claim(id, p)
-		c := containerOf(object, i.Name)
+		c := pods.ContainerOf(object, i.Name)
 		if i.Resources == nil && c != nil { // an earlier release kept it
 			i.Resources = c.Resources.DeepCopy()
 		}

@@ -23,7 +23,7 @@ func (p *Pod) Resized(r *pods.Resize) error {
 		}
 		p.wanted.Pod, p.wanted.Resize, p.resized, taken = r.Pod, nil, true, true
 		for _, i := range p.instances { // what has ended has nothing to change
-			if c := containerOf(r.Pod, i.Name); i.State == pods.Exited && c != nil {
+			if c := pods.ContainerOf(r.Pod, i.Name); i.State == pods.Exited && c != nil {
 				i.Resources = c.Resources.DeepCopy()
 				ended = append(ended, i)
 			}
@@ -84,7 +84,7 @@ func (p *Pod) size(ctx context.Context) error {
 			return err
 		}
 		for _, i := range pods.Outgrown(o, live) {
-			c := containerOf(o, i.Name)
+			c := pods.ContainerOf(o, i.Name)
 			if err := p.node.Containers.Resize(ctx, i.ID, spec.ContainerLimits(c, p.node.Facts())); err != nil {
 				return fmt.Errorf("cannot resize container %s: %w", i.Name, err)
 			}

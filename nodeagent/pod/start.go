@@ -45,7 +45,7 @@ func (p *Pod) identity(name string, attempt int) runtime.Identity {
 // prepare gets the image, the writable layer and the log's pipes.
 func (p *Pod) prepare(ctx context.Context, step pods.Step) error {
 	object := p.Object()
-	c := containerOf(object, step.Container)
+	c := pods.ContainerOf(object, step.Container)
 	id := p.identity(c.Name, step.Attempt).ID()
 	img, err := p.ensureImage(ctx, c)
 	if err != nil {
@@ -92,7 +92,7 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	p.mu.Lock()
 	object, pr, sb, vols := p.wanted.Pod, p.prepared[step.Container], p.sandbox, p.volumes
 	p.mu.Unlock()
-	c := containerOf(object, step.Container)
+	c := pods.ContainerOf(object, step.Container)
 	if pr == nil || pr.attempt != step.Attempt {
 		return fmt.Errorf("cannot start container %s: it is not prepared", step.Container)
 	}
@@ -308,7 +308,7 @@ func (p *Pod) hookAgain(ctx context.Context, step pods.Step) error {
 	p.mu.Lock()
 	object, inst := p.wanted.Pod, p.instances[step.ID]
 	p.mu.Unlock()
-	c := containerOf(object, step.Container)
+	c := pods.ContainerOf(object, step.Container)
 	if inst == nil || c == nil || c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
 		return nil
 	}
@@ -457,17 +457,4 @@ func stopSignal(c *corev1.Container, img Image) string {
 		return string(*c.Lifecycle.StopSignal)
 	}
 	return strings.TrimSpace(img.Config.StopSignal)
-}
-
-// containerOf finds a container or init container of the pod; it is never nil
-// for a name that the pod's spec has.
-func containerOf(object *corev1.Pod, name string) *corev1.Container {
-	for _, cs := range [][]corev1.Container{object.Spec.InitContainers, object.Spec.Containers} {
-		for i := range cs {
-			if cs[i].Name == name {
-				return &cs[i]
-			}
-		}
-	}
-	return nil
 }

@@ -46,7 +46,7 @@ func (p *Pod) stop(ctx context.Context, step pods.Step) error {
 	if by := time.Now().Add(step.Grace); !again || by.Before(inst.killBy) {
 		inst.killBy = by
 	}
-	c, sig, deadline, hooked := containerOf(p.wanted.Pod, inst.Name), inst.StopSignal, inst.killBy, inst.preStopped
+	c, sig, deadline, hooked := pods.ContainerOf(p.wanted.Pod, inst.Name), inst.StopSignal, inst.killBy, inst.preStopped
 	p.mu.Unlock()
 	if !again {
 		p.ContainerEvent(step.Container, corev1.EventTypeNormal, "Killing", pods.Killing(step, p.Object()))
@@ -201,7 +201,7 @@ func (p *Pod) exited(ctx context.Context, inst *instance, c runtime.Container) e
 			p.log.Warn("cannot end container that containerd has forgotten", "container", c.ID, "error", err)
 		}
 	}
-	spec := containerOf(p.Object(), inst.Name)
+	spec := pods.ContainerOf(p.Object(), inst.Name)
 	message := p.terminationMessage(spec, inst)
 	released := false
 	if message == "" && c.ExitCode != 0 && spec != nil && spec.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError {

@@ -103,7 +103,7 @@ func (p *Pod) storage(ctx context.Context) (pods.Storage, error) {
 		s.Files[at] = measure(filepath.Join(p.node.Volumes.FilesDir(p.uid), name))
 	}
 	for name, c := range newest {
-		if spec := containerOf(object, name); spec != nil && spec.TerminationMessagePath != "" {
+		if spec := pods.ContainerOf(object, name); spec != nil && spec.TerminationMessagePath != "" {
 			at := spec.TerminationMessagePath + " of container " + name
 			s.Files[at] = measure(p.node.Records.messageFile(p.uid, name, c.Attempt))
 		}

@@ -110,7 +110,7 @@ func restartsFor(c *corev1.Container, i Container) bool {
 // Outgrown are the running containers whose resources change while they run.
 func Outgrown(pod *corev1.Pod, live []Container) (those []Container) {
 	for _, i := range live {
-		if c := containerOf(pod, i.Name); c != nil && i.State == Running {
+		if c := ContainerOf(pod, i.Name); c != nil && i.State == Running {
 			if resized, restart := outgrown(c, i); resized && !restart {
 				those = append(those, i)
 			}
@@ -123,7 +123,7 @@ func Outgrown(pod *corev1.Pod, live []Container) (those []Container) {
 func Largest(pod *corev1.Pod, live []Container) *corev1.Pod {
 	pod = pod.DeepCopy()
 	for _, i := range live {
-		c := containerOf(pod, i.Name)
+		c := ContainerOf(pod, i.Name)
 		if c == nil || i.State == Exited || i.Resources == nil {
 			continue
 		}
@@ -143,7 +143,8 @@ func Largest(pod *corev1.Pod, live []Container) *corev1.Pod {
 	return pod
 }
 
-func containerOf(pod *corev1.Pod, name string) *corev1.Container {
+// ContainerOf is the container, or init container, of a pod with that name; nil: it has none.
+func ContainerOf(pod *corev1.Pod, name string) *corev1.Container {
 	for _, cs := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		if at := slices.IndexFunc(cs, func(c corev1.Container) bool { return c.Name == name }); at >= 0 {
 			return &cs[at]

@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"lockstep/kinds"
 )
 
 const (
@@ -149,7 +151,7 @@ func raise(most corev1.ResourceList, name corev1.ResourceName, list corev1.Resou
 func oomScoreAdj(in Input) int {
 	score := 1000
 	switch qos := in.Pod.Status.QOSClass; {
-	case in.Pod.Spec.Priority != nil && *in.Pod.Spec.Priority >= 2_000_000_000, qos == corev1.PodQOSGuaranteed:
+	case kinds.Critical(in.Pod), qos == corev1.PodQOSGuaranteed:
 		score = -997
 	case qos == corev1.PodQOSBurstable && in.Node.MemoryCapacity > 0:
 		request := in.Container.Resources.Requests.Memory().Value()

@@ -99,11 +99,7 @@ func (r *round) huntFor(c *class, p *corev1.Pod) *hunt {
 // asked returns a text that is equal for pods that all rows which refuse, and do not look across nodes, answer alike.
 func (t *table) asked(p *corev1.Pod, l *load) string {
 	var bare corev1.Pod
-	for i := range t.predicates {
-		if read := t.predicates[i].reads; read != nil {
-			read(p, &bare)
-		}
-	}
+	t.readAsked(p, &bare)
 	text, err := bare.Marshal()
 	if err != nil {
 		text = []byte(p.UID) // alike to nobody

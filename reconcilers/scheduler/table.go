@@ -103,11 +103,7 @@ type fingerprints struct {
 // nodes and on the pods decided after them.
 func (f *fingerprints) of(t *table, p *corev1.Pod, l *load) []byte {
 	f.bare, f.group = corev1.Pod{}, appendGroup(f.group[:0], p)
-	for i := range t.predicates {
-		if read := t.predicates[i].reads; read != nil {
-			read(p, &f.bare)
-		}
-	}
+	t.readAsked(p, &f.bare)
 	for i := range t.scores {
 		if read := t.scores[i].reads; read != nil {
 			read(p, &f.bare)
@@ -120,6 +116,15 @@ func (f *fingerprints) of(t *table, p *corev1.Pod, l *load) []byte {
 		return []byte(p.UID) // alike to nobody
 	}
 	return f.text
+}
+
+// readAsked copies what the answers of predicates depend on from a pod to an empty one.
+func (t *table) readAsked(of, into *corev1.Pod) {
+	for i := range t.predicates {
+		if read := t.predicates[i].reads; read != nil {
+			read(of, into)
+		}
+	}
 }
 
 // looksAt says whether a row looks at objects of a kind.
