@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -32,13 +31,8 @@ func (n *node) images(ctx context.Context) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build the image's program: %w: %s", err, out)
 	}
-	file, err := image.Program(program, "/idle")
-	if err != nil {
-		return err
-	}
 	path := filepath.Join(n.imagesDir(), "idle.tar")
-	idle := image.Image{Files: []image.File{file}, Entrypoint: []string{"/idle"}, Arch: runtime.GOARCH}
-	if err := idle.Save(path, imageName); err != nil {
+	if err := image.SaveProgram(path, imageName, program, "/idle"); err != nil {
 		return err
 	}
 	tar, err := os.Open(path)

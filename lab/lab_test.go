@@ -173,12 +173,7 @@ func TestLab(t *testing.T) {
 		t.Error("a second lab was made in the same folder")
 	}
 	tar := filepath.Join(parent, "echo.tar")
-	program, err := image.Program(bin.standin, "/standin")
-	if err != nil {
-		t.Fatal(err)
-	}
-	echo := image.Image{Files: []image.File{program}, Entrypoint: []string{"/standin", "serve", "echo", "8080"}}
-	if err := echo.Save(tar, "lab-test/echo:v1"); err != nil {
+	if err := image.SaveProgram(tar, "lab-test/echo:v1", bin.standin, "/standin", "serve", "echo", "8080"); err != nil {
 		t.Fatal(err)
 	}
 	must("images", tar)

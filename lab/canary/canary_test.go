@@ -240,12 +240,8 @@ func up(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	program, err := image.Program(standin, "/standin")
-	if err != nil {
-		t.Fatal(err)
-	}
 	tar := filepath.Join(t.TempDir(), "standin.tar")
-	if err := (image.Image{Files: []image.File{program}, Entrypoint: []string{"/standin"}}).Save(tar, "standin:1"); err != nil {
+	if err := image.SaveProgram(tar, "standin:1", standin, "/standin"); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.lab.Images(ctx, tar); err != nil {

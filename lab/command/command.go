@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"text/tabwriter"
 
@@ -236,14 +235,8 @@ func pack(open func() (*lab.Lab, error)) *cobra.Command {
 				return err
 			}
 			defer func() { _ = os.RemoveAll(dir) }()
-			inside := "/bin/" + filepath.Base(args[1])
-			program, err := image.Program(args[1], inside)
-			if err != nil {
-				return err
-			}
-			tar := filepath.Join(dir, "image.tar")
-			packed := image.Image{Files: []image.File{program}, Entrypoint: append([]string{inside}, args[2:]...), Arch: runtime.GOARCH}
-			if err := packed.Save(tar, args[0]); err != nil {
+			tar, inside := filepath.Join(dir, "image.tar"), "/bin/"+filepath.Base(args[1])
+			if err := image.SaveProgram(tar, args[0], args[1], append([]string{inside}, args[2:]...)...); err != nil {
 				return err
 			}
 			return l.Images(cmd.Context(), tar)

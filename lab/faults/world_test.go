@@ -150,11 +150,8 @@ func newWorld(t *testing.T, seed uint64, victims int) *world {
 		t.Fatal(err)
 	}
 	tar := filepath.Join(dir, "load.tar")
-	program, err := image.Program(load, "/load")
+	err := image.SaveProgram(tar, loadImage, load, "/load")
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := (image.Image{Files: []image.File{program}, Entrypoint: []string{"/load"}}).Save(tar, loadImage); err != nil {
 		t.Fatal(err)
 	}
 	prefix := fmt.Sprintf("faults-%d-", os.Getpid())

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"runtime"
 	"sort"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -47,6 +48,16 @@ func Program(from, to string) (File, error) {
 		return File{}, fmt.Errorf("cannot pack %s: %w", from, err)
 	}
 	return File{Path: to, Data: data}, nil
+}
+
+// SaveProgram writes a tar with an image of one static program of this machine's architecture, which is in it by the entry point's
+// first word.
+func SaveProgram(tar, name, program string, entrypoint ...string) error {
+	file, err := Program(program, entrypoint[0])
+	if err != nil {
+		return err
+	}
+	return Image{Files: []File{file}, Entrypoint: entrypoint, Arch: runtime.GOARCH}.Save(tar, name)
 }
 
 // Build makes the image. The same input gives the same digest.

@@ -101,12 +101,8 @@ func begin(ctx context.Context, dir string) (*world, error) {
 }
 
 func (w *world) images(ctx context.Context, dir string) error {
-	file, err := image.Program(filepath.Join(dir, "talker"), "/talker")
-	if err != nil {
-		return err
-	}
 	tar := filepath.Join(dir, "talker.tar")
-	if err := (image.Image{Files: []image.File{file}, Entrypoint: []string{"/talker"}}).Save(tar, "lab.example/talker:1"); err != nil {
+	if err := image.SaveProgram(tar, "lab.example/talker:1", filepath.Join(dir, "talker"), "/talker"); err != nil {
 		return err
 	}
 	return w.lab.Images(ctx, tar)

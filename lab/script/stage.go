@@ -131,12 +131,8 @@ func (s *Stage) image(ctx context.Context, l *lab.Lab, name string, args []strin
 
 // pack puts an image of a program into the lab's registry. The program is in it by the entry point's first word.
 func (s *Stage) pack(ctx context.Context, l *lab.Lab, name, file string, entrypoint []string) error {
-	program, err := image.Program(file, entrypoint[0])
-	if err != nil {
-		return err
-	}
 	tar := filepath.Join(s.options.Dir, strings.NewReplacer("/", "_", ":", "_").Replace(name)+".tar")
-	if err := (image.Image{Files: []image.File{program}, Entrypoint: entrypoint}).Save(tar, name); err != nil {
+	if err := image.SaveProgram(tar, name, file, entrypoint...); err != nil {
 		return err
 	}
 	return l.Images(ctx, tar)
