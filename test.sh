@@ -14,21 +14,20 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+log=bin/test.log # stays, until the next run
 status=0
 # Kernel and cluster tests load both cores by themselves: two packages at a time keep their timings honest. vet has run
 # already, and without debug information the large test programs link in half the time.
 go test -count=1 -p 2 -timeout 12m -vet=off -ldflags='-s -w' -v ./... >"$log" 2>&1 || status=$?
 
-passed=$(grep -cE '^\s*--- PASS' "$log" || true)
-failed=$(grep -cE '^\s*--- FAIL' "$log" || true)
-skipped=$(grep -cE '^\s*--- SKIP' "$log" || true)
+passed=$(grep -caE '^\s*--- PASS' "$log" || true)
+failed=$(grep -caE '^\s*--- FAIL' "$log" || true)
+skipped=$(grep -caE '^\s*--- SKIP' "$log" || true)
 # A package can fail without a test that does: it does not build, it panics, it takes too long. And one without any
 # verdict was never run.
 broken=$(awk '/^ *--- FAIL/ { seen = 1 } /^(ok|\?|FAIL)[ \t]/ { if ($1 == "FAIL" && !seen) print $2; seen = 0 }' "$log")
 for package in $(go list ./...); do
-	grep -qE "^(ok|\?|FAIL)\s+$package(\s|\$)" "$log" || broken+=$'\n'"$package (no verdict)"
+	grep -qaE "^(ok|\?|FAIL)\s+$package(\s|\$)" "$log" || broken+=$'\n'"$package (no verdict)"
 done
 if [ -n "$broken" ]; then
 	echo "these packages failed as a whole:" $broken | tee -a "$log"
@@ -36,18 +35,32 @@ if [ -n "$broken" ]; then
 	status=1
 fi
 
-# Of passing packages only their lines matter; of failing ones everything. Each ends with its line.
+# Of passing packages only their lines matter. Of failing ones, what their failed tests said, each by itself: beside it a
+# hundred tests that passed would push it out of whatever shows only the end. A panic has no test of its own.
 if [ $status -ne 0 ]; then
-	awk '/^=== (RUN|PAUSE|CONT|NAME)/ || /^[ \t]*--- PASS/ { next } { lines[n++] = $0 }
-		/^(ok|\?|FAIL)[ \t]+[^ \t]/ { if ($1 == "FAIL") for (i = 0; i < n; i++) print lines[i]; n = 0 }
-		END { for (i = 0; i < n; i++) print lines[i] }' "$log" | tail -n 4000
-	grep -E '^\s*--- FAIL' "$log" || true
+	awk '/^=== (RUN|CONT|NAME) / { test = $3; next } /^=== PAUSE/ { next }
+		/^[ \t]*--- PASS/ { next }
+		/^[ \t]*--- FAIL/ { failed[$3] = 1; verdicts[v++] = $0; next }
+		/^(ok|\?|FAIL)[ \t]+[^ \t]/ {
+			if ($1 == "FAIL") {
+				for (name in count) if (name == "" || name in failed) {
+					print "=== " (name == "" ? $2 : name)
+					for (i = count[name] > 400 ? count[name] - 400 : 0; i < count[name]; i++) print said[name, i]
+				}
+				for (i = 0; i < v; i++) print verdicts[i]
+				print
+			}
+			delete said; delete count; delete failed; v = 0; test = ""; next
+		}
+		/^(panic|fatal error): / || /^SIG[A-Z]+: / { test = "" }
+		{ said[test, count[test]++] = $0 }' "$log" | tail -n 4000
+	grep -aE '^\s*--- FAIL' "$log" || true
 else
-	grep -E '^ok\s' "$log"
+	grep -aE '^ok\s' "$log"
 fi
-if grep -E '^(\s*--- SKIP|SKIPPED)' "$log" && [ "${CI:-}" = true ]; then
+if grep -aE '^(\s*--- SKIP|SKIPPED)' "$log" && [ "${CI:-}" = true ]; then
 	echo "a test was skipped, and under CI none may be" >&2
 	status=1
 fi
-echo "$passed passed, $failed failed, $skipped skipped"
+echo "$passed passed, $failed failed, $skipped skipped; all of it: $log"
 exit $status
