@@ -45,7 +45,7 @@ if [ $status -ne 0 ]; then
 			if ($1 == "FAIL") {
 				for (name in count) if (name == "" || name in failed) {
 					print "=== " (name == "" ? $2 : name)
-					for (i = count[name] > 400 ? count[name] - 400 : 0; i < count[name]; i++) print said[name, i]
+					for (i = count[name] > 1000 ? count[name] - 1000 : 0; i < count[name]; i++) print said[name, i]
 				}
 				for (i = 0; i < v; i++) print verdicts[i]
 				print
