@@ -78,6 +78,8 @@ require tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
 require (
 	cyphar.com/go-pathrs v0.2.5 // indirect
 	github.com/opencontainers/selinux v1.15.1 // indirect
+	k8s.io/cri-api v0.37.2 // indirect
+	k8s.io/cri-client v0.37.2 // indirect
 	k8s.io/mount-utils v0.0.0 // indirect
 )
 

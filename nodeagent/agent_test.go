@@ -145,7 +145,7 @@ func TestPodWithEverything(t *testing.T) {
 		t.Errorf("init container %+v", s)
 	}
 	opts, _ := l.opts.withDefaults()
-	limit := filepath.Join("/sys/fs/cgroup/memory", machine.Cgroup(opts.NodeName), "pod"+string(p.UID),
+	limit := filepath.Join("/sys/fs/cgroup/memory", machine.Cgroup(opts.NodeName), "burstable", "pod"+string(p.UID),
 		strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://"), "memory.limit_in_bytes")
 	if data, err := os.ReadFile(limit); !cgroup.V2() && (err != nil || strings.TrimSpace(string(data)) != "67108864") {
 		t.Errorf("memory limit %q, %v", data, err)

@@ -14,8 +14,10 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"lockstep/kinds/podstatus"
+	"lockstep/nodeagent/cgroup"
 )
 
 // fieldRow is a pod for a field of its manifest, and what is seen of that from inside its container.
@@ -104,6 +106,18 @@ func fieldRows() []fieldRow {
 		{"securityContext.seccompProfile", "grep Seccomp: /proc/self/status", security(func(s *corev1.SecurityContext) {
 			s.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
 		}), []string{"Seccomp:\t2"}},
+		// What they may take, and how soon they go
+		{"qos.besteffort", "cat /proc/self/cgroup /proc/self/oom_score_adj", pod(func(*corev1.PodSpec) {}), []string{
+			tierSeen("/besteffort/pod"), "F 1000\n"}},
+		{"qos.burstable", "cat /proc/self/cgroup /proc/self/oom_score_adj", container(func(c *corev1.Container) {
+			c.Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("10m")}
+		}), []string{tierSeen("/burstable/pod"), "F 999\n"}},
+		{"qos.guaranteed", "cat /proc/self/cgroup; test $(cat /proc/self/oom_score_adj) -lt 3 && echo late",
+			container(func(c *corev1.Container) {
+				c.Resources.Limits = corev1.ResourceList{"cpu": resource.MustParse("10m"), "memory": resource.MustParse("16Mi")}
+			}), []string{tierSeen("/pod"), "F late\n"}},
+		{"flag.pod-pids-limit", "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max", pod(func(*corev1.PodSpec) {}), []string{
+			fmt.Sprintf("F %d\n", DefaultPodPids)}},
 		// Where and with what they begin
 		{"containers.workingDir", "echo in $PWD", container(func(c *corev1.Container) { c.WorkingDir = "/etc" }), []string{"F in /etc\n"}},
 		{"containers.env", "echo $A-$B-$C-$D-$FROM_IMAGE", container(func(c *corev1.Container) {
@@ -131,6 +145,14 @@ func ownNamespace(kind string) string {
 		return err.Error()
 	}
 	return name
+}
+
+// tierSeen is what a container finds of its place among cgroups: all of it in the first version, nothing in the second.
+func tierSeen(part string) string {
+	if cgroup.V2() {
+		return "0::/\n"
+	}
+	return part
 }
 
 // TestFieldsInside runs a pod for each row, and reads what its container found.

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
 	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/eviction"
@@ -36,6 +37,7 @@ func (a bound) Seen(o *corev1.Pod) {
 		a.mu.Unlock()
 		a.runPod(p)
 		poke(a.contentWake) // what it refers to is watched
+		poke(a.tiersWake)   // what it requests is its class's
 		return
 	}
 	old := p.Update(o)
@@ -65,7 +67,7 @@ func (a *Agent) take(p *pod.Pod, o *corev1.Pod) (reason, message string) {
 	a.mu.Lock()
 	conditions := a.conditions
 	a.mu.Unlock()
-	if message = eviction.Refuses(conditions, o, pods.QOS(o)); message != "" && !before {
+	if message = eviction.Refuses(conditions, o, qos.GetPodQOS(o)); message != "" && !before {
 		return pods.ReasonEvicted, message
 	}
 	others, held := a.beside()

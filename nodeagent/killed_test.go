@@ -55,7 +55,9 @@ func (l *lab) leftOf(pods []*corev1.Pod) error {
 			}
 		}
 		for _, root := range cgroup.Hierarchies() {
-			exists(filepath.Join(root, machine.Cgroup(l.opts.NodeName), "pod"+string(p.UID)))
+			for _, tier := range []string{"", "burstable", "besteffort"} {
+				exists(filepath.Join(root, machine.Cgroup(l.opts.NodeName), tier, "pod"+string(p.UID)))
+			}
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

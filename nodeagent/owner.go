@@ -143,4 +143,5 @@ func (o owner) Forget(p *pod.Pod) {
 	}
 	o.cluster.Wake()   // its host ports are free
 	poke(o.resizeWake) // what it took is free
+	poke(o.tiersWake)
 }

@@ -69,4 +69,5 @@ func (a *Agent) resize(p *pod.Pod, r *pods.Resize) {
 	if err := p.Resized(r); err != nil {
 		p.Log().Warn("cannot keep pod", "error", err)
 	}
+	poke(a.tiersWake)
 }

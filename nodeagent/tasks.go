@@ -41,6 +41,7 @@ func (a *Agent) tasks() []task {
 		{"storage", a.limitStorage},
 		{"pressure", a.guard},
 		{"resize", a.resizePods},
+		{"tiers", a.keepTiers},
 		{"images", a.collectImages},
 		{"list", a.listImages},
 		{"stats", a.summary.Run},

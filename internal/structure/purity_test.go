@@ -104,7 +104,7 @@ func deciding() map[string][]string {
 	return map[string][]string{
 		"reconcilers/reconcilers.go": {"lockstep/reconcilers/"}, // it lists them
 		"kinds/admission/*.go": {"k8s.io/kubernetes/pkg/apis/scheduling/v1", "k8s.io/kubernetes/pkg/apis/core/v1/helper",
-			"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", "k8s.io/apiserver/pkg/quota/v1", "lockstep/kinds/podstatus"},
+			"k8s.io/apiserver/pkg/quota/v1", "lockstep/kinds/podstatus"},
 		"reconcilers/autoscaler/*.go":   {"k8s.io/metrics/pkg/apis/metrics/v1beta1"},
 		"kinds/roles/*.go":              {"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"},
 		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
@@ -152,7 +152,8 @@ func allowed() []string {
 		"errors", "fmt", "hash/fnv", "io", "iter", "maps", "math", "math/big", "math/bits", "net/netip", "path", "reflect",
 		"regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
 		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
-		"k8s.io/kubernetes/pkg/controller/daemon/util", // what a daemon's pod is, on which node, and what a strategy allows
+		"k8s.io/kubernetes/pkg/controller/daemon/util",  // what a daemon's pod is, on which node, and what a strategy allows
+		"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", // the class of a pod
 		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
 		"lockstep/kinds", "lockstep/kinds/admission", "lockstep/kinds/podsecurity", "lockstep/kinds/roles",
 		"lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",

@@ -175,7 +175,7 @@ func rules() []rule {
 				"k8s.io/kubernetes/pkg/probe", "k8s.io/kubernetes/pkg/probe/", "k8s.io/kubernetes/pkg/fieldpath",
 				"k8s.io/kubernetes/pkg/api/v1/resource", "k8s.io/kubernetes/pkg/api/v1/endpoints",
 				"k8s.io/kubernetes/pkg/controller/daemon/util", "k8s.io/kubernetes/third_party/forked/golang/expansion",
-				"k8s.io/kubernetes/pkg/kubelet/util/env",
+				"k8s.io/kubernetes/pkg/kubelet/util/env", "k8s.io/kubernetes/pkg/apis/core/v1/helper/qos",
 				"k8s.io/kubernetes/pkg/util/parsers", "k8s.io/kubernetes/pkg/util/kernel",
 			},
 			reason: "Kubernetes' types and registry are large and change with every release: they are reached through kinds/strategy; " +

@@ -92,7 +92,7 @@ first() {
 	say 'the example is healthy, and answers'
 
 	id=$(pod bounded '.status.containerStatuses[0].containerID') && id=${id#containerd://}
-	own=/sys/fs/cgroup/lockstep/vm/pod$(pod bounded .metadata.uid)
+	own=/sys/fs/cgroup/lockstep/vm/burstable/pod$(pod bounded .metadata.uid)
 	process=$(process)
 	same "the process's cgroup" "$(cat /proc/"$process"/cgroup)" "0::${own#/sys/fs/cgroup}/$id"
 	for limit in memory.max=50331648 'cpu.max=20000 100000' memory.swap.max=0 memory.oom.group=1; do
@@ -101,7 +101,7 @@ first() {
 	for limit in memory.max=50331648 'cpu.max=20000 100000' pids.max=4096; do
 		same "the pod's ${limit%%=*}" "$(cat "$own/${limit%%=*}")" "${limit#*=}"
 	done
-	[ "$(cat "${own%/*}/pids.max")" != max ] || die 'the processes of all pods together have no bound'
+	[ "$(cat /sys/fs/cgroup/lockstep/vm/pids.max)" != max ] || die 'the processes of all pods together have no bound'
 	weight=$(cat "$own/$id/cpu.weight")
 	[ "$weight" -lt 100 ] || die "a container that asks for a tenth of a processor has the weight $weight"
 	same 'the AppArmor profile' "$(cat /proc/"$process"/attr/current)" 'lockstep-default (enforce)'

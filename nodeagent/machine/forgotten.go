@@ -13,10 +13,13 @@ import (
 )
 
 // containerOfCgroup is the ID in the path of a container's cgroup, or of one
-// below it, relative to the node's: pod<uid>/<id>/….
+// below it, relative to the node's: pod<uid>/<id>/…, or tier/pod<uid>/<id>/….
 func containerOfCgroup(below string) string {
-	if parts := strings.Split(below, "/"); len(parts) > 1 {
-		return parts[1]
+	parts := strings.Split(below, "/")
+	for i, part := range parts[:len(parts)-1] {
+		if strings.HasPrefix(part, "pod") {
+			return parts[i+1]
+		}
 	}
 	return ""
 }

@@ -18,7 +18,8 @@ import (
 
 // TestCgroupOfContainer: a process below a container's cgroup is the container's.
 func TestCgroupOfContainer(t *testing.T) {
-	for below, want := range map[string]string{".": "", "pod1": "", "pod1/c": "c", "pod1/c/own/deeper": "c"} {
+	for below, want := range map[string]string{".": "", "pod1": "", "pod1/c": "c", "pod1/c/own/deeper": "c",
+		"burstable": "", "burstable/pod1": "", "burstable/pod1/c": "c", "besteffort/pod1/c/own": "c"} {
 		if got := containerOfCgroup(below); got != want {
 			t.Errorf("%s: %q, want %q", below, got, want)
 		}

@@ -3,6 +3,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 
@@ -66,6 +67,15 @@ func (c containers) EndRemains(ctx context.Context, path, id string) error {
 
 // Cgroup is the parent of all pods' cgroups of a node, whose name is in it, so that several nodes fit on one machine.
 func Cgroup(node string) string { return filepath.Join("/lockstep", node) }
+
+// SetTiers makes cgroups that pods' own are in, by their names below the node's, or sets their limits anew.
+func SetTiers(node string, tiers map[string]*specs.LinuxResources) error {
+	var errs []error
+	for name, limits := range tiers {
+		errs = append(errs, cgroup.Make(filepath.Join(Cgroup(node), name), limits))
+	}
+	return errors.Join(errs...)
+}
 
 // ownPids is the share of the machine's process numbers that pods together cannot take, one in so many: less than that at
 // which the node says PIDPressure, and enough to end pods with.

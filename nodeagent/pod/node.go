@@ -104,8 +104,10 @@ func NewNode(o Options) *Node {
 		preparing: turns.New(parallelPrepares, longestTurn), starting: turns.New(parallelStarts(), longestTurn)}
 }
 
-// CgroupOf is a pod's cgroup, the parent of its containers'.
-func (n *Node) CgroupOf(uid types.UID) string { return filepath.Join(n.Cgroup, "pod"+string(uid)) }
+// cgroupOf is a pod's cgroup in a tier's.
+func (n *Node) cgroupOf(tier string, uid types.UID) string {
+	return filepath.Join(n.Cgroup, tier, "pod"+string(uid))
+}
 
 // SandboxDir holds a pod's namespaces until the pod or the boot ends.
 func SandboxDir(runDir string, uid types.UID) string {

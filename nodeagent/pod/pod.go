@@ -21,6 +21,7 @@ import (
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/probes"
+	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -35,6 +36,7 @@ type Pod struct {
 	mu        sync.Mutex
 	wanted    pods.Wanted
 	sandbox   sandbox
+	tier      string                     // where its cgroup is
 	volumes   map[string]volumes.Mounted // nil until set up
 	stale     map[string]stale           // volumes that could not be updated
 	devices   pods.Devices
@@ -81,8 +83,8 @@ type instance struct {
 func (n *Node) New(object *corev1.Pod) *Pod {
 	return &Pod{
 		node: n, uid: object.UID, wake: make(chan struct{}, 1),
-		log:      n.Log.With("pod", object.Namespace+"/"+object.Name, "uid", object.UID),
-		wanted:   pods.Wanted{Pod: object},
+		log:    n.Log.With("pod", object.Namespace+"/"+object.Name, "uid", object.UID),
+		wanted: pods.Wanted{Pod: object}, tier: spec.Tier(object),
 		prepared: map[string]*prepared{}, begun: map[string]bool{}, instances: map[string]*instance{},
 		failures: map[pods.Key]pods.Failure{}, inflight: map[pods.Key]context.CancelFunc{},
 	}
@@ -154,7 +156,12 @@ func (p *Pod) UID() types.UID { return p.uid }
 // Log is for what concerns the pod.
 func (p *Pod) Log() *slog.Logger { return p.log }
 
-func (p *Pod) cgroup() string { return p.node.CgroupOf(p.uid) }
+// cgroup is the pod's own, the parent of its containers'.
+func (p *Pod) cgroup() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.node.cgroupOf(p.tier, p.uid)
+}
 
 func (p *Pod) dir() string { return SandboxDir(p.node.RunDir, p.uid) }
 

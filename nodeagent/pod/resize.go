@@ -85,7 +85,7 @@ func (p *Pod) size(ctx context.Context) error {
 		}
 		for _, i := range pods.Outgrown(o, live) {
 			c := pods.ContainerOf(o, i.Name)
-			if err := p.node.Containers.Resize(ctx, i.ID, spec.ContainerLimits(c, p.node.Facts())); err != nil {
+			if err := p.node.Containers.Resize(ctx, i.ID, spec.ContainerLimits(o, c, p.node.Facts())); err != nil {
 				return fmt.Errorf("cannot resize container %s: %w", i.Name, err)
 			}
 			p.mu.Lock()

@@ -31,6 +31,8 @@ type sandbox struct {
 	Boot     string   `json:"boot"` // of the machine, which ends every sandbox
 	IPs      []string `json:"ips"`  // empty with the host's network
 	Hostname string   `json:"hostname"`
+	// Tier is the cgroup, below the node's, that the pod's own is in; empty: the node's, where those of earlier releases all are.
+	Tier string `json:"tier,omitempty"`
 	// Runtime is the type of containerd's runtime that has the pod's containers; empty: runc's.
 	Runtime string `json:"runtime,omitempty"`
 	// PausePID holds the PID namespace that containers share; 0 without one.
@@ -67,7 +69,8 @@ func (p *Pod) setupSandbox(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := sandbox{ID: strconv.FormatInt(time.Now().UnixNano(), 36), Boot: register.BootID(), Hostname: name}
+	s := sandbox{ID: strconv.FormatInt(time.Now().UnixNano(), 36), Boot: register.BootID(), Hostname: name, Tier: spec.Tier(object)}
+	p.change(func() { p.tier = s.Tier })
 	if err := p.makeSandbox(ctx, object, dir, &s); err != nil {
 		return err
 	}
@@ -171,6 +174,7 @@ func (p *Pod) loadSandbox() (s sandbox, traces bool) {
 	if err != nil || json.Unmarshal(data, &s) != nil || s.Boot != register.BootID() {
 		return sandbox{}, true
 	}
+	p.tier = s.Tier // also what runs of a broken sandbox is there
 	if !p.node.Sandboxes.Pinned(dir, namespacesOf(p.wanted.Pod, s.Hostname)) {
 		return sandbox{}, true
 	}

@@ -85,10 +85,11 @@ func (p *Pod) ShimNames() []string {
 
 // Measured is what is to be measured of the pod; false of one without a sandbox.
 func (p *Pod) Measured() (stats.Pod, bool) {
+	cgroup := p.cgroup()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o := p.wanted.Pod
-	s := stats.Pod{Namespace: o.Namespace, Name: o.Name, UID: o.UID, Cgroup: p.cgroup(), Volumes: map[string]string{}}
+	s := stats.Pod{Namespace: o.Namespace, Name: o.Name, UID: o.UID, Cgroup: cgroup, Volumes: map[string]string{}}
 	if p.status.StartTime != nil {
 		s.StartTime = p.status.StartTime.Time
 	}

@@ -309,6 +309,9 @@ func (p *Pod) teardown(ctx context.Context) error {
 	}
 	errs = append(errs, p.teardownSandbox(ctx), p.node.Containers.DropRemains(ctx, []string{string(p.uid)}))
 	errs = append(errs, p.node.Sandboxes.Unlimit(p.cgroup()))
+	if earlier := p.node.cgroupOf("", p.uid); earlier != p.cgroup() { // an earlier release's, of an earlier sandbox
+		errs = append(errs, p.node.Sandboxes.Unlimit(earlier))
+	}
 	err := p.node.Volumes.Teardown(ctx, p.uid)
 	if err == nil {
 		err = p.dropViews(ctx)

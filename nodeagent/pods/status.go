@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
 	"lockstep/kinds/podstatus"
 )
@@ -77,7 +78,7 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 		}
 	}
 	if s.QOSClass == "" {
-		s.QOSClass = QOS(pod)
+		s.QOSClass = qos.ComputePodQOS(pod)
 	}
 	if w.Rejected != "" {
 		s.Phase, s.Reason, s.Message = corev1.PodFailed, w.Rejected, "Pod was rejected: "+w.RejectedMessage
@@ -432,27 +433,4 @@ func put(s *corev1.PodStatus, c corev1.PodCondition, now time.Time) {
 		c.LastTransitionTime = s.Conditions[i].LastTransitionTime
 	}
 	s.Conditions[i] = c
-}
-
-// QOS is the pod's quality-of-service class.
-func QOS(pod *corev1.Pod) corev1.PodQOSClass {
-	guaranteed, any := true, false
-	for _, cs := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range cs {
-			for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-				req, lim := cs[i].Resources.Requests[name], cs[i].Resources.Limits[name]
-				any = any || !req.IsZero() || !lim.IsZero()
-				if lim.IsZero() || !req.IsZero() && req.Cmp(lim) != 0 {
-					guaranteed = false
-				}
-			}
-		}
-	}
-	switch {
-	case !any:
-		return corev1.PodQOSBestEffort
-	case guaranteed:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
 }

@@ -1,9 +1,14 @@
 package spec
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	helpers "k8s.io/component-helpers/resource"
+	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -34,7 +39,7 @@ func rlimits(n Node) []specs.POSIXRlimit {
 // resources are the container's cgroup settings; runc turns shares into a
 // weight where the machine has cgroup v2.
 func resources(in Input) *specs.LinuxResources {
-	r := ContainerLimits(in.Container, in.Node)
+	r := ContainerLimits(in.Pod, in.Container, in.Node)
 	if in.Node.CgroupV2 && r.Memory != nil {
 		// Kubernetes kills all of a container together.
 		r.Unified = map[string]string{"memory.oom.group": "1"}
@@ -45,9 +50,23 @@ func resources(in Input) *specs.LinuxResources {
 	return r
 }
 
-// ContainerLimits are those of a container's cgroup that may change while it runs.
-func ContainerLimits(c *corev1.Container, n Node) *specs.LinuxResources {
-	r := Limits(c.Resources.Requests, c.Resources.Limits)
+// ContainerLimits are those of a container's cgroup that may change while it runs. Where the container has none, those of its pod
+// are its own, too.
+func ContainerLimits(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxResources {
+	requests, limits := maps.Clone(c.Resources.Requests), maps.Clone(c.Resources.Limits)
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		if own := limits[name]; own.IsZero() {
+			if of := podLimit(pod, name); !of.IsZero() {
+				set(&limits, name, of)
+			}
+		}
+	}
+	if _, ok := requests[corev1.ResourceCPU]; !ok {
+		if limit, ok := limits[corev1.ResourceCPU]; ok {
+			set(&requests, corev1.ResourceCPU, limit)
+		}
+	}
+	r := Limits(requests, limits)
 	if r.Memory == nil {
 		return r
 	}
@@ -55,6 +74,13 @@ func ContainerLimits(c *corev1.Container, n Node) *specs.LinuxResources {
 		r.Memory.Swap = r.Memory.Limit // memory and swap together: what exceeds its limit does not go on in swap
 	}
 	return r
+}
+
+func set(list *corev1.ResourceList, name corev1.ResourceName, q resource.Quantity) {
+	if *list == nil {
+		*list = corev1.ResourceList{}
+	}
+	(*list)[name] = q
 }
 
 // Limits turns requests and limits into cgroup settings without devices: no
@@ -91,38 +117,14 @@ func pids(limit int64) *specs.LinuxPids {
 	return &specs.LinuxPids{Limit: &limit}
 }
 
-// PodLimits is what the pod's own cgroup gets: the sum of requests, and the sum
-// of limits where every container states one; overhead is added. Its containers
-// share the node's limit of processes.
+// PodLimits is what the pod's own cgroup gets, as the kubelet has it: what the pod requests, and its limit of what every one of its
+// containers has a limit of; a RuntimeClass' overhead is among both. Its containers share the node's limit of processes.
 func PodLimits(pod *corev1.Pod, n Node) *specs.LinuxResources {
-	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
+	requests := helpers.PodRequests(pod, helpers.PodResourcesOptions{})
+	limits := helpers.PodLimits(pod, helpers.PodResourcesOptions{})
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		bounded := true
-		for i := range pod.Spec.Containers {
-			res := pod.Spec.Containers[i].Resources
-			add(requests, name, res.Requests)
-			if _, ok := res.Limits[name]; !ok {
-				bounded = false
-			}
-			add(limits, name, res.Limits)
-		}
-		for i := range pod.Spec.InitContainers {
-			c := &pod.Spec.InitContainers[i]
-			if c.RestartPolicy != nil {
-				add(requests, name, c.Resources.Requests)
-				add(limits, name, c.Resources.Limits)
-			}
-			if _, ok := c.Resources.Limits[name]; !ok {
-				bounded = false
-			}
-			raise(requests, name, c.Resources.Requests)
-			raise(limits, name, c.Resources.Limits)
-		}
-		add(requests, name, pod.Spec.Overhead)
-		if !bounded {
+		if !bounded(pod, name) {
 			delete(limits, name)
-		} else {
-			add(limits, name, pod.Spec.Overhead)
 		}
 	}
 	r := Limits(requests, limits)
@@ -130,32 +132,103 @@ func PodLimits(pod *corev1.Pod, n Node) *specs.LinuxResources {
 	return r
 }
 
-func add(sum corev1.ResourceList, name corev1.ResourceName, list corev1.ResourceList) {
-	if q, ok := list[name]; ok {
-		s := sum[name].DeepCopy()
-		s.Add(q)
-		sum[name] = s
+// bounded says that the pod has a limit of a resource, or each of its containers.
+func bounded(pod *corev1.Pod, name corev1.ResourceName) bool {
+	if limit := podLimit(pod, name); !limit.IsZero() {
+		return true
+	}
+	unbounded := func(c corev1.Container) bool {
+		limit := c.Resources.Limits[name]
+		return limit.IsZero()
+	}
+	return !slices.ContainsFunc(pod.Spec.InitContainers, unbounded) && !slices.ContainsFunc(pod.Spec.Containers, unbounded)
+}
+
+// podLimit is what the pod itself may take of a resource; zero: it states no limit.
+func podLimit(pod *corev1.Pod, name corev1.ResourceName) resource.Quantity {
+	if pod.Spec.Resources == nil {
+		return resource.Quantity{}
+	}
+	return pod.Spec.Resources.Limits[name]
+}
+
+// Tier is the cgroup, below the node's, that a pod's own is in: that of its QoS class; empty: the node's, where Guaranteed pods are.
+func Tier(pod *corev1.Pod) string {
+	class := qos.GetPodQOS(pod)
+	if class == corev1.PodQOSGuaranteed {
+		return ""
+	}
+	return strings.ToLower(string(class))
+}
+
+// Tiers are the limits of the cgroups that Tier names when a node has these pods: what has no requests yields to everything, and
+// Burstable pods have together what they request.
+func Tiers(pods []*corev1.Pod) map[string]*specs.LinuxResources {
+	milli := int64(0)
+	for _, pod := range pods {
+		if qos.GetPodQOS(pod) == corev1.PodQOSBurstable {
+			requests := helpers.PodRequests(pod, helpers.PodResourcesOptions{})
+			milli += requests.Cpu().MilliValue()
+		}
+	}
+	shares := func(milli int64) *specs.LinuxResources {
+		return &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(Shares(milli))}}
+	}
+	return map[string]*specs.LinuxResources{
+		strings.ToLower(string(corev1.PodQOSBurstable)):  shares(milli),
+		strings.ToLower(string(corev1.PodQOSBestEffort)): shares(0),
 	}
 }
 
-func raise(most corev1.ResourceList, name corev1.ResourceName, list corev1.ResourceList) {
-	if q, ok := list[name]; ok {
-		if m := most[name]; q.Cmp(m) > 0 {
-			most[name] = q.DeepCopy()
-		}
-	}
-}
+// The scores of the kubelet: of who goes first, of who goes last, and between which others are.
+const (
+	firstToGo, lastToGo       = 1000, -997
+	leastBurstable, mostOther = 1000 + lastToGo, firstToGo - 1
+)
 
 // oomScoreAdj follows Kubernetes:
 // https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-out-of-memory-behavior
 func oomScoreAdj(in Input) int {
-	score := 1000
-	switch qos := in.Pod.Status.QOSClass; {
-	case kinds.Critical(in.Pod), qos == corev1.PodQOSGuaranteed:
-		score = -997
-	case qos == corev1.PodQOSBurstable && in.Node.MemoryCapacity > 0:
+	score := firstToGo
+	switch class := qos.GetPodQOS(in.Pod); {
+	case kinds.Critical(in.Pod) && in.Pod.Spec.PriorityClassName == nodeCritical, class == corev1.PodQOSGuaranteed:
+		score = lastToGo
+	case class == corev1.PodQOSBurstable && in.Node.MemoryCapacity > 0:
 		request := in.Container.Resources.Requests.Memory().Value()
-		score = min(max(int(1000-1000*request/in.Node.MemoryCapacity), 3), 999)
+		if isSidecar(in.Pod, in.Container) {
+			request = max(request, leastRequest(in.Pod))
+		}
+		request += restOfRequest(in.Pod)
+		score = min(max(int(1000-1000*request/in.Node.MemoryCapacity), leastBurstable), mostOther)
 	}
 	return max(score, in.Node.OOMFloor)
+}
+
+// nodeCritical is the class of the pods without which a node is none.
+const nodeCritical = "system-node-critical"
+
+func isSidecar(pod *corev1.Pod, c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways &&
+		slices.ContainsFunc(pod.Spec.InitContainers, func(i corev1.Container) bool { return i.Name == c.Name })
+}
+
+// restOfRequest is the part of each container in the memory that the pod requests beyond what its containers do.
+func restOfRequest(pod *corev1.Pod) int64 {
+	if !helpers.IsPodLevelRequestsSet(pod) {
+		return 0
+	}
+	theirs := helpers.AggregateContainerRequests(pod, helpers.PodResourcesOptions{})
+	rest := pod.Spec.Resources.Requests.Memory().Value() - theirs.Memory().Value()
+	return max(rest, 0) / int64(len(pod.Spec.Containers)+len(pod.Spec.InitContainers))
+}
+
+// leastRequest is the least memory that one of the pod's containers requests which are not there for others.
+func leastRequest(pod *corev1.Pod) int64 {
+	var least int64
+	for i := range pod.Spec.Containers {
+		if n := pod.Spec.Containers[i].Resources.Requests.Memory().Value(); i == 0 || n < least {
+			least = n
+		}
+	}
+	return least
 }
