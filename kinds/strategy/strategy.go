@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/operation"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -161,7 +163,15 @@ func registryOf(k *kinds.Kind) registry {
 
 // Default fills in, in place, the defaults Kubernetes gives to fields that are not stated. Doing it twice changes
 // nothing. It does not fill in what depends on the cluster (see Admit and PrepareCreate).
-func Default(o kinds.Object) { legacyscheme.Scheme.Default(o) }
+func Default(o kinds.Object) {
+	legacyscheme.Scheme.Default(o)
+	if set, ok := o.(*appsv1.StatefulSet); ok { // as conversion leaves them in what Kubernetes stores
+		for i := range set.Spec.VolumeClaimTemplates {
+			claim := kinds.For[*corev1.PersistentVolumeClaim]()
+			set.Spec.VolumeClaimTemplates[i].APIVersion, set.Spec.VolumeClaimTemplates[i].Kind = claim.GroupVersion().String(), claim.Kind
+		}
+	}
+}
 
 // PrepareCreate makes a defaulted object what Kubernetes' API server would store for a create request: in place it
 // clears what a creator may not set (status), sets what it must have (a pod's phase and QoS class, a namespace's

@@ -42,7 +42,6 @@ func Decide(in Input) (*Plan, Problems) {
 	sortByKey(d.entries)
 
 	p := &Plan{Source: in.Source, Revision: in.Revision, Inventory: d.inventory, Entries: d.entries}
-	p.Held = held(in.Revision, len(in.Objects), prunes, d.lost(), d.live())
 	look := d.inventory
 	if !in.Drift {
 		look = unapplied(d.inventory, Along(d.inventory, in.View))
@@ -56,6 +55,7 @@ func Decide(in Input) (*Plan, Problems) {
 	d.problems = append(d.problems, d.services(p.Steps)...)
 	d.problems = append(d.problems, d.reach(p.Steps)...)
 	then := &after{inventory: d.inventory, view: in.View, rules: in.Rules}
+	p.Held = held(in.Revision, overBudget(in.Revision, len(in.Objects), prunes, d.lost(), d.live()), d.data(p.Steps, then))
 	d.problems = append(d.problems, d.rivals(p.Steps, then)...)
 	d.problems = append(d.problems, d.admission(p.Steps, then)...)
 	d.problems = append(d.problems, d.quotas(p.Steps, then)...)
@@ -214,27 +214,47 @@ func (d *decision) lost() int {
 	return n
 }
 
-// held is the prune budget's verdict on a revision that would delete prunes of the before objects that a source has, after
-// it lost others within the window.
-func held(rev Revision, objects, prunes, lost, before int) string {
+// held is why a revision is not applied that would delete more than its budget, or data; empty: it may be.
+func held(rev Revision, budget string, data []loss) string {
+	cause := budget
+	switch {
+	case rev.AllowPrune:
+		return ""
+	case budget == nothing:
+		return nothing
+	case len(data) > 0 && budget == "":
+		cause = "would delete the data of " + count(len(data), "claim")
+	case len(data) > 0:
+		cause += ", and the data of " + count(len(data), "claim")
+	case budget == "":
+		return ""
+	}
 	remedy := `allow it with the commit trailer "Lockstep-Prune: allow"`
 	if rev.Folder {
 		remedy = `put them back, or allow it with "prune: allow" in its Source document (--config)`
 	}
+	return "held: " + cause + "; " + remedy + claimsOf(data)
+}
+
+// nothing holds the first revision of a source that has no manifests.
+const nothing = "no manifests found; nothing is changed"
+
+// overBudget is the prune budget's verdict on a revision that would delete prunes of the before objects that a source has, after
+// it lost others within the window; empty: it is within.
+func overBudget(rev Revision, objects, prunes, lost, before int) string {
 	switch {
-	case rev.AllowPrune, rev.Folder && objects == 0 && before == 0:
+	case rev.Folder && objects == 0 && before == 0:
 		return ""
 	case objects == 0 && before == 0:
-		return "no manifests found; nothing is changed"
+		return nothing
 	case objects == 0:
-		return fmt.Sprintf("held: no manifests, would delete all %d objects; %s", before, remedy)
+		return fmt.Sprintf("no manifests, would delete all %d objects", before)
 	case prunes == 0 || prunes+lost <= freePrunes || (prunes+lost)*2 <= before+lost:
 		return ""
 	case lost > 0:
-		return fmt.Sprintf("held: would delete %d objects, %d of %d within %d minutes; %s", prunes, prunes+lost, before+lost,
-			Window/time.Minute, remedy)
+		return fmt.Sprintf("would delete %d objects, %d of %d within %d minutes", prunes, prunes+lost, before+lost, Window/time.Minute)
 	}
-	return fmt.Sprintf("held: would delete %d of %d objects; %s", prunes, before, remedy)
+	return fmt.Sprintf("would delete %d of %d objects", prunes, before)
 }
 
 // namespaces finds the objects whose namespace neither exists nor is stated.
