@@ -243,7 +243,8 @@ func (a *Agent) open(ctx context.Context) error {
 		a.imageDir = a.opts.DataDir
 	}
 	if a.images, err = images.New(ctx, images.Options{Client: a.rt.Client(), Namespace: runtime.Namespace, Snapshotter: a.rt.Snapshotter(),
-		CertsDirs: []string{a.opts.CertsDir}, DiskPath: a.imageDir, Pulled: a.metrics.pulled,
+		CertsDirs: []string{a.opts.CertsDir}, Credentials: a.opts.credentials(), Verify: a.opts.VerifyImages,
+		RecordsDir: filepath.Join(a.opts.agentDir(), "images"), Parallel: a.opts.ImagePulls, DiskPath: a.imageDir, Pulled: a.metrics.pulled,
 		Interruption: a.rt.Interruption}); err != nil {
 		return err
 	}

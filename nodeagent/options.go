@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/internal/settings"
+	"lockstep/nodeagent/access"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/eviction"
 	"lockstep/nodeagent/machine"
@@ -58,6 +59,13 @@ type Options struct {
 	ImagesDir string
 	// CertsDir has containerd's registry configuration; /etc/containerd/certs.d if empty.
 	CertsDir string
+	// Credentials is a file as docker's config.json with what every pod may pull with; if empty, config.json in DataDir, else
+	// .docker/config.json in the home folder or at the root, as with the kubelet.
+	Credentials string
+	// ImagePulls bounds the pulls that go on together, as the kubelet's maxParallelImagePulls; if zero, images.Options says.
+	ImagePulls int
+	// VerifyImages says which pods may use an image that is on the node already; the kubelet's default if zero.
+	VerifyImages access.Verification
 	// CNIBinDirs are /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni if empty.
 	CNIBinDirs []string
 	// CNIConfDir has the user's own network configuration; empty means our default network.
@@ -166,6 +174,18 @@ func (o Options) validate() error {
 
 // CheckSysctls says why pods cannot be allowed the sysctls of a name, which may end in a star for all that begin so.
 func CheckSysctls(pattern string) error { return spec.CheckSysctls(pattern) }
+
+// credentials are the files of which the first that is there has the node's.
+func (o Options) credentials() []string {
+	if o.Credentials != "" {
+		return []string{o.Credentials}
+	}
+	files := []string{filepath.Join(o.DataDir, "config.json")}
+	if home, err := os.UserHomeDir(); err == nil {
+		files = append(files, filepath.Join(home, ".docker", "config.json"))
+	}
+	return append(files, "/.docker/config.json")
+}
 
 // agentDir is where the agent keeps what must outlive a reboot.
 func (o Options) agentDir() string { return filepath.Join(o.DataDir, "agent") }

@@ -107,6 +107,12 @@ func TestRegistries(t *testing.T) {
 	l.prints(l.running("early"), "main", "mark=private")
 	l.event("early", "Pulled", fmt.Sprintf("Successfully pulled image %q in ", address+"/team/app:1"))
 
+	// Who has no secret does not get what another pod's secret has brought; who has it does.
+	l.bind("robbed", pod(address+"/team/app:1", corev1.PullNever))
+	l.waits("robbed", "ErrImageNeverPull", "is not present with pull policy of Never")
+	l.bind("entitled", pod(address+"/team/app:1", corev1.PullNever, "late"))
+	l.prints(l.running("entitled"), "main", "mark=private")
+
 	// Through the mirror; the registry itself does not answer.
 	l.bind("first", pod("registry.example/team/web:1", corev1.PullIfNotPresent))
 	l.prints(l.running("first"), "main", "mark=first")
@@ -114,7 +120,7 @@ func TestRegistries(t *testing.T) {
 	asked := manifests.Load()
 	l.bind("kept", pod("registry.example/team/web:1", corev1.PullIfNotPresent))
 	l.prints(l.running("kept"), "main", "mark=first")
-	l.event("kept", "Pulled", `Container image "registry.example/team/web:1" already present on machine`)
+	l.event("kept", "Pulled", `Container image "registry.example/team/web:1" already present on machine and can be accessed by the pod`)
 	if now := manifests.Load(); now != asked {
 		t.Errorf("the registry was asked %d times for an image that is here", now-asked)
 	}

@@ -25,6 +25,7 @@ type agentFlags struct {
 	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf string
 	labels, taints, sysctls, resources                                     []string
 	podPids                                                                int64
+	pulls                                                                  pullFlags
 	eviction                                                               eviction.Texts
 }
 
@@ -39,6 +40,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.images, "images", "", "`FOLDER` of image archives to import at start")
 	flags.StringVar(&f.registries, "registry-config", "",
 		"`FOLDER` with containerd's registry configuration (default: /etc/containerd/certs.d)")
+	f.pulls.add(flags)
 	flags.StringVar(&f.cniConf, "cni-conf", "", "`FOLDER` with a CNI configuration to use instead of the pod network of Lockstep's own")
 	flags.Int64Var(&f.podPids, "pod-pids-limit", nodeagent.DefaultPodPids, "most processes and threads of a pod, `N`; -1 for no limit")
 	flags.StringArrayVar(&f.resources, "resource", nil,
@@ -84,6 +86,9 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 		if err := nodeagent.CheckSysctls(pattern); err != nil {
 			return o, fmt.Errorf("cannot use --allowed-unsafe-sysctls %s: %w", pattern, err)
 		}
+	}
+	if err := f.pulls.apply(&o); err != nil {
+		return o, err
 	}
 	policy, err := eviction.Parse(f.eviction)
 	if err != nil {

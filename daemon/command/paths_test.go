@@ -27,7 +27,7 @@ func TestPathsAndAddressesOfFlags(t *testing.T) {
 	data, run := t.TempDir(), t.TempDir()
 	folder, absent := t.TempDir(), filepath.Join(t.TempDir(), "absent")
 	wrong := map[string][]string{ // by flag
-		"images": {absent, file}, "registry-config": {absent, file}, "cni-conf": {absent, file},
+		"images": {absent, file}, "registry-config": {absent, file}, "registry-credentials": {absent, folder}, "cni-conf": {absent, file},
 		"config": {absent, folder}, "token-file": {absent, folder},
 		"etcd-cafile": {absent, folder}, "etcd-certfile": {absent, folder}, "etcd-keyfile": {absent, folder},
 		"data-dir": {file, file + "/below", ""}, "run-dir": {file, file + "/below", ""},

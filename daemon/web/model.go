@@ -316,8 +316,11 @@ func containerOf(c corev1.Container, statuses []corev1.ContainerStatus) containe
 			}
 		case state.Waiting != nil:
 			row.Reason = state.Waiting.Reason
-			if row.Reason != "" && row.Reason != "ContainerCreating" && row.Reason != "PodInitializing" {
+			switch going := row.Reason == "ContainerCreating" || row.Reason == "PodInitializing"; {
+			case row.Reason != "" && !going:
 				row.Class = "failed"
+			case going && state.Waiting.Message != "": // how far a pull is
+				row.Reason += ": " + plain.Text(state.Waiting.Message)
 			}
 		}
 	}

@@ -126,6 +126,7 @@ func deciding() map[string][]string {
 			"k8s.io/kubernetes/third_party/forked/golang/expansion",
 			"k8s.io/component-helpers/node/util/sysctl", "k8s.io/kubernetes/pkg/util/kernel", "k8s.io/apimachinery/pkg/util/version",
 		},
+		"nodeagent/access/*.go":         {"github.com/distribution/reference"},
 		"nodeagent/eviction/*.go":       {"k8s.io/kubelet/pkg/apis/stats/v1alpha1"},
 		"nodeagent/dns/names/answer.go": {"github.com/miekg/dns"},
 		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,10 +106,14 @@ const collectTimeout = 10 * time.Minute
 func (m *Manager) Collect(ctx context.Context, wanted []string, t Thresholds) ([]Candidate, error) {
 	ctx, cancel := context.WithTimeout(m.context(ctx), collectTimeout)
 	defer cancel()
+	seen := time.Now()
 	candidates, err := m.candidates(ctx, wanted)
 	if err != nil {
 		return nil, fmt.Errorf("cannot collect images: %w", err)
 	}
+	m.forget(func(of digest.Digest) bool {
+		return slices.ContainsFunc(candidates, func(c Candidate) bool { return c.Digest == of.String() })
+	}, seen)
 	disk, err := statDisk(m.diskPath)
 	if err != nil {
 		return nil, fmt.Errorf("cannot collect images: %w", err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -15,12 +16,13 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
 
-	"lockstep/nodeagent/turns"
+	"lockstep/nodeagent/access"
 )
 
 // The reasons of an Error, as the kubelet has them in a waiting container's status.
@@ -31,14 +33,6 @@ const (
 	ReasonInvalidImageName  = "InvalidImageName"
 	ReasonImageInspectError = "ImageInspectError"
 )
-
-// defaultParallel is how many images are pulled at once: enough that one slow registry does not hold up the others,
-// few enough that the layers of the first pod are not starved by those of the last.
-const defaultParallel = 4
-
-// longestTurn is how long a pull holds up those that came after it: longer than most take. A registry that is slow, or
-// says nothing, delays its own images alone.
-const longestTurn = 10 * time.Second
 
 // Options are what a Manager needs.
 type Options struct {
@@ -51,8 +45,16 @@ type Options struct {
 	// CertsDirs hold `<registry>/hosts.toml`, `_default` too; the first that knows a registry wins. Empty means
 	// /etc/containerd/certs.d and /etc/docker/certs.d.
 	CertsDirs []string
-	// Parallel bounds the pulls that begin together; zero means 4.
+	// Parallel bounds the pulls that go on together, however long they last, as the kubelet's maxParallelImagePulls. Zero means that
+	// four begin together, and that one which lasts holds up no other, of up to 32.
 	Parallel int
+	// Credentials are files as docker's config.json, of which the first that can be read counts: what every pod of the node may
+	// pull with. They are read anew for each pull.
+	Credentials []string
+	// Verify says which pods may use an image that is here already.
+	Verify access.Verification
+	// RecordsDir keeps with what images were pulled; empty means that it is forgotten with the manager.
+	RecordsDir string
 	// DiskPath is on the file system whose fullness makes Collect remove images; empty means /var/lib/containerd.
 	DiskPath string
 	// Pulled, if not nil, is told of each pull that ended.
@@ -75,14 +77,22 @@ type Manager struct {
 	interrupted func() func(context.Context) bool
 	now         func() time.Time
 
-	backoff backoff
-	pulls   *turns.Turns
+	boot        string // names the time since the machine was started
+	credentials []string
+	verify      access.Verification
+	recordsDir  string
+	tellEvery   time.Duration // tellPeriod but in tests
 
-	mu     sync.Mutex
-	flying map[string]*flight   // pulls under way, by image and credentials
-	used   map[string]time.Time // when an image, by its digest, was last asked for or seen in use
-	seen   map[string]time.Time // when it was first seen
-	known  map[string]known     // what was described, by name
+	backoff backoff
+	pulls   lanes
+	disk    flusher
+
+	mu      sync.Mutex
+	records map[digest.Digest]access.Record // by the image's digest; those that were asked for
+	flying  map[string]*flight              // pulls under way, by image and credentials
+	used    map[string]time.Time            // when an image, by its digest, was last asked for or seen in use
+	seen    map[string]time.Time            // when it was first seen
+	known   map[string]known                // what was described, by name
 }
 
 // known is an image that was described: what it is does not change while its digest is the same.
@@ -139,6 +149,9 @@ type Request struct {
 	Secrets []corev1.Secret
 	// Event is called with each event as it happens, from the calling goroutine; nil drops them.
 	Event func(Event)
+	// Progress is called every 10 s while the image is pulled, from the calling goroutine: how many bytes have come, of how many that
+	// are known to come. Nil drops it.
+	Progress func(done, of int64)
 }
 
 // New returns a manager. It asks containerd which snapshotters work.
@@ -146,7 +159,8 @@ func New(ctx context.Context, options Options) (*Manager, error) {
 	m := &Manager{
 		client: options.Client, namespace: options.Namespace, snapshotter: options.Snapshotter,
 		certsDirs: options.CertsDirs, diskPath: options.DiskPath, pulled: options.Pulled,
-		interrupted: options.Interruption, now: options.Now,
+		interrupted: options.Interruption, now: options.Now, credentials: options.Credentials, verify: options.Verify,
+		recordsDir: options.RecordsDir, tellEvery: tellPeriod, records: map[digest.Digest]access.Record{},
 		backoff: backoff{failures: map[string]failure{}},
 		flying:  map[string]*flight{}, used: map[string]time.Time{}, seen: map[string]time.Time{}, known: map[string]known{},
 	}
@@ -168,11 +182,13 @@ func New(ctx context.Context, options Options) (*Manager, error) {
 	if m.now == nil {
 		m.now = time.Now
 	}
-	parallel := options.Parallel
-	if parallel <= 0 {
-		parallel = defaultParallel
+	m.pulls = newLanes(options.Parallel)
+	m.boot = bootID()
+	if m.recordsDir != "" {
+		if err := os.MkdirAll(m.recordsDir, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot keep records of images: %w", err)
+		}
 	}
-	m.pulls = turns.New(parallel, longestTurn)
 	if m.snapshotter == "" {
 		var err error
 		if m.snapshotter, err = chooseSnapshotter(ctx, m.client); err != nil {
@@ -232,38 +248,38 @@ func (m *Manager) Ensure(ctx context.Context, req Request) (*Image, error) {
 		return nil, &Error{Reason: ReasonInvalidImageName, Message: message}
 	}
 	policy := Policy(req.Image, req.Policy)
+	keys := sync.OnceValue(func() keys { return m.keysFor(name, req.Secrets) })
 	if policy != corev1.PullAlways {
 		interrupted := m.interrupted()
 		image, err := m.Get(ctx, name)
 		switch {
-		case err == nil:
-			message := fmt.Sprintf("Container image %q already present on machine", req.Image)
+		case err == nil && m.mayUse(req.Image, image, keys):
+			message := fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", req.Image)
 			event(Event{corev1.EventTypeNormal, "Pulled", message})
 			return image, nil
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case !errdefs.IsNotFound(err) && interrupted(ctx):
+		case err != nil && !errdefs.IsNotFound(err) && interrupted(ctx):
 			return nil, fmt.Errorf("cannot inspect image %q: %w", req.Image, err)
-		case !errdefs.IsNotFound(err):
+		case err != nil && !errdefs.IsNotFound(err):
 			message := fmt.Sprintf("Failed to inspect image %q: %v", req.Image, err)
 			event(Event{corev1.EventTypeWarning, "InspectFailed", message})
 			return nil, &Error{ReasonImageInspectError, message, m.now().Add(firstBackoff)}
-		case policy == corev1.PullNever:
+		case policy == corev1.PullNever: // whether an image is there is nothing for a pod that may not use it
 			message := fmt.Sprintf("Container image %q is not present with pull policy of Never", req.Image)
 			event(Event{corev1.EventTypeWarning, ReasonErrImageNeverPull, message})
 			return nil, &Error{Reason: ReasonErrImageNeverPull, Message: message}
 		}
 	}
-	credentials, err := credentialsFor(name, req.Secrets)
-	if err != nil {
+	if err := keys().unreadable; err != nil {
 		return nil, &Error{ReasonErrImagePull, err.Error(), m.now().Add(firstBackoff)}
 	}
-	return m.pull(ctx, req.Image, name, credentials, event)
+	return m.pull(ctx, req, name, keys(), event)
 }
 
 // pull pulls the image unless it failed lately.
-func (m *Manager) pull(ctx context.Context, stated, name string, credentials []credential, event func(Event)) (*Image, error) {
-	key := flightKey(name, credentials)
+func (m *Manager) pull(ctx context.Context, req Request, name string, keys keys, event func(Event)) (*Image, error) {
+	key, stated := flightKey(name, keys), req.Image
 	if at, why, wait := m.backoff.until(key, m.now()); wait {
 		message := fmt.Sprintf("Back-off pulling image %q", stated)
 		event(Event{corev1.EventTypeNormal, "BackOff", message})
@@ -274,9 +290,9 @@ func (m *Manager) pull(ctx context.Context, stated, name string, credentials []c
 	}
 	event(Event{corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", stated)})
 	asked := m.now()
-	result := m.fly(ctx, key, func(ctx context.Context) landed {
+	result := m.fly(ctx, key, req.Progress, func(ctx context.Context, going *progress) landed {
 		began, interrupted := m.now(), m.interrupted()
-		result := m.download(ctx, name, credentials)
+		result := m.download(ctx, name, keys, going)
 		if m.pulled != nil {
 			m.pulled(m.now().Sub(began), result.err)
 		}
@@ -309,7 +325,7 @@ func (m *Manager) pull(ctx context.Context, stated, name string, credentials []c
 }
 
 // Get returns an image that is on the node, whole, and unpacks it if that was not done yet. The error satisfies
-// errdefs.IsNotFound when it is not there, or not all of it.
+// errdefs.IsNotFound when it is not there, or not all of it; what is damaged is removed.
 func (m *Manager) Get(ctx context.Context, image string) (*Image, error) {
 	name, err := Normalize(image)
 	if err != nil {
@@ -324,10 +340,21 @@ func (m *Manager) Get(ctx context.Context, image string) (*Image, error) {
 	if image := m.recall(ctx, stored); image != nil {
 		return image, nil
 	}
-	if err := m.unpack(ctx, stored); err != nil {
+	if err := m.distrust(ctx, stored); err != nil {
 		return nil, err
 	}
-	return m.describe(ctx, stored)
+	err = m.unpack(ctx, stored)
+	if err == nil {
+		err = m.settle(ctx, stored, "")
+	}
+	var described *Image
+	if err == nil {
+		described, err = m.describe(ctx, stored)
+	}
+	if err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) && m.dropDamaged(ctx, m.partsOf(ctx, stored.Target())) > 0 {
+		return nil, fmt.Errorf("content of image %s is damaged: %w", name, errdefs.ErrNotFound)
+	}
+	return described, err
 }
 
 // recall returns an image as it was described before, if it is still the same and its layers are there. Describing
@@ -365,7 +392,7 @@ func (m *Manager) unpack(ctx context.Context, image client.Image) error {
 		return fmt.Errorf("content of image %s: %w", image.Name(), errdefs.ErrNotFound)
 	}
 	key := "unpack " + image.Target().Digest.String()
-	return m.fly(ctx, key, func(ctx context.Context) landed {
+	return m.fly(ctx, key, nil, func(ctx context.Context, _ *progress) landed {
 		ctx, cancel := context.WithTimeout(ctx, unpackTimeout)
 		defer cancel()
 		return landed{err: image.Unpack(ctx, m.snapshotter)}

@@ -40,7 +40,10 @@ import (
 	"lockstep/internal/asroot"
 )
 
-var containerd *client.Client
+var (
+	containerd    *client.Client
+	containerdDir string
+)
 
 // TestMain runs the tests with a containerd of their own, in a mount namespace of their own.
 func TestMain(m *testing.M) {
@@ -60,6 +63,7 @@ func withContainerd(run func() int) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
+	containerdDir = dir
 	address := filepath.Join(dir, "sock")
 	config := fmt.Sprintf(`version = 2
 root = %q
@@ -251,7 +255,8 @@ func TestPull(t *testing.T) {
 	before := f.got("/")
 	for _, name := range []string{"app:1", "docker.io/library/app:1"} {
 		_, events, err := f.ensure(Request{Image: name})
-		if err != nil || events != fmt.Sprintf("Normal Pulled Container image %q already present on machine", name) {
+		want := fmt.Sprintf("Normal Pulled Container image %q already present on machine and can be accessed by the pod", name)
+		if err != nil || events != want {
 			t.Errorf("%s: %s, %v", name, events, err)
 		}
 	}

@@ -8,18 +8,17 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/kubernetes/pkg/credentialprovider"
-	"k8s.io/kubernetes/pkg/credentialprovider/secrets"
 )
 
 const (
@@ -32,37 +31,9 @@ const (
 	pullTries = 3
 )
 
-// credential is what the registry is shown. The zero value is anonymous.
-type credential struct{ username, password string }
-
-// credentialsFor picks those of the pull secrets that are for the image's registry and repository, by the kubelet's
-// rules; the most specific first. None means one anonymous try.
-func credentialsFor(name string, pullSecrets []corev1.Secret) ([]credential, error) {
-	keyring, err := secrets.MakeDockerKeyring(pullSecrets, &credentialprovider.BasicDockerKeyring{})
-	if err != nil {
-		return nil, errors.New("cannot read a pull secret: it is not a registry configuration")
-	}
-	found, _ := keyring.Lookup(repository(name))
-	if len(found) == 0 {
-		return []credential{{}}, nil
-	}
-	credentials := make([]credential, 0, len(found))
-	for _, f := range found {
-		switch {
-		case f.IdentityToken != "":
-			credentials = append(credentials, credential{"", f.IdentityToken})
-		case f.RegistryToken != "":
-			credentials = append(credentials, credential{"", f.RegistryToken})
-		default:
-			credentials = append(credentials, credential{f.Username, f.Password})
-		}
-	}
-	return credentials, nil
-}
-
 // download fetches and unpacks the image, with one credential after the other.
-func (m *Manager) download(ctx context.Context, name string, credentials []credential) landed {
-	done, err := m.pulls.Take(ctx)
+func (m *Manager) download(ctx context.Context, name string, keys keys, going *progress) landed {
+	done, err := m.pulls.take(ctx)
 	if err != nil {
 		return landed{err: err}
 	}
@@ -71,17 +42,24 @@ func (m *Manager) download(ctx context.Context, name string, credentials []crede
 	defer cancel()
 	ctx, heard := unlessSilent(ctx, silence)
 	defer heard.end()
+	heard.came = going.add
 	began := m.now()
-	var errs []error
-	for _, credential := range credentials {
-		image, err := m.fetch(ctx, name, credential, heard)
+	before, was := m.named(ctx, name), m.settledAs(ctx, name)
+	errs := slices.Clone(keys.problems)
+	for _, credential := range keys.credentials {
+		image, err := m.fetch(ctx, name, credential, heard, going)
+		if err == nil {
+			err = m.settle(ctx, image, was)
+		}
 		if err == nil {
 			described, err := m.describe(ctx, image)
+			_ = m.note(repository(name), image.Target().Digest, credential.access()) // who is not noted asks the registry
 			return landed{image: described, err: err, took: m.now().Sub(began)}
 		}
 		if errors.Is(context.Cause(ctx), errSilent) {
 			err = errSilent
 		}
+		m.undo(ctx, name, before)
 		errs = append(errs, fmt.Errorf("failed to pull and unpack image %q: %w", name, err))
 		if ctx.Err() != nil {
 			break
@@ -90,24 +68,50 @@ func (m *Manager) download(ctx context.Context, name string, credentials []crede
 	return landed{err: errors.Join(errs...)}
 }
 
-func (m *Manager) fetch(ctx context.Context, name string, c credential, heard *hearing) (client.Image, error) {
+func (m *Manager) fetch(ctx context.Context, name string, c credential, heard *hearing, going *progress) (client.Image, error) {
 	var image client.Image
 	var err error
 	for range pullTries {
 		image, err = m.client.Pull(ctx, name,
 			client.WithResolver(m.resolver(ctx, name, c, heard)),
 			client.WithPullUnpack,
-			client.WithImageHandlerWrapper(sized),
+			client.WithPullLabel(pulledLabel, m.boot),
+			client.WithImageHandlerWrapper(func(next images.Handler) images.Handler { return m.followed(sized(next), going) }),
 			client.WithPullSnapshotter(m.snapshotter))
 		if err == nil {
 			return image, m.unimport(ctx, image)
 		}
-		if ctx.Err() != nil || !damaged(err) {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		dropped := m.dropDamaged(ctx, going.parts())
+		if !damaged(err) && dropped == 0 {
 			return nil, err
 		}
 		m.abort(ctx, err)
 	}
 	return nil, err
+}
+
+// named is the image that has a name; nil where there is none.
+func (m *Manager) named(ctx context.Context, name string) *images.Image {
+	image, err := m.client.ImageService().Get(ctx, name)
+	if err != nil {
+		return nil
+	}
+	return &image
+}
+
+// undo gives a name back to the image that had it before a pull that failed: containerd names an image before it can tell that it
+// is none.
+func (m *Manager) undo(ctx context.Context, name string, before *images.Image) {
+	switch now := m.named(ctx, name); {
+	case now == nil || before != nil && now.Target.Digest == before.Target.Digest:
+	case before == nil:
+		_ = m.client.ImageService().Delete(ctx, name) // it is tried again, and fails again, at worst
+	default:
+		_, _ = m.client.ImageService().Update(ctx, *before)
+	}
 }
 
 var digests = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
@@ -192,6 +196,7 @@ func (m *Manager) hostDir(host string) (string, error) {
 // flight is work that several callers wait for.
 type flight struct {
 	done   chan struct{}
+	going  progress
 	result landed
 }
 
@@ -205,8 +210,8 @@ type landed struct {
 }
 
 // fly runs work once for all who ask for the key while it runs. It does not end with the ctx of any of them: what is
-// half downloaded for one pod is wanted by the next.
-func (m *Manager) fly(ctx context.Context, key string, work func(context.Context) landed) landed {
+// half downloaded for one pod is wanted by the next. tell, if not nil, hears now and then how far it is.
+func (m *Manager) fly(ctx context.Context, key string, tell func(done, of int64), work func(context.Context, *progress) landed) landed {
 	m.mu.Lock()
 	f, running := m.flying[key]
 	if !running {
@@ -214,7 +219,7 @@ func (m *Manager) fly(ctx context.Context, key string, work func(context.Context
 		m.flying[key] = f
 		background := context.WithoutCancel(ctx)
 		go func() {
-			f.result = work(background)
+			f.result = work(background, &f.going)
 			m.mu.Lock()
 			delete(m.flying, key)
 			m.mu.Unlock()
@@ -222,17 +227,27 @@ func (m *Manager) fly(ctx context.Context, key string, work func(context.Context
 		}()
 	}
 	m.mu.Unlock()
-	select {
-	case <-f.done:
-		return f.result
-	case <-ctx.Done():
-		return landed{err: ctx.Err()}
+	var tick <-chan time.Time
+	if tell != nil {
+		t := time.NewTicker(m.tellEvery)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		select {
+		case <-f.done:
+			return f.result
+		case <-ctx.Done():
+			return landed{err: ctx.Err()}
+		case <-tick:
+			tell(f.going.read())
+		}
 	}
 }
 
-func flightKey(name string, credentials []credential) string {
+func flightKey(name string, k keys) string {
 	h := sha256.New()
-	for _, c := range credentials {
+	for _, c := range k.credentials {
 		fmt.Fprintf(h, "%q %q ", c.username, c.password)
 	}
 	return name + " " + hex.EncodeToString(h.Sum(nil)[:8])

@@ -154,21 +154,21 @@ func TestCredentials(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := credentialsFor(name, secrets)
-		if err != nil {
-			t.Fatal(err)
+		got := (&Manager{}).keysFor(name, secrets)
+		if len(got.problems) > 0 || got.unreadable != nil {
+			t.Fatal(got.problems, got.unreadable)
 		}
 		var users []string
-		for _, c := range got {
+		for _, c := range got.credentials {
 			users = append(users, c.username)
 		}
 		if strings.Join(users, " ") != strings.Join(want, " ") {
 			t.Errorf("%s: got %q, want %q", image, users, want)
 		}
 	}
-	if _, err := credentialsFor("docker.io/library/x:1", []corev1.Secret{config(`{"auths": "hunter2"`)}); err == nil ||
-		strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("a bad secret: %v", err)
+	bad := (&Manager{}).keysFor("docker.io/library/x:1", []corev1.Secret{config(`{"auths": "hunter2"`)})
+	if bad.unreadable == nil || strings.Contains(bad.unreadable.Error(), "hunter2") {
+		t.Errorf("a bad secret: %+v", bad)
 	}
 }
 

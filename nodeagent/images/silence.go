@@ -16,6 +16,7 @@ var errSilent = errors.New("the registry has sent nothing for " + silence.String
 type hearing struct {
 	limit time.Duration
 	timer *time.Timer
+	came  func(bytes int) // is told of what comes of an answer
 
 	mu     sync.Mutex
 	asking int // requests whose answers have not ended
@@ -25,7 +26,7 @@ type hearing struct {
 // that long. Time without an open request, as while layers are unpacked, does not count. The caller ends the hearing.
 func unlessSilent(ctx context.Context, limit time.Duration) (context.Context, *hearing) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	h := &hearing{limit: limit}
+	h := &hearing{limit: limit, came: func(int) {}}
 	h.timer = time.AfterFunc(limit, func() { cancel(errSilent) })
 	h.timer.Stop()
 	return ctx, h
@@ -73,6 +74,7 @@ func (b *hearingBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
 		b.heard.change(0)
+		b.heard.came(n)
 	}
 	if err != nil {
 		b.over()

@@ -17,9 +17,28 @@ import (
 
 // ensureImage has the container's image on the node and unpacked.
 func (p *Pod) ensureImage(ctx context.Context, c *corev1.Container) (Image, error) {
+	defer p.pulling(c.Name, "")
 	return p.pull(ctx, images.Request{
 		Image: c.Image, Policy: c.ImagePullPolicy,
-		Event: func(e images.Event) { p.ContainerEvent(c.Name, e.Type, e.Reason, e.Message) },
+		Event:    func(e images.Event) { p.ContainerEvent(c.Name, e.Type, e.Reason, e.Message) },
+		Progress: func(done, of int64) { p.pulling(c.Name, images.Pulling(c.Image, done, of)) },
+	})
+}
+
+// pulling says how far the pull of a container's image is; empty where there is none.
+func (p *Pod) pulling(container, how string) {
+	p.mu.Lock()
+	same := p.pulls[container] == how
+	p.mu.Unlock()
+	if same {
+		return
+	}
+	p.change(func() {
+		if how == "" {
+			delete(p.pulls, container)
+		} else {
+			p.pulls[container] = how
+		}
 	})
 }
 
@@ -57,7 +76,7 @@ func (p *Pod) imageVolumes(ctx context.Context, o *corev1.Pod, c *corev1.Contain
 		if v.Image == nil || !slices.ContainsFunc(c.VolumeMounts, mounts) {
 			continue
 		}
-		one, err := p.imageVolume(ctx, v)
+		one, err := p.imageVolume(ctx, v, c.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +85,7 @@ func (p *Pod) imageVolumes(ctx context.Context, o *corev1.Pod, c *corev1.Contain
 	return mounted, nil
 }
 
-func (p *Pod) imageVolume(ctx context.Context, v *corev1.Volume) (volumes.Mounted, error) {
+func (p *Pod) imageVolume(ctx context.Context, v *corev1.Volume, container string) (volumes.Mounted, error) {
 	p.viewing.Lock()
 	defer p.viewing.Unlock()
 	if mounted, ok := p.node.Volumes.Image(p.uid, v.Name); ok {
@@ -74,8 +93,10 @@ func (p *Pod) imageVolume(ctx context.Context, v *corev1.Volume) (volumes.Mounte
 	}
 	image, err := p.pull(ctx, images.Request{
 		Image: v.Image.Reference, Policy: v.Image.PullPolicy,
-		Event: func(e images.Event) { p.Event(e.Type, e.Reason, e.Message) },
+		Event:    func(e images.Event) { p.Event(e.Type, e.Reason, e.Message) },
+		Progress: func(done, of int64) { p.pulling(container, images.Pulling(v.Image.Reference, done, of)) },
 	})
+	p.pulling(container, "")
 	if err != nil {
 		return volumes.Mounted{}, err
 	}

@@ -46,6 +46,7 @@ type Pod struct {
 	prepared  map[string]*prepared // by container name
 	begun     map[string]bool      // IDs of which there may be a layer, pipes and a shim's socket, whatever became of them
 	instances map[string]*instance // by containerd ID
+	pulls     map[string]string    // how far the pull is that a container waits for
 	failures  map[pods.Key]pods.Failure
 	inflight  map[pods.Key]context.CancelFunc
 	deleted   bool
@@ -86,7 +87,7 @@ func (n *Node) New(object *corev1.Pod) *Pod {
 		log:    n.Log.With("pod", object.Namespace+"/"+object.Name, "uid", object.UID),
 		wanted: pods.Wanted{Pod: object}, tier: spec.Tier(object),
 		prepared: map[string]*prepared{}, begun: map[string]bool{}, instances: map[string]*instance{},
-		failures: map[pods.Key]pods.Failure{}, inflight: map[pods.Key]context.CancelFunc{},
+		pulls: map[string]string{}, failures: map[pods.Key]pods.Failure{}, inflight: map[pods.Key]context.CancelFunc{},
 	}
 }
 
@@ -346,6 +347,7 @@ func (p *Pod) observe() pods.Observed {
 		Traces:   p.traces,
 		Prepared: map[string]bool{},
 		Failures: maps.Clone(p.failures),
+		Pulls:    maps.Clone(p.pulls),
 		InFlight: map[pods.Key]bool{},
 		Deleted:  p.deleted,
 		HostIPs:  p.node.HostIPs(),

@@ -55,6 +55,8 @@ type Observed struct {
 	Containers []Container
 	// Failures has the last failure of each step; one that succeeded has none.
 	Failures map[Key]Failure
+	// Pulls words how far the pulls of images are that last, by the container that waits.
+	Pulls map[string]string
 	// InFlight are the steps that are being carried out.
 	InFlight map[Key]bool
 	// Unsized says that the pod's cgroup, or a container that need not be restarted for it, has other resources than it is to have.

@@ -258,9 +258,9 @@ func waiting(pod *corev1.Pod, o Observed, c *corev1.Container, init, inited, tri
 		return &corev1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
 	}
 	if !tried && len(pod.Spec.InitContainers) > 0 && !inited {
-		return &corev1.ContainerStateWaiting{Reason: reasonInitializing}
+		return &corev1.ContainerStateWaiting{Reason: reasonInitializing, Message: o.Pulls[c.Name]}
 	}
-	return &corev1.ContainerStateWaiting{Reason: reasonCreating}
+	return &corev1.ContainerStateWaiting{Reason: reasonCreating, Message: o.Pulls[c.Name]}
 }
 
 func terminated(c Container) *corev1.ContainerStateTerminated {
