@@ -5,8 +5,10 @@ import (
 	helpers "k8s.io/component-helpers/scheduling/corev1"
 )
 
+// LowestCritical is the lowest priority of the system's classes.
+const LowestCritical = 2_000_000_000
+
 // Critical says that a cluster or a node does not work without the pod: it has the priority of one of the system's classes.
 func Critical(p *corev1.Pod) bool {
-	const lowest = 2_000_000_000 // of these classes
-	return helpers.PodPriority(p) >= lowest
+	return helpers.PodPriority(p) >= LowestCritical
 }

@@ -94,6 +94,7 @@ type Agent struct {
 	facts     register.Facts
 	noNetwork string
 	down      string // why containerd does not answer; empty if it does
+	shutting  bool   // the machine shuts down
 
 	rules, names *vital // nil until services are known
 

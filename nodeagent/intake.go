@@ -12,6 +12,7 @@ import (
 	"lockstep/nodeagent/eviction"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/shutdown"
 	"lockstep/nodeagent/spec"
 )
 
@@ -65,8 +66,11 @@ func (a *Agent) take(p *pod.Pod, o *corev1.Pod) (reason, message string) {
 		return reason, message
 	}
 	a.mu.Lock()
-	conditions := a.conditions
+	conditions, shutting := a.conditions, a.shutting
 	a.mu.Unlock()
+	if shutting && !before {
+		return shutdown.RefusedReason, shutdown.RefusedMessage
+	}
 	if message = eviction.Refuses(conditions, o, qos.GetPodQOS(o)); message != "" && !before {
 		return pods.ReasonEvicted, message
 	}

@@ -2,6 +2,7 @@
 package nodeagent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,8 +19,10 @@ import (
 	"lockstep/nodeagent/access"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/eviction"
+	"lockstep/nodeagent/logind"
 	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/shutdown"
 	"lockstep/nodeagent/spec"
 )
 
@@ -84,6 +87,8 @@ type Options struct {
 	Sysctls []string
 	// Eviction says when pods end because the node runs short; the default policy if nil.
 	Eviction *eviction.Policy
+	// Shutdown says how pods end before the machine shuts down; where it is empty a shutdown does not wait for them.
+	Shutdown shutdown.Policy
 	// Version is reported in the node's status; "v0.0.0" if empty.
 	Version string
 	// Log is discarded if nil.
@@ -92,6 +97,8 @@ type Options struct {
 	Metrics *prometheus.Registry
 
 	cluster settings.Settings // as the node was told last; the API tells them
+
+	systemBus, logindConf string // where logind is; empty means as logind has it
 
 	answerEvery time.Duration // of a managed containerd; zero means 10 s, which is long in tests
 }
@@ -148,6 +155,7 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		o.Eviction = &p
 	}
+	o.systemBus, o.logindConf = cmp.Or(o.systemBus, logind.DefaultBus), cmp.Or(o.logindConf, logind.DefaultConfDir)
 	if o.Version == "" {
 		o.Version = "v0.0.0"
 	}

@@ -16,6 +16,7 @@ import (
 	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/cgroup"
 	"lockstep/nodeagent/dns/names"
+	"lockstep/nodeagent/logind"
 	"lockstep/nodeagent/logs/keeper"
 	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/network"
@@ -62,6 +63,7 @@ func Reset(ctx context.Context, opts Options) error {
 	note(network.SetRoutes(nil))
 	note(network.RemoveIsolated())
 	note(resetForwarding(opts))
+	note(logind.Forget(opts.logindConf))
 	note(cgroup.Remove(machine.Cgroup(opts.NodeName)))
 	note(cgroup.Remove(keeperCgroup(opts.NodeName)))
 	note(cgroup.Remove(namesCgroup(opts.NodeName)))

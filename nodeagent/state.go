@@ -24,6 +24,9 @@ func (a *Agent) nodeState(context.Context) register.State {
 	if a.down != "" {
 		s.NotReady = []string{a.down}
 	}
+	if a.shutting {
+		s.NotReady = append(s.NotReady, "node is shutting down")
+	}
 	a.reportVitals(&s, time.Now())
 	return s
 }

@@ -40,6 +40,7 @@ func (a *Agent) tasks() []task {
 		{"volumes", a.refresh},
 		{"storage", a.limitStorage},
 		{"pressure", a.guard},
+		{"shutdown", a.awaitShutdown},
 		{"resize", a.resizePods},
 		{"tiers", a.keepTiers},
 		{"images", a.collectImages},

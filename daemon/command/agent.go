@@ -18,6 +18,7 @@ import (
 	"lockstep/nodeagent"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/eviction"
+	"lockstep/nodeagent/shutdown"
 )
 
 // agentFlags are the flags of the node agent; up has them too.
@@ -27,6 +28,7 @@ type agentFlags struct {
 	podPids                                                                int64
 	pulls                                                                  pullFlags
 	eviction                                                               eviction.Texts
+	shutdown                                                               shutdown.Texts
 }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
@@ -59,6 +61,11 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 		"most `TIME` that pods get which end for a soft threshold")
 	flags.DurationVar(&f.eviction.Hold, "eviction-pressure-transition-period", standard.Hold,
 		"`TIME` for which the node says that it is short after it was last so")
+	flags.DurationVar(&f.shutdown.Period, "shutdown-grace-period", 0,
+		"`TIME` for which a shutdown of the machine, where it has systemd, waits until pods have ended; 0 for not at all")
+	flags.DurationVar(&f.shutdown.CriticalPods, "shutdown-grace-period-critical-pods", 0, "`TIME` of it for critical pods, which end last")
+	flags.StringVar(&f.shutdown.ByPriority, "shutdown-grace-period-by-pod-priority", "",
+		"`SHARES` of it by priority instead, as 100000=10s,0=60s")
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` label of the node; may be given several times")
 	flags.StringArrayVar(&f.taints, "taint", nil, "`KEY=VALUE:EFFECT` taint of the node; may be given several times")
 }
@@ -95,6 +102,9 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 		return o, fmt.Errorf("cannot use the flags of eviction: %w", err)
 	}
 	o.Eviction = &policy
+	if o.Shutdown, err = shutdown.Parse(f.shutdown); err != nil {
+		return o, fmt.Errorf("cannot use the flags of shutdown: %w", err)
+	}
 	for _, folder := range []struct{ flag, path string }{{"images", f.images}, {"registry-config", f.registries}, {"cni-conf", f.cniConf}} {
 		if err := readable(folder.flag, folder.path, true); err != nil {
 			return o, err

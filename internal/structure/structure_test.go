@@ -225,6 +225,7 @@ func forTests() []string {
 		"internal/apart", "internal/asroot", "internal/eventually", "internal/golden", "internal/loopback", "internal/short",
 		"store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest",
 		"reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance", "nodeagent/pod/hollow",
+		"nodeagent/logind/logindtest",
 	}
 }
 

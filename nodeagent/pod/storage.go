@@ -54,6 +54,20 @@ func (p *Pod) Evict(e pods.Eviction) {
 	p.change(func() { p.wanted.Evicted = e })
 }
 
+// Shut ends the pod because the machine shuts down; it fails for good.
+func (p *Pod) Shut(e pods.Eviction) {
+	p.log.Info("ending pod", "reason", e.Message, "grace", e.Grace)
+	p.change(func() { p.wanted.Evicted = e })
+}
+
+// Settled says that the pod has ended, nothing of it is left but records, and the API knows how it ended, unless it asks for it no
+// more.
+func (p *Pod) Settled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.traces && (p.wanted.Gone || podstatus.Finished(&p.status) && p.confirmed == p.version)
+}
+
 // Spare has the pod keep as little as it can on the disk, or not any more.
 func (p *Pod) Spare(spare bool) {
 	p.mu.Lock()

@@ -53,6 +53,8 @@ func ending(w Wanted, o Observed, now time.Time) (why Cause, detail string) {
 		return Rejected, w.RejectedMessage
 	case podstatus.Finished(&pod.Status):
 		return Finished, ""
+	case w.Evicted.Reason != "":
+		return Shutdown, ""
 	case w.Evicted.Message != "":
 		return Evicted, ""
 	case overdue(pod, now):

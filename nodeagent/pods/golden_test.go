@@ -39,6 +39,9 @@ func TestGolden(t *testing.T) {
 				w.Evicted = Eviction{Message: strings.TrimSuffix(string(f.Data), "\n"), Grace: time.Second}
 			case "starved": // the message of a node that has too little, and the pod's grace
 				w.Evicted = Eviction{Message: strings.TrimSuffix(string(f.Data), "\n"), Grace: 20 * time.Second, Pressure: true}
+			case "shutdown":
+				w.Evicted = Eviction{Reason: "Terminated", Message: strings.TrimSuffix(string(f.Data), "\n"), Grace: 20 * time.Second,
+					Pressure: true}
 			case "spare":
 				w.Spare = true
 			case "plan", "status":

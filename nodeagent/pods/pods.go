@@ -33,6 +33,8 @@ const ReasonEvicted = "Evicted"
 // Eviction is how a node ends a pod early. The zero value is none.
 type Eviction struct {
 	Message string
+	// Reason is that of the pod's failure; empty means ReasonEvicted.
+	Reason string
 	// Grace is what the pod gets instead of its own grace period.
 	Grace time.Duration
 	// Pressure says that it is not the pod's doing: the node has too little for all that run.
@@ -199,6 +201,7 @@ const (
 	Rejected Cause = "the node refuses the pod" // Detail says why
 	Finished Cause = "the pod has finished"
 	Evicted  Cause = "the pod is evicted"
+	Shutdown Cause = "the node is shutting down"
 	Overdue  Cause = "the pod was active longer than its deadline"
 	AllDown  Cause = "everything of the pod is down"
 

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -96,7 +97,7 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 		switch ended := len(liveOf(o)) == 0; {
 		case !ended:
 		case w.Evicted.Message != "":
-			s.Phase, s.Reason, s.Message = corev1.PodFailed, ReasonEvicted, w.Evicted.Message
+			s.Phase, s.Reason, s.Message = corev1.PodFailed, cmp.Or(w.Evicted.Reason, ReasonEvicted), w.Evicted.Message
 		case overdue(pod, now) && (s.Phase != corev1.PodSucceeded || !inTime(pod, o)):
 			s.Phase, s.Reason = corev1.PodFailed, reasonDeadline
 			s.Message = "Pod was active on the node longer than the specified deadline"
