@@ -30,6 +30,15 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 	for _, b := range plan.Bindings {
 		add(b.Pod, store.Group{write(bound(b, now), b.Reason)}, func() { s.announce(b, now.Time) })
 	}
+	for _, r := range plan.Reservations {
+		s.queue.reserved(r, now.Time)
+		for part := range slices.Chunk(r.writes(), store.MaxGroup) {
+			add(r.Pod, part, nil)
+		}
+	}
+	for _, p := range plan.Deferred {
+		s.queue.fresh[kinds.KeyOf(p)] = struct{}{}
+	}
 	for _, r := range plan.Refusals {
 		if s.queue.refused(r, now.Time) {
 			s.opts.Events.Event(component, r.Pod, corev1.EventTypeWarning, "FailedScheduling", r.Reason)
@@ -108,6 +117,22 @@ func nominatedTo(p *corev1.Pod, node string) *corev1.Pod {
 	out := *p
 	out.Status.NominatedNodeName = node
 	return &out
+}
+
+// writes are those of a reservation. The pod is nominated to the node, which holds its room there until its claims are bound; that is
+// the last, so that of many claims none is left out.
+func (r Reservation) writes() (out store.Group) {
+	reason := kinds.KeyOf(r.Pod).String() + " goes to " + r.Node
+	for _, pv := range r.Volumes {
+		out = append(out, store.Write{Key: kinds.KeyOf(pv), Object: pv, If: kinds.Revision(pv), Reason: reason})
+	}
+	for _, c := range r.Claims {
+		out = append(out, store.Write{Key: kinds.KeyOf(c), Object: c, If: kinds.Revision(c), Reason: reason})
+	}
+	if r.Pod.Status.NominatedNodeName != r.Node {
+		out = append(out, write(nominatedTo(r.Pod, r.Node), r.Reason))
+	}
+	return out
 }
 
 // part is what of a refusal is written at once.

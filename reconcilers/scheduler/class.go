@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"container/heap"
+	"errors"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -45,6 +46,7 @@ type class struct {
 	refused string
 	wakes   Changes
 	invalid bool
+	barred  bool   // nothing about nodes has the pods find one
 	why     string // the reason of the last placement
 }
 
@@ -97,7 +99,12 @@ func (r *round) prepare(c *class) {
 	if err == nil {
 		err = d.survey(&r.cluster)
 	}
-	if err != nil {
+	var shut *bar
+	switch {
+	case errors.As(err, &shut):
+		c.refused, c.wakes, c.barred = r.shut(shut), NodeListed|shut.wakes, true
+		return
+	case err != nil:
 		c.refused, c.invalid = err.Error(), true
 		return
 	}

@@ -25,6 +25,12 @@ type cluster struct {
 	tallies    []*tally // those that placements change, by number
 	made       int      // how many tallies there have been
 	concerned  map[*group]*concern
+
+	used    map[kinds.Key]int64                   // as a state has it
+	using   map[kinds.Key]int64                   // and how that changes in the round
+	byClass map[string][]*corev1.PersistentVolume // once it is asked for
+	taken   map[string]*corev1.PersistentVolume   // given to claims in the round
+	settled map[kinds.Key]bool                    // claims for which the round has chosen
 }
 
 // concern is which tallies count a group, of those with a number up to seen.
@@ -38,7 +44,8 @@ func newCluster(s *State) cluster {
 	c := cluster{
 		nodes: make([]*nodeInfo, len(s.names)), objects: s.objects,
 		services: s.services, images: s.images, local: map[string][]int64{}, groups: &s.groups, fresh: newGroups(),
-		moved: map[*group]map[int]int64{}, topologies: map[topologyKey]*topology{}, concerned: map[*group]*concern{},
+		moved: map[*group]map[int]int64{}, topologies: map[topologyKey]*topology{}, concerned: map[*group]*concern{}, used: s.used,
+		using: map[kinds.Key]int64{}, taken: map[string]*corev1.PersistentVolume{}, settled: map[kinds.Key]bool{},
 	}
 	for i, name := range s.names {
 		c.nodes[i] = s.infos[name]

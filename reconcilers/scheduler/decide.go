@@ -26,11 +26,26 @@ type Refusal struct {
 	Evicts []*corev1.Pod
 }
 
+// Reservation chooses a node for a pod of which claims have no volume yet, and with it these: the pod is bound to it once they have. What
+// there is to be written of the volumes and claims, and of the pod that the node is held for it, is written at once; nothing where that
+// has been done, and they are waited for.
+type Reservation struct {
+	Pod    *corev1.Pod
+	Node   string
+	Reason string
+	// Volumes are given to claims, and Claims asked for to be made for the node, as they are to be stored.
+	Volumes []*corev1.PersistentVolume
+	Claims  []*corev1.PersistentVolumeClaim
+}
+
 // Plan is what one decision asks for. Bindings and refusals are in the order of the pods decided. What evictions make room for is
 // bound once their pods are gone.
 type Plan struct {
-	Bindings []Binding
-	Refusals []Refusal
+	Bindings     []Binding
+	Reservations []Reservation
+	Refusals     []Refusal
+	// Deferred are pods of which a reservation has chosen for a claim: they are decided once that is seen.
+	Deferred []*corev1.Pod
 	// Released are pods that are nominated to a node no longer, and were not decided.
 	Released []*corev1.Pod
 }
@@ -45,10 +60,17 @@ func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
 	for i, p := range pods {
 		r.reserve(priority(p))
 		c := demanded[i]
-		if node, why := r.find(c, p); node != nil {
-			plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: why})
-		} else {
+		if !c.ready {
+			r.prepare(c)
+		}
+		if r.unsettled(c) {
+			plan.Deferred = append(plan.Deferred, p)
+		} else if node, why := r.find(c, p); node == nil {
 			plan.Refusals = append(plan.Refusals, r.refuse(c, p))
+		} else if len(c.demand.volumes.late) > 0 {
+			plan.Reservations = append(plan.Reservations, r.settle(c, p, node, why))
+		} else {
+			plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: why})
 		}
 		decided[kinds.KeyOf(p)] = true
 		if c.left--; c.left == 0 {
@@ -72,11 +94,11 @@ func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
 // find takes a node for a pod: the one that it is nominated to if that can take it, else the best. What is held for itself is
 // in nobody's way.
 func (r *round) find(c *class, p *corev1.Pod) (*nodeInfo, string) {
-	if !c.ready {
-		r.prepare(c)
-	}
 	r.unhold(kinds.KeyOf(p))
-	if i, nominated := r.nominatedTo(p); nominated && !c.invalid &&
+	if c.invalid || c.barred {
+		return nil, ""
+	}
+	if i, nominated := r.nominatedTo(p); nominated && c.demand.settled() &&
 		r.refuses(c.predicates, c.demand, r.nodes[i]) == nil && !r.leans(c, i) {
 		return r.move(i, c.load, 1), "it is nominated to it"
 	}

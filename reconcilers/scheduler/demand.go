@@ -13,6 +13,8 @@ type demand struct {
 	required    nodeaffinity.RequiredNodeAffinity
 	preferred   *nodeaffinity.PreferredSchedulingTerms // nil for none
 
+	volumes volumes
+
 	images []string
 	local  []int64 // how much of them nodes have, as a score; nil: none has any
 
@@ -25,6 +27,9 @@ type demand struct {
 
 // survey has a demand look at where pods are. It fails as newDemand does.
 func (d *demand) survey(c *cluster) error {
+	if err := d.surveyVolumes(c); err != nil {
+		return err
+	}
 	d.local = c.locality(d.images)
 	d.surveyPods(c)
 	return d.surveySpread(c)

@@ -28,6 +28,14 @@ func (r *round) explain(c *class) (string, Changes) {
 	return message(len(r.nodes), reasons), wakes
 }
 
+// shut words the refusal of a pod that no node is asked about.
+func (r *round) shut(b *bar) string {
+	if len(r.nodes) == 0 {
+		return noNodes
+	}
+	return fmt.Sprintf("0/%d nodes are available: %s.", len(r.nodes), b.text)
+}
+
 // always words every refusal alike.
 func always(text string) func(*demand, *nodeInfo, *cluster) []string {
 	return func(*demand, *nodeInfo, *cluster) []string { return []string{text} }

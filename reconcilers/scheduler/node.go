@@ -16,12 +16,14 @@ type load struct {
 	requests    amounts
 	cpu, memory int64 // as scoring sees them
 	ports       []hostPort
+	mounts      []mount
 	group       *group
 }
 
 // equal says whether two loads take the same, of whatever groups.
 func (l *load) equal(o *load) bool {
-	return l.requests.equal(o.requests) && l.cpu == o.cpu && l.memory == o.memory && slices.Equal(l.ports, o.ports)
+	return l.requests.equal(o.requests) && l.cpu == o.cpu && l.memory == o.memory && slices.Equal(l.ports, o.ports) &&
+		slices.Equal(l.mounts, o.mounts)
 }
 
 // appendTo appends a text that is equal for equal loads, but for their groups, and for no others.
@@ -34,6 +36,9 @@ func (l *load) appendTo(b []byte) []byte {
 	}
 	for _, p := range l.ports {
 		b = fmt.Appendf(b, " %s %s:%d", p.protocol, p.ip, p.port)
+	}
+	for _, m := range l.mounts {
+		b = fmt.Appendf(b, " %s/%s %s", m.claim.Namespace, m.claim.Name, m.uid)
 	}
 	return append(b, ' ')
 }
@@ -84,7 +89,7 @@ func count[K comparable](m map[K]int, k K, sign int64) map[K]int {
 
 // loadOf is what a pod takes, but for its group.
 func loadOf(p *corev1.Pod) load {
-	l := load{requests: requestsOf(p), ports: hostPorts(p)}
+	l := load{requests: requestsOf(p), ports: hostPorts(p), mounts: mountsOf(p)}
 	l.cpu, l.memory = weightOf(p)
 	return l
 }

@@ -70,6 +70,9 @@ func (r *round) preempt(c *class, p *corev1.Pod) preemption {
 	if p.Spec.PreemptionPolicy != nil && *p.Spec.PreemptionPolicy == corev1.PreemptNever {
 		return preemption{node: -1, keeps: true, text: neverPreempts}
 	}
+	if c.barred {
+		return preemption{node: -1, text: message(len(r.nodes), map[string]int{notHelpful: len(r.nodes)})}
+	}
 	if i, ok := r.nominatedTo(p); ok && r.endsFor(c, p, i) {
 		return preemption{node: -1, keeps: true, text: victimsEnd}
 	}

@@ -69,6 +69,28 @@ func (q *queue) retry(k kinds.Key, now time.Time) {
 	q.retries[k] = now.Add(max(firstBackoff, q.told[k].backoff()))
 }
 
+// reserved remembers that a pod waits for its claims, which wake it, on a node.
+func (q *queue) reserved(r Reservation, now time.Time) {
+	key := kinds.KeyOf(r.Pod)
+	last := q.told[key]
+	last.decided, last.wakes, last.woken = now, NodeListed, false
+	if len(r.Volumes)+len(r.Claims) > 0 {
+		last.attempts++
+	}
+	q.told[key] = last
+}
+
+// wake has a pod decided again, after others if it was decided just now.
+func (q *queue) wake(k kinds.Key) {
+	last, told := q.told[k]
+	if !told {
+		q.fresh[k] = struct{}{}
+		return
+	}
+	last.woken, q.giving = true, true
+	q.told[k] = last
+}
+
 // due returns the pods to decide now, in order, and forgets why. A pod that waits and was refused before is decided again
 // after the changes that its refusal named. While it backs off, pods of its priority and above go first; where there are none,
 // it is decided all the same.

@@ -161,6 +161,9 @@ func (r *round) move(i int, l load, sign int64) *nodeInfo {
 	}
 	r.nodes[i].take(l, sign)
 	r.cluster.move(l.group, i, sign)
+	for _, m := range l.mounts {
+		r.using[m.claim] += sign
+	}
 	r.log = append(r.log, i)
 	r.moves[i]++
 	if r.nodes[i].pods >= r.nodes[i].maxPods {

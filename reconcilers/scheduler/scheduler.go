@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"lockstep/internal/sleep"
 	"lockstep/store"
+	"lockstep/store/view"
 )
 
 // component is how Kubernetes' scheduler signs its events.
@@ -145,10 +147,26 @@ func (s *Scheduler) fold(b store.Batch) {
 	s.seen = b.View.Revision()
 	for _, c := range b.Changes {
 		changes := s.state.Fold(c)
+		if changes&ClaimChanged != 0 {
+			s.claimChanged(c)
+		}
 		if changes&PodWaits != 0 {
 			s.queue.fresh[c.Key] = struct{}{}
 		}
-		s.queue.changes |= changes &^ PodWaits
+		s.queue.changes |= changes &^ (PodWaits | ClaimChanged)
+	}
+}
+
+// claimChanged has the pods that mount a claim decided again: later where its volume could not be made, as kube-scheduler does.
+func (s *Scheduler) claimChanged(c view.Change) {
+	for _, pod := range s.state.mounting[c.Key] {
+		if !lostNode(c.Old, c.New) {
+			s.queue.wake(pod)
+			continue
+		}
+		s.queue.retry(pod, s.opts.Now())
+		s.opts.Events.Event(component, s.state.pending[pod], corev1.EventTypeWarning, "FailedScheduling",
+			fmt.Sprintf("running PreBind plugin \"VolumeBinding\": binding volumes: provisioning failed for PVC %q", c.Key.Name))
 	}
 }
 

@@ -338,12 +338,15 @@ func normal(s *State) any {
 		groups    map[string]map[string]int64
 		indexes   map[string]int
 		images    map[string]map[string]int64
+		used      map[kinds.Key]int64
+		mounting  map[kinds.Key][]kinds.Key
 	}
 	out := plain{
 		infos: map[string]nodeInfo{}, names: slices.Clone(s.names), placed: map[kinds.Key]placed{}, pending: s.pending,
 		objects: s.objects, services: s.services, groups: map[string]map[string]int64{}, indexes: map[string]int{},
 		images: map[string]map[string]int64{},
-		there:  map[string][]string{}, nominated: s.nominated, budgets: s.budgets,
+		used:   s.used, mounting: map[kinds.Key][]kinds.Key{},
+		there: map[string][]string{}, nominated: s.nominated, budgets: s.budgets,
 	}
 	if len(out.names) == 0 {
 		out.names = nil
@@ -383,6 +386,9 @@ func normal(s *State) any {
 	for owner, set := range s.groups.owners {
 		out.indexes["of "+string(owner)] = len(set)
 	}
+	for claim, pods := range s.mounting {
+		out.mounting[claim] = slices.SortedFunc(slices.Values(pods), func(a, b kinds.Key) int { return strings.Compare(a.Name, b.Name) })
+	}
 	for name, nodes := range s.images {
 		out.images[name] = map[string]int64{}
 		for info, size := range nodes {
@@ -401,6 +407,9 @@ func randomChange(r *rand.Rand, v *view.View) view.Change {
 		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: one(r, "shop", "other"), Name: one(r, "a", "b")}}
 		s.Spec.Selector = someLabels(r)
 		return changeOf(v, s, r.IntN(3) == 0)
+	}
+	if r.IntN(6) == 0 {
+		return changeOf(v, someVolumeObject(r), r.IntN(3) == 0)
 	}
 	if r.IntN(3) == 0 {
 		name := fmt.Sprintf("n%d", r.IntN(4))
@@ -426,6 +435,9 @@ func randomChange(r *rand.Rand, v *view.View) view.Change {
 	p.Labels = someLabels(r)
 	if r.IntN(3) == 0 {
 		p.Spec.Affinity = someAffinity(r)
+	}
+	if r.IntN(3) == 0 {
+		someMounts(r)(p)
 	}
 	if r.IntN(6) == 0 {
 		now := metav1.Unix(1, 0)

@@ -34,6 +34,8 @@ type State struct {
 	nominated map[kinds.Key]*corev1.Pod // of those the ones for which room is made on a node
 	budgets   map[kinds.Key]*policyv1.PodDisruptionBudget
 	objects   map[kinds.Key]kinds.Object // of the kinds that rows look at
+	used      map[kinds.Key]int64        // how many of the placed mount a claim
+	mounting  map[kinds.Key][]kinds.Key  // the pending by the claims that they mount
 
 	groups   groups                                // of the placed
 	services map[string]map[string]*corev1.Service // by namespace and name
@@ -49,7 +51,7 @@ func newState(v *view.View, t *table) *State {
 		table: t, infos: map[string]*nodeInfo{}, placed: map[kinds.Key]*placed{}, pending: map[kinds.Key]*corev1.Pod{},
 		nominated: map[kinds.Key]*corev1.Pod{}, budgets: map[kinds.Key]*policyv1.PodDisruptionBudget{},
 		objects: map[kinds.Key]kinds.Object{}, groups: newGroups(), services: map[string]map[string]*corev1.Service{},
-		images: map[string]map[*nodeInfo]int64{},
+		images: map[string]map[*nodeInfo]int64{}, used: map[kinds.Key]int64{}, mounting: map[kinds.Key][]kinds.Key{},
 	}
 	for b := range view.List[*policyv1.PodDisruptionBudget](v, "") {
 		s.budgets[kinds.KeyOf(b)] = b
@@ -96,12 +98,14 @@ func (s *State) Fold(c view.Change) Changes {
 		return 0
 	case !s.table.looksAt(c.Key.GroupResource()):
 		return 0
-	case c.New == nil:
+	}
+	changes := objectChanges(s.objects[c.Key], c.New)
+	if c.New == nil {
 		delete(s.objects, c.Key)
-	default:
+	} else {
 		s.objects[c.Key] = c.New
 	}
-	return ObjectChanged
+	return changes
 }
 
 func (s *State) setNode(name string, node *corev1.Node) Changes {
@@ -184,11 +188,15 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 		info.take(old.load, -1)
 		info.there = slices.DeleteFunc(info.there, func(p *placed) bool { return p == old })
 		s.leave(old.load.group, info)
+		s.mount(&old.load, -1)
 		s.dropIdle(info)
 		delete(s.placed, key)
 		c = PodGone
 	}
 	before, reserved := s.pending[key], s.nominated[key]
+	if before != nil {
+		s.unlist(key, before)
+	}
 	delete(s.pending, key)
 	delete(s.nominated, key)
 	if reserved != nil && (pod == nil || cmp.Or(pod.Spec.NodeName, pod.Status.NominatedNodeName) != reserved.Status.NominatedNodeName) {
@@ -203,6 +211,7 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 		s.placed[key] = next
 		info.take(next.load, 1)
 		info.there = append(info.there, next)
+		s.mount(&next.load, 1)
 		switch {
 		case !counted || next.node != old.node || !next.load.equal(&old.load):
 			c |= PodPlaced
@@ -213,6 +222,9 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 		}
 	case waits(pod):
 		s.pending[key] = pod
+		for _, m := range mountsOf(pod) {
+			s.mounting[m.claim] = append(s.mounting[m.claim], key)
+		}
 		if pod.Status.NominatedNodeName != "" {
 			s.nominated[key] = pod
 		}
@@ -226,6 +238,25 @@ func (s *State) setPod(key kinds.Key, pod *corev1.Pod) (c Changes) {
 // sameAsk says that a pod which waits asks for what it did before: what its status says is the scheduler's own.
 func sameAsk(a, b *corev1.Pod) bool {
 	return a.UID == b.UID && maps.Equal(a.Labels, b.Labels) && apiequality.Semantic.DeepEqual(a.Spec, b.Spec)
+}
+
+// mount counts a placed pod, or with sign -1 takes it out, among those that mount its claims.
+func (s *State) mount(l *load, sign int64) {
+	for _, m := range l.mounts {
+		if s.used[m.claim] += sign; s.used[m.claim] == 0 {
+			delete(s.used, m.claim)
+		}
+	}
+}
+
+// unlist takes a pod out of those that wait and mount its claims.
+func (s *State) unlist(key kinds.Key, p *corev1.Pod) {
+	for _, m := range mountsOf(p) {
+		left := slices.DeleteFunc(s.mounting[m.claim], func(k kinds.Key) bool { return k == key })
+		if s.mounting[m.claim] = left; len(left) == 0 {
+			delete(s.mounting, m.claim)
+		}
+	}
 }
 
 // join counts a pod in its group, and returns that.

@@ -17,10 +17,10 @@ type table struct {
 // rows returns the table, named as kube-scheduler's plugins are, with its default weights; each row has a file of its own.
 func rows() *table {
 	return &table{
-		predicates: []predicate{nodeUnschedulable(), untoleratedTaints(), requiredNodes(), nodePorts(), resourcesFit(), evenSpread(),
-			nearPods()},
-		scores: []score{fewestTaints(), preferredNodes(), leastAllocated(), balancedAllocation(), evenerSpread(), likedPods(),
-			imageLocality()},
+		predicates: []predicate{nodeUnschedulable(), untoleratedTaints(), requiredNodes(), nodePorts(), resourcesFit(), singlePods(),
+			volumesInReach(), volumeZones(), evenSpread(), nearPods()},
+		scores: []score{fewestTaints(), preferredNodes(), leastAllocated(), balancedAllocation(), roomyVolumes(), evenerSpread(),
+			likedPods(), imageLocality()},
 	}
 }
 
@@ -153,7 +153,10 @@ const (
 	NodeTaints                            // its taints, and those that its conditions amount to
 	NodeLabels
 	NodeAllocatable
-	ObjectChanged // an object of a kind that rows look at
+	ClaimChanged  // a claim: the pods that mount it are decided again, and no others
+	VolumeChanged // a PersistentVolume
+	ClassChanged  // a StorageClass
+	ObjectChanged // an object of another kind that rows look at
 )
 
 // anything is every change.
