@@ -97,6 +97,8 @@ type nodeRow struct {
 type podRow struct {
 	Name                   string
 	Phase, Age             string
+	Scores                 string // of the best nodes for it; empty: nobody compared any
+	Waits                  string // why no node takes it
 	Containers             []containerRow
 	Owners                 []string // from the pod outwards
 	Place, Commit, Author  string
@@ -269,6 +271,12 @@ func (s *Server) pod(v *view.View, now time.Time, p *corev1.Pod) podRow {
 	row := podRow{Name: p.Namespace + "/" + p.Name, Phase: string(p.Status.Phase), Age: age(now, p.CreationTimestamp.Time)}
 	if p.DeletionTimestamp != nil {
 		row.Phase = "Terminating"
+	}
+	row.Scores = p.Annotations[kinds.AnnotationScores]
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			row.Waits = c.Message
+		}
 	}
 	for _, c := range p.Spec.InitContainers {
 		if init := containerOf(c, p.Status.InitContainerStatuses); init.State != "terminated" || init.Class != "healthy" {

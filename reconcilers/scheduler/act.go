@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -97,6 +98,10 @@ func bound(b Binding, now metav1.Time) *corev1.Pod {
 		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: now,
 	})
 	p.Spec.NodeName, p.Status.NominatedNodeName = b.Node, ""
+	if len(b.Best) > 0 {
+		p.Annotations = maps.Clone(p.Annotations)
+		metav1.SetMetaDataAnnotation(&p.ObjectMeta, kinds.AnnotationScores, b.scores())
+	}
 	return p
 }
 

@@ -48,6 +48,9 @@ type class struct {
 	invalid bool
 	barred  bool   // nothing about nodes has the pods find one
 	why     string // the reason of the last placement
+	best    []Ranked
+	among   int
+	open    []standing // room for ranking
 }
 
 // bucket is candidates that all rows that look across nodes answer alike. A node that has moved to another bucket is dropped
@@ -201,10 +204,13 @@ func (r *round) bucketOf(c *class, node int) int32 {
 	return at
 }
 
-// candidates counts the nodes that the class has ranked.
+// candidates counts the nodes that the class has ranked and that can take a pod of it, as choose has last seen them.
 func (c *class) candidates() (count int) {
-	for i := range c.buckets {
-		count += c.buckets[i].nodes
+	if !c.across() {
+		return c.buckets[0].nodes
+	}
+	for _, one := range c.spots {
+		count += one.nodes
 	}
 	return count
 }

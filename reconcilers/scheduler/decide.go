@@ -12,6 +12,10 @@ type Binding struct {
 	Pod    *corev1.Pod
 	Node   string
 	Reason string
+	// Best are the best nodes for it with their scores, the first of them its own, of so many that can take it. Nil: its node was chosen
+	// before, and it was not compared.
+	Best  []Ranked
+	Among int
 }
 
 // Refusal says why no node takes a pod, in the words of the condition and the event.
@@ -70,7 +74,7 @@ func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
 		} else if len(c.demand.volumes.late) > 0 {
 			plan.Reservations = append(plan.Reservations, r.settle(c, p, node, why))
 		} else {
-			plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: why})
+			plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: why, Best: c.best, Among: c.among})
 		}
 		decided[kinds.KeyOf(p)] = true
 		if c.left--; c.left == 0 {
@@ -100,6 +104,7 @@ func (r *round) find(c *class, p *corev1.Pod) (*nodeInfo, string) {
 	}
 	if i, nominated := r.nominatedTo(p); nominated && c.demand.settled() &&
 		r.refuses(c.predicates, c.demand, r.nodes[i]) == nil && !r.leans(c, i) {
+		c.best = nil
 		return r.move(i, c.load, 1), "it is nominated to it"
 	}
 	return r.best(c), c.why

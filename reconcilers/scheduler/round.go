@@ -74,7 +74,8 @@ func (r *round) best(c *class) *nodeInfo {
 			heap.Fix(&b.ranked, 0)
 			continue
 		}
-		c.why = fmt.Sprintf("the best of %d nodes that can take it, score %d", c.candidates(), top.score+c.sum)
+		c.best, c.among = r.standings(c), c.candidates()
+		c.why = fmt.Sprintf("the best of %d nodes that can take it, score %d", c.among, top.score+c.sum)
 		info := r.move(top.node, c.load, 1)
 		top.score = top.fixed + r.moving(c, info)
 		heap.Fix(&b.ranked, 0)

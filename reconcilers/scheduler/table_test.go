@@ -332,3 +332,73 @@ func TestObjects(t *testing.T) {
 		t.Error("objects are kept that no row looks at")
 	}
 }
+
+// TestStandings: the nodes that a pod is told of are the best of those that can take it, with the scores that rows give each.
+func TestStandings(t *testing.T) {
+	several := 0
+	for seed := range short.Of(300) {
+		r := rand.New(rand.NewPCG(seed, 5))
+		w := someWorld(r)
+		s := NewState(view.Of(w.objects()...))
+		plan := Decide(s, []*corev1.Pod{w.pod}, seed)
+		if len(plan.Bindings) == 0 {
+			continue
+		}
+		b := plan.Bindings[0]
+		want := map[string]int64{}
+		round := newRound(s, seed)
+		c := round.classify([]*corev1.Pod{w.pod})[0]
+		round.prepare(c)
+		var spots []spot
+		for _, n := range round.nodes {
+			if round.refuses(c.predicates, c.demand, n) == nil {
+				spots = append(spots, spot{node: n, nodes: 1})
+			}
+		}
+		for _, row := range round.table.scores {
+			numbers, most := make([]int64, len(spots)), int64(0)
+			for i, one := range spots {
+				if row.of != nil && (row.concerns == nil || row.concerns(c.demand)) {
+					numbers[i] = row.of(c.demand, one.node, &round.cluster)
+					most = max(most, numbers[i])
+				}
+			}
+			switch {
+			case row.concerns != nil && !row.concerns(c.demand), row.scale != nil && most == 0:
+				for i := range numbers {
+					numbers[i] = row.nothing
+				}
+			case row.rank != nil:
+				row.rank(c.demand, spots, numbers)
+			case row.scale != nil:
+				for i := range numbers {
+					numbers[i] = row.scale(numbers[i], most)
+				}
+			}
+			for i, one := range spots {
+				want[one.node.name] += row.weight * numbers[i]
+			}
+		}
+		if b.Among != len(spots) || len(b.Best) != min(shown, len(spots)) || b.Best[0].Node != b.Node {
+			t.Fatalf("seed %d: of %d nodes %+v, among %d", seed, len(spots), b.Best, b.Among)
+		}
+		told, least := map[string]bool{}, b.Best[0].Score
+		for _, one := range b.Best {
+			if one.Score != want[one.Node] || one.Score > least {
+				t.Fatalf("seed %d: %+v, rows say %v", seed, b.Best, want)
+			}
+			told[one.Node], least = true, one.Score
+		}
+		for name, score := range want {
+			if !told[name] && score > least {
+				t.Fatalf("seed %d: %s with %d is left out of %+v", seed, name, score, b.Best)
+			}
+		}
+		if len(b.Best) > 1 {
+			several++
+		}
+	}
+	if several == 0 {
+		t.Error("no pod had a choice")
+	}
+}

@@ -20,6 +20,7 @@ var serverMetadata = []string{
 // serverAnnotations are written by clients' and controllers' bookkeeping; stating them would be a quarrel with it.
 var serverAnnotations = []string{
 	corev1.LastAppliedConfigAnnotation, "lockstep.dev/source", "lockstep.dev/file", "lockstep.dev/commit", "lockstep.dev/author",
+	kinds.AnnotationScores,
 }
 
 // dropServerSet removes what a manifest does not state even where it stands in it.
