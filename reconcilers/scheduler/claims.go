@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -63,6 +62,9 @@ type volumes struct {
 	missing bool        // a bound claim has no volume
 	late    []late      // claims that get their volumes where the pod goes, the smallest first
 	zones   []volumeZone
+
+	reached map[int]reach // by the nodes' places, while so many volumes are
+	taken   int
 }
 
 // bar is why a pod finds no node whatever nodes there are, and which changes may mend that besides those of its claims.
@@ -107,23 +109,6 @@ func (c *cluster) volume(name string) *corev1.PersistentVolume {
 func (c *cluster) class(name string) *storagev1.StorageClass {
 	o, _ := c.objects[kinds.Key{Group: storagev1.GroupName, Resource: classes, Name: name}].(*storagev1.StorageClass)
 	return o
-}
-
-// volumesOf are the volumes of a class, by their names.
-func (c *cluster) volumesOf(class string) []*corev1.PersistentVolume {
-	if c.byClass == nil {
-		c.byClass = map[string][]*corev1.PersistentVolume{}
-		for _, o := range c.objects {
-			if pv, ok := o.(*corev1.PersistentVolume); ok {
-				name := volume.GetPersistentVolumeClass(pv)
-				c.byClass[name] = append(c.byClass[name], pv)
-			}
-		}
-		for _, list := range c.byClass {
-			slices.SortFunc(list, func(a, b *corev1.PersistentVolume) int { return strings.Compare(a.Name, b.Name) })
-		}
-	}
-	return c.byClass[class]
 }
 
 // users counts the pods with a node that mount a claim.

@@ -26,11 +26,11 @@ type cluster struct {
 	made       int      // how many tallies there have been
 	concerned  map[*group]*concern
 
-	used    map[kinds.Key]int64                   // as a state has it
-	using   map[kinds.Key]int64                   // and how that changes in the round
-	byClass map[string][]*corev1.PersistentVolume // once it is asked for
-	taken   map[string]*corev1.PersistentVolume   // given to claims in the round
-	settled map[kinds.Key]bool                    // claims for which the round has chosen
+	used    map[kinds.Key]int64                 // as a state has it
+	using   map[kinds.Key]int64                 // and how that changes in the round
+	shelves map[string]*shelf                   // by class, once one is asked for
+	taken   map[string]*corev1.PersistentVolume // given to claims in the round
+	settled map[kinds.Key]bool                  // claims for which the round has chosen
 }
 
 // concern is which tallies count a group, of those with a number up to seen.

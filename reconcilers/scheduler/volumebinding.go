@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -51,9 +52,15 @@ type late struct {
 	node  string // the one chosen before; empty: none, or it is no more
 	// settled says that the choice has been made, of the node or of the volume.
 	settled bool
-	// anywhere and byHost are the volumes that may be for it: those that name in their affinity the hosts that they are on, by these.
+	given   []*corev1.PersistentVolume // those that name it already
+	shelf   *shelf                     // of its class
+}
+
+// shelf is the volumes of a class that are free: those that name in their affinity the hosts that they are on by these, and others.
+type shelf struct {
 	anywhere []*corev1.PersistentVolume
 	byHost   map[string][]*corev1.PersistentVolume
+	named    map[kinds.Key][]*corev1.PersistentVolume // those that are not, by the claims that they name
 }
 
 // given is a volume for a claim.
@@ -143,23 +150,58 @@ func (c *cluster) late(claim *corev1.PersistentVolumeClaim, class *storagev1.Sto
 	if _, err := metav1.LabelSelectorAsSelector(claim.Spec.Selector); err != nil {
 		return l, fmt.Errorf("cannot read the selector of %v: %w", kinds.KeyOf(claim), err)
 	}
-	l.byHost = map[string][]*corev1.PersistentVolume{}
-	for _, pv := range c.volumesOf(class.Name) {
-		hosts := hostsOf(pv)
-		switch ours := volume.IsVolumeBoundToClaim(pv, claim); {
-		case ours: // where it cannot be reached from, no other will do
-			l.anywhere, l.settled = append(l.anywhere, pv), true
-			continue
-		case pv.Spec.ClaimRef != nil:
-			continue
-		case hosts == nil:
-			l.anywhere = append(l.anywhere, pv)
-		}
-		for _, host := range hosts {
-			l.byHost[host] = append(l.byHost[host], pv)
+	l.shelf = c.shelf(class.Name)
+	for _, pv := range l.shelf.named[kinds.KeyOf(claim)] {
+		if volume.IsVolumeBoundToClaim(pv, claim) {
+			l.given, l.settled = append(l.given, pv), true
 		}
 	}
 	return l, nil
+}
+
+// shelf returns the volumes of a class.
+func (c *cluster) shelf(class string) *shelf {
+	if c.shelves == nil {
+		c.shelves = map[string]*shelf{}
+		var all []*corev1.PersistentVolume
+		for _, o := range c.objects {
+			if pv, ok := o.(*corev1.PersistentVolume); ok {
+				all = append(all, pv)
+			}
+		}
+		slices.SortFunc(all, func(a, b *corev1.PersistentVolume) int { return strings.Compare(a.Name, b.Name) })
+		for _, pv := range all {
+			name := volume.GetPersistentVolumeClass(pv)
+			if c.shelves[name] == nil {
+				c.shelves[name] = &shelf{
+					byHost: map[string][]*corev1.PersistentVolume{}, named: map[kinds.Key][]*corev1.PersistentVolume{},
+				}
+			}
+			c.shelves[name].add(pv)
+		}
+	}
+	if s := c.shelves[class]; s != nil {
+		return s
+	}
+	return &shelf{}
+}
+
+func (s *shelf) add(pv *corev1.PersistentVolume) {
+	if ref := pv.Spec.ClaimRef; ref != nil {
+		claim := kinds.Key{Resource: claims, Namespace: ref.Namespace, Name: ref.Name}
+		s.named[claim] = append(s.named[claim], pv)
+		return
+	}
+	if pv.Status.Phase != corev1.VolumeAvailable {
+		return
+	}
+	hosts := hostsOf(pv)
+	if hosts == nil {
+		s.anywhere = append(s.anywhere, pv)
+	}
+	for _, host := range hosts {
+		s.byHost[host] = append(s.byHost[host], pv)
+	}
 }
 
 // hostsOf are the hosts that a volume's affinity names; nil: it names none, or not only by them.
@@ -186,9 +228,24 @@ func (c *cluster) listed(name string) bool {
 	return ok
 }
 
-// volumesOn says what becomes of the pod's volumes on a node.
-func (d *demand) volumesOn(n *nodeInfo, c *cluster) (out reach) {
+// volumesOn says what becomes of the pod's volumes on a node. Rows ask it more than once: it remembers until more volumes are taken.
+func (d *demand) volumesOn(n *nodeInfo, c *cluster) reach {
 	v := &d.volumes
+	if len(v.late) == 0 {
+		return v.on(n, c)
+	}
+	if v.reached == nil || v.taken != len(c.taken) {
+		v.reached, v.taken = map[int]reach{}, len(c.taken)
+	}
+	out, known := v.reached[n.at]
+	if !known {
+		out = v.on(n, c)
+		v.reached[n.at] = out
+	}
+	return out
+}
+
+func (v *volumes) on(n *nodeInfo, c *cluster) (out reach) {
 	if slices.ContainsFunc(v.bound, func(p placing) bool { return !p.has(n) }) {
 		out.reasons = append(out.reasons, volumeElsewhere)
 	}
@@ -222,9 +279,15 @@ func (v *volumes) lateOn(n *nodeInfo, c *cluster, out *reach) bool {
 
 // match is the volume for the claim on a node; nil: there is none.
 func (l *late) match(n *nodeInfo, c *cluster, before []given) *corev1.PersistentVolume {
-	list := l.anywhere
-	if host, has := n.node.Labels[corev1.LabelHostname]; has && len(l.byHost[host]) > 0 {
-		list = slices.Concat(list, l.byHost[host])
+	if l.node != "" {
+		return nil // it is asked for there
+	}
+	list := l.given
+	if len(l.shelf.anywhere) > 0 {
+		list = slices.Concat(list, l.shelf.anywhere)
+	}
+	if host, has := n.node.Labels[corev1.LabelHostname]; has && len(l.shelf.byHost[host]) > 0 {
+		list = slices.Concat(list, l.shelf.byHost[host])
 	}
 	if len(list) == 0 {
 		return nil
