@@ -424,7 +424,8 @@ func TestRefusedForVolumes(t *testing.T) {
 
 // TestRunWithClaims: a pod gets a node, its claims get volumes for it, and then it is bound; what is refused is chosen anew.
 func TestRunWithClaims(t *testing.T) {
-	s := memory.New(node("a", big, nil), storageClass("made", "example.com/maker", nil), storageClass("late", volume.NotSupportedProvisioner, nil),
+	s := memory.New(node("a", big, nil),
+		storageClass("made", "example.com/maker", nil), storageClass("late", volume.NotSupportedProvisioner, nil),
 		persistent("small", "late", 1, at("kubernetes.io/hostname", "a")), claim("static", "late", 1, nil), claim("made", "made", 2, nil),
 		pod("p", "", mounting("static", "made")))
 	run(t, New(Options{Store: s, Commit: s, Events: s}))
@@ -474,27 +475,4 @@ func awaitObject(t *testing.T, s *memory.Store, key kinds.Key, ok func(kinds.Obj
 			t.Fatalf("%v is %+v", key, s.View().Get(key))
 		}
 	}
-}
-
-// BenchmarkDecideLocalVolumes places 1,000 pods, each with a claim of its own, on the 5,000 nodes that have a volume each.
-func BenchmarkDecideLocalVolumes(b *testing.B) {
-	objs := []kinds.Object{storageClass("late", volume.NotSupportedProvisioner, nil)}
-	var pods []*corev1.Pod
-	for i := range 5000 {
-		name := fmt.Sprintf("node-%04d", i)
-		objs = append(objs, node(name, "cpu=32 memory=64Gi pods=110", nil),
-			persistent("pv-"+name, "late", 1, at("kubernetes.io/hostname", name)))
-	}
-	for i := range 1000 {
-		name := fmt.Sprint("c", i)
-		objs = append(objs, claim(name, "late", 1, nil))
-		pods = append(pods, pod(fmt.Sprintf("pod-%05d", i), "cpu=250m", mounting(name)))
-	}
-	s := NewState(view.Of(objs...))
-	for b.Loop() {
-		if plan := Decide(s, pods, 1); len(plan.Reservations) != len(pods) {
-			b.Fatalf("%d reserved", len(plan.Reservations))
-		}
-	}
-	b.ReportMetric(float64(len(pods))*float64(b.N)/b.Elapsed().Seconds(), "pods/s")
 }
