@@ -28,6 +28,8 @@ type Health struct {
 	Cause string
 	// Silence names the silent node that it is about, "node b has been silent for 40 s"; empty: none.
 	Silence string
+	// Drift is what is different from what was pushed although nothing is wrong, and is not repaired; empty: nothing.
+	Drift string
 	// Again is when the judgement may change although nothing else does; zero: never.
 	Again time.Time
 }

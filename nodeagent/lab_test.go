@@ -328,9 +328,16 @@ func (l *lab) pod(name string) *corev1.Pod {
 // bind creates a pod that is bound to the node.
 func (l *lab) bind(name string, spec corev1.PodSpec) *corev1.Pod {
 	l.t.Helper()
+	return l.bindWith(name, nil, spec)
+}
+
+// bindWith is bind of a pod with annotations.
+func (l *lab) bindWith(name string, annotations map[string]string, spec corev1.PodSpec) *corev1.Pod {
+	l.t.Helper()
 	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uuid.NewUUID()), CreationTimestamp: metav1.Now()},
-		Spec:       spec,
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uuid.NewUUID()), CreationTimestamp: metav1.Now(),
+			Annotations: annotations},
+		Spec: spec,
 	}
 	p.Spec.NodeName = l.opts.NodeName
 	strategy.Default(p)

@@ -100,6 +100,8 @@ type Options struct {
 
 	systemBus, logindConf string // where logind is; empty means as logind has it
 
+	trackEvery, askEvery time.Duration // of tags; zero means trackLook and trackPeriod, which are long in tests
+
 	answerEvery time.Duration // of a managed containerd; zero means 10 s, which is long in tests
 }
 
@@ -155,6 +157,7 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		o.Eviction = &p
 	}
+	o.trackEvery, o.askEvery = cmp.Or(o.trackEvery, trackLook), cmp.Or(o.askEvery, trackPeriod)
 	o.systemBus, o.logindConf = cmp.Or(o.systemBus, logind.DefaultBus), cmp.Or(o.logindConf, logind.DefaultConfDir)
 	if o.Version == "" {
 		o.Version = "v0.0.0"

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -21,6 +22,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/kinds/podstatus"
 )
 
 // TestRegistries pulls with credentials, through a mirror, again and in vain.
@@ -73,6 +76,7 @@ func TestRegistries(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(l.opts.CertsDir, "registry.example", "hosts.toml"), []byte(hosts), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	l.opts.trackEvery, l.opts.askEvery = 100*time.Millisecond, 200*time.Millisecond
 	l.start()
 	l.ready()
 	address := strings.TrimPrefix(private.URL, "http://")
@@ -126,6 +130,35 @@ func TestRegistries(t *testing.T) {
 	}
 	l.bind("always", pod("registry.example/team/web:1", corev1.PullAlways))
 	l.prints(l.running("always"), "main", "mark=second")
+	moved := func(name string) string {
+		s := l.pod(name).Status
+		if c := podstatus.Condition(&s, podstatus.ImageMoved); c != nil {
+			return c.Message
+		}
+		return ""
+	}
+	tracked := pod("registry.example/team/web:1", corev1.PullIfNotPresent)
+	l.bindWith("tracked", map[string]string{podstatus.TrackImage: "true"}, tracked)
+	l.running("tracked")
+	push(mirror, "team/web:1", "third")
+	l.eventually("the tag has moved", 20*time.Second, func() error {
+		if got := moved("tracked"); !strings.HasPrefix(got, "the tag of image registry.example/team/web:1 has moved from sha256:") {
+			return fmt.Errorf("%q", got)
+		}
+		return nil
+	})
+	l.event("tracked", "ImageTagMoved", "the tag of image registry.example/team/web:1 has moved from sha256:")
+	if got := moved("always"); got != "" {
+		t.Errorf("nobody asked: %s", got)
+	}
+	l.prints(l.running("tracked"), "main", "mark=second") // nothing is repaired
+	push(mirror, "team/web:1", "second")
+	l.eventually("the tag is back", 20*time.Second, func() error {
+		if got := moved("tracked"); got != "" {
+			return fmt.Errorf("%q", got)
+		}
+		return nil
+	})
 	if id := l.pod("always").Status.ContainerStatuses[0].ImageID; !strings.HasPrefix(id, "registry.example/team/web@sha256:") {
 		t.Errorf("the image's ID is %q", id)
 	}

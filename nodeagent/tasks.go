@@ -45,6 +45,7 @@ func (a *Agent) tasks() []task {
 		{"tiers", a.keepTiers},
 		{"images", a.collectImages},
 		{"list", a.listImages},
+		{"tags", a.trackImages},
 		{"stats", a.summary.Run},
 		{"statuses", a.statuses.run},
 		{"recall", a.cluster.Recall},

@@ -17,7 +17,7 @@ func TestTasksByRole(t *testing.T) {
 	}
 	every := []string{
 		"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "pressure", "shutdown", "resize", "tiers", "images",
-		"list", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster",
+		"list", "tags", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster",
 	}
 	for containerd, want := range map[string][]string{"": every, Managed: append(slices.Clone(every), "containerd")} {
 		a, err := New(Options{

@@ -62,6 +62,13 @@ func Condition(s *corev1.PodStatus, t corev1.PodConditionType) *corev1.PodCondit
 	return nil
 }
 
+// TrackImage is the annotation by which a pod asks to be told, with the value "true", when a tag that its containers' images were
+// pulled by is moved.
+const TrackImage = "lockstep.dev/track-image"
+
+// ImageMoved is the condition that tells it; its message says which tag.
+const ImageMoved corev1.PodConditionType = "lockstep.dev/ImageMoved"
+
 // Preempted says that the pod ends, or has ended, to make room for another of higher priority.
 func Preempted(s *corev1.PodStatus) bool {
 	c := Condition(s, corev1.DisruptionTarget)

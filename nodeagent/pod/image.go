@@ -44,25 +44,55 @@ func (p *Pod) pulling(container, how string) {
 
 // pull has an image on the node, with the pod's pull secrets.
 func (p *Pod) pull(ctx context.Context, req images.Request) (Image, error) {
-	o := p.Object()
-	var unreadable []string
-	for _, ref := range o.Spec.ImagePullSecrets {
-		s, err := p.node.Cluster.Secret(ctx, o.Namespace, ref.Name)
-		if ctx.Err() != nil {
-			return Image{}, ctx.Err()
-		}
-		if err != nil { // another one, or what is on the node, may do
-			unreadable = append(unreadable, ref.Name)
-			continue
-		}
-		req.Secrets = append(req.Secrets, *s)
+	found, unreadable, err := p.pullSecrets(ctx)
+	if err != nil {
+		return Image{}, err
 	}
+	req.Secrets = found
 	if len(unreadable) > 0 {
 		p.Event(corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", fmt.Sprintf(
 			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.",
 			strings.Join(unreadable, ", ")))
 	}
 	return p.node.Images.Ensure(ctx, req)
+}
+
+// PullSecrets are those of the pod's that can be read. The error is ctx's.
+func (p *Pod) PullSecrets(ctx context.Context) ([]corev1.Secret, error) {
+	found, _, err := p.pullSecrets(ctx)
+	return found, err
+}
+
+// pullSecrets are those that can be read, and the names of the others: one of those, or what is on the node, may do.
+func (p *Pod) pullSecrets(ctx context.Context) (found []corev1.Secret, unreadable []string, err error) {
+	o := p.Object()
+	for _, ref := range o.Spec.ImagePullSecrets {
+		s, err := p.node.Cluster.Secret(ctx, o.Namespace, ref.Name)
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		if err != nil {
+			unreadable = append(unreadable, ref.Name)
+			continue
+		}
+		found = append(found, *s)
+	}
+	return found, unreadable, nil
+}
+
+// Moved says which tag of the pod's images is elsewhere now; empty where none is.
+func (p *Pod) Moved(which string) {
+	p.mu.Lock()
+	was := p.wanted.Moved
+	p.wanted.Moved = which
+	p.mu.Unlock()
+	if which == was {
+		return
+	}
+	if which != "" {
+		p.Event(corev1.EventTypeWarning, "ImageTagMoved", which)
+	}
+	p.Poke()
 }
 
 // imageVolumes has those volumes of a container mounted that show images. Each is resolved once for the pod: its

@@ -42,6 +42,8 @@ func TestGolden(t *testing.T) {
 			case "shutdown":
 				w.Evicted = Eviction{Reason: "Terminated", Message: strings.TrimSuffix(string(f.Data), "\n"), Grace: 20 * time.Second,
 					Pressure: true}
+			case "moved":
+				w.Moved = strings.TrimSuffix(string(f.Data), "\n")
 			case "spare":
 				w.Spare = true
 			case "plan", "status":

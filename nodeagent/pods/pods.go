@@ -23,6 +23,8 @@ type Wanted struct {
 	Rejected, RejectedMessage string
 	// Evicted is why this node ends the pod early, if it does; the pod fails for good.
 	Evicted Eviction
+	// Moved is which tag of the pod's images is elsewhere now; empty where none is, or nobody asks for it.
+	Moved string
 	// Spare says that the node has too little disk: of containers that ended only what was last is kept.
 	Spare bool
 }

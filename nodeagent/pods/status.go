@@ -108,6 +108,7 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 		disrupted(&s, w, now)
 	}
 	resizing(w, o, &s, end, now)
+	moved(w, &s, now)
 	return s
 }
 

@@ -43,7 +43,31 @@ func (j *Judge) Of(k kinds.Key) kinds.Health {
 		}
 		return kinds.Health{Cause: "is being deleted"}
 	}
-	return kinds.Of(o).Health.Judge(o, j)
+	h := kinds.Of(o).Health.Judge(o, j)
+	if h.State == kinds.Healthy {
+		h.Drift = j.moved(o)
+	}
+	return h
+}
+
+// moved is which tag of an object's images has moved, as one of its pods tells where the object asks for it; empty where none has.
+func (j *Judge) moved(o kinds.Object) string {
+	meta, _, _ := kinds.Of(o).Pods(o)
+	if meta == nil || meta.Annotations[podstatus.TrackImage] != "true" || o.GetDeletionTimestamp() != nil {
+		return ""
+	}
+	if p, ok := o.(*corev1.Pod); ok {
+		if c := podstatus.Condition(&p.Status, podstatus.ImageMoved); c != nil && c.Status == corev1.ConditionTrue {
+			return c.Message
+		}
+		return ""
+	}
+	for child := range j.Controlled(o.GetUID()) {
+		if which := j.moved(child); which != "" {
+			return which
+		}
+	}
+	return ""
 }
 
 // Now is the moment.
@@ -112,6 +136,8 @@ type Roll struct {
 	// Meaning is First without what changes by itself: how long a node has been silent.
 	Meaning string
 	Failed  bool
+	// Drift names the first object that is healthy and not what was pushed, with what is different: the tag of an image has moved.
+	Drift string
 	// Others says that more objects have failed than the first.
 	Others bool
 	Again  time.Time
@@ -135,6 +161,9 @@ func (s *Sum) Add(k kinds.Key, r kinds.Health) {
 	}
 	if r.State == kinds.Healthy {
 		s.Healthy++
+		if r.Drift != "" && s.Drift == "" {
+			s.Drift = k.String() + ": " + r.Drift
+		}
 		return
 	}
 	weight := 1

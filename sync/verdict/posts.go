@@ -52,9 +52,13 @@ func (b *board) accepted(said saying) {
 
 // healthy tells of a revision that is, or is again; once told, its success stays as it was worded.
 func (b *board) healthy(said saying) {
-	revision := b.in.Accepted.Revision
-	b.verdict.Memory.Lost = time.Time{}
-	if last, ok := b.last(Drift, revision); ok && last.Status.State != Success {
+	revision, drift := b.in.Accepted.Revision, b.in.Accepted.Roll.Drift
+	if drift != "" {
+		defer b.lost(saying{text: drift})
+	} else {
+		b.verdict.Memory.Lost = time.Time{}
+	}
+	if last, ok := b.last(Drift, revision); ok && drift == "" && last.Status.State != Success {
 		b.want(Drift, revision, Success, "healthy again: "+said.text)
 	}
 	if last, ok := b.last(Outcome, revision); !ok || last.Status.State != Success {
@@ -62,7 +66,7 @@ func (b *board) healthy(said saying) {
 	}
 }
 
-// lost tells of a revision that was healthy and is not, once that has lasted.
+// lost tells of a revision that was healthy and is not, or is not as it was pushed, once that has lasted.
 func (b *board) lost(said saying) {
 	since := &b.verdict.Memory.Lost
 	if since.IsZero() {

@@ -17,6 +17,8 @@ func (v *Verdict) status(in Input, said saying) {
 	drift := ""
 	if a.Revision != "" && a.Healthy == a.Revision && said.state != Success {
 		said, drift = saying{Success, wasHealthy(a)}, lostText(said.text)
+	} else if said.state == Success {
+		drift = a.Roll.Drift
 	}
 	switch {
 	case in.Seen.refused():
