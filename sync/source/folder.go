@@ -21,9 +21,10 @@ import (
 
 const (
 	defaultRescan = time.Minute
-	// quiet is how long nothing may happen before the folder is read: longer than an editor's rename-replace or a
-	// formatter's second write, shorter than anybody notices.
-	quiet = 50 * time.Millisecond
+	// quiet is how long nothing may happen before the folder is read: longer than what is between an editor's write and its rename, or
+	// between two files of a checkout, and a small part of a pod's start, which waits for it. What is read too early is read again: a
+	// manifest that is half written, or objects that are missing, are not believed before they have lasted.
+	quiet = 25 * time.Millisecond
 	// settle bounds the waiting for quiet: a folder that never rests is read twice a second all the same.
 	settle = 500 * time.Millisecond
 	// absent is how often a folder that does not exist is looked for: there is nothing to watch.
