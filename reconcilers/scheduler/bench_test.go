@@ -110,3 +110,22 @@ func BenchmarkDecideLocalVolumes(b *testing.B) {
 	}
 	b.ReportMetric(float64(len(pods))*float64(b.N)/b.Elapsed().Seconds(), "pods/s")
 }
+
+// BenchmarkTakeUp takes up 5,000 nodes with 150,000 pods of 1,000 owners, as a scheduler does that starts.
+func BenchmarkTakeUp(b *testing.B) {
+	var objs []kinds.Object
+	for i := range 5000 {
+		objs = append(objs, node(fmt.Sprintf("node-%04d", i), "cpu=32 memory=64Gi pods=110", nil))
+	}
+	for i := range 150_000 {
+		objs = append(objs, pod(fmt.Sprintf("pod-%06d", i), "cpu=100m memory=128Mi", func(p *corev1.Pod) {
+			p.Namespace, p.Labels = fmt.Sprintf("ns-%02d", i%50), app(fmt.Sprint("web-", i%1000))
+			owned(fmt.Sprint("rs-", i%1000))(p)
+			on(fmt.Sprintf("node-%04d", i%5000))(p)
+		}))
+	}
+	v := view.Of(objs...)
+	for b.Loop() {
+		NewState(v)
+	}
+}

@@ -88,3 +88,47 @@ func presumed() corev1.ResourceList {
 		corev1.ResourceMemory: *resource.NewQuantity(presumedMemory, resource.BinarySI),
 	}
 }
+
+// plainly returns what requestsOf and weightOf do for the pods that most are, which ask for something by their containers only and do
+// not change: it makes nothing but the sum, for 150,000 pods at a start. False: the pod is another one.
+func plainly(p *corev1.Pod) (a amounts, cpu, memory int64, plain bool) {
+	if len(p.Spec.InitContainers) > 0 || p.Spec.Overhead != nil || p.Spec.Resources != nil {
+		return a, 0, 0, false
+	}
+	for i := range p.Status.ContainerStatuses {
+		if s := &p.Status.ContainerStatuses[i]; s.Resources != nil || s.AllocatedResources != nil {
+			return a, 0, 0, false
+		}
+	}
+	for i := range p.Spec.Containers {
+		var asksCPU, asksMemory bool
+		for name, q := range p.Spec.Containers[i].Resources.Requests {
+			value := q.Value()
+			switch name {
+			case corev1.ResourceCPU:
+				value = q.MilliValue()
+				a.cpu, asksCPU = a.cpu+value, true
+				if whole := resource.NewMilliQuantity(value, resource.DecimalSI); q.Cmp(*whole) != 0 {
+					return a, 0, 0, false // parts of what is counted in: sums are rounded, not what is summed
+				}
+				continue
+			case corev1.ResourceMemory:
+				a.memory, asksMemory = a.memory+value, true
+			case corev1.ResourceEphemeralStorage:
+				a.storage += value
+			default:
+				return a, 0, 0, false
+			}
+			if q.CmpInt64(value) != 0 {
+				return a, 0, 0, false
+			}
+		}
+		if !asksCPU {
+			cpu += presumedCPU
+		}
+		if !asksMemory {
+			memory += presumedMemory
+		}
+	}
+	return a, cpu + a.cpu, memory + a.memory, true
+}
