@@ -269,7 +269,7 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 		}).Run},
 		{"gauge", gauge.Run},
 		{"scheduler", scheduler.New(scheduler.Options{
-			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
+			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry), Profiles: p.opts.Profiles,
 		}).Run},
 	}
 }

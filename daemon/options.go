@@ -12,6 +12,7 @@ import (
 	"lockstep/daemon/config"
 	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/reconcilers/scheduler"
 )
 
 // Options say how the control plane runs.
@@ -36,6 +37,8 @@ type Options struct {
 	Etcd External
 	// Sources to follow; may be empty.
 	Sources []v1alpha1.Source
+	// Profiles are those of the scheduler that pods may name, validated; may be empty.
+	Profiles []scheduler.Profile
 	// Settings are what the cluster is made with. One that is made already has its own, and what is given here must be the
 	// same; what is not given is as there, or settings.Default's.
 	Settings settings.Settings

@@ -43,13 +43,13 @@ func TestYAML(t *testing.T) {
 				continue
 			}
 			blocks++
-			if strings.Contains(m[2], "kind: Source\n") {
+			if strings.Contains(m[2], "kind: Source\n") || strings.Contains(m[2], "kind: KubeSchedulerConfiguration\n") {
 				file := filepath.Join(t.TempDir(), "lockstep.yaml")
 				if err := os.WriteFile(file, []byte(m[2]), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				if sources, err := config.Read(file); err != nil || len(sources) == 0 {
-					t.Errorf("%s: %d sources, %v, in\n%s", page, len(sources), err, m[2])
+				if read, err := config.Read(file); err != nil || len(read.Sources)+len(read.Profiles) == 0 {
+					t.Errorf("%s: %d sources, %v, in\n%s", page, len(read.Sources), err, m[2])
 				}
 				continue
 			}

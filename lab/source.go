@@ -21,9 +21,27 @@ var (
 // configFile is the configuration of the lab's daemon. What somebody adds to it is there when the daemon is started again.
 func (l *Lab) configFile() string { return filepath.Join(l.dir, "daemon.yaml") }
 
-// writeConfig writes the sources of the lab's daemon.
+// profiles are those of the scheduler that pods in a lab may name.
+const profiles = `apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+- schedulerName: last
+  plugins: {score: {enabled: [{name: Expression, weight: 50}]}}
+  pluginConfig: [{name: Expression, args: {expression: 'node.name.endsWith("agent2") ? 100 : 0'}}]
+- schedulerName: only-last
+  pluginConfig:
+  - name: NodeAffinity
+    args:
+      addedAffinity:
+        requiredDuringSchedulingIgnoredDuringExecution:
+          nodeSelectorTerms: [{matchExpressions: [{key: example.com/last, operator: Exists}]}]
+- schedulerName: failing
+  pluginConfig: [{name: Expression, args: {expression: 'int(node.labels["example.com/rack"])'}}]
+`
+
+// writeConfig writes the configuration of the lab's daemon.
 func (l *Lab) writeConfig(sources []v1alpha1.Source) error {
-	var documents []string
+	documents := []string{profiles}
 	for _, source := range sources {
 		raw, err := yaml.Marshal(source)
 		if err != nil {
@@ -45,7 +63,10 @@ func (l *Lab) sources() ([]v1alpha1.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = read
+		if len(read.Profiles) > 0 {
+			return nil, fmt.Errorf("cannot use %s: a lab has scheduler profiles of its own", path)
+		}
+		out = read.Sources
 	}
 	for _, text := range l.state.Options.Sources {
 		source, err := config.ParseFlag(text)

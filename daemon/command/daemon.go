@@ -17,6 +17,7 @@ import (
 	"lockstep/internal/giturl"
 	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/reconcilers/scheduler"
 )
 
 // daemonFlags are the flags of the control plane; up has them too.
@@ -113,7 +114,7 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 	if o.Settings, err = f.settings(); err != nil {
 		return o, err
 	}
-	o.Sources, err = f.allSources()
+	o.Sources, o.Profiles, err = f.configured()
 	return o, err
 }
 
@@ -137,28 +138,29 @@ func (f *daemonFlags) settings() (settings.Settings, error) {
 	return given, nil
 }
 
-func (f *daemonFlags) allSources() ([]v1alpha1.Source, error) {
-	var out []v1alpha1.Source
+// configured is what the configuration file and the flags state.
+func (f *daemonFlags) configured() ([]v1alpha1.Source, []scheduler.Profile, error) {
+	var file config.File
 	if f.config != "" {
-		sources, err := config.Read(f.config)
-		if err != nil {
-			return nil, err
+		var err error
+		if file, err = config.Read(f.config); err != nil {
+			return nil, nil, err
 		}
-		out = sources
 	}
+	out := file.Sources
 	for _, text := range f.sources {
 		source, err := config.ParseFlag(text)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		out = append(out, source)
 	}
 	for i := range out {
 		if err := hostKeys(&out[i]); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return out, config.Unique(out)
+	return out, file.Profiles, config.Unique(out)
 }
 
 // hostKeys refuses a source by SSH whose server could not be known: no later look would find more.

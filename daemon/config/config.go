@@ -1,4 +1,4 @@
-// Package config reads the daemon's configuration: the sources to follow.
+// Package config reads the daemon's configuration.
 package config
 
 import (
@@ -21,26 +21,32 @@ import (
 
 	"lockstep/internal/giturl"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/reconcilers/scheduler"
 )
 
 // maxFile bounds a configuration file: thousands of sources fit in it.
 const maxFile = 10 << 20
 
-// Read returns the sources of a configuration file: YAML documents, each a Source of lockstep.dev/v1alpha1. Paths of
-// credentials are relative to the file's folder. Every error names the file and the document's line.
-func Read(path string) ([]v1alpha1.Source, error) {
+// File is what a configuration file states.
+type File struct {
+	Sources  []v1alpha1.Source
+	Profiles []scheduler.Profile
+}
+
+// Read returns what a configuration file states: YAML documents, each a Source of lockstep.dev/v1alpha1, but for one that may be a
+// KubeSchedulerConfiguration. Paths of credentials are relative to the file's folder. Every error names the file and the document's line.
+func Read(path string) (out File, _ error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read configuration: %w", err)
+		return out, fmt.Errorf("cannot read configuration: %w", err)
 	}
 	if info.Size() > maxFile {
-		return nil, fmt.Errorf("cannot read configuration %s: it is larger than %d bytes", path, maxFile)
+		return out, fmt.Errorf("cannot read configuration %s: it is larger than %d bytes", path, maxFile)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read configuration: %w", err)
+		return out, fmt.Errorf("cannot read configuration: %w", err)
 	}
-	var out []v1alpha1.Source
 	var errs []error
 	decoder := yaml.NewDecoder(bytes.NewReader(raw))
 	for {
@@ -48,9 +54,20 @@ func Read(path string) ([]v1alpha1.Source, error) {
 		if err := decoder.Decode(&node); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return nil, fmt.Errorf("cannot read configuration %s: %w", path, err)
+			return out, fmt.Errorf("cannot read configuration %s: %w", path, err)
 		}
 		if node.Kind == 0 || len(node.Content) == 0 || node.Content[0].Tag == "!!null" {
+			continue
+		}
+		if declaresProfiles(&node) {
+			profiles, err := decodeProfiles(&node)
+			if err == nil && out.Profiles != nil {
+				err = errors.New("the scheduler's profiles are declared before")
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s:%d: cannot use %s: %w", path, node.Content[0].Line, schedulerKind, err))
+			}
+			out.Profiles = profiles
 			continue
 		}
 		source, err := decode(&node)
@@ -63,12 +80,12 @@ func Read(path string) ([]v1alpha1.Source, error) {
 			errs = append(errs, fmt.Errorf("%s:%d: %w", path, node.Content[0].Line, err))
 			continue
 		}
-		out = append(out, source)
+		out.Sources = append(out.Sources, source)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, err
+		return File{}, err
 	}
-	return out, Unique(out)
+	return out, errors.Join(Unique(out.Sources), uniqueProfiles(out.Profiles))
 }
 
 // ignored says which patterns of ignoreKinds mean nothing, each with its own line.

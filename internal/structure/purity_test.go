@@ -106,18 +106,19 @@ func deciding() map[string][]string {
 		"reconcilers/reconcilers.go": {"lockstep/reconcilers/"}, // it lists them
 		"kinds/admission/*.go": {"k8s.io/kubernetes/pkg/apis/scheduling/v1", "k8s.io/kubernetes/pkg/apis/core/v1/helper",
 			"k8s.io/apiserver/pkg/quota/v1", "lockstep/kinds/podstatus"},
-		"reconcilers/autoscaler/*.go":   {"k8s.io/metrics/pkg/apis/metrics/v1beta1"},
-		"kinds/roles/*.go":              {"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"},
-		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
-		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
-		"reconcilers/mirror/*.go":       {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
-		"reconcilers/engine/prepare.go": {"lockstep/store"}, // for the form of a write
-		"proxy/change.go":               {"lockstep/proxy/rules"},
-		"proxy/drift.go":                {"lockstep/proxy/rules"},
-		"sync/plan/*.go":                {"lockstep/sync/origin"},
-		"sync/roster/*.go":              {"lockstep/internal/giturl"},
-		"sync/report/*.go":              {"lockstep/sync/health", "lockstep/sync/plan"},
-		"sync/verdict/*.go":             {"lockstep/sync/health"},
+		"reconcilers/scheduler/expression.go": {"github.com/google/cel-go/cel"},
+		"reconcilers/autoscaler/*.go":         {"k8s.io/metrics/pkg/apis/metrics/v1beta1"},
+		"kinds/roles/*.go":                    {"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"},
+		"reconcilers/cronjob/*.go":            {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
+		"reconcilers/endpoints/*.go":          {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
+		"reconcilers/mirror/*.go":             {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
+		"reconcilers/engine/prepare.go":       {"lockstep/store"}, // for the form of a write
+		"proxy/change.go":                     {"lockstep/proxy/rules"},
+		"proxy/drift.go":                      {"lockstep/proxy/rules"},
+		"sync/plan/*.go":                      {"lockstep/sync/origin"},
+		"sync/roster/*.go":                    {"lockstep/internal/giturl"},
+		"sync/report/*.go":                    {"lockstep/sync/health", "lockstep/sync/plan"},
+		"sync/verdict/*.go":                   {"lockstep/sync/health"},
 		// A renderer that runs long is stopped.
 		"sync/render/*.go": {"context", "lockstep/sync/manifest", "lockstep/sync/origin"},
 		// net is for JoinHostPort. The default seccomp profile asks for the kernel's version, which no decision outlives.

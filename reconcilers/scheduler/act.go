@@ -42,7 +42,7 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 	}
 	for _, r := range plan.Refusals {
 		if s.queue.refused(r, now.Time) {
-			s.opts.Events.Event(component, r.Pod, corev1.EventTypeWarning, "FailedScheduling", r.Reason)
+			s.opts.Events.Event(scheduledBy(r.Pod), r.Pod, corev1.EventTypeWarning, "FailedScheduling", r.Reason)
 		}
 		for _, part := range r.writes(now) {
 			add(r.Pod, part.group, func() { s.preempted(part.ended, r) })
@@ -84,9 +84,12 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 func (s *Scheduler) announce(b Binding, now time.Time) {
 	s.metrics.bindings.Inc()
 	s.metrics.latency.Observe(now.Sub(b.Pod.CreationTimestamp.Time).Seconds())
-	s.opts.Events.Event(component, b.Pod, corev1.EventTypeNormal, "Scheduled",
+	s.opts.Events.Event(scheduledBy(b.Pod), b.Pod, corev1.EventTypeNormal, "Scheduled",
 		fmt.Sprintf("Successfully assigned %s/%s to %s", b.Pod.Namespace, b.Pod.Name, b.Node))
 }
+
+// scheduledBy is the profile that signs what is told of a pod.
+func scheduledBy(p *corev1.Pod) string { return cmp.Or(p.Spec.SchedulerName, component) }
 
 func write(p *corev1.Pod, reason string) store.Write {
 	return store.Write{Key: kinds.KeyOf(p), Object: p, If: kinds.Revision(p), Reason: reason}
@@ -168,7 +171,7 @@ func (r Refusal) writes(now metav1.Time) (out []part) {
 // evict is the write that ends a pod, marked as Kubernetes marks a preempted one. A pod of a Job is ended by its node also where
 // it has no time to end, so that the Job can count it.
 func evict(p *corev1.Pod, winner Refusal, now metav1.Time) store.Write {
-	by := cmp.Or(winner.Pod.Spec.SchedulerName, component)
+	by := scheduledBy(winner.Pod)
 	p, _ = withCondition(p, corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: now,
 		Reason: corev1.PodReasonPreemptionByScheduler, Message: by + ": preempting to accommodate a higher priority pod",
@@ -188,7 +191,7 @@ func evict(p *corev1.Pod, winner Refusal, now metav1.Time) store.Write {
 func (s *Scheduler) preempted(ended []*corev1.Pod, r Refusal) {
 	s.metrics.victims.Add(float64(len(ended)))
 	for _, p := range ended {
-		s.opts.Events.Event(component, p, corev1.EventTypeNormal, "Preempted",
+		s.opts.Events.Event(scheduledBy(r.Pod), p, corev1.EventTypeNormal, "Preempted",
 			fmt.Sprintf("Preempted by pod %s on node %s", r.Pod.UID, r.Nominated))
 	}
 }

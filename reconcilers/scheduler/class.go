@@ -1,8 +1,10 @@
 package scheduler
 
 import (
+	"cmp"
 	"container/heap"
 	"errors"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +15,7 @@ import (
 // buckets, not at every node.
 type class struct {
 	pod        *corev1.Pod // one of them
+	table      *table      // of their profile
 	load       load
 	left       int // of it in this round
 	start      int // the first node to look at
@@ -72,11 +75,18 @@ func (r *round) classify(pods []*corev1.Pod) []*class {
 	var alike fingerprints
 	for i, p := range pods {
 		l := loadOf(p)
-		key := alike.of(r.table, p, &l)
+		table, known := r.state.tables[cmp.Or(p.Spec.SchedulerName, corev1.DefaultSchedulerName)]
+		if !known {
+			table = r.state.table
+		}
+		key := alike.of(table, p, &l)
 		c := r.classes[string(key)]
 		if c == nil {
-			c = &class{pod: p, load: l}
+			c = &class{pod: p, load: l, table: table}
 			var err error
+			if !known {
+				c.refused, c.invalid = fmt.Sprintf("no scheduler profile %q is declared", p.Spec.SchedulerName), true
+			}
 			if c.load.group, err = r.group(string(alike.group), p); err != nil {
 				c.refused, c.invalid = err.Error(), true
 			}
@@ -100,6 +110,7 @@ func (r *round) prepare(c *class) {
 	before := len(r.tallies)
 	d, err := newDemand(c.pod, c.load)
 	if err == nil {
+		d.defaults, d.defaultsListed = c.table.spread, c.table.spreadListed
 		err = d.survey(&r.cluster)
 	}
 	var shut *bar
@@ -113,8 +124,8 @@ func (r *round) prepare(c *class) {
 	}
 	c.demand, c.tallies = d, slices.Clone(r.tallies[before:])
 	c.touched = make([]int, len(c.tallies))
-	for i := range r.table.predicates {
-		row := &r.table.predicates[i]
+	for i := range c.table.predicates {
+		row := &c.table.predicates[i]
 		if row.concerns != nil && !row.concerns(d) {
 			continue
 		}
@@ -128,8 +139,8 @@ func (r *round) prepare(c *class) {
 			c.doubts = append(c.doubts, row)
 		}
 	}
-	for i := range r.table.scores {
-		row := &r.table.scores[i]
+	for i := range c.table.scores {
+		row := &c.table.scores[i]
 		switch {
 		case row.concerns != nil && !row.concerns(d):
 			c.base += row.weight * row.nothing

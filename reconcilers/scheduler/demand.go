@@ -22,7 +22,14 @@ type demand struct {
 	needsItself                   bool // the pod is one of those that it wants to be near
 	constraints                   []corev1.TopologySpreadConstraint
 	spread, spreadSoftly          []constraint
-	spreadByDefault               bool // the soft ones are not the pod's own
+	spreadByDefault               bool // they are not the pod's own
+	defaults                      []corev1.TopologySpreadConstraint
+	defaultsListed                bool // and are a profile's own
+
+	priority int32          // of the pod
+	variable map[string]any // of it for expressions
+	spent    uint64         // on an expression, for the pod
+	failed   error          // an expression, for a node
 }
 
 // survey has a demand look at where pods are. It fails as newDemand does.
@@ -37,7 +44,10 @@ func (d *demand) survey(c *cluster) error {
 
 // newDemand fails where what the pod asks cannot be understood; the error is its refusal.
 func newDemand(p *corev1.Pod, l load) (*demand, error) {
-	d := &demand{load: l, tolerations: p.Spec.Tolerations, constraints: p.Spec.TopologySpreadConstraints, images: imagesOf(p)}
+	d := &demand{
+		load: l, defaults: defaultSpread(), priority: priority(p), tolerations: p.Spec.Tolerations,
+		constraints: p.Spec.TopologySpreadConstraints, images: imagesOf(p),
+	}
 	if err := d.readNodeAffinity(p); err != nil {
 		return nil, err
 	}

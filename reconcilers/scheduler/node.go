@@ -89,8 +89,12 @@ func count[K comparable](m map[K]int, k K, sign int64) map[K]int {
 
 // loadOf is what a pod takes, but for its group.
 func loadOf(p *corev1.Pod) load {
-	l := load{requests: requestsOf(p), ports: hostPorts(p), mounts: mountsOf(p)}
-	l.cpu, l.memory = weightOf(p)
+	l := load{ports: hostPorts(p), mounts: mountsOf(p)}
+	var plain bool
+	if l.requests, l.cpu, l.memory, plain = plainly(p); !plain {
+		l.requests = requestsOf(p)
+		l.cpu, l.memory = weightOf(p)
+	}
 	return l
 }
 

@@ -16,11 +16,29 @@ func requiredNodes() predicate {
 	}
 }
 
-// preferredNodes prefers nodes by the weights of the pod's preferred node affinity.
-func preferredNodes() score {
+// enforcedNodes refuses nodes that a profile leaves out for all of its pods.
+func enforcedNodes(required *nodeaffinity.NodeSelector) predicate {
+	return predicate{
+		name: "NodeAffinity", scope: still, wakes: NodeLabels,
+		check: func(_ *demand, n *nodeInfo, _ *cluster) bool { return required.Match(n.node) },
+		words: always("node(s) didn't match scheduler-enforced node affinity"),
+	}
+}
+
+// preferredNodes prefers nodes by the weights of the pod's preferred node affinity, and of a profile's; nil: there is none.
+func preferredNodes(added *nodeaffinity.PreferredSchedulingTerms) score {
 	return score{
-		name: "NodeAffinity", weight: 2, scope: still, reads: nodeAffinity, of: (*demand).preference,
-		concerns: func(d *demand) bool { return d.preferred != nil },
+		name: "NodeAffinity", weight: 2, scope: still, reads: nodeAffinity,
+		of: func(d *demand, n *nodeInfo, c *cluster) (sum int64) {
+			if added != nil {
+				sum = added.Score(n.node)
+			}
+			if d.preferred != nil {
+				sum += d.preference(n, c)
+			}
+			return sum
+		},
+		concerns: func(d *demand) bool { return d.preferred != nil || added != nil },
 		scale:    func(weight, most int64) int64 { return best * weight / most },
 	}
 }

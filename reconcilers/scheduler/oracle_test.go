@@ -270,7 +270,7 @@ func (w *world) judge(t *testing.T, name string) judged {
 	round := newRound(NewState(view.Of(w.objects()...)), 1)
 	d := demandOf(t, round, w.pod)
 	out := judged{reasons: make([]string, len(round.nodes)), scores: make([]int64, len(round.nodes))}
-	for _, row := range round.table.predicates {
+	for _, row := range round.state.table.predicates {
 		for i, n := range round.nodes {
 			if row.name == name && (row.concerns == nil || row.concerns(d)) && !row.check(d, n, &round.cluster) {
 				out.reasons[i] = row.words(d, n, &round.cluster)[0]
@@ -281,7 +281,7 @@ func (w *world) judge(t *testing.T, name string) judged {
 	for _, n := range round.nodes {
 		spots = append(spots, spot{node: n, nodes: 1})
 	}
-	for _, row := range round.table.scores {
+	for _, row := range round.state.table.scores {
 		if row.name != name || !row.concerns(d) {
 			continue
 		}

@@ -124,10 +124,13 @@ func (d *demand) rankSpread(spots []spot, scores []int64) {
 	}
 }
 
+// needsTopologies says that nodes without the label of a constraint are left out: where they are kube-scheduler's defaults they are not.
+func (d *demand) needsTopologies() bool { return !d.spreadByDefault || d.defaultsListed }
+
 // leavesOut says that a node is not scored: it lacks a label, and the constraints are the pod's own.
 func (d *demand) leavesOut(n *nodeInfo) bool {
 	for i := range d.spreadSoftly {
-		if d.spreadSoftly[i].of[n.at] < 0 && !d.spreadByDefault {
+		if d.spreadSoftly[i].of[n.at] < 0 && d.needsTopologies() {
 			return true
 		}
 	}
@@ -165,7 +168,7 @@ func (d *demand) surveySpread(c *cluster) error {
 	list, own := d.constraints, d.load.group
 	weigh, among := func(*group) int64 { return 0 }, c.inside(own.namespace)
 	if len(list) == 0 {
-		list, d.spreadByDefault = defaultSpread(), true
+		list, d.spreadByDefault = d.defaults, true
 		var spread bool
 		if weigh, among, spread = c.byDefault(own); !spread {
 			return nil
@@ -182,7 +185,9 @@ func (d *demand) surveySpread(c *cluster) error {
 		if from.MinDomains != nil {
 			one.minDomains = int64(*from.MinDomains)
 		}
-		if !d.spreadByDefault {
+		if d.spreadByDefault {
+			one.self = 1 // it is one of those that it is spread among
+		} else {
 			selector, err := spreadSelector(from, own.labels)
 			if err != nil {
 				return fmt.Errorf("cannot read a topology spread constraint: %w", err)
@@ -252,7 +257,7 @@ func (d *demand) spreadOver(c *cluster, from *corev1.TopologySpreadConstraint, k
 	}
 	affinity := d.selective && honors(from.NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor)
 	taints := honors(from.NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore)
-	lacking := slices.ContainsFunc(keys, func(t *topology) bool { return t.lacking }) && !d.spreadByDefault
+	lacking := slices.ContainsFunc(keys, func(t *topology) bool { return t.lacking }) && d.needsTopologies()
 	if !affinity && !taints && !lacking {
 		return nil
 	}
@@ -260,7 +265,7 @@ func (d *demand) spreadOver(c *cluster, from *corev1.TopologySpreadConstraint, k
 	for i, n := range c.nodes {
 		out[i] = (!affinity || d.selects(n, c)) && (!taints || d.toleratesAll(n.node.Spec.Taints))
 		for _, t := range keys {
-			out[i] = out[i] && (t.of[i] >= 0 || d.spreadByDefault)
+			out[i] = out[i] && (t.of[i] >= 0 || !d.needsTopologies())
 		}
 		all = all && out[i]
 	}

@@ -88,7 +88,7 @@ func (r *round) preempt(c *class, p *corev1.Pod) preemption {
 func (r *round) huntFor(c *class, p *corev1.Pod) *hunt {
 	key := huntKey{class: c, priority: priority(p)}
 	if len(c.wide) == 0 {
-		key.class, key.asked = nil, r.table.asked(p, &c.load)
+		key.class, key.asked = nil, c.table.profile+" "+c.table.asked(p, &c.load)
 	}
 	h := r.hunts[key]
 	if h == nil {

@@ -10,7 +10,6 @@ import (
 // round is the work of one Decide.
 type round struct {
 	cluster
-	table   *table
 	seed    uint64
 	mine    []bool   // the nodes that are copies, made for a placement
 	ties    []uint64 // settle which of equally good nodes comes first
@@ -33,7 +32,7 @@ type round struct {
 func newRound(s *State, seed uint64) *round {
 	total := len(s.names)
 	r := &round{
-		cluster: newCluster(s), table: s.table, seed: seed, mine: make([]bool, total), ties: make([]uint64, total),
+		cluster: newCluster(s), seed: seed, mine: make([]bool, total), ties: make([]uint64, total),
 		stride: stride(total), classes: map[string]*class{}, moves: make([]int, total), state: s,
 		held: map[kinds.Key]nominee{}, cleared: map[kinds.Key]bool{}, hunts: map[huntKey]*hunt{},
 		budgets: budgets{state: s, read: map[string][]*budget{}}, ended: map[*placed]bool{},
@@ -54,8 +53,14 @@ func (r *round) best(c *class) *nodeInfo {
 		c.refused, c.wakes = "", 0
 	}
 	r.follow(c)
+	c.demand.spent = 0
 	for {
 		b := r.choose(c)
+		if c.demand.failed != nil {
+			c.refused, c.invalid = c.demand.failed.Error(), true
+			c.wakes = NodeListed | NodeLabels | NodeAllocatable | PodGone | PodPlaced
+			return nil
+		}
 		if b == nil {
 			if r.widen(c) {
 				continue

@@ -1,9 +1,11 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,6 +34,8 @@ type Options struct {
 	Store  store.Reader
 	Commit store.Committer
 	Events store.Recorder
+	// Profiles are those that pods may name besides default-scheduler, or it, with settings of its own. All of them have been validated.
+	Profiles []Profile
 	// Log. Nil: slog.Default().
 	Log *slog.Logger
 	// Registerer takes the metrics. Nil: they are not registered.
@@ -45,11 +49,12 @@ type Scheduler struct {
 	opts    Options
 	metrics *metrics
 
-	table *table
-	state *State
-	seen  int64 // revision the state is of
-	queue queue
-	round uint64 // seed of the next round
+	table  *table
+	tables map[string]*table // by profile
+	state  *State
+	seen   int64 // revision the state is of
+	queue  queue
+	round  uint64 // seed of the next round
 }
 
 // New returns a scheduler; Run starts it.
@@ -60,7 +65,18 @@ func New(opts Options) *Scheduler {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	return &Scheduler{opts: opts, metrics: newMetrics(opts.Registerer), table: rows(), queue: newQueue()}
+	s := &Scheduler{opts: opts, metrics: newMetrics(opts.Registerer), table: rows(), queue: newQueue()}
+	s.tables = map[string]*table{}
+	for i := range opts.Profiles {
+		p := &opts.Profiles[i]
+		t, err := p.table()
+		if err != nil {
+			opts.Log.Error("leaving out a scheduler profile", "profile", p.Name, "error", err)
+			continue
+		}
+		s.tables[cmp.Or(p.Name, component)] = t
+	}
+	return s
 }
 
 // Run schedules until ctx ends, then returns nil.
@@ -76,7 +92,7 @@ func (s *Scheduler) follow(ctx context.Context) {
 	sub := s.opts.Store.Subscribe("scheduler")
 	defer sub.Close()
 	v := s.opts.Store.View()
-	s.state, s.seen, s.queue.all = newState(v, s.table), v.Revision(), true
+	s.state, s.seen, s.queue.all = s.stateOf(v), v.Revision(), true
 	again := time.NewTicker(lookAgain)
 	defer again.Stop()
 	retry := time.NewTimer(lookAgain)
@@ -125,6 +141,13 @@ func (s *Scheduler) follow(ctx context.Context) {
 	}
 }
 
+// stateOf is the state of a view, with the profiles' tables.
+func (s *Scheduler) stateOf(v *view.View) *State {
+	tables := map[string]*table{component: s.table}
+	maps.Copy(tables, s.tables)
+	return newStateOf(v, s.table, tables)
+}
+
 // catchUp folds the batches that wait; false says that the subscription is lost.
 func (s *Scheduler) catchUp(sub *store.Subscription) bool {
 	for {
@@ -165,7 +188,7 @@ func (s *Scheduler) claimChanged(c view.Change) {
 			continue
 		}
 		s.queue.retry(pod, s.opts.Now())
-		s.opts.Events.Event(component, s.state.pending[pod], corev1.EventTypeWarning, "FailedScheduling",
+		s.opts.Events.Event(scheduledBy(s.state.pending[pod]), s.state.pending[pod], corev1.EventTypeWarning, "FailedScheduling",
 			fmt.Sprintf("running PreBind plugin \"VolumeBinding\": binding volumes: provisioning failed for PVC %q", c.Key.Name))
 	}
 }

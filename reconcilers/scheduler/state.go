@@ -27,6 +27,7 @@ type placed struct {
 // equals the State of that view.
 type State struct {
 	table     *table
+	tables    map[string]*table // by the names of profiles
 	infos     map[string]*nodeInfo
 	names     []string              // of the infos that have a node, sorted
 	placed    map[kinds.Key]*placed // pods that take something of a node
@@ -47,8 +48,13 @@ type State struct {
 func NewState(v *view.View) *State { return newState(v, rows()) }
 
 func newState(v *view.View, t *table) *State {
+	return newStateOf(v, t, map[string]*table{corev1.DefaultSchedulerName: t})
+}
+
+// newStateOf returns a state for pods of several profiles. What is looked at is alike for all.
+func newStateOf(v *view.View, t *table, tables map[string]*table) *State {
 	s := &State{
-		table: t, infos: map[string]*nodeInfo{}, placed: map[kinds.Key]*placed{}, pending: map[kinds.Key]*corev1.Pod{},
+		table: t, tables: tables, infos: map[string]*nodeInfo{}, placed: map[kinds.Key]*placed{}, pending: map[kinds.Key]*corev1.Pod{},
 		nominated: map[kinds.Key]*corev1.Pod{}, budgets: map[kinds.Key]*policyv1.PodDisruptionBudget{},
 		objects: map[kinds.Key]kinds.Object{}, groups: newGroups(), services: map[string]map[string]*corev1.Service{},
 		images: map[string]map[*nodeInfo]int64{}, used: map[kinds.Key]int64{}, mounting: map[kinds.Key][]kinds.Key{},
@@ -281,10 +287,9 @@ func (s *State) leave(g *group, info *nodeInfo) {
 	}
 }
 
-// waits says whether an unbound pod is to be scheduled by us.
+// waits says whether an unbound pod is to be scheduled. There is no other scheduler: a pod of a profile that nobody declared is told so.
 func waits(p *corev1.Pod) bool {
-	ours := p.Spec.SchedulerName == "" || p.Spec.SchedulerName == corev1.DefaultSchedulerName
-	return ours && p.DeletionTimestamp == nil && len(p.Spec.SchedulingGates) == 0
+	return p.DeletionTimestamp == nil && len(p.Spec.SchedulingGates) == 0
 }
 
 func (s *State) info(name string) *nodeInfo {

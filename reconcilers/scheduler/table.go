@@ -10,16 +10,21 @@ import (
 // table is all that the scheduler knows of placing pods: a row for each reason to refuse a node, in the order in which they
 // are asked, and one for each reason to prefer it.
 type table struct {
+	profile    string // whose it is
 	predicates []predicate
 	scores     []score
+
+	spread       []corev1.TopologySpreadConstraint // of pods that have none
+	spreadListed bool                              // and these are a profile's own
 }
 
 // rows returns the table, named as kube-scheduler's plugins are, with its default weights; each row has a file of its own.
 func rows() *table {
 	return &table{
+		spread: defaultSpread(),
 		predicates: []predicate{nodeUnschedulable(), untoleratedTaints(), requiredNodes(), nodePorts(), resourcesFit(), singlePods(),
 			volumesInReach(), volumeZones(), evenSpread(), nearPods()},
-		scores: []score{fewestTaints(), preferredNodes(), leastAllocated(), balancedAllocation(), roomyVolumes(), evenerSpread(),
+		scores: []score{fewestTaints(), preferredNodes(nil), leastAllocated(), balancedAllocation(), roomyVolumes(), evenerSpread(),
 			likedPods(), imageLocality()},
 	}
 }
@@ -109,7 +114,7 @@ func (f *fingerprints) of(t *table, p *corev1.Pod, l *load) []byte {
 			read(p, &f.bare)
 		}
 	}
-	f.text = l.appendTo(append(f.text[:0], f.group...))
+	f.text = l.appendTo(append(append(append(f.text[:0], p.Spec.SchedulerName...), 0), f.group...))
 	begin, size := len(f.text), f.bare.Size()
 	f.text = slices.Grow(f.text, size)[:begin+size]
 	if _, err := f.bare.MarshalToSizedBuffer(f.text[begin:]); err != nil {

@@ -355,7 +355,7 @@ func TestStandings(t *testing.T) {
 				spots = append(spots, spot{node: n, nodes: 1})
 			}
 		}
-		for _, row := range round.table.scores {
+		for _, row := range round.state.table.scores {
 			numbers, most := make([]int64, len(spots)), int64(0)
 			for i, one := range spots {
 				if row.of != nil && (row.concerns == nil || row.concerns(c.demand)) {

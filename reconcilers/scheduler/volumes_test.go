@@ -258,7 +258,7 @@ func (w *world) volumes(t *testing.T) (out []string) {
 	}
 	for _, n := range round.nodes {
 		text := ""
-		for _, row := range round.table.predicates {
+		for _, row := range round.state.table.predicates {
 			if strings.HasPrefix(row.name, "Volume") && (row.concerns == nil || row.concerns(d)) && !row.check(d, n, &round.cluster) {
 				text = strings.Join(row.words(d, n, &round.cluster), ", ")
 				break

@@ -230,7 +230,6 @@ var allowedValues = map[string][]string{
 	"ResourceMetricSource.name":                   {"cpu", "memory"},
 	"ContainerResourceMetricSource.name":          {"cpu", "memory"},
 	"JobSpec.managedBy":                           {"kubernetes.io/job-controller"},
-	"PodSpec.schedulerName":                       {"default-scheduler"},
 	"PodSpec.hostUsers":                           {"true"},
 	"EmptyDirVolumeSource.medium":                 {"", "Memory"},
 	"SecurityContext.procMount":                   {"Default"},
