@@ -107,8 +107,23 @@ func (c *cluster) where(g *group, visit func(node int, count int64)) {
 	}
 }
 
-// social are the groups that ask something of where others are.
-func (c *cluster) social() iter.Seq[*group] { return both(c.groups.social, c.fresh.social) }
+// reaching are the groups that may ask something of where pods of a namespace are, each once.
+func (c *cluster) reaching(namespace string) iter.Seq[*group] {
+	return func(yield func(*group) bool) {
+		for _, have := range []*groups{c.groups, &c.fresh} {
+			for g := range have.aims[namespace] {
+				if !yield(g) {
+					return
+				}
+			}
+			for g := range have.roams {
+				if _, aims := have.aims[namespace][g]; !aims && !yield(g) {
+					return
+				}
+			}
+		}
+	}
+}
 
 // owned are the groups of a controller's pods.
 func (c *cluster) owned(owner types.UID) iter.Seq[*group] {

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 
@@ -34,14 +35,32 @@ type terms struct {
 type term struct {
 	namespaces []string
 	spaces     labels.Selector // further namespaces, by their labels
+	roams      bool            // there may be such
 	pods       labels.Selector
 	topology   string
 	weight     int64 // of a preference
 }
 
+// all are the terms of each sort; of nil there are none.
+func (t *terms) all() iter.Seq[*term] {
+	return func(yield func(*term) bool) {
+		if t == nil {
+			return
+		}
+		for _, list := range [][]term{t.needs, t.avoids, t.likes} {
+			for i := range list {
+				if !yield(&list[i]) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // names says whether the pods of a group are among those that the term names.
 func (t *term) names(g *group, c *cluster) bool {
-	return (slices.Contains(t.namespaces, g.namespace) || t.spaces.Matches(c.namespaceLabels(g.namespace))) && t.pods.Matches(g.labels)
+	return (slices.Contains(t.namespaces, g.namespace) || t.roams && t.spaces.Matches(c.namespaceLabels(g.namespace))) &&
+		t.pods.Matches(g.labels)
 }
 
 // appendGroup appends the key of a pod's group.
@@ -115,7 +134,7 @@ func newGroup(key string, p *corev1.Pod) (*group, error) {
 
 // newTerm reads a term as Kubernetes does: one that names no namespace means the pod's own.
 func newTerm(namespace string, from *corev1.PodAffinityTerm) (t term, err error) {
-	t = term{namespaces: from.Namespaces, topology: from.TopologyKey}
+	t = term{namespaces: from.Namespaces, topology: from.TopologyKey, roams: from.NamespaceSelector != nil}
 	if len(from.Namespaces) == 0 && from.NamespaceSelector == nil {
 		t.namespaces = []string{namespace}
 	}
@@ -146,10 +165,13 @@ type groups struct {
 	spaces map[string]members    // by namespace
 	owners map[types.UID]members // by owner
 	social members               // those that ask something of where others are
+	aims   map[string]members    // of these, those that name a namespace, by it
+	roams  members               // and those that name namespaces by their labels
 }
 
 func newGroups() groups {
-	return groups{all: map[string]*group{}, spaces: map[string]members{}, owners: map[types.UID]members{}, social: members{}}
+	return groups{all: map[string]*group{}, spaces: map[string]members{}, owners: map[types.UID]members{}, social: members{},
+		aims: map[string]members{}, roams: members{}}
 }
 
 func (s *groups) add(g *group) {
@@ -161,6 +183,14 @@ func (s *groups) add(g *group) {
 	if g.terms != nil {
 		s.social[g] = struct{}{}
 	}
+	for t := range g.terms.all() {
+		for _, namespace := range t.namespaces {
+			into(s.aims, namespace, g)
+		}
+		if t.roams {
+			s.roams[g] = struct{}{}
+		}
+	}
 }
 
 func (s *groups) remove(g *group) {
@@ -168,6 +198,12 @@ func (s *groups) remove(g *group) {
 	outOf(s.spaces, g.namespace, g)
 	outOf(s.owners, g.owner, g)
 	delete(s.social, g)
+	for t := range g.terms.all() {
+		for _, namespace := range t.namespaces {
+			outOf(s.aims, namespace, g)
+		}
+		delete(s.roams, g)
+	}
 }
 
 func into[K comparable](sets map[K]members, k K, g *group) {

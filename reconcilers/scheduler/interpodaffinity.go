@@ -96,14 +96,14 @@ func (d *demand) surveyPods(c *cluster) {
 	}
 	reaching := func(list func(*terms) []term, weigh func(*term) int64) []*tally {
 		matters := map[string]bool{}
-		for other := range c.social() {
+		for other := range c.reaching(g.namespace) {
 			for _, t := range list(other.terms) {
 				if !matters[t.topology] && t.names(g, c) {
 					matters[t.topology] = true
 				}
 			}
 		}
-		return c.byTopology(matters, c.social(), func(other *group, topology string) (sum int64) {
+		return c.byTopology(matters, c.reaching(g.namespace), func(other *group, topology string) (sum int64) {
 			if other.terms == nil {
 				return 0
 			}

@@ -395,7 +395,10 @@ func normal(s *State) any {
 			out.images[name][info.name] = size
 		}
 	}
-	out.indexes["social"] = len(s.groups.social)
+	out.indexes["social"], out.indexes["roams"] = len(s.groups.social), len(s.groups.roams)
+	for namespace, set := range s.groups.aims {
+		out.indexes["at "+namespace] = len(set)
+	}
 	return out
 }
 
