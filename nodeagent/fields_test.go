@@ -116,6 +116,17 @@ func fieldRows() []fieldRow {
 			container(func(c *corev1.Container) {
 				c.Resources.Limits = corev1.ResourceList{"cpu": resource.MustParse("10m"), "memory": resource.MustParse("16Mi")}
 			}), []string{tierSeen("/pod"), "F late\n"}},
+		{"spec.resources", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; " +
+			"cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max; cat /proc/self/cgroup; echo $LIMIT; df -k /memory",
+			func(s *corev1.PodSpec, c *corev1.Container) {
+				s.Resources = &corev1.ResourceRequirements{
+					Limits: corev1.ResourceList{"cpu": resource.MustParse("300m"), "memory": resource.MustParse("48Mi")}}
+				c.Env = []corev1.EnvVar{{Name: "LIMIT", ValueFrom: &corev1.EnvVarSource{
+					ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.cpu", Divisor: resource.MustParse("1m")}}}}
+				s.Volumes = []corev1.Volume{{Name: "memory", VolumeSource: corev1.VolumeSource{
+					EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}}}
+				c.VolumeMounts = []corev1.VolumeMount{{Name: "memory", MountPath: "/memory"}}
+			}, []string{"F 50331648\n", "F 30000", tierSeen("/pod"), "F 300\n", " 49152 "}},
 		{"flag.pod-pids-limit", "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max", pod(func(*corev1.PodSpec) {}), []string{
 			fmt.Sprintf("F %d\n", DefaultPodPids)}},
 		// Where and with what they begin

@@ -9,7 +9,7 @@ import (
 	"lockstep/kinds"
 )
 
-// resizesPod says that an update changes resources of a pod's containers, for which Kubernetes' API has a subresource.
+// resizesPod says that an update changes resources of a pod or of its containers, for which Kubernetes' API has a subresource.
 func resizesPod(new, old kinds.Object) bool {
 	pod, was := &new.(*corev1.Pod).Spec, &old.(*corev1.Pod).Spec
 	same := func(a, b []corev1.Container) bool {
@@ -17,6 +17,6 @@ func resizesPod(new, old kinds.Object) bool {
 			return a.Name != b.Name || equality.Semantic.DeepEqual(a.Resources, b.Resources)
 		})
 	}
-	return len(pod.Containers) == len(was.Containers) && len(pod.InitContainers) == len(was.InitContainers) &&
+	return !equality.Semantic.DeepEqual(pod.Resources, was.Resources) || len(pod.Containers) == len(was.Containers) && len(pod.InitContainers) == len(was.InitContainers) &&
 		!(same(pod.Containers, was.Containers) && same(pod.InitContainers, was.InitContainers))
 }

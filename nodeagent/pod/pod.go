@@ -130,9 +130,10 @@ func (n *Node) Restore(object *corev1.Pod) *Pod {
 		n.Owner.Claim(id, p)
 		c := pods.ContainerOf(object, i.Name)
 		if i.Resources == nil && c != nil { // an earlier release kept it
-			i.Resources = c.Resources.DeepCopy()
+			i.Resources, i.PodResources = c.Resources.DeepCopy(), object.Spec.Resources.DeepCopy()
 		}
-		p.resized = p.resized || c != nil && !equality.Semantic.DeepEqual(*i.Resources, c.Resources)
+		p.resized = p.resized || c != nil && !(equality.Semantic.DeepEqual(*i.Resources, c.Resources) &&
+			equality.Semantic.DeepEqual(i.PodResources, object.Spec.Resources))
 	}
 	if p.sandbox.ID != "" { // limits may be new in this release, or other ones
 		if err := p.limit(pods.Largest(object, p.live())); err != nil {

@@ -24,7 +24,7 @@ func (p *Pod) Resized(r *pods.Resize) error {
 		p.wanted.Pod, p.wanted.Resize, p.resized, taken = r.Pod, nil, true, true
 		for _, i := range p.instances { // what has ended has nothing to change
 			if c := pods.ContainerOf(r.Pod, i.Name); i.State == pods.Exited && c != nil {
-				i.Resources = c.Resources.DeepCopy()
+				i.Resources, i.PodResources = c.Resources.DeepCopy(), r.Pod.Spec.Resources.DeepCopy()
 				ended = append(ended, i)
 			}
 		}
@@ -91,7 +91,7 @@ func (p *Pod) size(ctx context.Context) error {
 			p.mu.Lock()
 			inst := p.instances[i.ID]
 			if inst != nil {
-				inst.Resources = c.Resources.DeepCopy()
+				inst.Resources, inst.PodResources = c.Resources.DeepCopy(), o.Spec.Resources.DeepCopy()
 			}
 			p.mu.Unlock()
 			if inst == nil {

@@ -130,8 +130,8 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 		Container: pods.Container{
 			ID: pr.id, Name: c.Name, Attempt: step.Attempt, Sandbox: sb.ID, Hash: pods.Hash(c), Crashes: step.Crashes,
 			Round: step.Round, State: pods.Created, Image: c.Image, ImageID: pr.image.ID, User: userOf(oci),
-			Resources: c.Resources.DeepCopy(),
-			Hooked:    c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
+			Resources: c.Resources.DeepCopy(), PodResources: object.Spec.Resources.DeepCopy(),
+			Hooked: c.Lifecycle == nil || c.Lifecycle.PostStart == nil,
 		},
 		StopSignal: stopSignal(c, pr.image), changed: time.Now(),
 	}

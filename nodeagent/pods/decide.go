@@ -247,7 +247,7 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 			return
 		}
 	}
-	outgrew := any && restartsFor(c, last)
+	outgrew := any && restartsFor(pod, c, last)
 	if any && last.State == Exited && here && last.Hash == hash && !restarts(pod, c, init, last) {
 		return
 	}
@@ -286,7 +286,7 @@ func unwanted(pod *corev1.Pod, c *corev1.Container, i Container, hash string, no
 	switch {
 	case i.Hash != hash:
 		return Changed, graceOf(pod, now)
-	case i.State == Running && restartsFor(c, i):
+	case i.State == Running && restartsFor(pod, c, i):
 		return Outgrew, graceOf(pod, now)
 	case i.HookError != "":
 		return HookFailed, graceOf(pod, now)
@@ -333,7 +333,7 @@ func restarts(pod *corev1.Pod, c *corev1.Container, init bool, last Container) b
 		return true
 	case init && last.ExitCode == 0:
 		return false
-	case restartsFor(c, last):
+	case restartsFor(pod, c, last):
 		return true
 	}
 	policy := pod.Spec.RestartPolicy

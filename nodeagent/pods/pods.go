@@ -133,6 +133,8 @@ type Container struct {
 	User *corev1.ContainerUser
 	// Resources are what it runs with; nil: those that the pod states.
 	Resources *corev1.ResourceRequirements
+	// PodResources are the pod's own that it runs with, where Resources are known; nil: the pod states none.
+	PodResources *corev1.ResourceRequirements `json:",omitempty"`
 	// Removed says that only the record of its exit is left.
 	Removed bool
 

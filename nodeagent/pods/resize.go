@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/resource"
 )
 
@@ -32,22 +33,24 @@ func (w Wanted) Take(newer *corev1.Pod) Wanted {
 	return w
 }
 
-// SameSize says that the containers of two states of a pod have the same resources.
+// SameSize says that two states of a pod, and their containers, have the same resources.
 func SameSize(a, b *corev1.Pod) bool {
 	same := func(a, b []corev1.Container) bool {
 		return slices.EqualFunc(a, b, func(a, b corev1.Container) bool {
 			return a.Name == b.Name && equality.Semantic.DeepEqual(a.Resources, b.Resources)
 		})
 	}
-	return same(a.Spec.Containers, b.Spec.Containers) && same(a.Spec.InitContainers, b.Spec.InitContainers)
+	return same(a.Spec.Containers, b.Spec.Containers) && same(a.Spec.InitContainers, b.Spec.InitContainers) &&
+		equality.Semantic.DeepEqual(a.Spec.Resources, b.Spec.Resources)
 }
 
-// sizedAs is a pod with the resources that the containers of the same names have in another state of it.
+// sizedAs is a pod with the resources that it, and the containers of the same names, have in another state of it.
 func sizedAs(pod, as *corev1.Pod) *corev1.Pod {
 	if SameSize(pod, as) {
 		return pod
 	}
 	pod = pod.DeepCopy()
+	pod.Spec.Resources = as.Spec.Resources.DeepCopy()
 	for _, of := range []struct{ to, from []corev1.Container }{
 		{pod.Spec.InitContainers, as.Spec.InitContainers}, {pod.Spec.Containers, as.Spec.Containers},
 	} {
@@ -89,11 +92,28 @@ func actual(c *corev1.Container, i Container) corev1.ResourceRequirements {
 	return *i.Resources
 }
 
+// actualOfPod are the pod's own resources as a container runs with them.
+func actualOfPod(pod *corev1.Pod, i Container) *corev1.ResourceRequirements {
+	if i.Resources == nil {
+		return pod.Spec.Resources
+	}
+	return i.PodResources
+}
+
+// held is the limit of a container: its own, or its pod's where it has none. Zero: nothing.
+func held(pod *corev1.ResourceRequirements, own corev1.ResourceRequirements, name corev1.ResourceName) resource.Quantity {
+	if limit := own.Limits[name]; !limit.IsZero() || pod == nil {
+		return limit
+	}
+	return pod.Limits[name]
+}
+
 // outgrown says that a container runs with other resources than it is to have, and whether it has to be restarted for them.
-func outgrown(c *corev1.Container, i Container) (resized, restart bool) {
-	is := actual(c, i)
+func outgrown(pod *corev1.Pod, c *corev1.Container, i Container) (resized, restart bool) {
+	is, around := actual(c, i), actualOfPod(pod, i)
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		same := is.Requests[name].Equal(c.Resources.Requests[name]) && is.Limits[name].Equal(c.Resources.Limits[name])
+		had, wants := held(around, is, name), held(pod.Spec.Resources, c.Resources, name)
+		same := is.Requests[name].Equal(c.Resources.Requests[name]) && had.Equal(wants)
 		resized = resized || !same
 		restart = restart || !same && slices.ContainsFunc(c.ResizePolicy, func(p corev1.ContainerResizePolicy) bool {
 			return p.ResourceName == name && p.RestartPolicy == corev1.RestartContainer
@@ -102,8 +122,8 @@ func outgrown(c *corev1.Container, i Container) (resized, restart bool) {
 	return resized, restart
 }
 
-func restartsFor(c *corev1.Container, i Container) bool {
-	_, restart := outgrown(c, i)
+func restartsFor(pod *corev1.Pod, c *corev1.Container, i Container) bool {
+	_, restart := outgrown(pod, c, i)
 	return restart
 }
 
@@ -111,7 +131,7 @@ func restartsFor(c *corev1.Container, i Container) bool {
 func Outgrown(pod *corev1.Pod, live []Container) (those []Container) {
 	for _, i := range live {
 		if c := ContainerOf(pod, i.Name); c != nil && i.State == Running {
-			if resized, restart := outgrown(c, i); resized && !restart {
+			if resized, restart := outgrown(pod, c, i); resized && !restart {
 				those = append(those, i)
 			}
 		}
@@ -127,20 +147,28 @@ func Largest(pod *corev1.Pod, live []Container) *corev1.Pod {
 		if c == nil || i.State == Exited || i.Resources == nil {
 			continue
 		}
-		for name, q := range c.Resources.Requests {
-			if had := i.Resources.Requests[name]; had.Cmp(q) > 0 {
-				c.Resources.Requests[name] = had
-			}
-		}
-		for name, q := range c.Resources.Limits {
-			if had, bounded := i.Resources.Limits[name]; !bounded {
-				delete(c.Resources.Limits, name)
-			} else if had.Cmp(q) > 0 {
-				c.Resources.Limits[name] = had
-			}
+		enlarge(&c.Resources, *i.Resources)
+		if pod.Spec.Resources != nil && i.PodResources != nil {
+			enlarge(pod.Spec.Resources, *i.PodResources)
 		}
 	}
 	return pod
+}
+
+// enlarge makes resources no less than others.
+func enlarge(r *corev1.ResourceRequirements, than corev1.ResourceRequirements) {
+	for name, q := range r.Requests {
+		if had := than.Requests[name]; had.Cmp(q) > 0 {
+			r.Requests[name] = had
+		}
+	}
+	for name, q := range r.Limits {
+		if had, bounded := than.Limits[name]; !bounded {
+			delete(r.Limits, name)
+		} else if had.Cmp(q) > 0 {
+			r.Limits[name] = had
+		}
+	}
 }
 
 // ContainerOf is the container, or init container, of a pod with that name; nil: it has none.

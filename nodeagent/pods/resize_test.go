@@ -62,6 +62,39 @@ func TestFits(t *testing.T) {
 	}
 }
 
+// TestOwnResources: what a pod itself may take is the limit of its containers that state none, and changes as theirs do.
+func TestOwnResources(t *testing.T) {
+	whole := func(memory string) *corev1.Pod {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "free"}, sized("", "1", "8").Spec.Containers[0]}}}
+		pod.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse(memory)}}
+		return pod
+	}
+	w := Wanted{Pod: whole("1Ki")}.Take(whole("2Ki"))
+	if w.Resize == nil || !SameSize(w.Pod, whole("1024")) {
+		t.Fatalf("taken: %+v", w)
+	}
+	var live []Container
+	for _, c := range w.Pod.Spec.Containers {
+		live = append(live, Container{Name: c.Name, State: Running, Resources: &c.Resources, PodResources: w.Pod.Spec.Resources})
+	}
+	if len(Outgrown(w.Pod, live)) != 0 {
+		t.Error("what nobody has changed is to be changed")
+	}
+	larger, smaller := whole("2Ki"), whole("512")
+	if those := Outgrown(larger, live); len(those) != 1 || those[0].Name != "free" {
+		t.Errorf("to be changed: %+v", those)
+	}
+	larger.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: "memory", RestartPolicy: corev1.RestartContainer}}
+	if len(Outgrown(larger, live)) != 0 || !restartsFor(larger, &larger.Spec.Containers[0], live[0]) {
+		t.Error("a container that is to be restarted for memory is not")
+	}
+	for pod, want := range map[*corev1.Pod]string{larger: "2Ki", smaller: "1Ki"} {
+		if got := Largest(pod, live).Spec.Resources.Limits["memory"]; !got.Equal(resource.MustParse(want)) {
+			t.Errorf("meanwhile the pod has %s, want %s", &got, want)
+		}
+	}
+}
+
 // TestLargest: while it changes, a pod's cgroup holds what its containers have and what they are to have.
 func TestLargest(t *testing.T) {
 	pod := sized("a", "1", "1Ki")

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	helpers "k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
 	"lockstep/kinds/podstatus"
@@ -81,6 +82,7 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 	if s.QOSClass == "" {
 		s.QOSClass = qos.ComputePodQOS(pod)
 	}
+	s.Resources, s.AllocatedResources = resourcesOf(pod, liveOf(o))
 	if w.Rejected != "" {
 		s.Phase, s.Reason, s.Message = corev1.PodFailed, w.Rejected, "Pod was rejected: "+w.RejectedMessage
 		return s
@@ -351,6 +353,15 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 	set(s, corev1.PodReady, ready, reason, message, pod, now)
 }
 
+// resourcesOf are the resources that a pod itself states: as it has them with the containers that live, and what its node keeps for
+// it. One that states none has those of its containers.
+func resourcesOf(pod *corev1.Pod, live []Container) (has *corev1.ResourceRequirements, kept corev1.ResourceList) {
+	if !helpers.IsPodLevelResourcesSet(pod) {
+		return nil, nil
+	}
+	return Largest(pod, live).Spec.Resources, helpers.PodRequests(pod, helpers.PodResourcesOptions{})
+}
+
 // resizing sets the conditions of a change of resources, which are there while it waits or goes on.
 func resizing(w Wanted, o Observed, s *corev1.PodStatus, end bool, now time.Time) {
 	say := func(t corev1.PodConditionType, on bool, generation int64, reason, message string) {
@@ -369,7 +380,7 @@ func resizing(w Wanted, o Observed, s *corev1.PodStatus, end bool, now time.Time
 	all := slices.Concat(w.Pod.Spec.InitContainers, w.Pod.Spec.Containers)
 	going := o.Unsized || slices.ContainsFunc(all, func(c corev1.Container) bool {
 		last, any := latest(o, c.Name)
-		return any && restartsFor(&c, last)
+		return any && restartsFor(w.Pod, &c, last)
 	})
 	reason, message := "", ""
 	if f, failed := o.Failures[Key{Kind: Size}]; failed {

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/kubernetes/pkg/fieldpath"
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
+
+	"lockstep/kinds"
 )
 
 // Var is one environment variable.
@@ -200,7 +202,7 @@ func ResourceValue(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFie
 	}
 	q, ok := list[corev1.ResourceName(name)]
 	if !ok && kind == "limits" {
-		q = allocatable[corev1.ResourceName(name)]
+		q = kinds.Within(pod, allocatable)[corev1.ResourceName(name)]
 	}
 	divisor := ref.Divisor
 	if divisor.IsZero() {

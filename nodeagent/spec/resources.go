@@ -56,7 +56,7 @@ func ContainerLimits(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxR
 	requests, limits := maps.Clone(c.Resources.Requests), maps.Clone(c.Resources.Limits)
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		if own := limits[name]; own.IsZero() {
-			if of := podLimit(pod, name); !of.IsZero() {
+			if of := kinds.OwnLimit(pod, name); !of.IsZero() {
 				set(&limits, name, of)
 			}
 		}
@@ -121,35 +121,13 @@ func pids(limit int64) *specs.LinuxPids {
 // containers has a limit of; a RuntimeClass' overhead is among both. Its containers share the node's limit of processes.
 func PodLimits(pod *corev1.Pod, n Node) *specs.LinuxResources {
 	requests := helpers.PodRequests(pod, helpers.PodResourcesOptions{})
-	limits := helpers.PodLimits(pod, helpers.PodResourcesOptions{})
+	limits := corev1.ResourceList{}
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		if !bounded(pod, name) {
-			delete(limits, name)
-		}
+		limits[name] = kinds.PodLimit(pod, name)
 	}
 	r := Limits(requests, limits)
 	r.Pids = pids(n.PodPids)
 	return r
-}
-
-// bounded says that the pod has a limit of a resource, or each of its containers.
-func bounded(pod *corev1.Pod, name corev1.ResourceName) bool {
-	if limit := podLimit(pod, name); !limit.IsZero() {
-		return true
-	}
-	unbounded := func(c corev1.Container) bool {
-		limit := c.Resources.Limits[name]
-		return limit.IsZero()
-	}
-	return !slices.ContainsFunc(pod.Spec.InitContainers, unbounded) && !slices.ContainsFunc(pod.Spec.Containers, unbounded)
-}
-
-// podLimit is what the pod itself may take of a resource; zero: it states no limit.
-func podLimit(pod *corev1.Pod, name corev1.ResourceName) resource.Quantity {
-	if pod.Spec.Resources == nil {
-		return resource.Quantity{}
-	}
-	return pod.Spec.Resources.Limits[name]
 }
 
 // Tier is the cgroup, below the node's, that a pod's own is in: that of its QoS class; empty: the node's, where Guaranteed pods are.

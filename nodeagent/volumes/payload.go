@@ -11,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/kubernetes/pkg/api/v1/resource"
 	"k8s.io/kubernetes/pkg/fieldpath"
+
+	"lockstep/kinds"
 )
 
 // content is one file of a volume.
@@ -168,7 +170,7 @@ func downwardFiles(pod *corev1.Pod, items []corev1.DownwardAPIVolumeFile, mode f
 			value, err = fieldpath.ExtractFieldPathAsString(pod, item.FieldRef.FieldPath)
 		case item.ResourceFieldRef != nil:
 			value, err = resource.ExtractResourceValueByContainerNameAndNodeAllocatable(
-				item.ResourceFieldRef, pod, item.ResourceFieldRef.ContainerName, sources.Allocatable)
+				item.ResourceFieldRef, pod, item.ResourceFieldRef.ContainerName, kinds.Within(pod, sources.Allocatable))
 		default:
 			err = fmt.Errorf("the item %s refers to nothing", item.Path)
 		}

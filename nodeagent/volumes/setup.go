@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds"
 	"lockstep/nodeagent/beneath"
 )
 
@@ -88,21 +89,13 @@ func setupEmptyDir(ctx context.Context, dir string, pod *corev1.Pod, source *cor
 	return fmt.Errorf("the medium %q is not supported", source.Medium)
 }
 
-// memoryLimit is the size of a memory volume in bytes: its own limit, no more than the pod's containers may use
-// together, nor than the node has. Zero means that none of them says anything.
+// memoryLimit is the size of a memory volume in bytes: its own limit, no more than the pod's cgroup may have, nor than the node has.
+// Zero means that none of them says anything.
 func memoryLimit(pod *corev1.Pod, source *corev1.EmptyDirVolumeSource, allocatable corev1.ResourceList) int64 {
 	limit := allocatable.Memory().Value()
-	var containers int64
-	for i := range pod.Spec.Containers {
-		memory := pod.Spec.Containers[i].Resources.Limits.Memory().Value()
-		if memory == 0 {
-			containers = 0
-			break
-		}
-		containers += memory
-	}
-	if containers > 0 && (limit == 0 || containers < limit) {
-		limit = containers
+	of := kinds.PodLimit(pod, corev1.ResourceMemory)
+	if of.Value() > 0 && (limit == 0 || of.Value() < limit) {
+		limit = of.Value()
 	}
 	if own := source.SizeLimit; own != nil && own.Value() > 0 && (limit == 0 || own.Value() < limit) {
 		limit = own.Value()

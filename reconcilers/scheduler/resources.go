@@ -41,7 +41,8 @@ func amountsOf(list corev1.ResourceList) (a amounts, pods int64) {
 // requestsOf returns what a pod requests in all, init containers and overhead included, as Kubernetes counts it: while its
 // resources change, the larger ones.
 func requestsOf(p *corev1.Pod) amounts {
-	a, _ := amountsOf(requests.PodRequests(p, requests.PodResourcesOptions{UseStatusResources: true}))
+	a, _ := amountsOf(requests.PodRequests(p, requests.PodResourcesOptions{UseStatusResources: true,
+		InPlacePodLevelResourcesVerticalScalingEnabled: true}))
 	return a
 }
 
@@ -77,7 +78,16 @@ const (
 
 // weightOf returns the requests as scoring sees them: each container at least what is presumed where it says nothing.
 func weightOf(p *corev1.Pod) (cpu, memory int64) {
-	options := requests.PodResourcesOptions{NonMissingContainerRequests: presumed(), UseStatusResources: true}
+	options := requests.PodResourcesOptions{NonMissingContainerRequests: presumed(), UseStatusResources: true,
+		InPlacePodLevelResourcesVerticalScalingEnabled: true}
+	if requests.IsPodLevelRequestsSet(p) { // what the pod asks for itself, it asks for whole
+		stated := requests.PodRequests(p, requests.PodResourcesOptions{UseStatusResources: true,
+			InPlacePodLevelResourcesVerticalScalingEnabled: true})
+		maps.DeleteFunc(options.NonMissingContainerRequests, func(name corev1.ResourceName, _ resource.Quantity) bool {
+			_, ok := stated[name]
+			return ok
+		})
+	}
 	a, _ := amountsOf(requests.PodRequests(p, options))
 	return a.cpu, a.memory
 }

@@ -130,7 +130,7 @@ PodSpec: nodeName nodeSelector affinity tolerations topologySpreadConstraints sc
 PodSpec: priorityClassName priority preemptionPolicy runtimeClassName overhead
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
 PodSpec: securityContext shareProcessNamespace hostPID hostIPC activeDeadlineSeconds os setHostnameAsFQDN hostUsers
-PodSpec: hostnameOverride
+PodSpec: hostnameOverride resources
 PodOS: name
 LocalObjectReference: name
 PodDNSConfig: nameservers searches options
