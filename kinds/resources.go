@@ -20,6 +20,11 @@ func ExtendedResource(name corev1.ResourceName) bool {
 		len(validation.IsQualifiedName(corev1.DefaultResourceRequestsPrefix+n)) == 0
 }
 
+// HugePages says that a name is that of huge pages of one size, such as hugepages-2Mi.
+func HugePages(name corev1.ResourceName) bool {
+	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
+}
+
 // Within is what there is for the containers of a pod that state no limits: what its node can allocate, or of what the pod itself
 // has a limit of, that. The list is not changed.
 func Within(pod *corev1.Pod, allocatable corev1.ResourceList) corev1.ResourceList {

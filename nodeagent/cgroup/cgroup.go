@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,6 +22,18 @@ const Mount = "/sys/fs/cgroup"
 
 // V2 says whether the machine has only the unified hierarchy.
 func V2() bool { return cgroups.Mode() == cgroups.Unified }
+
+// Controls says whether the machine's cgroups have a controller, such as hugetlb.
+func Controls(controller string) bool { return controls(Mount, V2(), controller) }
+
+func controls(mount string, unified bool, controller string) bool {
+	if unified {
+		data, err := os.ReadFile(filepath.Join(mount, "cgroup.controllers"))
+		return err == nil && slices.Contains(strings.Fields(string(data)), controller)
+	}
+	_, err := os.Stat(filepath.Join(mount, controller, "cgroup.procs"))
+	return err == nil
+}
 
 // SwapLimits says whether cgroup v1 bounds swap, which some kernels must be
 // told at their start (swapaccount=1).

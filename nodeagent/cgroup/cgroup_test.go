@@ -17,6 +17,31 @@ import (
 	"lockstep/nodeagent/spec"
 )
 
+// TestControls has trees as the kernel shows them in either version.
+func TestControls(t *testing.T) {
+	v1, v2 := t.TempDir(), t.TempDir()
+	for file, text := range map[string]string{
+		filepath.Join(v1, "hugetlb", "cgroup.procs"): "1\n", filepath.Join(v2, "cgroup.controllers"): "cpu hugetlb memory\n",
+		filepath.Join(v1, "unified", "cgroup.controllers"): "rdma\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		mount, controller string
+		unified, want     bool
+	}{{v1, "hugetlb", false, true}, {v1, "memory", false, false}, {v2, "hugetlb", true, true}, {v2, "huge", true, false},
+		{filepath.Join(v1, "none"), "hugetlb", false, false}, {filepath.Join(v1, "none"), "hugetlb", true, false}} {
+		if got := controls(c.mount, c.unified, c.controller); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
 // TestPodPids has a process in a pod's cgroup fork more than the pod may.
 func TestPodPids(t *testing.T) {
 	asroot.Test(t)

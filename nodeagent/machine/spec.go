@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -41,6 +42,9 @@ func Spec(node string, facts register.Facts, o Allowances, log *slog.Logger) (sp
 		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: o.Pids,
 		RecursiveReadOnly: recursiveReadOnly(),
 		Runtimes:          facts.Runtimes, Sysctls: slices.Concat(spec.SafeSysctls(facts.Kernel), o.Sysctls)}
+	if cgroup.Controls("hugetlb") {
+		n.HugePages = slices.Sorted(maps.Keys(facts.Hugepages))
+	}
 	if n.MaxOpenFiles, err = maxOpenFiles(caps); err != nil {
 		return spec.Node{}, err
 	}

@@ -51,7 +51,7 @@ func Admit(allocatable corev1.ResourceList, others []Wanted, pod *corev1.Pod) (r
 		if !ok && kinds.ExtendedResource(name) && !requested.IsZero() {
 			return Unexpected(fmt.Errorf("cannot allocate unregistered device %s", name))
 		}
-		if ok && !requested.IsZero() && value(&requested) > value(&most)-value(&before) {
+		if (ok || kinds.HugePages(name)) && !requested.IsZero() && value(&requested) > value(&most)-value(&before) {
 			return lacks(name, value(&requested), value(&before), value(&most))
 		}
 	}

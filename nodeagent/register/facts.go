@@ -29,15 +29,15 @@ type Facts struct {
 	BootID               string
 	SystemUUID           string
 	Kernel, OSImage      string
-	ContainerRuntime     string // "1.6.20"
-	Hugepages            map[string]int64
+	ContainerRuntime     string           // "1.6.20"
+	Hugepages            map[string]int64 // bytes, by the size of a page: 2Mi
 	// Runtimes are the types of containerd's runtimes by the handlers that RuntimeClasses name them by.
 	Runtimes map[string]string
 }
 
 // ReadFacts reads the machine; dataDir's file system is what pods may fill.
 func ReadFacts(dataDir string) (Facts, error) {
-	f := Facts{CPUs: runtime.NumCPU(), BootID: BootID(), Hugepages: map[string]int64{}, Runtimes: runtimes(os.Getenv("PATH"))}
+	f := Facts{CPUs: runtime.NumCPU(), BootID: BootID(), Runtimes: runtimes(os.Getenv("PATH"))}
 	mem, err := meminfo("MemTotal")
 	if err != nil {
 		return f, err
@@ -58,15 +58,23 @@ func ReadFacts(dataDir string) (Facts, error) {
 		f.Kernel = unix.ByteSliceToString(u.Release[:])
 	}
 	f.OSImage = osImage()
-	pages, _ := filepath.Glob("/sys/kernel/mm/hugepages/hugepages-*kB")
-	for _, p := range pages {
+	f.Hugepages = hugePages("/sys/kernel/mm/hugepages")
+	return f, nil
+}
+
+// hugePages are the bytes of huge pages that the machine has, by the size of one as Kubernetes writes it, from where the kernel
+// shows them.
+func hugePages(dir string) map[string]int64 {
+	has := map[string]int64{}
+	sizes, _ := filepath.Glob(filepath.Join(dir, "hugepages-*kB"))
+	for _, p := range sizes {
 		kb, err1 := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(p), "hugepages-"), "kB"), 10, 64)
 		n, err2 := strconv.ParseInt(line(filepath.Join(p, "nr_hugepages")), 10, 64)
 		if err1 == nil && err2 == nil {
-			f.Hugepages[resource.NewQuantity(kb<<10, resource.BinarySI).String()] = n * kb << 10
+			has[resource.NewQuantity(kb<<10, resource.BinarySI).String()] = n * kb << 10
 		}
 	}
-	return f, nil
+	return has
 }
 
 // runtimes finds the programs that containerd runs for its runtimes, as it does: io.containerd.runsc.v1 is
@@ -149,7 +157,11 @@ func (f Facts) Capacity() corev1.ResourceList {
 // Allocatable is what pods may request: all but what is kept.
 func (f Facts) Allocatable() corev1.ResourceList {
 	l := f.Capacity()
-	l[corev1.ResourceMemory] = *resource.NewQuantity(max(f.Memory-f.KeptMemory, 0), resource.BinarySI)
+	memory := f.Memory - f.KeptMemory
+	for _, pages := range f.Hugepages { // nobody else can have them
+		memory -= pages
+	}
+	l[corev1.ResourceMemory] = *resource.NewQuantity(max(memory, 0), resource.BinarySI)
 	l[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(max(f.Disk-f.KeptDisk, 0), resource.BinarySI)
 	return l
 }

@@ -46,3 +46,27 @@ func TestRuntimes(t *testing.T) {
 		}
 	}
 }
+
+// TestHugePages has a tree as the kernel shows it, and takes what is in it from the memory that pods can have.
+func TestHugePages(t *testing.T) {
+	dir := t.TempDir()
+	for size, n := range map[string]string{"hugepages-2048kB": "3\n", "hugepages-1048576kB": "0\n", "hugepages-64kB": "none\n"} {
+		if err := os.MkdirAll(filepath.Join(dir, size), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, size, "nr_hugepages"), []byte(n), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := Facts{Memory: 64 << 20, KeptMemory: 10 << 20, Hugepages: hugePages(dir)}
+	if want := map[string]int64{"2Mi": 6 << 20, "1Gi": 0}; !maps.Equal(f.Hugepages, want) {
+		t.Errorf("huge pages %v, want %v", f.Hugepages, want)
+	}
+	capacity, allocatable := f.Capacity(), f.Allocatable()
+	if q := capacity["hugepages-2Mi"]; q.Value() != 6<<20 || capacity.Memory().Value() != 64<<20 {
+		t.Errorf("capacity %v", capacity)
+	}
+	if q := allocatable["hugepages-2Mi"]; q.Value() != 6<<20 || allocatable.Memory().Value() != 48<<20 {
+		t.Errorf("allocatable %v", allocatable)
+	}
+}

@@ -67,6 +67,14 @@ func ContainerLimits(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxR
 		}
 	}
 	r := Limits(requests, limits)
+	if pod.Spec.Resources != nil {
+		for name, q := range pod.Spec.Resources.Limits {
+			if _, own := limits[name]; !own && kinds.HugePages(name) {
+				set(&limits, name, q)
+			}
+		}
+	}
+	r.HugepageLimits = hugePages(n, limits)
 	if r.Memory == nil {
 		return r
 	}
@@ -83,7 +91,7 @@ func set(list *corev1.ResourceList, name corev1.ResourceName, q resource.Quantit
 	(*list)[name] = q
 }
 
-// Limits turns requests and limits into cgroup settings without devices: no
+// Limits turns requests and limits of CPU and memory into cgroup settings: no
 // CPU request gives the least shares, no limit sets no bound.
 func Limits(requests, limits corev1.ResourceList) *specs.LinuxResources {
 	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(Shares(requests.Cpu().MilliValue()))}}
@@ -93,15 +101,16 @@ func Limits(requests, limits corev1.ResourceList) *specs.LinuxResources {
 	if m := limits.Memory().Value(); m > 0 {
 		r.Memory = &specs.LinuxMemory{Limit: &m}
 	}
-	for name, q := range limits {
-		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
-			r.HugepageLimits = append(r.HugepageLimits, specs.LinuxHugepageLimit{
-				Pagesize: strings.TrimSuffix(size, "i") + "B",
-				Limit:    uint64(q.Value()),
-			})
-		}
-	}
 	return r
+}
+
+// hugePages are the limits of huge pages: of each size what is listed, and else none at all.
+func hugePages(n Node, limits corev1.ResourceList) (all []specs.LinuxHugepageLimit) {
+	for _, size := range n.HugePages {
+		q := limits[corev1.ResourceName(corev1.ResourceHugePagesPrefix+size)]
+		all = append(all, specs.LinuxHugepageLimit{Pagesize: strings.TrimSuffix(size, "i") + "B", Limit: uint64(q.Value())})
+	}
+	return all
 }
 
 // Shares is the cgroup v1 weight of a CPU request in millicores.
@@ -126,6 +135,7 @@ func PodLimits(pod *corev1.Pod, n Node) *specs.LinuxResources {
 		limits[name] = kinds.PodLimit(pod, name)
 	}
 	r := Limits(requests, limits)
+	r.HugepageLimits = hugePages(n, requests) // which are the limits, too
 	r.Pids = pids(n.PodPids)
 	return r
 }

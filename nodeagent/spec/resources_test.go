@@ -88,6 +88,32 @@ func TestPodLimits(t *testing.T) {
 	}
 }
 
+// TestHugePages: a pod and its containers have of each size that the node knows what they ask for, and else nothing.
+func TestHugePages(t *testing.T) {
+	n := Node{HugePages: []string{"1Gi", "2Mi"}}
+	pages := func(amount string) corev1.ResourceList {
+		return corev1.ResourceList{"cpu": resource.MustParse("1"), "hugepages-2Mi": resource.MustParse(amount)}
+	}
+	limits := func(large, small uint64) []specs.LinuxHugepageLimit {
+		return []specs.LinuxHugepageLimit{{Pagesize: "1GB", Limit: large}, {Pagesize: "2MB", Limit: small}}
+	}
+	both := of(asks(pages("4Mi"), pages("4Mi")), asks(pages("2Mi"), pages("2Mi")), asks(nil, nil))
+	whole := itself(of(asks(pages("2Mi"), pages("2Mi")), asks(nil, nil)), pages("6Mi"), pages("6Mi"))
+	for name, c := range map[string]struct{ got, want []specs.LinuxHugepageLimit }{
+		"a pod":                       {PodLimits(both, n).HugepageLimits, limits(0, 6<<20)},
+		"a container":                 {ContainerLimits(both, &both.Spec.Containers[0], n).HugepageLimits, limits(0, 4<<20)},
+		"one that asks for none":      {ContainerLimits(both, &both.Spec.Containers[2], n).HugepageLimits, limits(0, 0)},
+		"a pod with its own":          {PodLimits(whole, n).HugepageLimits, limits(0, 6<<20)},
+		"its container with its own":  {ContainerLimits(whole, &whole.Spec.Containers[0], n).HugepageLimits, limits(0, 2<<20)},
+		"its container without":       {ContainerLimits(whole, &whole.Spec.Containers[1], n).HugepageLimits, limits(0, 6<<20)},
+		"a kernel without controller": {PodLimits(both, Node{}).HugepageLimits, nil},
+	} {
+		if diff := cmp.Diff(c.want, c.got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
 // TestTiers: what Burstable pods request they have together, and the others of them nothing.
 func TestTiers(t *testing.T) {
 	got := map[string]uint64{}

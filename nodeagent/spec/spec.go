@@ -52,6 +52,9 @@ type Node struct {
 	// MemoryCapacity is in bytes.
 	MemoryCapacity int64
 	CgroupV2       bool
+	// HugePages are the sizes of huge pages that cgroups can be held to, as in hugepages-2Mi; none where the kernel has no such
+	// controller.
+	HugePages []string
 	// SwapLimits says whether the kernel bounds swap by cgroup. On v2 the
 	// runtime finds out by itself.
 	SwapLimits bool

@@ -54,7 +54,7 @@ func setupContent(ctx context.Context, dir string, pod *corev1.Pod, v *corev1.Vo
 		return err
 	}
 	if inMemory(v) {
-		if err := mountMemory(dir, 0, attr); err != nil {
+		if err := mountMemory("tmpfs", dir, "", attr); err != nil {
 			return err
 		}
 	}
@@ -84,9 +84,21 @@ func setupEmptyDir(ctx context.Context, dir string, pod *corev1.Pod, source *cor
 	case corev1.StorageMediumDefault:
 		return nil
 	case corev1.StorageMediumMemory:
-		return mountMemory(dir, memoryLimit(pod, source, allocatable), attr)
+		data := ""
+		if size := memoryLimit(pod, source, allocatable); size > 0 {
+			data = fmt.Sprintf(",size=%d", size)
+		}
+		// noswap would be better still, but kernels before 6.4 refuse it; the kubelet requires swap to be off or encrypted.
+		return mountMemory("tmpfs", dir, data, attr)
 	}
-	return fmt.Errorf("the medium %q is not supported", source.Medium)
+	if !hasPages(source.Medium) {
+		return fmt.Errorf("the medium %q is not supported", source.Medium)
+	}
+	size, err := pageSize(pod, source.Medium)
+	if err != nil {
+		return err
+	}
+	return mountMemory("hugetlbfs", dir, fmt.Sprintf(",pagesize=%d", size), attr)
 }
 
 // memoryLimit is the size of a memory volume in bytes: its own limit, no more than the pod's cgroup may have, nor than the node has.
@@ -146,22 +158,21 @@ func allMounts(pod *corev1.Pod) [][]corev1.VolumeMount {
 	return all
 }
 
-// mountMemory mounts a tmpfs at dir unless one is there; size in bytes, zero for the kernel's default.
-func mountMemory(dir string, size int64, attr beneath.Attr) error {
+// mountMemory mounts a file system that is in memory alone, with options of its own or none, at dir unless one is there.
+func mountMemory(kind, dir, data string, attr beneath.Attr) error {
 	mounted, err := isMountpoint(dir)
 	if err != nil || mounted {
 		return err
 	}
-	// noswap would be better still, but kernels before 6.4 refuse it; the kubelet requires swap to be off or encrypted.
-	data := fmt.Sprintf("mode=%o", attr.Mode)
+	data = fmt.Sprintf("mode=%o", attr.Mode) + data
 	if attr.Group != nil {
 		data += fmt.Sprintf(",gid=%d", *attr.Group)
 	}
-	if size > 0 {
-		data += fmt.Sprintf(",size=%d", size)
+	if err := unix.Mount(kind, dir, kind, unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
+		return fmt.Errorf("cannot mount %s at %s: %w", kind, dir, err)
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
-		return fmt.Errorf("cannot mount tmpfs at %s: %w", dir, err)
+	if err := unix.Chmod(dir, attr.Mode); err != nil { // hugetlbfs' option has no room for the group's bit
+		return fmt.Errorf("cannot set the mode of %s: %w", dir, err)
 	}
 	return nil
 }

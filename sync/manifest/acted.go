@@ -215,7 +215,7 @@ ServiceAccountTokenProjection: audience expirationSeconds path
 `)
 
 // allowedValues lists, for fields that are acted on with some of their values only, which those are. Where it is one, it is
-// the field's default, which the type does not know.
+// the field's default, which the type does not know. One that ends in a star is for all that begin so.
 var allowedValues = map[string][]string{
 	"NamespaceSpec.finalizers":                    {"kubernetes"},
 	"ResourceQuotaSpec.scopes":                    podScopes,
@@ -231,7 +231,7 @@ var allowedValues = map[string][]string{
 	"ContainerResourceMetricSource.name":          {"cpu", "memory"},
 	"JobSpec.managedBy":                           {"kubernetes.io/job-controller"},
 	"PodSpec.hostUsers":                           {"true"},
-	"EmptyDirVolumeSource.medium":                 {"", "Memory"},
+	"EmptyDirVolumeSource.medium":                 {"", "Memory", "HugePages", "HugePages-*"},
 	"SecurityContext.procMount":                   {"Default"},
 	"SeccompProfile.type":                         {"RuntimeDefault", "Localhost", "Unconfined"},
 	"AppArmorProfile.type":                        {"RuntimeDefault", "Localhost", "Unconfined"},
@@ -317,12 +317,19 @@ var fieldKeys = map[string]keys{
 }
 
 // bounded are what a LimitRange bounds: what containers have, and the size of claims.
-var bounded = keys{names: append(resources(), "storage"), other: kinds.ExtendedResource, words: "extended resources"}
+var bounded = keys{names: append(resources(), "storage"), other: pages, words: pagesWords}
 
 // allowedKeys says, by the name of a map type, which keys are acted on.
 var allowedKeys = map[string]keys{
-	"ResourceList": {names: resources(), other: kinds.ExtendedResource, words: "extended resources"},
+	"ResourceList": {names: resources(), other: pages, words: pagesWords},
 }
+
+// pages are huge pages and extended resources, and pagesWords is what they are.
+func pages(name corev1.ResourceName) bool {
+	return kinds.HugePages(name) || kinds.ExtendedResource(name)
+}
+
+const pagesWords = "huge pages, extended resources"
 
 // fieldTable reads lines of "Type: field field"; a type may have several lines.
 func fieldTable(text string) map[string]map[string]bool {

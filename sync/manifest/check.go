@@ -176,11 +176,17 @@ func (c *checker) allowed(n *node, field, at string) {
 			c.allowed(item, field, fmt.Sprintf("%s[%d]", at, i))
 		}
 	case text, boolean:
-		if !slices.Contains(values, n.text) {
+		if !slices.ContainsFunc(values, func(v string) bool { return stands(v, n.text) }) {
 			c.report(n.line, n.column, at, "value %s is not supported yet (supported: %s)", n.quoted(n.text), n.quoted(values...))
 			c.suspend(at)
 		}
 	}
+}
+
+// stands says whether a text is a value of allowedValues: one that ends in a star is for all that begin so.
+func stands(value, text string) bool {
+	begin, open := strings.CutSuffix(value, "*")
+	return value == text || open && strings.HasPrefix(text, begin)
 }
 
 // keyed checks the keys of a mapping of which only some are acted on.
