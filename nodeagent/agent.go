@@ -311,7 +311,7 @@ func (a *Agent) readMachine(version string) error {
 	facts.ContainerRuntime, _, _ = strings.Cut(version, "~")
 	facts.KeptMemory, facts.KeptDisk = a.opts.Eviction.Kept(facts.Memory, facts.Disk)
 	n, err := machine.Spec(a.opts.NodeName, facts,
-		machine.Allowances{Pids: max(a.opts.PodPidsLimit, 0), Sysctls: a.opts.Sysctls}, a.log)
+		machine.Allowances{Pids: max(a.opts.PodPidsLimit, 0), Memory: a.opts.Memory, Sysctls: a.opts.Sysctls}, a.log)
 	if err != nil {
 		return err
 	}

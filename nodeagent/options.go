@@ -81,6 +81,8 @@ type Options struct {
 	// PodPidsLimit bounds each pod's processes and threads, as the kubelet's
 	// podPidsLimit; DefaultPodPids if zero, no bound if negative.
 	PodPidsLimit int64
+	// Memory is what the node does for memory, the kubelet's default if zero.
+	Memory spec.MemoryPolicy
 	// Resources are the extended ones that the node declares.
 	Resources []devices.Resource
 	// Sysctls are those that pods may set beside the safe ones, as the kubelet's allowedUnsafeSysctls.

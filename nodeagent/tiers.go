@@ -28,7 +28,7 @@ func (a *Agent) keepTiers(ctx context.Context) error {
 				those = append(those, w.Pod)
 			}
 		}
-		if tiers := spec.Tiers(those); !equality.Semantic.DeepEqual(tiers, last) {
+		if tiers := spec.Tiers(those, a.nodeFacts()); !equality.Semantic.DeepEqual(tiers, last) {
 			last = tiers
 			if err := machine.SetTiers(a.opts.NodeName, tiers); err != nil {
 				a.log.Warn("cannot set the shares of QoS classes", "error", err)

@@ -27,6 +27,7 @@ type agentFlags struct {
 	labels, taints, sysctls, resources                                     []string
 	podPids                                                                int64
 	pulls                                                                  pullFlags
+	memory                                                                 memoryFlags
 	eviction                                                               eviction.Texts
 	shutdown                                                               shutdown.Texts
 }
@@ -45,6 +46,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	f.pulls.add(flags)
 	flags.StringVar(&f.cniConf, "cni-conf", "", "`FOLDER` with a CNI configuration to use instead of the pod network of Lockstep's own")
 	flags.Int64Var(&f.podPids, "pod-pids-limit", nodeagent.DefaultPodPids, "most processes and threads of a pod, `N`; -1 for no limit")
+	f.memory.add(flags)
 	flags.StringArrayVar(&f.resources, "resource", nil,
 		"`NAME=COUNT` of an extended resource of the node, or NAME=DEVICE,DEVICE… by the devices' names as CDI has them "+
 			"(example.com/gpu=0); may be given several times")
@@ -78,6 +80,10 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 	}
 	if f.podPids == 0 || f.podPids < -1 {
 		return o, fmt.Errorf("cannot use --pod-pids-limit %d: want a number above 0, or -1 for no limit", f.podPids)
+	}
+	var err error
+	if o.Memory, err = f.memory.policy(); err != nil {
+		return o, err
 	}
 	for _, text := range f.resources {
 		r, err := devices.Parse(text)

@@ -17,6 +17,9 @@ func resizesPod(new, old kinds.Object) bool {
 			return a.Name != b.Name || equality.Semantic.DeepEqual(a.Resources, b.Resources)
 		})
 	}
-	return !equality.Semantic.DeepEqual(pod.Resources, was.Resources) || len(pod.Containers) == len(was.Containers) && len(pod.InitContainers) == len(was.InitContainers) &&
+	if !equality.Semantic.DeepEqual(pod.Resources, was.Resources) {
+		return true
+	}
+	return len(pod.Containers) == len(was.Containers) && len(pod.InitContainers) == len(was.InitContainers) &&
 		!(same(pod.Containers, was.Containers) && same(pod.InitContainers, was.InitContainers))
 }

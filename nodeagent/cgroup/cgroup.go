@@ -4,6 +4,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,10 +36,16 @@ func controls(mount string, unified bool, controller string) bool {
 	return err == nil
 }
 
-// SwapLimits says whether cgroup v1 bounds swap, which some kernels must be
+// SwapLimits says whether cgroups bound swap, which some kernels must be
 // told at their start (swapaccount=1).
-func SwapLimits() bool {
-	_, err := os.Stat(filepath.Join(Mount, "memory", "memory.memsw.limit_in_bytes"))
+func SwapLimits() bool { return swapLimits(Mount, V2()) }
+
+func swapLimits(mount string, unified bool) bool {
+	if unified { // the root has no limits, so a cgroup below it is asked
+		files, _ := filepath.Glob(filepath.Join(mount, "*", "memory.swap.max"))
+		return len(files) > 0
+	}
+	_, err := os.Stat(filepath.Join(mount, "memory", "memory.memsw.limit_in_bytes"))
 	return err == nil
 }
 
@@ -46,12 +53,33 @@ func SwapLimits() bool {
 func Make(path string, limits *specs.LinuxResources) error {
 	var err error
 	if V2() {
-		_, err = cgroup2.NewManager(Mount, path, cgroup2.ToResources(limits))
+		wants := cgroup2.ToResources(limits)
+		if wants.Memory == nil && len(limits.Unified) > 0 { // whose controller they are of
+			wants.Memory = &cgroup2.Memory{}
+		}
+		if _, err = cgroup2.NewManager(Mount, path, wants); err == nil {
+			err = unify(filepath.Join(Mount, path), limits.Unified)
+		}
 	} else {
 		_, err = cgroup1.New(cgroup1.StaticPath(path), limits)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot make cgroup %s: %w", path, err)
+	}
+	return nil
+}
+
+// unify writes limits that only the unified hierarchy has, by the names of their files, into a cgroup's directory.
+func unify(dir string, values map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(values[name])
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

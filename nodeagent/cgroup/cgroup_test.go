@@ -42,6 +42,45 @@ func TestControls(t *testing.T) {
 	}
 }
 
+// TestSwapLimits has trees as the kernel shows them, with and without.
+func TestSwapLimits(t *testing.T) {
+	for file, want := range map[string][2]bool{ // by the first version, and by the second
+		"memory/memory.memsw.limit_in_bytes": {true, false}, "system.slice/memory.swap.max": {false, true}, "memory.swap.max": {},
+	} {
+		mount := t.TempDir()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(mount, file)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(mount, file), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]bool{swapLimits(mount, false), swapLimits(mount, true)}; got != want {
+			t.Errorf("%s: %v", file, got)
+		}
+	}
+}
+
+// TestUnify: each value is in the file of its name; what the kernel has no file for is an error.
+func TestUnify(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"memory.min", "memory.high"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unify(dir, map[string]string{"memory.min": "4096", "memory.high": "max"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"memory.min": "4096", "memory.high": "max"} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if err := unify(dir, map[string]string{"memory.swap.max": "0"}); !os.IsNotExist(err) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
 // TestPodPids has a process in a pod's cgroup fork more than the pod may.
 func TestPodPids(t *testing.T) {
 	asroot.Test(t)

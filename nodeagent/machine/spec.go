@@ -22,7 +22,8 @@ import (
 // Allowances are what whoever runs the node lets pods have.
 type Allowances struct {
 	// Pids bounds a pod's processes; 0: nothing does.
-	Pids int64
+	Pids   int64
+	Memory spec.MemoryPolicy
 	// Sysctls are those that pods may set beside the safe ones; one that ends in a star is for all that begin so.
 	Sysctls []string
 }
@@ -39,7 +40,8 @@ func Spec(node string, facts register.Facts, o Allowances, log *slog.Logger) (sp
 		return spec.Node{}, fmt.Errorf("cannot list devices: %w", err)
 	}
 	n := spec.Node{Name: node, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroup.V2(),
-		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), PodPids: o.Pids,
+		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), Memory: o.Memory, Swap: facts.Swap,
+		PodPids:           o.Pids,
 		RecursiveReadOnly: recursiveReadOnly(),
 		Runtimes:          facts.Runtimes, Sysctls: slices.Concat(spec.SafeSysctls(facts.Kernel), o.Sysctls)}
 	if cgroup.Controls("hugetlb") {

@@ -84,7 +84,8 @@ func TestOwnResources(t *testing.T) {
 	if those := Outgrown(larger, live); len(those) != 1 || those[0].Name != "free" {
 		t.Errorf("to be changed: %+v", those)
 	}
-	larger.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: "memory", RestartPolicy: corev1.RestartContainer}}
+	larger.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{
+		{ResourceName: "memory", RestartPolicy: corev1.RestartContainer}}
 	if len(Outgrown(larger, live)) != 0 || !restartsFor(larger, &larger.Spec.Containers[0], live[0]) {
 		t.Error("a container that is to be restarted for memory is not")
 	}

@@ -23,6 +23,7 @@ const maxPods = 110
 type Facts struct {
 	CPUs         int
 	Memory, Disk int64 // bytes
+	Swap         int64 // bytes
 	// KeptMemory and KeptDisk are what pods cannot have of them: with less left, pods end.
 	KeptMemory, KeptDisk int64
 	MachineID            string
@@ -43,6 +44,9 @@ func ReadFacts(dataDir string) (Facts, error) {
 		return f, err
 	}
 	f.Memory = mem
+	if f.Swap, err = meminfo("SwapTotal"); err != nil {
+		return f, err
+	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dataDir, &fs); err != nil {
 		return f, fmt.Errorf("cannot read size of %s: %w", dataDir, err)

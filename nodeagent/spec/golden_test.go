@@ -117,7 +117,7 @@ func TestLimitsOfTheMachine(t *testing.T) {
 	in.Container = &corev1.Container{
 		Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse("1Mi")}},
 	}
-	for _, test := range []struct{ v2, accounts, bounded bool }{{false, false, false}, {false, true, true}, {true, false, true}} {
+	for _, test := range []struct{ v2, accounts, bounded bool }{{false, false, false}, {false, true, true}, {true, false, false}} {
 		in.Node.CgroupV2, in.Node.SwapLimits = test.v2, test.accounts
 		if got := resources(in).Memory; (got.Swap != nil) != test.bounded || test.bounded && *got.Swap != 1<<20 {
 			t.Errorf("%+v: %+v", test, got)

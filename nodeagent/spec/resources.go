@@ -3,6 +3,7 @@ package spec
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,8 +42,7 @@ func rlimits(n Node) []specs.POSIXRlimit {
 func resources(in Input) *specs.LinuxResources {
 	r := ContainerLimits(in.Pod, in.Container, in.Node)
 	if in.Node.CgroupV2 && r.Memory != nil {
-		// Kubernetes kills all of a container together.
-		r.Unified = map[string]string{"memory.oom.group": "1"}
+		unified(r, map[string]string{"memory.oom.group": "1"}) // Kubernetes kills all of a container together
 	}
 	r.Pids = pids(in.Node.PodPids)
 	all := Privileged(in.Container)
@@ -75,12 +75,7 @@ func ContainerLimits(pod *corev1.Pod, c *corev1.Container, n Node) *specs.LinuxR
 		}
 	}
 	r.HugepageLimits = hugePages(n, limits)
-	if r.Memory == nil {
-		return r
-	}
-	if n.CgroupV2 || n.SwapLimits {
-		r.Memory.Swap = r.Memory.Limit // memory and swap together: what exceeds its limit does not go on in swap
-	}
+	limitMemory(pod, c, n, r)
 	return r
 }
 
@@ -136,6 +131,7 @@ func PodLimits(pod *corev1.Pod, n Node) *specs.LinuxResources {
 	}
 	r := Limits(requests, limits)
 	r.HugepageLimits = hugePages(n, requests) // which are the limits, too
+	limitPodMemory(pod, n, requests.Memory().Value(), r)
 	r.Pids = pids(n.PodPids)
 	return r
 }
@@ -151,21 +147,30 @@ func Tier(pod *corev1.Pod) string {
 
 // Tiers are the limits of the cgroups that Tier names when a node has these pods: what has no requests yields to everything, and
 // Burstable pods have together what they request.
-func Tiers(pods []*corev1.Pod) map[string]*specs.LinuxResources {
-	milli := int64(0)
+func Tiers(pods []*corev1.Pod, n Node) map[string]*specs.LinuxResources {
+	milli, memory := int64(0), map[corev1.PodQOSClass]int64{}
 	for _, pod := range pods {
-		if qos.GetPodQOS(pod) == corev1.PodQOSBurstable {
-			requests := helpers.PodRequests(pod, helpers.PodResourcesOptions{})
+		class, requests := qos.GetPodQOS(pod), helpers.PodRequests(pod, helpers.PodResourcesOptions{})
+		memory[class] += requests.Memory().Value()
+		if class == corev1.PodQOSBurstable {
 			milli += requests.Cpu().MilliValue()
 		}
 	}
 	shares := func(milli int64) *specs.LinuxResources {
 		return &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(Shares(milli))}}
 	}
-	return map[string]*specs.LinuxResources{
-		strings.ToLower(string(corev1.PodQOSBurstable)):  shares(milli),
-		strings.ToLower(string(corev1.PodQOSBestEffort)): shares(0),
+	burstable := strings.ToLower(string(corev1.PodQOSBurstable))
+	tiers := map[string]*specs.LinuxResources{burstable: shares(milli), strings.ToLower(string(corev1.PodQOSBestEffort)): shares(0)}
+	if n.CgroupV2 { // what is kept for a pod has to be kept for all that is around it
+		if !n.Memory.Tiered {
+			clear(memory)
+		}
+		low := memory[corev1.PodQOSBurstable]
+		unified(tiers[burstable], map[string]string{memoryLow: strconv.FormatInt(low, 10)})
+		tiers[""] = &specs.LinuxResources{Unified: map[string]string{memoryLow: strconv.FormatInt(low, 10),
+			memoryMin: strconv.FormatInt(low+memory[corev1.PodQOSGuaranteed], 10)}}
 	}
+	return tiers
 }
 
 // The scores of the kubelet: of who goes first, of who goes last, and between which others are.

@@ -117,8 +117,9 @@ func TestHugePages(t *testing.T) {
 // TestTiers: what Burstable pods request they have together, and the others of them nothing.
 func TestTiers(t *testing.T) {
 	got := map[string]uint64{}
-	for name, r := range Tiers([]*corev1.Pod{of(asks(nil, nil)), of(asks(list("1", "1Mi"), list("1", "1Mi"))),
-		of(asks(list("500m", ""), nil)), of(asks(list("250m", ""), list("1", ""))), itself(of(asks(nil, nil)), list("1", ""), nil)}) {
+	pods := []*corev1.Pod{of(asks(nil, nil)), of(asks(list("1", "1Mi"), list("1", "1Mi"))), of(asks(list("500m", ""), nil)),
+		of(asks(list("250m", ""), list("1", ""))), itself(of(asks(nil, nil)), list("1", ""), nil)}
+	for name, r := range Tiers(pods, Node{}) {
 		got[name] = *r.CPU.Shares
 	}
 	if diff := cmp.Diff(map[string]uint64{"burstable": 1792, "besteffort": 2}, got); diff != "" {

@@ -55,9 +55,11 @@ type Node struct {
 	// HugePages are the sizes of huge pages that cgroups can be held to, as in hugepages-2Mi; none where the kernel has no such
 	// controller.
 	HugePages []string
-	// SwapLimits says whether the kernel bounds swap by cgroup. On v2 the
-	// runtime finds out by itself.
+	// SwapLimits says whether the kernel bounds swap by cgroup.
 	SwapLimits bool
+	Memory     MemoryPolicy
+	// Swap is what the machine has, in bytes.
+	Swap int64
 	// Runtimes are the types of containerd's runtimes by the handlers that RuntimeClasses name them by.
 	Runtimes map[string]string
 	// RecursiveReadOnly says that kernel and runc can mount with all that is mounted below read-only.

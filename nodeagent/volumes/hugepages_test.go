@@ -28,6 +28,7 @@ func asking(medium corev1.StorageMedium, sizes ...string) *corev1.Pod {
 func TestPageSize(t *testing.T) {
 	whole := asking("HugePages")
 	whole.Spec.Resources = &corev1.ResourceRequirements{Requests: corev1.ResourceList{"hugepages-1Gi": resource.MustParse("1Gi")}}
+	const unasked = "hugePages storage requested, but there is no resource request for huge pages"
 	for _, c := range []struct {
 		pod  *corev1.Pod
 		want int64
@@ -38,8 +39,8 @@ func TestPageSize(t *testing.T) {
 		{asking("HugePages-2048Ki", "2Mi", "1Gi"), 2 << 20, ""},
 		{whole, 1 << 30, ""},
 		{asking("HugePages", "2Mi", "1Gi"), 0, "medium: HugePages can't be used if container requests multiple huge page sizes"},
-		{asking("HugePages"), 0, "medium HugePages: hugePages storage requested, but there is no resource request for huge pages"},
-		{asking("HugePages-1Gi", "2Mi"), 0, "medium HugePages-1Gi: hugePages storage requested, but there is no resource request for huge pages"},
+		{asking("HugePages"), 0, "medium HugePages: " + unasked},
+		{asking("HugePages-1Gi", "2Mi"), 0, "medium HugePages-1Gi: " + unasked},
 		{asking("HugePages-large", "2Mi"), 0, "cannot read the size of medium HugePages-large: "},
 	} {
 		got, err := pageSize(c.pod, c.pod.Spec.Volumes[0].EmptyDir.Medium)
