@@ -81,10 +81,11 @@ type Agent struct {
 
 	storageEvery time.Duration // storagePeriod but in tests
 
-	mu     sync.Mutex
-	pods   map[types.UID]*pod.Pod
-	claims map[string]*pod.Pod // by containerd ID
-	client client.Interface    // nil while not connected
+	mu            sync.Mutex
+	deviceChanges int // that pods were told of
+	pods          map[types.UID]*pod.Pod
+	claims        map[string]*pod.Pod // by containerd ID
+	client        client.Interface    // nil while not connected
 	// history names what the API's revisions are of; empty until it is known.
 	history string
 	// lost are the pods of an earlier history that the API does not know, and until when each of them waits.

@@ -91,6 +91,10 @@ func fieldRows() []fieldRow {
 			s.SecurityContext = &corev1.PodSecurityContext{RunAsUser: new(int64(1000)), SupplementalGroups: []int64{4711},
 				SupplementalGroupsPolicy: new(corev1.SupplementalGroupsPolicyStrict)}
 		}), []string{"gid=1001(web) groups=1001(web),4711\n"}},
+		{"spec.supplementalGroupsMerge", "id", pod(func(s *corev1.PodSpec) {
+			s.SecurityContext = &corev1.PodSecurityContext{RunAsUser: new(int64(1000)), SupplementalGroups: []int64{4711},
+				SupplementalGroupsPolicy: new(corev1.SupplementalGroupsPolicyMerge)}
+		}), []string{"gid=1001(web) groups=1001(web),1002(extra),4711\n"}},
 		{"capabilities.add", "grep CapBnd /proc/self/status", security(func(s *corev1.SecurityContext) {
 			s.Capabilities = &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}, Drop: []corev1.Capability{"ALL"}}
 		}), []string{"CapBnd:\t0000000000001000"}},

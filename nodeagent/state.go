@@ -14,6 +14,7 @@ import (
 // nodeState is what the node reports about itself.
 func (a *Agent) nodeState(context.Context) register.State {
 	declared, usable := a.devices.Counts()
+	a.tellHealth()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	short := func(c corev1.NodeConditionType) bool { return slices.Contains(a.conditions, c) }
@@ -29,6 +30,23 @@ func (a *Agent) nodeState(context.Context) register.State {
 	}
 	a.reportVitals(&s, time.Now())
 	return s
+}
+
+// tellHealth has pods that have devices say how those are, if that has changed.
+func (a *Agent) tellHealth() {
+	changes := a.devices.Changes()
+	a.mu.Lock()
+	told := a.deviceChanges == changes
+	a.deviceChanges = changes
+	a.mu.Unlock()
+	if told {
+		return
+	}
+	for _, p := range a.allPods() {
+		if len(p.Devices()) > 0 {
+			p.Poke()
+		}
+	}
 }
 
 // answerSilence has the node report at once when the cluster counts it as silent, which it is not while it can see that, until

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
@@ -76,6 +78,10 @@ type Set struct {
 	declared []Resource
 	files    *cdi.Cache // what is described
 	log      *slog.Logger
+
+	mu      sync.Mutex
+	healthy map[corev1.ResourceName][]string // as they were looked at last; nil: not yet
+	changes int                              // of healthy
 }
 
 // Open takes what the node declares; files that describe devices are in the folders, or without any in /etc/cdi and /var/run/cdi.
@@ -102,7 +108,45 @@ func (s *Set) Healthy() map[corev1.ResourceName][]string {
 		}
 		healthy[r.Name] = slices.DeleteFunc(slices.Clone(r.Devices), func(name string) bool { return s.files.GetDevice(name) == nil })
 	}
-	return healthy
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !maps.EqualFunc(s.healthy, healthy, slices.Equal) {
+		s.changes++
+	}
+	s.healthy = healthy
+	return maps.Clone(healthy)
+}
+
+// Changes counts how often Healthy has found other devices than the time before.
+func (s *Set) Changes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changes
+}
+
+// Health is how devices were when Healthy looked at them last, by their resources in the order in which these are declared. Nothing
+// is said of devices that are not declared any more.
+func (s *Set) Health(names []string) []corev1.ResourceStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []corev1.ResourceStatus
+	for _, r := range s.declared {
+		status := corev1.ResourceStatus{Name: r.Name}
+		for _, name := range names {
+			if !slices.Contains(r.Devices, name) {
+				continue
+			}
+			health := corev1.ResourceHealthStatusHealthy
+			if s.healthy != nil && !slices.Contains(s.healthy[r.Name], name) {
+				health = corev1.ResourceHealthStatusUnhealthy
+			}
+			status.Resources = append(status.Resources, corev1.ResourceHealth{ResourceID: corev1.ResourceID(name), Health: health})
+		}
+		if len(status.Resources) > 0 {
+			all = append(all, status)
+		}
+	}
+	return all
 }
 
 // refresh reads the files anew; one that cannot be read has no devices.

@@ -71,7 +71,19 @@ func TestDevices(t *testing.T) {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
+	health := func(want string) {
+		t.Helper()
+		if got := fmt.Sprint(s.Health([]string{"example.com/gpu=1", "example.com/gpu=0", "example.com/gone=0"})); got != want {
+			t.Errorf("health %s, want %s", got, want)
+		}
+	}
+	if s.Health(nil) != nil || s.Changes() != 0 {
+		t.Error("nothing has been looked at")
+	}
+	health("[{example.com/gpu [{example.com/gpu=1 Healthy <nil>} {example.com/gpu=0 Healthy <nil>}]}]") // until it is known
 	counts("2 0 5 5 map[example.com/gpu:[]]")
+	health("[{example.com/gpu [{example.com/gpu=1 Unhealthy <nil>} {example.com/gpu=0 Unhealthy <nil>}]}]")
+	changes := s.Changes()
 	var spec specs.Spec
 	if err := s.Inject(&spec, []string{"example.com/gpu=0"}); err == nil || !strings.Contains(err.Error(),
 		"CDI device injection failed: unresolvable CDI devices example.com/gpu=0") {
@@ -86,6 +98,10 @@ func TestDevices(t *testing.T) {
 		}
 	}
 	counts("2 1 5 5 map[example.com/gpu:[example.com/gpu=0]]")
+	health("[{example.com/gpu [{example.com/gpu=1 Unhealthy <nil>} {example.com/gpu=0 Healthy <nil>}]}]")
+	if got := s.Changes(); got != changes+1 {
+		t.Errorf("changed %d times since", got-changes)
+	}
 	if err := s.Inject(&spec, nil); err != nil || spec.Process != nil {
 		t.Errorf("Inject of none: %v, %v", spec, err)
 	}

@@ -44,6 +44,9 @@ func Spec(node string, facts register.Facts, o Allowances, log *slog.Logger) (sp
 		PodPids:           o.Pids,
 		RecursiveReadOnly: recursiveReadOnly(),
 		Runtimes:          facts.Runtimes, Sysctls: slices.Concat(spec.SafeSysctls(facts.Kernel), o.Sysctls)}
+	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+		n.SELinux = true
+	}
 	if cgroup.Controls("hugetlb") {
 		n.HugePages = slices.Sorted(maps.Keys(facts.Hugepages))
 	}

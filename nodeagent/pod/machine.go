@@ -38,6 +38,8 @@ type Machine struct {
 type Devices interface {
 	// Inject adds devices to a container's specification; the error says which of them nobody knows.
 	Inject(spec *specs.Spec, names []string) error
+	// Health is how devices were when they were looked at last, by their resources; it does not wait.
+	Health(names []string) []corev1.ResourceStatus
 }
 
 // Containers makes, ends and looks at containers, each of which has an ID of its own.

@@ -352,6 +352,12 @@ func (p *Pod) observe() pods.Observed {
 		InFlight: map[pods.Key]bool{},
 		Deleted:  p.deleted,
 		HostIPs:  p.node.HostIPs(),
+		Health:   map[string][]corev1.ResourceStatus{},
+
+		RecursiveReadOnly: p.node.Facts().RecursiveReadOnly && !p.sandbox.otherRuntime(),
+	}
+	for name, devices := range p.devices {
+		o.Health[name] = p.node.Devices.Health(devices)
 	}
 	for key := range p.inflight {
 		o.InFlight[key] = true

@@ -46,6 +46,11 @@ func (s sandbox) pidPath() string {
 	return fmt.Sprintf("/proc/%d/ns/pid", s.PausePID)
 }
 
+// otherRuntime says that not runc has the pod's containers.
+func (s sandbox) otherRuntime() bool {
+	return s.Runtime != "" && !strings.HasPrefix(s.Runtime, "io.containerd.runc.")
+}
+
 // SandboxFile is the record's name in the sandbox's directory.
 const SandboxFile = "sandbox.json"
 

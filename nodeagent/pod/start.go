@@ -365,7 +365,7 @@ func (p *Pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
 	s := spec.Sandbox{
 		Hosts: filepath.Join(files, "hosts"), Resolv: filepath.Join(files, "resolv.conf"), Hostname: filepath.Join(files, "hostname"),
 		Name: sb.Hostname, PID: sb.pidPath(),
-		OtherRuntime: sb.Runtime != "" && !strings.HasPrefix(sb.Runtime, "io.containerd.runc."),
+		OtherRuntime: sb.otherRuntime(),
 	}
 	n := namespacesOf(object, sb.Hostname)
 	if n.Net {

@@ -72,6 +72,10 @@ type Observed struct {
 	Reported bool
 	// HostIPs are the node's addresses, the first is the primary one.
 	HostIPs []string
+	// Health is how the devices are that containers have, by the containers' names.
+	Health map[string][]corev1.ResourceStatus
+	// RecursiveReadOnly says that containers can mount with all that is mounted below read-only.
+	RecursiveReadOnly bool
 
 	round int  // that the pod is in
 	ends  bool // the round's containers end, for the next

@@ -173,7 +173,10 @@ func containerStatuses(pod *corev1.Pod, o Observed, cs []corev1.Container, old [
 
 func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []corev1.ContainerStatus, init, inited, end bool,
 	now time.Time) corev1.ContainerStatus {
-	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(false)}
+	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(false), VolumeMounts: mounted(c, o.RecursiveReadOnly)}
+	if !init {
+		s.AllocatedResourcesStatus = o.Health[c.Name]
+	}
 	last, any := latest(o, c.Name)
 	if !any {
 		// Nothing of it is known here; what was reported of its end stays true.
@@ -351,6 +354,21 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 		}
 	}
 	set(s, corev1.PodReady, ready, reason, message, pod, now)
+}
+
+// mounted is how a container has its volumes, where recursive says that what is below one can be read-only, too.
+func mounted(c *corev1.Container, recursive bool) (all []corev1.VolumeMountStatus) {
+	for _, m := range c.VolumeMounts {
+		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			s.RecursiveReadOnly = new(corev1.RecursiveReadOnlyDisabled)
+			if recursive && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled {
+				s.RecursiveReadOnly = new(corev1.RecursiveReadOnlyEnabled)
+			}
+		}
+		all = append(all, s)
+	}
+	return all
 }
 
 // resourcesOf are the resources that a pod itself states: as it has them with the containers that live, and what its node keeps for

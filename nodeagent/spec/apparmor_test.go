@@ -66,3 +66,25 @@ func TestAppArmor(t *testing.T) {
 		t.Errorf("a node with AppArmor refuses the pod: %s", reason)
 	}
 }
+
+// TestSELinux: a node whose kernel has it refuses what it does not do; elsewhere the options mean nothing.
+func TestSELinux(t *testing.T) {
+	for text, want := range map[string]string{
+		"{containers: [{name: a}]}": "",
+		"{securityContext: {seLinuxOptions: {level: s0}}, containers: [{name: a}]}":                            "SELinux",
+		"{containers: [{name: a, securityContext: {seLinuxOptions: {type: t}}}]}":                              "SELinux",
+		"{initContainers: [{name: i, securityContext: {seLinuxOptions: {type: t}}}], containers: [{name: a}]}": "SELinux",
+		"{securityContext: {seLinuxChangePolicy: Recursive}, containers: [{name: a}]}":                         "",
+	} {
+		var pod corev1.Pod
+		if err := yaml.UnmarshalStrict([]byte(text), &pod.Spec); err != nil {
+			t.Fatal(err)
+		}
+		if reason, message := Unfit(Node{SELinux: true}, &pod); reason != want || (reason == "") != (message == "") {
+			t.Errorf("%s: %q, %q, want %q", text, reason, message, want)
+		}
+		if reason, _ := Unfit(Node{}, &pod); reason != "" {
+			t.Errorf("%s: without SELinux: %s", text, reason)
+		}
+	}
+}

@@ -156,8 +156,7 @@ func appArmorOf(in Input) (string, error) {
 }
 
 // Unfit says why no node like n can run the pod, in the kubelet's words; empty:
-// it can. SELinux options and those of Windows mean nothing here, and are no
-// reason.
+// it can. Options of Windows mean nothing here, and are no reason, nor are those of SELinux where the kernel has none.
 func Unfit(n Node, pod *corev1.Pod) (reason, message string) {
 	if why := forbiddenSysctl(n.Sysctls, pod); why != "" {
 		return "SysctlForbidden", why
@@ -167,12 +166,21 @@ func Unfit(n Node, pod *corev1.Pod) (reason, message string) {
 	}
 	for _, cs := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range cs {
+			if n.SELinux && hasSELinux(pod, &cs[i]) {
+				return "SELinux", "Cannot enforce SELinux: this node does not label containers"
+			}
 			if !n.AppArmor && AppArmorProfile(pod, &cs[i]) != nil {
 				return "AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"
 			}
 		}
 	}
 	return "", ""
+}
+
+// hasSELinux says that a container, or its pod, states by which label it is to run.
+func hasSELinux(pod *corev1.Pod, c *corev1.Container) bool {
+	return pod.Spec.SecurityContext != nil && pod.Spec.SecurityContext.SELinuxOptions != nil ||
+		c.SecurityContext != nil && c.SecurityContext.SELinuxOptions != nil
 }
 
 // maskedPaths and readonlyPaths are those of Kubernetes' runtimes.

@@ -75,6 +75,8 @@ type Node struct {
 	OOMFloor int
 	// Capabilities are those that privileged containers get, as CAP_…
 	Capabilities []string
+	// SELinux says that the kernel has SELinux, by which containers are not labelled.
+	SELinux bool
 	// AppArmor says that the kernel enforces AppArmor profiles.
 	AppArmor bool
 	// AppArmorDefault is the loaded profile that RuntimeDefault stands for; empty: there is none.

@@ -30,10 +30,9 @@ A field of a type that stands in several places leads to that type.
 
 // carried are fields that are acted on by nobody of Lockstep's, and what they are kept for. What is below them is carried, too.
 func carried() map[string]string {
-	const linux, windows = "nodes have no SELinux policy", "nodes run Linux"
+	const linux, windows = "a node whose kernel has SELinux refuses the pod; elsewhere it means nothing", "nodes run Linux"
 	return map[string]string{
 		"ObjectMeta.annotations":                             "for programs that read them; Lockstep reads a few",
-		"PodSpec.os":                                         windows,
 		"PodSecurityContext.seLinuxOptions":                  linux,
 		"PodSecurityContext.seLinuxChangePolicy":             linux,
 		"PodSecurityContext.windowsOptions":                  windows,

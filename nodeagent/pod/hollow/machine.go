@@ -82,6 +82,9 @@ func (m *Machine) Parts() pod.Machine {
 // Inject implements pod.Devices: it has all devices, and nobody to give them to.
 func (m *Machine) Inject(*specs.Spec, []string) error { return nil }
 
+// Health implements pod.Devices.
+func (*Machine) Health([]string) []corev1.ResourceStatus { return nil }
+
 // Hold has making called for each container between its record and its first process.
 func (m *Machine) Hold(making func(id string)) {
 	m.mu.Lock()
