@@ -41,7 +41,7 @@ func rlimits(n Node) []specs.POSIXRlimit {
 // weight where the machine has cgroup v2.
 func resources(in Input) *specs.LinuxResources {
 	r := ContainerLimits(in.Pod, in.Container, in.Node)
-	if in.Node.CgroupV2 && r.Memory != nil {
+	if in.Node.CgroupV2 {
 		unified(r, map[string]string{"memory.oom.group": "1"}) // Kubernetes kills all of a container together
 	}
 	r.Pids = pids(in.Node.PodPids)
