@@ -16,6 +16,7 @@ import (
 	"lockstep/reconcilers/disruption"
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
+	"lockstep/reconcilers/ephemeral"
 	"lockstep/reconcilers/garbagecollection"
 	"lockstep/reconcilers/job"
 	"lockstep/reconcilers/loop"
@@ -63,6 +64,7 @@ func decided() map[string]loop.Reconciler {
 		"endpoints/testdata":                         endpoints.New(nil),
 		"endpoints/testdata/stated":                  endpoints.New(func(*view.View, kinds.Key) bool { return true }),
 		"endpointslice/testdata":                     endpointslice.New(),
+		"ephemeral/testdata":                         ephemeral.New(),
 		"mirror/testdata":                            mirror.New(),
 		"garbagecollection/testdata/finished":        garbagecollection.FinishedPods(1),
 		"garbagecollection/testdata/owners":          garbagecollection.Owners(),

@@ -3,28 +3,25 @@ package reconcilers
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/kubernetes/pkg/controller/history"
 	upstream "k8s.io/kubernetes/pkg/controller/statefulset"
+	"k8s.io/utils/ptr"
 
 	"lockstep/internal/short"
 	"lockstep/kinds"
@@ -47,6 +44,20 @@ func TestStatefulSetIsKubernetes(t *testing.T) {
 			ours, why := w.ours(t)
 			theirs := w.theirs(t)
 			steps++
+			if why == claimsFirst { // two of our decisions are one there
+				differences[why]++
+				w.carryOut(ours)
+				var more statefulWrites
+				more, why = w.ours(t)
+				ours = ours.and(more)
+				theirs.status = ours.status // of what is about to be, there
+			}
+			if theirs.stopped {
+				theirs.status, ours.stopped = ours.status, true // none is returned
+			}
+			if theirs.stopped && w.set.Spec.PodManagementPolicy == appsv1.ParallelPodManagement {
+				why = "parallel replicas do not wait for the claim of one"
+			}
 			if why != "" {
 				differences[why]++
 			} else if diff := cmp.Diff(theirs.lines(), ours.lines()); diff != "" {
@@ -62,14 +73,28 @@ func TestStatefulSetIsKubernetes(t *testing.T) {
 	}
 }
 
+// claimsFirst says that pods that are not wanted are dropped once their claims go with them, and not before.
+const claimsFirst = "claims before their pods"
+
 // statefulWrites are what a decision asks for.
 type statefulWrites struct {
-	revisions []*appsv1.ControllerRevision // created, or with another number
-	gone      []string                     // revisions
-	made      []*corev1.Pod                // created or changed
-	deleted   []string                     // pods
+	revisions []*appsv1.ControllerRevision    // created, or with another number
+	gone      []string                        // revisions
+	made      []*corev1.Pod                   // created or changed
+	deleted   []string                        // pods
+	claims    []*corev1.PersistentVolumeClaim // created or changed
 	events    []string
 	status    appsv1.StatefulSetStatus
+	stopped   bool // by an error
+}
+
+// and are the writes of two decisions, one after the other.
+func (w statefulWrites) and(more statefulWrites) statefulWrites {
+	return statefulWrites{
+		slices.Concat(w.revisions, more.revisions), slices.Concat(w.gone, more.gone), slices.Concat(w.made, more.made),
+		slices.Concat(w.deleted, more.deleted), slices.Concat(w.claims, more.claims), slices.Concat(w.events, more.events),
+		more.status, false,
+	}
 }
 
 func (w statefulWrites) lines() (out []string) {
@@ -80,6 +105,7 @@ func (w statefulWrites) lines() (out []string) {
 		out = append(out, "revision gone "+name)
 	}
 	for _, p := range w.made {
+		slices.SortFunc(p.Spec.Volumes, func(a, b corev1.Volume) int { return strings.Compare(a.Name, b.Name) }) // in no order there
 		body, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 			Labels: p.Labels, Annotations: p.Annotations, OwnerReferences: p.OwnerReferences, Finalizers: p.Finalizers,
 		}, Spec: p.Spec})
@@ -88,7 +114,27 @@ func (w statefulWrites) lines() (out []string) {
 	for _, name := range w.deleted {
 		out = append(out, "pod deleted "+name)
 	}
-	out = append(out, w.events...)
+	for _, c := range w.claims {
+		if w.stopped && c.UID == "" { // before it has owners
+			c = c.DeepCopy()
+			c.OwnerReferences = nil
+		}
+		body, err := json.Marshal(corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{
+			Labels: c.Labels, Annotations: c.Annotations, OwnerReferences: c.OwnerReferences,
+		}, Spec: c.Spec})
+		out = append(out, fmt.Sprintf("claim %s %s %v", c.Name, body, err))
+	}
+	// Nor is it worth telling that a pod was changed that is deleted in the same breath.
+	out = append(out, slices.DeleteFunc(slices.Clone(w.events), func(e string) bool {
+		return slices.ContainsFunc(w.deleted, func(name string) bool {
+			return strings.HasPrefix(e, "Normal SuccessfulUpdate Update Pod "+name+" ")
+		})
+	})...)
+	for i, line := range out { // several claims are named in no order there
+		if head, list, several := strings.Cut(strings.TrimSuffix(line, "]"), "failed error: ["); several {
+			out[i] = head + fmt.Sprint(slices.Sorted(strings.SplitSeq(list, ", ")))
+		}
+	}
 	slices.Sort(out)
 	s := w.status
 	return append(slices.Compact(out), fmt.Sprintf("status %d: %d replicas, %d ready, %d available, %d at %s, %d at %s, %d collisions",
@@ -103,6 +149,7 @@ type statefulWorld struct {
 	set       *appsv1.StatefulSet
 	pods      map[string]*corev1.Pod
 	revisions map[string]*appsv1.ControllerRevision
+	claims    map[string]*corev1.PersistentVolumeClaim
 	uids      int
 }
 
@@ -110,6 +157,7 @@ func newStatefulWorld(seed uint64) *statefulWorld {
 	w := &statefulWorld{
 		rng: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 1, 2, 12, 0, 0, 500, time.UTC),
 		pods: map[string]*corev1.Pod{}, revisions: map[string]*appsv1.ControllerRevision{},
+		claims: map[string]*corev1.PersistentVolumeClaim{},
 	}
 	app := map[string]string{"app": "db"}
 	replicas, limit := int32(w.rng.IntN(6)), int32(w.rng.IntN(3))
@@ -142,8 +190,28 @@ func newStatefulWorld(seed uint64) *statefulWorld {
 	if w.rng.IntN(6) == 0 {
 		w.set.Spec.UpdateStrategy = appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}
 	}
+	for n := range w.rng.IntN(3) {
+		claim := corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: []string{"data", "log"}[n]}}
+		if n == 0 {
+			claim.Labels, claim.Annotations = map[string]string{"of": "db"}, map[string]string{"a": "b"}
+			w.set.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "data"}, {Name: "other"}}
+		}
+		claim.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+		w.set.Spec.VolumeClaimTemplates = append(w.set.Spec.VolumeClaimTemplates, claim)
+	}
+	w.retain()
 	strategy.Default(w.set)
 	return w
+}
+
+// retain gives the set one of the retention policies.
+func (w *statefulWorld) retain() {
+	const retain, gone = appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType
+	policies := []*appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+		nil, {WhenDeleted: gone, WhenScaled: gone}, {WhenDeleted: gone, WhenScaled: retain}, {WhenDeleted: retain, WhenScaled: gone},
+	}
+	w.set.Spec.PersistentVolumeClaimRetentionPolicy = policies[w.rng.IntN(len(policies))]
+	strategy.Default(w.set)
 }
 
 // push changes the set as a manifest would.
@@ -151,7 +219,7 @@ func (w *statefulWorld) push() {
 	w.set = w.set.DeepCopy()
 	w.set.Generation++
 	rolling := w.set.Spec.UpdateStrategy.RollingUpdate
-	switch w.rng.IntN(5) {
+	switch w.rng.IntN(6) {
 	case 0, 1:
 		w.set.Spec.Template.Spec.Containers[0].Image = string(rune('a' + w.rng.IntN(4)))
 	case 2:
@@ -166,6 +234,8 @@ func (w *statefulWorld) push() {
 			shapes := []intstr.IntOrString{intstr.FromInt32(1), intstr.FromInt32(2), intstr.FromString("10%"), intstr.FromString("70%")}
 			rolling.MaxUnavailable = &shapes[w.rng.IntN(len(shapes))]
 		}
+	case 5:
+		w.retain()
 	}
 }
 
@@ -190,6 +260,48 @@ func (w *statefulWorld) happen() {
 			w.become(p, []corev1.PodPhase{corev1.PodFailed, corev1.PodSucceeded}[w.rng.IntN(2)], false)
 		case n == 27 && w.rng.IntN(5) == 0:
 			delete(p.Labels, appsv1.StatefulSetPodNameLabel)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.claims)) {
+		w.claim(name)
+	}
+}
+
+// claim lets something happen to a claim: it is removed, by somebody or since what owns it is gone, and goes once no pod has it;
+// something else controls it, or does so no longer.
+func (w *statefulWorld) claim(name string) {
+	c := w.claims[name].DeepCopy()
+	w.claims[name] = c
+	_, used := w.pods[name[strings.Index(name, "-")+1:]]
+	alive := func(ref metav1.OwnerReference) bool {
+		there := []types.UID{w.set.UID, "other"}
+		for _, p := range w.pods {
+			there = append(there, p.UID)
+		}
+		return slices.Contains(there, ref.UID)
+	}
+	now := metav1.NewTime(w.now)
+	switch n := w.rng.IntN(60); {
+	case c.DeletionTimestamp != nil && !used && n < 30:
+		delete(w.claims, name)
+	case len(c.OwnerReferences) > 0 && !slices.ContainsFunc(c.OwnerReferences, alive) && n < 30:
+		c.DeletionTimestamp = &now
+	case n == 30:
+		c.DeletionTimestamp = &now
+	case n == 31:
+		c.OwnerReferences = []metav1.OwnerReference{
+			{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: "other", Controller: ptr.To(true)},
+		}
+	case n == 32:
+		other := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "y", UID: "other"}
+		c.OwnerReferences = append(c.OwnerReferences, other)
+	case n == 33:
+		c.OwnerReferences = nil
+	case n == 34 && len(c.OwnerReferences) > 0:
+		c.OwnerReferences[0].Controller = nil
+	case n == 35:
+		c.OwnerReferences = []metav1.OwnerReference{
+			{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "db", UID: "before", Controller: ptr.To(true)},
 		}
 	}
 }
@@ -226,6 +338,13 @@ func (w *statefulWorld) carryOut(d statefulWrites) {
 		}
 		w.pods[p.Name] = p
 	}
+	for _, c := range d.claims {
+		if c.UID == "" {
+			w.uids++
+			c.UID = types.UID(fmt.Sprint("claim-", w.uids))
+		}
+		w.claims[c.Name] = c
+	}
 	for _, name := range d.deleted {
 		p := w.pods[name].DeepCopy()
 		now := metav1.NewTime(w.now)
@@ -245,6 +364,9 @@ func (w *statefulWorld) ours(t *testing.T) (out statefulWrites, why string) {
 	}
 	for _, r := range w.revisions {
 		objects = append(objects, r)
+	}
+	for _, c := range w.claims {
+		objects = append(objects, c)
 	}
 	r, v, key := statefulset.New(), view.Of(objects...), kinds.KeyOf(w.set)
 	d, err := r.Decide(v.Only(r.Sees()), key, w.now)
@@ -274,7 +396,15 @@ func (w *statefulWorld) ours(t *testing.T) (out statefulWrites, why string) {
 			out.made = append(out.made, o)
 		case *appsv1.ControllerRevision:
 			out.revisions = append(out.revisions, o)
+		case *corev1.PersistentVolumeClaim:
+			out.claims = append(out.claims, o)
+			if o.UID != "" && w.condemned(o.Name) {
+				why = claimsFirst
+			}
 		}
+	}
+	for _, e := range d.Events {
+		told(&e, "")
 	}
 	for _, drop := range d.Drops {
 		told(drop.Done, drop.Key.Name)
@@ -290,6 +420,13 @@ func (w *statefulWorld) ours(t *testing.T) (out statefulWrites, why string) {
 	return out, why
 }
 
+// condemned says that the replica of a claim is not wanted.
+func (w *statefulWorld) condemned(claim string) bool {
+	ordinal, _ := kinds.ReplicaOfClaim(w.set, claim)
+	first, end := kinds.Ordinals(w.set)
+	return ordinal < first || ordinal >= end
+}
+
 // theirs is what Kubernetes decides.
 func (w *statefulWorld) theirs(t *testing.T) statefulWrites {
 	t.Helper()
@@ -302,22 +439,21 @@ func (w *statefulWorld) theirs(t *testing.T) statefulWrites {
 	}
 	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
 	status, err := control.UpdateStatefulSet(context.Background(), w.set.DeepCopy(), pods, w.now)
-	if err != nil {
+	if err != nil && !strings.Contains(err.Error(), "is being deleted") {
 		t.Fatalf("Kubernetes: %v\nof\n%s", err, w)
 	}
-	o.status = *status
-	o.status.CurrentReplicas += w.miscounted(o.deleted, status.UpdateRevision)
+	if o.stopped = err != nil; !o.stopped {
+		o.status = *status
+	}
+	o.status.CurrentReplicas += w.miscounted(o.deleted, o.status.UpdateRevision)
 	close(recorder.Events)
 	for e := range recorder.Events {
 		o.events = append(o.events, e)
 	}
+	// A pod is written along with its claims, as it is.
+	o.made = slices.DeleteFunc(o.made, func(p *corev1.Pod) bool { return equality.Semantic.DeepEqual(p, w.pods[p.Name]) })
 	// Labels of what is deleted in the same breath are not worth a write.
 	o.made = slices.DeleteFunc(o.made, func(p *corev1.Pod) bool { return slices.Contains(o.deleted, p.Name) })
-	o.events = slices.DeleteFunc(o.events, func(e string) bool {
-		return slices.ContainsFunc(o.deleted, func(name string) bool {
-			return strings.HasPrefix(e, "Normal SuccessfulUpdate Update Pod "+name+" ")
-		})
-	})
 	return o.statefulWrites
 }
 
@@ -360,97 +496,3 @@ func (w *statefulWorld) String() string {
 	}
 	return b.String()
 }
-
-// oracle records what Kubernetes' algorithm writes.
-type oracle struct {
-	world *statefulWorld
-	mu    sync.Mutex
-	statefulWrites
-}
-
-func (o *oracle) CreatePod(_ context.Context, p *corev1.Pod, set *appsv1.StatefulSet) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	p = p.DeepCopy()
-	p.Namespace = set.Namespace
-	o.made = append(o.made, p)
-	return nil
-}
-
-func (o *oracle) GetPod(_, name string) (*corev1.Pod, error) {
-	if p := o.world.pods[name]; p != nil {
-		return p, nil
-	}
-	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, name)
-}
-
-func (o *oracle) UpdatePod(p *corev1.Pod, _ *appsv1.StatefulSet) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.made = append(o.made, p.DeepCopy())
-	return nil
-}
-
-func (o *oracle) DeletePod(p *corev1.Pod) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.deleted = append(o.deleted, p.Name)
-	return nil
-}
-
-func (*oracle) CreateClaim(*corev1.PersistentVolumeClaim, *appsv1.StatefulSet) error {
-	return errors.New("no claims")
-}
-
-func (*oracle) GetClaim(_, name string) (*corev1.PersistentVolumeClaim, error) {
-	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
-}
-
-func (*oracle) UpdateClaim(*corev1.PersistentVolumeClaim, *appsv1.StatefulSet) error {
-	return errors.New("no claims")
-}
-
-func (*oracle) UpdateStatefulSetStatus(context.Context, *appsv1.StatefulSet, *appsv1.StatefulSetStatus) error {
-	return nil
-}
-
-func (o *oracle) ListControllerRevisions(metav1.Object, schema.GroupVersionKind, labels.Selector) (
-	list []*appsv1.ControllerRevision, _ error,
-) {
-	for _, r := range o.world.revisions {
-		list = append(list, r.DeepCopy())
-	}
-	return list, nil
-}
-
-func (o *oracle) CreateControllerRevision(_ metav1.Object, r *appsv1.ControllerRevision, _ *int32) (*appsv1.ControllerRevision, error) {
-	if o.world.revisions[r.Name] != nil {
-		return nil, errors.New("the name is taken")
-	}
-	o.revisions = append(o.revisions, r.DeepCopy())
-	return r, nil
-}
-
-func (o *oracle) DeleteControllerRevision(r *appsv1.ControllerRevision) error {
-	o.gone = append(o.gone, r.Name)
-	return nil
-}
-
-func (o *oracle) UpdateControllerRevision(r *appsv1.ControllerRevision, number int64) (*appsv1.ControllerRevision, error) {
-	r = r.DeepCopy()
-	r.Revision = number
-	o.revisions = append(o.revisions, r)
-	return r, nil
-}
-
-func (*oracle) AdoptControllerRevision(metav1.Object, schema.GroupVersionKind, *appsv1.ControllerRevision) (
-	*appsv1.ControllerRevision, error,
-) {
-	return nil, errors.New("nothing is to adopt")
-}
-
-func (*oracle) ReleaseControllerRevision(metav1.Object, *appsv1.ControllerRevision) (*appsv1.ControllerRevision, error) {
-	return nil, errors.New("nothing is to release")
-}
-
-var _ history.Interface = (*oracle)(nil)

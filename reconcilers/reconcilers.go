@@ -14,6 +14,7 @@ import (
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/engine"
+	"lockstep/reconcilers/ephemeral"
 	"lockstep/reconcilers/garbagecollection"
 	"lockstep/reconcilers/job"
 	"lockstep/reconcilers/mirror"
@@ -74,6 +75,7 @@ func All(o Options) []engine.Reconciler {
 		replicaset.New(),
 		replicaset.Controllers(),
 		statefulset.New(),
+		ephemeral.New(),
 		autoscaler.New(o.Gauge),
 		cronjob.New(),
 		job.New(),

@@ -9,7 +9,9 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"lockstep/internal/short"
@@ -206,4 +208,94 @@ func TestStatefulSetTakesItsHistoryWithIt(t *testing.T) {
 	for p := range view.List[*corev1.Pod](s.store.View(), "shop") {
 		t.Errorf("pod %s is left", p.Name)
 	}
+}
+
+// TestStatefulSetClaims: whatever races, each replica has its claim, claims go when and only when the retention policy says so, and
+// what is retained stays the same.
+func TestStatefulSetClaims(t *testing.T) {
+	const retain, gone = appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType
+	for seed := range short.Of(24) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			s := newSim(t, seed)
+			s.put(namespaceOf("shop"))
+			policy := &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: retain, WhenScaled: retain}
+			if seed%2 == 1 {
+				policy.WhenDeleted = gone
+			}
+			if seed%4 > 1 {
+				policy.WhenScaled = gone
+			}
+			set := statefulSetOf(2, "one")
+			set.Spec.PersistentVolumeClaimRetentionPolicy = policy
+			var claim corev1.PersistentVolumeClaim
+			claim.Name = "data"
+			claim.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+			claim.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+			set.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{claim}
+			if seed%3 == 0 {
+				set.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
+			}
+			s.faults = s.rand.IntN(30)
+			known := map[string]types.UID{}
+			s.check = func() {
+				for p := range view.List[*corev1.Pod](s.store.View(), "shop") {
+					if len(p.Spec.Volumes) == 0 || p.Spec.Volumes[0].PersistentVolumeClaim.ClaimName != "data-"+p.Name {
+						t.Fatalf("%s mounts %+v", p.Name, p.Spec.Volumes)
+					}
+				}
+			}
+			for range 1 + s.rand.IntN(5) {
+				*set.Spec.Replicas = int32(s.rand.IntN(6))
+				s.put(set)
+				s.run(s.rand.IntN(300))
+				if s.rand.IntN(2) == 0 {
+					continue
+				}
+				s.settle()
+				claims := s.claims(map[string]types.UID{})
+				for n := range 6 {
+					c := claims[fmt.Sprint("data-db-", n)]
+					switch wanted := n < int(*set.Spec.Replicas); {
+					case wanted && (c == nil || c.DeletionTimestamp != nil):
+						t.Errorf("replica %d has no claim", n)
+					case wanted && len(c.OwnerReferences) != map[bool]int{false: 0, true: 1}[policy.WhenDeleted == gone]:
+						t.Errorf("the claim of replica %d is owned by %+v", n, c.OwnerReferences)
+					case !wanted && policy.WhenScaled == gone && c != nil:
+						t.Errorf("the claim of replica %d is still there", n)
+					}
+				}
+				for name, uid := range known {
+					if c := claims[name]; policy.WhenScaled == retain && (c == nil || c.UID != uid) {
+						t.Errorf("claim %s is gone", name)
+					}
+				}
+				s.claims(known)
+			}
+			*set.Spec.Replicas = 3
+			s.put(set)
+			s.settle()
+			known = map[string]types.UID{}
+			s.claims(known)
+			s.delete(kinds.KeyOf(set))
+			s.settle()
+			left := s.claims(map[string]types.UID{})
+			if policy.WhenDeleted == gone && len(left) > 0 {
+				t.Errorf("%d claims outlive their set", len(left))
+			}
+			for name, uid := range known {
+				if c := left[name]; policy.WhenDeleted == retain && (c == nil || c.UID != uid) {
+					t.Errorf("claim %s has gone with its set", name)
+				}
+			}
+		})
+	}
+}
+
+// claims are those of the set, which are noted.
+func (s *sim) claims(known map[string]types.UID) map[string]*corev1.PersistentVolumeClaim {
+	out := map[string]*corev1.PersistentVolumeClaim{}
+	for c := range view.List[*corev1.PersistentVolumeClaim](s.store.View(), "shop") {
+		out[c.Name], known[c.Name] = c, c.UID
+	}
+	return out
 }

@@ -35,8 +35,8 @@ func Owners() loop.Reconciler {
 			},
 		})
 		w := loop.Write{Kind: k, Delete: true, Fields: []string{references}}
-		// Endpoints are given up by their service where a source states them.
-		if k.Adoptable == kinds.Yes || k == kinds.For[*corev1.Endpoints]() {
+		// Endpoints are given up by their service where a source states them; claims are a StatefulSet's as its policy says.
+		if k.Adoptable == kinds.Yes || k == kinds.For[*corev1.Endpoints]() || k == kinds.For[*corev1.PersistentVolumeClaim]() {
 			w.Shared = map[string]string{references: "only references to what is gone are taken away"}
 		}
 		r.Writes = append(r.Writes, w)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/storage/ephemeral"
 
 	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
@@ -20,7 +21,10 @@ func ClaimProtection() loop.Reconciler {
 		Owner:     claim,
 		Reads: []loop.Read{{
 			Kind: kinds.For[*corev1.Pod](), How: "the claims that it mounts and that are being deleted", Keys: leaving,
-			Changed: func(_, new kinds.Object) bool { return new == nil },
+			Changed: func(old, new kinds.Object) bool {
+				was, is := old.GetDeletionGracePeriodSeconds(), new.GetDeletionGracePeriodSeconds()
+				return is != nil && *is == 0 && (was == nil || *was != 0)
+			},
 		}},
 		Writes: protects(claim),
 		Decide: func(v *view.View, key kinds.Key, _ time.Time) (d loop.Decision, _ error) {
@@ -30,7 +34,7 @@ func ClaimProtection() loop.Reconciler {
 			}
 			used := func() bool {
 				for p := range view.List[*corev1.Pod](v, c.Namespace) {
-					if p.Spec.NodeName != "" && mounts(p, c.Name) {
+					if p.Spec.NodeName != "" && keeps(p, c) {
 						return true
 					}
 				}
@@ -39,6 +43,15 @@ func ClaimProtection() loop.Reconciler {
 			return protect(c, kinds.ClaimProtection, used), nil
 		},
 	}
+}
+
+// keeps says that a pod mounts a claim. What the claim is made for lets go of it once its node is done with it, and of one that is not
+// its own at once.
+func keeps(p *corev1.Pod, c *corev1.PersistentVolumeClaim) bool {
+	done := p.DeletionTimestamp != nil && p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+		return kinds.ClaimOf(p, &v) == c.Name && (v.Ephemeral == nil || !done && ephemeral.VolumeIsForPod(p, c) == nil)
+	})
 }
 
 // leaving are the claims of a pod that only wait for it.

@@ -26,6 +26,9 @@ type replica struct {
 	// creating and dropping are what is decided about it; why says so in words.
 	creating, dropping bool
 	why                string
+	// claims are those that are made for it, or get other owners; supplied says that they have been looked at.
+	claims   []loop.Want
+	supplied bool
 }
 
 // there says that the replica has a pod that nobody has asked to stop.
@@ -95,8 +98,9 @@ func (r *rollout) place(claims loop.Claims[*corev1.Pod]) {
 	slices.SortFunc(r.condemned, func(a, b *replica) int { return cmp.Compare(b.ordinal, a.ordinal) })
 }
 
-// identify gives a pod the labels that tell which one it is.
+// identify gives a pod the labels that tell which one it is, and its claims their owners.
 func (r *rollout) identify(m *replica) {
+	r.retain(m, r.told(corev1.EventTypeNormal, "SuccessfulUpdate", "Update Pod "+m.pod.Name+" in StatefulSet %s successful"))
 	labels := identity(m.pod.Name, m.ordinal)
 	if m.pod.Labels[appsv1.StatefulSetPodNameLabel] == labels[appsv1.StatefulSetPodNameLabel] {
 		return
@@ -115,8 +119,7 @@ func identity(name string, ordinal int) map[string]string {
 	return map[string]string{appsv1.StatefulSetPodNameLabel: name, appsv1.PodIndexLabel: strconv.Itoa(ordinal)}
 }
 
-// newPod is the pod of a replica that has none. Its volumes will be those of the set's volumeClaimTemplates, too, once there
-// are claims; until then manifests cannot state any.
+// newPod is the pod of a replica that has none.
 func (r *rollout) newPod(m *replica) *corev1.Pod {
 	template := &r.set.Spec.Template
 	if m.revision == r.current.Name && m.revision != r.history.Update.Name {
@@ -132,5 +135,6 @@ func (r *rollout) newPod(m *replica) *corev1.Pod {
 	p.Labels[appsv1.StatefulSetRevisionLabel] = m.revision
 	p.Spec.Hostname = p.Name
 	p.Spec.Subdomain = r.set.Spec.ServiceName
+	r.mount(p, m.ordinal)
 	return p
 }

@@ -34,9 +34,10 @@ type rollout struct {
 	condemned []*replica
 	strange   []*corev1.Pod // under no name that the set gives
 
-	taken   string // the first name that is wanted and something else has
-	writes  int    // pods that are created or dropped
-	retired int32  // pods of the current revision that are dropped for the update
+	cannot  error        // why the first pod that cannot be had cannot
+	events  []loop.Event // of pods that cannot be had, and of claims that something else controls
+	writes  int          // pods that are created or dropped
+	retired int32        // pods of the current revision that are dropped for the update
 }
 
 func (r *rollout) findRevisions() (err error) {
@@ -59,10 +60,8 @@ func (r *rollout) rolling() bool {
 
 // start is the lowest ordinal.
 func (r *rollout) start() int {
-	if o := r.set.Spec.Ordinals; o != nil {
-		return int(o.Start)
-	}
-	return 0
+	first, _ := kinds.Ordinals(r.set)
+	return first
 }
 
 // partition is how many of the lowest replicas stay at the current revision.
@@ -111,6 +110,9 @@ func (r *rollout) advance() {
 // fill makes the replicas that are missing, and says whether the next part of the decision may follow.
 func (r *rollout) fill() bool {
 	for _, m := range r.replicas {
+		if m.pod != nil && m.pod.Status.Phase == corev1.PodPending {
+			_ = r.supply(m) // the pod waits, and says for which claim
+		}
 		switch {
 		case m.pod == nil:
 			r.create(m)
@@ -140,8 +142,18 @@ func (r *rollout) fill() bool {
 	return true
 }
 
-// shrink drops the condemned, and says whether the next part of the decision may follow.
+// shrink drops the condemned, and says whether the next part of the decision may follow. Claims that go with them are theirs before
+// they go.
 func (r *rollout) shrink() bool {
+	right := true
+	for _, m := range r.condemned {
+		if r.retain(m, nil) {
+			right = false
+		}
+	}
+	if !right {
+		return false
+	}
 	for i, m := range r.condemned {
 		if r.ordered() && r.unavailable(m) && slices.ContainsFunc(r.condemned[i+1:], r.unavailable) {
 			return false // As Kubernetes: a pod that does not work is ended only where those below it do.
@@ -208,9 +220,16 @@ func (r *rollout) hopeless(m *replica) bool {
 func (r *rollout) create(m *replica) {
 	name := nameOf(r.set, m.ordinal)
 	if other, taken := view.Get[*corev1.Pod](r.view, r.set.Namespace, name); taken {
-		if other.DeletionTimestamp == nil && r.taken == "" {
-			r.taken = name
+		if other.DeletionTimestamp == nil {
+			r.refuse(name, fmt.Errorf("pods %q already exists", name))
 		}
+		return
+	}
+	if r.stale(m) {
+		return
+	}
+	if err := r.supply(m); err != nil {
+		r.refuse(name, err)
 		return
 	}
 	if r.writes < burst {
@@ -244,6 +263,7 @@ func (r *rollout) decision() loop.Decision {
 	d.Wants = append(d.Wants, r.claims.Releases()...)
 	d.Wants = append(d.Wants, loop.Keep("under no name of the set", append(r.claims.Kept, r.strange...)...)...)
 	for _, m := range slices.Concat(r.replicas, r.condemned) {
+		d.Wants = append(d.Wants, m.claims...)
 		switch {
 		case m.dropping:
 			drop := loop.DropOf(m.pod, m.why)
@@ -262,16 +282,9 @@ func (r *rollout) decision() loop.Decision {
 	}
 	status, again := r.status()
 	d.Again = again
-	d.Status = withStatus(r.set, status, nil, r.now)
+	d.Status = withStatus(r.set, status, r.cannot, r.now)
 	d.IfRefused = func(cause error) kinds.Object { return withStatus(r.set, status, cause, r.now) }
-	if r.taken != "" {
-		cause := fmt.Errorf("pods %q already exists", r.taken)
-		d.Status = withStatus(r.set, status, cause, r.now)
-		d.Events = append(d.Events, loop.Event{
-			Type: corev1.EventTypeWarning, Reason: failedCreate,
-			Message: fmt.Sprintf("Create Pod %s in StatefulSet %s failed error: %v", r.taken, r.set.Name, cause),
-		})
-	}
+	d.Events = r.events
 	return d
 }
 

@@ -30,12 +30,20 @@ func New() loop.Reconciler {
 				How:  "its controller; an orphan: those that select it; the one whose name it has taken",
 				Keys: func(v *view.View, o kinds.Object) []kinds.Key { return append(claimants(v, o), namesake(v, o)...) },
 			},
+			{
+				Kind: kinds.For[*corev1.PersistentVolumeClaim](), How: "the one that has it by a template", Keys: replicasOf,
+				Changed: ownersChanged,
+			},
 			revisions.Reads(selectorOf),
 		},
 		Writes: []loop.Write{
 			{
 				Kind: kinds.For[*corev1.Pod](), Create: true, Delete: true, Children: true,
 				Fields: []string{"metadata.ownerReferences", "metadata.labels"},
+				Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference},
+			},
+			{
+				Kind: kinds.For[*corev1.PersistentVolumeClaim](), Create: true, Fields: []string{"metadata.ownerReferences"},
 				Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference},
 			},
 			revisions.Writes(),

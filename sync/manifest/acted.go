@@ -38,6 +38,8 @@ VolumeNodeAffinity: required
 PersistentVolumeClaim: metadata spec
 PersistentVolumeClaimSpec: accessModes selector resources volumeName storageClassName volumeMode
 VolumeResourceRequirements: requests limits
+EphemeralVolumeSource: volumeClaimTemplate
+PersistentVolumeClaimTemplate: metadata spec
 LimitRange: metadata spec
 LimitRangeSpec: limits
 LimitRangeItem: type max min default defaultRequest maxLimitRequestRatio
@@ -90,7 +92,8 @@ ReplicationController: metadata spec
 ReplicationControllerSpec: replicas minReadySeconds selector template
 StatefulSet: metadata spec
 StatefulSetSpec: replicas selector template serviceName podManagementPolicy updateStrategy revisionHistoryLimit minReadySeconds
-StatefulSetSpec: ordinals
+StatefulSetSpec: ordinals volumeClaimTemplates persistentVolumeClaimRetentionPolicy
+StatefulSetPersistentVolumeClaimRetentionPolicy: whenDeleted whenScaled
 StatefulSetUpdateStrategy: type rollingUpdate
 RollingUpdateStatefulSetStrategy: partition maxUnavailable
 StatefulSetOrdinals: start
@@ -195,7 +198,7 @@ SleepAction: seconds
 
 Volume: name
 VolumeSource: emptyDir configMap secret downwardAPI projected hostPath image nfs
-VolumeSource: persistentVolumeClaim
+VolumeSource: persistentVolumeClaim ephemeral
 PersistentVolumeClaimVolumeSource: claimName readOnly
 VolumeDevice: name devicePath
 EmptyDirVolumeSource: medium sizeLimit
@@ -242,18 +245,16 @@ var allowedValues = map[string][]string{
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
 var refusedBecause = map[string]string{
-	"MetricSpec.pods":                                      "no adapter serves metrics of programs",
-	"MetricSpec.object":                                    "no adapter serves metrics of programs",
-	"PersistentVolumeSource.csi":                           "no CSI driver is spoken to",
-	"PersistentVolumeSpec.volumeAttributesClassName":       "VolumeAttributesClasses are of CSI drivers",
-	"PersistentVolumeClaimSpec.volumeAttributesClassName":  "VolumeAttributesClasses are of CSI drivers",
-	"PersistentVolumeClaimSpec.dataSource":                 "volumes are made empty",
-	"PersistentVolumeClaimSpec.dataSourceRef":              "volumes are made empty",
-	"MetricSpec.external":                                  "no adapter serves metrics of other systems",
-	"StatefulSetSpec.volumeClaimTemplates":                 "no claims are made for pods yet",
-	"StatefulSetSpec.persistentVolumeClaimRetentionPolicy": "no claims are made for pods yet",
-	"PodSpec.readinessGates":                               "no program may write the conditions of pods: none would ever be ready",
-	"LifecycleHandler.tcpSocket":                           "Kubernetes serves no such hook either: it fails when it is to run",
+	"MetricSpec.pods":                                     "no adapter serves metrics of programs",
+	"MetricSpec.object":                                   "no adapter serves metrics of programs",
+	"PersistentVolumeSource.csi":                          "no CSI driver is spoken to",
+	"PersistentVolumeSpec.volumeAttributesClassName":      "VolumeAttributesClasses are of CSI drivers",
+	"PersistentVolumeClaimSpec.volumeAttributesClassName": "VolumeAttributesClasses are of CSI drivers",
+	"PersistentVolumeClaimSpec.dataSource":                "volumes are made empty",
+	"PersistentVolumeClaimSpec.dataSourceRef":             "volumes are made empty",
+	"MetricSpec.external":                                 "no adapter serves metrics of other systems",
+	"PodSpec.readinessGates":                              "no program may write the conditions of pods: none would ever be ready",
+	"LifecycleHandler.tcpSocket":                          "Kubernetes serves no such hook either: it fails when it is to run",
 }
 
 func whyRefused(field string) string {

@@ -62,6 +62,9 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: cart}, " +
 			"spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: cart}, spec: {serviceName: cart, ordinals: {start: 2}, " +
+			"persistentVolumeClaimRetentionPolicy: {whenDeleted: Delete}, " +
+			"volumeClaimTemplates: [{metadata: {name: data, labels: {a: b}}, " +
+			"spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}], " +
 			"updateStrategy: {rollingUpdate: {partition: 1, maxUnavailable: 50%}}, " +
 			"selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: cart}, spec: {minReplicas: 2, maxReplicas: 9, " +
@@ -150,5 +153,7 @@ const fullPodSpec = `{
     {name: s, secret: {secretName: s, optional: true}}, {name: h, hostPath: {path: /srv, type: Directory}},
     {name: d, downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}},
     {name: p, projected: {sources: [{secret: {name: s}}, {configMap: {name: c}},
-      {downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.name}}]}}]}}]
+      {downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.name}}]}}]}},
+    {name: v, ephemeral: {volumeClaimTemplate: {metadata: {labels: {a: b}}, spec: {accessModes: [ReadWriteOnce],
+      resources: {requests: {storage: 1Gi}}}}}}]
 }`

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -135,7 +136,7 @@ func anotherDefault(c *schedulingv1.PriorityClass, in admission.Cluster) string 
 	return ""
 }
 
-// refusedPods says why the pods that an object makes would be refused, and for which of its fields.
+// refusedPods says why the pods that an object makes, or claims that are made for them, would be refused, and for which of its fields.
 func refusedPods(o kinds.Object, in *after) (field, reason string) {
 	if field, reason = withoutClass(o, in); reason != "" {
 		return field, reason
@@ -145,7 +146,39 @@ func refusedPods(o kinds.Object, in *after) (field, reason string) {
 			return at + strings.TrimPrefix(err.Field, "spec"), err.Detail
 		}
 	}
+	for _, c := range templatesOf(o) {
+		if err := in.rules.Admit(c.claim, in); err != nil {
+			return c.at + "." + err.Field, err.Detail
+		}
+	}
 	return "", ""
+}
+
+// claimTemplate is a claim as a template has it made, and the path of the template.
+type claimTemplate struct {
+	claim *corev1.PersistentVolumeClaim
+	at    string
+}
+
+// templatesOf are the claims that are made for the pods of an object, or for the pod that it is.
+func templatesOf(o kinds.Object) (out []claimTemplate) {
+	if set, ok := o.(*appsv1.StatefulSet); ok {
+		for i := range set.Spec.VolumeClaimTemplates {
+			out = append(out, claimTemplate{set.Spec.VolumeClaimTemplates[i].DeepCopy(), fmt.Sprintf("spec.volumeClaimTemplates[%d]", i)})
+		}
+	}
+	if _, spec, at := kinds.Of(o).Pods(o); spec != nil {
+		for i := range spec.Volumes {
+			if v := spec.Volumes[i].Ephemeral; v != nil && v.VolumeClaimTemplate != nil {
+				claim := &corev1.PersistentVolumeClaim{Spec: *v.VolumeClaimTemplate.Spec.DeepCopy()}
+				out = append(out, claimTemplate{claim, fmt.Sprintf("%s.volumes[%d].ephemeral.volumeClaimTemplate", at, i)})
+			}
+		}
+	}
+	for _, c := range out {
+		c.claim.Namespace = o.GetNamespace()
+	}
+	return out
 }
 
 // podOf returns a pod as an object makes them, and the path of the template's spec; nil: it makes none.
