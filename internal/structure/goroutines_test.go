@@ -37,7 +37,7 @@ func startsAlone() map[string]string {
 		"lab startHolder":                   "ends with a process that outlives the program",
 		"lab RunHub":                        "serves until the program ends, which the first failure brings about",
 		"lab/faults/load printLines":        "serves until the program ends",
-		"lab/faults/load serve":             "serves until the program ends",
+		"lab/faults/load answer":            "serves until the program ends",
 		"lab/githost exec":                  "ends with the client's connection, which may outlive Git's answer",
 		"lab/reading/talker main":           "serves until the program ends",
 		"lab/standin serve":                 "serves until the program ends",

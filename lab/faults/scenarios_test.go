@@ -32,9 +32,12 @@ func scenarios(n int) []scenario {
 		{"reboot", (*world).reboot},
 		{"reboot while the server is away", (*world).rebootAlone},
 	}
+	rounds := 3
 	if n >= 10 {
 		out = append(out, scenario{"cut for 45 s", (*world).cut})
+		rounds = 5 * n / 2
 	}
+	out = append(out, scenario{"data", func(w *world) { w.keepsData(rounds) }})
 	return out
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -18,13 +19,15 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fatal("want print, serve or sleep")
+		fatal("want print, serve, keep or sleep")
 	}
 	switch args := os.Args[2:]; os.Args[1] {
 	case "print":
 		printLines(args)
 	case "serve":
 		serve(args)
+	case "keep":
+		keep(args)
 	case "sleep":
 		time.Sleep(duration(args))
 	default:
@@ -152,6 +155,14 @@ func (s *schedule) read() time.Duration {
 	return time.Duration(sum)
 }
 
+// answer serves until the program is told to end.
+func answer() {
+	go func() { fatal(http.ListenAndServe(":8080", nil).Error()) }()
+	terminate := make(chan os.Signal, 1)
+	signal.Notify(terminate, syscall.SIGTERM)
+	<-terminate
+}
+
 // serve answers with the host's name; it may be slow to be ready and slow to stop.
 func serve(args []string) {
 	set := flag.NewFlagSet("serve", flag.ExitOnError)
@@ -173,9 +184,41 @@ func serve(args []string) {
 		once.Do(func() { fmt.Println("ready") })
 		fmt.Fprintln(w, name)
 	})
-	go func() { fatal(http.ListenAndServe(":8080", nil).Error()) }()
-	terminate := make(chan os.Signal, 1)
-	signal.Notify(terminate, syscall.SIGTERM)
-	<-terminate
+	answer()
 	time.Sleep(*stop)
+}
+
+// keep appends the path of each POST to a file, as a line, and answers once that is on the disk; GET /lines answers with the file.
+func keep(args []string) {
+	if len(args) != 1 {
+		fatal("want one file")
+	}
+	file, err := os.OpenFile(args[0], os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		fatal(err.Error())
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		fatal(err.Error())
+	}
+	var mu sync.Mutex
+	http.HandleFunc("POST /", func(w http.ResponseWriter, r *http.Request) {
+		line := strings.TrimPrefix(r.URL.Path, "/")
+		if !strings.HasPrefix(line, name+"/") { // another pod's address until a moment ago
+			http.Error(w, "this is "+name, http.StatusMisdirectedRequest)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if _, err := file.WriteString(line + "\n"); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		if err := file.Sync(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	http.HandleFunc("GET /lines", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, args[0]) })
+	http.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, name) })
+	answer()
 }
