@@ -81,6 +81,8 @@ func withoutVolume(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClas
 		return fmt.Sprintf("storageclass.storage.k8s.io %q not found", name)
 	case strings.HasPrefix(class.Provisioner, "kubernetes.io/"):
 		return fmt.Sprintf("no persistent volume of class %q fits, and nobody makes any", name)
+	case class.Provisioner == LocalPath:
+		return LocalPathRefusal(c, class)
 	}
 	return ""
 }

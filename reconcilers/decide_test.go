@@ -19,6 +19,7 @@ import (
 	"lockstep/reconcilers/ephemeral"
 	"lockstep/reconcilers/garbagecollection"
 	"lockstep/reconcilers/job"
+	"lockstep/reconcilers/localpath"
 	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/looptest"
 	"lockstep/reconcilers/mirror"
@@ -76,6 +77,8 @@ func decided() map[string]loop.Reconciler {
 		"namespace/testdata":                         namespace.New(),
 		"nodecidr/testdata":                          nodecidr.New(prefixes("10.42.0.0/22")),
 		"nodelifecycle/testdata":                     nodelifecycle.New(),
+		"localpath/testdata/provisioner":             localpath.Provisioner(),
+		"localpath/testdata/reclaimer":               localpath.Reclaimer(nil),
 		"persistentvolume/testdata/claims":           persistentvolume.Claims(),
 		"persistentvolume/testdata/volumes":          persistentvolume.Volumes(),
 		"persistentvolume/testdata/claimprotection":  persistentvolume.ClaimProtection(),

@@ -17,6 +17,7 @@ import (
 	"lockstep/reconcilers/ephemeral"
 	"lockstep/reconcilers/garbagecollection"
 	"lockstep/reconcilers/job"
+	"lockstep/reconcilers/localpath"
 	"lockstep/reconcilers/mirror"
 	"lockstep/reconcilers/namespace"
 	"lockstep/reconcilers/nodecidr"
@@ -57,7 +58,7 @@ func All(o Options) []engine.Reconciler {
 	o = o.withDefaults()
 	set := o.Settings
 	return []engine.Reconciler{
-		cluster.New(cluster.Options{API: set.API(), DNS: set.DNS()}),
+		cluster.New(cluster.Options{API: set.API(), DNS: set.DNS(), Stated: o.Stated}),
 		clusterroles.Defaults(),
 		clusterroles.Aggregation(),
 		namespace.New(),
@@ -71,6 +72,8 @@ func All(o Options) []engine.Reconciler {
 		persistentvolume.Volumes(),
 		persistentvolume.ClaimProtection(),
 		persistentvolume.VolumeProtection(),
+		localpath.Provisioner(),
+		localpath.Reclaimer(o.Stated),
 		deployment.New(),
 		replicaset.New(),
 		replicaset.Controllers(),

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -28,12 +29,14 @@ type Options struct {
 	API []netip.Addr
 	// DNS is the service address of the cluster's DNS, one a family; empty: no service.
 	DNS []netip.Addr
+	// Stated says that a source states an object, or is about to; nil: none does.
+	Stated func(*view.View, kinds.Key) bool
 }
 
 // unselected is why slices are shared with the loop that makes them of pods.
 const unselected = "the API servers' service selects no pods"
 
-// New returns the reconciler of the cluster's own namespaces, priority classes and services.
+// New returns the reconciler of the cluster's own namespaces, classes and services.
 func New(o Options) loop.Reconciler {
 	all := func(kind *kinds.Kind, how string) loop.Read {
 		return loop.Read{Kind: kind, How: how, Keys: own}
@@ -42,9 +45,11 @@ func New(o Options) loop.Reconciler {
 		Name:      "cluster",
 		Component: "cluster-controller",
 		Single:    true,
+		Records:   true,
 		Reads: []loop.Read{
 			all(kinds.For[*corev1.Namespace](), "the cluster's own"),
 			all(kinds.For[*schedulingv1.PriorityClass](), "the cluster's own"),
+			{Kind: kinds.For[*storagev1.StorageClass](), How: "the cluster's own", Keys: ofStorage},
 			all(kinds.For[*corev1.Service](), "the cluster's own"),
 			all(kinds.For[*discoveryv1.EndpointSlice](), "the API servers'"),
 			{Kind: kinds.For[*coordinationv1.Lease](), How: "an API server's, unless it was renewed in time", Keys: ofServer,
@@ -53,6 +58,7 @@ func New(o Options) loop.Reconciler {
 		Writes: []loop.Write{
 			{Kind: kinds.For[*corev1.Namespace](), Create: true},
 			{Kind: kinds.For[*schedulingv1.PriorityClass](), Create: true},
+			{Kind: kinds.For[*storagev1.StorageClass](), Create: true},
 			{
 				Kind: kinds.For[*corev1.Service](), Create: true, Fields: []string{"spec.type", "spec.selector", "spec.ports"},
 				Shared: map[string]string{"spec.ports": "the cluster's own services have no node ports, which are all that is allocated"},
@@ -84,6 +90,13 @@ func ofServer(_ *view.View, o kinds.Object) []kinds.Key {
 	return []kinds.Key{loop.ClusterKey()}
 }
 
+func ofStorage(_ *view.View, o kinds.Object) []kinds.Key {
+	if o.GetName() != kinds.LocalPathClass {
+		return nil
+	}
+	return []kinds.Key{loop.ClusterKey()}
+}
+
 func namespaces() []string { return []string{"default", "kube-system", "kube-node-lease"} }
 
 func decide(v *view.View, o Options, now time.Time) loop.Decision {
@@ -106,6 +119,9 @@ func decide(v *view.View, o Options, now time.Time) loop.Decision {
 			d.Wants = append(d.Wants, loop.Want{Object: class, Reason: "every cluster has it"})
 		}
 	}
+	if class := storageClass(); v.Get(kinds.KeyOf(class)) == nil && (o.Stated == nil || !o.Stated(v, kinds.KeyOf(class))) {
+		d.Wants = append(d.Wants, loop.Want{Object: class, Reason: "every cluster has it"})
+	}
 	if !complete {
 		return d // what lives in them comes next, which the namespaces' creation wakes
 	}
@@ -121,6 +137,18 @@ func decide(v *view.View, o Options, now time.Time) loop.Decision {
 		d.Wants = append(d.Wants, wantService(v, dnsService(o.DNS)))
 	}
 	return d
+}
+
+// storageClass is the class of claims that name none. It is made where there is no other of its name, and then left alone: a source
+// may state it, too.
+func storageClass() *storagev1.StorageClass {
+	late, remove, grows := storagev1.VolumeBindingWaitForFirstConsumer, corev1.PersistentVolumeReclaimDelete, true
+	return &storagev1.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{Name: kinds.LocalPathClass, Annotations: map[string]string{
+			"storageclass.kubernetes.io/is-default-class": "true",
+		}},
+		Provisioner: kinds.LocalPath, VolumeBindingMode: &late, ReclaimPolicy: &remove, AllowVolumeExpansion: &grows,
+	}
 }
 
 func wantService(v *view.View, want *corev1.Service) loop.Want {

@@ -20,6 +20,15 @@ const OwnSize = "a replica set has its size of what controls it, and of an autos
 // OwnCondition is why loops share a list of conditions.
 const OwnCondition = "each loop writes conditions of its own types alone"
 
+// OwnNode is why loops share the annotations of claims.
+const OwnNode = "who provisions takes away the node that was selected, and nothing else"
+
+// OwnFinalizer is why loops share the finalizers of volumes.
+const OwnFinalizer = "each loop takes away its own alone"
+
+// OwnPhase is why loops share the status of volumes.
+const OwnPhase = "one says the phase, the other in the message what a released volume waits for"
+
 // Claims are the objects of one kind that an owner has, or should have, after Kubernetes' rules of adoption and release.
 type Claims[T kinds.Object] struct {
 	// Mine are controlled by the owner and match its selector; the adopted ones are among them, as changed copies.

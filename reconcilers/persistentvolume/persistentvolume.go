@@ -36,7 +36,8 @@ func Claims() loop.Reconciler {
 			{Kind: kinds.For[*corev1.Pod](), How: "the claims that it mounts and that wait for it", Keys: mounted, Changed: placed},
 		},
 		Writes: []loop.Write{
-			{Kind: claim, Fields: []string{"spec.volumeName", "spec.storageClassName", "metadata.annotations", "status"}},
+			{Kind: claim, Fields: []string{"spec.volumeName", "spec.storageClassName", "metadata.annotations", "status"},
+				Shared: map[string]string{"metadata.annotations": loop.OwnNode}},
 			{Kind: pv, Fields: []string{"spec.claimRef", "spec.capacity", "metadata.annotations"},
 				Shared: map[string]string{"spec.claimRef": ownReference, "metadata.annotations": ownReference}},
 		},

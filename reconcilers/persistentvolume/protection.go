@@ -78,7 +78,8 @@ func VolumeProtection() loop.Reconciler {
 }
 
 func protects(kind *kinds.Kind) []loop.Write {
-	return []loop.Write{{Kind: kind, Fields: []string{"metadata.finalizers"}}}
+	return []loop.Write{{Kind: kind, Fields: []string{"metadata.finalizers"},
+		Shared: map[string]string{"metadata.finalizers": loop.OwnFinalizer}}}
 }
 
 // protect takes the finalizer from what is being deleted once it is not used, and gives it to what has none.

@@ -30,7 +30,7 @@ func Volumes() loop.Reconciler {
 		}},
 		Writes: []loop.Write{{
 			Kind: pv, Fields: []string{"spec.claimRef", "metadata.annotations", "status"},
-			Shared: map[string]string{"spec.claimRef": ownReference, "metadata.annotations": ownReference},
+			Shared: map[string]string{"spec.claimRef": ownReference, "metadata.annotations": ownReference, "status": loop.OwnPhase},
 		}},
 		Decide: func(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 			pv, ok := v.Get(key).(*corev1.PersistentVolume)

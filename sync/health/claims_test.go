@@ -31,6 +31,9 @@ func TestClaims(t *testing.T) {
 	chosen := func(c *corev1.PersistentVolumeClaim) {
 		c.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "a"}
 	}
+	many := func(c *corev1.PersistentVolumeClaim) {
+		c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+	}
 	young := func(c *corev1.PersistentVolumeClaim) { c.CreationTimestamp = metav1.NewTime(now.Add(-time.Second)) }
 	class := func(provisioner string, mode storagev1.VolumeBindingMode) *storagev1.StorageClass {
 		return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, Provisioner: provisioner, VolumeBindingMode: &mode}
@@ -55,8 +58,10 @@ func TestClaims(t *testing.T) {
 			`Lost: its volume "disk" is that of claim shop/other`},
 		"first pod":   {claim("gold"), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Healthy, ""},
 		"node chosen": {claim("gold", chosen), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Progressing, "Pending"},
-		"young":       {claim("", young), nil, kinds.Progressing, "Pending"},
-		"no class":    {claim("gold"), nil, kinds.Failed, `Pending: storageclass.storage.k8s.io "gold" not found`},
+		"not of many": {claim("gold", chosen, many), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Failed,
+			"Pending: access mode ReadWriteMany is not supported: a directory of one node has ReadWriteOnce and ReadWriteOncePod"},
+		"young":    {claim("", young), nil, kinds.Progressing, "Pending"},
+		"no class": {claim("gold"), nil, kinds.Failed, `Pending: storageclass.storage.k8s.io "gold" not found`},
 		"nothing": {claim(""), nil, kinds.Failed,
 			"Pending: no persistent volumes available for this claim and no storage class is set"},
 		"nobody makes": {claim("gold"), []kinds.Object{class(none, "Immediate")}, kinds.Failed,

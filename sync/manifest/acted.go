@@ -240,7 +240,7 @@ var allowedValues = map[string][]string{
 	"AppArmorProfile.type":                        {"RuntimeDefault", "Localhost", "Unconfined"},
 
 	"PersistentVolumeSpec.persistentVolumeReclaimPolicy": {"Retain", "Delete"},
-	"StorageClass.provisioner":                           {"kubernetes.io/no-provisioner"},
+	"StorageClass.provisioner":                           {"kubernetes.io/no-provisioner", kinds.LocalPath},
 }
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.

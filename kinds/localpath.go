@@ -1,0 +1,53 @@
+package kinds
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/component-helpers/storage/volume"
+)
+
+const (
+	// LocalPath is the provisioner whose volumes are directories of nodes. It is the annotation, too, by which a node says in which
+	// of its directories they are, and the finalizer that keeps a volume until its node has deleted what is in it.
+	LocalPath = "lockstep.dev/local-path"
+	// LocalPathNode is the label of such a volume with the name of the node that has it.
+	LocalPathNode = "lockstep.dev/node"
+	// LocalPathClass is the StorageClass of that provisioner which every cluster has.
+	LocalPathClass = "local-path"
+)
+
+// LocalPathOf is the node that has a volume of LocalPath; empty: it is no such volume.
+func LocalPathOf(pv *corev1.PersistentVolume) string {
+	if pv.Annotations[volume.AnnDynamicallyProvisioned] != LocalPath {
+		return ""
+	}
+	return pv.Labels[LocalPathNode]
+}
+
+// LocalPathRefusal says what a directory cannot be of what a claim of a class of LocalPath asks for; empty: it can be all.
+func LocalPathRefusal(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) string {
+	for _, mode := range c.Spec.AccessModes {
+		if mode != corev1.ReadWriteOnce && mode != corev1.ReadWriteOncePod {
+			return fmt.Sprintf("access mode %s is not supported: a directory of one node has %s and %s", mode, corev1.ReadWriteOnce,
+				corev1.ReadWriteOncePod)
+		}
+	}
+	parameters := slices.Sorted(maps.Keys(class.Parameters))
+	switch {
+	case c.Spec.VolumeMode != nil && *c.Spec.VolumeMode == corev1.PersistentVolumeBlock:
+		return LocalPath + " does not support block volume provisioning"
+	case c.Spec.Selector != nil:
+		return "claim Selector is not supported"
+	case len(parameters) > 0:
+		return fmt.Sprintf("unknown parameter %q", parameters[0])
+	case len(class.MountOptions) > 0:
+		return "mount options are not supported"
+	case len(class.AllowedTopologies) > 0:
+		return "allowedTopologies are not supported"
+	}
+	return ""
+}
