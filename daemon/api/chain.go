@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit"
@@ -248,6 +249,11 @@ func accessOf(r *http.Request, info *request.RequestInfo) rights.Access {
 	if text := r.URL.Query().Get("fieldSelector"); text != "" {
 		if selector, err := fields.ParseSelector(text); err == nil {
 			a.Fields = selector
+		}
+	}
+	if text := r.URL.Query().Get("labelSelector"); text != "" {
+		if selector, err := labels.Parse(text); err == nil {
+			a.Labels = selector
 		}
 	}
 	return a

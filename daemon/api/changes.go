@@ -76,6 +76,9 @@ func changes(s *storage) []*change {
 			{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport, node: rights.CheckPodStatus,
 				prepare: strategy.PrepareStatus},
 		}
+	case "persistentvolumes":
+		return []*change{{storage: s, update: true, body: maxReport, size: maxReport, node: rights.CheckVolume,
+			prepare: strategy.PrepareUpdate}}
 	case "events":
 		return []*change{{
 			storage: s, create: true, update: true, delete: true, collection: true, body: maxReview, size: maxNote,
@@ -251,9 +254,15 @@ func (c *change) alter(ctx context.Context, v *view.View, key kinds.Key, info re
 	if reflect.DeepEqual(o, old) || dryRun(opts.DryRun) {
 		return c.hub.Present(v, o), nil
 	}
-	return c.commit(ctx, store.Write{
-		Key: key, Object: o, If: kinds.Revision(old), Reason: "written by " + identityOf(ctx).User.Name,
-	})
+	write := store.Write{Key: key, Object: o, If: kinds.Revision(old), Reason: "written by " + identityOf(ctx).User.Name}
+	if o.GetDeletionTimestamp() != nil && len(o.GetFinalizers()) == 0 && len(old.GetFinalizers()) > 0 {
+		write.Object = nil // nobody keeps it any more
+	}
+	out, err := c.commit(ctx, write)
+	if out == nil && err == nil {
+		out = c.hub.Present(v, o)
+	}
+	return out, err
 }
 
 // renewLease hands a heartbeat to the store, which shows it in the view within a period: a node's is written by that node

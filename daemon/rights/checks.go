@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"lockstep/kinds"
@@ -105,7 +106,7 @@ func keepMeta(new, old kinds.Object) {
 	reflect.ValueOf(new).Elem().FieldByName("ObjectMeta").Set(kept)
 }
 
-// CheckEvent: a node tells what happened to itself and to its pods.
+// CheckEvent: a node tells what happened to itself, to its pods, and to the volumes that it keeps.
 func CheckEvent(self string, v *view.View, new, old kinds.Object) error {
 	for _, o := range []kinds.Object{new, old} {
 		e, ok := o.(*corev1.Event)
@@ -124,6 +125,24 @@ func CheckEvent(self string, v *view.View, new, old kinds.Object) error {
 	return unowned(new)
 }
 
+// keeping says whether a volume of the node's is the one, or is bound to the claim, that an event is about. What is gone is nobody's.
+func keeping(self string, v *view.View, about corev1.ObjectReference) bool {
+	name := about.Name
+	if about.Kind == "PersistentVolumeClaim" {
+		c, ok := view.Get[*corev1.PersistentVolumeClaim](v, about.Namespace, about.Name)
+		if !ok || c.Spec.VolumeName == "" {
+			return false
+		}
+		name = c.Spec.VolumeName
+	}
+	pv, ok := view.Get[*corev1.PersistentVolume](v, "", name)
+	if !ok || kinds.LocalPathOf(pv) != self {
+		return false
+	}
+	ref := pv.Spec.ClaimRef
+	return about.Kind == "PersistentVolume" || ref != nil && ref.Namespace == about.Namespace && ref.Name == about.Name
+}
+
 func checkSubject(self string, v *view.View, about corev1.ObjectReference) error {
 	switch about.Kind {
 	case "Node":
@@ -136,8 +155,31 @@ func checkSubject(self string, v *view.View, about corev1.ObjectReference) error
 		if p, ok := view.Get[*corev1.Pod](v, about.Namespace, about.Name); !ok || p.Spec.NodeName == self {
 			return nil
 		}
+	case "PersistentVolume", "PersistentVolumeClaim":
+		if keeping(self, v, about) {
+			return nil
+		}
 	}
-	return fmt.Errorf("node %s may report only about itself and its pods", self)
+	return fmt.Errorf("node %s may report only about itself, its pods and the volumes that it keeps", self)
+}
+
+// CheckVolume: a node lets go of a volume of its own that is being deleted, and changes nothing else of it.
+func CheckVolume(self string, _ *view.View, new, old kinds.Object) error {
+	was := old.(*corev1.PersistentVolume)
+	switch {
+	case kinds.LocalPathOf(was) != self:
+		return fmt.Errorf("node %s does not keep the volume %s", self, was.Name)
+	case was.DeletionTimestamp == nil || !slices.Contains(was.Finalizers, kinds.LocalPath):
+		return fmt.Errorf("node %s may not change the volume %s, which is not being deleted", self, was.Name)
+	}
+	allowed, asked := was.DeepCopy(), new.(*corev1.PersistentVolume).DeepCopy()
+	allowed.Finalizers = slices.DeleteFunc(allowed.Finalizers, func(f string) bool { return f == kinds.LocalPath })
+	allowed.ManagedFields, asked.ManagedFields = nil, nil
+	allowed.TypeMeta, asked.ResourceVersion = asked.TypeMeta, allowed.ResourceVersion
+	if !equality.Semantic.DeepEqual(allowed, asked) {
+		return fmt.Errorf("node %s may only take the finalizer %s from the volume %s", self, kinds.LocalPath, was.Name)
+	}
+	return nil
 }
 
 // CheckLease: a node renews its own heartbeat.

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -56,6 +57,7 @@ type Access struct {
 	Namespace   string          // empty: of the cluster, or of all namespaces; a namespace itself is in the one of its name
 	Name        string          // empty: of all
 	Fields      fields.Selector // nil: none
+	Labels      labels.Selector // nil: none
 	Path        string          // of a request that is not for a resource
 	DryRun      bool            // it only asks what a change would do
 }
@@ -228,7 +230,11 @@ func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 	case "persistentvolumeclaims":
 		return only(refersTo(self, a, v, visitClaims), "no pod that is bound to this node refers to it")
 	case "persistentvolumes":
-		return only(a.Verb == "get" && mounts(self, a.Name, v), "no claim of a pod that is bound to this node is bound to it")
+		if a.Verb == "get" {
+			return only(mounts(self, a.Name, v) || keeps(self, a, v), "no claim of a pod that is bound to this node is bound to it")
+		}
+		return only(selectsLabel(a, kinds.LocalPathNode, self),
+			"a node lists only the volumes that it keeps: select "+kinds.LocalPathNode+"="+self)
 	case "leases.coordination.k8s.io":
 		return only(a.Namespace == nodeLeases && a.Name == self, "a node reads only its own lease")
 	default:
@@ -262,6 +268,8 @@ func nodeWrites(self string, a Access, v *view.View) (Verdict, string) {
 		ok = change && a.Name == self
 	case "pods/status":
 		ok = change && (boundTo(self, a, v) || absent(a, v))
+	case "persistentvolumes":
+		ok = change && (keeps(self, a, v) || a.Name != "" && a.Object(v) == nil)
 	case "pods":
 		ok = a.Verb == "delete" && (boundTo(self, a, v) || absent(a, v))
 	case "events":
@@ -288,6 +296,20 @@ func boundTo(node string, a Access, v *view.View) bool {
 func absent(a Access, v *view.View) bool {
 	_, ok := view.Get[*corev1.Pod](v, a.Namespace, a.Name)
 	return !ok
+}
+
+// keeps says whether the volume that an access names is a directory of the node.
+func keeps(node string, a Access, v *view.View) bool {
+	pv, ok := view.Get[*corev1.PersistentVolume](v, "", a.Name)
+	return ok && node != "" && kinds.LocalPathOf(pv) == node
+}
+
+func selectsLabel(a Access, label, value string) bool {
+	if a.Labels == nil {
+		return false
+	}
+	got, ok := a.Labels.RequiresExactMatch(label)
+	return ok && got == value
 }
 
 func selectsField(a Access, field, value string) bool {

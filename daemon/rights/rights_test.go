@@ -8,8 +8,10 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"lockstep/kinds"
 	"lockstep/store/view"
 )
 
@@ -143,6 +145,103 @@ func TestNodeReadsClaims(t *testing.T) {
 		}
 		if got, _ := Decide(Subject{Role: Node, Node: "n2"}, what, v, nil); got != Forbidden {
 			t.Errorf("n2: %s: %v", what, got)
+		}
+	}
+}
+
+// TestNodeKeepsVolumes: a node reads, lets go and tells of the volumes that are its directories, and no others; nor can it say that
+// one is its own.
+func TestNodeKeepsVolumes(t *testing.T) {
+	going := metav1.Now()
+	volume := func(name, node string, change func(*corev1.PersistentVolume)) *corev1.PersistentVolume {
+		pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{kinds.LocalPathNode: node},
+			Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": kinds.LocalPath},
+			Finalizers:  []string{kinds.VolumeProtection, kinds.LocalPath}, DeletionTimestamp: &going},
+			Spec: corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{Namespace: "shop", Name: "data-" + name}}}
+		change(pv)
+		return pv
+	}
+	as := func(*corev1.PersistentVolume) {}
+	mine, theirs := volume("mine", "n1", as), volume("theirs", "n2", as)
+	disk := volume("disk", "n1", func(pv *corev1.PersistentVolume) { pv.Annotations = nil })
+	used := volume("used", "n1", func(pv *corev1.PersistentVolume) { pv.DeletionTimestamp = nil })
+	v := view.Of(mine, theirs, disk, used)
+	n1 := Subject{Role: Node, Node: "n1"}
+	selects := func(text string) labels.Selector {
+		s, err := labels.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for _, test := range []struct {
+		verb, name, labels string
+		want               Verdict
+	}{
+		{"get", "mine", "", Allowed}, {"get", "theirs", "", Forbidden}, {"get", "disk", "", Forbidden},
+		{"list", "", "lockstep.dev/node=n1", Allowed}, {"watch", "", "lockstep.dev/node=n1,a=b", Allowed},
+		{"list", "", "", Forbidden}, {"list", "", "lockstep.dev/node=n2", Forbidden}, {"list", "", "lockstep.dev/node", Forbidden},
+		{"list", "", "lockstep.dev/node in (n1,n2)", Forbidden}, {"watch", "", "lockstep.dev/node!=n2", Forbidden},
+		{"update", "mine", "", Allowed}, {"patch", "used", "", Allowed}, {"update", "theirs", "", NotThisWay},
+		{"update", "disk", "", NotThisWay}, {"update", "absent", "", Allowed}, {"delete", "mine", "", NotThisWay},
+		{"create", "", "", NotThisWay}, {"create", "mine", "", NotThisWay},
+	} {
+		a := Access{Verb: test.verb, Resource: "persistentvolumes", Name: test.name}
+		if test.labels != "" {
+			a.Labels = selects(test.labels)
+		}
+		if got, why := Decide(n1, a, v, nil); got != test.want {
+			t.Errorf("%v %s: %v %s, want %v", a, test.labels, got, why, test.want)
+		}
+	}
+	let := func(pv *corev1.PersistentVolume) { pv.Finalizers = []string{kinds.VolumeProtection} }
+	for what, test := range map[string]struct {
+		of     *corev1.PersistentVolume
+		change func(*corev1.PersistentVolume)
+		ok     bool
+	}{
+		"its own":         {mine, let, true},
+		"another's":       {theirs, let, false},
+		"one in use":      {used, let, false},
+		"all finalizers":  {mine, func(pv *corev1.PersistentVolume) { pv.Finalizers = nil }, false},
+		"the other":       {mine, func(pv *corev1.PersistentVolume) { pv.Finalizers = []string{kinds.LocalPath} }, false},
+		"nothing":         {mine, as, false},
+		"and another one": {mine, func(pv *corev1.PersistentVolume) { let(pv); pv.Finalizers = append(pv.Finalizers, "a/b") }, false},
+		"its claim":       {mine, func(pv *corev1.PersistentVolume) { let(pv); pv.Spec.ClaimRef = nil }, false},
+		"its node":        {mine, func(pv *corev1.PersistentVolume) { let(pv); pv.Labels = theirs.Labels }, false},
+		"its phase":       {mine, func(pv *corev1.PersistentVolume) { let(pv); pv.Status.Phase = corev1.VolumeBound }, false},
+	} {
+		changed := test.of.DeepCopy()
+		test.change(changed)
+		if err := CheckVolume("n1", v, changed, test.of); (err == nil) != test.ok {
+			t.Errorf("n1 lets go of %s: %v", what, err)
+		}
+	}
+}
+
+// TestNodeTellsOfVolumes: of those that it keeps, and of the claims that have them.
+func TestNodeTellsOfVolumes(t *testing.T) {
+	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "mine", Labels: map[string]string{kinds.LocalPathNode: "n1"},
+		Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": kinds.LocalPath}},
+		Spec: corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{Namespace: "shop", Name: "data"}}}
+	claim := func(name, volume string) *corev1.PersistentVolumeClaim {
+		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+			Spec: corev1.PersistentVolumeClaimSpec{VolumeName: volume}}
+	}
+	v := view.Of(pv, claim("data", "mine"), claim("thief", "mine"), claim("waits", ""), claim("other", "absent"))
+	for about, want := range map[corev1.ObjectReference][2]bool{
+		{Kind: "PersistentVolume", Name: "mine"}:                              {true, false},
+		{Kind: "PersistentVolume", Name: "absent"}:                            {false, false},
+		{Kind: "PersistentVolumeClaim", Namespace: "shop", Name: "data"}:      {true, false},
+		{Kind: "PersistentVolumeClaim", Namespace: "shop", Name: "thief"}:     {false, false},
+		{Kind: "PersistentVolumeClaim", Namespace: "shop", Name: "waits"}:     {false, false},
+		{Kind: "PersistentVolumeClaim", Namespace: "shop", Name: "other"}:     {false, false},
+		{Kind: "PersistentVolumeClaim", Namespace: "elsewhere", Name: "data"}: {false, false},
+	} {
+		for i, node := range []string{"n1", "n2"} {
+			if err := CheckEvent(node, v, &corev1.Event{InvolvedObject: about}, nil); (err == nil) != want[i] {
+				t.Errorf("%s of %s %s: %v", node, about.Kind, about.Name, err)
+			}
 		}
 	}
 }
