@@ -27,6 +27,7 @@ import (
 	"lockstep/nodeagent/content"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/images"
+	"lockstep/nodeagent/localpath"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/machine"
 	"lockstep/nodeagent/network"
@@ -62,6 +63,7 @@ type Agent struct {
 	content   *content.Store
 	tokens    *tokens.Store
 	cluster   *cluster.Cluster
+	localPath *localpath.Keeper
 	statuses  *statuses
 	events    record.EventRecorder // while it runs
 	group     *errgroup.Group      // of everything that runs
@@ -130,6 +132,10 @@ func New(opts Options) (*Agent, error) {
 	a.cluster = cluster.New(cluster.Options{
 		Node: opts.NodeName, File: filepath.Join(opts.agentDir(), "cluster"), Pods: bound{a}, Kept: a.metrics.kept,
 		Log: a.log,
+	})
+	a.localPath = localpath.New(localpath.Options{
+		Directories: a.directories(), Events: func() record.EventRecorder { return a.events }, Log: a.log,
+		Mounted: func(path string) (bool, error) { return a.volumes.Mounted(path) },
 	})
 	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
 	a.net = network.Open(network.Options{
@@ -250,7 +256,7 @@ func (a *Agent) open(ctx context.Context) error {
 		Interruption: a.rt.Interruption}); err != nil {
 		return err
 	}
-	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir()}); err != nil {
+	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir(), Own: a.directories()}); err != nil {
 		return err
 	}
 	a.summary = stats.New(stats.Options{
@@ -278,7 +284,7 @@ func (a *Agent) open(ctx context.Context) error {
 		return err
 	}
 	a.host = a.newHost()
-	a.opts.Metrics.MustRegister(gauges{a})
+	a.opts.Metrics.MustRegister(gauges{a}, a.localPath)
 	return a.enableForwarding()
 }
 
@@ -383,6 +389,11 @@ func (a *Agent) api() client.Interface {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.client
+}
+
+// directories are the persistent volumes that are directories of this node.
+func (a *Agent) directories() localpath.Directories {
+	return localpath.Directories{Dir: a.opts.localPathDir(), Node: a.opts.NodeName}
 }
 
 func (a *Agent) nodeFacts() spec.Node {

@@ -205,6 +205,9 @@ func (o Options) agentDir() string { return filepath.Join(o.DataDir, "agent") }
 
 func (o Options) volumesDir() string { return filepath.Join(o.DataDir, "volumes") }
 
+// localPathDir has the persistent volumes that are directories of this node.
+func (o Options) localPathDir() string { return filepath.Join(o.DataDir, "local-path") }
+
 // managedDir has the data of a containerd of our own.
 func (o Options) managedDir() string { return filepath.Join(o.DataDir, "containerd") }
 

@@ -74,7 +74,7 @@ func Reset(ctx context.Context, opts Options) error {
 	note(removeRuntimeDirs(opts))
 	note(unmountBelow(opts.RunDir))
 	note(unmountBelow(opts.volumesDir()))
-	for _, dir := range []string{opts.agentDir(), opts.volumesDir(), opts.RunDir} {
+	for _, dir := range []string{opts.agentDir(), opts.volumesDir(), opts.localPathDir(), opts.RunDir} {
 		note(os.RemoveAll(dir))
 	}
 	if opts.LogDir != "/var/log/pods" {

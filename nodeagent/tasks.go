@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	"lockstep/kinds"
 	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/tunnel"
@@ -64,7 +65,8 @@ func (a *Agent) tasks() []task {
 // joinedTasks are what a node does that has joined its cluster.
 func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *register.Link,
 	dial func(context.Context) (net.Conn, error)) []task {
-	reporter := &register.Reporter{Client: api, Name: a.opts.NodeName, Labels: a.opts.Labels, Taints: a.opts.Taints,
+	reporter := &register.Reporter{Client: api, Name: a.opts.NodeName, Labels: a.opts.Labels,
+		Annotations: map[string]string{kinds.LocalPath: a.opts.localPathDir()}, Taints: a.opts.Taints,
 		State: a.nodeState, Changed: a.changed, Answered: link.Answered, Reported: a.metrics.report, Log: a.log}
 	return []task{
 		{"report", reporter.Run},
@@ -72,5 +74,6 @@ func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *re
 		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
 		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, a.log, dial, a.handler()) }},
 		{"follow", func(ctx context.Context) error { return a.cluster.Follow(ctx, api) }},
+		{"local path", func(ctx context.Context) error { return a.localPath.Run(ctx, api) }},
 	}
 }

@@ -77,6 +77,7 @@ func acting() map[string]string {
 		"nodeagent/dns/names":                "answers questions",
 		"nodeagent/dns/names/early":          "runs before all else is initialised",
 		"nodeagent/images":                   "pulls images, and removes them",
+		"nodeagent/localpath":                "follows the API, and works on files",
 		"nodeagent/logind":                   "speaks to logind",
 		"nodeagent/logs":                     "speaks to the log keeper, and reads logs",
 		"nodeagent/logs/keeper":              "reads pipes, and writes files",

@@ -201,6 +201,9 @@ func (d *Dir) Rename(from, to string) error {
 	return d.fail("rename", to, unix.Renameat(d.fd(), from, d.fd(), to))
 }
 
+// Sync returns when what was made, renamed and removed in the directory outlives a loss of power.
+func (d *Dir) Sync() error { return d.fail("sync", "", unix.Fsync(d.fd())) }
+
 // Unlink removes an entry that is no directory; an absent one is no error.
 func (d *Dir) Unlink(name string) error {
 	if err := unix.Unlinkat(d.fd(), name, 0); !errors.Is(err, unix.ENOENT) {

@@ -24,6 +24,8 @@ type Persistent struct {
 	ReadOnly bool
 	// Block says that its containers get it as a device.
 	Block bool
+	// Own is the volume itself where it is a directory that the node keeps; nil: it is something else.
+	Own *corev1.PersistentVolume
 }
 
 // MountError is why a volume cannot be mounted. Its text is that of the kubelet's FailedMount event.
@@ -69,6 +71,9 @@ func Claimed(pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeCl
 		Block: pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock}
 	if v.PersistentVolumeClaim != nil {
 		out.ReadOnly = v.PersistentVolumeClaim.ReadOnly
+	}
+	if kinds.LocalPathOf(pv) != "" {
+		out.Own = pv
 	}
 	switch ref := pv.Spec.ClaimRef; {
 	case ref == nil:

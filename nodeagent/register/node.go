@@ -159,7 +159,9 @@ type Reporter struct {
 	Client client.Interface
 	Name   string
 	Labels map[string]string
-	Taints []corev1.Taint
+	// Annotations are what the node says of itself besides.
+	Annotations map[string]string
+	Taints      []corev1.Taint
 	// State is asked before each report; it must be quick.
 	State func(context.Context) State
 	// Changed, when it receives, asks for a report at once.
@@ -236,14 +238,14 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 	nodes := r.Client.CoreV1().Nodes()
 	node, err := nodes.Get(ctx, r.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		fresh := Node(r.Name, r.Labels, r.Taints)
+		fresh, _ := marked(Node(r.Name, r.Labels, r.Taints), nil, r.Annotations)
 		fresh.Status = Status(r.Name, corev1.NodeStatus{}, r.State(ctx), now)
 		if node, err = nodes.Create(ctx, fresh, metav1.CreateOptions{}); err != nil {
 			return false, fmt.Errorf("cannot register node %s: %w", r.Name, err)
 		}
 	} else if err != nil {
 		return false, fmt.Errorf("cannot read node %s: %w", r.Name, err)
-	} else if labelled, changed := relabel(node, Node(r.Name, r.Labels, nil).Labels); changed {
+	} else if labelled, changed := marked(node, Node(r.Name, r.Labels, nil).Labels, r.Annotations); changed {
 		if node, err = nodes.Update(ctx, labelled, metav1.UpdateOptions{}); err != nil {
 			return false, fmt.Errorf("cannot label node %s: %w", r.Name, err)
 		}
@@ -270,13 +272,19 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 	return true, nil
 }
 
-func relabel(n *corev1.Node, want map[string]string) (*corev1.Node, bool) {
+// marked is a node with labels and annotations besides those that it has, and whether that changes it.
+func marked(n *corev1.Node, labels, annotations map[string]string) (*corev1.Node, bool) {
 	out := n.DeepCopy()
-	if out.Labels == nil {
-		out.Labels = map[string]string{}
+	for _, with := range []struct {
+		has  *map[string]string
+		want map[string]string
+	}{{&out.Labels, labels}, {&out.Annotations, annotations}} {
+		if *with.has == nil {
+			*with.has = map[string]string{}
+		}
+		maps.Copy(*with.has, with.want)
 	}
-	maps.Copy(out.Labels, want)
-	return out, !maps.Equal(out.Labels, n.Labels)
+	return out, !maps.Equal(out.Labels, n.Labels) || !maps.Equal(out.Annotations, n.Annotations)
 }
 
 // sameStatus compares all but the heartbeat times.

@@ -17,11 +17,17 @@ import (
 	"lockstep/nodeagent/pods"
 )
 
-// mountPersistent mounts what a claim of the pod stands for. Nothing of it is ever removed here: what ends with the pod are
+// mountPersistent mounts what a claim of the pod stands for, which is made where it is a directory of this node. Nothing of it is ever
+// removed here: what ends with the pod are
 // mounts, and the empty directories that they are at.
 func (m *Manager) mountPersistent(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, p pods.Persistent) (Mounted, error) {
 	dir := m.volumeDir(pod.UID, v.Name)
 	made := Mounted{HostPath: dir, ReadOnly: p.ReadOnly}
+	if p.Own != nil {
+		if err := m.own.Make(p.Own); err != nil {
+			return Mounted{}, err
+		}
+	}
 	switch source := p.Source; {
 	case p.Block:
 		device, err := blockDevice(source.Local)
@@ -99,7 +105,7 @@ func (m *Manager) mountLocal(ctx context.Context, dir string, pod *corev1.Pod, p
 
 // giveTo gives a directory that outlives pods to the pod's fsGroup.
 func (m *Manager) giveTo(ctx context.Context, group int64, pod *corev1.Pod, path string) error {
-	shared, err := m.isShared(path)
+	shared, err := m.Mounted(path)
 	if err != nil || shared {
 		return err
 	}
@@ -113,10 +119,13 @@ func (m *Manager) giveTo(ctx context.Context, group int64, pod *corev1.Pod, path
 	return beneath.Give(ctx, path, group)
 }
 
-// isShared says whether a directory is mounted as a volume of any pod.
-func (m *Manager) isShared(path string) (bool, error) {
+// Mounted says whether a directory is mounted as a volume of any pod; one that is absent is not.
+func (m *Manager) Mounted(path string) (bool, error) {
 	var st, at unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
 		return false, err
 	}
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(m.dir))

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/localpath"
 	"lockstep/nodeagent/pods"
 )
 
@@ -25,11 +26,14 @@ type Options struct {
 	// Dir holds a directory for each pod, named by its uid. It must be on a disk, private to this agent, and in
 	// the mount namespace of containerd. Required.
 	Dir string
+	// Own are the directories that the node keeps for persistent volumes; the zero value has none.
+	Own localpath.Directories
 }
 
 // Manager makes and removes pods' volumes. It is safe for concurrent use; calls for one pod follow each other.
 type Manager struct {
 	dir string
+	own localpath.Directories
 
 	mu   sync.Mutex
 	pods map[types.UID]*podLock
@@ -106,7 +110,7 @@ func New(options Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the volumes' directory: %w", err)
 	}
-	return &Manager{dir: dir, pods: map[types.UID]*podLock{}}, nil
+	return &Manager{dir: dir, own: options.Own, pods: map[types.UID]*podLock{}}, nil
 }
 
 // Setup makes the pod's volumes, but those of images, and brings their content up to date where they exist. It returns them

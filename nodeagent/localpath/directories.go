@@ -1,0 +1,158 @@
+// Package localpath keeps the volumes that are directories of this node.
+package localpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+
+	"lockstep/kinds"
+	"lockstep/nodeagent/beneath"
+)
+
+const (
+	// everyone may write to a volume, as to one of Kubernetes' local-path provisioner: programs run as who they like. The directory
+	// above is root's alone, so that this is for those it is mounted for.
+	everyone = 0o777
+	// rootOnly is the mode of the directory above.
+	rootOnly = 0o700
+	// going begins the names of directories that are being removed. No volume's name begins with a dot.
+	going = ".removed-"
+	// maxNames bounds how many directories are listed.
+	maxNames = 1 << 16
+)
+
+// Directories are those of volumes, each named as its PersistentVolume, below one directory. The zero value has none.
+type Directories struct {
+	// Dir has them; it is made when it is needed. A pod can write no part of its path.
+	Dir string
+	// Node is this node's name.
+	Node string
+}
+
+// Path is where a volume is.
+func (d Directories) Path(name string) string { return filepath.Join(d.Dir, name) }
+
+// check refuses a volume that is another node's, or is said to be elsewhere than in its own directory.
+func (d Directories) check(pv *corev1.PersistentVolume) error {
+	switch local := pv.Spec.Local; {
+	case len(validation.NameIsDNSSubdomain(pv.Name, false)) > 0:
+		return fmt.Errorf("volume %q has no name of a directory", pv.Name)
+	case kinds.LocalPathOf(pv) != d.Node:
+		return fmt.Errorf("volume %s is of node %q, not of this one", pv.Name, kinds.LocalPathOf(pv))
+	case local == nil || local.Path != d.Path(pv.Name):
+		return fmt.Errorf("volume %s is not at %s, the only place where it can be", pv.Name, d.Path(pv.Name))
+	}
+	return nil
+}
+
+// Make makes the directory of a volume, unless it is there. When it returns nil the directory outlives a loss of power.
+func (d Directories) Make(pv *corev1.PersistentVolume) error {
+	if err := d.check(pv); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.Dir, rootOnly); err != nil {
+		return err
+	}
+	top, err := beneath.Open(d.Dir)
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	if _, err := top.Stat(pv.Name); !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
+			return err
+		}
+		own, err := top.Open(pv.Name)
+		if err == nil {
+			own.Close()
+		}
+		return err
+	}
+	own, err := top.Make(pv.Name, beneath.Attr{Mode: everyone})
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	above, err := beneath.Open(filepath.Dir(d.Dir))
+	if err != nil {
+		return err
+	}
+	defer above.Close()
+	return errors.Join(own.Sync(), top.Sync(), above.Sync())
+}
+
+// Remove removes the directory of a volume with all that is in it; one that is absent is no error. It may be interrupted at any
+// time, and called again: once it has begun, nobody finds the directory by the volume's name.
+func (d Directories) Remove(ctx context.Context, pv *corev1.PersistentVolume) error {
+	if err := d.check(pv); err != nil {
+		return err
+	}
+	top, err := beneath.Open(d.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	if err := top.RemoveAll(ctx, going+pv.Name); err != nil { // what is left of an earlier call
+		return err
+	}
+	switch err := top.Rename(pv.Name, going+pv.Name); {
+	case errors.Is(err, fs.ErrNotExist):
+		return top.Sync()
+	case err != nil:
+		return err
+	}
+	if err := top.Sync(); err != nil {
+		return err
+	}
+	if err := top.RemoveAll(ctx, going+pv.Name); err != nil {
+		return err
+	}
+	return top.Sync()
+}
+
+// Names are the volumes that have a directory, and those of which one is being removed.
+func (d Directories) Names() (there, leaving []string, err error) {
+	top, err := beneath.Open(d.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer top.Close()
+	names, _, err := top.Names(maxNames)
+	for _, name := range names {
+		if left, ok := strings.CutPrefix(name, going); ok {
+			leaving = append(leaving, left)
+		} else {
+			there = append(there, name)
+		}
+	}
+	return there, leaving, err
+}
+
+// Finish removes what is left of directories whose removal was interrupted.
+func (d Directories) Finish(ctx context.Context) error {
+	_, leaving, err := d.Names()
+	errs := []error{err}
+	for _, name := range leaving {
+		errs = append(errs, beneath.RemoveAll(ctx, filepath.Join(d.Dir, going+name)))
+	}
+	return errors.Join(errs...)
+}
+
+// Usage is what a volume takes on the disk. With an error, it is what was counted until then.
+func (d Directories) Usage(ctx context.Context, name string) (beneath.Size, error) {
+	return beneath.Usage(ctx, d.Path(name))
+}

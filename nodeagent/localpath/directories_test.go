@@ -1,0 +1,160 @@
+package localpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"lockstep/kinds"
+)
+
+// volume is one of node n1 below a directory.
+func volume(dir, name string) *corev1.PersistentVolume {
+	return &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{kinds.LocalPathNode: "n1"}, Finalizers: []string{kinds.LocalPath},
+			Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": kinds.LocalPath},
+		},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("64Ki")},
+			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{
+				Local: &corev1.LocalVolumeSource{Path: filepath.Join(dir, name)}},
+			ClaimRef: &corev1.ObjectReference{Kind: "PersistentVolumeClaim", Namespace: "shop", Name: "data", UID: "1"},
+		},
+		Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeBound},
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// TestMake: a directory is made once, for everyone below one that is root's, and keeps what is in it.
+func TestMake(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data", "local-path")
+	d := Directories{Dir: dir, Node: "n1"}
+	pv := volume(dir, "pvc-1")
+	for range 2 {
+		if err := d.Make(pv); err != nil {
+			t.Fatal(err)
+		}
+		for path, want := range map[string]os.FileMode{dir: 0o700, d.Path("pvc-1"): 0o777} {
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+				t.Errorf("%s: %v %v, want %v", path, info.Mode(), err, want)
+			}
+		}
+		write(t, filepath.Join(d.Path("pvc-1"), "file"), "kept")
+	}
+	if text, err := os.ReadFile(filepath.Join(d.Path("pvc-1"), "file")); err != nil || string(text) != "kept" {
+		t.Errorf("the file: %q %v", text, err)
+	}
+}
+
+// TestRefused: what is another node's, or is said to be elsewhere, is neither made nor removed, nor is a link followed.
+func TestRefused(t *testing.T) {
+	root := t.TempDir()
+	dir, outside := filepath.Join(root, "local-path"), filepath.Join(root, "outside")
+	d := Directories{Dir: dir, Node: "n1"}
+	write(t, filepath.Join(outside, "file"), "mine")
+	write(t, filepath.Join(dir, "pvc-0", "file"), "theirs")
+	for what, change := range map[string]func(*corev1.PersistentVolume){
+		`of node "n2", not of this one`: func(pv *corev1.PersistentVolume) { pv.Labels[kinds.LocalPathNode] = "n2" },
+		`of node "", not of this one`:   func(pv *corev1.PersistentVolume) { pv.Annotations = nil },
+		"is not at " + dir + "/pvc-1, ": func(pv *corev1.PersistentVolume) { pv.Spec.Local.Path = outside },
+		"is not at " + dir + "/pvc-1 ":  func(pv *corev1.PersistentVolume) { pv.Spec.Local.Path = dir + "/pvc-0" },
+		"the only place where it can be": func(pv *corev1.PersistentVolume) {
+			pv.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: d.Path("pvc-1")}}
+		},
+		`"../outside" has no name`: func(pv *corev1.PersistentVolume) { pv.Name, pv.Spec.Local.Path = "../outside", outside },
+		`"." has no name`:          func(pv *corev1.PersistentVolume) { pv.Name, pv.Spec.Local.Path = ".", dir },
+		`".removed-a" has no name`: func(pv *corev1.PersistentVolume) { pv.Name = ".removed-a" },
+	} {
+		pv := volume(dir, "pvc-1")
+		change(pv)
+		for verb, err := range map[string]error{"Make": d.Make(pv), "Remove": d.Remove(t.Context(), pv)} {
+			if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(what)) {
+				t.Errorf("%s: %v, want %s", verb, err, what)
+			}
+		}
+	}
+	if err := os.Symlink(outside, filepath.Join(dir, "pvc-2")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Make(volume(dir, "pvc-2")); err == nil {
+		t.Error("a link is taken for a directory")
+	}
+	if err := d.Remove(t.Context(), volume(dir, "pvc-2")); err != nil || exists(filepath.Join(dir, "pvc-2")) {
+		t.Errorf("a link is not removed: %v", err)
+	}
+	if !exists(filepath.Join(outside, "file")) || !exists(filepath.Join(dir, "pvc-0", "file")) || exists(filepath.Join(dir, "pvc-1")) {
+		t.Error("what is not the volume's was touched")
+	}
+}
+
+// interrupted is a context that ends once it was asked a number of times.
+type interrupted struct {
+	context.Context
+	left int
+}
+
+func (c *interrupted) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestRemoveIsResumed interrupts a removal at each of its steps: what is left is never found by the volume's name, and goes by the
+// next call, or at the next start.
+func TestRemoveIsResumed(t *testing.T) {
+	for _, atStart := range []bool{false, true} {
+		whole := false
+		for steps := 0; !whole; steps++ {
+			dir := filepath.Join(t.TempDir(), "local-path")
+			d, pv := Directories{Dir: dir, Node: "n1"}, volume(dir, "pvc-1")
+			for i := range 3 {
+				write(t, filepath.Join(dir, "pvc-1", fmt.Sprint(i), "deep", "file"), "gone")
+				write(t, filepath.Join(dir, "pvc-2", "file"), "kept")
+			}
+			whole = d.Remove(&interrupted{t.Context(), steps}, pv) == nil
+			there, leaving, err := d.Names()
+			if slices.Contains(there, "pvc-1") || err != nil || whole != (len(leaving) == 0) {
+				t.Fatalf("after %d steps: %v, %v are leaving, %v", steps, there, leaving, err)
+			}
+			if atStart {
+				err = d.Finish(t.Context())
+			} else {
+				err = d.Remove(t.Context(), pv)
+			}
+			there, leaving, again := d.Names()
+			if err != nil || again != nil || len(leaving) > 0 || !slices.Equal(there, []string{"pvc-2"}) {
+				t.Fatalf("after %d steps and the rest: %v, %v are leaving, %v", steps, there, leaving, errors.Join(err, again))
+			}
+			if steps > 200 {
+				t.Fatal("it never comes to its end")
+			}
+		}
+	}
+	d := Directories{Dir: filepath.Join(t.TempDir(), "never"), Node: "n1"}
+	if err := errors.Join(d.Remove(t.Context(), volume(d.Dir, "pvc-1")), d.Finish(t.Context())); err != nil {
+		t.Errorf("of a node without volumes: %v", err)
+	}
+}
