@@ -74,6 +74,7 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		{"up", up},
 		{"start", startOne},
+		{"claim", startClaimed},
 		{"pods", startMany},
 		{"job", runJob},
 		{"stats", statistics},
