@@ -26,7 +26,7 @@ func ClaimProtection() loop.Reconciler {
 				return is != nil && *is == 0 && (was == nil || *was != 0)
 			},
 		}},
-		Writes: protects(claim),
+		Writes: protects(claim, nil),
 		Decide: func(v *view.View, key kinds.Key, _ time.Time) (d loop.Decision, _ error) {
 			c, ok := v.Get(key).(*corev1.PersistentVolumeClaim)
 			if !ok {
@@ -66,7 +66,7 @@ func VolumeProtection() loop.Reconciler {
 		Name:      "pvprotection",
 		Component: "pv-protection-controller",
 		Owner:     pv,
-		Writes:    protects(pv),
+		Writes:    protects(pv, map[string]string{"metadata.finalizers": loop.OwnFinalizer}),
 		Decide: func(v *view.View, key kinds.Key, _ time.Time) (d loop.Decision, _ error) {
 			pv, ok := v.Get(key).(*corev1.PersistentVolume)
 			if !ok {
@@ -77,9 +77,8 @@ func VolumeProtection() loop.Reconciler {
 	}
 }
 
-func protects(kind *kinds.Kind) []loop.Write {
-	return []loop.Write{{Kind: kind, Fields: []string{"metadata.finalizers"},
-		Shared: map[string]string{"metadata.finalizers": loop.OwnFinalizer}}}
+func protects(kind *kinds.Kind, shared map[string]string) []loop.Write {
+	return []loop.Write{{Kind: kind, Fields: []string{"metadata.finalizers"}, Shared: shared}}
 }
 
 // protect takes the finalizer from what is being deleted once it is not used, and gives it to what has none.
