@@ -189,7 +189,7 @@ func (w *world) shrink(ctx context.Context) {
 // memory says how much the node has left, in MiB.
 func (w *world) memory(left int) {
 	w.Helper()
-	text := fmt.Sprintf("MemTotal: %d kB\nMemFree: %d kB\nInactive(file): 0 kB\nActive(file): 0 kB\n", 1<<20, left<<10)
+	text := fmt.Sprintf("MemTotal: %d kB\nMemFree: %d kB\nInactive(file): 0 kB\nActive(file): 0 kB\nSwapTotal: 0 kB\n", 1<<20, left<<10)
 	f, err := os.OpenFile(w.meminfo(), os.O_CREATE|os.O_WRONLY, 0o644) // in place: the file is mounted
 	if err == nil {
 		_, err = f.WriteString(fmt.Sprintf("%-200s", text))
