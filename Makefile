@@ -7,6 +7,11 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION)'
+# Packages that are linked and hardly ever run (docs/benchmarks.md) are not inlined, which makes the program 1.9 MiB smaller.
+COLD := github.com/antlr4-go github.com/google/cel-go github.com/google/gnostic-models $(addprefix k8s.io/api/,admissionregistration \
+	authentication authorization autoscaling certificates events extensions flowcontrol imagepolicy networking node policy rbac \
+	resource scheduling storage storagemigration)
+SMALL := $(COLD:%=-gcflags=%/...=-l)
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
@@ -23,10 +28,10 @@ build: bin/lockstep ## build bin/lockstep, static, its version from git
 lab: bin/lockstep bin/lockstep-lab ## build bin/lockstep-lab: a cluster of several hosts on this machine
 
 bin/lockstep: FORCE
-	@$(GOBUILD) -o $@ .
+	@$(GOBUILD) $(SMALL) -o $@ .
 
 bin/lockstep-arm64: FORCE
-	@GOARCH=arm64 $(GOBUILD) -o $@ .
+	@GOARCH=arm64 $(GOBUILD) $(SMALL) -o $@ .
 
 bin/lockstep-lab: FORCE
 	@$(GOBUILD) -o $@ ./lab/lockstep-lab
