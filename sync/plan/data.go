@@ -19,15 +19,20 @@ import (
 // maxClaims bounds how many claims a hold names: with the longest names they fill a line of a terminal some ten times.
 const maxClaims = 8
 
-// loss is a claim that goes with its data.
+// loss is a claim that goes with its data, or a volume that no claim has.
 type loss struct {
 	claim kinds.Key
 	// with is what it goes with: itself, its namespace, or the StatefulSet that has it by a template.
 	with *Desired
 }
 
+func (l loss) volume() bool { return l.claim.Namespace == "" }
+
 func (l loss) String() string {
 	text := l.claim.Namespace + "/" + l.claim.Name
+	if l.volume() {
+		text = l.claim.Name
+	}
 	if l.with.Key != l.claim {
 		text += " of " + l.with.Key.String()
 	}
@@ -50,6 +55,24 @@ func claimsOf(data []loss) string {
 	return ": " + strings.Join(texts, ", ")
 }
 
+// countOf says how many claims and volumes there are.
+func countOf(data []loss) string {
+	volumes := 0
+	for _, l := range data {
+		if l.volume() {
+			volumes++
+		}
+	}
+	switch claims := len(data) - volumes; {
+	case volumes == 0:
+		return count(claims, "claim")
+	case claims == 0:
+		return count(volumes, "volume")
+	default:
+		return count(claims, "claim") + " and " + count(volumes, "volume")
+	}
+}
+
 func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -59,13 +82,17 @@ func count(n int, what string) string {
 
 // data are the claims whose data the revision would have deleted, by key: bound ones whose volume is to be deleted with them, which
 // it no longer states, which are in a namespace that it no longer states, or which a StatefulSet does not keep when it goes, or gets
-// smaller. What an earlier revision has removed already does not count, and neither do claims that live as long as one pod.
+// smaller. What an earlier revision has removed already does not count, and neither do claims that live as long as one pod. Volumes
+// that no claim has are among them where a node deletes their data with them.
 func (d *decision) data(steps []Step, then *after) []loss {
 	lost := map[kinds.Key]*Desired{}
 	for i := range steps {
 		s := &steps[i]
 		if s.Drift || s.Verb != Prune && s.Verb != Update || !d.asks(&s.Entry) {
 			continue
+		}
+		if pv, ok := s.Live.(*corev1.PersistentVolume); ok && s.Verb == Prune && deletesDirectory(pv, then.view) {
+			lost[s.Key] = &s.Entry
 		}
 		for c := range view.List[*corev1.PersistentVolumeClaim](then.view, claimsIn(s.Key)) {
 			key := kinds.KeyOf(c)
@@ -156,6 +183,21 @@ func replicaHas(set *appsv1.StatefulSet, c *corev1.PersistentVolumeClaim, v *vie
 	}
 	_, pod := view.Get[*corev1.Pod](v, set.Namespace, fmt.Sprintf("%s-%d", set.Name, ordinal))
 	return pod
+}
+
+// deletesDirectory says that a node deletes the data of a volume once that is removed. Of one that a claim has they stay until the claim
+// goes.
+func deletesDirectory(pv *corev1.PersistentVolume, v *view.View) bool {
+	if kinds.LocalPathOf(pv) == "" || !slices.Contains(pv.Finalizers, kinds.LocalPath) ||
+		pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimDelete {
+		return false
+	}
+	ref := pv.Spec.ClaimRef
+	if ref == nil {
+		return true
+	}
+	c, there := view.Get[*corev1.PersistentVolumeClaim](v, ref.Namespace, ref.Name)
+	return !there || c.UID != ref.UID
 }
 
 // deletesDataOf says that with a claim goes its volume. One that has none has no data.

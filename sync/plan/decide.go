@@ -223,9 +223,9 @@ func held(rev Revision, budget string, data []loss) string {
 	case budget == nothing:
 		return nothing
 	case len(data) > 0 && budget == "":
-		cause = "would delete the data of " + count(len(data), "claim")
+		cause = "would delete the data of " + countOf(data)
 	case len(data) > 0:
-		cause += ", and the data of " + count(len(data), "claim")
+		cause += ", and the data of " + countOf(data)
 	case budget == "":
 		return ""
 	}
