@@ -393,7 +393,8 @@ func (a *Agent) api() client.Interface {
 
 // directories are the persistent volumes that are directories of this node.
 func (a *Agent) directories() localpath.Directories {
-	return localpath.Directories{Dir: a.opts.localPathDir(), Node: a.opts.NodeName}
+	return localpath.Directories{Dir: a.opts.localPathDir(), Node: a.opts.NodeName,
+		Records: filepath.Join(a.opts.agentDir(), "local-path")}
 }
 
 func (a *Agent) nodeFacts() spec.Node {

@@ -2,6 +2,7 @@
 package localpath
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 
+	"lockstep/internal/whole"
 	"lockstep/kinds"
 	"lockstep/nodeagent/beneath"
 )
@@ -35,7 +37,13 @@ type Directories struct {
 	Dir string
 	// Node is this node's name.
 	Node string
+	// Records has a file for each volume whose directory was made, on a disk that may be another one; empty: that is not known.
+	Records string
 }
+
+// ErrGone says that a volume's directory was here, and is not any more.
+var ErrGone = errors.New("its directory was made before and is gone; if that is not for want of a mount, and its data are not " +
+	"needed, make an empty one there")
 
 // Path is where a volume is.
 func (d Directories) Path(name string) string { return filepath.Join(d.Dir, name) }
@@ -53,7 +61,8 @@ func (d Directories) check(pv *corev1.PersistentVolume) error {
 	return nil
 }
 
-// Make makes the directory of a volume, unless it is there. When it returns nil the directory outlives a loss of power.
+// Make makes the directory of a volume, unless it is there. When it returns nil the directory outlives a loss of power. One that was made
+// before is not made again: a program would begin anew, without its data, and nobody would know. That is ErrGone.
 func (d Directories) Make(pv *corev1.PersistentVolume) error {
 	if err := d.check(pv); err != nil {
 		return err
@@ -71,10 +80,14 @@ func (d Directories) Make(pv *corev1.PersistentVolume) error {
 			return err
 		}
 		own, err := top.Open(pv.Name)
-		if err == nil {
-			own.Close()
+		if err != nil {
+			return err
 		}
-		return err
+		own.Close()
+		return d.record(pv.Name)
+	}
+	if made, err := d.made(pv.Name); err != nil || made {
+		return cmp.Or(err, fmt.Errorf("volume %s at %s: %w", pv.Name, d.Path(pv.Name), ErrGone))
 	}
 	own, err := top.Make(pv.Name, beneath.Attr{Mode: everyone})
 	if err != nil {
@@ -86,7 +99,44 @@ func (d Directories) Make(pv *corev1.PersistentVolume) error {
 		return err
 	}
 	defer above.Close()
-	return errors.Join(own.Sync(), top.Sync(), above.Sync())
+	if err := errors.Join(own.Sync(), top.Sync(), above.Sync()); err != nil {
+		return err
+	}
+	return d.record(pv.Name)
+}
+
+// made says whether the directory of a volume is known to have been made.
+func (d Directories) made(name string) (bool, error) {
+	if d.Records == "" {
+		return false, nil
+	}
+	_, err := os.Lstat(filepath.Join(d.Records, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// record notes that the directory of a volume is made.
+func (d Directories) record(name string) error {
+	if made, err := d.made(name); err != nil || made || d.Records == "" {
+		return err
+	}
+	if err := os.MkdirAll(d.Records, rootOnly); err != nil {
+		return err
+	}
+	return whole.Write(filepath.Join(d.Records, name), nil)
+}
+
+// unrecord forgets a volume that is gone.
+func (d Directories) unrecord(name string) error {
+	if d.Records == "" {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(d.Records, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Remove removes the directory of a volume with all that is in it; one that is absent is no error. It may be interrupted at any
@@ -97,7 +147,7 @@ func (d Directories) Remove(ctx context.Context, pv *corev1.PersistentVolume) er
 	}
 	top, err := beneath.Open(d.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return d.unrecord(pv.Name)
 	}
 	if err != nil {
 		return err
@@ -108,7 +158,7 @@ func (d Directories) Remove(ctx context.Context, pv *corev1.PersistentVolume) er
 	}
 	switch err := top.Rename(pv.Name, going+pv.Name); {
 	case errors.Is(err, fs.ErrNotExist):
-		return top.Sync()
+		return errors.Join(top.Sync(), d.unrecord(pv.Name))
 	case err != nil:
 		return err
 	}
@@ -118,7 +168,7 @@ func (d Directories) Remove(ctx context.Context, pv *corev1.PersistentVolume) er
 	if err := top.RemoveAll(ctx, going+pv.Name); err != nil {
 		return err
 	}
-	return top.Sync()
+	return errors.Join(top.Sync(), d.unrecord(pv.Name))
 }
 
 // Names are the volumes that have a directory, and those of which one is being removed.

@@ -68,6 +68,42 @@ func TestMake(t *testing.T) {
 	}
 }
 
+// TestGone: a directory that was made is not made a second time, as where its disk is not mounted, until somebody makes it or its volume
+// has gone.
+func TestGone(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "local-path")
+	d := Directories{Dir: dir, Node: "n1", Records: filepath.Join(root, "agent", "local-path")}
+	pv := volume(dir, "pvc-1")
+	made := func(want error) {
+		t.Helper()
+		if err := d.Make(pv); !errors.Is(err, want) || want != nil && exists(d.Path("pvc-1")) {
+			t.Fatalf("Make: %v, want %v", err, want)
+		}
+	}
+	write(t, filepath.Join(dir, "pvc-1", "file"), "of an earlier release")
+	for _, away := range []string{d.Path("pvc-1"), dir} {
+		made(nil)
+		if err := os.Rename(away, filepath.Join(root, "away")); err != nil {
+			t.Fatal(err)
+		}
+		made(ErrGone)
+		if err := errors.Join(os.RemoveAll(away), os.Rename(filepath.Join(root, "away"), away)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made(nil)
+	if !exists(filepath.Join(dir, "pvc-1", "file")) {
+		t.Error("its data are gone")
+	}
+	for range 2 {
+		if err := d.Remove(t.Context(), pv); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made(nil)
+}
+
 // TestRefused: what is another node's, or is said to be elsewhere, is neither made nor removed, nor is a link followed.
 func TestRefused(t *testing.T) {
 	root := t.TempDir()
