@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -73,9 +74,11 @@ func Reset(ctx context.Context, opts Options) error {
 	note(os.RemoveAll(opts.managedDir()))
 	note(removeRuntimeDirs(opts))
 	note(unmountBelow(opts.RunDir))
-	note(unmountBelow(opts.volumesDir()))
-	for _, dir := range []string{opts.agentDir(), opts.volumesDir(), opts.localPathDir(), opts.RunDir} {
+	for _, dir := range []string{opts.agentDir(), opts.RunDir} {
 		note(os.RemoveAll(dir))
+	}
+	for _, dir := range []string{opts.volumesDir(), opts.localPathDir()} {
+		note(removeAround(ctx, dir))
 	}
 	if opts.LogDir != "/var/log/pods" {
 		note(os.RemoveAll(opts.LogDir))
@@ -193,21 +196,52 @@ func resetForwarding(o Options) error {
 
 // unmountBelow detaches all mounts below a directory, the innermost first.
 func unmountBelow(dir string) error {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return err
 	}
 	var errs []error
-	lines := strings.Split(string(data), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		f := strings.Fields(lines[i])
-		if len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			if err := unix.Unmount(f[4], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", f[4], err))
-			}
+	for _, m := range slices.Backward(mounts) {
+		if m.Mountpoint == dir {
+			continue
+		}
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Mountpoint, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeAround removes a directory with all below it but what is mounted there, which is somebody's data: that is unmounted and, where it
+// cannot be, left, with an error. Links may lead to the directory.
+func removeAround(ctx context.Context, dir string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := unmountBelow(real); err != nil {
+		return err
+	}
+	top, err := beneath.Open(real)
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	for more := true; more; {
+		var names []string
+		if names, more, err = top.Names(1 << 10); err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := top.RemoveAll(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Remove(dir)
 }
 
 // removeEmptyParents removes the cgroups that held those of several nodes, if

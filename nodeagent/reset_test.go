@@ -1,6 +1,7 @@
 package nodeagent
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,8 +11,42 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lockstep/nodeagent/logs/keeper"
 )
+
+// TestRemoveAround: what is mounted below a directory outlives it, wherever links and odd names lead.
+func TestRemoveAround(t *testing.T) {
+	root := t.TempDir()
+	theirs := filepath.Join(root, "theirs")
+	for _, names := range [][2]string{{"data", "data"}, {"a disk", "a disk"}, {"disk", "link"}} {
+		at := filepath.Join(root, names[0], "volumes", "uid", "volumes", "v")
+		file, inner := filepath.Join(theirs, "file"), filepath.Join(filepath.Dir(at), "own", "file")
+		if err := errors.Join(os.MkdirAll(at, 0o700), os.MkdirAll(filepath.Dir(inner), 0o700), os.MkdirAll(theirs, 0o700),
+			os.WriteFile(file, nil, 0o600), os.WriteFile(inner, nil, 0o600), unix.Mount(theirs, at, "", unix.MS_BIND, "")); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+		dir := filepath.Join(root, names[1], "volumes")
+		if names[1] != names[0] {
+			if err := os.Symlink(names[0], filepath.Dir(dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			if err := removeAround(t.Context(), dir); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", dir, err)
+		}
+		if _, err := os.Stat(file); err != nil {
+			t.Errorf("what was mounted below %s: %v", dir, err)
+		}
+	}
+}
 
 // TestKeepersOfOthers has two log keepers of one path, which is another directory for the second.
 func TestKeepersOfOthers(t *testing.T) {
