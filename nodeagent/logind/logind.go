@@ -71,7 +71,8 @@ func Open(ctx context.Context, bus, confDir string) (*Conn, error) {
 	c := &Conn{bus: conn, end: end, signals: make(chan *dbus.Signal, 8), confDir: confDir}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err = conn.AddMatchSignalContext(ctx, dbus.WithMatchObjectPath(object), dbus.WithMatchInterface(manager),
+	// Every user of the machine may send it: the bus passes on logind's alone.
+	err = conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(service), dbus.WithMatchObjectPath(object), dbus.WithMatchInterface(manager),
 		dbus.WithMatchMember("PrepareForShutdown"))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot follow logind: %w", err), c.Close())

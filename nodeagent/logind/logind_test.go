@@ -44,6 +44,7 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("asked for %q", got)
 	}
 	for _, soon := range []bool{true, false} {
+		b.Pretend(!soon)
 		b.Shutdown(soon)
 		if got, err := c.Next(t.Context()); got != soon || err != nil {
 			t.Errorf("told %v: %v, %v", soon, got, err)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +39,7 @@ type Bus struct {
 	conns  map[*net.UnixConn]bool
 	locks  []*os.File // the other ends of those that were given out
 	asked  []string   // what was asked for, for an inhibitor with its words
+	rules  []string   // by which the signals are chosen that are sent
 }
 
 // New starts a bus, which ends with the test.
@@ -134,6 +136,8 @@ func (b *Bus) ask(member string, args []any) (body []any, end *os.File) {
 		return []any{":1.1"}, nil
 	case "Get":
 		return []any{dbus.MakeVariant(uint64(b.Delay / time.Microsecond))}, nil
+	case "AddMatch":
+		b.rules = append(b.rules, fmt.Sprint(args...))
 	case "KillUnit":
 		b.asked = append(b.asked, fmt.Sprintf("%q", args))
 		b.reload()
@@ -194,8 +198,19 @@ func (b *Bus) send(conn *net.UnixConn, m *dbus.Message) {
 }
 
 // Shutdown tells everybody that the machine is about to shut down, or no longer is.
-func (b *Bus) Shutdown(soon bool) {
+func (b *Bus) Shutdown(soon bool) { b.tell(soon, ":1.2", func(string) bool { return true }) }
+
+// Pretend is Shutdown by another than logind, as any user of the machine may send it: it comes to those who do not ask who says so.
+func (b *Bus) Pretend(soon bool) {
+	b.tell(soon, ":1.3", func(rule string) bool { return !strings.Contains(rule, "sender='org.freedesktop.login1'") })
+}
+
+func (b *Bus) tell(soon bool, sender string, matches func(rule string) bool) {
 	b.mu.Lock()
+	if !slices.ContainsFunc(b.rules, matches) {
+		b.mu.Unlock()
+		return
+	}
 	conns := make([]*net.UnixConn, 0, len(b.conns))
 	for conn := range b.conns {
 		conns = append(conns, conn)
@@ -206,7 +221,7 @@ func (b *Bus) Shutdown(soon bool) {
 			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath("/org/freedesktop/login1")),
 			dbus.FieldInterface: dbus.MakeVariant("org.freedesktop.login1.Manager"),
 			dbus.FieldMember:    dbus.MakeVariant("PrepareForShutdown"),
-			dbus.FieldSender:    dbus.MakeVariant(":1.2"),
+			dbus.FieldSender:    dbus.MakeVariant(sender),
 		}})
 	}
 }
