@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,7 +23,7 @@ const maxClaims = 8
 // loss is a claim that goes with its data, or a volume that no claim has.
 type loss struct {
 	claim kinds.Key
-	// with is what it goes with: itself, its namespace, or the StatefulSet that has it by a template.
+	// with is what it goes with: itself, its namespace, the StatefulSet that has it by a template, or the autoscaler that kept that large.
 	with *Desired
 }
 
@@ -91,6 +92,9 @@ func (d *decision) data(steps []Step, then *after) []loss {
 		if s.Drift || s.Verb != Prune && s.Verb != Update || !d.asks(&s.Entry) {
 			continue
 		}
+		if other, ok := d.unscaledElsewhere(s, then); ok {
+			s = &other
+		}
 		if pv, ok := s.Live.(*corev1.PersistentVolume); ok && s.Verb == Prune && deletesDirectory(pv, then.view) {
 			lost[s.Key] = &s.Entry
 		}
@@ -107,6 +111,33 @@ func (d *decision) data(steps []Step, then *after) []loss {
 	}
 	slices.SortFunc(out, func(a, b loss) int { return compare(a.claim, b.claim) })
 	return out
+}
+
+// unscaledElsewhere is what becomes of a StatefulSet of another source whose autoscaler a step takes away: it gets the size that is
+// stated there. The entry is the autoscaler's.
+func (d *decision) unscaledElsewhere(s *Step, then *after) (Step, bool) {
+	h, ok := s.Live.(*autoscalingv2.HorizontalPodAutoscaler)
+	if !ok {
+		return Step{}, false
+	}
+	target, ok := kinds.ScaleTarget(h)
+	live, isSet := then.view.Get(target).(*appsv1.StatefulSet)
+	if !ok || !isSet || len(then.scalers()[target]) > 0 {
+		return Step{}, false
+	}
+	for _, other := range d.in.Others {
+		row, there, err := Inventory.Get(then.view, other+"/"+target.Path())
+		if !there || err != nil || row.Value.State == Pruning {
+			continue
+		}
+		o, err := decode(target, row.Value.Object)
+		if stated, ok := o.(*appsv1.StatefulSet); ok && err == nil && stated.Spec.Replicas != nil {
+			changed := live.DeepCopy()
+			changed.Spec.Replicas = stated.Spec.Replicas
+			return Step{Verb: Update, Key: target, Live: live, Object: changed, Entry: s.Entry}, true
+		}
+	}
+	return Step{}, false
 }
 
 // asks says that an entry asks for something that no earlier revision did.
