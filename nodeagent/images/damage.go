@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,15 +58,20 @@ func (m *Manager) settled(image images.Image) string {
 }
 
 // distrust looks at an image that came in an earlier life of the machine, and may have come to the disk in part: blobs that are not
-// what their names say go, and so does what was unpacked, unless a container or another image stands on it.
+// what their names say go, and so does what was unpacked, unless a container or another image stands on it. Where blobs are absent, as
+// with a containerd that keeps none of what it has unpacked, that stays: there is nothing to unpack anew.
 func (m *Manager) distrust(ctx context.Context, image client.Image) error {
 	record := image.Metadata()
 	if record.Labels[settledLabel] == m.settled(record) || m.thisBoot(record) {
 		return nil
 	}
 	layers, layersErr := image.RootFS(ctx) // while it can be read
-	if m.dropDamaged(ctx, m.partsOf(ctx, record.Target)) > 0 {
+	_, _, _, absent, err := images.Check(ctx, m.client.ContentStore(), record.Target, platforms.Default())
+	switch dropped := m.dropDamaged(ctx, m.partsOf(ctx, record.Target)); {
+	case dropped > 0:
 		layersErr = fmt.Errorf("content of image %s is damaged: %w", record.Name, errdefs.ErrNotFound)
+	case err != nil || len(absent) > 0:
+		return cmp.Or(layersErr, err)
 	}
 	for n := len(layers); n > 0; n-- {
 		if m.client.SnapshotService(m.snapshotter).Remove(ctx, identity.ChainID(layers[:n]).String()) != nil {

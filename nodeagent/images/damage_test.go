@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	corev1 "k8s.io/api/core/v1"
 )
@@ -134,6 +135,29 @@ func TestPowerCut(t *testing.T) {
 		t.Errorf("labels %v", got)
 	}
 	f.whole("app:1")
+}
+
+// TestLayersAreKept: where a containerd keeps no blobs of what it has unpacked, that is not given up for what cannot be had again.
+func TestLayersAreKept(t *testing.T) {
+	f := newFixture(t)
+	pushed := f.push("library/app:1")
+	image, _, err := f.ensure(Request{Image: "app:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := f.context(testContext(t))
+	if err := f.client.ContentStore().Delete(ctx, digest.Digest(partOf(t, pushed, "layer"))); err != nil {
+		t.Fatal(err)
+	}
+	unsettled := images.Image{Name: image.Name, Target: image.Containerd.Target(), Labels: map[string]string{settledLabel: ""}}
+	if _, err := f.client.ImageService().Update(ctx, unsettled, "labels."+settledLabel); err != nil {
+		t.Fatal(err)
+	}
+	f.boot = "the next"
+	clear(f.known)
+	if _, err := f.Get(ctx, "app:1"); err != nil {
+		t.Error(err)
+	}
 }
 
 // dropLayers removes what was unpacked of an image, the topmost layer first.
