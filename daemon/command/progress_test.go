@@ -182,3 +182,20 @@ func TestSettled(t *testing.T) {
 		t.Error("a cluster without a node is settled")
 	}
 }
+
+// TestHoldIsToldWhole: a commit status has no room for all the claims that a hold names; who asks the daemon sees them.
+func TestHoldIsToldWhole(t *testing.T) {
+	const whole = `held: would delete the data of 2 claims; allow it: shop/a (shop.yaml:4), shop/b (shop.yaml:9)`
+	r := report("error", whole[:80]+"…")
+	r.Sources[0].Status.Errors = []string{whole}
+	var status, progress bytes.Buffer
+	if err := printReport(&status, r, dirFlags{defaultData, defaultRun}); err != nil {
+		t.Fatal(err)
+	}
+	newProgress(&screen{out: &progress}).show(r)
+	for name, text := range map[string]string{"status": status.String(), "progress": progress.String()} {
+		if !strings.Contains(text, whole) {
+			t.Errorf("%s does not have all of it:\n%s", name, text)
+		}
+	}
+}

@@ -101,11 +101,17 @@ func shop(t *testing.T) *memory.Store {
 	away.Status.Warnings = []string{`till.yaml:9:5: Deployment shop/till: would violate PodSecurity "<b>:latest"`}
 	away.Status.Drift = "node node-b has been silent for 41 s; Deployment shop/till: 1/2 ready"
 	away.Status.FetchError = "cannot read https://git.example/away.git: connection refused \x1b[2J\u202e\u009b"
+	held := &v1alpha1.Source{ObjectMeta: named("", "held")}
+	held.Spec.Folder = "/srv/held"
+	held.Status = v1alpha1.SourceStatus{
+		Seen: "dddd4444", State: "error", Message: "held: would delete the data of 2 claims; allow it: shop/a (shop.y…",
+		Errors: []string{"held: would delete the data of 2 claims; allow it: shop/a (shop.yaml:4), shop/b (shop.yaml:9)"},
+	}
 	event := &corev1.Event{ObjectMeta: named("shop", "e1"), Type: corev1.EventTypeWarning, Reason: "BackOff", Count: 12,
 		Message: "Back-off restarting failed container cache\u202e\x1b]0;x\a", LastTimestamp: metav1.NewTime(now.Add(-30 * time.Second)),
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: pod.Name}}
 	secret := &corev1.Secret{ObjectMeta: named("shop", "cart"), Data: map[string][]byte{"password": []byte("canary-7f3a")}}
-	s := memory.New(good, bad, away, node, down, secret, deployment, set, pod, far, pending, event)
+	s := memory.New(good, bad, away, held, node, down, secret, deployment, set, pod, far, pending, event)
 	record := func(table, name string, data any) {
 		raw, err := json.Marshal(data)
 		if err != nil {
@@ -163,7 +169,7 @@ func TestPages(t *testing.T) {
 			"1 warning", "would violate PodSecurity &#34;&lt;b&gt;:latest&#34;",
 			"2 commit statuses wait", "not bound to a node", "(init) running", "last ended: Error, exit code 137",
 			"1 source: cannot be read now", "1 source: unreadable", "connection refused", `href="/sources/infra/aaaa1111"`,
-			"1 source: error", "1 source: failure", `class="failed">1 of 2 nodes ready`,
+			"2 sources: error", "1 source: failure", "shop/b (shop.yaml:9)", `class="failed">1 of 2 nodes ready`,
 			`title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting",
 			"&lt;script&gt;alert(1)", "Secret shop/cart",
 		}},
@@ -172,6 +178,8 @@ func TestPages(t *testing.T) {
 		{"/sources/main/0123456789abcdef", 200, []string{"success", "2 objects in sync and healthy", "does not hold"}},
 		{"/sources/main/ffff", 200, []string{"Nothing is known of this revision"}},
 		{"/sources/infra/bbbb2222", 200, []string{"error", "cart.yaml:14:3"}},
+		{"/sources/held", 200, []string{"held: would delete", "shop/b (shop.yaml:9)"}},
+		{"/sources/held/dddd4444", 200, []string{"held: would delete", "shop/b (shop.yaml:9)"}},
 		{"/sources/infra/aaaa1111", 200, []string{"in force", "0 of 1 object healthy"}},
 		{"/sources/nobody", 404, []string{"There is no source nobody."}},
 		{"/style.css", 200, []string{"prefers-color-scheme"}},

@@ -101,7 +101,7 @@ type SourceStatus struct {
 	State string `json:"state,omitempty"`
 	// Message is the verdict's text, at most 140 characters.
 	Message string `json:"message,omitempty"`
-	// Errors are all errors of Seen, each with file:line:column, at most 100.
+	// Errors are all errors of Seen, each with file:line:column, at most 100, or why it is held, with all that the hold names.
 	Errors []string `json:"errors,omitempty"`
 	// Objects and Healthy count the objects of Accepted, and those of them that are healthy.
 	Objects int32 `json:"objects,omitempty"`

@@ -34,7 +34,8 @@ func (v *Verdict) status(in Input, said saying) {
 	switch {
 	case in.Seen.Revision != "" && (in.Seen.Decided || len(in.Seen.Refusal) > 0 || in.Seen.Doubt != ""):
 		s.Seen, s.State, s.Message = in.Seen.Revision, string(said.state), Cut(said.text)
-		for _, e := range in.Seen.Refusal[:min(len(in.Seen.Refusal), MaxErrors)] {
+		errs := in.Seen.errors()
+		for _, e := range errs[:min(len(errs), MaxErrors)] {
 			s.Errors = append(s.Errors, plain.Text(e))
 		}
 	case in.Seen.Revision == "" && a.Revision != "" && live.State != string(Error):

@@ -53,6 +53,14 @@ type Seen struct {
 
 func (s Seen) refused() bool { return s.Revision != "" && (len(s.Refusal) > 0 || s.Held != "") }
 
+// errors are why it is not applied, whole: a hold is one.
+func (s Seen) errors() []string {
+	if len(s.Refusal) == 0 && s.Held != "" {
+		return []string{s.Held}
+	}
+	return s.Refusal
+}
+
 // Accepted is the revision whose objects the inventory has, and how far it is.
 type Accepted struct {
 	// Revision is empty where none was ever accepted.
