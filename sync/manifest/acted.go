@@ -245,6 +245,7 @@ var allowedValues = map[string][]string{
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
 var refusedBecause = map[string]string{
+	"ObjectMeta.finalizers":                               "none would take it away again; what the cluster sets is left out",
 	"MetricSpec.pods":                                     "no adapter serves metrics of programs",
 	"MetricSpec.object":                                   "no adapter serves metrics of programs",
 	"PersistentVolumeSource.csi":                          "no CSI driver is spoken to",

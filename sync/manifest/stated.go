@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +24,12 @@ var serverAnnotations = []string{
 	kinds.AnnotationScores,
 }
 
+// serverFinalizers are those that the cluster itself sets, by the kind of what it holds back. Others are refused.
+var serverFinalizers = map[*kinds.Kind][]string{
+	kinds.For[*corev1.PersistentVolumeClaim](): {kinds.ClaimProtection},
+	kinds.For[*corev1.PersistentVolume]():      {kinds.VolumeProtection, kinds.LocalPath},
+}
+
 // dropServerSet removes what a manifest does not state even where it stands in it.
 func dropServerSet(k *kinds.Kind, n *node) {
 	if k.Status {
@@ -31,6 +38,18 @@ func dropServerSet(k *kinds.Kind, n *node) {
 	metadata := n.get("metadata")
 	metadata.drop(serverMetadata...)
 	metadata.get("annotations").drop(serverAnnotations...)
+	if metadata != nil {
+		metadata.fields = slices.DeleteFunc(metadata.fields, func(e entry) bool {
+			return e.name == "finalizers" && onlyOf(e.value, serverFinalizers[k])
+		})
+	}
+}
+
+// onlyOf says that a node is a list that has nothing but some of the values; an empty one states nothing, and is one.
+func onlyOf(n *node, values []string) bool {
+	return n.shape == list && !slices.ContainsFunc(n.items, func(item *node) bool {
+		return item.shape != text || !slices.Contains(values, item.text)
+	})
 }
 
 // statedIn returns the part of o that the tree states, as JSON.
