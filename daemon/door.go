@@ -80,6 +80,14 @@ func (d *door) DeleteToken(ctx context.Context, id string) error {
 	return fmt.Errorf("cannot delete token %s: there is none of this id", id)
 }
 
+// NodeVolumes implements control.Backend.
+func (d *door) NodeVolumes(_ context.Context, name string) ([]control.VolumeReport, error) {
+	if err := d.ready(); err != nil {
+		return nil, fmt.Errorf("cannot list the volumes of node %s: %w", name, err)
+	}
+	return volumesOnlyOn(d.store.View(), name), nil
+}
+
 // RemoveNode implements control.Backend.
 func (d *door) RemoveNode(ctx context.Context, name string) error {
 	if err := d.ready(); err != nil {

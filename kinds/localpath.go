@@ -16,6 +16,9 @@ const (
 	LocalPath = "lockstep.dev/local-path"
 	// LocalPathNode is the label of such a volume with the name of the node that has it.
 	LocalPathNode = "lockstep.dev/node"
+	// LocalPathMade is the annotation of a volume whose node was removed from the cluster when it had the directory. A node that
+	// comes under that name without the directory does not make an empty one.
+	LocalPathMade = "lockstep.dev/made"
 	// LocalPathClass is the StorageClass of that provisioner which every cluster has.
 	LocalPathClass = "local-path"
 )

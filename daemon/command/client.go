@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -96,13 +97,29 @@ func newNode() *cobra.Command {
 	node := &cobra.Command{Use: "node", Short: "Take nodes out of the cluster"}
 	group(node)
 	var dirs dirFlags
+	var leave bool
 	remove := &cobra.Command{Use: "remove NAME", Short: "Take a node out of the cluster, with its certificate", Args: takes(1, 1),
 		Long: `Take a node out of the cluster. From then on no server takes its certificate or renews it, its
 connections are closed, its pods are replaced elsewhere, and its name is free for another
 machine. The machine itself is not asked: what runs on it goes on until "lockstep reset" there,
-after which it may join anew with a token.`,
+after which it may join anew with a token.
+
+Data of claims that are on its machine alone stay there, and are of use only to a machine that
+joins under this name and still has them: their claims are listed, and --leave-data is wanted.
+"lockstep reset" deletes them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client := control.Dial(dirs.run)
+			volumes, err := client.NodeVolumes(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if err := tellVolumes(cmd.OutOrStdout(), args[0], volumes); err != nil {
+				return err
+			}
+			if len(volumes) > 0 && !leave {
+				return fmt.Errorf("cannot remove node %s: data of claims are on its machine alone (%d); copy them first, "+
+					"or leave them there with --leave-data", args[0], len(volumes))
+			}
 			if err := client.RemoveNode(cmd.Context(), args[0]); err != nil {
 				return err
 			}
@@ -115,8 +132,22 @@ after which it may join anew with a token.`,
 			return nil
 		}}
 	dirs.addClient(remove)
+	remove.Flags().BoolVar(&leave, "leave-data", false, "also where data of claims are on its machine alone, which stay there")
 	node.AddCommand(remove)
 	return node
+}
+
+// tellVolumes lists what can be reached on a node only; nothing where that is nothing.
+func tellVolumes(out io.Writer, node string, volumes []control.VolumeReport) error {
+	if len(volumes) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	_, _ = fmt.Fprintf(w, "on the machine of node %s alone:\nCLAIM\tVOLUME\tPATH\n", plain.Text(node))
+	for _, v := range volumes {
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", plain.Text(v.Claim), plain.Text(v.Name), plain.Text(v.Path))
+	}
+	return w.Flush()
 }
 
 func newKubeconfig() *cobra.Command {

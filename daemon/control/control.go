@@ -87,6 +87,15 @@ type TokenReport struct {
 	Expires time.Time `json:"expires,omitzero"`
 }
 
+// VolumeReport is a bound volume whose data can be reached on one node only.
+type VolumeReport struct {
+	Name string `json:"name"`
+	// Claim is the one that has it, as namespace/name.
+	Claim string `json:"claim"`
+	// Path is where it is on the node.
+	Path string `json:"path"`
+}
+
 // TokenOptions say what a new join token is good for.
 type TokenOptions struct {
 	// TTL is how long nodes can join with it.
@@ -117,6 +126,8 @@ type Backend interface {
 	Tokens(ctx context.Context) ([]TokenReport, error)
 	// DeleteToken takes a token back. It is an error that there is none of that id.
 	DeleteToken(ctx context.Context, id string) error
+	// NodeVolumes lists the bound volumes that no node but the one of this name can reach, by claim; none where there is no such node.
+	NodeVolumes(ctx context.Context, name string) ([]VolumeReport, error)
 	// RemoveNode takes a node out of the cluster: its certificates hold no more, and its name is free. It is an error that
 	// there is none of that name.
 	RemoveNode(ctx context.Context, name string) error
@@ -213,6 +224,10 @@ func handler(b Backend) http.Handler {
 	mux.HandleFunc("DELETE /token/{id}", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, b.DeleteToken(r.Context(), r.PathValue("id")))
 	})
+	mux.HandleFunc("GET /node/{name}/volumes", func(w http.ResponseWriter, r *http.Request) {
+		volumes, err := b.NodeVolumes(r.Context(), r.PathValue("name"))
+		answer(w, volumes, err)
+	})
 	mux.HandleFunc("DELETE /node/{name}", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, b.RemoveNode(r.Context(), r.PathValue("name")))
 	})
@@ -287,6 +302,11 @@ func (c *Client) Tokens(ctx context.Context) ([]TokenReport, error) {
 func (c *Client) DeleteToken(ctx context.Context, id string) error {
 	_, err := call[any](ctx, c, http.MethodDelete, "/token/"+url.PathEscape(id), nil)
 	return err
+}
+
+// NodeVolumes implements Backend.
+func (c *Client) NodeVolumes(ctx context.Context, name string) ([]VolumeReport, error) {
+	return call[[]VolumeReport](ctx, c, http.MethodGet, "/node/"+url.PathEscape(name)+"/volumes", nil)
 }
 
 // RemoveNode implements Backend.

@@ -241,6 +241,9 @@ func (r *Registrar) remove(ctx context.Context, node string) (key string, err er
 	if err != nil {
 		return "", err
 	}
+	if err := r.mark(ctx, v, node); err != nil {
+		return "", err
+	}
 	is := removed{Node: node, Since: r.tokens.now().UTC().Truncate(time.Second)}
 	group := store.Group{
 		{Record: removals.Record(removedPrefix+reg.Key, is), If: store.Anyway, Reason: "node removed"},
@@ -259,6 +262,31 @@ func (r *Registrar) remove(ctx context.Context, node string) (key string, err er
 	}
 	_, err = r.tokens.Store.Wait(ctx, result.Revision)
 	return reg.Key, err
+}
+
+// mark notes in each volume that is a directory of a node that it was made: a machine that comes under the node's name may not have it.
+func (r *Registrar) mark(ctx context.Context, v *view.View, node string) error {
+	var groups []store.Group
+	for pv := range view.List[*corev1.PersistentVolume](v, "") {
+		if kinds.LocalPathOf(pv) != node || pv.Annotations[kinds.LocalPathMade] != "" {
+			continue
+		}
+		changed := pv.DeepCopy()
+		changed.Annotations[kinds.LocalPathMade] = "true"
+		groups = append(groups, store.Group{
+			{Key: kinds.KeyOf(pv), Object: changed, If: kinds.Revision(pv), Reason: "its node is removed"}})
+	}
+	if len(groups) == 0 {
+		return nil
+	}
+	var errs []error
+	for i, result := range r.tokens.Commit.Commit(ctx, groups...) {
+		if errors.Is(result.Err, store.ErrConflict) {
+			return fmt.Errorf("volume %s has just changed, try again", groups[i][0].Key.Name)
+		}
+		errs = append(errs, result.Err)
+	}
+	return errors.Join(errs...)
 }
 
 // LastRemoved is the node that was taken out last, and when; empty where none is known.

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -177,6 +178,32 @@ func TestRemoved(t *testing.T) {
 			t.Fatal("a node whose Node object was deleted is still admitted")
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestRemovedWithVolumes: the directories of a node that is removed are known to have been made, however many there are.
+func TestRemovedWithVolumes(t *testing.T) {
+	p := startPlane(t, t.TempDir(), start, start)
+	p.mustJoin("n1", newKey(t))
+	of := func(i int) string { return []string{"n1", "n2"}[i%2] }
+	const volumes = 3 * store.MaxGroup
+	for i := range volumes {
+		pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("pvc-%d", i),
+			Labels:      map[string]string{kinds.LocalPathNode: of(i)},
+			Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": kinds.LocalPath}}}
+		put := store.Write{Key: kinds.KeyOf(pv), Object: pv, If: store.Anyway, Reason: "test"}
+		if r := p.store.Commit(t.Context(), store.Group{put})[0]; r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	if err := p.Remove(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range volumes {
+		pv, ok := view.Get[*corev1.PersistentVolume](p.store.View(), "", fmt.Sprintf("pvc-%d", i))
+		if !ok || (pv.Annotations[kinds.LocalPathMade] == "true") != (of(i) == "n1") {
+			t.Errorf("volume %d of %s: %v", i, of(i), pv.Annotations)
+		}
 	}
 }
 

@@ -62,7 +62,8 @@ func (d Directories) check(pv *corev1.PersistentVolume) error {
 }
 
 // Make makes the directory of a volume, unless it is there. When it returns nil the directory outlives a loss of power. One that was made
-// before is not made again: a program would begin anew, without its data, and nobody would know. That is ErrGone.
+// before, by this node or by one of its name that was removed, is not made again: a program would begin anew, without its data, and
+// nobody would know. That is ErrGone.
 func (d Directories) Make(pv *corev1.PersistentVolume) error {
 	if err := d.check(pv); err != nil {
 		return err
@@ -86,7 +87,7 @@ func (d Directories) Make(pv *corev1.PersistentVolume) error {
 		own.Close()
 		return d.record(pv.Name)
 	}
-	if made, err := d.made(pv.Name); err != nil || made {
+	if made, err := d.made(pv.Name); err != nil || made || pv.Annotations[kinds.LocalPathMade] != "" {
 		return cmp.Or(err, fmt.Errorf("volume %s at %s: %w", pv.Name, d.Path(pv.Name), ErrGone))
 	}
 	own, err := top.Make(pv.Name, beneath.Attr{Mode: everyone})

@@ -104,6 +104,22 @@ func TestGone(t *testing.T) {
 	made(nil)
 }
 
+// TestMadeByARemovedNode: a node that comes under the name of a removed one has the volume's directory, or makes none.
+func TestMadeByARemovedNode(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "local-path")
+	d := Directories{Dir: dir, Node: "n1", Records: filepath.Join(root, "agent", "local-path")}
+	pv := volume(dir, "pvc-1")
+	pv.Annotations[kinds.LocalPathMade] = "true"
+	if err := d.Make(pv); !errors.Is(err, ErrGone) || exists(d.Path("pvc-1")) {
+		t.Errorf("with an empty disk: %v, want %v", err, ErrGone)
+	}
+	write(t, filepath.Join(dir, "pvc-1", "file"), "kept")
+	if err := d.Make(pv); err != nil || !exists(filepath.Join(dir, "pvc-1", "file")) {
+		t.Errorf("with its data: %v", err)
+	}
+}
+
 // TestRefused: what is another node's, or is said to be elsewhere, is neither made nor removed, nor is a link followed.
 func TestRefused(t *testing.T) {
 	root := t.TempDir()
