@@ -41,7 +41,7 @@ func endOf(o kinds.Object) string {
 // another is the step for an object that cannot become what is stated, since Kubernetes' rules allow no such change. A Job that
 // has ended is replaced where its manifest asks for that.
 func another(step Step, errs field.ErrorList, changes []Change, rules Rules, now time.Time) Step {
-	step.Verb, step.Reason, step.Field = Refuse, explain(step.Key, errs, changes), errs[0].Field
+	step.Verb, step.Reason, step.Field = Refuse, explain(&step, errs, changes), errs[0].Field
 	stated, err := decode(step.Key, step.Entry.Object)
 	if _, ok := stated.(*batchv1.Job); !ok || err != nil {
 		return step

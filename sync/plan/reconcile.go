@@ -112,7 +112,7 @@ func create(step Step, then *after) Step {
 		return step
 	}
 	if errs := rules.PrepareCreate(o); len(errs) > 0 {
-		step.Verb, step.Reason, step.Field = Refuse, explain(step.Key, errs, nil), errs[0].Field
+		step.Verb, step.Reason, step.Field = Refuse, explain(&step, errs, nil), errs[0].Field
 		return step
 	}
 	step.Verb, step.Object, step.Reason = Create, o, "stated, and not there"
@@ -188,24 +188,9 @@ func decode(k kinds.Key, stated json.RawMessage) (kinds.Object, error) {
 	return o, nil
 }
 
-// remedy says how to make a change that Kubernetes' rules refuse; short, since a commit status has 140 characters.
-const remedy = "rename it, or delete it in one commit and add it in the next"
-
-// keepsData is that of what has data, which go with it.
-const keepsData = "give it another name: its data stay with this one"
-
-// remedyOf says how to make a change to an object of a kind.
-func remedyOf(k kinds.Key) string {
-	switch kinds.ForResource(k.GroupResource()) {
-	case kinds.For[*corev1.PersistentVolumeClaim](), kinds.For[*corev1.PersistentVolume]():
-		return keepsData
-	}
-	return remedy
-}
-
 // explain writes validation errors without the values they are about: a value may be a secret. Where Kubernetes shows what differs
 // below its words, the changes are named.
-func explain(k kinds.Key, errs field.ErrorList, changes []Change) string {
+func explain(s *Step, errs field.ErrorList, changes []Change) string {
 	var lines []string
 	immutable := false
 	for _, e := range errs {
@@ -222,7 +207,7 @@ func explain(k kinds.Key, errs field.ErrorList, changes []Change) string {
 	}
 	text := strings.Join(lines, "; ")
 	if immutable {
-		text += "; " + remedyOf(k)
+		text += "; " + remedyOf(s, errs)
 	}
 	return text
 }

@@ -157,6 +157,18 @@ func TestCut(t *testing.T) {
 	if got := Cut("a\x1b[31m\u202e b"); got != `a\x1b[31m\u202e b` {
 		t.Errorf("%q", got)
 	}
+	for text, want := range map[string]string{
+		"base.yaml:10:26: PersistentVolumeClaim shop/data: spec.resources.requests.storage: field can not be less than status.capacity; " +
+			"state the size it had": "base.yaml:10:26: PersistentVolumeClaim shop/data: spec.resources.requests.storage: " +
+			"field can not be less than status…; state the size it had",
+		"base.yaml:10:26: PersistentVolumeClaim shop/data: spec: spec is immutable after creation except resources.requests and others; " +
+			"add another one, and keep both until its data are moved": "base.yaml:10:26: PersistentVolumeClaim shop/data: " +
+			"spec: spec is immutable after cr…; add another one, and keep both until its data are moved",
+	} {
+		if got := Cut(text); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 	if got := Cut("a\n b"); got != "a b" {
 		t.Errorf("%q", got)
 	}
