@@ -32,6 +32,11 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 		add(b.Pod, store.Group{write(bound(b, now), b.Reason)}, func() { s.announce(b, now.Time) })
 	}
 	for _, r := range plan.Reservations {
+		if key := kinds.KeyOf(r.Pod); s.queue.expired(key, now.Time) {
+			s.queue.fail(key, now.Time)
+			plan.Failures = append(plan.Failures, Failure{Pod: r.Pod, Reason: unbound(context.DeadlineExceeded.Error())})
+			continue
+		}
 		s.queue.reserved(r, now.Time)
 		for part := range slices.Chunk(r.writes(), store.MaxGroup) {
 			add(r.Pod, part, nil)
@@ -48,7 +53,14 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 			add(r.Pod, part.group, func() { s.preempted(part.ended, r) })
 		}
 	}
+	for _, f := range plan.Failures {
+		s.opts.Events.Event(scheduledBy(f.Pod), f.Pod, corev1.EventTypeWarning, "FailedScheduling", f.Reason)
+		if p, changed := failed(f, now); changed {
+			add(f.Pod, store.Group{write(p, f.Reason)}, nil)
+		}
+	}
 	for _, p := range plan.Released {
+		s.queue.retry(kinds.KeyOf(p), now.Time)
 		p = nominatedTo(p, "")
 		add(p, store.Group{write(p, "another pod has taken the room")}, nil)
 	}
@@ -120,6 +132,26 @@ func refused(r Refusal, now metav1.Time) (*corev1.Pod, bool) {
 	return p, changed
 }
 
+// failed returns the pod of a failure as it is to be stored, and whether that is a change.
+func failed(f Failure, now metav1.Time) (*corev1.Pod, bool) {
+	p, changed := withCondition(f.Pod, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, LastTransitionTime: now,
+		Reason: corev1.PodReasonSchedulerError, Message: f.Reason,
+	})
+	return nominatedTo(p, ""), changed || f.Pod.Status.NominatedNodeName != ""
+}
+
+// reserved returns the pod of a reservation as it is to be stored, and whether that is a change. Why no node took it before is true no
+// longer. That its claims were not bound before stays until they are.
+func (r Reservation) reserved() (*corev1.Pod, bool) {
+	stale := func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable
+	}
+	p := nominatedTo(r.Pod, r.Node)
+	p.Status.Conditions = slices.DeleteFunc(slices.Clone(p.Status.Conditions), stale)
+	return p, r.Pod.Status.NominatedNodeName != r.Node || len(p.Status.Conditions) != len(r.Pod.Status.Conditions)
+}
+
 // nominatedTo returns a pod as it is to be stored.
 func nominatedTo(p *corev1.Pod, node string) *corev1.Pod {
 	out := *p
@@ -137,8 +169,8 @@ func (r Reservation) writes() (out store.Group) {
 	for _, c := range r.Claims {
 		out = append(out, store.Write{Key: kinds.KeyOf(c), Object: c, If: kinds.Revision(c), Reason: reason})
 	}
-	if r.Pod.Status.NominatedNodeName != r.Node {
-		out = append(out, write(nominatedTo(r.Pod, r.Node), r.Reason))
+	if p, changed := r.reserved(); changed {
+		out = append(out, write(p, r.Reason))
 	}
 	return out
 }

@@ -42,6 +42,12 @@ type Reservation struct {
 	Claims  []*corev1.PersistentVolumeClaim
 }
 
+// Failure says why the claims of a pod that was reserved were not bound: it has its node no longer, and is decided again later.
+type Failure struct {
+	Pod    *corev1.Pod
+	Reason string
+}
+
 // Plan is what one decision asks for. Bindings and refusals are in the order of the pods decided. What evictions make room for is
 // bound once their pods are gone.
 type Plan struct {
@@ -50,6 +56,8 @@ type Plan struct {
 	Refusals     []Refusal
 	// Deferred are pods of which a reservation has chosen for a claim: they are decided once that is seen.
 	Deferred []*corev1.Pod
+	// Failures are of reservations before.
+	Failures []Failure
 	// Released are pods that are nominated to a node no longer, and were not decided.
 	Released []*corev1.Pod
 }

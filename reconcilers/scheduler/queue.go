@@ -23,7 +23,8 @@ type queue struct {
 	all     bool                   // decide every pod that waits
 	told    map[kinds.Key]verdict  // the last refusal of the pods that wait
 	retries map[kinds.Key]time.Time
-	giving  bool // pods that could be decided gave way to others
+	failed  map[kinds.Key]string // why the claims of reserved pods were not bound, which is to be told
+	giving  bool                 // pods that could be decided gave way to others
 }
 
 // verdict is what was last said about a pod.
@@ -34,6 +35,7 @@ type verdict struct {
 	wakes    Changes
 	woken    bool // by one of these; it gave way to others
 	attempts int
+	since    time.Time // when it was reserved; zero: it is not
 }
 
 // backoff is how long after its last decision others go first.
@@ -45,13 +47,15 @@ func (v verdict) backoff() time.Duration {
 }
 
 func newQueue() queue {
-	return queue{fresh: map[kinds.Key]struct{}{}, told: map[kinds.Key]verdict{}, retries: map[kinds.Key]time.Time{}}
+	return queue{
+		fresh: map[kinds.Key]struct{}{}, told: map[kinds.Key]verdict{}, retries: map[kinds.Key]time.Time{}, failed: map[kinds.Key]string{},
+	}
 }
 
 // ready says that there are pods to decide.
 func (q *queue) ready(now time.Time) bool {
 	next, ok := q.next()
-	return q.all || q.giving || q.changes != 0 || len(q.fresh) > 0 || ok && !next.After(now)
+	return q.all || q.giving || q.changes != 0 || len(q.fresh) > 0 || len(q.failed) > 0 || ok && !next.After(now)
 }
 
 // next is when the first pod is to be tried again of which a write met another; false: there is none.
@@ -69,15 +73,40 @@ func (q *queue) retry(k kinds.Key, now time.Time) {
 	q.retries[k] = now.Add(max(firstBackoff, q.told[k].backoff()))
 }
 
-// reserved remembers that a pod waits for its claims, which wake it, on a node.
+// reserved remembers that a pod waits for its claims, which wake it, on a node, for so long at most.
 func (q *queue) reserved(r Reservation, now time.Time) {
 	key := kinds.KeyOf(r.Pod)
 	last := q.told[key]
 	last.decided, last.wakes, last.woken = now, NodeListed, false
-	if len(r.Volumes)+len(r.Claims) > 0 {
+	if last.since.IsZero() || len(r.Volumes)+len(r.Claims) > 0 {
 		last.attempts++
+		last.since = now
 	}
-	q.told[key] = last
+	q.told[key], q.retries[key] = last, last.since.Add(bindTimeout)
+}
+
+// expired says that a pod has waited for its claims for too long.
+func (q *queue) expired(k kinds.Key, now time.Time) bool {
+	since := q.told[k].since
+	return !since.IsZero() && !now.Before(since.Add(bindTimeout))
+}
+
+// fail has a pod whose claims were not bound back off: nothing but time, or another change of its claims, has it decided again.
+func (q *queue) fail(k kinds.Key, now time.Time) {
+	last := q.told[k]
+	last.decided, last.wakes, last.woken, last.since = now, 0, false, time.Time{}
+	q.told[k] = last
+	delete(q.fresh, k)
+	q.retry(k, now)
+}
+
+// failures returns the pods that are to be told why their claims were not bound, and forgets them.
+func (q *queue) failures(s *State) (out []Failure) {
+	for _, p := range s.Pending(func(k kinds.Key) bool { return q.failed[k] != "" }) {
+		out = append(out, Failure{Pod: p, Reason: q.failed[kinds.KeyOf(p)]})
+	}
+	clear(q.failed)
+	return out
 }
 
 // wake has a pod decided again, after others if it was decided just now.
@@ -101,6 +130,9 @@ func (q *queue) due(s *State, now time.Time) []*corev1.Pod {
 	lowest := int32(math.MaxInt32)
 	first := map[kinds.Key]struct{}{}
 	for k, p := range s.pending {
+		if q.failed[k] != "" {
+			continue
+		}
 		last, told := q.told[k]
 		_, fresh := q.fresh[k]
 		again, retries := q.retries[k]

@@ -25,6 +25,8 @@ const (
 	// lookAgain is when pods that no node takes are decided again without cause, and their event repeated, as
 	// kube-scheduler flushes its queue.
 	lookAgain = 5 * time.Minute
+	// bindTimeout bounds how long a pod waits on its node for its claims to be bound, as kube-scheduler's bindTimeoutSeconds.
+	bindTimeout = 10 * time.Minute
 	// commitTimeout bounds one round's writes, and the wait for the view to show them.
 	commitTimeout = 30 * time.Second
 )
@@ -187,22 +189,33 @@ func (s *Scheduler) claimChanged(c view.Change) {
 			s.queue.wake(pod)
 			continue
 		}
-		s.queue.retry(pod, s.opts.Now())
-		s.opts.Events.Event(scheduledBy(s.state.pending[pod]), s.state.pending[pod], corev1.EventTypeWarning, "FailedScheduling",
-			fmt.Sprintf("running PreBind plugin \"VolumeBinding\": binding volumes: provisioning failed for PVC %q", c.Key.Name))
+		s.queue.fail(pod, s.opts.Now())
+		if s.state.nominated[pod] != nil {
+			s.queue.failed[pod] = unbound(fmt.Sprintf("provisioning failed for PVC %q", c.Key.Name))
+		}
 	}
+}
+
+// unbound words why the claims of a pod were not bound, as kube-scheduler does.
+func unbound(why string) string {
+	return `running PreBind plugin "VolumeBinding": binding volumes: ` + why
 }
 
 // schedule decides what there is to decide and writes it.
 func (s *Scheduler) schedule(ctx context.Context) error {
 	pods := s.queue.due(s.state, s.opts.Now())
 	s.metrics.pending.Set(float64(len(s.state.pending)))
-	if len(pods) == 0 {
+	failures := s.queue.failures(s.state)
+	if len(pods)+len(failures) == 0 {
 		return nil
 	}
-	start := time.Now()
-	plan := Decide(s.state, pods, s.round)
-	s.round++
-	s.metrics.decide.Observe(time.Since(start).Seconds())
+	plan := Plan{}
+	if len(pods) > 0 {
+		start := time.Now()
+		plan = Decide(s.state, pods, s.round)
+		s.round++
+		s.metrics.decide.Observe(time.Since(start).Seconds())
+	}
+	plan.Failures = failures
 	return s.act(ctx, plan)
 }

@@ -453,6 +453,9 @@ func TestRunWithClaims(t *testing.T) {
 	change(c, func(o kinds.Object) { o.SetAnnotations(nil) }) // there was no room for it
 	awaitEvent(t, s, `Warning FailedScheduling running PreBind plugin "VolumeBinding": binding volumes: `+
 		`provisioning failed for PVC "made"`)
+	await(t, s, "p", func(p *corev1.Pod) bool {
+		return p.Status.NominatedNodeName == "" && len(p.Status.Conditions) == 1 && p.Status.Conditions[0].Reason == "SchedulerError"
+	})
 	c = selected()
 	change(c, func(o kinds.Object) { boundTo("other")(o.(*corev1.PersistentVolumeClaim)) })
 	other := persistent("other", "made", 2, givenTo("made"))
@@ -463,6 +466,78 @@ func TestRunWithClaims(t *testing.T) {
 	static, _ := view.Get[*corev1.PersistentVolumeClaim](s.View(), "shop", "static")
 	change(static, func(o kinds.Object) { boundTo("small")(o.(*corev1.PersistentVolumeClaim)) })
 	await(t, s, "p", func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" && p.Status.NominatedNodeName == "" })
+}
+
+// TestFailedClaimsBackOff: a pod whose claim is refused again and again holds no room in between, is tried again by the queue's back-off
+// alone, and its condition stays the same.
+func TestFailedClaimsBackOff(t *testing.T) {
+	s := memory.New(node("a", big, nil), storageClass("made", "example.com/maker", nil), claim("made", "made", 2, nil),
+		pod("p", "", mounting("made")))
+	scheduler := New(Options{Store: s, Commit: s, Events: s})
+	key := kinds.For[*corev1.PersistentVolumeClaim]().Key("shop", "made")
+	began, turns := time.Now(), 0
+	run(t, scheduler)
+	for ; turns < 3; turns++ {
+		awaitObject(t, s, key, func(o kinds.Object) bool { return o.GetAnnotations()[volume.AnnSelectedNode] == "a" })
+		await(t, s, "p", func(p *corev1.Pod) bool { return p.Status.NominatedNodeName == "a" })
+		c := s.View().Get(key).DeepCopyObject().(kinds.Object)
+		c.SetAnnotations(map[string]string{volume.AnnStorageProvisioner: "example.com/maker"})
+		commit(t, s, store.Write{Key: key, Object: c, If: kinds.Revision(c)})
+		await(t, s, "p", func(p *corev1.Pod) bool {
+			return p.Status.NominatedNodeName == "" && len(p.Status.Conditions) == 1 &&
+				p.Status.Conditions[0].Status == corev1.ConditionFalse && p.Status.Conditions[0].Reason == corev1.PodReasonSchedulerError &&
+				p.Status.Conditions[0].Message == `running PreBind plugin "VolumeBinding": binding volumes: provisioning failed for PVC "made"`
+		})
+	}
+	if took := time.Since(began); took < 3*time.Second { // 1 s and 2 s lie between them
+		t.Errorf("%d attempts within %v", turns, took)
+	}
+}
+
+// TestQueueOfReservations: a pod waits for its claims for ten minutes at most, then backs off.
+func TestQueueOfReservations(t *testing.T) {
+	p, q, start := pod("p", "", mounting("made")), newQueue(), time.Unix(1_900_000_000, 0)
+	s := NewState(view.Of(node("a", big, nil), p))
+	key := kinds.KeyOf(p)
+	q.reserved(Reservation{Pod: p, Node: "a"}, start)
+	q.reserved(Reservation{Pod: p, Node: "a"}, start.Add(5*time.Minute)) // it was decided again, and still waits
+	if next, _ := q.next(); !next.Equal(start.Add(bindTimeout)) || q.told[key].attempts != 1 {
+		t.Errorf("tried again after %v, attempts %d", next.Sub(start), q.told[key].attempts)
+	}
+	late := start.Add(bindTimeout)
+	if q.expired(key, late.Add(-time.Second)) || !q.expired(key, late) {
+		t.Error("it expires at another time than after ten minutes")
+	}
+	q.wake(key)
+	q.fail(key, late)
+	if pods := q.due(s, late); len(pods) > 0 || q.expired(key, late.Add(time.Hour)) {
+		t.Errorf("%d pods are due at once", len(pods))
+	}
+	if pods := q.due(s, late.Add(firstBackoff)); len(pods) != 1 {
+		t.Errorf("%d pods are due after the back-off", len(pods))
+	}
+	q.reserved(Reservation{Pod: p, Node: "a"}, late.Add(firstBackoff))
+	q.failed[key] = "told first"
+	q.all = true
+	if pods := q.due(s, late.Add(time.Hour)); len(pods) > 0 {
+		t.Error("it is decided before its failure is told")
+	}
+	if f := q.failures(s); len(f) != 1 || f[0].Reason != "told first" || len(q.failed) > 0 {
+		t.Errorf("failures: %+v", f)
+	}
+}
+
+// TestReservationRenewsCondition: why no node took a pod before is not said of one that has one; that its claims failed stays.
+func TestReservationRenewsCondition(t *testing.T) {
+	for reason, left := range map[string]int{corev1.PodReasonUnschedulable: 0, corev1.PodReasonSchedulerError: 1} {
+		p := pod("p", "", nil)
+		p.Status.NominatedNodeName = "a"
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason}}
+		next, changed := Reservation{Pod: p, Node: "a"}.reserved()
+		if len(next.Status.Conditions) != left || changed != (left == 0) || len(p.Status.Conditions) != 1 {
+			t.Errorf("%s: %+v, changed %t", reason, next.Status.Conditions, changed)
+		}
+	}
 }
 
 func awaitObject(t *testing.T, s *memory.Store, key kinds.Key, ok func(kinds.Object) bool) {

@@ -14,6 +14,7 @@ import (
 
 // TestClaims: a claim is healthy once it is bound, or while it waits for its first pod, and says why it cannot be bound.
 func TestClaims(t *testing.T) {
+	const ours, none = "lockstep.dev/local-path", "kubernetes.io/no-provisioner"
 	claim := func(class string, change ...func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
 		c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{
 			Namespace: "shop", Name: "data", UID: "mine", CreationTimestamp: metav1.NewTime(now.Add(-time.Minute)),
@@ -31,6 +32,9 @@ func TestClaims(t *testing.T) {
 	chosen := func(c *corev1.PersistentVolumeClaim) {
 		c.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "a"}
 	}
+	told := func(c *corev1.PersistentVolumeClaim) {
+		c.Annotations = map[string]string{"volume.kubernetes.io/storage-provisioner": ours}
+	}
 	many := func(c *corev1.PersistentVolumeClaim) {
 		c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
 	}
@@ -45,7 +49,6 @@ func TestClaims(t *testing.T) {
 		}
 		return v
 	}
-	const ours, none = "lockstep.dev/local-path", "kubernetes.io/no-provisioner"
 	for name, c := range map[string]struct {
 		claim  *corev1.PersistentVolumeClaim
 		others []kinds.Object
@@ -60,8 +63,11 @@ func TestClaims(t *testing.T) {
 		"node chosen": {claim("gold", chosen), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Progressing, "Pending"},
 		"not of many": {claim("gold", chosen, many), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Failed,
 			"Pending: access mode ReadWriteMany is not supported: a directory of one node has ReadWriteOnce and ReadWriteOncePod"},
-		"young":    {claim("", young), nil, kinds.Progressing, "Pending"},
-		"no class": {claim("gold"), nil, kinds.Failed, `Pending: storageclass.storage.k8s.io "gold" not found`},
+		"not of many, and its node taken away": {claim("gold", told, many), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Failed,
+			"Pending: access mode ReadWriteMany is not supported: a directory of one node has ReadWriteOnce and ReadWriteOncePod"},
+		"its node taken away": {claim("gold", told), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Healthy, ""},
+		"young":               {claim("", young), nil, kinds.Progressing, "Pending"},
+		"no class":            {claim("gold"), nil, kinds.Failed, `Pending: storageclass.storage.k8s.io "gold" not found`},
 		"nothing": {claim(""), nil, kinds.Failed,
 			"Pending: no persistent volumes available for this claim and no storage class is set"},
 		"nobody makes": {claim("gold"), []kinds.Object{class(none, "Immediate")}, kinds.Failed,

@@ -26,6 +26,9 @@ type Judge struct {
 
 var _ kinds.Sight = (*Judge)(nil)
 
+// preBind begins what the scheduler says of claims that are not bound: which of its parts says so is of no matter to a verdict.
+const preBind = `running PreBind plugin "VolumeBinding": `
+
 // At returns the judge of a view at time now.
 func At(v *view.View, now time.Time) *Judge {
 	return &Judge{View: v, now: now, found: map[string]string{}}
@@ -109,23 +112,34 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 		}
 		return kinds.Health{Cause: corev1.PodReasonSchedulingGated + ": waits for " + strings.Join(names, ", ")}
 	}
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
-			due := c.LastTransitionTime.Add(unschedulableAfter)
-			if j.now.Before(due) {
-				return kinds.Health{Cause: "not scheduled yet", Again: due}
-			}
-			if node := p.Status.NominatedNodeName; node != "" {
-				return kinds.Health{Cause: "waits for pods of lower priority to end on node " + node}
-			}
-			// Why ending others is no help is the scheduler's event's: a verdict has little room.
-			if why, _, _ := strings.Cut(c.Message, " preemption: "); why != "" {
-				return kinds.Health{State: kinds.Failed, Cause: "Unschedulable: " + why}
-			}
-			return kinds.Health{State: kinds.Failed, Cause: "Unschedulable"}
+	if c := podstatus.Condition(&p.Status, corev1.PodScheduled); c != nil && c.Status == corev1.ConditionFalse {
+		switch c.Reason {
+		case corev1.PodReasonUnschedulable, corev1.PodReasonSchedulerError:
+			return j.unplaced(p, c)
 		}
+	} else if c == nil && p.Spec.NodeName == "" && p.Status.NominatedNodeName != "" {
+		return kinds.Health{Cause: "waits for the volumes of its claims, for node " + p.Status.NominatedNodeName}
 	}
 	return kinds.Health{Cause: "not ready"}
+}
+
+// unplaced judges a pod that the scheduler has said it has no node for.
+func (j *Judge) unplaced(p *corev1.Pod, c *corev1.PodCondition) kinds.Health {
+	due := c.LastTransitionTime.Add(unschedulableAfter)
+	if j.now.Before(due) {
+		return kinds.Health{Cause: "not scheduled yet", Again: due}
+	}
+	if c.Reason == corev1.PodReasonSchedulerError { // it stays while the pod has a node anew, until its claims are bound
+		return kinds.Health{State: kinds.Failed, Cause: because(c.Reason, strings.TrimPrefix(c.Message, preBind))}
+	}
+	if node := p.Status.NominatedNodeName; node != "" {
+		return kinds.Health{Cause: "waits for pods of lower priority to end on node " + node}
+	}
+	// Why ending others is no help is the scheduler's event's: a verdict has little room.
+	if why, _, _ := strings.Cut(c.Message, " preemption: "); why != "" {
+		return kinds.Health{State: kinds.Failed, Cause: "Unschedulable: " + why}
+	}
+	return kinds.Health{State: kinds.Failed, Cause: "Unschedulable"}
 }
 
 // Roll sums up the objects of a revision.

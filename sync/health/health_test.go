@@ -180,6 +180,14 @@ func unschedulable(since time.Duration) func(*corev1.Pod) {
 	}
 }
 
+// unprovisioned has a node anew after the claims of its last were not bound.
+func unprovisioned(p *corev1.Pod) {
+	unschedulable(time.Minute)(p)
+	p.Status.NominatedNodeName = "node-1"
+	p.Status.Conditions[0].Reason = corev1.PodReasonSchedulerError
+	p.Status.Conditions[0].Message = `running PreBind plugin "VolumeBinding": binding volumes: provisioning failed for PVC "data"`
+}
+
 func gated(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "a.example/x"}} }
 
 func svc(change ...func(*corev1.Service)) *corev1.Service {
@@ -299,6 +307,11 @@ func TestOf(t *testing.T) {
 		})}, kinds.Failed, "ImagePullBackOff, 2/3 ready"},
 		"unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Minute))},
 			kinds.Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
+		"claims that are not bound": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unprovisioned)}, kinds.Failed,
+			`SchedulerError, 2/3 ready: binding volumes: provisioning failed for PVC "data"`},
+		"claims that are to be bound": {single, []kinds.Object{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop"},
+			Status: corev1.PodStatus{NominatedNodeName: "node-1"}}}, kinds.Progressing,
+			"waits for the volumes of its claims, for node node-1"},
 		"just unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Second))},
 			kinds.Progressing, "2/3 ready"},
 		"unschedulable, and no other's end helps": {single, []kinds.Object{&corev1.Pod{
