@@ -39,7 +39,7 @@ func claimHealth(c *corev1.PersistentVolumeClaim, see Sight) Health {
 	}
 	name := volume.GetPersistentVolumeClaimClass(c)
 	class, _ := see.Get(For[*storagev1.StorageClass]().Key("", name)).(*storagev1.StorageClass)
-	if BindsLate(class) && c.Spec.VolumeName == "" && !volume.IsDelayBindingProvisioning(c) {
+	if BindsLate(class) && c.Spec.VolumeName == "" && !volume.IsDelayBindingProvisioning(c) && !refusedBefore(c, class) {
 		return Health{State: Healthy}
 	}
 	cause := withoutVolume(c, class, see)
@@ -50,6 +50,11 @@ func claimHealth(c *corev1.PersistentVolumeClaim, see Sight) Health {
 		return Health{Cause: "Pending"}
 	}
 	return Health{State: Failed, Cause: "Pending: " + cause}
+}
+
+// refusedBefore says that the claim's pod has had a node, which LocalPath took away: it can make no such volume anywhere.
+func refusedBefore(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) bool {
+	return c.Annotations[volume.AnnStorageProvisioner] == LocalPath && class.Provisioner == LocalPath && LocalPathRefusal(c, class) != ""
 }
 
 func lostClaim(c *corev1.PersistentVolumeClaim, see Sight) Health {

@@ -67,28 +67,26 @@ func provision(v *view.View, c *corev1.PersistentVolumeClaim) (d loop.Decision) 
 	name := "pvc-" + string(c.UID)
 	if pv, there := view.Get[*corev1.PersistentVolume](v, "", name); there {
 		if !volume.IsVolumeBoundToClaim(pv, c) {
-			return failed(class, fmt.Sprintf("persistentvolumes %q already exists", name))
+			return failed(c, class, fmt.Sprintf("persistentvolumes %q already exists", name))
 		}
 		return d // the binder's turn
 	}
 	if cause := kinds.LocalPathRefusal(c, class); cause != "" {
-		return failed(class, cause)
+		return failed(c, class, cause)
 	}
 	node, there := view.Get[*corev1.Node](v, "", selected)
 	switch {
 	case selected == "":
 		if node = emptiest(v); node == nil {
-			return failed(class, "no node is ready for it")
+			return failed(c, class, "no node is ready for it")
 		}
 	case !there:
-		changed := c.DeepCopy()
-		delete(changed.Annotations, volume.AnnSelectedNode)
-		d.Wants = []loop.Want{{Object: changed, Reason: "the selected node is gone, another one is to be selected"}}
+		d.Wants = []loop.Want{{Object: withoutNode(c), Reason: "the selected node is gone, another one is to be selected"}}
 		d.Events = []loop.Event{warning("ProvisioningFailed", fmt.Sprintf("node %q not found", selected))}
 		return d
 	}
 	if cause := unable(node); cause != "" {
-		return failed(class, cause)
+		return failed(c, class, cause)
 	}
 	d.Events = []loop.Event{normal("Provisioning",
 		fmt.Sprintf("External provisioner is provisioning volume for claim %q", c.Namespace+"/"+c.Name))}
@@ -98,8 +96,24 @@ func provision(v *view.View, c *corev1.PersistentVolumeClaim) (d loop.Decision) 
 	return d
 }
 
-func failed(class *storagev1.StorageClass, cause string) loop.Decision {
-	return loop.Decision{Events: []loop.Event{warning("ProvisioningFailed", failure(class, cause))}}
+// failed decides about a claim that gets no volume now. The node that was selected for it is taken away, which tells the scheduler, but
+// not before the binder has left the claim to this provisioner: that it has been is seen of the claim from then on.
+func failed(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, cause string) (d loop.Decision) {
+	if c.Annotations[volume.AnnSelectedNode] != "" {
+		if c.Annotations[volume.AnnStorageProvisioner] != kinds.LocalPath {
+			return d
+		}
+		d.Wants = []loop.Want{{Object: withoutNode(c), Reason: "it cannot be provisioned there: " + cause}}
+	}
+	d.Events = []loop.Event{warning("ProvisioningFailed", failure(class, cause))}
+	return d
+}
+
+// withoutNode is a claim for which no node is selected.
+func withoutNode(c *corev1.PersistentVolumeClaim) *corev1.PersistentVolumeClaim {
+	c = c.DeepCopy()
+	delete(c.Annotations, volume.AnnSelectedNode)
+	return c
 }
 
 func failure(class *storagev1.StorageClass, cause string) string {
