@@ -486,7 +486,8 @@ func TestFailedClaimsBackOff(t *testing.T) {
 		await(t, s, "p", func(p *corev1.Pod) bool {
 			return p.Status.NominatedNodeName == "" && len(p.Status.Conditions) == 1 &&
 				p.Status.Conditions[0].Status == corev1.ConditionFalse && p.Status.Conditions[0].Reason == corev1.PodReasonSchedulerError &&
-				p.Status.Conditions[0].Message == `running PreBind plugin "VolumeBinding": binding volumes: provisioning failed for PVC "made"`
+				p.Status.Conditions[0].Message == `running PreBind plugin "VolumeBinding": binding volumes: `+
+					`provisioning failed for PVC "made"`
 		})
 	}
 	if took := time.Since(began); took < 3*time.Second { // 1 s and 2 s lie between them

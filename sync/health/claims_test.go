@@ -63,7 +63,7 @@ func TestClaims(t *testing.T) {
 		"node chosen": {claim("gold", chosen), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Progressing, "Pending"},
 		"not of many": {claim("gold", chosen, many), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Failed,
 			"Pending: access mode ReadWriteMany is not supported: a directory of one node has ReadWriteOnce and ReadWriteOncePod"},
-		"not of many, and its node taken away": {claim("gold", told, many), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Failed,
+		"not of many, node taken away": {claim("gold", told, many), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Failed,
 			"Pending: access mode ReadWriteMany is not supported: a directory of one node has ReadWriteOnce and ReadWriteOncePod"},
 		"its node taken away": {claim("gold", told), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Healthy, ""},
 		"young":               {claim("", young), nil, kinds.Progressing, "Pending"},

@@ -307,7 +307,7 @@ func TestOf(t *testing.T) {
 		})}, kinds.Failed, "ImagePullBackOff, 2/3 ready"},
 		"unschedulable": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unschedulable(time.Minute))},
 			kinds.Failed, "Unschedulable, 2/3 ready: 0/2 nodes are available: 2 Insufficient cpu."},
-		"claims that are not bound": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unprovisioned)}, kinds.Failed,
+		"claims not bound": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unprovisioned)}, kinds.Failed,
 			`SchedulerError, 2/3 ready: binding volumes: provisioning failed for PVC "data"`},
 		"claims that are to be bound": {single, []kinds.Object{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop"},
 			Status: corev1.PodStatus{NominatedNodeName: "node-1"}}}, kinds.Progressing,
