@@ -125,7 +125,7 @@ joins under this name and still has them: their claims are listed, and --leave-d
 			}
 			out := cmd.OutOrStdout()
 			_, _ = fmt.Fprintln(out, plain.Text(fmt.Sprintf("node %s is removed: no server takes its certificate, and its name is free; "+
-				"what runs on its machine goes on until lockstep reset there", args[0])))
+				"what runs on its machine goes on until lockstep reset there, which deletes the data of claims, too", args[0])))
 			if report, err := client.Report(cmd.Context()); err == nil && len(report.Nodes) == 0 {
 				_, _ = fmt.Fprintln(out, nodeless(report, dirs))
 			}

@@ -22,7 +22,8 @@ var (
 	ErrTaken = errors.New("the node name is taken: join with the key it was registered with, or under another name; on a server, " +
 		"lockstep node remove frees it")
 	// ErrRemoved: the key was taken from the cluster, and no certificate for it holds any more.
-	ErrRemoved = errors.New("this node was removed from the cluster: lockstep reset on its machine lets that join anew")
+	ErrRemoved = errors.New("this node was removed from the cluster: lockstep reset on its machine lets that join anew, " +
+		"and deletes the data of claims there")
 	// ErrUnproven: the name may be in a certificate that the store has forgotten.
 	ErrUnproven = errors.New("a certificate may live that has this name, since the cluster's store was made anew: join with a token " +
 		"for this very name (lockstep token create --node)")
