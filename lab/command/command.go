@@ -223,7 +223,7 @@ func images(open func() (*lab.Lab, error)) *cobra.Command {
 }
 
 func pack(open func() (*lab.Lab, error)) *cobra.Command {
-	c := &cobra.Command{Use: "pack NAME PROGRAM [ARG…]", Short: "Put a static program into the lab's registry, as an image",
+	c := &cobra.Command{Use: "pack [--dir DIR] NAME PROGRAM [ARG…]", Short: "Put a static program into the lab's registry, as an image",
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := open()

@@ -122,8 +122,8 @@ func create(step Step, then *after) Step {
 			return step
 		}
 		step.Drift, step.Reason = true, "stated, and deleted by hand"
-		if preempted(step.Key, v) {
-			step.Reason = "stated, and preempted by a pod of higher priority"
+		if why := goneFor(step.Key, v); why != "" {
+			step.Reason = "stated, and " + why
 		}
 	}
 	return step

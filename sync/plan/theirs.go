@@ -107,11 +107,11 @@ func removedBy(o kinds.Object, v *view.View) string {
 	return ""
 }
 
-// preempted says that a pod which is gone was ended to make room for another: that is the last that its events tell of where it
-// was.
-func preempted(pod kinds.Key, v *view.View) bool {
+// goneFor says why a pod is gone that nobody deleted, by the last that its events tell of where it was: it made room for another, or
+// its node is gone. Empty: neither is known.
+func goneFor(pod kinds.Key, v *view.View) string {
 	if kinds.ForResource(pod.GroupResource()) != kinds.For[*corev1.Pod]() {
-		return false
+		return ""
 	}
 	var last *corev1.Event
 	for e := range view.List[*corev1.Event](v, pod.Namespace) {
@@ -120,7 +120,17 @@ func preempted(pod kinds.Key, v *view.View) bool {
 			last = e
 		}
 	}
-	return last != nil && last.Reason == "Preempted"
+	switch {
+	case last == nil:
+		return ""
+	case last.Reason == "Preempted":
+		return "preempted by a pod of higher priority"
+	}
+	node, ok := strings.CutPrefix(last.Message, fmt.Sprintf("Successfully assigned %s/%s to ", pod.Namespace, pod.Name))
+	if _, there := view.Get[*corev1.Node](v, "", node); ok && !there {
+		return "its node " + node + " is gone"
+	}
+	return ""
 }
 
 // full says that an object has all the pods it wants.
