@@ -70,16 +70,6 @@ func (r *rollout) retain(m *replica, done *loop.Event) (changed bool) {
 	return len(wants) > 0
 }
 
-// reprieve takes the claims of replicas from their pods, with which they would go: they are wanted again. Unlike in Kubernetes they wait
-// for no replica before them, since their pods may end meanwhile.
-func (r *rollout) reprieve() {
-	for _, m := range r.replicas {
-		if _, pod := r.possible(m); m.pod != nil && len(m.claims) == 0 && slices.ContainsFunc(r.existing(m), pod.of) {
-			r.retain(m, nil)
-		}
-	}
-}
-
 // owning are the claims of a replica that get other owners. What else controls one is told: its owners are left to that.
 func (r *rollout) owning(m *replica, done *loop.Event) (wants []loop.Want) {
 	for _, c := range r.existing(m) {

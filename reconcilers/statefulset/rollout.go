@@ -97,7 +97,6 @@ func (r *rollout) wanted(ordinal int) string {
 // advance decides the next step. With ordered replicas each one waits for those below it, with parallel ones none does.
 func (r *rollout) advance() {
 	if !r.fill() {
-		r.reprieve()
 		return
 	}
 	if !r.shrink() {
