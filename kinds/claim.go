@@ -37,6 +37,19 @@ func ReplicaOfClaim(set *appsv1.StatefulSet, claim string) (ordinal int, ok bool
 	return 0, false
 }
 
+// DeletesClaims says whether a set's retention policy deletes its replicas' claims when the set is deleted, and when it gets smaller.
+func DeletesClaims(set *appsv1.StatefulSet) (whenDeleted, whenScaled bool) {
+	p := set.Spec.PersistentVolumeClaimRetentionPolicy
+	const gone = appsv1.DeletePersistentVolumeClaimRetentionPolicyType
+	return p != nil && p.WhenDeleted == gone, p != nil && p.WhenScaled == gone
+}
+
+// HasOrdinal says that a set is to have a replica of an ordinal.
+func HasOrdinal(set *appsv1.StatefulSet, ordinal int) bool {
+	first, end := Ordinals(set)
+	return ordinal >= first && ordinal < end
+}
+
 // Ordinals are those of a set's replicas: from first, and below end.
 func Ordinals(set *appsv1.StatefulSet) (first, end int) {
 	if o := set.Spec.Ordinals; o != nil {

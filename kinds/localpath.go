@@ -31,6 +31,13 @@ func LocalPathOf(pv *corev1.PersistentVolume) string {
 	return pv.Labels[LocalPathNode]
 }
 
+// LocalPathLetGo is such a volume without the finalizer that its node keeps it by.
+func LocalPathLetGo(pv *corev1.PersistentVolume) *corev1.PersistentVolume {
+	pv = pv.DeepCopy()
+	pv.Finalizers = slices.DeleteFunc(pv.Finalizers, func(f string) bool { return f == LocalPath })
+	return pv
+}
+
 // LocalPathRefusal says what a directory cannot be of what a claim of a class of LocalPath asks for; empty: it can be all.
 func LocalPathRefusal(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) string {
 	for _, mode := range c.Spec.AccessModes {

@@ -32,6 +32,12 @@ func NodeReady(n *corev1.Node) bool {
 	return c != nil && c.Status == corev1.ConditionTrue
 }
 
+// NodeSilent says that a node was heard of, and is not any more: its Ready condition is Unknown.
+func NodeSilent(n *corev1.Node) bool {
+	c := NodeCondition(n, corev1.NodeReady)
+	return c != nil && c.Status == corev1.ConditionUnknown
+}
+
 // NodeCondition returns the node's condition of that type, or nil. It is the node's own.
 func NodeCondition(n *corev1.Node, t corev1.NodeConditionType) *corev1.NodeCondition {
 	for i := range n.Status.Conditions {
@@ -70,7 +76,7 @@ func lacksRules(n *corev1.Node) (why string, lacks bool) {
 	if n == nil || n.DeletionTimestamp != nil {
 		return "", false
 	}
-	if c := NodeCondition(n, corev1.NodeReady); c != nil && c.Status == corev1.ConditionUnknown {
+	if NodeSilent(n) {
 		return "", false
 	}
 	if c := NodeCondition(n, NodeServiceRules); c != nil && c.Status == corev1.ConditionFalse {

@@ -65,10 +65,4 @@ func (a *Agent) answerSilence(ctx context.Context) error {
 	}
 }
 
-func silent(n *corev1.Node) bool {
-	if n == nil {
-		return false
-	}
-	c := kinds.NodeCondition(n, corev1.NodeReady)
-	return c != nil && c.Status == corev1.ConditionUnknown
-}
+func silent(n *corev1.Node) bool { return n != nil && kinds.NodeSilent(n) }

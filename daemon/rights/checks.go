@@ -172,8 +172,7 @@ func CheckVolume(self string, _ *view.View, new, old kinds.Object) error {
 	case was.DeletionTimestamp == nil || !slices.Contains(was.Finalizers, kinds.LocalPath):
 		return fmt.Errorf("node %s may not change the volume %s, which is not being deleted", self, was.Name)
 	}
-	allowed, asked := was.DeepCopy(), new.(*corev1.PersistentVolume).DeepCopy()
-	allowed.Finalizers = slices.DeleteFunc(allowed.Finalizers, func(f string) bool { return f == kinds.LocalPath })
+	allowed, asked := kinds.LocalPathLetGo(was), new.(*corev1.PersistentVolume).DeepCopy()
 	allowed.ManagedFields, asked.ManagedFields = nil, nil
 	allowed.TypeMeta, asked.ResourceVersion = asked.TypeMeta, allowed.ResourceVersion
 	if !equality.Semantic.DeepEqual(allowed, asked) {

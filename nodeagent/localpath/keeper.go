@@ -192,9 +192,7 @@ func (k *Keeper) remove(ctx context.Context, pv *corev1.PersistentVolume) error 
 func letGo(ctx context.Context, api client.Interface, pv *corev1.PersistentVolume) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	changed := pv.DeepCopy()
-	changed.Finalizers = slices.DeleteFunc(changed.Finalizers, func(f string) bool { return f == kinds.LocalPath })
-	_, err := api.CoreV1().PersistentVolumes().Update(ctx, changed, metav1.UpdateOptions{})
+	_, err := api.CoreV1().PersistentVolumes().Update(ctx, kinds.LocalPathLetGo(pv), metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

@@ -6,7 +6,6 @@ package localpath
 
 import (
 	"maps"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -32,10 +31,9 @@ func nodeChanged(old, new kinds.Object) bool {
 		!equality.Semantic.DeepEqual(was.Spec.Taints, n.Spec.Taints) || !was.DeletionTimestamp.Equal(n.DeletionTimestamp)
 }
 
-// silent says that nothing is heard of a node.
+// silent says that nothing is heard of a node, or nothing was yet.
 func silent(n *corev1.Node) bool {
-	i := slices.IndexFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
-	return i < 0 || n.Status.Conditions[i].Status == corev1.ConditionUnknown
+	return kinds.NodeCondition(n, corev1.NodeReady) == nil || kinds.NodeSilent(n)
 }
 
 // waits says whether a claim may wait for a volume of this provisioner: it was told to, or a node was selected, which is for whatever

@@ -73,9 +73,7 @@ func reclaim(v *view.View, pv *corev1.PersistentVolume, stated bool) (d loop.Dec
 		if slices.Contains(pv.Finalizers, kinds.VolumeProtection) {
 			return d
 		}
-		changed := pv.DeepCopy()
-		changed.Finalizers = slices.DeleteFunc(changed.Finalizers, func(f string) bool { return f == kinds.LocalPath })
-		d.Wants = []loop.Want{{Object: changed, Reason: "its node is gone, with what it has of it"}}
+		d.Wants = []loop.Want{{Object: kinds.LocalPathLetGo(pv), Reason: "its node is gone, with what it has of it"}}
 		d.Events = []loop.Event{warning("VolumeFailedDelete",
 			fmt.Sprintf("node %q not found: what it had of the volume stays there", name))}
 		return d

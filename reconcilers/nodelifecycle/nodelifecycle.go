@@ -60,7 +60,7 @@ func New() loop.Reconciler {
 				How:  "its node, when that is silent",
 				Keys: func(v *view.View, o kinds.Object) []kinds.Key {
 					n, ok := view.Get[*corev1.Node](v, "", o.(*corev1.Pod).Spec.NodeName)
-					if !ok || !unknown(n) {
+					if !ok || !kinds.NodeSilent(n) {
 						return nil
 					}
 					return []kinds.Key{kinds.KeyOf(n)}
@@ -98,11 +98,6 @@ func renewal(l *coordinationv1.Lease) time.Time {
 	return l.Spec.RenewTime.Time
 }
 
-func unknown(n *corev1.Node) bool {
-	c := kinds.NodeCondition(n, corev1.NodeReady)
-	return c != nil && c.Status == corev1.ConditionUnknown
-}
-
 func decide(v *view.View, key kinds.Key, now time.Time) loop.Decision {
 	node, ok := v.Get(key).(*corev1.Node)
 	if !ok {
@@ -117,14 +112,14 @@ func decide(v *view.View, key kinds.Key, now time.Time) loop.Decision {
 		d.Again = due
 	default:
 		silence(changed, now)
-		if !unknown(node) {
+		if !kinds.NodeSilent(node) {
 			d.Events = append(d.Events, loop.Event{
 				Type: corev1.EventTypeNormal, Reason: "NodeNotReady",
 				Message: fmt.Sprintf("Node %s status is now: NodeNotReady", node.Name),
 			})
 		}
 	}
-	if unknown(changed) {
+	if kinds.NodeSilent(changed) {
 		unreadyPods(v, node, now, &d)
 	}
 	taint(changed, now)
@@ -135,7 +130,7 @@ func decide(v *view.View, key kinds.Key, now time.Time) loop.Decision {
 }
 
 func reason(old, new *corev1.Node) string {
-	if unknown(new) && !unknown(old) {
+	if kinds.NodeSilent(new) && !kinds.NodeSilent(old) {
 		return "no heartbeat for " + grace.String()
 	}
 	return "taints follow the conditions"

@@ -160,23 +160,16 @@ func (r *rollout) possible(m *replica) (set, pod owner) {
 	return set, pod
 }
 
-// deletes says whether the set's retention policy deletes claims when it is deleted, and when it gets smaller.
-func (r *rollout) deletes() (whenDeleted, whenScaled bool) {
-	p := r.set.Spec.PersistentVolumeClaimRetentionPolicy
-	const gone = appsv1.DeletePersistentVolumeClaimRetentionPolicyType
-	return p != nil && p.WhenDeleted == gone, p != nil && p.WhenScaled == gone
-}
-
 // stale says that a claim of a replica that has no pod goes with the pod that it had. Until it has gone there is no other.
 func (r *rollout) stale(m *replica) bool {
-	_, whenScaled := r.deletes()
+	_, whenScaled := kinds.DeletesClaims(r.set)
 	_, pod := r.possible(m)
 	return whenScaled && slices.ContainsFunc(r.existing(m), pod.stale)
 }
 
 // conflicting says that something else controls a claim which would have owners by the retention policy.
 func (r *rollout) conflicting(c *corev1.PersistentVolumeClaim, m *replica) bool {
-	if whenDeleted, whenScaled := r.deletes(); !whenDeleted && !whenScaled {
+	if whenDeleted, whenScaled := kinds.DeletesClaims(r.set); !whenDeleted && !whenScaled {
 		return false
 	}
 	set, pod := r.possible(m)
@@ -204,8 +197,8 @@ func (r *rollout) owners(c *corev1.PersistentVolumeClaim, m *replica) (refs []me
 	if conflicting && !set.of(c) && !pod.of(c) {
 		return c.OwnerReferences, true
 	}
-	whenDeleted, whenScaled := r.deletes()
-	withPod := whenScaled && !r.inRange(m.ordinal) && !conflicting
+	whenDeleted, whenScaled := kinds.DeletesClaims(r.set)
+	withPod := whenScaled && !kinds.HasOrdinal(r.set, m.ordinal) && !conflicting
 	withSet := whenDeleted && !withPod && !conflicting
 	refs = slices.DeleteFunc(slices.Clone(c.OwnerReferences), func(ref metav1.OwnerReference) bool {
 		return set.named(ref) || pod.named(ref)
@@ -220,11 +213,6 @@ func (r *rollout) owners(c *corev1.PersistentVolumeClaim, m *replica) (refs []me
 		return (ref.UID == set.uid || ref.UID == pod.uid) && (ref.Controller == nil || !*ref.Controller)
 	})
 	return refs, set.of(c) == withSet && pod.of(c) == withPod && !owned
-}
-
-func (r *rollout) inRange(ordinal int) bool {
-	first, end := kinds.Ordinals(r.set)
-	return ordinal >= first && ordinal < end
 }
 
 // replicasOf maps a claim to the stateful sets that have, or want, one of its name.

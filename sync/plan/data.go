@@ -172,13 +172,13 @@ func goesWith(s *Step, c *corev1.PersistentVolumeClaim, v *view.View) bool {
 		return s.Verb == Prune && !ephemeral(c)
 	case *appsv1.StatefulSet:
 		if s.Verb == Prune {
-			return owns(o, c) || retention(o).WhenDeleted == appsv1.DeletePersistentVolumeClaimRetentionPolicyType && replicaHas(o, c, v)
+			whenDeleted, _ := kinds.DeletesClaims(o)
+			return owns(o, c) || whenDeleted && replicaHas(o, c, v)
 		}
 		changed := s.Object.(*appsv1.StatefulSet)
+		_, whenScaled := kinds.DeletesClaims(changed)
 		ordinal, _ := kinds.ReplicaOfClaim(o, c.Name)
-		first, end := kinds.Ordinals(changed)
-		return retention(changed).WhenScaled == appsv1.DeletePersistentVolumeClaimRetentionPolicyType &&
-			(ordinal < first || ordinal >= end) && replicaHas(o, c, v)
+		return whenScaled && !kinds.HasOrdinal(changed, ordinal) && replicaHas(o, c, v)
 	}
 	return false
 }
@@ -193,23 +193,13 @@ func owns(set *appsv1.StatefulSet, c *corev1.PersistentVolumeClaim) bool {
 	return slices.ContainsFunc(c.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == set.UID })
 }
 
-func retention(set *appsv1.StatefulSet) appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy {
-	if p := set.Spec.PersistentVolumeClaimRetentionPolicy; p != nil {
-		return *p
-	}
-	return appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
-		WhenDeleted: appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
-		WhenScaled:  appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
-	}
-}
-
 // replicaHas says that a claim is of a replica that the set has, or of which there is a pod: a set removes no others.
 func replicaHas(set *appsv1.StatefulSet, c *corev1.PersistentVolumeClaim, v *view.View) bool {
 	ordinal, ok := kinds.ReplicaOfClaim(set, c.Name)
 	if !ok {
 		return false
 	}
-	if first, end := kinds.Ordinals(set); ordinal >= first && ordinal < end {
+	if kinds.HasOrdinal(set, ordinal) {
 		return true
 	}
 	_, pod := view.Get[*corev1.Pod](v, set.Namespace, fmt.Sprintf("%s-%d", set.Name, ordinal))

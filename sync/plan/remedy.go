@@ -6,6 +6,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"lockstep/kinds"
 )
 
 // What is to be done where Kubernetes' rules refuse a change; short, since a commit status has 140 characters. With what has data they
@@ -32,12 +34,12 @@ func remedyOf(s *Step, errs field.ErrorList) string {
 	case *corev1.PersistentVolume:
 		return movesData
 	case *appsv1.StatefulSet:
-		switch {
+		switch whenDeleted, _ := kinds.DeletesClaims(o); {
 		case len(o.Spec.VolumeClaimTemplates) == 0:
-		case retention(o).WhenDeleted == appsv1.RetainPersistentVolumeClaimRetentionPolicyType:
-			return keepsClaims
-		default:
+		case whenDeleted:
 			return movesData
+		default:
+			return keepsClaims
 		}
 	}
 	if s.Live != nil && s.Entry.State != Applied && len(s.Entry.Before) == 0 {
