@@ -253,7 +253,7 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.images, err = images.New(ctx, images.Options{Client: a.rt.Client(), Namespace: runtime.Namespace, Snapshotter: a.rt.Snapshotter(),
 		CertsDirs: []string{a.opts.CertsDir}, Credentials: a.opts.credentials(), Verify: a.opts.VerifyImages,
 		RecordsDir: filepath.Join(a.opts.agentDir(), "images"), Parallel: a.opts.ImagePulls, DiskPath: a.imageDir, Pulled: a.metrics.pulled,
-		Interruption: a.rt.Interruption}); err != nil {
+		Boot: a.facts.BootID, Interruption: a.rt.Interruption}); err != nil {
 		return err
 	}
 	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir(), Own: a.directories()}); err != nil {

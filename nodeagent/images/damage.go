@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -169,12 +168,6 @@ func (f *flusher) flush(path string) error {
 	}
 	defer dir.Close()
 	return unix.Syncfs(int(dir.Fd()))
-}
-
-// bootID names the time since the machine was started; empty where the kernel does not tell.
-func bootID() string {
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(id))
 }
 
 // bootTime is when the machine was started.

@@ -57,6 +57,8 @@ type Options struct {
 	RecordsDir string
 	// DiskPath is on the file system whose fullness makes Collect remove images; empty means /var/lib/containerd.
 	DiskPath string
+	// Boot names the time since the machine was started, for what was pulled in an earlier one. Empty: it is not known.
+	Boot string
 	// Pulled, if not nil, is told of each pull that ended.
 	Pulled func(took time.Duration, err error)
 	// Interruption begins to watch the connection to containerd; what it returns tells whether it was lost since. Nil
@@ -159,7 +161,7 @@ func New(ctx context.Context, options Options) (*Manager, error) {
 	m := &Manager{
 		client: options.Client, namespace: options.Namespace, snapshotter: options.Snapshotter,
 		certsDirs: options.CertsDirs, diskPath: options.DiskPath, pulled: options.Pulled,
-		interrupted: options.Interruption, now: options.Now, credentials: options.Credentials, verify: options.Verify,
+		interrupted: options.Interruption, now: options.Now, boot: options.Boot, credentials: options.Credentials, verify: options.Verify,
 		recordsDir: options.RecordsDir, tellEvery: tellPeriod, records: map[digest.Digest]access.Record{},
 		backoff: backoff{failures: map[string]failure{}},
 		flying:  map[string]*flight{}, used: map[string]time.Time{}, seen: map[string]time.Time{}, known: map[string]known{},
@@ -183,7 +185,6 @@ func New(ctx context.Context, options Options) (*Manager, error) {
 		m.now = time.Now
 	}
 	m.pulls = newLanes(options.Parallel)
-	m.boot = bootID()
 	if m.recordsDir != "" {
 		if err := os.MkdirAll(m.recordsDir, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot keep records of images: %w", err)

@@ -160,7 +160,7 @@ func newFixture(t testing.TB) *fixture {
 	}
 	m, err := New(testContext(t), Options{
 		Client: containerd, Namespace: fmt.Sprintf("test-%d", fixtures.Add(1)), CertsDirs: []string{filepath.Join(certs, "none"), certs},
-		DiskPath: certs, Now: f.clock.now,
+		DiskPath: certs, Now: f.clock.now, Boot: "this one",
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -84,7 +84,7 @@ func (m *Manager) followed(next images.Handler, going *progress) images.Handler 
 	})
 }
 
-// Pulling words how far a pull is: "12.5 MiB of 40.0 MiB".
+// Pulling words how far the pull of an image is: `Pulling image "web:1": 12.5 of 40.0 MiB`.
 func Pulling(image string, done, of int64) string {
 	const mebibyte = 1 << 20
 	return fmt.Sprintf("Pulling image %q: %.1f of %.1f MiB", image, float64(done)/mebibyte, float64(of)/mebibyte)

@@ -384,7 +384,7 @@ func resourcesOf(pod *corev1.Pod, live []Container) (has *corev1.ResourceRequire
 func resizing(w Wanted, o Observed, s *corev1.PodStatus, end bool, now time.Time) {
 	say := func(t corev1.PodConditionType, on bool, generation int64, reason, message string) {
 		if !on || end {
-			s.Conditions = slices.DeleteFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == t })
+			unset(s, t)
 			return
 		}
 		put(s, corev1.PodCondition{Type: t, Status: corev1.ConditionTrue, ObservedGeneration: generation, Reason: reason,
@@ -450,6 +450,11 @@ func setRestartingAll(pod *corev1.Pod, o Observed, s *corev1.PodStatus, now time
 		c.Status, c.Reason, c.Message = corev1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
 	}
 	put(s, c, now)
+}
+
+// unset removes a condition, if it is there.
+func unset(s *corev1.PodStatus, t corev1.PodConditionType) {
+	s.Conditions = slices.DeleteFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == t })
 }
 
 // put writes a condition, whose time stays where it says the same as before.

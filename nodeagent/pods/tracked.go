@@ -56,14 +56,10 @@ func short(digest string) string {
 
 // moved sets the condition that a tag has moved, which is there while it has.
 func moved(w Wanted, s *corev1.PodStatus, now time.Time) {
-	for i := range s.Conditions {
-		if s.Conditions[i].Type == podstatus.ImageMoved && w.Moved == "" {
-			s.Conditions = append(s.Conditions[:i:i], s.Conditions[i+1:]...)
-			return
-		}
+	if w.Moved == "" {
+		unset(s, podstatus.ImageMoved)
+		return
 	}
-	if w.Moved != "" {
-		put(s, corev1.PodCondition{Type: podstatus.ImageMoved, Status: corev1.ConditionTrue, ObservedGeneration: w.Pod.Generation,
-			Reason: "TagMoved", Message: w.Moved}, now)
-	}
+	put(s, corev1.PodCondition{Type: podstatus.ImageMoved, Status: corev1.ConditionTrue, ObservedGeneration: w.Pod.Generation,
+		Reason: "TagMoved", Message: w.Moved}, now)
 }

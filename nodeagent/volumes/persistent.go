@@ -18,8 +18,7 @@ import (
 )
 
 // mountPersistent mounts what a claim of the pod stands for, which is made where it is a directory of this node. Nothing of it is ever
-// removed here: what ends with the pod are
-// mounts, and the empty directories that they are at.
+// removed here: what ends with the pod are mounts, and the empty directories that they are at.
 func (m *Manager) mountPersistent(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, p pods.Persistent) (Mounted, error) {
 	dir := m.volumeDir(pod.UID, v.Name)
 	made := Mounted{HostPath: dir, ReadOnly: p.ReadOnly}

@@ -41,9 +41,13 @@ func amountsOf(list corev1.ResourceList) (a amounts, pods int64) {
 // requestsOf returns what a pod requests in all, init containers and overhead included, as Kubernetes counts it: while its
 // resources change, the larger ones.
 func requestsOf(p *corev1.Pod) amounts {
-	a, _ := amountsOf(requests.PodRequests(p, requests.PodResourcesOptions{UseStatusResources: true,
-		InPlacePodLevelResourcesVerticalScalingEnabled: true}))
+	a, _ := amountsOf(requests.PodRequests(p, counted()))
 	return a
+}
+
+// counted is how a pod's requests are counted.
+func counted() requests.PodResourcesOptions {
+	return requests.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}
 }
 
 // add adds b times sign, which is 1 or -1.
@@ -78,11 +82,10 @@ const (
 
 // weightOf returns the requests as scoring sees them: each container at least what is presumed where it says nothing.
 func weightOf(p *corev1.Pod) (cpu, memory int64) {
-	options := requests.PodResourcesOptions{NonMissingContainerRequests: presumed(), UseStatusResources: true,
-		InPlacePodLevelResourcesVerticalScalingEnabled: true}
+	options := counted()
+	options.NonMissingContainerRequests = presumed()
 	if requests.IsPodLevelRequestsSet(p) { // what the pod asks for itself, it asks for whole
-		stated := requests.PodRequests(p, requests.PodResourcesOptions{UseStatusResources: true,
-			InPlacePodLevelResourcesVerticalScalingEnabled: true})
+		stated := requests.PodRequests(p, counted())
 		maps.DeleteFunc(options.NonMissingContainerRequests, func(name corev1.ResourceName, _ resource.Quantity) bool {
 			_, ok := stated[name]
 			return ok

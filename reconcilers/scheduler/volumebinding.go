@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -294,10 +295,7 @@ func (l *late) match(n *nodeInfo, c *cluster, before []given) *corev1.Persistent
 	}
 	taken := c.taken
 	if len(before) > 0 {
-		taken = map[string]*corev1.PersistentVolume{}
-		for name, pv := range c.taken {
-			taken[name] = pv
-		}
+		taken = maps.Clone(taken)
 		for _, g := range before {
 			taken[g.pv.Name] = g.pv
 		}
