@@ -9,7 +9,7 @@ import (
 	"testing"
 	"unicode"
 
-	"lockstep/daemon/config"
+	"lockstep/daemon/config/profiles"
 	"lockstep/sync/manifest"
 )
 
@@ -48,8 +48,8 @@ func TestYAML(t *testing.T) {
 				if err := os.WriteFile(file, []byte(m[2]), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				if read, err := config.Read(file); err != nil || len(read.Sources)+len(read.Profiles) == 0 {
-					t.Errorf("%s: %d sources, %v, in\n%s", page, len(read.Sources), err, m[2])
+				if sources, declared, err := profiles.Read(file); err != nil || len(sources)+len(declared) == 0 {
+					t.Errorf("%s: %d sources, %v, in\n%s", page, len(sources), err, m[2])
 				}
 				continue
 			}

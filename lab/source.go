@@ -55,18 +55,24 @@ func (l *Lab) writeConfig(sources []v1alpha1.Source) error {
 	return nil
 }
 
+// configured are the sources of the lab's daemon as they were written last.
+func (l *Lab) configured() ([]v1alpha1.Source, error) {
+	return config.Read(l.configFile(), func(*config.Document) error { return nil })
+}
+
 // sources returns the lab's sources, those on the hub complete.
 func (l *Lab) sources() ([]v1alpha1.Source, error) {
 	var out []v1alpha1.Source
 	if path := l.state.Options.Config; path != "" {
-		read, err := config.Read(path)
+		declared := false
+		read, err := config.Read(path, func(*config.Document) error { declared = true; return nil })
 		if err != nil {
 			return nil, err
 		}
-		if len(read.Profiles) > 0 {
+		if declared {
 			return nil, fmt.Errorf("cannot use %s: a lab has scheduler profiles of its own", path)
 		}
-		out = read.Sources
+		out = read
 	}
 	for _, text := range l.state.Options.Sources {
 		source, err := config.ParseFlag(text)

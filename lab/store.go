@@ -29,11 +29,11 @@ func (l *Lab) AddSource(ctx context.Context, s v1alpha1.Source) error {
 	}
 	l.atHub(&s)
 	return l.change(func() error {
-		file, err := config.Read(l.configFile())
+		sources, err := l.configured()
 		if err != nil {
 			return err
 		}
-		sources := append(file.Sources, s)
+		sources = append(sources, s)
 		if err := config.Unique(sources); err != nil {
 			return err
 		}
@@ -50,11 +50,11 @@ func (l *Lab) AddSource(ctx context.Context, s v1alpha1.Source) error {
 // started with is put back, and stays until the next start. One that is not there is no error.
 func (l *Lab) RemoveSource(ctx context.Context, name string) error {
 	return l.change(func() error {
-		file, err := config.Read(l.configFile())
+		sources, err := l.configured()
 		if err != nil {
 			return err
 		}
-		sources := slices.DeleteFunc(file.Sources, func(s v1alpha1.Source) bool { return s.Name == name })
+		sources = slices.DeleteFunc(sources, func(s v1alpha1.Source) bool { return s.Name == name })
 		if err := l.writeConfig(sources); err != nil {
 			return err
 		}

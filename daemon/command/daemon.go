@@ -14,6 +14,7 @@ import (
 
 	"lockstep/daemon"
 	"lockstep/daemon/config"
+	"lockstep/daemon/config/profiles"
 	"lockstep/internal/giturl"
 	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
@@ -140,14 +141,14 @@ func (f *daemonFlags) settings() (settings.Settings, error) {
 
 // configured is what the configuration file and the flags state.
 func (f *daemonFlags) configured() ([]v1alpha1.Source, []scheduler.Profile, error) {
-	var file config.File
+	var out []v1alpha1.Source
+	var declared []scheduler.Profile
 	if f.config != "" {
 		var err error
-		if file, err = config.Read(f.config); err != nil {
+		if out, declared, err = profiles.Read(f.config); err != nil {
 			return nil, nil, err
 		}
 	}
-	out := file.Sources
 	for _, text := range f.sources {
 		source, err := config.ParseFlag(text)
 		if err != nil {
@@ -160,7 +161,7 @@ func (f *daemonFlags) configured() ([]v1alpha1.Source, []scheduler.Profile, erro
 			return nil, nil, err
 		}
 	}
-	return out, file.Profiles, config.Unique(out)
+	return out, declared, config.Unique(out)
 }
 
 // hostKeys refuses a source by SSH whose server could not be known: no later look would find more.

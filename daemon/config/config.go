@@ -1,4 +1,4 @@
-// Package config reads the daemon's configuration.
+// Package config reads the daemon's configuration, but for the scheduler's profiles.
 package config
 
 import (
@@ -21,21 +21,20 @@ import (
 
 	"lockstep/internal/giturl"
 	"lockstep/kinds/v1alpha1"
-	"lockstep/reconcilers/scheduler"
 )
 
 // maxFile bounds a configuration file: thousands of sources fit in it.
 const maxFile = 10 << 20
 
-// File is what a configuration file states.
-type File struct {
-	Sources  []v1alpha1.Source
-	Profiles []scheduler.Profile
-}
+// Document is one of a configuration file.
+type Document = yaml.Node
 
-// Read returns what a configuration file states: YAML documents, each a Source of lockstep.dev/v1alpha1, but for one that may be a
-// KubeSchedulerConfiguration. Paths of credentials are relative to the file's folder. Every error names the file and the document's line.
-func Read(path string) (out File, _ error) {
+// SchedulerKind is the kind of the document that declares the scheduler's profiles.
+const SchedulerKind = "KubeSchedulerConfiguration"
+
+// Read returns the sources of a configuration file: YAML documents, each a Source of lockstep.dev/v1alpha1. Those of SchedulerKind are
+// handed to profiles. Paths of credentials are relative to the file's folder. Every error names the file and the document's line.
+func Read(path string, profiles func(*Document) error) (out []v1alpha1.Source, _ error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return out, fmt.Errorf("cannot read configuration: %w", err)
@@ -59,15 +58,10 @@ func Read(path string) (out File, _ error) {
 		if node.Kind == 0 || len(node.Content) == 0 || node.Content[0].Tag == "!!null" {
 			continue
 		}
-		if declaresProfiles(&node) {
-			profiles, err := decodeProfiles(&node)
-			if err == nil && out.Profiles != nil {
-				err = errors.New("the scheduler's profiles are declared before")
+		if kind := child(node.Content[0], "kind"); kind != nil && kind.Value == SchedulerKind {
+			if err := profiles(&node); err != nil {
+				errs = append(errs, fmt.Errorf("%s:%d: cannot use %s: %w", path, node.Content[0].Line, SchedulerKind, err))
 			}
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s:%d: cannot use %s: %w", path, node.Content[0].Line, schedulerKind, err))
-			}
-			out.Profiles = profiles
 			continue
 		}
 		source, err := decode(&node)
@@ -80,12 +74,12 @@ func Read(path string) (out File, _ error) {
 			errs = append(errs, fmt.Errorf("%s:%d: %w", path, node.Content[0].Line, err))
 			continue
 		}
-		out.Sources = append(out.Sources, source)
+		out = append(out, source)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return File{}, err
+		return nil, err
 	}
-	return out, errors.Join(Unique(out.Sources), uniqueProfiles(out.Profiles))
+	return out, Unique(out)
 }
 
 // ignored says which patterns of ignoreKinds mean nothing, each with its own line.
@@ -114,22 +108,32 @@ func child(n *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-func decode(node *yaml.Node) (v1alpha1.Source, error) {
-	var source v1alpha1.Source
+// Decode reads a document. A field that is not known, or stands twice, is an error.
+func Decode(node *Document, into any) error {
 	text, err := yaml.Marshal(node)
 	if err != nil {
-		return source, err
+		return err
 	}
 	raw, err := sigsyaml.YAMLToJSONStrict(text)
 	if err != nil {
-		return source, err
+		return err
 	}
-	strict, err := json.UnmarshalStrict(raw, &source)
-	if err != nil {
-		return source, err
+	return Strictly(raw, into)
+}
+
+// Strictly reads JSON as Decode reads a document.
+func Strictly(raw []byte, into any) error {
+	strict, err := json.UnmarshalStrict(raw, into)
+	if err == nil && len(strict) > 0 {
+		err = runtime.NewStrictDecodingError(strict)
 	}
-	if len(strict) > 0 {
-		return source, runtime.NewStrictDecodingError(strict)
+	return err
+}
+
+func decode(node *yaml.Node) (v1alpha1.Source, error) {
+	var source v1alpha1.Source
+	if err := Decode(node, &source); err != nil {
+		return source, err
 	}
 	if want := v1alpha1.GroupVersion.String(); source.APIVersion != want || source.Kind != "Source" {
 		return source, fmt.Errorf("want apiVersion %s and kind Source, got %q and %q", want, source.APIVersion, source.Kind)

@@ -56,6 +56,7 @@ func acting() map[string]string {
 		"daemon/api/watch":                   "follows the store, and sends what changes",
 		"daemon/command":                     "is the command line",
 		"daemon/config":                      "reads files",
+		"daemon/config/profiles":             "reads files",
 		"daemon/control":                     "serves a socket",
 		"daemon/etcd":                        "runs etcd, and looks after it",
 		"daemon/heap":                        "sets the collector's pace by the process's memory",

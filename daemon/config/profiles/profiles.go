@@ -1,26 +1,23 @@
-package config
+// Package profiles reads the daemon's whole configuration: its sources, and the profiles of the scheduler.
+package profiles
 
 import (
 	"errors"
 	"fmt"
 	"slices"
 
-	"gopkg.in/yaml.v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"sigs.k8s.io/json"
-	sigsyaml "sigs.k8s.io/yaml"
 
+	"lockstep/daemon/config"
+	"lockstep/kinds/v1alpha1"
 	"lockstep/reconcilers/scheduler"
 )
 
 // The document that declares profiles of the scheduler, as kube-scheduler's own file does; what is not done of that has no field here,
 // and is refused by name.
-const (
-	schedulerVersion = "kubescheduler.config.k8s.io/v1"
-	schedulerKind    = "KubeSchedulerConfiguration"
-)
+const schedulerVersion = "kubescheduler.config.k8s.io/v1"
 
 // mostProfiles bounds them: each is a table of rows.
 const mostProfiles = 64
@@ -81,24 +78,28 @@ type expressionArgs struct {
 	Expression string `json:"expression"`
 }
 
-// declaresProfiles says that a document is of the scheduler.
-func declaresProfiles(node *yaml.Node) bool {
-	kind := child(node.Content[0], "kind")
-	return kind != nil && kind.Value == schedulerKind
+// Read returns the sources and the profiles that a configuration file states, as config.Read does; at most one of its documents
+// declares profiles.
+func Read(path string) ([]v1alpha1.Source, []scheduler.Profile, error) {
+	var out []scheduler.Profile
+	sources, err := config.Read(path, func(node *config.Document) error {
+		before := out
+		var err error
+		if out, err = decode(node); err == nil && before != nil {
+			err = errors.New("the scheduler's profiles are declared before")
+		}
+		return err
+	})
+	if sources == nil && err != nil {
+		return nil, nil, err
+	}
+	return sources, out, errors.Join(err, unique(out))
 }
 
-// decodeProfiles reads the profiles of a document.
-func decodeProfiles(node *yaml.Node) ([]scheduler.Profile, error) {
-	text, err := yaml.Marshal(node)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := sigsyaml.YAMLToJSONStrict(text)
-	if err != nil {
-		return nil, err
-	}
+// decode reads the profiles of a document.
+func decode(node *config.Document) ([]scheduler.Profile, error) {
 	var doc schedulerDocument
-	if err := strictly(raw, &doc); err != nil {
+	if err := config.Decode(node, &doc); err != nil {
 		return nil, err
 	}
 	if doc.APIVersion != schedulerVersion {
@@ -120,14 +121,6 @@ func decodeProfiles(node *yaml.Node) ([]scheduler.Profile, error) {
 		out = append(out, p)
 	}
 	return out, errors.Join(errs...)
-}
-
-func strictly(raw []byte, into any) error {
-	strict, err := json.UnmarshalStrict(raw, into)
-	if err == nil && len(strict) > 0 {
-		err = runtime.NewStrictDecodingError(strict)
-	}
-	return err
 }
 
 func (d *profileDocument) profile() (scheduler.Profile, error) {
@@ -173,7 +166,7 @@ func read(p *scheduler.Profile, plugin string, raw []byte) error {
 	switch plugin {
 	case "NodeResourcesFit":
 		var args fitArgs
-		if err := strictly(raw, &args); err != nil {
+		if err := config.Strictly(raw, &args); err != nil {
 			return err
 		}
 		p.Fit.Strategy = args.ScoringStrategy.Type
@@ -188,19 +181,19 @@ func read(p *scheduler.Profile, plugin string, raw []byte) error {
 		}
 	case "NodeAffinity":
 		var args affinityArgs
-		if err := strictly(raw, &args); err != nil {
+		if err := config.Strictly(raw, &args); err != nil {
 			return err
 		}
 		p.AddedAffinity = args.AddedAffinity
 	case "PodTopologySpread":
 		var args spreadArgs
-		if err := strictly(raw, &args); err != nil {
+		if err := config.Strictly(raw, &args); err != nil {
 			return err
 		}
 		return readSpread(p, args)
 	case "Expression":
 		var args expressionArgs
-		if err := strictly(raw, &args); err != nil {
+		if err := config.Strictly(raw, &args); err != nil {
 			return err
 		}
 		e, err := scheduler.NewExpression(args.Expression)
@@ -246,7 +239,7 @@ func readSpread(p *scheduler.Profile, args spreadArgs) error {
 	return nil
 }
 
-func uniqueProfiles(list []scheduler.Profile) error {
+func unique(list []scheduler.Profile) error {
 	seen := map[string]bool{}
 	for _, p := range list {
 		if seen[p.Name] {
