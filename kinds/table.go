@@ -82,12 +82,28 @@ func table() []*Kind {
 			Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
+		row[storagev1.CSIDriver, storagev1.CSIDriverList](storage(), "csidrivers", "", Columns{
+			Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[storagev1.CSINode, storagev1.CSINodeList](storage(), "csinodes", "", Columns{
+			Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
 		row[storagev1.StorageClass, storagev1.StorageClassList](storage(), "storageclasses", "sc", Columns{
 			Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.PersistentVolume, corev1.PersistentVolumeList](core(), "persistentvolumes", "pv", Columns{
 			Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: Yes, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[storagev1.VolumeAttachment, storagev1.VolumeAttachmentList](storage(), "volumeattachments", "", Columns{
+			Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[storagev1.CSIStorageCapacity, storagev1.CSIStorageCapacityList](storage(), "csistoragecapacities", "", Columns{
+			Namespaced: true, Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.LimitRange, corev1.LimitRangeList](core(), "limitranges", "limits", Columns{

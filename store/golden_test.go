@@ -70,6 +70,8 @@ func samples() []kinds.Object {
 		&nodev1.RuntimeClass{ObjectMeta: meta("", "sandboxed"), Handler: "runsc", Overhead: &nodev1.Overhead{
 			PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("120Mi")}}},
 		&storagev1.StorageClass{ObjectMeta: meta("", "local"), Provisioner: "kubernetes.io/no-provisioner"},
+		&storagev1.CSIDriver{ObjectMeta: meta("", "csi.example.com")},
+		&storagev1.CSIStorageCapacity{ObjectMeta: meta("shop", "local-a"), StorageClassName: "local"},
 		&corev1.PersistentVolume{ObjectMeta: meta("", "disk-1"), Spec: corev1.PersistentVolumeSpec{
 			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
 			AccessModes:            []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},

@@ -79,6 +79,9 @@ func changes(s *storage) []*change {
 	case "persistentvolumes":
 		return []*change{{storage: s, update: true, body: maxReport, size: maxReport, node: rights.CheckVolume,
 			prepare: strategy.PrepareUpdate}}
+	case "csinodes.storage.k8s.io":
+		return []*change{{storage: s, create: true, update: true, body: maxReport, size: maxReport, node: rights.CheckCSINode,
+			prepare: strategy.PrepareUpdate}}
 	case "events":
 		return []*change{{
 			storage: s, create: true, update: true, delete: true, collection: true, body: maxReview, size: maxNote,

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"lockstep/kinds"
@@ -177,6 +178,25 @@ func CheckVolume(self string, _ *view.View, new, old kinds.Object) error {
 	allowed.TypeMeta, asked.ResourceVersion = asked.TypeMeta, allowed.ResourceVersion
 	if !equality.Semantic.DeepEqual(allowed, asked) {
 		return fmt.Errorf("node %s may only take the finalizer %s from the volume %s", self, kinds.LocalPath, was.Name)
+	}
+	return nil
+}
+
+// CheckCSINode: a node tells of its own drivers, and what it tells ends with it.
+func CheckCSINode(self string, v *view.View, new, _ kinds.Object) error {
+	if new.GetName() != self {
+		return fmt.Errorf("node %s may write only its own CSINode, not %s", self, new.GetName())
+	}
+	n, ok := view.Get[*corev1.Node](v, "", self)
+	if !ok {
+		return fmt.Errorf("node %s is not there", self)
+	}
+	owner := metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: self, UID: n.UID}
+	if owners := new.GetOwnerReferences(); len(owners) != 1 || !equality.Semantic.DeepEqual(owners[0], owner) {
+		return fmt.Errorf("the CSINode of node %s is owned by the node alone", self)
+	}
+	if len(new.GetFinalizers()) > 0 {
+		return fmt.Errorf("the CSINode of node %s may not have finalizers", self)
 	}
 	return nil
 }

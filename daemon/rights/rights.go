@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -214,7 +215,8 @@ func decidePath(who Subject, a Access, p *Policy) (Verdict, string) {
 // routes; else only what its own pods need.
 func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 	switch a.what() {
-	case "nodes", "services", "namespaces", "endpointslices.discovery.k8s.io", "runtimeclasses.node.k8s.io":
+	case "nodes", "services", "namespaces", "endpointslices.discovery.k8s.io", "runtimeclasses.node.k8s.io",
+		"csidrivers.storage.k8s.io":
 		return Allowed, ""
 	case "nodes/status":
 		return only(a.Name == self, "a node reads only its own status")
@@ -235,6 +237,10 @@ func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 		}
 		return only(selectsLabel(a, kinds.LocalPathNode, self),
 			"a node lists only the volumes that it keeps: select "+kinds.LocalPathNode+"="+self)
+	case "csinodes.storage.k8s.io":
+		return only(a.Name == self, "a node reads only its own CSINode")
+	case "volumeattachments.storage.k8s.io":
+		return only(attachesTo(self, a, v), "no volume is attached to this node by it")
 	case "leases.coordination.k8s.io":
 		return only(a.Namespace == nodeLeases && a.Name == self, "a node reads only its own lease")
 	default:
@@ -270,6 +276,8 @@ func nodeWrites(self string, a Access, v *view.View) (Verdict, string) {
 		ok = change && (boundTo(self, a, v) || absent(a, v))
 	case "persistentvolumes":
 		ok = change && (keeps(self, a, v) || a.Name != "" && a.Object(v) == nil)
+	case "csinodes.storage.k8s.io":
+		ok = a.Verb == "create" || change && a.Name == self
 	case "pods":
 		ok = a.Verb == "delete" && (boundTo(self, a, v) || absent(a, v))
 	case "events":
@@ -302,6 +310,15 @@ func absent(a Access, v *view.View) bool {
 func keeps(node string, a Access, v *view.View) bool {
 	pv, ok := view.Get[*corev1.PersistentVolume](v, "", a.Name)
 	return ok && node != "" && kinds.LocalPathOf(pv) == node
+}
+
+// attachesTo says whether the attachment that an access names is to the node. One that is not there yet may be asked for, not waited for.
+func attachesTo(node string, a Access, v *view.View) bool {
+	attachment, ok := view.Get[*storagev1.VolumeAttachment](v, "", a.Name)
+	if !ok {
+		return a.Verb == "get" && a.Name != ""
+	}
+	return attachment.Spec.NodeName == node
 }
 
 func selectsLabel(a Access, label, value string) bool {

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -242,6 +243,75 @@ func TestNodeTellsOfVolumes(t *testing.T) {
 			if err := CheckEvent(node, v, &corev1.Event{InvolvedObject: about}, nil); (err == nil) != want[i] {
 				t.Errorf("%s of %s %s: %v", node, about.Kind, about.Name, err)
 			}
+		}
+	}
+}
+
+// TestNodeAttaches: a node reads the attachments to it, asks for those that are not there yet, and writes none.
+func TestNodeAttaches(t *testing.T) {
+	attachment := func(name, node string) *storagev1.VolumeAttachment {
+		return &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: storagev1.VolumeAttachmentSpec{NodeName: node}}
+	}
+	v := view.Of(attachment("csi-1", "n1"), attachment("csi-2", "n2"))
+	for what, want := range map[Access]Verdict{
+		{Verb: "get", Name: "csi-1"}:                          Allowed,
+		{Verb: "watch", Name: "csi-1"}:                        Allowed,
+		{Verb: "get", Name: "csi-2"}:                          Forbidden,
+		{Verb: "get", Name: "csi-3"}:                          Allowed,
+		{Verb: "watch", Name: "csi-3"}:                        Forbidden,
+		{Verb: "list"}:                                        Forbidden,
+		{Verb: "create"}:                                      NotThisWay,
+		{Verb: "patch", Name: "csi-1"}:                        NotThisWay,
+		{Verb: "patch", Name: "csi-1", Subresource: "status"}: NotThisWay,
+		{Verb: "delete", Name: "csi-1"}:                       NotThisWay,
+	} {
+		what.Group, what.Resource = "storage.k8s.io", "volumeattachments"
+		if got, why := Decide(Subject{Role: Node, Node: "n1"}, what, v, nil); got != want {
+			t.Errorf("%s: %v %s, want %v", what, got, why, want)
+		}
+	}
+}
+
+// TestNodeTellsOfDrivers: a node writes its own CSINode, which ends with it.
+func TestNodeTellsOfDrivers(t *testing.T) {
+	v := view.Of(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "7"}})
+	of := func(name string, owners ...metav1.OwnerReference) *storagev1.CSINode {
+		return &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: owners}}
+	}
+	n1 := metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: "n1", UID: "7"}
+	before, pod, kept := n1, n1, of("n1", n1)
+	before.UID, pod.Kind, kept.Finalizers = "6", "Pod", []string{"example.com/kept"}
+	for what, test := range map[string]struct {
+		node string
+		new  *storagev1.CSINode
+		ok   bool
+	}{
+		"its own":               {"n1", of("n1", n1), true},
+		"another's":             {"n1", of("n2", n1), false},
+		"one of nobody":         {"n1", of("n1"), false},
+		"one of a former node":  {"n1", of("n1", before), false},
+		"one of something else": {"n1", of("n1", pod), false},
+		"one of two":            {"n1", of("n1", n1, pod), false},
+		"one that is kept":      {"n1", kept, false},
+		"without a node":        {"n2", of("n2", n1), false},
+	} {
+		if err := CheckCSINode(test.node, v, test.new, nil); (err == nil) != test.ok {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for what, want := range map[Access]Verdict{
+		{Verb: "get", Name: "n1"}:                          Allowed,
+		{Verb: "get", Name: "n2"}:                          Forbidden,
+		{Verb: "list"}:                                     Forbidden,
+		{Verb: "create"}:                                   Allowed,
+		{Verb: "patch", Name: "n1"}:                        Allowed,
+		{Verb: "patch", Name: "n2"}:                        NotThisWay,
+		{Verb: "patch", Name: "n1", Subresource: "status"}: NotThisWay,
+		{Verb: "delete", Name: "n1"}:                       NotThisWay,
+	} {
+		what.Group, what.Resource = "storage.k8s.io", "csinodes"
+		if got, why := Decide(Subject{Role: Node, Node: "n1"}, what, v, nil); got != want {
+			t.Errorf("%s: %v %s, want %v", what, got, why, want)
 		}
 	}
 }

@@ -63,7 +63,11 @@ import (
 	"k8s.io/kubernetes/pkg/registry/rbac/role"
 	"k8s.io/kubernetes/pkg/registry/rbac/rolebinding"
 	"k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
+	"k8s.io/kubernetes/pkg/registry/storage/csidriver"
+	"k8s.io/kubernetes/pkg/registry/storage/csinode"
+	"k8s.io/kubernetes/pkg/registry/storage/csistoragecapacity"
 	"k8s.io/kubernetes/pkg/registry/storage/storageclass"
+	"k8s.io/kubernetes/pkg/registry/storage/volumeattachment"
 
 	"lockstep/kinds"
 )
@@ -103,11 +107,15 @@ var registries = map[string]registry{
 		main: namespace.Strategy, status: namespace.StatusStrategy, admit: admitNamespace, remove: deleteNamespace,
 		fields: namespaceFields,
 	},
-	"nodes":                             {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
-	"leases.coordination.k8s.io":        {main: lease.Strategy},
-	"runtimeclasses.node.k8s.io":        {main: runtimeclass.Strategy},
-	"priorityclasses.scheduling.k8s.io": {main: priorityclass.Strategy},
-	"storageclasses.storage.k8s.io":     {main: storageclass.Strategy},
+	"nodes":                               {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
+	"leases.coordination.k8s.io":          {main: lease.Strategy},
+	"runtimeclasses.node.k8s.io":          {main: runtimeclass.Strategy},
+	"priorityclasses.scheduling.k8s.io":   {main: priorityclass.Strategy},
+	"storageclasses.storage.k8s.io":       {main: storageclass.Strategy},
+	"csidrivers.storage.k8s.io":           {main: csidriver.Strategy},
+	"csinodes.storage.k8s.io":             {main: csinode.Strategy, status: csinode.StatusStrategy},
+	"volumeattachments.storage.k8s.io":    {main: volumeattachment.Strategy, status: volumeattachment.StatusStrategy},
+	"csistoragecapacities.storage.k8s.io": {main: csistoragecapacity.Strategy},
 	"persistentvolumes": {
 		main: volumeStrategy{persistentvolume.Strategy}, status: persistentvolume.StatusStrategy,
 		admit: admitProtected(kinds.VolumeProtection),

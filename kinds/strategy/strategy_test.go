@@ -85,7 +85,7 @@ func aClaim(name string) *corev1.PersistentVolumeClaim {
 func examples() []kinds.Object {
 	cluster := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 	ready, port, protocol := true, int32(80), corev1.ProtocolTCP
-	holder, seconds := "a", int32(40)
+	holder, seconds, disk := "a", int32(40), "disk-1"
 	return []kinds.Object{
 		&v1alpha1.Source{ObjectMeta: cluster("shop"), Spec: v1alpha1.SourceSpec{URL: "https://git.example/shop.git"}},
 		&corev1.Namespace{ObjectMeta: cluster("shop")},
@@ -97,6 +97,14 @@ func examples() []kinds.Object {
 		&nodev1.RuntimeClass{ObjectMeta: cluster("sandboxed"), Handler: "runsc"},
 		&schedulingv1.PriorityClass{ObjectMeta: cluster("gold"), Value: 1000},
 		&storagev1.StorageClass{ObjectMeta: cluster("local"), Provisioner: "kubernetes.io/no-provisioner"},
+		&storagev1.CSIDriver{ObjectMeta: cluster("csi.example.com")},
+		&storagev1.CSINode{ObjectMeta: cluster("a"), Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{
+			{Name: "csi.example.com", NodeID: "a", TopologyKeys: []string{"example.com/zone"}},
+		}}},
+		&storagev1.VolumeAttachment{ObjectMeta: cluster("csi-1"), Spec: storagev1.VolumeAttachmentSpec{
+			Attacher: "csi.example.com", NodeName: "a", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &disk},
+		}},
+		&storagev1.CSIStorageCapacity{ObjectMeta: named("cart"), StorageClassName: "local"},
 		&corev1.PersistentVolume{ObjectMeta: cluster("disk-1"), Spec: corev1.PersistentVolumeSpec{
 			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
 			AccessModes:            []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},

@@ -133,6 +133,18 @@ kind: StorageClass
 metadata: {name: lab-disks}
 provisioner: kubernetes.io/no-provisioner
 ---
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {name: csi.lab.example}
+spec: {attachRequired: false, podInfoOnMount: true, volumeLifecycleModes: [Ephemeral], tokenRequests: [{audience: vault}]}
+---
+apiVersion: storage.k8s.io/v1
+kind: CSIStorageCapacity
+metadata: {name: lab-disks-a, namespace: talk}
+storageClassName: lab-disks
+capacity: 10Gi
+nodeTopology: {matchLabels: {lab.example/zone: a}}
+---
 apiVersion: v1
 kind: PersistentVolume
 metadata: {name: lab-disk}

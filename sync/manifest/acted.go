@@ -27,11 +27,21 @@ RuntimeClass: metadata handler overhead scheduling
 Overhead: podFixed
 Scheduling: nodeSelector tolerations
 PriorityClass: metadata value globalDefault description preemptionPolicy
-StorageClass: metadata provisioner parameters reclaimPolicy allowVolumeExpansion volumeBindingMode
+StorageClass: metadata provisioner parameters reclaimPolicy allowVolumeExpansion volumeBindingMode mountOptions allowedTopologies
+TopologySelectorTerm: matchLabelExpressions
+TopologySelectorLabelRequirement: key values
+CSIDriver: metadata spec
+CSIDriverSpec: attachRequired podInfoOnMount volumeLifecycleModes storageCapacity fsGroupPolicy tokenRequests requiresRepublish
+CSIDriverSpec: serviceAccountTokenInSecrets seLinuxMount preventPodSchedulingIfMissing
+TokenRequest: audience expirationSeconds
+CSIStorageCapacity: metadata nodeTopology storageClassName capacity maximumVolumeSize
 PersistentVolume: metadata spec
 PersistentVolumeSpec: capacity accessModes claimRef persistentVolumeReclaimPolicy storageClassName mountOptions volumeMode
 PersistentVolumeSpec: nodeAffinity
-PersistentVolumeSource: hostPath local nfs
+PersistentVolumeSource: hostPath local nfs csi
+CSIPersistentVolumeSource: driver volumeHandle readOnly fsType volumeAttributes controllerPublishSecretRef nodeStageSecretRef
+CSIPersistentVolumeSource: nodePublishSecretRef controllerExpandSecretRef nodeExpandSecretRef
+SecretReference: name namespace
 LocalVolumeSource: path fsType
 NFSVolumeSource: server path readOnly
 VolumeNodeAffinity: required
@@ -197,9 +207,10 @@ LifecycleHandler: exec httpGet sleep
 SleepAction: seconds
 
 Volume: name
-VolumeSource: emptyDir configMap secret downwardAPI projected hostPath image nfs
+VolumeSource: emptyDir configMap secret downwardAPI projected hostPath image nfs csi
 VolumeSource: persistentVolumeClaim ephemeral
 PersistentVolumeClaimVolumeSource: claimName readOnly
+CSIVolumeSource: driver readOnly fsType volumeAttributes nodePublishSecretRef
 VolumeDevice: name devicePath
 EmptyDirVolumeSource: medium sizeLimit
 ConfigMapVolumeSource: items defaultMode optional
@@ -240,15 +251,16 @@ var allowedValues = map[string][]string{
 	"AppArmorProfile.type":                        {"RuntimeDefault", "Localhost", "Unconfined"},
 
 	"PersistentVolumeSpec.persistentVolumeReclaimPolicy": {"Retain", "Delete"},
-	"StorageClass.provisioner":                           {"kubernetes.io/no-provisioner", kinds.LocalPath},
+	"CSIDriverSpec.seLinuxMount":                         {"false"},
+	"CSIDriverSpec.preventPodSchedulingIfMissing":        {"false"},
 }
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
 var refusedBecause = map[string]string{
-	"ObjectMeta.finalizers":                               "none would take it away again; what the cluster sets is left out",
-	"MetricSpec.pods":                                     "no adapter serves metrics of programs",
-	"MetricSpec.object":                                   "no adapter serves metrics of programs",
-	"PersistentVolumeSource.csi":                          "no CSI driver is spoken to",
+	"ObjectMeta.finalizers": "none would take it away again; what the cluster sets is left out",
+	"MetricSpec.pods":       "no adapter serves metrics of programs",
+	"MetricSpec.object":     "no adapter serves metrics of programs",
+	"CSIDriverSpec.nodeAllocatableUpdatePeriodSeconds":    "how many volumes a node takes is asked when its driver registers",
 	"PersistentVolumeSpec.volumeAttributesClassName":      "VolumeAttributesClasses are of CSI drivers",
 	"PersistentVolumeClaimSpec.volumeAttributesClassName": "VolumeAttributesClasses are of CSI drivers",
 	"PersistentVolumeClaimSpec.dataSource":                "volumes are made empty",

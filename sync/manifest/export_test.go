@@ -23,12 +23,23 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 		"{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: disks, annotations: " +
 			"{storageclass.kubernetes.io/is-default-class: 'true'}}, provisioner: kubernetes.io/no-provisioner, " +
 			"volumeBindingMode: WaitForFirstConsumer, reclaimPolicy: Retain, allowVolumeExpansion: true}",
+		"{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: csi.example.com}, spec: {attachRequired: true, " +
+			"podInfoOnMount: true, volumeLifecycleModes: [Persistent, Ephemeral], storageCapacity: true, fsGroupPolicy: File, " +
+			"tokenRequests: [{audience: vault, expirationSeconds: 3600}], requiresRepublish: true, " +
+			"serviceAccountTokenInSecrets: true}}",
+		"{apiVersion: storage.k8s.io/v1, kind: CSIStorageCapacity, metadata: {name: disks-a}, storageClassName: disks, " +
+			"nodeTopology: {matchLabels: {zone: a}}, capacity: 10Gi, maximumVolumeSize: 2Gi}",
 		"{apiVersion: v1, kind: PersistentVolume, metadata: {name: disk-1}, spec: {capacity: {storage: 1Gi}, " +
 			"accessModes: [ReadWriteOnce], storageClassName: disks, volumeMode: Filesystem, local: {path: /srv/disk-1}, " +
 			"claimRef: {namespace: shop, name: data}, persistentVolumeReclaimPolicy: Retain, nodeAffinity: {required: " +
 			"{nodeSelectorTerms: [{matchExpressions: [{key: disk, operator: In, values: [ssd]}]}]}}}}",
 		"{apiVersion: v1, kind: PersistentVolume, metadata: {name: share}, spec: {capacity: {storage: 1Gi}, " +
 			"accessModes: [ReadWriteMany], mountOptions: [hard], nfs: {server: nas.example, path: /srv, readOnly: true}}}",
+		"{apiVersion: v1, kind: PersistentVolume, metadata: {name: remote}, spec: {capacity: {storage: 1Gi}, " +
+			"accessModes: [ReadWriteOnce], csi: {driver: csi.example.com, volumeHandle: vol-1, fsType: ext4, readOnly: true, " +
+			"volumeAttributes: {a: b}, nodeStageSecretRef: {name: key, namespace: shop}}}}",
+		"{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: remote}, provisioner: csi.example.com, " +
+			"parameters: {a: b}, mountOptions: [noatime], allowedTopologies: [{matchLabelExpressions: [{key: zone, values: [a]}]}]}",
 		"{apiVersion: v1, kind: PersistentVolume, metadata: {name: folder}, spec: {capacity: {storage: 1Gi}, " +
 			"accessModes: [ReadWriteOnce], hostPath: {path: /srv/folder, type: DirectoryOrCreate}}}",
 		"{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], " +
@@ -155,5 +166,6 @@ const fullPodSpec = `{
     {name: p, projected: {sources: [{secret: {name: s}}, {configMap: {name: c}},
       {downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.name}}]}}]}},
     {name: v, ephemeral: {volumeClaimTemplate: {metadata: {labels: {a: b}}, spec: {accessModes: [ReadWriteOnce],
-      resources: {requests: {storage: 1Gi}}}}}}]
+      resources: {requests: {storage: 1Gi}}}}}},
+    {name: i, csi: {driver: csi.example.com, readOnly: true, fsType: ext4, volumeAttributes: {a: b}, nodePublishSecretRef: {name: s}}}]
 }`
