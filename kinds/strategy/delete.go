@@ -25,6 +25,15 @@ func Delete(o kinds.Object, now time.Time, grace *int64) (changed kinds.Object, 
 	return deleteNow(o, now)
 }
 
+// deleteController holds one that leaves what it owns until nothing is its own any more, by Kubernetes' finalizer.
+func deleteController(o kinds.Object, now time.Time, _ *int64) (kinds.Object, bool) {
+	if o.GetDeletionTimestamp() == nil && kinds.Orphans(o) {
+		o = o.DeepCopyObject().(kinds.Object)
+		o.SetFinalizers(append(o.GetFinalizers(), metav1.FinalizerOrphanDependents))
+	}
+	return deleteNow(o, now)
+}
+
 func deleteNamespace(o kinds.Object, now time.Time, _ *int64) (kinds.Object, bool) {
 	ns := o.(*corev1.Namespace)
 	switch {

@@ -2,9 +2,11 @@ package strategy
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -32,6 +34,15 @@ func TestDelete(t *testing.T) {
 		change(n)
 		return n
 	}
+	owner := metav1.OwnerReference{Name: "shop", Controller: new(true)}
+	leaving := func(owner *metav1.OwnerReference) kinds.Object {
+		rs := &appsv1.ReplicaSet{ObjectMeta: named("shop")}
+		rs.Generation, rs.Annotations = 1, map[string]string{kinds.Cascade: kinds.CascadeOrphan}
+		if owner != nil {
+			rs.OwnerReferences = []metav1.OwnerReference{*owner}
+		}
+		return rs
+	}
 	none, short, negative := new(int64(0)), new(int64(5)), new(int64(-1))
 
 	cases := []struct {
@@ -46,6 +57,9 @@ func TestDelete(t *testing.T) {
 		{"a bound pod, at once", pod(func(*corev1.Pod) {}), none, "gone"},
 		{"a pod that is not bound", pod(func(p *corev1.Pod) { p.Spec.NodeName = "" }), nil, "gone"},
 		{"a finished pod", pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), nil, "gone"},
+		{"a Deployment", &appsv1.Deployment{ObjectMeta: named("shop")}, nil, "gone"},
+		{"a replica set that leaves what it owns", leaving(nil), nil, "12:00:00 grace 0 generation 2 orphan"},
+		{"a replica set whose controller said so of itself", leaving(&owner), nil, "gone"},
 		{"a finished pod with a finalizer", pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; p.Finalizers = []string{"a/b"} }),
 			nil, "12:00:00 grace 0 generation 2"},
 		{"again", pod(func(p *corev1.Pod) { deleting(p, 20, 30) }), nil, "unchanged"},
@@ -77,6 +91,9 @@ func TestDelete(t *testing.T) {
 				}
 				got = fmt.Sprintf("%s grace %s generation %d", changed.GetDeletionTimestamp().Format(time.TimeOnly), grace,
 					changed.GetGeneration())
+				if slices.Contains(changed.GetFinalizers(), metav1.FinalizerOrphanDependents) {
+					got += " orphan"
+				}
 			}
 			if got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)

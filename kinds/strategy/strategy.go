@@ -133,20 +133,21 @@ var registries = map[string]registry{
 	"services": {
 		main: service.Strategy, status: service.StatusStrategy, allocate: allocateService, fields: serviceFields,
 	},
-	"deployments.apps":         {main: deployment.Strategy, status: deployment.StatusStrategy},
-	"replicasets.apps":         {main: replicaset.Strategy, status: replicaset.StatusStrategy},
-	"statefulsets.apps":        {main: statefulset.Strategy, status: statefulset.StatusStrategy},
-	"daemonsets.apps":          {main: daemonset.Strategy, status: daemonset.StatusStrategy},
+	"deployments.apps":         {main: deployment.Strategy, status: deployment.StatusStrategy, remove: deleteController},
+	"replicasets.apps":         {main: replicaset.Strategy, status: replicaset.StatusStrategy, remove: deleteController},
+	"statefulsets.apps":        {main: statefulset.Strategy, status: statefulset.StatusStrategy, remove: deleteController},
+	"daemonsets.apps":          {main: daemonset.Strategy, status: daemonset.StatusStrategy, remove: deleteController},
 	"controllerrevisions.apps": {main: controllerrevision.Strategy},
 	"replicationcontrollers": {
 		main: replicationcontroller.Strategy, status: replicationcontroller.StatusStrategy, fields: replicationControllerFields,
+		remove: deleteController,
 	},
 	"horizontalpodautoscalers.autoscaling": {
 		main: horizontalpodautoscaler.Strategy, status: horizontalpodautoscaler.StatusStrategy,
 	},
 	"podtemplates":   {main: podtemplate.Strategy},
-	"cronjobs.batch": {main: cronjob.Strategy, status: cronjob.StatusStrategy},
-	"jobs.batch":     {main: job.Strategy, status: job.StatusStrategy, named: true, fields: jobFields},
+	"cronjobs.batch": {main: cronjob.Strategy, status: cronjob.StatusStrategy, remove: deleteController},
+	"jobs.batch":     {main: job.Strategy, status: job.StatusStrategy, named: true, fields: jobFields, remove: deleteController},
 	"pods": {
 		main: pod.Strategy, status: pod.StatusStrategy, admit: admitPod, readmit: readmitPod, remove: deletePod, fields: podFields,
 		resize: pod.ResizeStrategy, resizes: resizesPod,

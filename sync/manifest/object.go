@@ -370,6 +370,12 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 	if s := k.Scale(o); s != nil && s.Wanted != nil && *s.Wanted > MaxReplicas {
 		c.tooMuch(n, "spec.replicas", tooManyPods, *s.Wanted, MaxReplicas)
 	}
+	switch how := o.GetAnnotations()[kinds.Cascade]; how {
+	case "", kinds.CascadeBackground, kinds.CascadeOrphan:
+	default:
+		c.tooMuch(n, "metadata.annotations["+kinds.Cascade+"]", "value %q is not supported (supported: %q, %q)", how,
+			kinds.CascadeBackground, kinds.CascadeOrphan)
+	}
 	switch o := o.(type) {
 	case *autoscalingv2.HorizontalPodAutoscaler:
 		if _, ok := kinds.ScaleTarget(o); !ok {

@@ -173,7 +173,7 @@ func goesWith(s *Step, c *corev1.PersistentVolumeClaim, v *view.View) bool {
 	case *appsv1.StatefulSet:
 		if s.Verb == Prune {
 			whenDeleted, _ := kinds.DeletesClaims(o)
-			return owns(o, c) || whenDeleted && replicaHas(o, c, v)
+			return !kinds.Orphans(o) && (owns(o, c) || whenDeleted && replicaHas(o, c, v))
 		}
 		changed := s.Object.(*appsv1.StatefulSet)
 		_, whenScaled := kinds.DeletesClaims(changed)

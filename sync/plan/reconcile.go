@@ -86,6 +86,9 @@ func prune(step Step, rules Rules, now time.Time) Step {
 		step.Verb, step.Reason = Keep, "no longer stated, and already being deleted"
 	default:
 		step.Verb, step.Reason = Prune, "no longer stated"
+		if kinds.Orphans(step.Live) {
+			step.Reason += "; what it has made stays"
+		}
 		if changed, gone := rules.Delete(step.Live, now); !gone {
 			step.Object = changed
 		}
