@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/google/btree"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
 )
@@ -163,6 +162,13 @@ type step struct {
 	kinds   map[*kinds.Kind]bool // whose trees it changed
 	refs    [indexes]bool
 	records bool
+	was, is []entry // room for the index values of an object
+}
+
+// entry is a value that an object has in an index.
+type entry struct {
+	index
+	value string
 }
 
 // apply says whether the change changed anything.
@@ -220,14 +226,16 @@ func (s *step) setObject(c *Change) bool {
 		was, _ = tree.ReplaceOrInsert(object{c.New.GetNamespace(), c.New.GetName(), c.New})
 	}
 	c.Old = was.Object
-	if c.Old != nil && c.New != nil && sameValues(kind, c.Old, c.New) {
-		return true
+	s.was, s.is = appendEntries(s.was[:0], kind, c.Old), appendEntries(s.is[:0], kind, c.New)
+	for _, e := range s.was {
+		if !slices.Contains(s.is, e) {
+			s.refTree(e.index).Delete(refOf(e, kind, c.Old))
+		}
 	}
-	if c.Old != nil {
-		eachRef(kind, c.Old, func(i index, r ref) { s.refTree(i).Delete(r) })
-	}
-	if c.New != nil {
-		eachRef(kind, c.New, func(i index, r ref) { s.refTree(i).ReplaceOrInsert(r) })
+	for _, e := range s.is {
+		if !slices.Contains(s.was, e) {
+			s.refTree(e.index).ReplaceOrInsert(refOf(e, kind, c.New))
+		}
 	}
 	return c.Old != nil || c.New != nil
 }
@@ -254,40 +262,28 @@ func (s *step) picture(last picture) picture {
 	return last
 }
 
-// eachRef calls f with the index values of an object.
-func eachRef(kind *kinds.Kind, o kinds.Object, f func(index, ref)) {
-	add := func(i index, value string) {
-		f(i, ref{value: value, kind: kind, namespace: o.GetNamespace(), name: o.GetName()})
+// appendEntries appends the index values of an object; nil has none.
+func appendEntries(to []entry, kind *kinds.Kind, o kinds.Object) []entry {
+	if o == nil {
+		return to
 	}
 	if uid := o.GetUID(); uid != "" {
-		add(byUID, string(uid))
+		to = append(to, entry{byUID, string(uid)})
 	}
 	for _, owner := range o.GetOwnerReferences() {
-		add(byOwner, string(owner.UID))
+		to = append(to, entry{byOwner, string(owner.UID)})
 	}
 	if kind.Adoptable == kinds.Yes && controllerOf(o) == "" {
-		add(byOrphanage, orphanage(kind, o.GetNamespace()))
+		to = append(to, entry{byOrphanage, orphanage(kind, o.GetNamespace())})
 	}
 	for _, by := range kind.Indexes {
 		if value, ok := by.Value(o); ok {
-			add(byRow+index(by.Index), value)
+			to = append(to, entry{byRow + index(by.Index), value})
 		}
 	}
+	return to
 }
 
-// sameValues says that two states of an object have the same index values.
-func sameValues(kind *kinds.Kind, a, b kinds.Object) bool {
-	sameOwner := func(x, y metav1.OwnerReference) bool { return x.UID == y.UID }
-	if a.GetUID() != b.GetUID() || controllerOf(a) != controllerOf(b) ||
-		!slices.EqualFunc(a.GetOwnerReferences(), b.GetOwnerReferences(), sameOwner) {
-		return false
-	}
-	for _, by := range kind.Indexes {
-		was, had := by.Value(a)
-		is, has := by.Value(b)
-		if had != has || had && was != is {
-			return false
-		}
-	}
-	return true
+func refOf(e entry, kind *kinds.Kind, o kinds.Object) ref {
+	return ref{value: e.value, kind: kind, namespace: o.GetNamespace(), name: o.GetName()}
 }
