@@ -1,9 +1,6 @@
 package scheduler
 
-import (
-	"container/heap"
-	"hash/fnv"
-)
+import "hash/fnv"
 
 // candidate is a node as ranked for a class.
 type candidate struct {
@@ -12,38 +9,71 @@ type candidate struct {
 	tie          uint64
 }
 
-// candidates is a heap with the best on top.
+// better says that a candidate is ranked before another.
+func (a *candidate) better(b *candidate) bool {
+	switch {
+	case a.score != b.score:
+		return a.score > b.score
+	case a.tie != b.tie:
+		return a.tie < b.tie
+	}
+	return a.node < b.node
+}
+
+// candidates is a heap with the best on top. It is container/heap for one type: most of what a round does is done to such.
 type candidates []candidate
 
-func (c candidates) Len() int { return len(c) }
-func (c candidates) Less(i, j int) bool {
-	if c[i].score != c[j].score {
-		return c[i].score > c[j].score
+// heapify makes any list a heap.
+func (c candidates) heapify() {
+	for i := len(c)/2 - 1; i >= 0; i-- {
+		c.down(i)
 	}
-	if c[i].tie != c[j].tie {
-		return c[i].tie < c[j].tie
-	}
-	return c[i].node < c[j].node
 }
-func (c candidates) Swap(i, j int) { c[i], c[j] = c[j], c[i] }
+
+// fix puts a candidate that has changed where it belongs.
+func (c candidates) fix(i int) {
+	if !c.down(i) {
+		c.up(i)
+	}
+}
+
+func (c candidates) up(i int) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !c[i].better(&c[parent]) {
+			return
+		}
+		c[i], c[parent] = c[parent], c[i]
+		i = parent
+	}
+}
+
+// down says whether the candidate went down.
+func (c candidates) down(i int) bool {
+	start := i
+	for {
+		child := 2*i + 1
+		if child >= len(c) {
+			break
+		}
+		if right := child + 1; right < len(c) && c[right].better(&c[child]) {
+			child = right
+		}
+		if !c[child].better(&c[i]) {
+			break
+		}
+		c[i], c[child] = c[child], c[i]
+		i = child
+	}
+	return i > start
+}
 
 // drop takes the best off.
 func (c *candidates) drop() {
 	last := len(*c) - 1
 	(*c)[0] = (*c)[last]
-	if *c = (*c)[:last]; last > 1 {
-		heap.Fix(c, 0)
-	}
-}
-
-// Push implements heap.Interface.
-func (c *candidates) Push(x any) { *c = append(*c, x.(candidate)) }
-
-// Pop implements heap.Interface.
-func (c *candidates) Pop() any {
-	last := (*c)[len(*c)-1]
-	*c = (*c)[:len(*c)-1]
-	return last
+	*c = (*c)[:last]
+	c.down(0)
 }
 
 // sample is how many feasible nodes are enough of n: all of 100, falling to 5 % of many, as kube-scheduler's default.

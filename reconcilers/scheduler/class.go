@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"cmp"
-	"container/heap"
 	"errors"
 	"fmt"
 	"slices"
@@ -67,7 +66,7 @@ type bucket struct {
 // found is where a class has a node.
 type found struct {
 	bucket int32 // its number and 1; 0: it is no candidate
-	fixed  int64
+	fixed  int32 // its candidate's
 }
 
 func (r *round) classify(pods []*corev1.Pod) []*class {
@@ -154,9 +153,9 @@ func (r *round) prepare(c *class) {
 	}
 	switch {
 	case !c.across():
-		c.buckets = make([]bucket, 1)
+		c.buckets = []bucket{{ranked: r.spare.takeRanked()}}
 	case c.left > 1:
-		c.found = make([]found, len(r.nodes))
+		c.found = r.spare.takeFound(len(r.nodes))
 	}
 }
 
@@ -167,10 +166,11 @@ func (c *class) across() bool { return len(c.wide)+len(c.ranks) > 0 }
 func (r *round) release(c *class) {
 	if len(c.tallies) > 0 {
 		for _, t := range c.tallies {
-			t.over = true
+			t.end()
 		}
 		r.tallies = slices.DeleteFunc(r.tallies, func(t *tally) bool { return t.over })
 	}
+	r.spare.give(c)
 	*c = class{refused: c.refused, wakes: c.wakes, why: c.why}
 }
 
@@ -181,7 +181,7 @@ func (r *round) put(c *class, one candidate) *bucket {
 		at = r.bucketOf(c, one.node)
 	}
 	if c.found != nil {
-		c.found[one.node] = found{bucket: at + 1, fixed: one.fixed}
+		c.found[one.node] = found{bucket: at + 1, fixed: int32(one.fixed)} // some thousands at most
 	}
 	b := &c.buckets[at]
 	b.nodes++
@@ -211,7 +211,7 @@ func (r *round) bucketOf(c *class, node int) int32 {
 	}
 	at, key := int32(len(c.buckets)), string(c.key)
 	c.by[key] = at
-	c.buckets = append(c.buckets, bucket{key: key})
+	c.buckets = append(c.buckets, bucket{key: key, ranked: r.spare.takeRanked()})
 	return at
 }
 
@@ -263,8 +263,8 @@ func (r *round) rebucket(c *class, node int) {
 	}
 	if at := r.bucketOf(c, node); at+1 != f.bucket {
 		c.buckets[f.bucket-1].nodes--
-		b := r.put(c, r.candidate(c, node, f.fixed))
-		heap.Fix(&b.ranked, len(b.ranked)-1)
+		b := r.put(c, r.candidate(c, node, int64(f.fixed)))
+		b.ranked.up(len(b.ranked) - 1)
 	}
 }
 
@@ -306,9 +306,10 @@ func (r *round) choose(c *class) *bucket {
 		one.score += c.sums[i]
 		return one
 	}
+	first := top(best)
 	for i := 1; i < len(c.spots); i++ {
-		if (candidates{top(i), top(best)}).Less(0, 1) {
-			best = i
+		if one := top(i); one.better(&first) {
+			best, first = i, one
 		}
 	}
 	c.sum = c.sums[best]

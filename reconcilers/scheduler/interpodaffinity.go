@@ -97,8 +97,9 @@ func (d *demand) surveyPods(c *cluster) {
 	reaching := func(list func(*terms) []term, weigh func(*term) int64) []*tally {
 		matters := map[string]bool{}
 		for other := range c.reaching(g.namespace) {
-			for _, t := range list(other.terms) {
-				if !matters[t.topology] && t.names(g, c) {
+			terms := list(other.terms)
+			for i := range terms {
+				if t := &terms[i]; !matters[t.topology] && t.names(g, c) {
 					matters[t.topology] = true
 				}
 			}
@@ -107,9 +108,10 @@ func (d *demand) surveyPods(c *cluster) {
 			if other.terms == nil {
 				return 0
 			}
-			for _, t := range list(other.terms) {
-				if t.topology == topology && t.names(g, c) {
-					sum += weigh(&t)
+			terms := list(other.terms)
+			for i := range terms {
+				if t := &terms[i]; t.topology == topology && t.names(g, c) {
+					sum += weigh(t)
 				}
 			}
 			return sum

@@ -44,7 +44,7 @@ func (r *round) standings(c *class) []Ranked {
 		for i := range open {
 			o, f := open[i], open[first]
 			o.score, f.score = o.score+o.sum, f.score+f.sum
-			if (candidates{o.candidate, f.candidate}).Less(0, 1) {
+			if o.better(&f.candidate) {
 				first = i
 			}
 		}

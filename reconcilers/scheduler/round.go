@@ -1,8 +1,8 @@
 package scheduler
 
 import (
-	"container/heap"
 	"fmt"
+	"slices"
 
 	"lockstep/kinds"
 )
@@ -18,6 +18,7 @@ type round struct {
 	log     []int // the nodes that loads have come to or gone from
 	moves   []int // and how many on each node
 	full    []int // the nodes that have had as many pods as they take
+	spare   spare
 
 	state     *State
 	nominated []nominee // by descending priority
@@ -76,14 +77,14 @@ func (r *round) best(c *class) *nodeInfo {
 		}
 		if score := top.fixed + r.moving(c, r.nodes[top.node]); score != top.score {
 			top.score = score
-			heap.Fix(&b.ranked, 0)
+			b.ranked.down(0)
 			continue
 		}
 		c.best, c.among = r.standings(c), c.candidates()
 		c.why = fmt.Sprintf("the best of %d nodes that can take it, score %d", c.among, top.score+c.sum)
 		info := r.move(top.node, c.load, 1)
 		top.score = top.fixed + r.moving(c, info)
-		heap.Fix(&b.ranked, 0)
+		b.ranked.down(0)
 		return info
 	}
 }
@@ -116,7 +117,7 @@ func (r *round) moving(c *class, n *nodeInfo) (sum int64) {
 func (r *round) widen(c *class) bool {
 	total := len(r.nodes)
 	want := max(sample(total), min(total, 2*c.left))
-	more := make(candidates, 0, want)
+	more := r.spare.more[:0]
 	for ; c.looked < total && want > 0; c.looked++ {
 		i := (c.start + c.looked*r.stride) % total
 		if r.refuses(c.firm, c.demand, r.nodes[i]) != nil {
@@ -127,7 +128,8 @@ func (r *round) widen(c *class) bool {
 		}
 		more = append(more, candidate{node: i, fixed: c.base, tie: r.ties[i]})
 	}
-	numbers := make([]int64, len(more))
+	numbers := slices.Grow(r.spare.numbers[:0], len(more))[:len(more)]
+	r.spare.more, r.spare.numbers = more, numbers
 	for _, row := range c.still {
 		r.fix(row, c, more, numbers)
 	}
@@ -135,7 +137,7 @@ func (r *round) widen(c *class) bool {
 		r.put(c, r.candidate(c, one.node, one.fixed))
 	}
 	for i := range c.buckets {
-		heap.Init(&c.buckets[i].ranked)
+		c.buckets[i].ranked.heapify()
 	}
 	return len(more) > 0
 }

@@ -17,6 +17,8 @@ type topology struct {
 	domains int
 	unique  bool // no domain has more than one node
 	lacking bool // some node has no such label
+
+	spare [][]int64 // counts of tallies that are over, all 0
 }
 
 func (c *cluster) topology(key topologyKey) *topology {
@@ -94,6 +96,25 @@ func (t *tally) follow() {
 	}
 }
 
+// end has the tally count no more, and leaves its counts to others.
+func (t *tally) end() {
+	t.over = true
+	if t.counts != nil {
+		clear(t.counts)
+		t.spare, t.counts = append(t.spare, t.counts), nil
+	}
+}
+
+func (t *topology) takeCounts() []int64 {
+	last := len(t.spare) - 1
+	if last < 0 {
+		return make([]int64, t.domains)
+	}
+	counts := t.spare[last]
+	t.spare = t.spare[:last]
+	return counts
+}
+
 func (t *tally) count(domain int32) int64 {
 	if t.counts == nil {
 		return 0
@@ -107,7 +128,7 @@ func (t *tally) add(node int, amount int64) {
 		return
 	}
 	if t.counts == nil {
-		t.counts = make([]int64, t.domains)
+		t.counts = t.takeCounts()
 	}
 	if t.unique {
 		t.touched = append(t.touched, int32(node))
