@@ -37,6 +37,7 @@ func acting() map[string]string {
 		"reconcilers/scheduler/act.go":       "writes bindings, refusals and evictions",
 		"reconcilers/scheduler/metrics.go":   "counts",
 		"reconcilers/scheduler/scheduler.go": "follows the store",
+		"reconcilers/scheduler/writing.go":   "writes while others are decided",
 		"sync":                               "drives the sources: queues, timers, writes",
 		"sync/apply":                         "writes to the store",
 		"sync/forge":                         "posts to forges",

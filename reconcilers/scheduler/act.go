@@ -3,7 +3,6 @@ package scheduler
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,20 +16,8 @@ import (
 	"lockstep/store"
 )
 
-// act writes a plan and waits until the view shows it, so that no pod is decided twice.
-func (s *Scheduler) act(ctx context.Context, plan Plan) error {
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
-	defer cancel()
-	now := metav1.NewTime(s.opts.Now())
-	var groups []store.Group
-	var done []func()       // what to tell once a group is written; nil for nothing
-	var about []*corev1.Pod // whom to decide again where it cannot be written
-	add := func(p *corev1.Pod, g store.Group, tell func()) {
-		groups, done, about = append(groups, g), append(done, tell), append(about, p)
-	}
-	for _, b := range plan.Bindings {
-		add(b.Pod, store.Group{write(bound(b, now), b.Reason)}, func() { s.announce(b, now.Time) })
-	}
+// act writes what a plan asks for besides its bindings.
+func (s *Scheduler) act(ctx context.Context, plan Plan, w *writing, now metav1.Time) {
 	for _, r := range plan.Reservations {
 		if key := kinds.KeyOf(r.Pod); s.queue.expired(key, now.Time) {
 			s.queue.fail(key, now.Time)
@@ -39,7 +26,7 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 		}
 		s.queue.reserved(r, now.Time)
 		for part := range slices.Chunk(r.writes(), store.MaxGroup) {
-			add(r.Pod, part, nil)
+			w.add(ctx, action{r.Pod, part, nil})
 		}
 	}
 	for _, p := range plan.Deferred {
@@ -50,47 +37,21 @@ func (s *Scheduler) act(ctx context.Context, plan Plan) error {
 			s.opts.Events.Event(scheduledBy(r.Pod), r.Pod, corev1.EventTypeWarning, "FailedScheduling", r.Reason)
 		}
 		for _, part := range r.writes(now) {
-			add(r.Pod, part.group, func() { s.preempted(part.ended, r) })
+			w.add(ctx, action{r.Pod, part.group, func() { s.preempted(part.ended, r) }})
 		}
 	}
 	for _, f := range plan.Failures {
 		s.opts.Events.Event(scheduledBy(f.Pod), f.Pod, corev1.EventTypeWarning, "FailedScheduling", f.Reason)
 		if p, changed := failed(f, now); changed {
-			add(f.Pod, store.Group{write(p, f.Reason)}, nil)
+			w.add(ctx, action{f.Pod, store.Group{write(p, f.Reason)}, nil})
 		}
 	}
 	for _, p := range plan.Released {
 		s.queue.retry(kinds.KeyOf(p), now.Time)
 		p = nominatedTo(p, "")
-		add(p, store.Group{write(p, "another pod has taken the room")}, nil)
+		w.add(ctx, action{p, store.Group{write(p, "another pod has taken the room")}, nil})
 	}
 	s.metrics.refusals.Add(float64(len(plan.Refusals)))
-	if len(groups) == 0 {
-		return nil
-	}
-	results := s.opts.Commit.Commit(ctx, groups...)
-	var reached int64
-	var failed error
-	for i, r := range results {
-		reached = max(reached, r.Revision)
-		switch {
-		case r.Err == nil:
-			if done[i] != nil {
-				done[i]()
-			}
-		case errors.Is(r.Err, store.ErrConflict):
-			s.metrics.conflicts.Inc()
-			s.queue.retry(kinds.KeyOf(about[i]), now.Time)
-		default:
-			failed = r.Err
-		}
-	}
-	if reached > 0 {
-		if _, err := s.opts.Store.Wait(ctx, reached); err != nil {
-			failed = errors.Join(failed, err)
-		}
-	}
-	return failed
 }
 
 func (s *Scheduler) announce(b Binding, now time.Time) {

@@ -65,6 +65,14 @@ type Plan struct {
 // Decide places pods, in their order, which is by descending priority, on the nodes of a state, which it does not change. Seed
 // settles ties: equal arguments give equal plans.
 func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
+	var bindings []Binding
+	plan := decide(s, pods, seed, func(b Binding) { bindings = append(bindings, b) })
+	plan.Bindings = bindings
+	return plan
+}
+
+// decide is Decide that tells the bindings one by one, as they are decided. What is decided later changes none of them.
+func decide(s *State, pods []*corev1.Pod, seed uint64, bind func(Binding)) Plan {
 	r := newRound(s, seed)
 	demanded := r.classify(pods)
 	var plan Plan
@@ -82,7 +90,7 @@ func Decide(s *State, pods []*corev1.Pod, seed uint64) Plan {
 		} else if len(c.demand.volumes.late) > 0 {
 			plan.Reservations = append(plan.Reservations, r.settle(c, p, node, why))
 		} else {
-			plan.Bindings = append(plan.Bindings, Binding{Pod: p, Node: node.name, Reason: why, Best: c.best, Among: c.among})
+			bind(Binding{Pod: p, Node: node.name, Reason: why, Best: c.best, Among: c.among})
 		}
 		decided[kinds.KeyOf(p)] = true
 		if c.left--; c.left == 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/internal/sleep"
 	"lockstep/store"
@@ -27,7 +28,7 @@ const (
 	lookAgain = 5 * time.Minute
 	// bindTimeout bounds how long a pod waits on its node for its claims to be bound, as kube-scheduler's bindTimeoutSeconds.
 	bindTimeout = 10 * time.Minute
-	// commitTimeout bounds one round's writes, and the wait for the view to show them.
+	// commitTimeout bounds the writes of one parcel, and the wait for the view to show them all.
 	commitTimeout = 30 * time.Second
 )
 
@@ -209,13 +210,18 @@ func (s *Scheduler) schedule(ctx context.Context) error {
 	if len(pods)+len(failures) == 0 {
 		return nil
 	}
+	now := metav1.NewTime(s.opts.Now())
+	w := &writing{commit: s.opts.Commit}
 	plan := Plan{}
 	if len(pods) > 0 {
 		start := time.Now()
-		plan = Decide(s.state, pods, s.round)
+		plan = decide(s.state, pods, s.round, func(b Binding) {
+			w.add(ctx, action{b.Pod, store.Group{write(bound(b, now), b.Reason)}, func() { s.announce(b, now.Time) }})
+		})
 		s.round++
 		s.metrics.decide.Observe(time.Since(start).Seconds())
 	}
 	plan.Failures = failures
-	return s.act(ctx, plan)
+	s.act(ctx, plan, w, now)
+	return s.finish(ctx, w, now.Time)
 }
