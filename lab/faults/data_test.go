@@ -17,13 +17,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/internal/sleep"
+	"lockstep/kinds"
 	"lockstep/lab"
 )
 
 // keepers are how many replicas a set of those that keep data has at most.
 const keepers = 3
 
-// data is two StatefulSets with claims of which at most one is stated, and who writes to their pods.
+// data is two StatefulSets with claims of the default class, of which at most one is stated, and who writes to their pods.
 type data struct {
 	*world
 	host *lab.Host
@@ -43,7 +44,6 @@ var setNames = []string{"keep", "store"}
 // every write that was acknowledged, and each claim that there ever was.
 func (w *world) keepsData(n int) {
 	d := &data{world: w, host: w.agents[1], at: map[string]string{}, acked: map[string][]int64{}}
-	d.disks(len(setNames) * keepers)
 	ctx, cancel := context.WithCancel(w.ctx)
 	var writers sync.WaitGroup
 	stop := func() { cancel(); writers.Wait() }
@@ -116,35 +116,11 @@ func (w *world) keepsData(n int) {
 		}
 	}
 	d.same(claims)
+	d.onDisk(len(setNames) * keepers)
 	w.t.Logf("%d faults, %d acknowledged writes are there", n, total)
 	if total == 0 {
 		w.t.Error("nothing was ever acknowledged")
 	}
-}
-
-// disks states volumes of the host, whose data go with their claims.
-func (d *data) disks(n int) {
-	var text strings.Builder
-	for i := range n {
-		dir := filepath.Join(filepath.Dir(d.source), fmt.Sprintf("disk-%d", i))
-		if err := os.Mkdir(dir, 0o777); err != nil {
-			d.t.Fatal(err)
-		}
-		fmt.Fprintf(&text, `apiVersion: v1
-kind: PersistentVolume
-metadata: {name: faults-%d}
-spec:
-  capacity: {storage: 1Gi}
-  accessModes: [ReadWriteOnce]
-  persistentVolumeReclaimPolicy: Delete
-  storageClassName: faults
-  local: {path: %s}
-  nodeAffinity:
-    required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%s]}]}]}
----
-`, i, dir, d.host.Name)
-	}
-	d.world.write("disks.yaml", text.String())
 }
 
 // push states the set.
@@ -178,7 +154,7 @@ spec:
         volumeMounts: [{name: data, mountPath: /data}]
   volumeClaimTemplates:
   - metadata: {name: data}
-    spec: {accessModes: [ReadWriteOnce], storageClassName: faults, resources: {requests: {storage: 1Gi}}}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
 `, d.set, namespace, d.replicas, policy, d.host.Name, loadImage)
 	}
 	d.world.write("keepers.yaml", text)
@@ -262,6 +238,30 @@ func (d *data) same(claims map[string]types.UID) {
 	}
 	for name, uid := range now {
 		claims[name] = uid
+	}
+}
+
+// onDisk wants so many volumes, each a directory of the host that has what its pod has kept: the provisioner made them, for whom the
+// class's policy, Delete, is an order to remove it.
+func (d *data) onDisk(want int) {
+	d.t.Helper()
+	volumes, err := d.client.CoreV1().PersistentVolumes().List(d.ctx, metav1.ListOptions{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if len(volumes.Items) != want {
+		d.t.Errorf("there are %d volumes, want one for each of %d claims", len(volumes.Items), want)
+	}
+	for i := range volumes.Items {
+		pv := &volumes.Items[i]
+		if kinds.LocalPathOf(pv) != d.host.Name || pv.Status.Phase != corev1.VolumeBound ||
+			pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimDelete {
+			d.t.Errorf("volume %s is of %q, %s, %s", pv.Name, kinds.LocalPathOf(pv), pv.Status.Phase, pv.Spec.PersistentVolumeReclaimPolicy)
+			continue
+		}
+		if info, err := os.Stat(filepath.Join(pv.Spec.Local.Path, "lines")); err != nil || info.Size() == 0 {
+			d.t.Errorf("volume %s has kept nothing: %v", pv.Name, err)
+		}
 	}
 }
 
