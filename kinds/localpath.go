@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// LocalPath is the provisioner whose volumes are directories of nodes. It is the annotation, too, by which a node says in which
+	// LocalPath is the provisioner whose volumes are directories of nodes, and files where they are block devices. It is the annotation, too, by which a node says in which
 	// of its directories they are, and the finalizer that keeps a volume until its node has deleted what is in it.
 	LocalPath = "lockstep.dev/local-path"
 	// LocalPathNode is the label of such a volume with the name of the node that has it.
@@ -31,6 +31,11 @@ func LocalPathOf(pv *corev1.PersistentVolume) string {
 	return pv.Labels[LocalPathNode]
 }
 
+// LocalPathBlock says that such a volume is a file that programs have as a block device.
+func LocalPathBlock(pv *corev1.PersistentVolume) bool {
+	return pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock
+}
+
 // LocalPathLetGo is such a volume without the finalizer that its node keeps it by.
 func LocalPathLetGo(pv *corev1.PersistentVolume) *corev1.PersistentVolume {
 	pv = pv.DeepCopy()
@@ -38,7 +43,7 @@ func LocalPathLetGo(pv *corev1.PersistentVolume) *corev1.PersistentVolume {
 	return pv
 }
 
-// LocalPathRefusal says what a directory cannot be of what a claim of a class of LocalPath asks for; empty: it can be all.
+// LocalPathRefusal says what a directory, or a file, cannot be of what a claim of a class of LocalPath asks for; empty: it can be all.
 func LocalPathRefusal(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) string {
 	for _, mode := range c.Spec.AccessModes {
 		if mode != corev1.ReadWriteOnce && mode != corev1.ReadWriteOncePod {
@@ -48,8 +53,6 @@ func LocalPathRefusal(c *corev1.PersistentVolumeClaim, class *storagev1.StorageC
 	}
 	parameters := slices.Sorted(maps.Keys(class.Parameters))
 	switch {
-	case c.Spec.VolumeMode != nil && *c.Spec.VolumeMode == corev1.PersistentVolumeBlock:
-		return LocalPath + " does not support block volume provisioning"
 	case c.Spec.Selector != nil:
 		return "claim Selector is not supported"
 	case len(parameters) > 0:

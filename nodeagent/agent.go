@@ -136,6 +136,7 @@ func New(opts Options) (*Agent, error) {
 	a.localPath = localpath.New(localpath.Options{
 		Directories: a.directories(), Events: func() record.EventRecorder { return a.events }, Log: a.log,
 		Mounted: func(path string) (bool, error) { return a.volumes.Mounted(path) },
+		Resized: func(path string) error { return a.volumes.Resized(path) },
 	})
 	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
 	a.net = network.Open(network.Options{

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 
@@ -27,6 +29,12 @@ const (
 	rootOnly = 0o700
 	// going begins the names of directories that are being removed. No volume's name begins with a dot.
 	going = ".removed-"
+	// making begins the names of files that are being made.
+	making = ".new-"
+	// ownerOnly is the mode of a file that is a device: programs have the device.
+	ownerOnly = 0o600
+	// sector is the least that a loop device shows of a file.
+	sector = 512
 	// maxNames bounds how many directories are listed.
 	maxNames = 1 << 16
 )
@@ -61,7 +69,7 @@ func (d Directories) check(pv *corev1.PersistentVolume) error {
 	return nil
 }
 
-// Make makes the directory of a volume, unless it is there. When it returns nil the directory outlives a loss of power. One that was made
+// Make makes the directory of a volume, or its file if it is of mode Block, unless it is there. When it returns nil the directory outlives a loss of power. One that was made
 // before, by this node or by one of its name that was removed, is not made again: a program would begin anew, without its data, and
 // nobody would know. That is ErrGone.
 func (d Directories) Make(pv *corev1.PersistentVolume) error {
@@ -77,33 +85,115 @@ func (d Directories) Make(pv *corev1.PersistentVolume) error {
 	}
 	defer top.Close()
 	if _, err := top.Stat(pv.Name); !errors.Is(err, fs.ErrNotExist) {
-		if err != nil {
-			return err
+		if err == nil {
+			err = there(top, pv)
 		}
-		own, err := top.Open(pv.Name)
-		if err != nil {
-			return err
-		}
-		own.Close()
-		return d.record(pv.Name)
+		return cmp.Or(err, d.record(pv.Name))
 	}
 	if made, err := d.made(pv.Name); err != nil || made || pv.Annotations[kinds.LocalPathMade] != "" {
 		return cmp.Or(err, fmt.Errorf("volume %s at %s: %w", pv.Name, d.Path(pv.Name), ErrGone))
 	}
-	own, err := top.Make(pv.Name, beneath.Attr{Mode: everyone})
-	if err != nil {
+	make := makeDirectory
+	if kinds.LocalPathBlock(pv) {
+		make = makeFile
+	}
+	if err := make(top, pv); err != nil {
 		return err
 	}
-	defer own.Close()
 	above, err := beneath.Open(filepath.Dir(d.Dir))
 	if err != nil {
 		return err
 	}
 	defer above.Close()
-	if err := errors.Join(own.Sync(), top.Sync(), above.Sync()); err != nil {
+	if err := errors.Join(top.Sync(), above.Sync()); err != nil {
 		return err
 	}
 	return d.record(pv.Name)
+}
+
+// there is an error if what has the volume's name is not what the volume is.
+func there(top *beneath.Dir, pv *corev1.PersistentVolume) error {
+	if kinds.LocalPathBlock(pv) {
+		f, err := top.File(pv.Name)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	}
+	own, err := top.Open(pv.Name)
+	if err != nil {
+		return err
+	}
+	own.Close()
+	return nil
+}
+
+func makeDirectory(top *beneath.Dir, pv *corev1.PersistentVolume) error {
+	own, err := top.Make(pv.Name, beneath.Attr{Mode: everyone})
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	return own.Sync()
+}
+
+// makeFile makes the file of a volume of mode Block, whole at once: it has the volume's size, and takes of the disk what is written to it.
+func makeFile(top *beneath.Dir, pv *corev1.PersistentVolume) error {
+	unready := making + pv.Name
+	if err := top.Unlink(unready); err != nil {
+		return err
+	}
+	if err := top.Create(unready, nil, beneath.Attr{Mode: ownerOnly}); err != nil {
+		return err
+	}
+	if err := resize(top, unready, sectors(pv)); err != nil {
+		return err
+	}
+	return top.Rename(unready, pv.Name)
+}
+
+// sectors is the capacity of a volume in bytes, rounded up to what a disk has whole.
+func sectors(pv *corev1.PersistentVolume) int64 {
+	capacity := pv.Spec.Capacity[corev1.ResourceStorage]
+	return (min(capacity.Value(), math.MaxInt64-sector) + sector - 1) / sector * sector
+}
+
+// resize has a file be so many bytes long, also after a loss of power.
+func resize(top *beneath.Dir, name string, size int64) error {
+	f, err := top.File(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := w.Truncate(size); err != nil {
+		return fmt.Errorf("cannot make a file of %d bytes: %w", size, err)
+	}
+	return w.Sync()
+}
+
+// Grow has the file of a volume of mode Block be as large as the volume by now. One that is larger stays as it is, and one that is absent
+// is no error.
+func (d Directories) Grow(pv *corev1.PersistentVolume) error {
+	if err := d.check(pv); err != nil {
+		return err
+	}
+	top, err := beneath.Open(d.Dir)
+	if err == nil {
+		defer top.Close()
+		var st unix.Stat_t
+		if st, err = top.Stat(pv.Name); err == nil && st.Size < sectors(pv) {
+			err = resize(top, pv.Name, sectors(pv))
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // made says whether the directory of a volume is known to have been made.
@@ -186,7 +276,7 @@ func (d Directories) Names() (there, leaving []string, err error) {
 	for _, name := range names {
 		if left, ok := strings.CutPrefix(name, going); ok {
 			leaving = append(leaving, left)
-		} else {
+		} else if !strings.HasPrefix(name, making) {
 			there = append(there, name)
 		}
 	}

@@ -68,6 +68,80 @@ func TestMake(t *testing.T) {
 	}
 }
 
+// TestMakeFile: a volume of mode Block is a file that is as large as it is from the first, keeps what is in it, grows with the volume, never
+// shrinks, and goes with it.
+func TestMakeFile(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "data", "local-path")
+	d := Directories{Dir: dir, Node: "n1", Records: filepath.Join(root, "records")}
+	pv := volume(dir, "pvc-1")
+	block := corev1.PersistentVolumeBlock
+	pv.Spec.VolumeMode = &block
+	path := d.Path("pvc-1")
+	if err := d.Grow(pv); err != nil || exists(path) {
+		t.Errorf("it grows before it is there: %v", err)
+	}
+	write(t, filepath.Join(dir, making+"pvc-1"), "what an agent left that died")
+	for i, step := range []struct {
+		capacity string
+		want     int64
+	}{{"64Ki", 64 << 10}, {"64Ki", 64 << 10}, {"1025", 64 << 10}, {"100001", 196 * 512}} {
+		pv.Spec.Capacity[corev1.ResourceStorage] = resource.MustParse(step.capacity)
+		if err := errors.Join(d.Make(pv), d.Grow(pv)); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 || info.Size() != step.want {
+			t.Errorf("%d: %v %v, want %d bytes", i, info, err, step.want)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := make([]byte, 4)
+		if _, err := f.ReadAt(text, 100); err != nil || i > 0 && string(text) != "kept" {
+			t.Errorf("%d: %q %v", i, text, err)
+		}
+		_, err = f.WriteAt([]byte("kept"), 100)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if there, leaving, err := d.Names(); err != nil || !slices.Equal(there, []string{"pvc-1"}) || len(leaving) > 0 {
+		t.Errorf("names %q %q %v", there, leaving, err)
+	}
+	huge := pv.DeepCopy()
+	huge.Name, huge.Spec.Local.Path = "pvc-2", d.Path("pvc-2")
+	huge.Spec.Capacity[corev1.ResourceStorage] = resource.MustParse("9223372036854775807")
+	for range 2 {
+		if err := d.Make(huge); err == nil || !strings.Contains(err.Error(), "cannot make a file of 9223372036854775296 bytes") || exists(d.Path("pvc-2")) {
+			t.Errorf("a file that no file system has: %v", err)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Make(pv); !errors.Is(err, ErrGone) {
+		t.Errorf("it is made a second time: %v", err)
+	}
+	write(t, path, "by hand")
+	if err := errors.Join(d.Make(pv), d.Remove(t.Context(), pv), d.Remove(t.Context(), pv)); err != nil || exists(path) {
+		t.Errorf("its removal: %v", err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Make(pv); err == nil {
+		t.Error("a directory is taken for its file")
+	}
+	if err := errors.Join(os.Remove(path), os.Symlink("/etc/passwd", path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.Make(pv)); err == nil {
+		t.Error("a link is taken for its file")
+	}
+}
+
 // TestGone: a directory that was made is not made a second time, as where its disk is not mounted, until somebody makes it or its volume
 // has gone.
 func TestGone(t *testing.T) {

@@ -44,6 +44,8 @@ type Options struct {
 	Directories
 	// Mounted says whether a pod has a directory mounted, which is there.
 	Mounted func(path string) (bool, error)
+	// Resized has the device of a file that has grown be as large; a file that is absent, or no device, is no error.
+	Resized func(path string) error
 	// Events records events; it is asked when there is one.
 	Events func() record.EventRecorder
 	Log    *slog.Logger
@@ -117,7 +119,8 @@ func (k *Keeper) Run(ctx context.Context, api client.Interface) error {
 	running.Go(func() { k.measureAll(ctx, known) })
 	for {
 		var again <-chan time.Time
-		if !k.removeAll(ctx, api, known()) {
+		grown := k.growAll(known())
+		if removed := k.removeAll(ctx, api, known()); !removed || !grown {
 			again = time.After(retryPause)
 		}
 		select {
@@ -140,6 +143,31 @@ func (k *Keeper) tellStrays(known []*corev1.PersistentVolume) {
 			k.opts.Log.Warn("a directory is of no volume of the cluster, and stays", "directory", k.opts.Path(name))
 		}
 	}
+}
+
+// growAll has the block devices among the volumes be as large as their claims were given; false: some of them are not.
+func (k *Keeper) growAll(known []*corev1.PersistentVolume) bool {
+	done := true
+	for _, pv := range known {
+		if !kinds.LocalPathBlock(pv) || pv.DeletionTimestamp != nil || kinds.LocalPathOf(pv) != k.opts.Node {
+			continue
+		}
+		if err := k.grow(pv); err != nil {
+			done = false
+			if k.untold("grow "+pv.Name+": "+err.Error(), time.Now()) {
+				k.opts.Log.Warn("cannot grow volume", "volume", pv.Name, "error", err)
+				k.opts.Events().Event(pv, corev1.EventTypeWarning, "VolumeResizeFailed", err.Error())
+			}
+		}
+	}
+	return done
+}
+
+func (k *Keeper) grow(pv *corev1.PersistentVolume) error {
+	if err := k.opts.Grow(pv); err != nil {
+		return err
+	}
+	return k.opts.Resized(k.opts.Path(pv.Name)) // also after a crash between the two
 }
 
 // removeAll removes what the cluster has given up; false: something of it is left.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -68,11 +70,20 @@ func TestKeeper(t *testing.T) {
 	}
 	api := fake.NewClientset(volume(dir, "pvc-used"), given(volume(dir, "pvc-given")), given(volume(dir, "pvc-never")), other, retained)
 	events := record.NewFakeRecorder(100)
+	block := corev1.PersistentVolumeBlock
+	grows := volume(dir, "pvc-block")
+	grows.Spec.VolumeMode, grows.Spec.ClaimRef = &block, nil
+	write(t, d.Path("pvc-block"), "small")
+	if _, err := api.CoreV1().PersistentVolumes().Create(t.Context(), grows, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	var mounted atomic.Bool
+	var resized sync.Map
 	mounted.Store(true)
 	k := New(Options{
 		Directories: d, Events: func() record.EventRecorder { return events }, Log: slog.New(slog.DiscardHandler),
 		Mounted: func(path string) (bool, error) { return path == d.Path("pvc-given") && mounted.Load(), nil },
+		Resized: func(path string) error { resized.Store(path, true); return nil },
 	})
 	finalizers := func(name string) string {
 		pv, err := api.CoreV1().PersistentVolumes().Get(t.Context(), name, metav1.GetOptions{})
@@ -103,6 +114,11 @@ func TestKeeper(t *testing.T) {
 	if got := finalizers("pvc-given"); got != kinds.LocalPath || !exists(filepath.Join(dir, "pvc-given", "file")) {
 		t.Errorf("what is mounted is removed: finalizers %q", got)
 	}
+	until("a file grows", func() bool {
+		info, err := os.Stat(d.Path("pvc-block"))
+		_, told := resized.Load(d.Path("pvc-block"))
+		return err == nil && info.Size() == 64<<10 && told
+	})
 	mounted.Store(false)
 	until("what is given up goes", func() bool { return finalizers("pvc-given") == "" && !exists(filepath.Join(dir, "pvc-given")) })
 	for _, name := range []string{"pvc-used", "pvc-other", "pvc-retained", "pvc-stray"} {
@@ -129,7 +145,7 @@ func TestKeeper(t *testing.T) {
 		t.Errorf("told: %v", told)
 	}
 	if n := testutil.CollectAndCount(k, "kubelet_volume_stats_used_bytes"); n != 1 {
-		t.Errorf("%d volumes are measured, want the bound one", n)
+		t.Errorf("%d volumes are measured, want the one with a claim", n)
 	}
 	for name, want := range map[string]string{"capacity_bytes": "65536", "available_bytes": "0", "inodes_used": "2"} {
 		text := "# HELP kubelet_volume_stats_" + name + " " + map[string]string{

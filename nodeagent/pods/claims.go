@@ -28,10 +28,11 @@ type Persistent struct {
 	Own *corev1.PersistentVolume
 }
 
-// MountError is why a volume cannot be mounted. Its text is that of the kubelet's FailedMount event.
+// MountError is why a volume cannot be mounted. Its text and its reason, FailedMount unless stated, are those of the kubelet's event.
 type MountError struct {
-	Text  string
-	Cause error
+	Text   string
+	Cause  error
+	Reason string
 }
 
 func (e *MountError) Error() string { return e.Text }
@@ -39,9 +40,9 @@ func (e *MountError) Unwrap() error { return e.Cause }
 
 // Unclaimed says that nothing is known of what a pod's volume claims.
 func Unclaimed(pod *corev1.Pod, v *corev1.Volume, cause error) error {
-	return &MountError{fmt.Sprintf("Unable to attach or mount volumes: unmounted volumes=[%s], unattached volumes=[], "+
+	return &MountError{Text: fmt.Sprintf("Unable to attach or mount volumes: unmounted volumes=[%s], unattached volumes=[], "+
 		"failed to process volumes=[%s]: error processing PVC %s/%s: %v",
-		v.Name, v.Name, pod.Namespace, kinds.ClaimOf(pod, v), cause), cause}
+		v.Name, v.Name, pod.Namespace, kinds.ClaimOf(pod, v), cause), Cause: cause}
 }
 
 // Bound returns the name of the volume that a pod's claim is bound to; the error says, in the kubelet's words, why there is
@@ -94,7 +95,7 @@ func Claimed(pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeCl
 		}
 	}
 	if err := volume.CheckNodeAffinity(pv, labels); err != nil {
-		return out, &MountError{fmt.Sprintf("MountVolume.NodeAffinity check failed for volume %q : %v", pv.Name, err), err}
+		return out, &MountError{Text: fmt.Sprintf("MountVolume.NodeAffinity check failed for volume %q : %v", pv.Name, err), Cause: err}
 	}
 	return out, nil
 }

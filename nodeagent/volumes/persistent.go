@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/pods"
@@ -29,16 +31,21 @@ func (m *Manager) mountPersistent(ctx context.Context, pod *corev1.Pod, v *corev
 	}
 	switch source := p.Source; {
 	case p.Block:
-		device, err := blockDevice(source.Local)
+		device, err := m.mapLocal(pod.UID, v.Name, source.Local, p.ReadOnly)
 		if err != nil {
-			err = &pods.MountError{Text: fmt.Sprintf("MapVolume.SetUpDevice failed for volume %q : %v", p.Name, err), Cause: err}
+			err = &pods.MountError{Reason: "FailedMapVolume", Cause: err,
+				Text: fmt.Sprintf("MapVolume.MapBlockVolume failed for volume %q : %v", p.Name, err)}
 		}
 		return Mounted{Device: device, ReadOnly: p.ReadOnly}, err
 	case source.HostPath != nil:
 		made.HostPath = source.HostPath.Path
 		return made, checkHostPath(source.HostPath)
 	case source.Local != nil:
-		return made, m.mountLocal(ctx, dir, pod, source.Local.Path, p.ReadOnly)
+		path, err := m.diskOf(ctx, pod.UID, v.Name, p)
+		if err != nil {
+			return made, err
+		}
+		return made, m.mountLocal(ctx, dir, pod, path, p.ReadOnly)
 	case source.NFS != nil:
 		nfs := *source.NFS
 		nfs.ReadOnly = nfs.ReadOnly || p.ReadOnly
@@ -48,9 +55,9 @@ func (m *Manager) mountPersistent(ctx context.Context, pod *corev1.Pod, v *corev
 	return Mounted{}, errors.New("this kind of persistent volume is not supported")
 }
 
-// blockDevice finds a device of the machine. It is asked for at each start of the agent: a machine that was started anew may
-// have given it other numbers.
-func blockDevice(source *corev1.LocalVolumeSource) (*Device, error) {
+// mapLocal finds the device that a local volume is, or attaches the file that it is to one. It is asked for at each start of the agent:
+// a machine that was started anew may have given a device other numbers.
+func (m *Manager) mapLocal(pod types.UID, volume string, source *corev1.LocalVolumeSource, readOnly bool) (*Device, error) {
 	if source == nil {
 		return nil, errors.New("only local volumes are of mode Block")
 	}
@@ -58,12 +65,50 @@ func blockDevice(source *corev1.LocalVolumeSource) (*Device, error) {
 	if err := unix.Stat(source.Path, &st); err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: source.Path, Err: err}
 	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		return deviceAt(source.Path)
+	case unix.S_IFREG:
+		path, err := m.loops.attach(pod, volume, source.Path, readOnly)
+		if err != nil {
+			return nil, err
+		}
+		return deviceAt(path)
+	}
+	return nil, errNoDevice(source.Path)
+}
+
+// deviceAt describes the block device at a path.
+func deviceAt(path string) (*Device, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return nil, fmt.Errorf("path %q is no block device", source.Path)
+		return nil, errNoDevice(path)
 	}
 	number := uint64(st.Rdev)
 	return &Device{Major: int64(unix.Major(number)), Minor: int64(unix.Minor(number)), Mode: fs.FileMode(st.Mode & 0o777),
 		UID: st.Uid, GID: st.Gid}, nil
+}
+
+// diskOf returns the directory that a local volume is: its path or, where a block device is at that, where its file system is mounted for
+// the pod.
+func (m *Manager) diskOf(ctx context.Context, pod types.UID, volume string, p pods.Persistent) (string, error) {
+	path := p.Source.Local.Path
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return path, nil // mountLocal says what is wrong with it
+	}
+	kind := ""
+	if p.Source.Local.FSType != nil {
+		kind = *p.Source.Local.FSType
+	}
+	dir := filepath.Join(m.podDir(pod), "disks", volume)
+	if err := m.disks.mount(ctx, path, dir, kind, p.Options, p.ReadOnly); err != nil {
+		return "", &pods.MountError{Text: fmt.Sprintf("MountVolume.MountDevice failed for volume %q : %v", p.Name, err), Cause: err}
+	}
+	return dir, nil
 }
 
 // mountLocal mounts a directory of the machine. The pod's fsGroup gets it before, as its policy says, unless another pod
@@ -85,7 +130,7 @@ func (m *Manager) mountLocal(ctx context.Context, dir string, pod *corev1.Pod, p
 	}
 	fd, err := unix.Open(real, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
-		return fmt.Errorf("path %q is no directory", path)
+		return errors.New("only directory and block device are supported")
 	}
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
@@ -104,7 +149,7 @@ func (m *Manager) mountLocal(ctx context.Context, dir string, pod *corev1.Pod, p
 
 // giveTo gives a directory that outlives pods to the pod's fsGroup.
 func (m *Manager) giveTo(ctx context.Context, group int64, pod *corev1.Pod, path string) error {
-	shared, err := m.Mounted(path)
+	shared, err := m.mounted(path, m.podDir(pod.UID))
 	if err != nil || shared {
 		return err
 	}
@@ -118,8 +163,13 @@ func (m *Manager) giveTo(ctx context.Context, group int64, pod *corev1.Pod, path
 	return beneath.Give(ctx, path, group)
 }
 
-// Mounted says whether a directory is mounted as a volume of any pod; one that is absent is not.
+// Mounted says whether a directory is mounted as a volume of any pod, or a file is attached to a loop device; what is absent is neither.
 func (m *Manager) Mounted(path string) (bool, error) {
+	return m.mounted(path, "")
+}
+
+// mounted is Mounted but for what is mounted below a directory; empty: none.
+func (m *Manager) mounted(path, but string) (bool, error) {
 	var st, at unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -127,12 +177,27 @@ func (m *Manager) Mounted(path string) (bool, error) {
 		}
 		return false, err
 	}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		return attached(loopFile{uint64(st.Dev), st.Ino})
+	}
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(m.dir))
 	return slices.ContainsFunc(mounts, func(i *mountinfo.Info) bool {
 		// By its device first: what is on another may not answer.
-		return unix.Mkdev(uint32(i.Major), uint32(i.Minor)) == uint64(st.Dev) && unix.Lstat(i.Mountpoint, &at) == nil &&
-			at.Dev == st.Dev && at.Ino == st.Ino
+		return unix.Mkdev(uint32(i.Major), uint32(i.Minor)) == uint64(st.Dev) && (but == "" || !strings.HasPrefix(i.Mountpoint, but+"/")) &&
+			unix.Lstat(i.Mountpoint, &at) == nil && at.Dev == st.Dev && at.Ino == st.Ino
 	}), err
+}
+
+// Resized has the device of a file that has grown be as large; a file that is absent, or no pod's device, is left alone.
+func (m *Manager) Resized(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return m.loops.resize(loopFile{uint64(st.Dev), st.Ino})
 }
 
 // isMounted says whether something is mounted at dir. Unlike isMountpoint it knows of a directory that is mounted on its

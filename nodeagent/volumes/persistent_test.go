@@ -90,7 +90,7 @@ func TestLocal(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		"/absent/dir": `path "/absent/dir" does not exist`, filepath.Join(data, "file"): "is no directory",
+		"/absent/dir": `path "/absent/dir" does not exist`, filepath.Join(data, "file"): "only directory and block device are supported",
 		"/a/../b": "must not contain '..'",
 	} {
 		pod, from := claiming("uid-x", local(path))
@@ -259,12 +259,13 @@ func TestBlock(t *testing.T) {
 		t.Errorf("got %+v, %v", d, err)
 	}
 	for path, want := range map[string]string{
-		"/dev/null": `MapVolume.SetUpDevice failed for volume "pv" : path "/dev/null" is no block device`,
-		"/absent":   `MapVolume.SetUpDevice failed for volume "pv" : stat /absent: no such file or directory`,
+		"/dev/null": `MapVolume.MapBlockVolume failed for volume "pv" : path "/dev/null" is neither a block device nor a file`,
+		"/absent":   `MapVolume.MapBlockVolume failed for volume "pv" : stat /absent: no such file or directory`,
 	} {
 		p.Source.Local.Path = path
 		pod, from := claiming("uid-2", p)
-		if _, err := m.Setup(t.Context(), pod, from); err == nil || err.Error() != want {
+		_, err := m.Setup(t.Context(), pod, from)
+		if failed := Errors(err); len(failed) != 1 || failed[0].Error() != want || failed[0].Reason() != "FailedMapVolume" {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

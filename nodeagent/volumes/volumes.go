@@ -32,8 +32,10 @@ type Options struct {
 
 // Manager makes and removes pods' volumes. It is safe for concurrent use; calls for one pod follow each other.
 type Manager struct {
-	dir string
-	own localpath.Directories
+	dir   string
+	own   localpath.Directories
+	loops loops
+	disks disks
 
 	mu   sync.Mutex
 	pods map[types.UID]*podLock
@@ -78,7 +80,7 @@ type Device struct {
 	UID, GID     uint32
 }
 
-// Error says which volume of a pod cannot be set up. Its text is that of the kubelet's FailedMount event.
+// Error says which volume of a pod cannot be set up. Its text is that of the kubelet's event.
 type Error struct {
 	Volume string
 	Cause  error
@@ -89,6 +91,14 @@ func (e *Error) Error() string {
 		return told.Error()
 	}
 	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.Volume, e.Cause)
+}
+
+// Reason is that of the kubelet's event.
+func (e *Error) Reason() string {
+	if told := (*pods.MountError)(nil); errors.As(e.Cause, &told) && told.Reason != "" {
+		return told.Reason
+	}
+	return "FailedMount"
 }
 
 // Unwrap gives the cause, such as a NotFound API error.
@@ -110,7 +120,7 @@ func New(options Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the volumes' directory: %w", err)
 	}
-	return &Manager{dir: dir, own: options.Own, pods: map[types.UID]*podLock{}}, nil
+	return &Manager{dir: dir, own: options.Own, loops: loops{dir: dir}, pods: map[types.UID]*podLock{}}, nil
 }
 
 // Setup makes the pod's volumes, but those of images, and brings their content up to date where they exist. It returns them
@@ -220,11 +230,16 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	}
 	defer unlock()
 	dir := m.podDir(uid)
+	_, err = os.Lstat(filepath.Join(dir, devicesDir))
+	mapped := err == nil
 	if err := unmountBelow(ctx, dir); err != nil {
 		return fmt.Errorf("cannot unmount volumes of pod %s: %w", uid, err)
 	}
 	if err := beneath.RemoveAll(ctx, dir); err != nil {
 		return fmt.Errorf("cannot remove volumes of pod %s: %w", uid, err)
+	}
+	if mapped {
+		return m.loops.release()
 	}
 	return nil
 }
@@ -255,6 +270,7 @@ func (m *Manager) Sweep(ctx context.Context, keep func(types.UID) bool) error {
 			errs = append(errs, m.Teardown(ctx, uid))
 		}
 	}
+	errs = append(errs, m.loops.release()) // of those that were torn down when the agent died
 	return errors.Join(errs...)
 }
 

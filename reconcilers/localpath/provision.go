@@ -161,11 +161,14 @@ func emptiest(v *view.View) *corev1.Node {
 	})
 }
 
-// directory is the volume of a claim on a node.
+// directory is the volume of a claim on a node, of mode Block a file in the place of a directory.
 func directory(name string, c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, n *corev1.Node) *corev1.PersistentVolume {
 	policy, mode := corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeFilesystem
 	if class.ReclaimPolicy != nil {
 		policy = *class.ReclaimPolicy
+	}
+	if c.Spec.VolumeMode != nil {
+		mode = *c.Spec.VolumeMode
 	}
 	return &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{
