@@ -492,6 +492,11 @@ func failureOf(step pods.Step, err error) pods.Failure {
 		}
 	case errors.As(err, &s):
 		f.Reason = s.reason
+	case step.Kind == pods.Volumes:
+		f.Reason = "FailedMount"
+		if failed := volumes.Errors(err); len(failed) > 0 { // of several, each has its event
+			f.Reason, f.Message = failed[0].Reason(), failed[0].Error()
+		}
 	case step.Kind == pods.Prepare:
 		f.Reason = "CreateContainerError"
 	case step.Kind == pods.Start:
@@ -507,7 +512,7 @@ func (p *Pod) eventFailure(step pods.Step, err error) {
 	switch step.Kind {
 	case pods.Volumes:
 		for _, one := range volumes.Errors(err) {
-			p.Event(corev1.EventTypeWarning, "FailedMount", one.Error())
+			p.Event(corev1.EventTypeWarning, one.Reason(), one.Error())
 		}
 	case pods.Setup:
 		p.Event(corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())

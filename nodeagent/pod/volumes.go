@@ -48,7 +48,7 @@ func (p *Pod) updateVolumes(ctx context.Context) {
 	p.node.Metrics.refreshErrors.Add(float64(len(failed)))
 	for _, one := range p.untold(failed, time.Now()) {
 		p.log.Warn("cannot update volume", "volume", one.Volume, "error", one.Cause)
-		p.Event(corev1.EventTypeWarning, "FailedMount", one.Error())
+		p.Event(corev1.EventTypeWarning, one.Reason(), one.Error())
 	}
 }
 

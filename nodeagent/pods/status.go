@@ -305,7 +305,8 @@ func predecessor(o Observed, c Container) (Container, bool) {
 // Initialized, ContainersReady and Ready.
 func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, now time.Time) {
 	ended := podstatus.Finished(s)
-	set(s, corev1.PodReadyToStartContainers, o.Sandbox.ID != "" && !ended, "", "", pod, now)
+	unmounted := o.Failures[Key{Kind: Volumes}] // Kubernetes says so by an event alone, which nobody may ever see
+	set(s, corev1.PodReadyToStartContainers, o.Sandbox.ID != "" && !ended, unmounted.Reason, shorten(unmounted.Message), pod, now)
 
 	// A pod that was initialised once stays so, whatever its init containers do in a new sandbox.
 	once := podstatus.True(s, corev1.PodInitialized)
@@ -450,6 +451,17 @@ func setRestartingAll(pod *corev1.Pod, o Observed, s *corev1.PodStatus, now time
 		c.Status, c.Reason, c.Message = corev1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
 	}
 	put(s, c, now)
+}
+
+// maxText bounds the message of a condition, in bytes: as that of an event, which says the same.
+const maxText = 1024
+
+// shorten cuts a text to maxText.
+func shorten(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText-len("…")], "") + "…"
 }
 
 // unset removes a condition, if it is there.

@@ -93,6 +93,26 @@ func pullError(message, image string) string {
 	return strings.Join(words, " ")
 }
 
+// mountError is the cause in what a node says of a volume that it cannot mount, with the volume's name.
+func mountError(message string) string {
+	if _, after, ok := strings.Cut(message, "error processing "); ok {
+		return after // the claim, by its name
+	}
+	_, named, ok := strings.Cut(message, " failed for volume ")
+	if !ok {
+		return message
+	}
+	volume, cause, _ := strings.Cut(named, " : ")
+	// A program that failed is told with its arguments, and last with what it has printed.
+	if head, rest, ok := strings.Cut(cause, "\nMounting command: "); ok {
+		cause = head
+		if _, printed, ok := strings.Cut(rest, "\nOutput: "); ok && strings.TrimSpace(printed) != "" {
+			cause += ": " + strings.TrimSpace(printed)
+		}
+	}
+	return "volume " + volume + ": " + cause
+}
+
 // bare is a word without the user and the query of the URL that it may be.
 func bare(word string) string {
 	scheme, rest, ok := strings.Cut(word, "://")

@@ -17,6 +17,10 @@ import (
 // moment before its nodes.
 const unschedulableAfter = 10 * time.Second
 
+// unmountedAfter is how long the volumes of a pod may not be mounted before that is a failure: what they show, and what claims are bound
+// to, may reach its node a moment after it.
+const unmountedAfter = 10 * time.Second
+
 // Judge judges objects as one view has them at one moment. It is what rules see.
 type Judge struct {
 	*view.View
@@ -105,6 +109,9 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 	if cause := waiting(p.Spec.Containers, p.Status.ContainerStatuses); cause != "" {
 		return kinds.Health{State: kinds.Failed, Cause: cause}
 	}
+	if c := podstatus.Condition(&p.Status, corev1.PodReadyToStartContainers); c != nil && c.Status == corev1.ConditionFalse && c.Reason != "" {
+		return j.unmounted(c)
+	}
 	if gates := p.Spec.SchedulingGates; len(gates) > 0 {
 		names := make([]string, len(gates))
 		for i, g := range gates {
@@ -121,6 +128,15 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 		return kinds.Health{Cause: "waits for the volumes of its claims, for node " + p.Status.NominatedNodeName}
 	}
 	return kinds.Health{Cause: "not ready"}
+}
+
+// unmounted judges a pod whose node has said that it cannot mount a volume of it.
+func (j *Judge) unmounted(c *corev1.PodCondition) kinds.Health {
+	cause := because(c.Reason, mountError(c.Message))
+	if due := c.LastTransitionTime.Add(unmountedAfter); j.now.Before(due) {
+		return kinds.Health{Cause: cause, Again: due}
+	}
+	return kinds.Health{State: kinds.Failed, Cause: cause}
 }
 
 // unplaced judges a pod that the scheduler has said it has no node for.
@@ -152,8 +168,8 @@ type Roll struct {
 	Failed  bool
 	// Drift names the first object that is healthy and not what was pushed, with what is different: the tag of an image has moved.
 	Drift string
-	// Others says that more objects have failed than the first.
-	Others bool
+	// Others is how many more objects have failed than the first.
+	Others int
 	Again  time.Time
 }
 
@@ -186,7 +202,9 @@ func (s *Sum) Add(k kinds.Key, r kinds.Health) {
 	}
 	if r.State == kinds.Failed {
 		weight += 2
-		s.Others = s.Others || s.Failed
+		if s.Failed {
+			s.Others++
+		}
 		s.Failed = true
 	}
 	if weight <= s.best {

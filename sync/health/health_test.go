@@ -180,6 +180,32 @@ func unschedulable(since time.Duration) func(*corev1.Pod) {
 	}
 }
 
+// unmounted has a volume that its node cannot mount, since it has the pod.
+func unmounted(since time.Duration) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse,
+			Reason: "FailedMount", Message: `MountVolume.SetUp failed for volume "data" : path "/data" does not exist`,
+			LastTransitionTime: metav1.NewTime(now.Add(-since))}}
+	}
+}
+
+// TestMountError: what is told of a volume is the cause, in the room that a commit status has.
+func TestMountError(t *testing.T) {
+	for in, want := range map[string]string{
+		`MapVolume.MapBlockVolume failed for volume "pv" : stat /dev/x: no such file`: `volume "pv": stat /dev/x: no such file`,
+		"Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], failed to process volumes=[data]: " +
+			"error processing PVC shop/data: PVC is not bound": "PVC shop/data: PVC is not bound",
+		"MountVolume.SetUp failed for volume \"data\" : mount failed: exit status 32\nMounting command: mount\nMounting arguments: " +
+			"-t nfs a:/b /c\nOutput: no such server\n\n": `volume "data": mount failed: exit status 32: no such server`,
+		"MountVolume.SetUp failed for volume \"data\" : mount failed: timed out\nMounting command: mount\nMounting arguments: -t nfs\nOutput: \n\n": `volume "data": mount failed: timed out`,
+		"anything": "anything",
+	} {
+		if got := mountError(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
 // unprovisioned has a node anew after the claims of its last were not bound.
 func unprovisioned(p *corev1.Pod) {
 	unschedulable(time.Minute)(p)
@@ -328,6 +354,10 @@ func TestOf(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}},
 			Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
 				Reason: "PreemptionByScheduler"}}}}}, kinds.Progressing, "preempted, is being deleted"},
+		"volume not mounted": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unmounted(time.Minute))}, kinds.Failed,
+			`FailedMount, 2/3 ready: volume "data": path "/data" does not exist`},
+		"volume not mounted yet": {single, []kinds.Object{podOf(current, "p", unmounted(time.Second))}, kinds.Progressing,
+			`FailedMount: volume "data": path "/data" does not exist`},
 		"gated": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", gated)}, kinds.Progressing, "2/3 ready"},
 		"gated alone": {single, []kinds.Object{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop"},
 			Spec: corev1.PodSpec{SchedulingGates: []corev1.PodSchedulingGate{{Name: "a.example/x"}, {Name: "b.example/y"}}}}},

@@ -100,6 +100,9 @@ type Told struct {
 type Memory struct {
 	// Meaning and Words are of the newest cause: it is told anew when its meaning changes, not when time passes.
 	Meaning, Words string
+	// Others is how many others were told with it, and Counted when: they may fail one after the other, or again and again.
+	Others  int
+	Counted time.Time
 	// Lost is since when the accepted revision, once healthy, is not; zero: it is. Who accepts another one sets it to zero.
 	Lost time.Time
 	// Written is when the Source's status was last written; whoever writes it sets it.
@@ -124,6 +127,8 @@ type Verdict struct {
 const (
 	// pendingEvery is the least time between two pending statuses of a revision.
 	pendingEvery = 15 * time.Second
+	// othersEvery is the least time between two statuses of which only the number of others that have failed has changed.
+	othersEvery = 15 * time.Second
 	// driftDwell is how long an object's health must be lost before that is reported as drift: a container that is
 	// repaired at once is not worth a commit status.
 	driftDwell = 15 * time.Second
@@ -140,7 +145,7 @@ const MaxErrors = 100
 func Decide(in Input) Verdict {
 	v := Verdict{Memory: in.Memory}
 	v.at(in.Accepted.Roll.Again)
-	in.Accepted.Roll.First = v.Memory.words(in.Accepted.Roll)
+	v.at(v.Memory.cause(&in.Accepted.Roll, in.Now))
 	said := saying{}
 	said.state, said.text = outcome(in.Accepted, in.Folder)
 	if a := &in.Accepted; said.state == Success && a.Revision != "" && a.Healthy != a.Revision {
@@ -164,10 +169,19 @@ func (v *Verdict) at(t time.Time) {
 	}
 }
 
-// words are the newest cause as it was told first.
-func (m *Memory) words(roll health.Roll) string {
+// cause has the roll tell the newest cause as it was told first, and how many others as they were counted last. It returns when they are
+// to be counted anew; zero: with the next cause.
+func (m *Memory) cause(roll *health.Roll, now time.Time) (again time.Time) {
 	if m.Meaning != roll.Meaning {
-		m.Meaning, m.Words = roll.Meaning, roll.First
+		m.Meaning, m.Words, m.Counted = roll.Meaning, roll.First, time.Time{}
 	}
-	return m.Words
+	if roll.Others != m.Others {
+		if due := m.Counted.Add(othersEvery); m.Counted.IsZero() || !now.Before(due) {
+			m.Others, m.Counted = roll.Others, now
+		} else {
+			again = due
+		}
+	}
+	roll.First, roll.Others = m.Words, m.Others
+	return again
 }

@@ -28,9 +28,10 @@ func outcome(a Accepted, folder bool) (State, string) {
 	switch {
 	case a.Refused != nil:
 		return Failure, a.Refused.text()
-	case a.Roll.Failed && a.Roll.Others:
-		// Not how many: they fail one after the other, and each time would be told.
-		return Failure, and(a.Roll.First, " (and others)")
+	case a.Roll.Failed && a.Roll.Others == 1:
+		return Failure, and(a.Roll.First, " (and 1 other)")
+	case a.Roll.Failed && a.Roll.Others > 1:
+		return Failure, and(a.Roll.First, fmt.Sprintf(" (and %d others)", a.Roll.Others))
 	case a.Roll.Failed:
 		return Failure, a.Roll.First
 	case applied && a.Roll.Total == 0 && folder && a.LeftOut == "":
