@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// LocalPath is the provisioner whose volumes are directories of nodes, and files where they are block devices. It is the annotation, too, by which a node says in which
-	// of its directories they are, and the finalizer that keeps a volume until its node has deleted what is in it.
+	// LocalPath is the provisioner whose volumes are directories of nodes, and files where they are block devices. It is the annotation,
+	// too, by which a node says in which of its directories they are, and the finalizer that keeps a volume until its node has deleted what
+	// is in it.
 	LocalPath = "lockstep.dev/local-path"
 	// LocalPathNode is the label of such a volume with the name of the node that has it.
 	LocalPathNode = "lockstep.dev/node"

@@ -69,9 +69,9 @@ func (d Directories) check(pv *corev1.PersistentVolume) error {
 	return nil
 }
 
-// Make makes the directory of a volume, or its file if it is of mode Block, unless it is there. When it returns nil the directory outlives a loss of power. One that was made
-// before, by this node or by one of its name that was removed, is not made again: a program would begin anew, without its data, and
-// nobody would know. That is ErrGone.
+// Make makes the directory of a volume, or its file if it is of mode Block, unless it is there. When it returns nil the directory outlives
+// a loss of power. One that was made before, by this node or by one of its name that was removed, is not made again: a program would begin
+// anew, without its data, and nobody would know. That is ErrGone.
 func (d Directories) Make(pv *corev1.PersistentVolume) error {
 	if err := d.check(pv); err != nil {
 		return err

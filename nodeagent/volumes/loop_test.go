@@ -106,7 +106,8 @@ func TestLoop(t *testing.T) {
 	readOnly.ReadOnly = true
 	first := maps(t, m, "uid-1", block(path))
 	begins(t, first, "first")
-	for i, got := range []string{maps(t, m, "uid-1", block(path)), maps(t, m, "uid-2", readOnly), maps(t, manager(), "uid-1", block(path))} {
+	again, other, anew := maps(t, m, "uid-1", block(path)), maps(t, m, "uid-2", readOnly), maps(t, manager(), "uid-1", block(path))
+	for i, got := range []string{again, other, anew} {
 		if got != first {
 			t.Errorf("%d: %s, want %s", i, got, first)
 		}

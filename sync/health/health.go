@@ -109,7 +109,7 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 	if cause := waiting(p.Spec.Containers, p.Status.ContainerStatuses); cause != "" {
 		return kinds.Health{State: kinds.Failed, Cause: cause}
 	}
-	if c := podstatus.Condition(&p.Status, corev1.PodReadyToStartContainers); c != nil && c.Status == corev1.ConditionFalse && c.Reason != "" {
+	if c := podstatus.Condition(&p.Status, corev1.PodReadyToStartContainers); c != nil && c.Reason != "" {
 		return j.unmounted(c)
 	}
 	if gates := p.Spec.SchedulingGates; len(gates) > 0 {

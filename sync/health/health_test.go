@@ -197,7 +197,8 @@ func TestMountError(t *testing.T) {
 			"error processing PVC shop/data: PVC is not bound": "PVC shop/data: PVC is not bound",
 		"MountVolume.SetUp failed for volume \"data\" : mount failed: exit status 32\nMounting command: mount\nMounting arguments: " +
 			"-t nfs a:/b /c\nOutput: no such server\n\n": `volume "data": mount failed: exit status 32: no such server`,
-		"MountVolume.SetUp failed for volume \"data\" : mount failed: timed out\nMounting command: mount\nMounting arguments: -t nfs\nOutput: \n\n": `volume "data": mount failed: timed out`,
+		"MountVolume.SetUp failed for volume \"data\" : mount failed: timed out\nMounting command: mount\nMounting arguments: " +
+			"-t nfs\nOutput: \n\n": `volume "data": mount failed: timed out`,
 		"anything": "anything",
 	} {
 		if got := mountError(in); got != want {
@@ -354,8 +355,8 @@ func TestOf(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop", DeletionTimestamp: &metav1.Time{Time: now}},
 			Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
 				Reason: "PreemptionByScheduler"}}}}}, kinds.Progressing, "preempted, is being deleted"},
-		"volume not mounted": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unmounted(time.Minute))}, kinds.Failed,
-			`FailedMount, 2/3 ready: volume "data": path "/data" does not exist`},
+		"volume not mounted": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", unmounted(time.Minute))},
+			kinds.Failed, `FailedMount, 2/3 ready: volume "data": path "/data" does not exist`},
 		"volume not mounted yet": {single, []kinds.Object{podOf(current, "p", unmounted(time.Second))}, kinds.Progressing,
 			`FailedMount: volume "data": path "/data" does not exist`},
 		"gated": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", gated)}, kinds.Progressing, "2/3 ready"},
