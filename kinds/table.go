@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -51,6 +52,9 @@ func rbac() group      { return group{rbacv1.SchemeGroupVersion, rbacv1.AddToSch
 func scheduling() group {
 	return group{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme}
 }
+func networking() group {
+	return group{networkingv1.SchemeGroupVersion, networkingv1.AddToScheme}
+}
 func node() group     { return group{nodev1.SchemeGroupVersion, nodev1.AddToScheme} }
 func storage() group  { return group{storagev1.SchemeGroupVersion, storagev1.AddToScheme} }
 func lockstep() group { return group{v1alpha1.GroupVersion, v1alpha1.AddToScheme} }
@@ -72,6 +76,10 @@ func table() []*Kind {
 		}),
 		row[coordinationv1.Lease, coordinationv1.LeaseList](coordination(), "leases", "", Columns{
 			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[networkingv1.ServiceCIDR, networkingv1.ServiceCIDRList](networking(), "servicecidrs", "", Columns{
+			Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[nodev1.RuntimeClass, nodev1.RuntimeClassList](node(), "runtimeclasses", "", Columns{

@@ -54,7 +54,7 @@ func decided() map[string]loop.Reconciler {
 	return map[string]loop.Reconciler{
 		"cluster/testdata": cluster.New(cluster.Options{
 			API: []netip.Addr{netip.MustParseAddr("10.43.0.1")},
-			DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
+			DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")}, Services: prefixes("10.43.0.0/16"),
 		}),
 		"autoscaler/testdata":                        autoscaler.New(saidByUID),
 		"clusterroles/testdata":                      clusterroles.Aggregation(),

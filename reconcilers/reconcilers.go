@@ -58,7 +58,7 @@ func All(o Options) []engine.Reconciler {
 	o = o.withDefaults()
 	set := o.Settings
 	return []engine.Reconciler{
-		cluster.New(cluster.Options{API: set.API(), DNS: set.DNS(), Stated: o.Stated}),
+		cluster.New(cluster.Options{API: set.API(), DNS: set.DNS(), Services: set.ServiceCIDRs, Stated: o.Stated}),
 		clusterroles.Defaults(),
 		clusterroles.Aggregation(),
 		namespace.New(),

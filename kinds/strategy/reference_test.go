@@ -42,6 +42,7 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		// These have none of their own.
 		"sources.lockstep.dev":                storage.DefaultClusterScopedAttr,
 		"runtimeclasses.node.k8s.io":          storage.DefaultClusterScopedAttr,
+		"servicecidrs.networking.k8s.io":      storage.DefaultClusterScopedAttr,
 		"priorityclasses.scheduling.k8s.io":   storage.DefaultClusterScopedAttr,
 		"storageclasses.storage.k8s.io":       storage.DefaultClusterScopedAttr,
 		"csidrivers.storage.k8s.io":           storage.DefaultClusterScopedAttr,

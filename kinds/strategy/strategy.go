@@ -26,6 +26,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/networking/install"
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
@@ -56,6 +57,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/networking/servicecidr"
 	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
 	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	"k8s.io/kubernetes/pkg/registry/rbac/clusterrole"
@@ -109,6 +111,7 @@ var registries = map[string]registry{
 	},
 	"nodes":                               {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
 	"leases.coordination.k8s.io":          {main: lease.Strategy},
+	"servicecidrs.networking.k8s.io":      {main: servicecidr.Strategy, status: servicecidr.StatusStrategy},
 	"runtimeclasses.node.k8s.io":          {main: runtimeclass.Strategy},
 	"priorityclasses.scheduling.k8s.io":   {main: priorityclass.Strategy},
 	"storageclasses.storage.k8s.io":       {main: storageclass.Strategy},

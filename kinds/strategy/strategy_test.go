@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -97,6 +98,7 @@ func examples() []kinds.Object {
 		&nodev1.RuntimeClass{ObjectMeta: cluster("sandboxed"), Handler: "runsc"},
 		&schedulingv1.PriorityClass{ObjectMeta: cluster("gold"), Value: 1000},
 		&storagev1.StorageClass{ObjectMeta: cluster("local"), Provisioner: "kubernetes.io/no-provisioner"},
+		&networkingv1.ServiceCIDR{ObjectMeta: cluster("kubernetes"), Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.43.0.0/16"}}},
 		&storagev1.CSIDriver{ObjectMeta: cluster("csi.example.com")},
 		&storagev1.CSINode{ObjectMeta: cluster("a"), Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{
 			{Name: "csi.example.com", NodeID: "a", TopologyKeys: []string{"example.com/zone"}},

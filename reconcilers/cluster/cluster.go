@@ -10,6 +10,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -27,6 +28,8 @@ import (
 type Options struct {
 	// API is the service address of the API servers, one a family; empty: no service.
 	API []netip.Addr
+	// Services are the service networks, one a family; empty: no ServiceCIDR.
+	Services []netip.Prefix
 	// DNS is the service address of the cluster's DNS, one a family; empty: no service.
 	DNS []netip.Addr
 	// Stated says that a source states an object, or is about to; nil: none does.
@@ -49,6 +52,7 @@ func New(o Options) loop.Reconciler {
 		Reads: []loop.Read{
 			all(kinds.For[*corev1.Namespace](), "the cluster's own"),
 			all(kinds.For[*schedulingv1.PriorityClass](), "the cluster's own"),
+			{Kind: kinds.For[*networkingv1.ServiceCIDR](), How: "the cluster's own", Keys: loop.Cluster},
 			{Kind: kinds.For[*storagev1.StorageClass](), How: "the cluster's own", Keys: ofStorage},
 			all(kinds.For[*corev1.Service](), "the cluster's own"),
 			all(kinds.For[*discoveryv1.EndpointSlice](), "the API servers'"),
@@ -58,6 +62,7 @@ func New(o Options) loop.Reconciler {
 		Writes: []loop.Write{
 			{Kind: kinds.For[*corev1.Namespace](), Create: true},
 			{Kind: kinds.For[*schedulingv1.PriorityClass](), Create: true},
+			{Kind: kinds.For[*networkingv1.ServiceCIDR](), Create: true, Delete: true, Fields: []string{"status.conditions"}},
 			{Kind: kinds.For[*storagev1.StorageClass](), Create: true},
 			{
 				Kind: kinds.For[*corev1.Service](), Create: true, Fields: []string{"spec.type", "spec.selector", "spec.ports"},
@@ -119,6 +124,7 @@ func decide(v *view.View, o Options, now time.Time) loop.Decision {
 			d.Wants = append(d.Wants, loop.Want{Object: class, Reason: "every cluster has it"})
 		}
 	}
+	serviceNetworks(v, o.Services, now, &d)
 	if class := storageClass(); v.Get(kinds.KeyOf(class)) == nil && (o.Stated == nil || !o.Stated(v, kinds.KeyOf(class))) {
 		d.Wants = append(d.Wants, loop.Want{Object: class, Reason: "every cluster has it"})
 	}
@@ -137,6 +143,31 @@ func decide(v *view.View, o Options, now time.Time) loop.Decision {
 		d.Wants = append(d.Wants, wantService(v, dnsService(o.DNS)))
 	}
 	return d
+}
+
+// serviceNetworks keeps the ServiceCIDR that Kubernetes' API server makes of its flags, under its name and with its words. The networks
+// of one cannot be changed: a cluster that was given others gets another object.
+func serviceNetworks(v *view.View, networks []netip.Prefix, now time.Time, d *loop.Decision) {
+	if len(networks) == 0 {
+		return
+	}
+	want := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}}
+	for _, n := range networks {
+		want.Spec.CIDRs = append(want.Spec.CIDRs, n.Masked().String())
+	}
+	switch old, ok := view.Get[*networkingv1.ServiceCIDR](v, "", want.Name); {
+	case !ok:
+		d.Wants = append(d.Wants, loop.Want{Object: want, Reason: "every cluster has it"})
+	case !slices.Equal(old.Spec.CIDRs, want.Spec.CIDRs):
+		d.Drops = append(d.Drops, loop.DropOf(old, "the cluster has other service networks"))
+	case len(old.Status.Conditions) == 0:
+		changed := old.DeepCopy()
+		changed.Status.Conditions = []metav1.Condition{{
+			Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, LastTransitionTime: metav1.NewTime(now),
+			Message: "Kubernetes default Service CIDR is ready",
+		}}
+		d.Wants = append(d.Wants, loop.Want{Object: changed, Reason: "it is in use"})
+	}
 }
 
 // storageClass is the class of claims that name none. It is made where there is no other of its name, and then left alone: a source
