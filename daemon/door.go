@@ -18,6 +18,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
+	"lockstep/sync/apply"
 	"lockstep/sync/health"
 	"lockstep/sync/plan"
 	"lockstep/sync/report"
@@ -177,6 +178,13 @@ func (d *door) Report(context.Context) (control.Report, error) {
 		if name, at := pki.LastRemoved(v); name != "" {
 			r.Removed = &control.RemovedNode{Name: name, At: at}
 		}
+	}
+	for _, l := range report.LeftOver(v, apply.Stated) {
+		if len(r.Left) == control.MaxLeft {
+			r.MoreLeft++
+			continue
+		}
+		r.Left = append(r.Left, control.LeftReport{Object: l.Key.String(), Size: l.Size, Node: l.Node, Why: l.Why})
 	}
 	for _, s := range d.sync.Sources() {
 		r.Sources = append(r.Sources, d.reportSource(v, &s))

@@ -17,9 +17,14 @@ const (
 	LocalPath = "lockstep.dev/local-path"
 	// LocalPathNode is the label of such a volume with the name of the node that has it.
 	LocalPathNode = "lockstep.dev/node"
-	// LocalPathMade is the annotation of a volume whose node was removed from the cluster when it had the directory. A node that
-	// comes under that name without the directory does not make an empty one.
+	// LocalPathMade is the annotation of a volume whose directory was made: its node says so, or it was removed from the cluster when
+	// it had the volume. A node of that name without the directory does not make an empty one.
 	LocalPathMade = "lockstep.dev/made"
+	// LocalPathKept is the annotation of a volume that a source stated which is followed no longer, with the source's name: nobody
+	// has asked for its data to be deleted.
+	LocalPathKept = "lockstep.dev/kept"
+	// LocalPathLarge is the annotation of a volume that is larger than all that its node has, and says what that was.
+	LocalPathLarge = "lockstep.dev/larger-than"
 	// LocalPathClass is the StorageClass of that provisioner which every cluster has.
 	LocalPathClass = "local-path"
 )
@@ -35,6 +40,13 @@ func LocalPathOf(pv *corev1.PersistentVolume) string {
 // LocalPathBlock says that such a volume is a file that programs have as a block device.
 func LocalPathBlock(pv *corev1.PersistentVolume) bool {
 	return pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock
+}
+
+// LocalPathMark is such a volume with a note that its directory is made.
+func LocalPathMark(pv *corev1.PersistentVolume) *corev1.PersistentVolume {
+	pv = pv.DeepCopy()
+	pv.Annotations[LocalPathMade] = "true"
+	return pv
 }
 
 // LocalPathLetGo is such a volume without the finalizer that its node keeps it by.

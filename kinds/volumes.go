@@ -33,7 +33,7 @@ func claimRule() Rule {
 func claimHealth(c *corev1.PersistentVolumeClaim, see Sight) Health {
 	switch c.Status.Phase {
 	case corev1.ClaimBound:
-		return Health{State: Healthy}
+		return Health{State: Healthy, Cause: tooLarge(c, see)}
 	case corev1.ClaimLost:
 		return lostClaim(c, see)
 	}
@@ -50,6 +50,15 @@ func claimHealth(c *corev1.PersistentVolumeClaim, see Sight) Health {
 		return Health{Cause: "Pending"}
 	}
 	return Health{State: Failed, Cause: "Pending: " + cause}
+}
+
+// tooLarge says that a claim has more than there is; empty: it has not, or nobody knows.
+func tooLarge(c *corev1.PersistentVolumeClaim, see Sight) string {
+	pv, there := see.Get(For[*corev1.PersistentVolume]().Key("", c.Spec.VolumeName)).(*corev1.PersistentVolume)
+	if !there || pv.Annotations[LocalPathLarge] == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s is larger than %s in all", pv.Spec.Capacity.Storage(), pv.Annotations[LocalPathLarge])
 }
 
 // refusedBefore says that the claim's pod has had a node, which LocalPath took away: it can make no such volume anywhere.

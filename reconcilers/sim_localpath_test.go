@@ -196,7 +196,7 @@ func TestLocalPathOfSilentNode(t *testing.T) {
 	key := kinds.For[*corev1.PersistentVolumeClaim]().Key("shop", "data")
 	d.claim("data", "", "n1")
 	d.settled()
-	d.expectEvents(`Provisioning: External provisioner is provisioning volume for claim "shop/data"`)
+	d.expectEvents("ProvisioningSucceeded: Successfully provisioned volume pvc-" + string(d.store.View().Get(key).GetUID()))
 	d.deaf["n1"] = true
 	d.pass(45*time.Second, "n0", "n2")
 	d.delete(key)

@@ -165,7 +165,27 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 	if len(r.Nodes) == 0 {
 		line("%s", nodeless(r, dirs))
 	}
+	printLeft(line, r)
 	return w.Flush()
+}
+
+// printLeft tells of the data that stay until somebody asks for their end.
+func printLeft(line func(format string, args ...any), r control.Report) {
+	if len(r.Left) == 0 {
+		return
+	}
+	line("")
+	line("left over: state one and remove it with the commit trailer \"Lockstep-Prune: allow\" to be rid of it")
+	for _, l := range r.Left {
+		where := ""
+		if l.Node != "" {
+			where = "on " + l.Node
+		}
+		line("  %s\t%s\t%s\t%s", l.Object, l.Size, where, l.Why)
+	}
+	if r.MoreLeft > 0 {
+		line("  and %d more", r.MoreLeft)
+	}
 }
 
 // nodeless says why there is no node, what waits for one, and what to do.

@@ -40,6 +40,25 @@ func TestStanding(t *testing.T) {
 	}
 }
 
+// TestLeft: what is left over is told with where it is and why, and no more than is told of it.
+func TestLeft(t *testing.T) {
+	var out strings.Builder
+	r := control.Report{Cluster: "c", MoreLeft: 2, Nodes: []control.NodeReport{{Name: "n1", Ready: true}}, Left: []control.LeftReport{
+		{Object: "PersistentVolume kept", Size: "2Gi", Node: "n1", Why: "its claim shop/old is gone"},
+		{Object: "PersistentVolumeClaim shop/data-db-0", Size: "1Gi", Why: "nobody\x1b[31m states it"}}}
+	if err := printReport(&out, r, dirFlags{}); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+left over: state one and remove it with the commit trailer "Lockstep-Prune: allow" to be rid of it
+  PersistentVolume kept                 2Gi  on n1  its claim shop/old is gone
+  PersistentVolumeClaim shop/data-db-0  1Gi         nobody`
+	got := out.String()
+	if !strings.Contains(got, want) || !strings.HasSuffix(got, "  and 2 more\n") || strings.Contains(got, "\x1b") {
+		t.Errorf("printed:\n%s", got)
+	}
+}
+
 // TestNodeless tells a cluster that lost its nodes from one that never had any.
 func TestNodeless(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -35,6 +35,20 @@ type Report struct {
 	Waiting int `json:"waiting,omitempty"`
 	// Removed is the node that was taken out last, where there is none.
 	Removed *RemovedNode `json:"removed,omitempty"`
+	// Left are claims and volumes that nothing asks for any more, at most MaxLeft, and MoreLeft how many more there are.
+	Left     []LeftReport `json:"left,omitempty"`
+	MoreLeft int          `json:"moreLeft,omitempty"`
+}
+
+// MaxLeft bounds what a report tells of what is left over: as much as anybody reads.
+const MaxLeft = 50
+
+// LeftReport is a claim or a volume that nothing asks for any more.
+type LeftReport struct {
+	Object string `json:"object"` // "PersistentVolumeClaim shop/data"
+	Size   string `json:"size"`   // as Kubernetes writes it
+	Node   string `json:"node,omitempty"`
+	Why    string `json:"why"`
 }
 
 // RemovedNode is a node that was taken out of the cluster.

@@ -271,10 +271,8 @@ func (r *Registrar) mark(ctx context.Context, v *view.View, node string) error {
 		if kinds.LocalPathOf(pv) != node || pv.Annotations[kinds.LocalPathMade] != "" {
 			continue
 		}
-		changed := pv.DeepCopy()
-		changed.Annotations[kinds.LocalPathMade] = "true"
 		groups = append(groups, store.Group{
-			{Key: kinds.KeyOf(pv), Object: changed, If: kinds.Revision(pv), Reason: "its node is removed"}})
+			{Key: kinds.KeyOf(pv), Object: kinds.LocalPathMark(pv), If: kinds.Revision(pv), Reason: "its node is removed"}})
 	}
 	if len(groups) == 0 {
 		return nil

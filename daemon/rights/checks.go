@@ -164,20 +164,26 @@ func checkSubject(self string, v *view.View, about corev1.ObjectReference) error
 	return fmt.Errorf("node %s may report only about itself, its pods and the volumes that it keeps", self)
 }
 
-// CheckVolume: a node lets go of a volume of its own that is being deleted, and changes nothing else of it.
+// CheckVolume: a node notes that it has made a volume of its own, or lets go of one that is being deleted, and changes nothing else of it.
 func CheckVolume(self string, _ *view.View, new, old kinds.Object) error {
 	was := old.(*corev1.PersistentVolume)
+	var allowed *corev1.PersistentVolume
+	what := ""
 	switch {
 	case kinds.LocalPathOf(was) != self:
 		return fmt.Errorf("node %s does not keep the volume %s", self, was.Name)
-	case was.DeletionTimestamp == nil || !slices.Contains(was.Finalizers, kinds.LocalPath):
-		return fmt.Errorf("node %s may not change the volume %s, which is not being deleted", self, was.Name)
+	case was.DeletionTimestamp == nil:
+		allowed, what = kinds.LocalPathMark(was), "note that it has made"
+	case !slices.Contains(was.Finalizers, kinds.LocalPath):
+		return fmt.Errorf("node %s may not change the volume %s, which it has let go", self, was.Name)
+	default:
+		allowed, what = kinds.LocalPathLetGo(was), "let go"
 	}
-	allowed, asked := kinds.LocalPathLetGo(was), new.(*corev1.PersistentVolume).DeepCopy()
+	asked := new.(*corev1.PersistentVolume).DeepCopy()
 	allowed.ManagedFields, asked.ManagedFields = nil, nil
 	allowed.TypeMeta, asked.ResourceVersion = asked.TypeMeta, allowed.ResourceVersion
 	if !equality.Semantic.DeepEqual(allowed, asked) {
-		return fmt.Errorf("node %s may only take the finalizer %s from the volume %s", self, kinds.LocalPath, was.Name)
+		return fmt.Errorf("node %s may only %s the volume %s", self, what, was.Name)
 	}
 	return nil
 }

@@ -195,6 +195,7 @@ func TestNodeKeepsVolumes(t *testing.T) {
 			t.Errorf("%v %s: %v %s, want %v", a, test.labels, got, why, test.want)
 		}
 	}
+	mark := func(pv *corev1.PersistentVolume) { pv.Annotations[kinds.LocalPathMade] = "true" }
 	let := func(pv *corev1.PersistentVolume) { pv.Finalizers = []string{kinds.VolumeProtection} }
 	for what, test := range map[string]struct {
 		of     *corev1.PersistentVolume
@@ -204,6 +205,11 @@ func TestNodeKeepsVolumes(t *testing.T) {
 		"its own":         {mine, let, true},
 		"another's":       {theirs, let, false},
 		"one in use":      {used, let, false},
+		"a made one":      {used, mark, true},
+		"another's made":  {theirs, mark, false},
+		"one that goes":   {mine, mark, false},
+		"made, and more":  {used, func(pv *corev1.PersistentVolume) { mark(pv); pv.Spec.ClaimRef = nil }, false},
+		"made, or not":    {used, func(pv *corev1.PersistentVolume) { pv.Annotations[kinds.LocalPathMade] = "no" }, false},
 		"all finalizers":  {mine, func(pv *corev1.PersistentVolume) { pv.Finalizers = nil }, false},
 		"the other":       {mine, func(pv *corev1.PersistentVolume) { pv.Finalizers = []string{kinds.LocalPath} }, false},
 		"nothing":         {mine, as, false},

@@ -40,6 +40,7 @@ type page struct {
 	Sources                     []sourceRow
 	Objects                     *objectTable
 	Nodes                       []nodeRow
+	Left                        *leftTable
 	Events                      []eventRow
 }
 
@@ -84,6 +85,14 @@ type objectRow struct {
 	Link                          string
 }
 
+// leftTable is what nothing asks for any more, and stays.
+type leftTable struct {
+	Rows []leftRow
+	More int // rows left out
+}
+
+type leftRow struct{ Name, Size, Node, Why string }
+
 type nodeRow struct {
 	Name            string
 	Ready           bool
@@ -98,7 +107,7 @@ type podRow struct {
 	Name                   string
 	Phase, Age             string
 	Scores                 string // of the best nodes for it; empty: nobody compared any
-	Waits                  string // why no node takes it
+	Waits                  string // why no node takes it, or cannot start it
 	Containers             []containerRow
 	Owners                 []string // from the pod outwards
 	Place, Commit, Author  string
@@ -223,6 +232,21 @@ func (s *Server) objects(v *view.View, now time.Time, source, revision string) *
 	return table
 }
 
+// left are the claims and volumes that nothing asks for any more; nil: there are none.
+func left(all []report.Left) *leftTable {
+	table := &leftTable{}
+	for _, l := range all {
+		table.Rows = append(table.Rows, leftRow{Name: l.Key.String(), Size: l.Size, Node: l.Node, Why: l.Why})
+	}
+	if over := len(table.Rows) - maxRows; over > 0 {
+		table.Rows, table.More = table.Rows[:maxRows], over
+	}
+	if len(table.Rows) == 0 {
+		return nil
+	}
+	return table
+}
+
 func rank(state string) int { return slices.Index([]string{"failed", "progressing", "healthy"}, state) }
 
 // nodes are the nodes with their pods, and last, without a name, the pods that are bound to none.
@@ -274,8 +298,11 @@ func (s *Server) pod(v *view.View, now time.Time, p *corev1.Pod) podRow {
 	}
 	row.Scores = p.Annotations[kinds.AnnotationScores]
 	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+		switch {
+		case c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse:
 			row.Waits = c.Message
+		case c.Type == corev1.PodReadyToStartContainers && c.Reason != "": // a volume that its node cannot mount
+			row.Waits = c.Reason + ": " + c.Message
 		}
 	}
 	for _, c := range p.Spec.InitContainers {

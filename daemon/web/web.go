@@ -27,6 +27,7 @@ import (
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
 	"lockstep/sync/apply"
+	"lockstep/sync/report"
 )
 
 //go:embed page.html style.css refresh.js
@@ -188,6 +189,7 @@ func (s *Server) cluster(w http.ResponseWriter, _ *http.Request) {
 	p.Sources = sources(v, now, "")
 	p.Objects = s.objects(v, now, "", "")
 	p.Nodes = s.nodes(v, now)
+	p.Left = left(report.LeftOver(v, apply.Stated))
 	p.Events = events(v, now)
 	p.Facts = facts(p)
 	s.render(w, http.StatusOK, p)

@@ -13,6 +13,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -66,6 +67,8 @@ func shop(t *testing.T) *memory.Store {
 	pending := &corev1.Pod{ObjectMeta: named("shop", "big")}
 	pending.Spec.Containers = []corev1.Container{{Name: "main", Image: "x"}}
 	pending.Status.Phase = corev1.PodPending
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse,
+		Reason: "FailedMount", Message: "no such directory"}}
 	node := &corev1.Node{ObjectMeta: named("", "node-a")}
 	node.Status.NodeInfo.KubeletVersion = "v1.37.2"
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.10"}}
@@ -111,7 +114,9 @@ func shop(t *testing.T) *memory.Store {
 		Message: "Back-off restarting failed container cache\u202e\x1b]0;x\a", LastTimestamp: metav1.NewTime(now.Add(-30 * time.Second)),
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: pod.Name}}
 	secret := &corev1.Secret{ObjectMeta: named("shop", "cart"), Data: map[string][]byte{"password": []byte("canary-7f3a")}}
-	s := memory.New(good, bad, away, held, node, down, secret, deployment, set, pod, far, pending, event)
+	orphan := &corev1.PersistentVolumeClaim{ObjectMeta: named("shop", "data-db-0")}
+	orphan.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("5Gi")}
+	s := memory.New(orphan, good, bad, away, held, node, down, secret, deployment, set, pod, far, pending, event)
 	record := func(table, name string, data any) {
 		raw, err := json.Marshal(data)
 		if err != nil {
@@ -172,6 +177,8 @@ func TestPages(t *testing.T) {
 			"2 sources: error", "1 source: failure", "shop/b (shop.yaml:9)", `class="failed">1 of 2 nodes ready`,
 			`title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting",
 			"&lt;script&gt;alert(1)", "Secret shop/cart",
+			"FailedMount: no such directory", "Left over",
+			"PersistentVolumeClaim shop/data-db-0", "no manifest states it, and no StatefulSet has it", "5Gi",
 		}},
 		{"/sources/main", 200, []string{"shop/cart.yaml:14"}},
 		{"/sources/main/9f2c1e7a44d0", 200, []string{"9f2c1e7a44d0", "failure", "those of this revision"}},

@@ -116,7 +116,7 @@ func (k *Keeper) Run(ctx context.Context, api client.Interface) error {
 		return out
 	}
 	k.tellStrays(known())
-	running.Go(func() { k.measureAll(ctx, known) })
+	running.Go(func() { k.measureAll(ctx, api, known) })
 	for {
 		var again <-chan time.Time
 		grown := k.growAll(known())
@@ -243,18 +243,44 @@ func (k *Keeper) untold(what string, now time.Time) bool {
 	return true
 }
 
-// measureAll measures the volumes again and again until ctx ends.
-func (k *Keeper) measureAll(ctx context.Context, known func() []*corev1.PersistentVolume) {
+// measureAll measures the volumes again and again until ctx ends, and notes which of them are made.
+func (k *Keeper) measureAll(ctx context.Context, api client.Interface, known func() []*corev1.PersistentVolume) {
 	t := time.NewTicker(k.every)
 	defer t.Stop()
 	for {
 		k.measure(ctx, known())
+		k.markAll(ctx, api, known())
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
 	}
+}
+
+// markAll notes in the API which volumes are made: where both a directory and the node's own record of it are gone, that is all that is
+// known of it.
+func (k *Keeper) markAll(ctx context.Context, api client.Interface, known []*corev1.PersistentVolume) {
+	there, _, err := k.opts.Names()
+	if err != nil && ctx.Err() == nil {
+		k.opts.Log.Warn("cannot list the directories of volumes", "error", err)
+	}
+	for _, pv := range known {
+		if pv.DeletionTimestamp != nil || kinds.LocalPathOf(pv) != k.opts.Node || pv.Annotations[kinds.LocalPathMade] != "" ||
+			!slices.Contains(there, pv.Name) {
+			continue
+		}
+		if err := mark(ctx, api, pv); err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			k.opts.Log.Warn("cannot note that a volume is made", "volume", pv.Name, "error", err)
+		}
+	}
+}
+
+func mark(ctx context.Context, api client.Interface, pv *corev1.PersistentVolume) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	_, err := api.CoreV1().PersistentVolumes().Update(ctx, kinds.LocalPathMark(pv), metav1.UpdateOptions{})
+	return err
 }
 
 // measure measures those whose turn it is, and tells of those that take too much.

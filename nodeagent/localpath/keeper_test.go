@@ -68,7 +68,10 @@ func TestKeeper(t *testing.T) {
 	for _, name := range []string{"pvc-used", "pvc-given", "pvc-other", "pvc-retained", "pvc-stray"} {
 		write(t, filepath.Join(dir, name, "file"), strings.Repeat("x", 100<<10))
 	}
-	api := fake.NewClientset(volume(dir, "pvc-used"), given(volume(dir, "pvc-given")), given(volume(dir, "pvc-never")), other, retained)
+	absent := volume(dir, "pvc-absent")
+	absent.Spec.ClaimRef = nil
+	api := fake.NewClientset(absent, volume(dir, "pvc-used"),
+		given(volume(dir, "pvc-given")), given(volume(dir, "pvc-never")), other, retained)
 	events := record.NewFakeRecorder(100)
 	block := corev1.PersistentVolumeBlock
 	grows := volume(dir, "pvc-block")
@@ -119,6 +122,17 @@ func TestKeeper(t *testing.T) {
 		_, told := resized.Load(d.Path("pvc-block"))
 		return err == nil && info.Size() == 64<<10 && told
 	})
+	marked := func(name string) string {
+		pv, err := api.CoreV1().PersistentVolumes().Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pv.Annotations[kinds.LocalPathMade]
+	}
+	until("what is made is noted", func() bool { return marked("pvc-used") == "true" && marked("pvc-block") == "true" })
+	if got := marked("pvc-absent") + marked("pvc-other") + marked("pvc-given"); got != "" {
+		t.Errorf("what is not made, another's or being deleted is noted: %q", got)
+	}
 	mounted.Store(false)
 	until("what is given up goes", func() bool { return finalizers("pvc-given") == "" && !exists(filepath.Join(dir, "pvc-given")) })
 	for _, name := range []string{"pvc-used", "pvc-other", "pvc-retained", "pvc-stray"} {

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/storage/volume"
 
@@ -88,12 +89,25 @@ func provision(v *view.View, c *corev1.PersistentVolumeClaim) (d loop.Decision) 
 	if cause := unable(node); cause != "" {
 		return failed(c, class, cause)
 	}
-	d.Events = []loop.Event{normal("Provisioning",
-		fmt.Sprintf("External provisioner is provisioning volume for claim %q", c.Namespace+"/"+c.Name))}
 	done := normal("ProvisioningSucceeded", "Successfully provisioned volume "+name)
 	refused := warning("ProvisioningFailed", failure(class, "{cause}"))
-	d.Wants = []loop.Want{{Object: directory(name, c, class, node), Reason: "made on " + node.Name, Done: &done, Failed: &refused}}
+	pv := directory(name, c, class, node)
+	if has := less(node, pv); has != "" {
+		pv.Annotations[kinds.LocalPathLarge] = has
+		d.Events = []loop.Event{warning("VolumeLargerThanDisk", fmt.Sprintf("Volume %s has a capacity of %s, which is larger than %s "+
+			"in all: nothing is kept free for it", name, pv.Spec.Capacity.Storage(), has))}
+	}
+	d.Wants = []loop.Want{{Object: pv, Reason: "made on " + node.Name, Done: &done, Failed: &refused}}
 	return d
+}
+
+// less says what a node has on its disk in all where that is less than a volume; empty: it has that much, or does not say.
+func less(n *corev1.Node, pv *corev1.PersistentVolume) string {
+	disk, told := n.Status.Capacity[corev1.ResourceEphemeralStorage]
+	if !told || pv.Spec.Capacity.Storage().Cmp(disk) <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("the %s that node %s has", resource.NewQuantity(disk.Value(), resource.BinarySI), n.Name)
 }
 
 // failed decides about a claim that gets no volume now. The node that was selected for it is taken away, which tells the scheduler, but

@@ -66,6 +66,10 @@ func reclaim(v *view.View, pv *corev1.PersistentVolume, stated bool) (d loop.Dec
 	if pv.DeletionTimestamp == nil && (!released || !remove || stated) {
 		return waitsFor(pv, "")
 	}
+	if source := pv.Annotations[kinds.LocalPathKept]; pv.DeletionTimestamp == nil && source != "" {
+		return waitsFor(pv, fmt.Sprintf("source %q, which stated it, is followed no longer: state it in another one, and remove it there, "+
+			"to have its data deleted", source))
+	}
 	name := kinds.LocalPathOf(pv)
 	node, there := view.Get[*corev1.Node](v, "", name)
 	switch {

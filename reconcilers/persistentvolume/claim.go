@@ -69,9 +69,11 @@ func provision(d *loop.Decision, c *corev1.PersistentVolumeClaim, class *storage
 		d.Events = warning("ProvisioningFailed", "no volume plugin matched name: "+class.Provisioner)
 		return
 	}
-	d.Events = normal("ExternalProvisioning", fmt.Sprintf("Waiting for a volume to be created either by the external provisioner '%s' or "+
-		"manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and "+
-		"correctly registered.", class.Provisioner))
+	if class.Provisioner != kinds.LocalPath { // which runs where this does, and says itself what it does
+		d.Events = normal("ExternalProvisioning", fmt.Sprintf("Waiting for a volume to be created either by the external provisioner "+
+			"'%s' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running "+
+			"and correctly registered.", class.Provisioner))
+	}
 	if c.Annotations[volume.AnnStorageProvisioner] == class.Provisioner &&
 		c.Annotations[volume.AnnBetaStorageProvisioner] == class.Provisioner {
 		return

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"lockstep/kinds"
 	"lockstep/store"
 	"lockstep/store/view"
@@ -106,6 +108,9 @@ func (a *Applier) Finish(ctx context.Context, source string) error {
 // another source. It is idempotent.
 func (a *Applier) Release(ctx context.Context, source string) error {
 	v := a.opts.Store.View()
+	if _, err := a.commit(ctx, kept(v, source)...); err != nil {
+		return err
+	}
 	var groups []store.Group
 	groups = append(groups, all(stagedTable, v, source)...)
 	groups = append(groups, all(lostTable, v, source)...)
@@ -118,6 +123,21 @@ func (a *Applier) Release(ctx context.Context, source string) error {
 	}
 	_, err := a.commit(ctx, store.Group{drop(sourceTable, source)})
 	return err
+}
+
+// kept note in the volumes of nodes that a source states that it did: who gives up volumes that nobody states leaves them alone.
+func kept(v *view.View, source string) (groups []store.Group) {
+	for pv := range view.List[*corev1.PersistentVolume](v, "") {
+		_, stated, _ := plan.Inventory.Get(v, source+"/"+kinds.KeyOf(pv).Path())
+		if !stated || kinds.LocalPathOf(pv) == "" || pv.Annotations[kinds.LocalPathKept] == source {
+			continue
+		}
+		changed := pv.DeepCopy()
+		changed.Annotations[kinds.LocalPathKept] = source
+		groups = append(groups, store.Group{
+			{Key: kinds.KeyOf(pv), Object: changed, If: kinds.Revision(pv), Reason: "its source is released"}})
+	}
+	return groups
 }
 
 // all drop the rows of a source, each in a group of its own.

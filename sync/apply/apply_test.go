@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/internal/short"
 	"lockstep/kinds"
@@ -173,6 +174,41 @@ func TestConvergeDecidesAnewAfterAConflict(t *testing.T) {
 	}
 	if n := s.View().Len(kinds.For[*corev1.ConfigMap]().GroupResource()); n != 2 || conflicts != 0 {
 		t.Errorf("%d objects, %d conflicts left", n, conflicts)
+	}
+}
+
+// TestReleaseKeepsVolumes: the volumes of nodes that a source stated are noted before it is forgotten, and nobody else's.
+func TestReleaseKeepsVolumes(t *testing.T) {
+	s := memory.NewWith(memory.Options{Default: strategy.Default})
+	a := New(Options{Store: s, Commit: s, Rules: rules})
+	for _, name := range []string{"stated", "other", "disk"} {
+		pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{kinds.LocalPathNode: "n1"},
+			Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": kinds.LocalPath}}}
+		if name == "disk" {
+			pv.Annotations = nil
+		}
+		group := store.Group{{Key: kinds.KeyOf(pv), Object: pv, If: 0}}
+		if name != "other" {
+			e := plan.Desired{Source: "shop", Key: kinds.KeyOf(pv), State: plan.Applied}
+			group = append(group, put(plan.Inventory, e.RecordName(), e))
+		}
+		if r := s.Commit(t.Context(), group); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+	}
+	for range 2 {
+		if err := a.Release(t.Context(), "shop"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{"stated": "shop", "other": "", "disk": ""} {
+		pv, _ := view.Get[*corev1.PersistentVolume](s.View(), "", name)
+		if got := pv.Annotations[kinds.LocalPathKept]; got != want {
+			t.Errorf("%s is kept by %q, want %q", name, got, want)
+		}
+	}
+	if known := Known(s.View()); len(known) > 0 {
+		t.Errorf("known: %v", known)
 	}
 }
 

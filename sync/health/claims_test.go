@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
@@ -49,6 +50,9 @@ func TestClaims(t *testing.T) {
 		}
 		return v
 	}
+	large := pv("data")
+	large.Annotations = map[string]string{kinds.LocalPathLarge: "the 252Gi that node n1 has"}
+	large.Spec.Capacity = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("500Ti")}
 	for name, c := range map[string]struct {
 		claim  *corev1.PersistentVolumeClaim
 		others []kinds.Object
@@ -56,7 +60,9 @@ func TestClaims(t *testing.T) {
 		cause  string
 	}{
 		"bound": {claim("", phase(corev1.ClaimBound)), nil, kinds.Healthy, ""},
-		"lost":  {claim("", phase(corev1.ClaimLost)), nil, kinds.Failed, `Lost: its volume "disk" is gone`},
+		"larger than its disk": {claim("", phase(corev1.ClaimBound), asks), []kinds.Object{large}, kinds.Healthy,
+			"500Ti is larger than the 252Gi that node n1 has in all"},
+		"lost": {claim("", phase(corev1.ClaimLost)), nil, kinds.Failed, `Lost: its volume "disk" is gone`},
 		"misbound": {claim("", phase(corev1.ClaimLost)), []kinds.Object{pv("other")}, kinds.Failed,
 			`Lost: its volume "disk" is that of claim shop/other`},
 		"first pod":   {claim("gold"), []kinds.Object{class(ours, "WaitForFirstConsumer")}, kinds.Healthy, ""},

@@ -21,7 +21,7 @@ var serverMetadata = []string{
 // serverAnnotations are written by clients' and controllers' bookkeeping; stating them would be a quarrel with it.
 var serverAnnotations = []string{
 	corev1.LastAppliedConfigAnnotation, "lockstep.dev/source", "lockstep.dev/file", "lockstep.dev/commit", "lockstep.dev/author",
-	kinds.AnnotationScores, kinds.LocalPathMade,
+	kinds.AnnotationScores, kinds.LocalPathMade, kinds.LocalPathKept, kinds.LocalPathLarge,
 }
 
 // serverFinalizers are those that the cluster itself sets, by the kind of what it holds back. Others are refused.
