@@ -8,7 +8,7 @@ export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION)'
 # Packages that are linked and hardly ever run (docs/benchmarks.md) are not inlined, which makes the program 1.9 MiB smaller.
-COLD := github.com/antlr4-go github.com/google/cel-go github.com/google/gnostic-models $(addprefix k8s.io/api/,admissionregistration \
+COLD := github.com/antlr4-go github.com/container-storage-interface/spec github.com/google/cel-go github.com/google/gnostic-models $(addprefix k8s.io/api/,admissionregistration \
 	authentication authorization autoscaling certificates events extensions flowcontrol imagepolicy networking node policy rbac \
 	resource scheduling storage storagemigration)
 SMALL := $(COLD:%=-gcflags=%/...=-l)

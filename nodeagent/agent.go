@@ -25,6 +25,7 @@ import (
 	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/cluster"
 	"lockstep/nodeagent/content"
+	"lockstep/nodeagent/csi"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/localpath"
@@ -57,6 +58,7 @@ type Agent struct {
 	net       *network.Network
 	logs      *logs.Client
 	volumes   *volumes.Manager
+	csi       *csi.Manager
 	images    *images.Manager
 	probes    *probes.Manager
 	devices   *devices.Set
@@ -257,7 +259,11 @@ func (a *Agent) open(ctx context.Context) error {
 		Boot: a.facts.BootID, Interruption: a.rt.Interruption}); err != nil {
 		return err
 	}
-	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir(), Own: a.directories()}); err != nil {
+	if a.csi, err = csi.New(a.csiOptions()); err != nil {
+		return err
+	}
+	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir(), Own: a.directories(), Drivers: a.csi,
+		Kubelet: a.opts.KubeletDir}); err != nil {
 		return err
 	}
 	a.summary = stats.New(stats.Options{

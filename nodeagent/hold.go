@@ -34,14 +34,15 @@ func LastContainerd(dataDir string) (string, error) {
 
 // whereabouts are the options that say where a node leaves what Reset removes.
 type whereabouts struct {
-	NodeName, RunDir, LogDir, Containerd, Snapshotter, CNIConfDir string
-	CNIBinDirs                                                    []string
+	NodeName, RunDir, LogDir, KubeletDir, Containerd, Snapshotter, CNIConfDir string
+	CNIBinDirs                                                                []string
 }
 
 const whereaboutsFile = "whereabouts.json"
 
 func (o Options) keepWhereabouts() error {
-	data, err := json.Marshal(whereabouts{o.NodeName, o.RunDir, o.LogDir, o.Containerd, o.Snapshotter, o.CNIConfDir, o.CNIBinDirs})
+	data, err := json.Marshal(whereabouts{o.NodeName, o.RunDir, o.LogDir, o.KubeletDir,
+		o.Containerd, o.Snapshotter, o.CNIConfDir, o.CNIBinDirs})
 	if err == nil {
 		err = errors.Join(whole.Write(filepath.Join(o.agentDir(), whereaboutsFile), data),
 			whole.Write(filepath.Join(o.RunDir, dataDirFile), []byte(o.DataDir)))
@@ -72,8 +73,8 @@ func (o Options) recall() (Options, error) {
 		to   *string
 		from string
 	}{
-		{&o.NodeName, t.NodeName}, {&o.RunDir, t.RunDir}, {&o.LogDir, t.LogDir}, {&o.Containerd, t.Containerd},
-		{&o.Snapshotter, t.Snapshotter}, {&o.CNIConfDir, t.CNIConfDir},
+		{&o.NodeName, t.NodeName}, {&o.RunDir, t.RunDir}, {&o.LogDir, t.LogDir}, {&o.KubeletDir, t.KubeletDir},
+		{&o.Containerd, t.Containerd}, {&o.Snapshotter, t.Snapshotter}, {&o.CNIConfDir, t.CNIConfDir},
 	} {
 		if *f.to == "" {
 			*f.to = f.from

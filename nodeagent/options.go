@@ -17,6 +17,7 @@ import (
 
 	"lockstep/internal/settings"
 	"lockstep/nodeagent/access"
+	"lockstep/nodeagent/csi"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/eviction"
 	"lockstep/nodeagent/logind"
@@ -75,6 +76,9 @@ type Options struct {
 	CNIConfDir string
 	// LogDir is /var/log/pods if empty, or below DataDir where that is not the default.
 	LogDir string
+	// KubeletDir is where drivers of CSI find what they know as the kubelet's directory; /var/lib/kubelet if empty, or below DataDir
+	// where that is not the default.
+	KubeletDir string
 	// Labels and Taints are the node's own, beside Kubernetes' well-known labels.
 	Labels map[string]string
 	Taints []corev1.Taint
@@ -122,7 +126,13 @@ func (o Options) withDefaults() (Options, error) {
 	if o.RunDir == "" {
 		o.RunDir = DefaultRunDir
 	}
-	for _, dir := range []*string{&o.DataDir, &o.RunDir} {
+	if o.KubeletDir == "" {
+		o.KubeletDir = csi.Kubelet
+		if o.DataDir != DefaultDataDir {
+			o.KubeletDir = filepath.Join(o.DataDir, "kubelet")
+		}
+	}
+	for _, dir := range []*string{&o.DataDir, &o.RunDir, &o.KubeletDir} {
 		abs, err := filepath.Abs(*dir)
 		if err != nil {
 			return o, fmt.Errorf("cannot use directory %s: %w", *dir, err)

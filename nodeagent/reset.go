@@ -16,6 +16,7 @@ import (
 
 	"lockstep/nodeagent/beneath"
 	"lockstep/nodeagent/cgroup"
+	"lockstep/nodeagent/csi"
 	"lockstep/nodeagent/dns/names"
 	"lockstep/nodeagent/logind"
 	"lockstep/nodeagent/logs/keeper"
@@ -77,6 +78,7 @@ func Reset(ctx context.Context, opts Options) error {
 	for _, dir := range []string{opts.agentDir(), opts.RunDir} {
 		note(os.RemoveAll(dir))
 	}
+	note(csi.Remove(opts.KubeletDir))
 	for _, dir := range []string{opts.volumesDir(), opts.localPathDir()} {
 		note(removeAround(ctx, dir))
 	}

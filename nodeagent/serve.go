@@ -29,6 +29,7 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("GET /metrics/resource", a.summary.Resource)
 	mux.Handle("GET /metrics/probes", promhttp.HandlerFor(a.probes.Metrics(), promhttp.HandlerOpts{}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.opts.Metrics, promhttp.HandlerOpts{}))
+	mux.Handle("POST /csi/{driver}", a.csi)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
 	return promhttp.InstrumentHandlerInFlight(a.metrics.tunnels, mux)

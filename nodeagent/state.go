@@ -15,13 +15,17 @@ import (
 func (a *Agent) nodeState(context.Context) register.State {
 	declared, usable := a.devices.Counts()
 	a.tellHealth()
+	inUse, err := a.csi.InUse()
+	if err != nil {
+		a.log.Warn("cannot tell all volumes in use", "error", err)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	short := func(c corev1.NodeConditionType) bool { return slices.Contains(a.conditions, c) }
 	s := register.State{MemoryPressure: short(corev1.NodeMemoryPressure), DiskPressure: short(corev1.NodeDiskPressure),
 		PIDPressure: short(corev1.NodePIDPressure), Images: a.nodeImages,
 		Facts: a.facts, Addresses: a.ips, Version: a.opts.Version, NoNetwork: a.noNetwork,
-		Declared: declared, Usable: usable}
+		Declared: declared, Usable: usable, VolumesInUse: inUse}
 	if a.down != "" {
 		s.NotReady = []string{a.down}
 	}

@@ -40,6 +40,7 @@ func (a *Agent) tasks() []task {
 		{"probes", a.probes.Run},
 		{"volumes", a.refresh},
 		{"storage", a.limitStorage},
+		{"csi", a.csi.Run},
 		{"pressure", a.guard},
 		{"shutdown", a.awaitShutdown},
 		{"resize", a.resizePods},
@@ -67,13 +68,14 @@ func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *re
 	dial func(context.Context) (net.Conn, error)) []task {
 	reporter := &register.Reporter{Client: api, Name: a.opts.NodeName, Labels: a.opts.Labels,
 		Annotations: map[string]string{kinds.LocalPath: a.opts.localPathDir()}, Taints: a.opts.Taints,
-		State: a.nodeState, Changed: a.changed, Answered: link.Answered, Reported: a.metrics.report, Log: a.log}
+		Marks: a.csi.Marks, State: a.nodeState, Changed: a.changed, Answered: link.Answered, Reported: a.metrics.report, Log: a.log}
 	return []task{
 		{"report", reporter.Run},
 		{"silence", a.answerSilence},
 		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
 		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, a.log, dial, a.handler()) }},
 		{"follow", func(ctx context.Context) error { return a.cluster.Follow(ctx, api) }},
+		{"csi node", func(ctx context.Context) error { return a.csi.Report(ctx, csiNode{a, api}) }},
 		{"local path", func(ctx context.Context) error { return a.localPath.Run(ctx, api) }},
 	}
 }

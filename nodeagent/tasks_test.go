@@ -16,8 +16,8 @@ func TestTasksByRole(t *testing.T) {
 		return out
 	}
 	every := []string{
-		"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "pressure", "shutdown", "resize", "tiers", "images",
-		"list", "tags", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster",
+		"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "csi", "pressure", "shutdown", "resize", "tiers",
+		"images", "list", "tags", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster",
 	}
 	for containerd, want := range map[string][]string{"": every, Managed: append(slices.Clone(every), "containerd")} {
 		a, err := New(Options{
@@ -31,7 +31,7 @@ func TestTasksByRole(t *testing.T) {
 			t.Errorf("with containerd %q: %v, want %v", containerd, got, want)
 		}
 		if got, want := names(a.joinedTasks(nil, register.Identity{}, nil, nil)),
-			[]string{"report", "silence", "certificate", "tunnel", "follow", "local path"}; !slices.Equal(got, want) {
+			[]string{"report", "silence", "certificate", "tunnel", "follow", "csi node", "local path"}; !slices.Equal(got, want) {
 			t.Errorf("a node that has joined runs %v, want %v", got, want)
 		}
 	}

@@ -89,6 +89,11 @@ func TestPodLog(t *testing.T) {
 			t.Errorf("%s: %d %q", path, code, body)
 		}
 	}
+	for _, method := range []string{"GET", "POST"} { // what only the control plane asks of agents
+		if code, body := s.ask(s.viewer(), method, "/api/v1/nodes/n1/proxy/csi/disks.example.com", ""); code < 400 {
+			t.Errorf("%s of a CSI controller: %d %q", method, code, body)
+		}
+	}
 	if code, body := s.ask(s.node("n1"), "GET", "/lockstep/v1/tunnel", ""); code != 200 || body != "tunnel of n1" {
 		t.Errorf("tunnel: %d %q", code, body)
 	}

@@ -23,13 +23,13 @@ import (
 
 // agentFlags are the flags of the node agent; up has them too.
 type agentFlags struct {
-	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf string
-	labels, taints, sysctls, resources                                     []string
-	podPids                                                                int64
-	pulls                                                                  pullFlags
-	memory                                                                 memoryFlags
-	eviction                                                               eviction.Texts
-	shutdown                                                               shutdown.Texts
+	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf, kubelet string
+	labels, taints, sysctls, resources                                              []string
+	podPids                                                                         int64
+	pulls                                                                           pullFlags
+	memory                                                                          memoryFlags
+	eviction                                                                        eviction.Texts
+	shutdown                                                                        shutdown.Texts
 }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
@@ -43,6 +43,8 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.images, "images", "", "`FOLDER` of image archives to import at start")
 	flags.StringVar(&f.registries, "registry-config", "",
 		"`FOLDER` with containerd's registry configuration (default: /etc/containerd/certs.d)")
+	flags.StringVar(&f.kubelet, "kubelet-dir", "",
+		"`FOLDER` that CSI drivers see as /var/lib/kubelet (default: that one, or below another --data-dir)")
 	f.pulls.add(flags)
 	flags.StringVar(&f.cniConf, "cni-conf", "", "`FOLDER` with a CNI configuration to use instead of the pod network of Lockstep's own")
 	flags.Int64Var(&f.podPids, "pod-pids-limit", nodeagent.DefaultPodPids, "most processes and threads of a pod, `N`; -1 for no limit")
@@ -75,7 +77,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Options, error) {
 	o := nodeagent.Options{
 		DataDir: dirs.data, RunDir: dirs.run, NodeIPs: []netip.Addr{address}, Containerd: f.containerd, Snapshotter: f.snapshotter,
-		ImagesDir: f.images, CertsDir: f.registries, CNIConfDir: f.cniConf, Version: version.Version,
+		ImagesDir: f.images, CertsDir: f.registries, CNIConfDir: f.cniConf, KubeletDir: f.kubelet, Version: version.Version,
 		Labels: map[string]string{}, Metrics: processRegistry(), PodPidsLimit: f.podPids, Sysctls: f.sysctls,
 	}
 	if f.podPids == 0 || f.podPids < -1 {

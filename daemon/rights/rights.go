@@ -226,7 +226,8 @@ func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 		}
 		return only(selectsField(a, "spec.nodeName", self), "a node lists only the pods that are bound to it: select spec.nodeName="+self)
 	case "secrets":
-		return only(refersTo(self, a, v, podutil.VisitPodSecretNames), "no pod that is bound to this node refers to it")
+		return only(refersTo(self, a, v, podutil.VisitPodSecretNames) || mountsBy(self, a, v),
+			"no pod that is bound to this node refers to it")
 	case "configmaps":
 		return only(refersTo(self, a, v, podutil.VisitPodConfigmapNames), "no pod that is bound to this node refers to it")
 	case "persistentvolumeclaims":
@@ -370,14 +371,36 @@ func visitClaims(p *corev1.Pod, visit podutil.Visitor) bool {
 
 // mounts says whether a claim of a pod of the node is bound to the volume.
 func mounts(self, volume string, v *view.View) bool {
+	return volume != "" && claims(self, v, func(c *corev1.PersistentVolumeClaim) bool { return c.Spec.VolumeName == volume })
+}
+
+// claims says whether a claim of a pod of the node is like that.
+func claims(self string, v *view.View, like func(*corev1.PersistentVolumeClaim) bool) bool {
 	for p := range v.PodsOnNode(self) {
-		bound := !visitClaims(p, func(claim string) bool {
+		none := visitClaims(p, func(claim string) bool {
 			c, ok := view.Get[*corev1.PersistentVolumeClaim](v, p.Namespace, claim)
-			return !ok || c.Spec.VolumeName != volume
+			return !ok || !like(c)
 		})
-		if bound && volume != "" {
+		if !none {
 			return true
 		}
 	}
 	return false
+}
+
+// mountsBy says whether the node's CSI drivers are told of the secret that a get names, to mount a volume for a pod of the node.
+func mountsBy(self string, a Access, v *view.View) bool {
+	return a.Verb == "get" && a.Name != "" && claims(self, v, func(c *corev1.PersistentVolumeClaim) bool {
+		pv, ok := view.Get[*corev1.PersistentVolume](v, "", c.Spec.VolumeName)
+		if !ok || pv.Spec.CSI == nil || pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != c.UID {
+			return false
+		}
+		csi := pv.Spec.CSI
+		for _, ref := range []*corev1.SecretReference{csi.NodeStageSecretRef, csi.NodePublishSecretRef, csi.NodeExpandSecretRef} {
+			if ref != nil && ref.Namespace == a.Namespace && ref.Name == a.Name {
+				return true
+			}
+		}
+		return false
+	})
 }

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"lockstep/kinds"
@@ -146,6 +147,41 @@ func TestNodeReadsClaims(t *testing.T) {
 		}
 		if got, _ := Decide(Subject{Role: Node, Node: "n2"}, what, v, nil); got != Forbidden {
 			t.Errorf("n2: %s: %v", what, got)
+		}
+	}
+}
+
+// TestNodeReadsSecretsOfVolumes: a node reads the secrets that its drivers need for the volumes of its pods, and none for what a claim
+// only says that it is bound to.
+func TestNodeReadsSecretsOfVolumes(t *testing.T) {
+	volume := func(name, claim string) *corev1.PersistentVolume {
+		return &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeSpec{
+			ClaimRef: &corev1.ObjectReference{Namespace: "shop", Name: claim, UID: types.UID("uid-" + claim)},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
+				NodeStageSecretRef:         &corev1.SecretReference{Namespace: "store", Name: name + "-stage"},
+				NodePublishSecretRef:       &corev1.SecretReference{Namespace: "store", Name: name + "-publish"},
+				ControllerPublishSecretRef: &corev1.SecretReference{Namespace: "store", Name: name + "-controller"}}}}}
+	}
+	claim := func(name, volume string) *corev1.PersistentVolumeClaim {
+		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name)},
+			Spec: corev1.PersistentVolumeClaimSpec{VolumeName: volume}}
+	}
+	mount := func(claim string) corev1.Volume {
+		return corev1.Volume{Name: claim, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}
+	}
+	v := view.Of(volume("one", "data"), volume("two", "other"), claim("data", "one"), claim("thief", "two"),
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}, Spec: corev1.PodSpec{NodeName: "n1",
+			Volumes: []corev1.Volume{mount("data"), mount("thief")}}})
+	for name, want := range map[string]Verdict{"one-stage": Allowed, "one-publish": Allowed, "one-controller": Forbidden,
+		"two-stage": Forbidden, "": Forbidden} {
+		what := Access{Verb: "get", Resource: "secrets", Namespace: "store", Name: name}
+		if got, why := Decide(Subject{Role: Node, Node: "n1"}, what, v, nil); got != want {
+			t.Errorf("n1: %s: %v %s, want %v", name, got, why, want)
+		}
+		what.Verb = "watch"
+		if got, _ := Decide(Subject{Role: Node, Node: "n1"}, what, v, nil); got != Forbidden {
+			t.Errorf("n1 watches %s: %v", name, got)
 		}
 	}
 }

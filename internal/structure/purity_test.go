@@ -74,6 +74,7 @@ func acting() map[string]string {
 		"nodeagent/companion":                "starts processes",
 		"nodeagent/companion/core":           "is such a process: sockets, signals, memory",
 		"nodeagent/content":                  "watches the API, and keeps a copy",
+		"nodeagent/csi":                      "speaks to drivers, and keeps records of volumes",
 		"nodeagent/devices":                  "reads the files that describe devices",
 		"nodeagent/dns":                      "has names answered by a process, and tells it what",
 		"nodeagent/dns/names":                "answers questions",

@@ -222,7 +222,8 @@ func rules() []rule {
 // forTests are folders whose files serve tests without being named so.
 func forTests() []string {
 	return []string{
-		"internal/apart", "internal/asroot", "internal/eventually", "internal/golden", "internal/loopback", "internal/short",
+		"internal/apart", "internal/asroot", "internal/csidriver", "internal/eventually",
+		"internal/golden", "internal/loopback", "internal/short",
 		"store/conformance", "store/memory", "store/storebench", "daemon/etcd/etcdtest", "sync/forge/forgetest",
 		"reconcilers/looptest", "proxy/load", "nodeagent/baseline", "nodeagent/pod/conformance", "nodeagent/pod/hollow",
 		"nodeagent/logind/logindtest",

@@ -6,11 +6,14 @@
 package beneath
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -210,4 +213,18 @@ func (d *Dir) Unlink(name string) error {
 		return d.fail("unlink", name, err)
 	}
 	return nil
+}
+
+// Dial connects to a unix socket in this directory.
+func (d *Dir) Dial(ctx context.Context, name string) (net.Conn, error) {
+	fd, err := d.open(name, unix.O_PATH)
+	if err != nil {
+		return nil, d.fail("connect", name, err)
+	}
+	defer unix.Close(fd)
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", "/proc/self/fd/"+strconv.Itoa(fd))
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return nil, d.fail("connect", name, op.Err)
+	}
+	return conn, err
 }

@@ -18,7 +18,8 @@ type Persistent struct {
 	Name string
 	// Source is where its data is.
 	Source corev1.PersistentVolumeSource
-	// Options are of its mount.
+	// Modes are its access modes, and Options are of its mount.
+	Modes   []corev1.PersistentVolumeAccessMode
 	Options []string
 	// ReadOnly says that the pod asks for it so.
 	ReadOnly bool
@@ -69,6 +70,7 @@ func Bound(pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeClai
 func Claimed(pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume,
 	labels map[string]string) (Persistent, error) {
 	out := Persistent{Name: pv.Name, Source: pv.Spec.PersistentVolumeSource, Options: pv.Spec.MountOptions,
+		Modes: pv.Spec.AccessModes,
 		Block: pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock}
 	if v.PersistentVolumeClaim != nil {
 		out.ReadOnly = v.PersistentVolumeClaim.ReadOnly

@@ -61,6 +61,9 @@ func References(p *corev1.Pod) map[Reference]bool {
 		if v.Secret != nil {
 			secret(v.Secret.SecretName)
 		}
+		if v.CSI != nil && v.CSI.NodePublishSecretRef != nil {
+			secret(v.CSI.NodePublishSecretRef.Name)
+		}
 		if v.Projected != nil {
 			for _, s := range v.Projected.Sources {
 				if s.ConfigMap != nil {

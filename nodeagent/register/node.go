@@ -61,6 +61,8 @@ type State struct {
 	Images []corev1.ContainerImage
 	// MemoryPressure, DiskPressure and PIDPressure say that there is too little.
 	MemoryPressure, DiskPressure, PIDPressure bool
+	// VolumesInUse are those that must not be detached.
+	VolumesInUse []corev1.UniqueVolumeName
 }
 
 // Node is what a new node object states.
@@ -97,6 +99,7 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 		st.RuntimeHandlers = append(st.RuntimeHandlers, corev1.NodeRuntimeHandler{Name: handler})
 	}
 	st.Images = s.Images[:min(len(s.Images), maxImages)]
+	st.VolumesInUse = s.VolumesInUse
 	set := func(t corev1.NodeConditionType, status bool, reason, message string) {
 		c := corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: message,
 			LastHeartbeatTime: metav1.NewTime(now.Truncate(time.Second)), LastTransitionTime: metav1.NewTime(now.Truncate(time.Second))}
@@ -161,7 +164,9 @@ type Reporter struct {
 	Labels map[string]string
 	// Annotations are what the node says of itself besides.
 	Annotations map[string]string
-	Taints      []corev1.Taint
+	// Marks, where set, are labels and annotations besides, which may be others each time; those that the node has already count.
+	Marks  func() (labels, annotations map[string]string)
+	Taints []corev1.Taint
 	// State is asked before each report; it must be quick.
 	State func(context.Context) State
 	// Changed, when it receives, asks for a report at once.
@@ -235,17 +240,18 @@ func (r *Reporter) tell(what string, began time.Time, err error) {
 func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
+	labels, annotations := r.marks()
 	nodes := r.Client.CoreV1().Nodes()
 	node, err := nodes.Get(ctx, r.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		fresh, _ := marked(Node(r.Name, r.Labels, r.Taints), nil, r.Annotations)
+		fresh, _ := marked(Node(r.Name, labels, r.Taints), nil, annotations)
 		fresh.Status = Status(r.Name, corev1.NodeStatus{}, r.State(ctx), now)
 		if node, err = nodes.Create(ctx, fresh, metav1.CreateOptions{}); err != nil {
 			return false, fmt.Errorf("cannot register node %s: %w", r.Name, err)
 		}
 	} else if err != nil {
 		return false, fmt.Errorf("cannot read node %s: %w", r.Name, err)
-	} else if labelled, changed := marked(node, Node(r.Name, r.Labels, nil).Labels, r.Annotations); changed {
+	} else if labelled, changed := marked(node, Node(r.Name, labels, nil).Labels, annotations); changed {
 		if node, err = nodes.Update(ctx, labelled, metav1.UpdateOptions{}); err != nil {
 			return false, fmt.Errorf("cannot label node %s: %w", r.Name, err)
 		}
@@ -257,6 +263,7 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 	node = node.DeepCopy()
 	// Others write the node's spec, several of them when it is new: with what they wrote it is tried again.
 	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		status.VolumesAttached = node.Status.VolumesAttached // the control plane's
 		node.Status = status
 		_, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
 		if apierrors.IsConflict(err) {
@@ -270,6 +277,20 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 		return false, fmt.Errorf("cannot report status of node %s: %w", r.Name, err)
 	}
 	return true, nil
+}
+
+// marks are all labels and annotations that the node has for itself.
+func (r *Reporter) marks() (labels, annotations map[string]string) {
+	if r.Marks == nil {
+		return r.Labels, r.Annotations
+	}
+	moreLabels, moreAnnotations := r.Marks()
+	labels, annotations = map[string]string{}, map[string]string{}
+	maps.Copy(labels, moreLabels)
+	maps.Copy(labels, Node(r.Name, r.Labels, nil).Labels)
+	maps.Copy(annotations, moreAnnotations)
+	maps.Copy(annotations, r.Annotations)
+	return labels, annotations
 }
 
 // marked is a node with labels and annotations besides those that it has, and whether that changes it.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/csi"
 	"lockstep/nodeagent/pods"
 )
 
@@ -30,6 +31,8 @@ func (m *Manager) mountPersistent(ctx context.Context, pod *corev1.Pod, v *corev
 		}
 	}
 	switch source := p.Source; {
+	case source.CSI != nil:
+		return m.mountDriver(ctx, pod, p)
 	case p.Block:
 		device, err := m.mapLocal(pod.UID, v.Name, source.Local, p.ReadOnly)
 		if err != nil {
@@ -53,6 +56,29 @@ func (m *Manager) mountPersistent(ctx context.Context, pod *corev1.Pod, v *corev
 		return made, mountNFS(ctx, dir, nfs, p.Options)
 	}
 	return Mounted{}, errors.New("this kind of persistent volume is not supported")
+}
+
+// mountDriver has a CSI driver mount a volume.
+func (m *Manager) mountDriver(ctx context.Context, pod *corev1.Pod, p pods.Persistent) (Mounted, error) {
+	v := csi.Volume{Pod: pod, Name: p.Name, Source: *p.Source.CSI, Modes: p.Modes, Options: p.Options, Block: p.Block}
+	v.Source.ReadOnly = p.ReadOnly
+	path, err := m.publish(ctx, v)
+	if err != nil || !p.Block {
+		return Mounted{HostPath: path, ReadOnly: p.ReadOnly}, err
+	}
+	device, err := deviceAt(path)
+	if err != nil {
+		err = &pods.MountError{Reason: "FailedMapVolume", Cause: err,
+			Text: fmt.Sprintf("MapVolume.MapPodDevice failed for volume %q : %v", p.Name, err)}
+	}
+	return Mounted{Device: device, ReadOnly: p.ReadOnly}, err
+}
+
+func (m *Manager) publish(ctx context.Context, v csi.Volume) (string, error) {
+	if m.drivers == nil {
+		return "", errors.New("this node has no CSI drivers")
+	}
+	return m.drivers.Publish(ctx, v)
 }
 
 // mapLocal finds the device that a local volume is, or attaches the file that it is to one. It is asked for at each start of the agent:

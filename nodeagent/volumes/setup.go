@@ -14,6 +14,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/csi"
 )
 
 // hasContent says whether the volume shows files that the cluster states.
@@ -26,7 +27,9 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 	dir := m.volumeDir(pod.UID, v.Name)
 	switch {
 	case v.HostPath != nil:
-		return Mounted{HostPath: v.HostPath.Path}, checkHostPath(v.HostPath)
+		source := *v.HostPath
+		source.Path = csi.Real(m.kubelet, source.Path)
+		return Mounted{HostPath: source.Path}, checkHostPath(&source)
 	case v.EmptyDir != nil, v.VolumeSource == (corev1.VolumeSource{}):
 		return Mounted{HostPath: dir}, setupEmptyDir(ctx, dir, pod, v.EmptyDir, sources.Allocatable)
 	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
@@ -35,6 +38,9 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 			return Mounted{}, err
 		}
 		return m.mountPersistent(ctx, pod, v, p)
+	case v.CSI != nil:
+		path, err := m.publish(ctx, csi.Inline(pod, v))
+		return Mounted{HostPath: path, ReadOnly: v.CSI.ReadOnly != nil && *v.CSI.ReadOnly}, err
 	case v.NFS != nil:
 		return Mounted{HostPath: dir, ReadOnly: v.NFS.ReadOnly}, mountNFS(ctx, dir, *v.NFS, nil)
 	case hasContent(v):

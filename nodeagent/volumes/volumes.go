@@ -2,6 +2,7 @@
 package volumes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/csi"
 	"lockstep/nodeagent/localpath"
 	"lockstep/nodeagent/pods"
 )
@@ -28,14 +30,26 @@ type Options struct {
 	Dir string
 	// Own are the directories that the node keeps for persistent volumes; the zero value has none.
 	Own localpath.Directories
+	// Drivers make the volumes of CSI drivers; nil: there are none.
+	Drivers Drivers
+	// Kubelet is what pods see where they name the kubelet's directory; empty: that itself.
+	Kubelet string
+}
+
+// Drivers mount volumes that the node's CSI drivers make; csi.Manager says how.
+type Drivers interface {
+	Publish(ctx context.Context, v csi.Volume) (path string, err error)
+	Unpublish(ctx context.Context, uid types.UID) error
 }
 
 // Manager makes and removes pods' volumes. It is safe for concurrent use; calls for one pod follow each other.
 type Manager struct {
-	dir   string
-	own   localpath.Directories
-	loops loops
-	disks disks
+	dir     string
+	own     localpath.Directories
+	drivers Drivers
+	kubelet string
+	loops   loops
+	disks   disks
 
 	mu   sync.Mutex
 	pods map[types.UID]*podLock
@@ -120,7 +134,8 @@ func New(options Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the volumes' directory: %w", err)
 	}
-	return &Manager{dir: dir, own: options.Own, loops: loops{dir: dir}, pods: map[types.UID]*podLock{}}, nil
+	return &Manager{dir: dir, own: options.Own, drivers: options.Drivers, kubelet: cmp.Or(options.Kubelet, csi.Kubelet),
+		loops: loops{dir: dir}, pods: map[types.UID]*podLock{}}, nil
 }
 
 // Setup makes the pod's volumes, but those of images, and brings their content up to date where they exist. It returns them
@@ -221,9 +236,17 @@ func Errors(err error) []*Error {
 	return nil
 }
 
-// Teardown unmounts and removes all volumes of a pod. Calling it again, after a reboot, or for a pod that never was,
-// does nothing and succeeds.
+// Teardown unmounts and removes all volumes of a pod; those of CSI drivers are to be unmounted by these. Calling it again, after a
+// reboot, or for a pod that never was, does nothing and succeeds.
 func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
+	if err := m.remove(ctx, uid); err != nil || m.drivers == nil {
+		return err
+	}
+	return m.drivers.Unpublish(ctx, uid)
+}
+
+// remove unmounts and removes what the node itself has mounted for a pod.
+func (m *Manager) remove(ctx context.Context, uid types.UID) error {
 	unlock, err := m.lock(uid)
 	if err != nil {
 		return err
@@ -244,6 +267,9 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	return nil
 }
 
+// EmptyDir is where an emptyDir volume of a pod is.
+func (m *Manager) EmptyDir(uid types.UID, name string) string { return m.volumeDir(uid, name) }
+
 // Pods lists the pods that have volumes here.
 func (m *Manager) Pods() ([]types.UID, error) {
 	entries, err := os.ReadDir(m.dir)
@@ -257,8 +283,8 @@ func (m *Manager) Pods() ([]types.UID, error) {
 	return uids, nil
 }
 
-// Sweep tears down the volumes of all pods that keep does not name: leftovers of pods that vanished while nobody
-// looked. It goes on past errors and returns them joined.
+// Sweep tears down the volumes of all pods that keep does not name, but those of CSI drivers: leftovers of pods that vanished while
+// nobody looked. It goes on past errors and returns them joined.
 func (m *Manager) Sweep(ctx context.Context, keep func(types.UID) bool) error {
 	uids, err := m.Pods()
 	if err != nil {
@@ -267,7 +293,7 @@ func (m *Manager) Sweep(ctx context.Context, keep func(types.UID) bool) error {
 	var errs []error
 	for _, uid := range uids {
 		if !keep(uid) {
-			errs = append(errs, m.Teardown(ctx, uid))
+			errs = append(errs, m.remove(ctx, uid))
 		}
 	}
 	errs = append(errs, m.loops.release()) // of those that were torn down when the agent died
