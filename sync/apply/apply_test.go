@@ -177,6 +177,78 @@ func TestConvergeDecidesAnewAfterAConflict(t *testing.T) {
 	}
 }
 
+// TestPruneOfWhatHasDataNow: a claim that was bound after its end was accepted stays, until a revision allows its end.
+func TestPruneOfWhatHasDataNow(t *testing.T) {
+	for what, test := range map[string]struct {
+		volume  string
+		policy  corev1.PersistentVolumeReclaimPolicy
+		allowed bool
+		stays   bool
+	}{
+		"bound":             {"disk", corev1.PersistentVolumeReclaimDelete, false, true},
+		"bound, allowed":    {"disk", corev1.PersistentVolumeReclaimDelete, true, false},
+		"its data are kept": {"disk", corev1.PersistentVolumeReclaimRetain, false, false},
+		"not bound":         {"", corev1.PersistentVolumeReclaimDelete, false, false},
+	} {
+		s := memory.NewWith(memory.Options{Default: strategy.Default})
+		a := New(Options{Store: s, Commit: s, Rules: rules})
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "data", UID: "c"}}
+		claim.Spec.VolumeName = test.volume
+		pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "disk"}}
+		pv.Spec.PersistentVolumeReclaimPolicy = test.policy
+		pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "shop", Name: "data", UID: "c"}
+		e := plan.Desired{Source: "shop", Key: kinds.KeyOf(claim), State: plan.Pruning}
+		if r := s.Commit(t.Context(), store.Group{{Key: kinds.KeyOf(claim), Object: claim}, {Key: kinds.KeyOf(pv), Object: pv},
+			put(plan.Inventory, e.RecordName(), e), put(sourceTable, "shop", State{Accepted: "c1"})}); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+		decide := func(allow bool) {
+			t.Helper()
+			inventory, err := a.Inventory(s.View(), "shop")
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, problems := plan.Decide(plan.Input{Source: "shop", Revision: plan.Revision{ID: "c2", AllowPrune: allow}, View: s.View(),
+				Inventory: inventory, Rules: rules, Objects: nil})
+			if len(problems) > 0 {
+				t.Fatalf("%s: %v", what, problems)
+			}
+			p.Held = "" // there is nothing else in it
+			if err := a.Accept(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if test.allowed {
+			decide(true)
+		}
+		out, err := a.Converge(t.Context(), "shop", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, there := view.Get[*corev1.PersistentVolumeClaim](s.View(), "shop", "data")
+		if there != test.stays || (len(out.Refused) == 1) != test.stays {
+			t.Errorf("%s: there %v, refused %v", what, there, out.Refused)
+		}
+		if !test.stays {
+			continue
+		}
+		if !strings.HasPrefix(out.Refused[0].Reason, "no longer stated, and bound since that was accepted") {
+			t.Errorf("%s: %s", what, out.Refused[0].Reason)
+		}
+		decide(false) // another revision, which says nothing of it
+		if out, err := a.Converge(t.Context(), "shop", nil); err != nil || len(out.Refused) != 1 {
+			t.Errorf("%s, by a revision without the trailer: %v %v", what, out.Refused, err)
+		}
+		decide(true)
+		if out, err := a.Converge(t.Context(), "shop", nil); err != nil || !out.Done() {
+			t.Errorf("%s, allowed later: %v %v", what, out.Refused, err)
+		}
+		if _, there := view.Get[*corev1.PersistentVolumeClaim](s.View(), "shop", "data"); there {
+			t.Errorf("%s, allowed later: it is there", what)
+		}
+	}
+}
+
 // TestReleaseKeepsVolumes: the volumes of nodes that a source stated are noted before it is forgotten, and nobody else's.
 func TestReleaseKeepsVolumes(t *testing.T) {
 	s := memory.NewWith(memory.Options{Default: strategy.Default})

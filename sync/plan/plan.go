@@ -45,6 +45,8 @@ type Desired struct {
 	Commit string `json:"commit"`
 	Author string `json:"author,omitempty"`
 	State  State  `json:"state,omitempty"`
+	// Allowed says of an entry that is Pruning that it may go with data: a revision with consent has asked for its end.
+	Allowed bool `json:"allowed,omitempty"`
 	// Ended says how an object that ends by itself, a Job, has ended: Complete, or why it failed. It is not made again when it is
 	// gone, whoever removed it, until other content is stated. Empty: it has not ended.
 	Ended string `json:"ended,omitempty"`
