@@ -48,6 +48,7 @@ check govulncheck vulnerabilities
 check 'go mod tidy' go mod tidy
 check 'go mod tidy, of the module for kube-state-metrics' go -C lab/kube-state-metrics mod tidy
 check 'go mod tidy, of the module for Prometheus' go -C lab/prometheus mod tidy
+check 'go mod tidy, of the module for runc' go -C lab/runc mod tidy
 check 'golden files' goldens
 if [ "$(tree)" != "$before" ]; then
 	echo "verify: the tree changed:" >&2

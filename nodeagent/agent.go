@@ -39,6 +39,7 @@ import (
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/stats"
 	"lockstep/nodeagent/tokens"
+	"lockstep/nodeagent/userns"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -96,6 +97,7 @@ type Agent struct {
 	lost      map[types.UID]time.Time
 	ips       []netip.Addr
 	node      spec.Node
+	users     *userns.Ranges
 	facts     register.Facts
 	noNetwork string
 	down      string // why containerd does not answer; empty if it does
@@ -229,7 +231,8 @@ func (a *Agent) open(ctx context.Context) error {
 		}
 	}
 	if a.rt, err = runtime.Open(runtime.Options{Address: a.opts.containerdSocket(), Node: a.opts.NodeName,
-		Snapshotter: a.opts.Snapshotter, RunDir: a.opts.RunDir, State: a.opts.containerdState(), Log: a.log}); err != nil {
+		Snapshotter: a.opts.Snapshotter, RunDir: a.opts.RunDir, State: a.opts.containerdState(), Runc: a.opts.Runc,
+		Log: a.log}); err != nil {
 		return err
 	}
 	if err := a.rt.ForgetCommands(); err != nil {
@@ -242,16 +245,17 @@ func (a *Agent) open(ctx context.Context) error {
 	if err := a.opts.keepWhereabouts(); err != nil {
 		return err
 	}
-	if err := a.readMachine(version); err != nil {
+	layers := a.rt.Dir(ctx)
+	if a.imageDir = layers; layers == "" {
+		a.imageDir = a.opts.DataDir
+	}
+	if err := a.readMachine(ctx, version, layers); err != nil {
 		return err
 	}
 	if a.opts.PodPidsLimit >= 0 {
 		if err := machine.Bound(a.opts.NodeName); err != nil {
 			a.log.Warn("cannot bound the processes of all pods together", "error", err)
 		}
-	}
-	if a.imageDir = a.rt.Dir(ctx); a.imageDir == "" {
-		a.imageDir = a.opts.DataDir
 	}
 	if a.images, err = images.New(ctx, images.Options{Client: a.rt.Client(), Namespace: runtime.Namespace, Snapshotter: a.rt.Snapshotter(),
 		CertsDirs: []string{a.opts.CertsDir}, Credentials: a.opts.credentials(), Verify: a.opts.VerifyImages,
@@ -316,8 +320,8 @@ func (a *Agent) waitForContainerd(ctx context.Context) (string, error) {
 	}
 }
 
-// readMachine learns what specifications and the node's status depend on.
-func (a *Agent) readMachine(version string) error {
+// readMachine learns what specifications and the node's status depend on; layers is where containerd has those of images.
+func (a *Agent) readMachine(ctx context.Context, version, layers string) error {
 	facts, err := register.ReadFacts(a.opts.DataDir)
 	if err != nil {
 		return err
@@ -325,10 +329,19 @@ func (a *Agent) readMachine(version string) error {
 	facts.ContainerRuntime, _, _ = strings.Cut(version, "~")
 	facts.KeptMemory, facts.KeptDisk = a.opts.Eviction.Kept(facts.Memory, facts.Disk)
 	n, err := machine.Spec(a.opts.NodeName, facts,
-		machine.Allowances{Pids: max(a.opts.PodPidsLimit, 0), Memory: a.opts.Memory, Sysctls: a.opts.Sysctls}, a.log)
+		machine.Allowances{Pids: max(a.opts.PodPidsLimit, 0), Memory: a.opts.Memory, Sysctls: a.opts.Sysctls, Runc: a.opts.Runc,
+			Layers: layers, RunDir: a.opts.RunDir}, a.log)
 	if err != nil {
 		return err
 	}
+	users, err := userns.Available(ctx)
+	if err != nil && n.NoUserNamespaces == "" {
+		n.NoUserNamespaces = err.Error()
+	}
+	if n.NoUserNamespaces != "" {
+		a.log.Info("pods with hostUsers: false do not start here", "reason", n.NoUserNamespaces)
+	}
+	facts.RecursiveReadOnly, facts.UserNamespaces = n.RecursiveReadOnly, n.NoUserNamespaces == ""
 	if len(a.ips) == 0 {
 		if u, err := url.Parse(a.opts.Server); err == nil {
 			if ip, err := register.OutboundIP(u.Host); err == nil {
@@ -338,7 +351,7 @@ func (a *Agent) readMachine(version string) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.facts, a.node = facts, n
+	a.facts, a.node, a.users = facts, n, &userns.Ranges{Dir: a.records.Dir, Available: users}
 	return nil
 }
 

@@ -41,6 +41,7 @@ import (
 	"lockstep/kinds/podstatus"
 	"lockstep/kinds/strategy"
 	_ "lockstep/nodeagent/dns/names/early"
+	"lockstep/nodeagent/eviction"
 	_ "lockstep/nodeagent/logs/keeper/early"
 	"lockstep/nodeagent/runtime"
 	"lockstep/store"
@@ -133,6 +134,9 @@ func newLabWith(t testing.TB, authority pki.Options) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // containers' root file systems are below it, and not all are root's
+		t.Fatal(err)
+	}
 	l := &lab{t: t, dir: dir}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l.startContainerd()
@@ -150,6 +154,14 @@ func newLabWith(t testing.TB, authority pki.Options) *lab {
 		DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Containerd: filepath.Join(dir, "c", "c.sock"),
 		ImagesDir: images, Version: "v1-test",
 	}
+	// A disk that is large and well filled is no matter of these tests.
+	texts := eviction.Default()
+	texts.Hard = "memory.available<100Mi,nodefs.available<1Gi,imagefs.available<1Gi,pid.available<5%"
+	policy, err := eviction.Parse(texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.opts.Eviction = &policy
 	level := slog.LevelWarn
 	if os.Getenv("LOCKSTEP_TEST_VERBOSE") != "" {
 		level = slog.LevelDebug

@@ -57,6 +57,8 @@ type Options struct {
 	// Containerd is its socket's path, /run/containerd/containerd.sock if
 	// empty, or "managed".
 	Containerd string
+	// Runc is the program with which containerd runs containers; the runc that it finds if empty.
+	Runc string
 	// Snapshotter is overlayfs if empty.
 	Snapshotter string
 	// ImagesDir has image archives that are imported at start; empty means none.

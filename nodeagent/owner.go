@@ -24,7 +24,7 @@ func (a *Agent) newHost() *pod.Node {
 			Runtime: a.rt, Remains: a.opts.remains(), Network: a.net, Volumes: a.volumes, Logs: a.logs, Probes: a.probes,
 			Events: a.events, Devices: a.devices, Images: a.images, Imported: a.imported, Added: func() { poke(a.imagesWake) }, Log: a.log,
 		}),
-		Cluster: clusterOf{a.content, a}, Owner: owner{a}, Records: a.records,
+		Cluster: clusterOf{a.content, a}, Owner: owner{a}, Records: a.records, Users: a.users,
 		RunDir: a.opts.RunDir, LogDir: a.opts.LogDir, SeccompDir: filepath.Join(a.opts.DataDir, "seccomp"),
 		Cgroup: machine.Cgroup(a.opts.NodeName),
 		Names:  a.namesAt, Facts: a.nodeFacts, HostIPs: a.hostIPs, Metrics: a.metrics.pods, Log: a.log,

@@ -23,13 +23,13 @@ import (
 
 // agentFlags are the flags of the node agent; up has them too.
 type agentFlags struct {
-	nodeName, nodeIP, containerd, snapshotter, images, registries, cniConf, kubelet string
-	labels, taints, sysctls, resources                                              []string
-	podPids                                                                         int64
-	pulls                                                                           pullFlags
-	memory                                                                          memoryFlags
-	eviction                                                                        eviction.Texts
-	shutdown                                                                        shutdown.Texts
+	nodeName, nodeIP, containerd, runc, snapshotter, images, registries, cniConf, kubelet string
+	labels, taints, sysctls, resources                                                    []string
+	podPids                                                                               int64
+	pulls                                                                                 pullFlags
+	memory                                                                                memoryFlags
+	eviction                                                                              eviction.Texts
+	shutdown                                                                              shutdown.Texts
 }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
@@ -39,6 +39,8 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.containerd, "containerd", "",
 		"`SOCKET` of containerd, or managed: one of the agent's own, which outlives it (default: as it was last run, "+
 			"else the system's where it answers, else managed)")
+	flags.StringVar(&f.runc, "runc", "",
+		"`PROGRAM` with which containerd runs containers, a path (default: the runc that containerd finds)")
 	flags.StringVar(&f.snapshotter, "snapshotter", "", "`NAME` of containerd's snapshotter (default: overlayfs)")
 	flags.StringVar(&f.images, "images", "", "`FOLDER` of image archives to import at start")
 	flags.StringVar(&f.registries, "registry-config", "",
@@ -77,7 +79,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Options, error) {
 	o := nodeagent.Options{
 		DataDir: dirs.data, RunDir: dirs.run, NodeIPs: []netip.Addr{address}, Containerd: f.containerd, Snapshotter: f.snapshotter,
-		ImagesDir: f.images, CertsDir: f.registries, CNIConfDir: f.cniConf, KubeletDir: f.kubelet, Version: version.Version,
+		Runc: f.runc, ImagesDir: f.images, CertsDir: f.registries, CNIConfDir: f.cniConf, KubeletDir: f.kubelet, Version: version.Version,
 		Labels: map[string]string{}, Metrics: processRegistry(), PodPidsLimit: f.podPids, Sysctls: f.sysctls,
 	}
 	if f.podPids == 0 || f.podPids < -1 {

@@ -99,6 +99,7 @@ func acting() map[string]string {
 		"nodeagent/tokens":                   "asks the API, and keeps the answers",
 		"nodeagent/tunnel":                   "serves over a connection that it opens",
 		"nodeagent/turns":                    "lets a few at a time",
+		"nodeagent/userns":                   "keeps records in files, and asks getsubids",
 		"nodeagent/volumes":                  "works on files and mounts",
 	}
 }

@@ -30,12 +30,18 @@ func Build(dir string, packages map[string]string) error {
 	return nil
 }
 
+// Runc builds the release of runc that lab/runc names, by the C compiler that it needs, without seccomp, which would need a
+// library. module is that folder; file is absolute.
+func Runc(module, file string) error {
+	return BuildIn(module, file, "github.com/opencontainers/runc", "CGO_ENABLED=1")
+}
+
 // BuildIn builds a package as a module of its own has it, with that module's versions of what it needs. The module is where
-// its go.mod is; file is absolute.
-func BuildIn(module, file, path string) error {
+// its go.mod is; file is absolute; env is what else is in the environment.
+func BuildIn(module, file, path string, env ...string) error {
 	cmd := exec.Command("go", "build", "-o", file, path)
 	cmd.Dir = module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build %s: %w: %s", path, err, out)
 	}

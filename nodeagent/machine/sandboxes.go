@@ -18,7 +18,7 @@ type sandboxes struct{ *network.Network }
 
 const shmSize = "size=64m,mode=1777" // Kubernetes' and Docker's size
 
-// Pin implements pod.Sandboxes.
+// Pin implements pod.Sandboxes. Shared memory belongs to the pod's own users.
 func (sandboxes) Pin(dir string, n network.Namespaces) error {
 	if err := network.Pin(filepath.Join(dir, "ns"), n); err != nil || !n.IPC {
 		return err
@@ -27,7 +27,8 @@ func (sandboxes) Pin(dir string, n network.Namespaces) error {
 	if err := os.MkdirAll(shm, 0o755); err != nil {
 		return fmt.Errorf("cannot make shared memory: %w", err)
 	}
-	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, shmSize); err != nil {
+	options := fmt.Sprintf("%s,uid=%d,gid=%d", shmSize, n.FirstID, n.FirstID)
+	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("cannot mount shared memory at %s: %w", shm, err)
 	}
 	return nil
@@ -41,16 +42,12 @@ func (sandboxes) Pinned(dir string, n network.Namespaces) bool {
 // Unpin implements pod.Sandboxes.
 func (sandboxes) Unpin(dir string) error { return Unpin(dir) }
 
-// Unpin removes a sandbox's namespaces, its shared memory and its directory, with all that is in it. One that is not there
-// is no error.
+// Unpin removes a sandbox's namespaces, what is mounted in its directory, and that with all that is in it. One that is not
+// there is no error.
 func Unpin(dir string) error {
-	shm := filepath.Join(dir, "shm")
-	for {
-		if err := unix.Unmount(shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-				break
-			}
-			return fmt.Errorf("cannot unmount %s: %w", shm, err)
+	for _, name := range []string{"shm", layersDir} {
+		if err := unmount(filepath.Join(dir, name)); err != nil {
+			return err
 		}
 	}
 	if err := network.Unpin(filepath.Join(dir, "ns")); err != nil {
@@ -60,6 +57,18 @@ func Unpin(dir string) error {
 		return fmt.Errorf("cannot remove sandbox: %w", err)
 	}
 	return nil
+}
+
+// unmount takes all mounts away from a directory, which need not be there.
+func unmount(dir string) error {
+	for {
+		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+				return nil
+			}
+			return fmt.Errorf("cannot unmount %s: %w", dir, err)
+		}
+	}
 }
 
 // Tune implements pod.Sandboxes.

@@ -19,13 +19,17 @@ import (
 	"lockstep/nodeagent/spec"
 )
 
-// Allowances are what whoever runs the node lets pods have.
+// Allowances are what whoever runs the node lets pods have, and where the machine keeps what they are made of.
 type Allowances struct {
 	// Pids bounds a pod's processes; 0: nothing does.
 	Pids   int64
 	Memory spec.MemoryPolicy
 	// Sysctls are those that pods may set beside the safe ones; one that ends in a star is for all that begin so.
 	Sysctls []string
+	// Runc is the program that runs containers; runc if empty.
+	Runc string
+	// Layers is where containerd has images' layers, empty where that is not known. RunDir is for what ends with the agent.
+	Layers, RunDir string
 }
 
 // Spec learns what specifications of containers depend on, beside the facts. Where the kernel has AppArmor it loads
@@ -39,11 +43,12 @@ func Spec(node string, facts register.Facts, o Allowances, log *slog.Logger) (sp
 	if err != nil {
 		return spec.Node{}, fmt.Errorf("cannot list devices: %w", err)
 	}
+	can := readFeatures(o.Runc)
 	n := spec.Node{Name: node, Allocatable: facts.Allocatable(), MemoryCapacity: facts.Memory, CgroupV2: cgroup.V2(),
 		OOMFloor: -1000, Capabilities: caps, Devices: devices, SwapLimits: cgroup.SwapLimits(), Memory: o.Memory, Swap: facts.Swap,
 		PodPids:           o.Pids,
-		RecursiveReadOnly: recursiveReadOnly(),
-		Runtimes:          facts.Runtimes, Sysctls: slices.Concat(spec.SafeSysctls(facts.Kernel), o.Sysctls)}
+		RecursiveReadOnly: can.recursiveReadOnly(), NoUserNamespaces: can.noUserNamespaces(o.Layers, o.RunDir),
+		Runtimes: facts.Runtimes, Sysctls: slices.Concat(spec.SafeSysctls(facts.Kernel), o.Sysctls)}
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
 		n.SELinux = true
 	}

@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/pkg/sys"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"lockstep/internal/thread"
+	"lockstep/nodeagent/userns"
 )
 
 // Namespaces says which namespaces a pod has of its own.
@@ -21,13 +23,17 @@ type Namespaces struct {
 	Net, IPC, UTS bool
 	// Hostname is set in the UTS namespace; empty keeps the host's.
 	Hostname string
+	// FirstID is the host's ID of user and group 0 in a user namespace of the pod's own, which has userns.Length of them and
+	// the other namespaces; 0: the pod has the host's users.
+	FirstID uint32
 }
 
 // Names of the files that pin namespaces, as in /proc/<pid>/ns.
 const (
-	netFile = "net"
-	ipcFile = "ipc"
-	utsFile = "uts"
+	netFile  = "net"
+	ipcFile  = "ipc"
+	utsFile  = "uts"
+	userFile = "user"
 )
 
 // Pin makes the namespaces and pins them as files in dir, where they stay
@@ -37,7 +43,27 @@ func Pin(dir string, n Namespaces) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("cannot make namespaces in %s: %w", dir, err)
 	}
-	flags, files := 0, []string{}
+	if Pinned(dir, n) {
+		return nil
+	}
+	make := pin
+	if n.FirstID != 0 {
+		// Namespaces belong to the user namespace in which they were made: what is there of others is of no use.
+		if err := errors.Join(Unpin(dir), os.MkdirAll(dir, 0o700)); err != nil {
+			return err
+		}
+		make = pinUsers
+	}
+	flags, files := n.missing(dir)
+	if err := thread.Own(func() error { return make(dir, flags, files, n) }); err != nil {
+		return errors.Join(fmt.Errorf("cannot make namespaces in %s: %w", dir, err), Unpin(dir))
+	}
+	return nil
+}
+
+// missing are the namespaces that n wants and that are not pinned in dir, as flags of unshare and as names; a user namespace is
+// not among them.
+func (n Namespaces) missing(dir string) (flags int, files []string) {
 	for _, ns := range []struct {
 		want bool
 		flag int
@@ -48,19 +74,37 @@ func Pin(dir string, n Namespaces) error {
 			files = append(files, ns.name)
 		}
 	}
-	if flags == 0 {
-		return nil
-	}
-	if err := thread.Own(func() error { return pin(dir, flags, files, n) }); err != nil {
-		return errors.Join(fmt.Errorf("cannot make namespaces in %s: %w", dir, err), Unpin(dir))
-	}
-	return nil
+	return flags, files
 }
 
 func pin(dir string, flags int, files []string, n Namespaces) error {
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
+	if err := settle(flags, n); err != nil {
+		return err
+	}
+	return bind(dir, files, fmt.Sprintf("/proc/self/task/%d/ns", unix.Gettid()))
+}
+
+// pinUsers makes a user namespace, and in it the others, by a process that never runs: a thread of a program cannot leave the
+// user namespace of the rest.
+func pinUsers(dir string, flags int, files []string, n Namespaces) error {
+	ids := fmt.Sprintf("0:%d:%d", n.FirstID, userns.Length)
+	err := sys.UnshareAfterEnterUserns(ids, ids, uintptr(flags), func(pid int) error {
+		return bind(dir, append(files, userFile), fmt.Sprintf("/proc/%d/ns", pid))
+	})
+	if err != nil {
+		return fmt.Errorf("make user namespace: %w", err)
+	}
+	if err := join(dir); err != nil {
+		return err
+	}
+	return settle(flags, n)
+}
+
+// settle makes new namespaces, which are the thread's, ready for a pod.
+func settle(flags int, n Namespaces) error {
 	if flags&unix.CLONE_NEWUTS != 0 && n.Hostname != "" {
 		if err := unix.Sethostname([]byte(n.Hostname)); err != nil {
 			return fmt.Errorf("set host name %q: %w", n.Hostname, err)
@@ -76,6 +120,11 @@ func pin(dir string, flags int, files []string, n Namespaces) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// bind pins namespaces of a process or thread, those in the folder from, as files of the same names.
+func bind(dir string, files []string, from string) error {
 	for _, name := range files {
 		target := filepath.Join(dir, name)
 		f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o600)
@@ -83,7 +132,7 @@ func pin(dir string, flags int, files []string, n Namespaces) error {
 			return err
 		}
 		f.Close()
-		source := fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), name)
+		source := filepath.Join(from, name)
 		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("bind %s: %w", target, err)
 		}
@@ -114,10 +163,11 @@ func Tune(dir string, sysctls map[string]string) error {
 		return nil
 	}
 	return thread.Own(func() error {
-		for name, kind := range map[string]int{netFile: unix.CLONE_NEWNET, ipcFile: unix.CLONE_NEWIPC, utsFile: unix.CLONE_NEWUTS} {
-			if err := enter(filepath.Join(dir, name), kind); err != nil {
-				return fmt.Errorf("cannot enter namespace %s: %w", name, err)
-			}
+		if err := join(dir); err != nil {
+			return err
+		}
+		if err := ownerOf(filepath.Join(dir, userFile)); err != nil {
+			return err
 		}
 		for _, name := range slices.Sorted(maps.Keys(sysctls)) {
 			if err := writeSysctl(name, sysctls[name]); err != nil {
@@ -126,6 +176,37 @@ func Tune(dir string, sysctls map[string]string) error {
 		}
 		return nil
 	})
+}
+
+// join has the thread join the namespaces that are pinned in dir, but the user namespace: that would be the whole program's.
+func join(dir string) error {
+	for name, kind := range map[string]int{netFile: unix.CLONE_NEWNET, ipcFile: unix.CLONE_NEWIPC, utsFile: unix.CLONE_NEWUTS} {
+		if err := enter(filepath.Join(dir, name), kind); err != nil {
+			return fmt.Errorf("cannot enter namespace %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// ownerOf makes the thread the owner of a user namespace that is pinned: the sysctls of IPC namespaces in it can be written by
+// nobody else. Without one it does nothing.
+func ownerOf(file string) error {
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	uid, err := unix.IoctlGetUint32(int(f.Fd()), unix.NS_GET_OWNER_UID)
+	if err != nil {
+		return fmt.Errorf("cannot read owner of %s: %w", file, err)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+		return fmt.Errorf("cannot become user %d: %w", uid, errno)
+	}
+	return nil
 }
 
 // enter joins a namespace that is pinned; one that is not is the host's.
@@ -154,7 +235,8 @@ func writeSysctl(name, value string) error {
 func Pinned(dir string, n Namespaces) bool {
 	return (!n.Net || pinned(filepath.Join(dir, netFile))) &&
 		(!n.IPC || pinned(filepath.Join(dir, ipcFile))) &&
-		(!n.UTS || pinned(filepath.Join(dir, utsFile)))
+		(!n.UTS || pinned(filepath.Join(dir, utsFile))) &&
+		(n.FirstID == 0 || pinned(filepath.Join(dir, userFile)))
 }
 
 func pinned(file string) bool {
@@ -166,7 +248,7 @@ func pinned(file string) bool {
 // last process in them. Absent ones are no error.
 func Unpin(dir string) error {
 	var errs []error
-	for _, name := range []string{netFile, ipcFile, utsFile} {
+	for _, name := range []string{netFile, ipcFile, utsFile, userFile} {
 		file := filepath.Join(dir, name)
 		for pinned(file) {
 			if err := unix.Unmount(file, unix.MNT_DETACH); err != nil {
@@ -184,7 +266,8 @@ func Unpin(dir string) error {
 	return errors.Join(errs...)
 }
 
-// NetPath, IPCPath and UTSPath are where Pin pins the namespaces of dir.
-func NetPath(dir string) string { return filepath.Join(dir, netFile) }
-func IPCPath(dir string) string { return filepath.Join(dir, ipcFile) }
-func UTSPath(dir string) string { return filepath.Join(dir, utsFile) }
+// NetPath, IPCPath, UTSPath and UserPath are where Pin pins the namespaces of dir.
+func NetPath(dir string) string  { return filepath.Join(dir, netFile) }
+func IPCPath(dir string) string  { return filepath.Join(dir, ipcFile) }
+func UTSPath(dir string) string  { return filepath.Join(dir, utsFile) }
+func UserPath(dir string) string { return filepath.Join(dir, userFile) }

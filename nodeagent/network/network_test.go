@@ -12,6 +12,7 @@ import (
 
 	"lockstep/internal/asroot"
 	"lockstep/internal/thread"
+	"lockstep/nodeagent/userns"
 )
 
 func TestDefaultConfig(t *testing.T) {
@@ -67,8 +68,55 @@ func TestUserConfigurationWins(t *testing.T) {
 // TestPin makes IPC and UTS namespaces, which no other process sees.
 func TestPin(t *testing.T) {
 	asroot.Test(t)
+	testPin(t, Namespaces{IPC: true, UTS: true, Hostname: "cart"})
+}
+
+// TestPinUsers does so in a user namespace, of which the owner is its own root.
+func TestPinUsers(t *testing.T) {
+	asroot.Test(t)
+	const first = 3 * userns.Length
+	n := Namespaces{IPC: true, UTS: true, Hostname: "cart", FirstID: first}
+	testPin(t, n)
 	dir := filepath.Join(t.TempDir(), "ns")
-	n := Namespaces{IPC: true, UTS: true, Hostname: "cart"}
+	if err := Pin(dir, Namespaces{IPC: true, UTS: true}); err != nil {
+		t.Fatal(err)
+	}
+	if Pinned(dir, n) {
+		t.Error("a user namespace is pinned")
+	}
+	if err := Pin(dir, n); err != nil {
+		t.Fatal(err)
+	}
+	defer Unpin(dir)
+	users, err := os.Open(UserPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer users.Close()
+	if owner, err := unix.IoctlGetUint32(int(users.Fd()), unix.NS_GET_OWNER_UID); err != nil || owner != first {
+		t.Errorf("its owner is %d, %v", owner, err)
+	}
+	var own, of unix.Stat_t
+	if err := unix.Fstat(int(users.Fd()), &own); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(IPCPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fd, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &of); err != nil || of.Ino != own.Ino {
+		t.Errorf("the IPC namespace belongs to user namespace %d, not %d: %v", of.Ino, own.Ino, err)
+	}
+}
+
+func testPin(t *testing.T, n Namespaces) {
+	dir := filepath.Join(t.TempDir(), "ns")
 	for range 2 {
 		if err := Pin(dir, n); err != nil {
 			t.Fatal(err)

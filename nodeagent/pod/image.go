@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/userns"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -135,11 +137,30 @@ func (p *Pod) imageVolume(ctx context.Context, v *corev1.Volume, container strin
 	if err != nil {
 		return volumes.Mounted{}, &stepError{spec.ReasonCreate, err}
 	}
+	if err := p.node.shiftView(p.Object(), layers); err != nil {
+		return volumes.Mounted{}, &stepError{spec.ReasonCreate, err}
+	}
 	mounted, err := p.node.Volumes.MountImage(ctx, p.uid, v.Name, layers)
 	if err != nil {
 		return volumes.Mounted{}, &stepError{spec.ReasonCreate, err}
 	}
 	return mounted, nil
+}
+
+// shiftView has the files of a view that is an overlay be those of the pod's user namespace, if it has one of its own: an
+// overlay is not to be mounted with other IDs afterwards.
+func (n *Node) shiftView(o *corev1.Pod, layers []mount.Mount) error {
+	first, err := n.usersOf(o)
+	if err != nil || first == 0 {
+		return err
+	}
+	ids := fmt.Sprintf("0:%d:%d", first, userns.Length)
+	for i := range layers {
+		if layers[i].Type == "overlay" {
+			layers[i].Options = append(layers[i].Options, "uidmap="+ids, "gidmap="+ids)
+		}
+	}
+	return nil
 }
 
 // dropViews removes what was mounted of images for the pod's volumes; nothing of it is mounted any more.

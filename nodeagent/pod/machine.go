@@ -86,6 +86,9 @@ type Sandboxes interface {
 	Pin(dir string, n network.Namespaces) error
 	// Pinned says whether all of them are there.
 	Pinned(dir string, n network.Namespaces) bool
+	// Shift has the files of a container's writable layer, or of a view, be those of the pod's user namespace, whose user 0 is
+	// the host's firstID and which is pinned in a directory. It returns what mounts the layer so, for as long as it is pinned.
+	Shift(dir string, layer []mount.Mount, firstID uint32) ([]mount.Mount, error)
 	// Unpin removes them, and the directory with all that is in it.
 	Unpin(dir string) error
 	// Add joins a network namespace to the pods' network and returns the pod's addresses. An error for which

@@ -16,6 +16,7 @@ import (
 
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/turns"
+	"lockstep/nodeagent/userns"
 )
 
 const (
@@ -78,6 +79,8 @@ type Options struct {
 	Cluster Cluster
 	Owner   Owner
 	Records Records
+	// Users are the IDs of pods with user namespaces of their own.
+	Users *userns.Ranges
 	// RunDir has pipes and sandboxes, LogDir the logs, SeccompDir profiles of type Localhost.
 	RunDir, LogDir, SeccompDir string
 	// Cgroup is the parent of all pods' cgroups.

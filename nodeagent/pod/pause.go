@@ -12,7 +12,9 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/runtime"
+	"lockstep/nodeagent/userns"
 )
 
 // pauseName is the container that holds a shared PID namespace; it is no name
@@ -96,7 +98,7 @@ func pauseProgram(arch string) ([]byte, error) {
 }
 
 // startPause starts the process whose PID namespace the pod's containers share.
-func (p *Pod) startPause(ctx context.Context, dir, runtimeType string) (int, error) {
+func (p *Pod) startPause(ctx context.Context, dir string, s sandbox) (int, error) {
 	program, err := pauseProgram(goruntime.GOARCH)
 	if err != nil {
 		return 0, err
@@ -116,7 +118,8 @@ func (p *Pod) startPause(ctx context.Context, dir, runtimeType string) (int, err
 		Container: runtime.Container{ID: identity.ID(), Identity: identity},
 		Layer:     []mount.Mount{{Type: "bind", Source: root, Options: []string{"rbind", "ro"}}},
 		Bare:      true,
-		Runtime:   runtimeType,
+		Runtime:   s.Runtime,
+		FirstID:   s.FirstID,
 		Spec: &specs.Spec{
 			Version: "1.0.2", Root: &specs.Root{Path: "rootfs", Readonly: true},
 			Process: &specs.Process{Args: []string{"/pause"}, Cwd: "/", User: specs.User{UID: 65535, GID: 65535},
@@ -128,6 +131,13 @@ func (p *Pod) startPause(ctx context.Context, dir, runtimeType string) (int, err
 				Namespaces:  []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}},
 			},
 		},
+	}
+	if s.FirstID != 0 {
+		ids := []specs.LinuxIDMapping{{HostID: s.FirstID, Size: userns.Length}}
+		on := req.Spec.Linux
+		on.UIDMappings, on.GIDMappings = ids, ids
+		on.Namespaces = append(on.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace,
+			Path: network.UserPath(filepath.Join(dir, "ns"))})
 	}
 	p.node.Owner.Claim(identity.ID(), p)
 	c, err := p.node.Containers.Create(ctx, req)

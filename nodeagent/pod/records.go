@@ -25,6 +25,7 @@ import (
 //
 //	<dir>/<uid>/pod.json
 //	<dir>/<uid>/devices.json
+//	<dir>/<uid>/userns             of userns.Ranges
 //	<dir>/<uid>/containers/<name>.<attempt>.json
 //	<dir>/<uid>/messages/<name>.<attempt>
 type Records struct{ Dir string }

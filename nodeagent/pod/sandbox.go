@@ -35,6 +35,8 @@ type sandbox struct {
 	Tier string `json:"tier,omitempty"`
 	// Runtime is the type of containerd's runtime that has the pod's containers; empty: runc's.
 	Runtime string `json:"runtime,omitempty"`
+	// FirstID is the host's ID of user 0 of the pod's user namespace; 0: the pod has the host's users.
+	FirstID uint32 `json:"firstId,omitempty"`
 	// PausePID holds the PID namespace that containers share; 0 without one.
 	PausePID int `json:"pausePid,omitempty"`
 }
@@ -99,7 +101,14 @@ func (p *Pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 		return err
 	}
 	s.Runtime = runtimeType
-	n := namespacesOf(object, s.Hostname)
+	if s.FirstID, err = p.node.usersOf(object); err != nil {
+		return err
+	}
+	if s.FirstID != 0 && s.otherRuntime() {
+		return fmt.Errorf("can't set `spec.hostUsers: false`, RuntimeClass handler %q does not support user namespaces",
+			*object.Spec.RuntimeClassName)
+	}
+	n := namespacesOf(object, *s)
 	if err := p.node.Sandboxes.Pin(dir, n); err != nil {
 		return err
 	}
@@ -123,13 +132,25 @@ func (p *Pod) makeSandbox(ctx context.Context, object *corev1.Pod, dir string, s
 		return err
 	}
 	if sharesPID(object) {
-		pid, err := p.startPause(ctx, dir, s.Runtime)
+		pid, err := p.startPause(ctx, dir, *s)
 		if err != nil {
 			return err
 		}
 		s.PausePID = pid
 	}
 	return nil
+}
+
+// usersOf is the host's ID of user 0 of a pod that wants a user namespace of its own; 0 of others. What the errors begin with
+// is the kubelet's.
+func (n *Node) usersOf(o *corev1.Pod) (firstID uint32, err error) {
+	if o.Spec.HostUsers == nil || *o.Spec.HostUsers {
+		return 0, nil
+	}
+	if why := n.Facts().NoUserNamespaces; why != "" {
+		return 0, fmt.Errorf("can't set `spec.hostUsers: false`, runtime does not support user namespaces: %s", why)
+	}
+	return n.Users.Take(o.UID)
 }
 
 // runtimeOf is the type of the runtime that a pod's RuntimeClass names; empty where it names none. The errors are the kubelet's and
@@ -180,7 +201,7 @@ func (p *Pod) loadSandbox() (s sandbox, traces bool) {
 		return sandbox{}, true
 	}
 	p.tier = s.Tier // also what runs of a broken sandbox is there
-	if !p.node.Sandboxes.Pinned(dir, namespacesOf(p.wanted.Pod, s.Hostname)) {
+	if !p.node.Sandboxes.Pinned(dir, namespacesOf(p.wanted.Pod, s)) {
 		return sandbox{}, true
 	}
 	if s.PausePID != 0 {
@@ -191,8 +212,9 @@ func (p *Pod) loadSandbox() (s sandbox, traces bool) {
 	return s, true
 }
 
-func namespacesOf(o *corev1.Pod, hostname string) network.Namespaces {
-	return network.Namespaces{Net: !o.Spec.HostNetwork, UTS: !o.Spec.HostNetwork, IPC: !o.Spec.HostIPC, Hostname: hostname}
+func namespacesOf(o *corev1.Pod, s sandbox) network.Namespaces {
+	return network.Namespaces{Net: !o.Spec.HostNetwork, UTS: !o.Spec.HostNetwork, IPC: !o.Spec.HostIPC, Hostname: s.Hostname,
+		FirstID: s.FirstID}
 }
 
 func sharesPID(o *corev1.Pod) bool {

@@ -22,6 +22,7 @@ import (
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/runtime"
 	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/userns"
 	"lockstep/nodeagent/volumes"
 )
 
@@ -107,6 +108,11 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 	if in.Devices, err = devicesOf(c, vols); err != nil {
 		return configError(err)
 	}
+	if sb.FirstID != 0 {
+		if pr.layer, err = p.node.Sandboxes.Shift(p.dir(), pr.layer, sb.FirstID); err != nil {
+			return &stepError{spec.ReasonCreate, err}
+		}
+	}
 	oci, err := spec.Build(in)
 	if err != nil {
 		return configError(err)
@@ -140,7 +146,7 @@ func (p *Pod) start(ctx context.Context, step pods.Step) (err error) {
 		Container: runtime.Container{ID: pr.id, Identity: p.identity(c.Name, step.Attempt), Sandbox: sb.ID, Hash: inst.Hash,
 			Crashes: step.Crashes, Image: pr.image.Name, ImageID: pr.image.ID},
 		Spec: oci, Layer: pr.layer, Stdin: stdin, Stdout: pr.stream.Stdout, Stderr: pr.stream.Stderr,
-		Runtime: sb.Runtime,
+		Runtime: sb.Runtime, FirstID: sb.FirstID,
 	}), in.Sources.Secrets)
 	done()
 	if failed := (*runtime.StartError)(nil); errors.As(err, &failed) && !interrupted(context.WithoutCancel(ctx)) {
@@ -367,12 +373,15 @@ func (p *Pod) sandboxPaths(object *corev1.Pod, sb sandbox) spec.Sandbox {
 		Name: sb.Hostname, PID: sb.pidPath(),
 		OtherRuntime: sb.otherRuntime(),
 	}
-	n := namespacesOf(object, sb.Hostname)
+	n := namespacesOf(object, sb)
 	if n.Net {
 		s.Network = network.NetPath(ns)
 	}
 	if n.UTS {
 		s.UTS = network.UTSPath(ns)
+	}
+	if sb.FirstID != 0 {
+		s.User, s.FirstID, s.IDs = network.UserPath(ns), sb.FirstID, userns.Length
 	}
 	s.Shm = "/dev/shm"
 	if n.IPC {
@@ -406,7 +415,7 @@ func (p *Pod) mounts(ctx context.Context, in spec.Input, images, vols map[string
 				return nil, err
 			}
 		}
-		out = append(out, spec.Mount{Source: path, ReadOnly: v.ReadOnly, Options: v.Options})
+		out = append(out, spec.Mount{Source: path, ReadOnly: v.ReadOnly, Options: v.Options, Shifted: v.Shifted})
 	}
 	return out, nil
 }

@@ -34,6 +34,8 @@ type Facts struct {
 	Hugepages            map[string]int64 // bytes, by the size of a page: 2Mi
 	// Runtimes are the types of containerd's runtimes by the handlers that RuntimeClasses name them by.
 	Runtimes map[string]string
+	// RecursiveReadOnly and UserNamespaces say what pods of runc can have.
+	RecursiveReadOnly, UserNamespaces bool
 }
 
 // ReadFacts reads the machine; dataDir's file system is what pods may fill.

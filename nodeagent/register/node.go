@@ -75,6 +75,12 @@ func Node(name string, labels map[string]string, taints []corev1.Taint) *corev1.
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: all}, Spec: corev1.NodeSpec{Taints: taints}}
 }
 
+// handler tells what pods of a runtime can have; of others than runc that is not known.
+func (s State) handler(name string, runc bool) corev1.NodeRuntimeHandler {
+	return corev1.NodeRuntimeHandler{Name: name, Features: &corev1.NodeRuntimeHandlerFeatures{
+		RecursiveReadOnlyMounts: new(runc && s.Facts.RecursiveReadOnly), UserNamespaces: new(runc && s.Facts.UserNamespaces)}}
+}
+
 // Status computes the node's status from the previous one, whose transition
 // times hold as long as nothing changes. Heartbeat times are now.
 func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.NodeStatus {
@@ -94,9 +100,10 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 		KubeletVersion:          s.Version,
 		OperatingSystem:         runtime.GOOS, Architecture: runtime.GOARCH,
 	}
-	st.RuntimeHandlers = []corev1.NodeRuntimeHandler{{}} // that of pods without a class
-	for _, handler := range slices.Sorted(maps.Keys(s.Facts.Runtimes)) {
-		st.RuntimeHandlers = append(st.RuntimeHandlers, corev1.NodeRuntimeHandler{Name: handler})
+	st.RuntimeHandlers = []corev1.NodeRuntimeHandler{s.handler("", true)} // that of pods without a class
+	for _, name := range slices.Sorted(maps.Keys(s.Facts.Runtimes)) {
+		runc := strings.HasPrefix(s.Facts.Runtimes[name], "io.containerd.runc.")
+		st.RuntimeHandlers = append(st.RuntimeHandlers, s.handler(name, runc))
 	}
 	st.Images = s.Images[:min(len(s.Images), maxImages)]
 	st.VolumesInUse = s.VolumesInUse

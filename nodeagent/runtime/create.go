@@ -12,6 +12,7 @@ import (
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -126,6 +127,8 @@ type Request struct {
 	Stdin string
 	// Runtime is the type of containerd's runtime that runs it, "io.containerd.runsc.v1". Empty: runc's.
 	Runtime string
+	// FirstID is the host's ID of user 0 in the container's user namespace, who is to have its output; 0: the host's own.
+	FirstID uint32
 	// Bare says that Layer is no snapshot of ours but a directory.
 	Bare bool
 }
@@ -199,6 +202,9 @@ func (r *Runtime) record(ctx context.Context, req Request) error {
 		ID: req.ID, Labels: req.labels(r.opts.Node), Image: req.Image, Spec: spec,
 		Runtime: containers.RuntimeInfo{Name: cmp.Or(req.Runtime, runtimeName)},
 	}
+	if c.Runtime.Options, err = r.shimOptions(req); err != nil {
+		return fmt.Errorf("cannot encode options of container %s: %w", short(req.ID), err)
+	}
 	if !req.Bare {
 		c.Snapshotter, c.SnapshotKey = r.opts.Snapshotter, req.ID
 	}
@@ -208,12 +214,27 @@ func (r *Runtime) record(ctx context.Context, req Request) error {
 	return nil
 }
 
+// shimOptions are those of runc's shim; nil where its own do, and for other runtimes.
+func (r *Runtime) shimOptions(req Request) (typeurl.Any, error) {
+	if req.Runtime != "" && !strings.HasPrefix(req.Runtime, "io.containerd.runc.") || r.opts.Runc == "" && req.FirstID == 0 {
+		return nil, nil
+	}
+	return typeurl.MarshalAny(&options.Options{BinaryName: r.opts.Runc, IoUid: req.FirstID, IoGid: req.FirstID})
+}
+
 // newTask has the shim create the process. A container that joins a shim may
 // meet it while it closes because its last container has just been deleted;
 // the next try then gets a new one.
 func (r *Runtime) newTask(ctx context.Context, req Request) (uint32, error) {
 	t := &tasks.CreateTaskRequest{ContainerID: req.ID, Terminal: req.Spec.Process.Terminal,
 		Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr}
+	shim, err := r.shimOptions(req)
+	if err != nil {
+		return 0, fmt.Errorf("cannot encode options of container %s: %w", short(req.ID), err)
+	}
+	if shim != nil {
+		t.Options = typeurl.MarshalProto(shim)
+	}
 	if t.Terminal {
 		t.Stderr = ""
 	}
@@ -224,7 +245,6 @@ func (r *Runtime) newTask(ctx context.Context, req Request) (uint32, error) {
 	if req.Spec.Annotations[GroupAnnotation] != "" {
 		tries = 4
 	}
-	var err error
 	for try := range tries {
 		if try > 0 && !sleep.For(ctx, time.Duration(try)*50*time.Millisecond) { // a shim closes within a few ms
 			return 0, ctx.Err()

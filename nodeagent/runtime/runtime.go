@@ -68,6 +68,7 @@ type Options struct {
 	Snapshotter string // default overlayfs
 	RunDir      string // for the FIFOs of exec
 	State       string // containerd's state folder where it is known; else it is found
+	Runc        string // program that runs containers; runc, as containerd finds it, if empty
 	Log         *slog.Logger
 }
 

@@ -34,6 +34,8 @@ func TestGolden(t *testing.T) {
 				err = yaml.UnmarshalStrict(f.Data, &in.Sources.Services)
 			case "v2":
 				in.Node.CgroupV2 = true
+			case "own-users":
+				in.Sandbox.User, in.Sandbox.FirstID, in.Sandbox.IDs = "/ns/user", 131072, 65536
 			case "plain-read-only":
 				in.Node.RecursiveReadOnly = false
 			}
@@ -43,7 +45,8 @@ func TestGolden(t *testing.T) {
 		}
 		in.Container = &in.Pod.Spec.Containers[0]
 		for _, m := range in.Container.VolumeMounts {
-			in.Mounts = append(in.Mounts, Mount{Source: "/volumes/" + m.Name, ReadOnly: strings.HasPrefix(m.Name, "files")})
+			in.Mounts = append(in.Mounts, Mount{Source: "/volumes/" + m.Name, ReadOnly: strings.HasPrefix(m.Name, "files"),
+				Shifted: strings.HasPrefix(m.Name, "shifted")})
 		}
 		for i, d := range in.Container.VolumeDevices {
 			in.Devices = append(in.Devices, Device{ReadOnly: strings.HasPrefix(d.Name, "files"), LinuxDevice: specs.LinuxDevice{
@@ -107,10 +110,16 @@ func TestShares(t *testing.T) {
 }
 
 func TestLimitsOfTheMachine(t *testing.T) {
-	if got := rlimits(Node{MaxOpenFiles: 20_000})[0]; got.Hard != 20_000 || got.Soft != 1024 {
+	if got := rlimits(Node{MaxOpenFiles: 512, Capabilities: []string{"CAP_SYS_ADMIN"}}, true); len(got) > 0 {
+		t.Errorf("without the right to, the runtime is to set limits of other users: %+v", got)
+	}
+	if got := rlimits(Node{MaxOpenFiles: 512, Capabilities: []string{"CAP_SYS_RESOURCE"}}, true); len(got) == 0 {
+		t.Error("the runtime is to set no limits")
+	}
+	if got := rlimits(Node{MaxOpenFiles: 20_000}, false)[0]; got.Hard != 20_000 || got.Soft != 1024 {
 		t.Errorf("open files %+v", got)
 	}
-	if got := rlimits(Node{MaxOpenFiles: 512})[0]; got.Hard != 512 || got.Soft != 512 {
+	if got := rlimits(Node{MaxOpenFiles: 512}, false)[0]; got.Hard != 512 || got.Soft != 512 {
 		t.Errorf("open files %+v", got)
 	}
 	in := example()

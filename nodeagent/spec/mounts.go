@@ -31,16 +31,19 @@ func mounts(in Input) ([]specs.Mount, error) {
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 			Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
+	ids := idMappings(in.Sandbox)
 	taken := func(at string) bool {
 		return slices.ContainsFunc(in.Container.VolumeMounts, func(m corev1.VolumeMount) bool { return path.Clean(m.MountPath) == at })
 	}
-	bind := func(source, at string, options ...string) {
+	bind := func(source, at string, ids []specs.LinuxIDMapping, options ...string) {
 		if source != "" && !taken(at) {
 			out = append(out, specs.Mount{
 				Destination: at,
 				Type:        "bind",
 				Source:      source,
 				Options:     append([]string{"rbind", "rprivate"}, options...),
+				UIDMappings: ids,
+				GIDMappings: ids,
 			})
 		}
 	}
@@ -48,12 +51,12 @@ func mounts(in Input) ([]specs.Mount, error) {
 	if readOnlyRoot(in.Container) {
 		files = "ro"
 	}
-	bind(in.Sandbox.Shm, "/dev/shm", "rw", "nosuid", "noexec", "nodev")
-	bind(in.Sandbox.Hosts, "/etc/hosts", files)
-	bind(in.Sandbox.Resolv, "/etc/resolv.conf", files)
-	bind(in.Sandbox.Hostname, "/etc/hostname", files)
+	bind(in.Sandbox.Shm, "/dev/shm", nil, "rw", "nosuid", "noexec", "nodev") // it belongs to the pod's users
+	bind(in.Sandbox.Hosts, "/etc/hosts", ids, files)
+	bind(in.Sandbox.Resolv, "/etc/resolv.conf", ids, files)
+	bind(in.Sandbox.Hostname, "/etc/hostname", ids, files)
 	if at := in.Container.TerminationMessagePath; at != "" {
-		bind(in.TerminationLog, path.Clean(at), "rw")
+		bind(in.TerminationLog, path.Clean(at), ids, "rw")
 	}
 	var volumes []specs.Mount
 	for i, m := range in.Container.VolumeMounts {
@@ -70,12 +73,16 @@ func mounts(in Input) ([]specs.Mount, error) {
 		default:
 			options = append(options, "rw")
 		}
-		volumes = append(volumes, specs.Mount{
+		v := specs.Mount{
 			Destination: containerPath(in, m.MountPath),
 			Type:        "bind",
 			Source:      in.Mounts[i].Source,
 			Options:     append(options, in.Mounts[i].Options...),
-		})
+		}
+		if !in.Mounts[i].Shifted {
+			v.UIDMappings, v.GIDMappings = ids, ids
+		}
+		volumes = append(volumes, v)
 	}
 	slices.SortStableFunc(volumes, func(a, b specs.Mount) int {
 		return strings.Count(path.Clean(a.Destination), "/") - strings.Count(path.Clean(b.Destination), "/")

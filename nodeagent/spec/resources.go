@@ -31,8 +31,12 @@ const (
 	hardOpenFiles = 524_288
 )
 
-// rlimits are explicit, so that no container inherits its runtime's.
-func rlimits(n Node) []specs.POSIXRlimit {
+// rlimits are explicit, so that no container inherits its runtime's, but on machines on which the runtime may not set those of
+// other users: without CAP_SYS_RESOURCE.
+func rlimits(n Node, otherUsers bool) []specs.POSIXRlimit {
+	if otherUsers && !slices.Contains(n.Capabilities, "CAP_SYS_RESOURCE") {
+		return nil
+	}
 	hard := min(hardOpenFiles, n.MaxOpenFiles)
 	return []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: hard, Soft: min(softOpenFiles, hard)}}
 }

@@ -43,6 +43,8 @@ type Mount struct {
 	ReadOnly bool
 	// Options are what else the mount has.
 	Options []string
+	// Shifted says that its files are those of the pod's user namespace already.
+	Shifted bool
 }
 
 // Node is what a specification depends on of the machine.
@@ -64,6 +66,8 @@ type Node struct {
 	Runtimes map[string]string
 	// RecursiveReadOnly says that kernel and runc can mount with all that is mounted below read-only.
 	RecursiveReadOnly bool
+	// NoUserNamespaces is why pods cannot have user namespaces of their own; empty: they can.
+	NoUserNamespaces string
 	// MaxOpenFiles is the highest limit of open files that the runtime can
 	// give.
 	MaxOpenFiles uint64
@@ -100,6 +104,10 @@ type Sandbox struct {
 	Name     string // the pod's host name
 	// OtherRuntime says that not runc has the pod's containers.
 	OtherRuntime bool
+	// User is the pod's user namespace, and FirstID the host's ID of the first of its IDs users and groups; empty and 0 with
+	// the host's users.
+	User         string
+	FirstID, IDs uint32
 }
 
 // Sources are the objects that environment variables come from, by name, all
@@ -161,7 +169,7 @@ func Build(in Input) (*specs.Spec, error) {
 			Capabilities:    capabilities(in),
 			NoNewPrivileges: noNewPrivileges(in.Container),
 			OOMScoreAdj:     new(oomScoreAdj(in)),
-			Rlimits:         rlimits(in.Node),
+			Rlimits:         rlimits(in.Node, in.Sandbox.FirstID != 0),
 		},
 		Linux: &specs.Linux{
 			CgroupsPath:       in.CgroupPath,
@@ -186,6 +194,9 @@ func Build(in Input) (*specs.Spec, error) {
 	if err := volumeDevices(in, s.Linux); err != nil {
 		return nil, err
 	}
+	if ids := idMappings(in.Sandbox); len(ids) > 0 {
+		s.Linux.UIDMappings, s.Linux.GIDMappings, s.Linux.Sysctl = ids, ids, userSysctls(in.Pod)
+	}
 	if s.Linux.Seccomp, err = seccompOf(in, s); err != nil {
 		return nil, err
 	}
@@ -205,6 +216,14 @@ func workingDir(in Input) string {
 	return "/"
 }
 
+// idMappings are those of the pod's user namespace; none with the host's users.
+func idMappings(s Sandbox) []specs.LinuxIDMapping {
+	if s.FirstID == 0 {
+		return nil
+	}
+	return []specs.LinuxIDMapping{{HostID: s.FirstID, Size: s.IDs}}
+}
+
 func namespaces(in Input) []specs.LinuxNamespace {
 	ns := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	if in.Node.CgroupV2 && !Privileged(in.Container) {
@@ -217,6 +236,7 @@ func namespaces(in Input) []specs.LinuxNamespace {
 		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace})
 	}
 	for _, n := range []specs.LinuxNamespace{
+		{Type: specs.UserNamespace, Path: in.Sandbox.User},
 		{Type: specs.NetworkNamespace, Path: in.Sandbox.Network},
 		{Type: specs.IPCNamespace, Path: in.Sandbox.IPC},
 		{Type: specs.UTSNamespace, Path: in.Sandbox.UTS},

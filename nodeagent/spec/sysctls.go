@@ -46,14 +46,26 @@ func CheckSysctls(pattern string) error {
 	return nil
 }
 
-// Sysctls are those that a pod sets in its namespaces, by their names with dots.
+// Sysctls are those that a pod sets in its namespaces, by their names with dots. Those of a user namespace are not among them:
+// only who is in it can set them.
 func Sysctls(pod *corev1.Pod) map[string]string {
+	return sysctlsOf(pod, func(ns sysctl.Namespace) bool { return ns != sysctl.UserNamespace })
+}
+
+// userSysctls are those that the OCI runtime sets in a pod's user namespace, with each container the same.
+func userSysctls(pod *corev1.Pod) map[string]string {
+	return sysctlsOf(pod, func(ns sysctl.Namespace) bool { return ns == sysctl.UserNamespace })
+}
+
+func sysctlsOf(pod *corev1.Pod, wanted func(sysctl.Namespace) bool) map[string]string {
 	if pod.Spec.SecurityContext == nil {
 		return nil
 	}
 	set := map[string]string{}
 	for _, s := range pod.Spec.SecurityContext.Sysctls {
-		set[sysctl.NormalizeName(s.Name)] = s.Value
+		if ns, name, _ := sysctl.GetNamespace(s.Name); wanted(ns) {
+			set[name] = s.Value
+		}
 	}
 	return set
 }

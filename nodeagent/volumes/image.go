@@ -17,8 +17,9 @@ import (
 // drop there what it is not told of.
 const imageFlags = unix.MS_RDONLY | unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
 
-func imageMounted(dir string) Mounted {
-	return Mounted{HostPath: dir, ReadOnly: true, Options: []string{"noexec", "nosuid", "nodev"}}
+func imageMounted(dir string, st unix.Statfs_t) Mounted {
+	return Mounted{HostPath: dir, ReadOnly: true, Options: []string{"noexec", "nosuid", "nodev"},
+		Shifted: st.Type == unix.OVERLAYFS_SUPER_MAGIC} // an image of one layer is no overlay, and mounted as other volumes are
 }
 
 // Image returns a volume that shows an image; false says that MountImage has not mounted it since the machine started.
@@ -33,11 +34,12 @@ func (m *Manager) Image(uid types.UID, volume string) (Mounted, bool) {
 	if unix.Statfs(dir, &st) != nil || st.Flags&whole != whole {
 		return Mounted{}, false // the last that MountImage does is missing
 	}
-	return imageMounted(dir), true
+	return imageMounted(dir, st), true
 }
 
 // MountImage mounts the unpacked layers of an image as a volume of a pod, read-only and without programs that could be
-// run. One that is mounted stays as it is. It goes with the pod's Teardown.
+// run. An overlay of them may have the mount package's options uidmap and gidmap, the others are mapped by who mounts the
+// volume. One that is mounted stays as it is. It goes with the pod's Teardown.
 func (m *Manager) MountImage(ctx context.Context, uid types.UID, volume string, layers []mount.Mount) (Mounted, error) {
 	unlock, err := m.lock(uid)
 	if err != nil {
@@ -55,8 +57,12 @@ func (m *Manager) MountImage(ctx context.Context, uid types.UID, volume string, 
 	if err == nil {
 		err = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|imageFlags, "")
 	}
+	var st unix.Statfs_t
+	if err == nil {
+		err = unix.Statfs(dir, &st)
+	}
 	if err != nil {
 		return Mounted{}, errors.Join(fmt.Errorf("failed to mount image volume: %w", err), unmountBelow(ctx, dir))
 	}
-	return imageMounted(dir), nil
+	return imageMounted(dir, st), nil
 }

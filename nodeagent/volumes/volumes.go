@@ -85,6 +85,8 @@ type Mounted struct {
 	Device *Device
 	// Options are what else every mount of it has, as the OCI runtime names them.
 	Options []string
+	// Shifted says that its files are those of the pod's user namespace already: the file system cannot be mounted so.
+	Shifted bool
 }
 
 // Device is a block device of the machine.

@@ -143,7 +143,8 @@ PodSpec: nodeName nodeSelector affinity tolerations topologySpreadConstraints sc
 PodSpec: priorityClassName priority preemptionPolicy runtimeClassName overhead
 PodSpec: serviceAccountName serviceAccount automountServiceAccountToken imagePullSecrets
 PodSpec: securityContext shareProcessNamespace hostPID hostIPC activeDeadlineSeconds os setHostnameAsFQDN hostUsers
-PodSpec: hostnameOverride resources
+PodSpec: hostnameOverride resources readinessGates
+PodReadinessGate: conditionType
 PodOS: name
 LocalObjectReference: name
 PodDNSConfig: nameservers searches options
@@ -244,9 +245,7 @@ var allowedValues = map[string][]string{
 	"ResourceMetricSource.name":                   {"cpu", "memory"},
 	"ContainerResourceMetricSource.name":          {"cpu", "memory"},
 	"JobSpec.managedBy":                           {"kubernetes.io/job-controller"},
-	"PodSpec.hostUsers":                           {"true"},
 	"EmptyDirVolumeSource.medium":                 {"", "Memory", "HugePages", "HugePages-*"},
-	"SecurityContext.procMount":                   {"Default"},
 	"SeccompProfile.type":                         {"RuntimeDefault", "Localhost", "Unconfined"},
 	"AppArmorProfile.type":                        {"RuntimeDefault", "Localhost", "Unconfined"},
 
@@ -266,7 +265,6 @@ var refusedBecause = map[string]string{
 	"PersistentVolumeClaimSpec.dataSource":                "volumes are made empty",
 	"PersistentVolumeClaimSpec.dataSourceRef":             "volumes are made empty",
 	"MetricSpec.external":                                 "no adapter serves metrics of other systems",
-	"PodSpec.readinessGates":                              "no program may write the conditions of pods: none would ever be ready",
 	"LifecycleHandler.tcpSocket":                          "Kubernetes serves no such hook either: it fails when it is to run",
 }
 

@@ -342,6 +342,15 @@ func (m sandboxes) Pinned(dir string, _ network.Namespaces) bool {
 	return m.pinned[dir]
 }
 
+func (m sandboxes) Shift(dir string, layer []mount.Mount, _ uint32) ([]mount.Mount, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.pinned[dir] {
+		return nil, os.ErrNotExist
+	}
+	return layer, nil
+}
+
 func (m sandboxes) Unpin(dir string) error {
 	m.mu.Lock()
 	delete(m.pinned, dir)

@@ -25,6 +25,7 @@ import (
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/spec"
+	"lockstep/nodeagent/userns"
 )
 
 // Node runs the loops of pods on a hollow machine, beside a cluster that takes every status at once.
@@ -58,6 +59,7 @@ func NewNode(dir string, machine *Machine, log *slog.Logger) *Node {
 	n.Machine = machine
 	n.host = pod.NewNode(pod.Options{
 		Machine: machine.Parts(), Cluster: cluster{n}, Owner: owner{n}, Records: pod.Records{Dir: filepath.Join(dir, "records")},
+		Users:  &userns.Ranges{Dir: filepath.Join(dir, "records"), Available: userns.Default()},
 		RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"), SeccompDir: filepath.Join(dir, "seccomp"), Cgroup: "/hollow",
 		Names: func() ([]netip.Addr, string) { return settings.Default().DNS(), settings.Default().Domain },
 		Facts: func() spec.Node {
