@@ -43,7 +43,7 @@ func daemonSetHealth(ds *appsv1.DaemonSet, see Sight) Health {
 	case !updated:
 		cause = fmt.Sprintf("%d/%d updated, %s", s.UpdatedNumberScheduled, want, count)
 	}
-	return Health{Cause: cause, Again: h.Again}
+	return h.progressing(cause)
 }
 
 // daemons are the pods of a daemon set, newest: those of its newest template alone, whose number they carry as a label.

@@ -30,6 +30,8 @@ type Health struct {
 	Silence string
 	// Drift is what is different from what was pushed although nothing is wrong, and is not repaired; empty: nothing.
 	Drift string
+	// Waits says that the cause is somebody else's to end, a gate: what wants pods tells it, too.
+	Waits bool
 	// Again is when the judgement may change although nothing else does; zero: never.
 	Again time.Time
 }
@@ -111,7 +113,7 @@ func worst(pods iter.Seq[*corev1.Pod], see Sight) Health {
 		if h.Silence != "" {
 			return h
 		}
-		if h.State == Failed && first.State != Failed {
+		if h.State == Failed && first.State != Failed || h.Waits && first.Cause == "" {
 			first = h
 		}
 		if !h.Again.IsZero() && (again.IsZero() || h.Again.Before(again)) {
@@ -120,6 +122,9 @@ func worst(pods iter.Seq[*corev1.Pod], see Sight) Health {
 	}
 	if first.State == Failed {
 		return first
+	}
+	if first.Waits {
+		return Health{Cause: first.Cause, Waits: true, Again: again}
 	}
 	return Health{Again: again}
 }
@@ -141,6 +146,14 @@ func (h Health) failed(count string) Health {
 		return Health{State: Failed, Cause: count, Silence: h.Silence}
 	}
 	return failed(h.Cause, count)
+}
+
+// progressing is what wants pods and has so many of them, of which one waits as h says, or none.
+func (h Health) progressing(count string) Health {
+	if !h.Waits {
+		return Health{Cause: count, Again: h.Again}
+	}
+	return Health{Cause: failed(h.Cause, count).Cause, Waits: true, Again: h.Again}
 }
 
 // failed is a failure by a cause of what has so many of what it wants: "CrashLoopBackOff: exit code 1" with "2/3 ready" is

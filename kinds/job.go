@@ -105,7 +105,7 @@ func jobHealth(j *batchv1.Job, see Sight) Health {
 	if h.State == Failed {
 		return h.failed(count)
 	}
-	return Health{Cause: count, Again: h.Again}
+	return h.progressing(count)
 }
 
 // unended are the pods that have not failed or succeeded.

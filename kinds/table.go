@@ -309,7 +309,7 @@ func serviceHealth(s *corev1.Service, see Sight) Health {
 	if h.State == Failed {
 		return h.failed(count)
 	}
-	return Health{Cause: count, Again: h.Again}
+	return h.progressing(count)
 }
 
 func deploymentTemplate(o Object) *corev1.PodTemplateSpec {
@@ -366,7 +366,7 @@ func deploymentHealth(d *appsv1.Deployment, see Sight) Health {
 	case s.UpdatedReplicas < want:
 		cause = fmt.Sprintf("%d/%d updated, %s", min(s.UpdatedReplicas, want), want, count)
 	}
-	return Health{Cause: cause, Again: h.Again}
+	return h.progressing(cause)
 }
 
 func deadlineExceeded(c appsv1.DeploymentCondition) bool {
@@ -429,7 +429,7 @@ func replicaSetHealth(rs *appsv1.ReplicaSet, see Sight) Health {
 	if cause, ok := replicaFailure(rs.Status.Conditions); ok {
 		return failed(cause, count)
 	}
-	return Health{Cause: count, Again: h.Again}
+	return h.progressing(count)
 }
 
 func replicaFailure(conditions []appsv1.ReplicaSetCondition) (string, bool) {
@@ -493,7 +493,7 @@ func statefulSetHealth(set *appsv1.StatefulSet, see Sight) Health {
 	case s.UpdatedReplicas < toUpdate:
 		cause = fmt.Sprintf("%d/%d updated, %s", s.UpdatedReplicas, toUpdate, count)
 	}
-	return Health{Cause: cause, Again: h.Again}
+	return h.progressing(cause)
 }
 
 // heldBySilence is the failure of a pod that is told to end on a silent node: nothing else gets its name until the node answers.

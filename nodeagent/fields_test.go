@@ -305,3 +305,43 @@ func TestRestartAll(t *testing.T) {
 		t.Error("a preStop hook ran")
 	}
 }
+
+// TestReadinessGates: a pod is ready when others say so, and its node's reports keep what they said.
+func TestReadinessGates(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ready()
+	l.bind("gated", corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1)), ReadinessGates: []corev1.PodReadinessGate{
+		{ConditionType: "example.com/in"}}, Containers: []corev1.Container{shell("main", forever)}})
+	ready := func(want corev1.ConditionStatus, message string) {
+		t.Helper()
+		l.eventually("the pod's readiness is "+string(want), 20*time.Second, func() error {
+			s := &l.pod("gated").Status
+			c := podstatus.Condition(s, corev1.PodReady)
+			if c == nil || c.Status != want || c.Message != message || !podstatus.True(s, corev1.ContainersReady) {
+				return fmt.Errorf("conditions %+v", s.Conditions)
+			}
+			return nil
+		})
+	}
+	say := func(status corev1.ConditionStatus) {
+		p := l.pod("gated").DeepCopy()
+		p.Status.Conditions = slices.DeleteFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == "example.com/in" })
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: "example.com/in", Status: status})
+		l.put(p)
+	}
+	ready(corev1.ConditionFalse, `corresponding condition of pod readiness gate "example.com/in" does not exist.`)
+	say(corev1.ConditionTrue)
+	ready(corev1.ConditionTrue, "")
+	say(corev1.ConditionFalse)
+	ready(corev1.ConditionFalse, `the status of pod readiness gate "example.com/in" is not "True", but False`)
+	say(corev1.ConditionTrue)
+	ready(corev1.ConditionTrue, "")
+	l.halt()
+	say(corev1.ConditionFalse) // which the next agent hears first
+	l.start()
+	ready(corev1.ConditionFalse, `the status of pod readiness gate "example.com/in" is not "True", but False`)
+	l.remove("gated")
+	l.gone("gated")
+	l.clean()
+}

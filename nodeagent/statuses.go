@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pod"
 )
 
@@ -198,7 +199,7 @@ func (s *statuses) write(ctx context.Context, p *pod.Pod) error {
 		case getErr != nil:
 			return getErr
 		}
-		fresh.Status = mergeStatus(fresh.Status, object.Status)
+		fresh.Status = mergeStatus(fresh, object.Status)
 		written, err = pods.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
 	}
 	if err != nil {
@@ -211,10 +212,12 @@ func (s *statuses) write(ctx context.Context, p *pod.Pod) error {
 	return nil
 }
 
-// mergeStatus is ours with the conditions of others as the API has them.
-func mergeStatus(theirs, ours corev1.PodStatus) corev1.PodStatus {
+// mergeStatus is ours with the conditions of others as the API has them, those of readiness gates too.
+func mergeStatus(fresh *corev1.Pod, ours corev1.PodStatus) corev1.PodStatus {
 	out := *ours.DeepCopy()
-	for _, c := range theirs.Conditions {
+	gates := podstatus.Gates(fresh)
+	out.Conditions = slices.DeleteFunc(out.Conditions, func(c corev1.PodCondition) bool { return slices.Contains(gates, c.Type) })
+	for _, c := range fresh.Status.Conditions {
 		if !slices.ContainsFunc(out.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type }) {
 			out.Conditions = append(out.Conditions, c)
 		}

@@ -74,7 +74,7 @@ func changes(s *storage) []*change {
 		return []*change{
 			{storage: s, delete: true, body: maxNote},
 			{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport, node: rights.CheckPodStatus,
-				prepare: strategy.PrepareStatus},
+				program: rights.CheckProgramPodStatus, prepare: strategy.PrepareStatus},
 		}
 	case "persistentvolumes":
 		return []*change{{storage: s, update: true, body: maxReport, size: maxReport, node: rights.CheckVolume,
@@ -435,7 +435,7 @@ func (c *change) judge(ctx context.Context, v *view.View, verb string, new, old 
 	switch {
 	case !programmed(ctx):
 		err = c.node(identityOf(ctx).Node, v, new, old)
-	case old != nil && c.declared(v, old):
+	case old != nil && c.subresource == "" && c.declared(v, old):
 		err = errStated
 	default:
 		err = c.program(identityOf(ctx).User.Name, v, new, old)

@@ -14,6 +14,7 @@ import (
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/store/view"
 )
 
@@ -92,12 +93,22 @@ func CheckNodeStatus(_ string, _ *view.View, new, old kinds.Object) error {
 	return nil
 }
 
-// CheckPodStatus keeps the pod's metadata: labels decide which services send it packets.
+// CheckPodStatus keeps the pod's metadata: labels decide which services send it packets. What programs have said for the pod's
+// readiness gates stays, too: the node tells what it has heard, which may be older.
 func CheckPodStatus(self string, _ *view.View, new, old kinds.Object) error {
 	if kinds.NodeOf(old) != self {
 		return fmt.Errorf("node %s may not write the status of a pod that is not bound to it", self)
 	}
 	keepMeta(new, old)
+	was, is := old.(*corev1.Pod), new.(*corev1.Pod)
+	if gates := podstatus.Gates(was); len(gates) > 0 {
+		is.Status = ungated(is.Status, gates)
+		for _, c := range was.Status.Conditions {
+			if slices.Contains(gates, c.Type) {
+				is.Status.Conditions = append(is.Status.Conditions, c)
+			}
+		}
+	}
 	return nil
 }
 

@@ -229,6 +229,9 @@ func TestVerbsOfKinds(t *testing.T) {
 		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "leads"}, Rules: []rbacv1.PolicyRule{
 			{Verbs: []string{"get", "create", "update"}, APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}},
 			{Verbs: []string{"create", "patch"}, APIGroups: []string{""}, Resources: []string{"events"}}}},
+		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lets-in"}, Rules: []rbacv1.PolicyRule{
+			{Verbs: []string{"patch"}, APIGroups: []string{""}, Resources: []string{"pods/status"}}}},
+		bound("shop", account("gate"), "Role", "lets-in"),
 		bound("shop", account("leader"), "Role", "leads"), bound("shop", account("editor"), "ClusterRole", "edit"),
 		bound("", account("root"), "ClusterRole", "cluster-admin"), bound("shop", "leader", "Role", "leads"),
 		bound("shop", "keeper", "Role", "keys"), bound("shop", "namespaced", "ClusterRole", "view"),
@@ -236,6 +239,15 @@ func TestVerbsOfKinds(t *testing.T) {
 	)
 	p := PolicyOf(v)
 	var out strings.Builder
+	line := func(what string, answers map[Verdict]string) {
+		fmt.Fprintf(&out, "%s:", what)
+		for verdict, text := range []string{"yes", "401", "403", "405"} {
+			if verbs := answers[Verdict(verdict)]; verbs != "" {
+				fmt.Fprintf(&out, " %s:%s;", text, verbs)
+			}
+		}
+		out.WriteString("\n")
+	}
 	for _, who := range []struct {
 		name string
 		Subject
@@ -245,7 +257,7 @@ func TestVerbsOfKinds(t *testing.T) {
 		{"person, bound to ClusterRole view in shop", person("namespaced")}, {"person, bound to ClusterRole view", person("reader")},
 		{"person, bound to Role leads in shop", person("leader")}, {"person, bound to ClusterRole cluster-admin", person("root")},
 		{"account, bound to nothing", program("other")}, {"account, bound to Role leads in shop", program("leader")},
-		{"account, bound to ClusterRole edit in shop", program("editor")},
+		{"account, bound to Role lets-in in shop", program("gate")}, {"account, bound to ClusterRole edit in shop", program("editor")},
 		{"account, bound to ClusterRole cluster-admin", program("root")},
 	} {
 		fmt.Fprintf(&out, "== %s\n", who.name)
@@ -259,14 +271,15 @@ func TestVerbsOfKinds(t *testing.T) {
 				verdict, _ := Decide(who.Subject, a, v, p)
 				answers[verdict] += " " + verb
 			}
-			fmt.Fprintf(&out, "%s:", k.GroupResource())
-			for verdict, text := range []string{"yes", "401", "403", "405"} {
-				if verbs := answers[Verdict(verdict)]; verbs != "" {
-					fmt.Fprintf(&out, " %s:%s;", text, verbs)
-				}
-			}
-			out.WriteString("\n")
+			line(k.GroupResource().String(), answers)
 		}
+		answers := map[Verdict]string{}
+		for _, verb := range []string{"get", "create", "update", "patch", "delete"} {
+			a := Access{Verb: verb, Resource: "pods", Subresource: "status", Namespace: "shop", Name: "cart"}
+			verdict, _ := Decide(who.Subject, a, v, p)
+			answers[verdict] += " " + verb
+		}
+		line("pods/status", answers)
 	}
 	golden.File(t, filepath.Join("testdata", "verbs.txt"), out.String())
 }

@@ -9,11 +9,13 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"lockstep/daemon/provenance"
 	"lockstep/kinds"
+	"lockstep/kinds/podstatus"
 	"lockstep/reconcilers/apiservers"
 	"lockstep/store/view"
 )
@@ -28,9 +30,19 @@ func Verbs(of schema.GroupResource) []string {
 	return nil
 }
 
+// StatusVerbs are those of a resource's status: of pods', of which programs set what readiness gates wait for.
+func StatusVerbs(of schema.GroupResource) []string {
+	if of == kinds.For[*corev1.Pod]().GroupResource() {
+		return []string{"patch", "update"}
+	}
+	return nil
+}
+
 // programs says that a role may grant an access to programs.
 func (a Access) programs() bool {
-	return a.Subresource == "" && slices.Contains(Verbs(schema.GroupResource{Group: a.Group, Resource: a.Resource}), a.Verb)
+	of := schema.GroupResource{Group: a.Group, Resource: a.Resource}
+	return a.Subresource == "status" && slices.Contains(StatusVerbs(of), a.Verb) ||
+		a.Subresource == "" && slices.Contains(Verbs(of), a.Verb)
 }
 
 // programWrites: what the policy grants, but for what the cluster itself goes by.
@@ -96,6 +108,48 @@ func CheckProgramEvent(account string, _ *view.View, new, old kinds.Object) erro
 	told[provenance.AnnotationTeller] = account
 	new.SetAnnotations(told)
 	return unheld(new)
+}
+
+// CheckProgramPodStatus: a program sets the conditions that the pod's readinessGates name, and nothing else of it: the rest is the
+// node's to tell, and the cluster's.
+func CheckProgramPodStatus(_ string, _ *view.View, new, old kinds.Object) error {
+	keepMeta(new, old)
+	was, is := old.(*corev1.Pod), new.(*corev1.Pod)
+	gates := podstatus.Gates(was)
+	if !equality.Semantic.DeepEqual(ungated(was.Status, gates), ungated(is.Status, gates)) {
+		return field.Forbidden(field.NewPath("status"), fmt.Sprintf(
+			"a program may set only conditions that the pod's readinessGates name: %v", gates))
+	}
+	for i, c := range is.Status.Conditions {
+		at := field.NewPath("status", "conditions").Index(i)
+		states := []corev1.ConditionStatus{corev1.ConditionTrue, corev1.ConditionFalse, corev1.ConditionUnknown}
+		switch {
+		case !slices.Contains(gates, c.Type):
+		case !slices.Contains(states, c.Status):
+			return field.NotSupported(at.Child("status"), c.Status, states)
+		case len(c.Reason) > maxReason:
+			return field.TooLong(at.Child("reason"), "", maxReason)
+		case len(c.Message) > maxMessage:
+			return field.TooLong(at.Child("message"), "", maxMessage)
+		case podstatus.Condition(&is.Status, c.Type) != &is.Status.Conditions[i]:
+			return field.Duplicate(at.Child("type"), c.Type)
+		}
+	}
+	return nil
+}
+
+// What a program says of a condition is bounded as metav1.Condition's fields are.
+const (
+	maxReason  = 1024
+	maxMessage = 32 << 10
+)
+
+// ungated is a status without some conditions.
+func ungated(s corev1.PodStatus, gates []corev1.PodConditionType) corev1.PodStatus {
+	s.Conditions = slices.DeleteFunc(slices.Clone(s.Conditions), func(c corev1.PodCondition) bool {
+		return slices.Contains(gates, c.Type)
+	})
+	return s
 }
 
 // unheld refuses what would keep an object, and its namespace with it, until somebody consents.

@@ -80,6 +80,12 @@ func writing(r authorizer.ResourceRuleInfo) (out []authorizationv1.ResourceRule)
 				Verbs: verbs, APIGroups: []string{k.Group}, Resources: []string{k.Resource}, ResourceNames: r.GetResourceNames(),
 			})
 		}
+		verbs, status := among(r.GetVerbs(), StatusVerbs(k.GroupResource())...), k.Resource+"/status"
+		if len(verbs) > 0 && len(among(r.GetAPIGroups(), k.Group)) > 0 && len(among(r.GetResources(), status, "*/status")) > 0 {
+			out = append(out, authorizationv1.ResourceRule{
+				Verbs: verbs, APIGroups: []string{k.Group}, Resources: []string{status}, ResourceNames: r.GetResourceNames(),
+			})
+		}
 	}
 	return out
 }

@@ -2,6 +2,8 @@
 package podstatus
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,6 +70,54 @@ const TrackImage = "lockstep.dev/track-image"
 
 // ImageMoved is the condition that tells it; its message says which tag.
 const ImageMoved corev1.PodConditionType = "lockstep.dev/ImageMoved"
+
+// Gates are the conditions that a program may set by which a pod is ready: those of its readinessGates that neither nodes nor the
+// cluster set.
+func Gates(pod *corev1.Pod) (out []corev1.PodConditionType) {
+	for _, g := range pod.Spec.ReadinessGates {
+		if !own(g.ConditionType) {
+			out = append(out, g.ConditionType)
+		}
+	}
+	return out
+}
+
+// own says that nodes or the cluster set a condition.
+func own(t corev1.PodConditionType) bool {
+	switch t {
+	case corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized, corev1.ContainersReady, corev1.DisruptionTarget,
+		corev1.PodReadyToStartContainers, corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting:
+		return true
+	}
+	return strings.HasPrefix(string(t), "lockstep.dev/")
+}
+
+// GatesNotReady is the reason for which a pod is not ready whose containers are, while a readiness gate is closed.
+const GatesNotReady = "ReadinessGatesNotReady"
+
+// ClosedGates are the readiness gates that a pod waits for.
+func ClosedGates(pod *corev1.Pod) (out []string) {
+	for _, g := range pod.Spec.ReadinessGates {
+		if !True(&pod.Status, g.ConditionType) {
+			out = append(out, string(g.ConditionType))
+		}
+	}
+	return out
+}
+
+// UnmetGates says why a pod whose containers are ready is not, in the kubelet's words; empty: it is.
+func UnmetGates(pod *corev1.Pod, s *corev1.PodStatus) string {
+	var unmet []string
+	for _, g := range pod.Spec.ReadinessGates {
+		switch c := Condition(s, g.ConditionType); {
+		case c == nil:
+			unmet = append(unmet, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", g.ConditionType))
+		case c.Status != corev1.ConditionTrue:
+			unmet = append(unmet, fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but %v", g.ConditionType, c.Status))
+		}
+	}
+	return strings.Join(unmet, ", ")
+}
 
 // Preempted says that the pod ends, or has ended, to make room for another of higher priority.
 func Preempted(s *corev1.PodStatus) bool {

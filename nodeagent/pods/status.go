@@ -347,11 +347,8 @@ func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, n
 	}
 	set(s, corev1.ContainersReady, ready, reason, message, pod, now)
 	if ready {
-		for _, gate := range pod.Spec.ReadinessGates {
-			if !podstatus.True(s, gate.ConditionType) {
-				ready, reason = false, "ReadinessGatesNotReady"
-				message = fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", gate.ConditionType)
-			}
+		if unmet := podstatus.UnmetGates(pod, s); unmet != "" {
+			ready, reason, message = false, podstatus.GatesNotReady, unmet
 		}
 	}
 	set(s, corev1.PodReady, ready, reason, message, pod, now)

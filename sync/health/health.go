@@ -117,7 +117,7 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 		for i, g := range gates {
 			names[i] = g.Name
 		}
-		return kinds.Health{Cause: corev1.PodReasonSchedulingGated + ": waits for " + strings.Join(names, ", ")}
+		return kinds.Health{Cause: corev1.PodReasonSchedulingGated + ": waits for " + strings.Join(names, ", "), Waits: true}
 	}
 	if c := podstatus.Condition(&p.Status, corev1.PodScheduled); c != nil && c.Status == corev1.ConditionFalse {
 		switch c.Reason {
@@ -126,6 +126,9 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 		}
 	} else if c == nil && p.Spec.NodeName == "" && p.Status.NominatedNodeName != "" {
 		return kinds.Health{Cause: "waits for the volumes of its claims, for node " + p.Status.NominatedNodeName}
+	}
+	if c := podstatus.Condition(&p.Status, corev1.PodReady); c != nil && c.Reason == podstatus.GatesNotReady {
+		return kinds.Health{Cause: because(c.Reason, "waits for "+strings.Join(podstatus.ClosedGates(p), ", ")), Waits: true}
 	}
 	return kinds.Health{Cause: "not ready"}
 }

@@ -359,7 +359,6 @@ func TestOf(t *testing.T) {
 			kinds.Failed, `FailedMount, 2/3 ready: volume "data": path "/data" does not exist`},
 		"volume not mounted yet": {single, []kinds.Object{podOf(current, "p", unmounted(time.Second))}, kinds.Progressing,
 			`FailedMount: volume "data": path "/data" does not exist`},
-		"gated": {deployment, []kinds.Object{deploy(rolling), current, podOf(current, "p", gated)}, kinds.Progressing, "2/3 ready"},
 		"gated alone": {single, []kinds.Object{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "shop"},
 			Spec: corev1.PodSpec{SchedulingGates: []corev1.PodSchedulingGate{{Name: "a.example/x"}, {Name: "b.example/y"}}}}},
 			kinds.Progressing, "SchedulingGated: waits for a.example/x, b.example/y"},
