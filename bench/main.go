@@ -78,6 +78,7 @@ func benchmarks() []benchmark {
 		{"pods", startMany},
 		{"job", runJob},
 		{"stats", statistics},
+		{"probed", probed},
 		{"folder", folderChange},
 		{"push", pushChange},
 		{"services", services},

@@ -84,6 +84,11 @@ func (w *workbench) scale(ctx context.Context, pods int, token bool) (float64, e
 
 // replicas saves the Deployment and measures until exactly so many pods exist and all are Ready.
 func (w *workbench) replicas(ctx context.Context, want int, token bool) (float64, error) {
+	return w.deploy(ctx, fmt.Sprintf(deploymentManifest, want, token), want)
+}
+
+// deploy does so for a manifest of so many pods.
+func (w *workbench) deploy(ctx context.Context, manifest string, want int) (float64, error) {
 	list, err := w.kube.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, fmt.Errorf("cannot list pods: %w", err)
@@ -99,7 +104,7 @@ func (w *workbench) replicas(ctx context.Context, want int, token bool) (float64
 	defer changes.Stop()
 	time.Sleep(pause)
 	began := time.Now()
-	if err := w.write(fmt.Sprintf(deploymentManifest, want, token)); err != nil {
+	if err := w.write(manifest); err != nil {
 		return 0, err
 	}
 	if len(ready) == want {
