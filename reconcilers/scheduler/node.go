@@ -51,6 +51,7 @@ type nodeInfo struct {
 	allocatable amounts
 	maxPods     int64
 	taints      []corev1.Taint // the node's, and what its conditions amount to
+	cordoned    bool           // unschedulable, by its spec
 
 	there       []*placed // bound to it; copies share it
 	pods        int64

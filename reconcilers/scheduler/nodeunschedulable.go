@@ -13,7 +13,7 @@ func nodeUnschedulable() predicate {
 }
 
 func (d *demand) schedulable(n *nodeInfo, _ *cluster) bool {
-	return !n.node.Spec.Unschedulable || d.tolerates(&corev1.Taint{
+	return !n.cordoned || d.tolerates(&corev1.Taint{
 		Key:    corev1.TaintNodeUnschedulable,
 		Effect: corev1.TaintEffectNoSchedule,
 	})

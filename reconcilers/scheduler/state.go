@@ -124,7 +124,7 @@ func (s *State) setNode(name string, node *corev1.Node) Changes {
 		s.number(at)
 		info := s.infos[name]
 		s.setImages(info, info.node.Status.Images, nil)
-		info.node, info.allocatable, info.maxPods, info.taints = nil, amounts{}, 0, nil
+		info.node, info.allocatable, info.maxPods, info.taints, info.cordoned = nil, amounts{}, 0, nil, false
 		s.dropIdle(info)
 		return NodeListed
 	}
@@ -144,7 +144,7 @@ func (s *State) setNode(name string, node *corev1.Node) Changes {
 	if !slices.EqualFunc(old, node.Status.Images, sameImage) {
 		s.setImages(info, old, node.Status.Images)
 	}
-	info.node, info.taints = node, taints
+	info.node, info.taints, info.cordoned = node, taints, node.Spec.Unschedulable
 	info.allocatable, info.maxPods = amountsOf(node.Status.Allocatable)
 	return changes
 }
