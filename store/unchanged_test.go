@@ -3,6 +3,7 @@ package store_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -46,6 +47,7 @@ func TestUnchangedHead(t *testing.T) {
 		case 1:
 			next.Labels["step"] = fmt.Sprint(step)
 		}
+		runtime.GC() // what is shared does not hang on an older state
 		v = wait(t, s, commit(t, s, put(next, kinds.Revision(old))))
 		got, _ := view.Get[*corev1.Pod](v, "shop", "web")
 		next.ResourceVersion = got.ResourceVersion
@@ -75,8 +77,8 @@ func TestUnchangedHead(t *testing.T) {
 	}
 }
 
-// TestAlike writes pods of two templates, in two namespaces: those of one share their specification, and nothing else, and each is
-// as it was written.
+// TestAlike writes pods of two templates, in three namespaces, most of them on nodes: those of one share their specification, but for
+// the node, and nothing else, and each is as it was written.
 func TestAlike(t *testing.T) {
 	client := etcdtest.Client(t)
 	opts := store.Options{Default: strategy.Default}
@@ -91,6 +93,10 @@ func TestAlike(t *testing.T) {
 		p.Spec.Containers = []corev1.Container{{Name: "web", Image: fmt.Sprint("web:", i%2), Resources: corev1.ResourceRequirements{
 			Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100.5m")}, // rounded, and requested, by default
 		}}}
+		if i%4 != 0 {
+			p.Spec.NodeName = fmt.Sprint("node-", i)
+		}
+		p.Spec.Hostname = fmt.Sprint("web-", i%2) // what stands behind the node's name counts, too
 		p.Status = corev1.PodStatus{Phase: corev1.PodRunning, Message: fmt.Sprint(i), PodIP: "10.42.0.9"}
 		group, want = append(group, store.Write{Key: kinds.KeyOf(p), Object: p}), append(want, p)
 	}
