@@ -83,7 +83,8 @@ func schedule(ctx context.Context, n *node) (_ []Row, err error) {
 		if err != nil {
 			return err
 		}
-		rows = append(rows, beside(fmt.Sprintf("scheduler, %d pods onto %d nodes, seen in the view", pods, nodes), "/s", ours, bound))
+		name := fmt.Sprintf("scheduler, %d pods onto %d nodes, seen in the view", pods, nodes)
+		rows = append(rows, reaching(name, "/s", ours, bound, 0.5))
 		for _, c := range constraints() {
 			var rates []float64
 			for range n.times(3) {

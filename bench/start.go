@@ -99,7 +99,7 @@ func startOne(ctx context.Context, n *node) (_ []Row, err error) {
 		}
 		rows = append(rows,
 			within("file save to container running, "+c.name, "s", ours, bound, 3),
-			beside("file save to Ready in the API, "+c.name, "s", median(ready), bound))
+			within("file save to Ready in the API, "+c.name, "s", median(ready), bound, 1.6))
 	}
 	return rows, nil
 }
