@@ -29,7 +29,7 @@ type item struct {
 	err     error // the key or value cannot be decoded; or the cluster key says to stop
 }
 
-// parallelFrom is how many items are worth spreading over the processors: some 5 µs of decoding each.
+// parallelFrom is how many items are worth spreading over the processors: some 5 µs of decoding or encoding each.
 const parallelFrom = 64
 
 // decodeAll decodes n items, on all processors where there are many.

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 
+	"lockstep/internal/spread"
 	"lockstep/kinds"
 	"lockstep/store/view"
 )
@@ -209,6 +210,10 @@ func (s *Store) publish(rev int64, changes []view.Change) {
 	}
 }
 
+// compiledAtOnce is how many groups are compiled before the first of them is sent: two transactions' worth, so that one is on its way
+// soon, and all processors have their share of it.
+const compiledAtOnce = 256
+
 // Commit writes the groups; see Committer.
 func (s *Store) Commit(ctx context.Context, groups ...Group) []Result {
 	return s.commit(ctx, nil, groups)
@@ -220,20 +225,33 @@ func (s *Store) commit(ctx context.Context, by *guard, groups []Group) []Result 
 	}
 	c := &call{results: make([]Result, len(groups)), missing: len(groups), done: make(chan struct{})}
 	return s.writer.commit(ctx, func(yield func(*unit) bool) {
-		for i, g := range groups {
-			if g = s.beats.divert(g); len(g) == 0 {
-				c.set(i, Result{Revision: max(s.db.View().Revision(), 1)})
-				continue
-			}
-			u, err := s.compiler.compile(ctx, g)
-			if err != nil {
-				c.set(i, Result{Err: err})
-				continue
-			}
-			u.guard, u.call, u.index = by, c, i
-			if !yield(u) {
-				return
+		for from := 0; from < len(groups); from += compiledAtOnce {
+			for _, u := range s.compile(ctx, by, c, groups[:min(from+compiledAtOnce, len(groups))], from) {
+				if u != nil && !yield(u) {
+					return
+				}
 			}
 		}
 	}, c)
+}
+
+// compile returns the units of the groups from one on, on all processors where there are many. What is nil has its result already.
+func (s *Store) compile(ctx context.Context, by *guard, c *call, groups []Group, from int) []*unit {
+	units := make([]*unit, len(groups)-from)
+	spread.Over(len(units), parallelFrom, func(i int) {
+		index := from + i
+		g := s.beats.divert(groups[index])
+		if len(g) == 0 {
+			c.set(index, Result{Revision: max(s.db.View().Revision(), 1)})
+			return
+		}
+		u, err := s.compiler.compile(ctx, g)
+		if err != nil {
+			c.set(index, Result{Err: err})
+			return
+		}
+		u.guard, u.call, u.index = by, c, index
+		units[i] = u
+	})
+	return units
 }
