@@ -51,8 +51,8 @@ func TestQuick(t *testing.T) {
 	goals := 0
 	for _, r := range rows {
 		if r.Value <= 0 || r.Unit == "" || (r.Bound != nil && *r.Bound <= 0) {
-			// A second without work may cost no tick of the processor's clock.
-			if !strings.HasPrefix(r.Unit, "%") {
+			// A second without work may cost no tick of the processor's clock, and a few pods no more memory than none.
+			if !strings.HasPrefix(r.Unit, "%") && !strings.HasSuffix(r.Name, "beyond none") {
 				t.Errorf("no figure: %+v", r)
 			}
 		}
