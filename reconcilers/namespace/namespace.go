@@ -38,6 +38,15 @@ func contents() []*kinds.Kind {
 	return slices.DeleteFunc(slices.Clone(kinds.All), func(k *kinds.Kind) bool { return !k.Namespaced || k.Expires == kinds.Yes })
 }
 
+// going are the kinds whose objects are deleted now: pods before what they use and what guards them, as in Kubernetes, where a network
+// policy that went first let a pod do what it forbade until that had ended.
+func going(v *view.View, namespace string) []*kinds.Kind {
+	for range view.List[*corev1.Pod](v, namespace) {
+		return []*kinds.Kind{kinds.For[*corev1.Pod]()}
+	}
+	return contents()
+}
+
 func terminatingNamespace(v *view.View, o kinds.Object) []kinds.Key {
 	ns, ok := view.Get[*corev1.Namespace](v, "", o.GetNamespace())
 	if !ok || ns.DeletionTimestamp == nil {
@@ -54,7 +63,7 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 	var d loop.Decision
 	var remaining, finalizers []string
 	holders := map[string]int{}
-	for _, k := range contents() {
+	for _, k := range going(v, ns.Name) {
 		count := 0
 		for o := range v.List(k.GroupResource(), ns.Name) {
 			count++
