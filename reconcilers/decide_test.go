@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"lockstep/kinds"
+	"lockstep/reconcilers/attachdetach"
 	"lockstep/reconcilers/autoscaler"
 	"lockstep/reconcilers/cluster"
 	"lockstep/reconcilers/clusterroles"
@@ -56,6 +57,8 @@ func decided() map[string]loop.Reconciler {
 			API: []netip.Addr{netip.MustParseAddr("10.43.0.1")},
 			DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")}, Services: prefixes("10.43.0.0/16"),
 		}),
+		"attachdetach/testdata":                      attachdetach.New(),
+		"attachdetach/testdata/nodes":                attachdetach.Nodes(),
 		"autoscaler/testdata":                        autoscaler.New(saidByUID),
 		"clusterroles/testdata":                      clusterroles.Aggregation(),
 		"clusterroles/testdata/defaults":             clusterroles.Defaults(),

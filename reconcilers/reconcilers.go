@@ -4,6 +4,7 @@ package reconcilers
 import (
 	"lockstep/internal/settings"
 	"lockstep/kinds"
+	"lockstep/reconcilers/attachdetach"
 	"lockstep/reconcilers/autoscaler"
 	"lockstep/reconcilers/cluster"
 	"lockstep/reconcilers/clusterroles"
@@ -72,6 +73,8 @@ func All(o Options) []engine.Reconciler {
 		persistentvolume.Volumes(),
 		persistentvolume.ClaimProtection(),
 		persistentvolume.VolumeProtection(),
+		attachdetach.New(),
+		attachdetach.Nodes(),
 		localpath.Provisioner(),
 		localpath.Reclaimer(o.Stated),
 		deployment.New(),

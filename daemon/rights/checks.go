@@ -87,9 +87,11 @@ func union(a, b map[string]string) map[string]string {
 	return out
 }
 
-// CheckNodeStatus keeps everything but the status: the strategy does that for the spec.
+// CheckNodeStatus keeps everything but the status: the strategy does that for the spec. Of the status it keeps what is attached, which is
+// not the node's to say.
 func CheckNodeStatus(_ string, _ *view.View, new, old kinds.Object) error {
 	keepMeta(new, old)
+	new.(*corev1.Node).Status.VolumesAttached = old.(*corev1.Node).Status.VolumesAttached
 	return nil
 }
 
