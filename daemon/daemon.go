@@ -29,6 +29,7 @@ import (
 	"lockstep/internal/settings"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers"
+	"lockstep/reconcilers/drivers"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/scheduler"
 	"lockstep/store"
@@ -268,6 +269,9 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
 		}).Run},
 		{"gauge", gauge.Run},
+		{"drivers", drivers.New(drivers.Options{
+			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Dial: p.tunnels.DialController, Stated: apply.Stated,
+		}).Run},
 		{"scheduler", scheduler.New(scheduler.Options{
 			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry), Profiles: p.opts.Profiles,
 		}).Run},

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/component-helpers/storage/volume"
 )
 
 // CSIOf is what a volume says of its CSI driver; nil: it is of none.
@@ -15,6 +16,15 @@ func CSIOf(pv *corev1.PersistentVolume) *corev1.CSIPersistentVolumeSource {
 		return nil
 	}
 	return pv.Spec.CSI
+}
+
+// CSIMade is the finalizer of a volume that its CSI driver is to delete, that of Kubernetes' external provisioner.
+const CSIMade = "external-provisioner.volume.kubernetes.io/finalizer"
+
+// CSIDeletes says that a volume was made by its CSI driver, which deletes it where its policy says so.
+func CSIDeletes(pv *corev1.PersistentVolume) bool {
+	source := CSIOf(pv)
+	return source != nil && pv.Annotations[volume.AnnDynamicallyProvisioned] == source.Driver && slices.Contains(pv.Finalizers, CSIMade)
 }
 
 // CSIVolumeName is how nodes name a volume of a CSI driver in volumesInUse and volumesAttached of their status.

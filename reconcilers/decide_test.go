@@ -1,6 +1,7 @@
 package reconcilers
 
 import (
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -52,7 +53,7 @@ func decided() map[string]loop.Reconciler {
 	}
 	dual := addresses
 	dual.CIDRs = prefixes("10.43.0.0/16", "fd00:43::/108")
-	return map[string]loop.Reconciler{
+	out := map[string]loop.Reconciler{
 		"cluster/testdata": cluster.New(cluster.Options{
 			API: []netip.Addr{netip.MustParseAddr("10.43.0.1")},
 			DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")}, Services: prefixes("10.43.0.0/16"),
@@ -94,6 +95,8 @@ func decided() map[string]loop.Reconciler {
 		"serviceip/testdata":                         serviceip.New(addresses),
 		"serviceip/testdata/dual":                    serviceip.New(dual),
 	}
+	maps.Copy(out, askedParts())
+	return out
 }
 
 // TestDecide decides the cases that lie beside the reconcilers, all in one program: to link one with Kubernetes' rules takes

@@ -27,7 +27,7 @@ var serverAnnotations = []string{
 // serverFinalizers are those that the cluster itself sets, by the kind of what it holds back. Others are refused.
 var serverFinalizers = map[*kinds.Kind][]string{
 	kinds.For[*corev1.PersistentVolumeClaim](): {kinds.ClaimProtection},
-	kinds.For[*corev1.PersistentVolume]():      {kinds.VolumeProtection, kinds.LocalPath},
+	kinds.For[*corev1.PersistentVolume]():      {kinds.VolumeProtection, kinds.LocalPath, kinds.CSIMade},
 }
 
 // dropServerSet removes what a manifest does not state even where it stands in it.

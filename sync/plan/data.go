@@ -95,7 +95,7 @@ func (d *decision) data(steps []Step, then *after) []loss {
 		if other, ok := d.unscaledElsewhere(s, then); ok {
 			s = &other
 		}
-		if pv, ok := s.Live.(*corev1.PersistentVolume); ok && s.Verb == Prune && deletesDirectory(pv, then.view) {
+		if pv, ok := s.Live.(*corev1.PersistentVolume); ok && s.Verb == Prune && deletesContent(pv, then.view) {
 			lost[s.Key] = &s.Entry
 		}
 		for c := range view.List[*corev1.PersistentVolumeClaim](then.view, claimsIn(s.Key)) {
@@ -206,11 +206,11 @@ func replicaHas(set *appsv1.StatefulSet, c *corev1.PersistentVolumeClaim, v *vie
 	return pod
 }
 
-// deletesDirectory says that a node deletes the data of a volume once that is removed. Of one that a claim has they stay until the claim
-// goes.
-func deletesDirectory(pv *corev1.PersistentVolume, v *view.View) bool {
-	if kinds.LocalPathOf(pv) == "" || !slices.Contains(pv.Finalizers, kinds.LocalPath) ||
-		pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimDelete {
+// deletesContent says that a node, or a CSI driver, deletes the data of a volume once that is removed. Of one that a claim has they stay
+// until the claim goes.
+func deletesContent(pv *corev1.PersistentVolume, v *view.View) bool {
+	node := kinds.LocalPathOf(pv) != "" && slices.Contains(pv.Finalizers, kinds.LocalPath)
+	if !node && !kinds.CSIDeletes(pv) || pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimDelete {
 		return false
 	}
 	ref := pv.Spec.ClaimRef
