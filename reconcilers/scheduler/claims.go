@@ -62,6 +62,7 @@ type volumes struct {
 	missing bool        // a bound claim has no volume
 	late    []late      // claims that get their volumes where the pod goes, the smallest first
 	zones   []volumeZone
+	driven  []handle // volumes of CSI drivers
 
 	reached map[int]reach // by the nodes' places, while so many volumes are
 	taken   int
@@ -90,6 +91,7 @@ func (d *demand) surveyVolumes(c *cluster) error {
 	if err := d.volumes.readSingles(mounts, c); err != nil {
 		return err
 	}
+	d.volumes.readHandles(mounts, c)
 	if err := d.volumes.readClaims(mounts, c); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"iter"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -26,11 +27,13 @@ type cluster struct {
 	made       int      // how many tallies there have been
 	concerned  map[*group]*concern
 
-	used    map[kinds.Key]int64                 // as a state has it
-	using   map[kinds.Key]int64                 // and how that changes in the round
-	shelves map[string]*shelf                   // by class, once one is asked for
-	taken   map[string]*corev1.PersistentVolume // given to claims in the round
-	settled map[kinds.Key]bool                  // claims for which the round has chosen
+	used     map[kinds.Key]int64                        // as a state has it
+	using    map[kinds.Key]int64                        // and how that changes in the round
+	shelves  map[string]*shelf                          // by class, once one is asked for
+	attached map[string]map[handle]bool                 // by node, once it is asked for
+	rooms    map[string][]*storagev1.CSIStorageCapacity // by class, once one is asked for
+	taken    map[string]*corev1.PersistentVolume        // given to claims in the round
+	settled  map[kinds.Key]bool                         // claims for which the round has chosen
 }
 
 // concern is which tallies count a group, of those with a number up to seen.

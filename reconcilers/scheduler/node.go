@@ -58,12 +58,13 @@ type nodeInfo struct {
 	requested   amounts
 	cpu, memory int64
 	ports       map[hostPort]int
+	mounts      map[kinds.Key]int // how many pods mount a claim
 }
 
 func (n *nodeInfo) clone() *nodeInfo {
 	c := *n
 	c.requested = n.requested.clone()
-	c.ports = maps.Clone(n.ports)
+	c.ports, c.mounts = maps.Clone(n.ports), maps.Clone(n.mounts)
 	return &c
 }
 
@@ -75,6 +76,9 @@ func (n *nodeInfo) take(l load, sign int64) {
 	n.memory += sign * l.memory
 	for _, p := range l.ports {
 		n.ports = count(n.ports, p, sign)
+	}
+	for _, m := range l.mounts {
+		n.mounts = count(n.mounts, m.claim, sign)
 	}
 }
 

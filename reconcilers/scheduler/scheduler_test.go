@@ -361,6 +361,9 @@ func normal(s *State) any {
 		if len(c.ports) == 0 {
 			c.ports = nil
 		}
+		if len(c.mounts) == 0 {
+			c.mounts = nil
+		}
 		if len(c.requested.scalar) == 0 {
 			c.requested.scalar = nil
 		}

@@ -23,7 +23,7 @@ func rows() *table {
 	return &table{
 		spread: defaultSpread(),
 		predicates: []predicate{nodeUnschedulable(), untoleratedTaints(), requiredNodes(), nodePorts(), resourcesFit(), singlePods(),
-			volumesInReach(), volumeZones(), evenSpread(), nearPods()},
+			volumeLimits(), volumesInReach(), volumeZones(), evenSpread(), nearPods()},
 		scores: []score{fewestTaints(), preferredNodes(nil), leastAllocated(), balancedAllocation(), roomyVolumes(), evenerSpread(),
 			likedPods(), imageLocality()},
 	}

@@ -48,7 +48,8 @@ refuse NodeAffinity, still: NodeLabels
 refuse NodePorts, itself, victims may help: PodGone
 refuse NodeResourcesFit, itself, victims may help: PodGone NodeAllocatable
 refuse VolumeRestrictions, across, victims may help: PodGone
-refuse VolumeBinding, itself: NodeLabels VolumeChanged ClassChanged
+refuse NodeVolumeLimits, itself, victims may help: PodGone ClaimChanged VolumeChanged ClassChanged ObjectChanged
+refuse VolumeBinding, itself: NodeLabels VolumeChanged ClassChanged ObjectChanged
 refuse VolumeZone, still: NodeLabels VolumeChanged
 refuse PodTopologySpread, across, victims may help: PodGone PodPlaced PodRegrouped NodeTaints NodeLabels
 refuse InterPodAffinity, across, victims may help: PodGone PodPlaced PodRegrouped NodeLabels ObjectChanged
@@ -106,7 +107,8 @@ func someMounts(r *rand.Rand) func(*corev1.Pod) {
 			if r.IntN(6) == 0 {
 				v.Ephemeral = &corev1.EphemeralVolumeSource{}
 			} else {
-				v.PersistentVolumeClaim = &corev1.PersistentVolumeClaimVolumeSource{ClaimName: fmt.Sprint("c", r.IntN(4))}
+				// No two are of one claim: kube-scheduler looks for a volume for each of them.
+				v.PersistentVolumeClaim = &corev1.PersistentVolumeClaimVolumeSource{ClaimName: fmt.Sprint("c", 2*r.IntN(2)+i)}
 			}
 			p.Spec.Volumes = append(p.Spec.Volumes, v)
 		}

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/component-helpers/storage/volume"
 
@@ -21,6 +23,7 @@ import (
 const (
 	volumeElsewhere = "node(s) didn't match PersistentVolume's node affinity"
 	noVolumeToBind  = "node(s) didn't find available persistent volumes to bind"
+	noRoomForVolume = "node(s) did not have enough free storage"
 	volumeMissing   = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
 )
 
@@ -28,11 +31,17 @@ const (
 // first pod would get none. What is given to claims of the pods placed before is taken.
 func volumesInReach() predicate {
 	return predicate{
-		name: "VolumeBinding", scope: itself, wakes: NodeLabels | VolumeChanged | ClassChanged, objects: volumeKinds(),
+		name: "VolumeBinding", scope: itself, wakes: NodeLabels | VolumeChanged | ClassChanged | ObjectChanged, objects: bindingKinds(),
 		concerns: func(d *demand) bool { return len(d.volumes.bound)+len(d.volumes.late) > 0 || d.volumes.missing },
 		check:    func(d *demand, n *nodeInfo, c *cluster) bool { return len(d.volumesOn(n, c).reasons) == 0 },
 		words:    func(d *demand, n *nodeInfo, c *cluster) []string { return d.volumesOn(n, c).reasons },
 	}
+}
+
+// bindingKinds are the kinds that say where volumes are, and where there is room for more.
+func bindingKinds() []schema.GroupResource {
+	return append(volumeKinds(), schema.GroupResource{Group: storagev1.GroupName, Resource: csiDrivers},
+		schema.GroupResource{Group: storagev1.GroupName, Resource: csiCapacities})
 }
 
 // placing is where a volume can be reached from.
@@ -75,6 +84,7 @@ type reach struct {
 	reasons []string // why it is no place for them; else
 	given   []given  // those that there are
 	made    []*corev1.PersistentVolumeClaim
+	rooms   []*storagev1.CSIStorageCapacity // by made, where they are made; nil: nobody knows
 }
 
 // readClaims fails where no node can take the pod until something is done about one of its claims.
@@ -250,8 +260,8 @@ func (v *volumes) on(n *nodeInfo, c *cluster) (out reach) {
 	if slices.ContainsFunc(v.bound, func(p placing) bool { return !p.has(n) }) {
 		out.reasons = append(out.reasons, volumeElsewhere)
 	}
-	if !v.lateOn(n, c, &out) {
-		out.reasons = append(out.reasons, noVolumeToBind)
+	if why := v.lateOn(n, c, &out); why != "" {
+		out.reasons = append(out.reasons, why)
 	}
 	if v.missing {
 		out.reasons = append(out.reasons, volumeMissing)
@@ -259,23 +269,76 @@ func (v *volumes) on(n *nodeInfo, c *cluster) (out reach) {
 	return out
 }
 
-// lateOn says whether all claims that wait get volumes on a node, and which: those that are there, else ones that are made.
-func (v *volumes) lateOn(n *nodeInfo, c *cluster, out *reach) bool {
+// lateOn says why not all claims that wait get volumes on a node, and else which: those that are there, else ones that are made. Empty:
+// they do.
+func (v *volumes) lateOn(n *nodeInfo, c *cluster, out *reach) string {
+	if slices.ContainsFunc(v.late, func(l late) bool { return l.node != "" && l.node != n.name }) {
+		return noVolumeToBind
+	}
+	var wanting []*late
 	for i := range v.late {
 		l := &v.late[i]
-		if l.node != "" && l.node != n.name {
-			return false
-		}
 		if pv := l.match(n, c, out.given); pv != nil {
 			out.given = append(out.given, given{l.claim, pv})
 			continue
 		}
+		wanting = append(wanting, l)
+	}
+	// Those that wait for theirs on this node come first.
+	slices.SortStableFunc(wanting, func(a, b *late) int { return strings.Compare(b.node, a.node) })
+	for _, l := range wanting {
 		if !provisions(l.class, n) {
+			return noVolumeToBind
+		}
+		room, ok := c.roomFor(l, n)
+		if !ok {
+			return noRoomForVolume
+		}
+		out.made, out.rooms = append(out.made, l.claim), append(out.rooms, room)
+	}
+	return ""
+}
+
+// roomFor is where a volume of the claim's size can be made for a node, as far as its driver wants that known; nil: it does not. Not
+// ok: there is no room.
+func (c *cluster) roomFor(l *late, n *nodeInfo) (room *storagev1.CSIStorageCapacity, ok bool) {
+	size, asks := l.claim.Spec.Resources.Requests[corev1.ResourceStorage]
+	driver, _ := c.objects[kinds.Key{Group: storagev1.GroupName, Resource: csiDrivers, Name: l.class.Provisioner}].(*storagev1.CSIDriver)
+	if !asks || driver == nil || driver.Spec.StorageCapacity == nil || !*driver.Spec.StorageCapacity {
+		return nil, true
+	}
+	rooms := c.roomsOf(l.class.Name)
+	i := slices.IndexFunc(rooms, func(o *storagev1.CSIStorageCapacity) bool {
+		limit := o.MaximumVolumeSize
+		if limit == nil {
+			limit = o.Capacity
+		}
+		if limit == nil || limit.Value() < size.Value() || o.NodeTopology == nil {
 			return false
 		}
-		out.made = append(out.made, l.claim)
+		selector, err := metav1.LabelSelectorAsSelector(o.NodeTopology)
+		return err == nil && selector.Matches(labels.Set(n.node.Labels))
+	})
+	if i < 0 {
+		return nil, false
 	}
-	return true
+	return rooms[i], true
+}
+
+// roomsOf is what is told of the room that there is for volumes of a class.
+func (c *cluster) roomsOf(class string) []*storagev1.CSIStorageCapacity {
+	if c.rooms == nil {
+		c.rooms = map[string][]*storagev1.CSIStorageCapacity{}
+		for _, o := range c.objects {
+			if room, ok := o.(*storagev1.CSIStorageCapacity); ok {
+				c.rooms[room.StorageClassName] = append(c.rooms[room.StorageClassName], room)
+			}
+		}
+		for _, rooms := range c.rooms { // any will do, the same each time
+			slices.SortFunc(rooms, func(a, b *storagev1.CSIStorageCapacity) int { return kinds.KeyOf(a).Compare(kinds.KeyOf(b)) })
+		}
+	}
+	return c.rooms[class]
 }
 
 // match is the volume for the claim on a node; nil: there is none.
@@ -329,12 +392,20 @@ func roomyVolumes() score {
 	}
 }
 
-// roomOn is how much, of a hundred, of the volumes that the claims would have is not asked for, on an average of their classes. Nothing is
-// known of volumes that are made.
+// roomOn is how much, of a hundred, of the volumes that the claims would have is not asked for, on an average of their classes. Where all
+// are made, it is of the room that there is for them, as far as that is known.
 func (d *demand) roomOn(n *nodeInfo, c *cluster) int64 {
 	type use struct{ asked, size int64 }
 	classes := map[string]use{}
-	for _, g := range d.volumesOn(n, c).given {
+	reach := d.volumesOn(n, c)
+	for i, claim := range reach.made {
+		if room := reach.rooms[i]; len(reach.given) == 0 && room != nil && room.Capacity != nil {
+			asked := claim.Spec.Resources.Requests[corev1.ResourceStorage]
+			u := classes[room.StorageClassName]
+			classes[room.StorageClassName] = use{u.asked + asked.Value(), room.Capacity.Value()}
+		}
+	}
+	for _, g := range reach.given {
 		asked, size := g.claim.Spec.Resources.Requests[corev1.ResourceStorage], g.pv.Spec.Capacity[corev1.ResourceStorage]
 		u := classes[g.pv.Spec.StorageClassName]
 		classes[g.pv.Spec.StorageClassName] = use{u.asked + asked.Value(), u.size + size.Value()}

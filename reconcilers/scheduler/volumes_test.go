@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -12,16 +11,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-helpers/storage/volume"
-	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config"
-	"k8s.io/kubernetes/pkg/scheduler/backend/cache"
-	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/feature"
-	plugintesting "k8s.io/kubernetes/pkg/scheduler/framework/plugins/testing"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/nodevolumelimits"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/volumebinding"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/volumerestrictions"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/volumezone"
@@ -110,7 +105,7 @@ func someVolumeObject(r *rand.Rand) kinds.Object {
 		name := one(r, classes[:3]...)
 		return storageClass(name, map[string]string{"static": volume.NotSupportedProvisioner}[name], func(c *storagev1.StorageClass) {
 			if name != "static" {
-				c.Provisioner = "example.com/maker"
+				c.Provisioner = maker
 			}
 			if name == "now" {
 				*c.VolumeBindingMode = storagev1.VolumeBindingImmediate
@@ -149,6 +144,10 @@ func someVolumeObject(r *rand.Rand) kinds.Object {
 			if r.IntN(6) == 0 {
 				pv.Spec.VolumeMode = new(corev1.PersistentVolumeBlock)
 			}
+			if r.IntN(2) == 0 {
+				pv.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
+					Driver: maker, VolumeHandle: pv.Name}}
+			}
 		})
 	}
 	return claim(fmt.Sprint("c", r.IntN(4)), one(r, classes...), 1+r.IntN(3), func(c *corev1.PersistentVolumeClaim) {
@@ -181,9 +180,13 @@ func someVolumeObject(r *rand.Rand) kinds.Object {
 
 // someVolumeObjects are so many of them, but for those of which there is one already.
 func someVolumeObjects(r *rand.Rand, tries int) (out []kinds.Object) {
+	return someOf(r, tries, someVolumeObject)
+}
+
+func someOf(r *rand.Rand, tries int, one func(*rand.Rand) kinds.Object) (out []kinds.Object) {
 	there := map[kinds.Key]bool{}
 	for range tries {
-		if o := someVolumeObject(r); !there[kinds.KeyOf(o)] {
+		if o := one(r); !there[kinds.KeyOf(o)] {
 			there[kinds.KeyOf(o)] = true
 			out = append(out, o)
 		}
@@ -209,7 +212,7 @@ func TestVolumeOracles(t *testing.T) {
 				}
 			}))
 		}
-		w.others = someVolumeObjects(r, 25)
+		w.others = append(someVolumeObjects(r, 25), someOf(r, 10, someDriverObject)...)
 		for i := range r.IntN(3) {
 			p := pod(fmt.Sprint("p", i), "", someMounts(r))
 			p.Spec.NodeName = one(r, w.nodes...).Name
@@ -218,14 +221,14 @@ func TestVolumeOracles(t *testing.T) {
 		got := w.volumes(t)
 		want := w.volumesOracle(t,
 			frameworkruntime.FactoryAdapter(features, volumerestrictions.New), nil,
+			frameworkruntime.FactoryAdapter(features, nodevolumelimits.NewCSI), nil,
 			frameworkruntime.FactoryAdapter(features, volumebinding.New), binding,
 			frameworkruntime.FactoryAdapter(features, volumezone.New), nil)
 		if !slices.Equal(got, want) {
 			t.Fatalf("seed %d: nodes are refused for\n%q\nkube-scheduler says\n%q", seed, got, want)
 		}
 		for _, reason := range want {
-			for _, part := range []string{"not found", "non-existent pers", "being deleted", "not created for", "unbound immediate",
-				"ReadWriteOncePod", volumeElsewhere, noVolumeToBind, "no available volume zone"} {
+			for _, part := range refusals() {
 				if strings.Contains(reason, part) {
 					seen[part]++
 				}
@@ -235,8 +238,7 @@ func TestVolumeOracles(t *testing.T) {
 			}
 		}
 	}
-	for _, part := range []string{"not found", "non-existent pers", "being deleted", "not created for", "unbound immediate",
-		"ReadWriteOncePod", volumeElsewhere, noVolumeToBind, "no available volume zone", "no score", "a score"} {
+	for _, part := range append(refusals(), "no score", "a score") {
 		if seen[part] == 0 {
 			t.Errorf("no world shows %q", part)
 		}
@@ -259,68 +261,13 @@ func (w *world) volumes(t *testing.T) (out []string) {
 	for _, n := range round.nodes {
 		text := ""
 		for _, row := range round.state.table.predicates {
-			if strings.HasPrefix(row.name, "Volume") && (row.concerns == nil || row.concerns(d)) && !row.check(d, n, &round.cluster) {
+			if strings.Contains(row.name, "Volume") && (row.concerns == nil || row.concerns(d)) && !row.check(d, n, &round.cluster) {
 				text = strings.Join(row.words(d, n, &round.cluster), ", ")
 				break
 			}
 		}
 		if text == "" {
 			text = fmt.Sprint("score ", d.roomOn(n, &round.cluster))
-		}
-		out = append(out, text)
-	}
-	return out
-}
-
-// volumesOracle asks plugins of kube-scheduler one after another, as it does: factory, arguments, and again.
-func (w *world) volumesOracle(t *testing.T, plugins ...any) (out []string) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var objects []runtime.Object
-	for _, o := range w.others {
-		objects = append(objects, o)
-	}
-	snapshot := cache.NewSnapshot(w.placed, w.nodes)
-	state := framework.NewCycleState()
-	var infos []fwk.NodeInfo
-	for _, n := range w.nodes {
-		info, err := snapshot.NodeInfos().Get(n.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		infos = append(infos, info)
-	}
-	var filters []fwk.FilterPlugin
-	var scorer fwk.ScorePlugin
-	for i := 0; i < len(plugins); i += 2 {
-		args, _ := plugins[i+1].(runtime.Object)
-		plugin := plugintesting.SetupPluginWithInformers(ctx, t, plugins[i].(frameworkruntime.PluginFactory), args, snapshot, objects)
-		_, status := plugin.(fwk.PreFilterPlugin).PreFilter(ctx, state, w.pod, infos)
-		switch {
-		case status.IsSkip():
-		case !status.IsSuccess():
-			return []string{status.Message()}
-		default:
-			filters = append(filters, plugin.(fwk.FilterPlugin))
-			if s, scores := plugin.(fwk.ScorePlugin); scores {
-				scorer = s
-			}
-		}
-	}
-	for _, info := range infos {
-		text := ""
-		for _, f := range filters {
-			if text = f.Filter(ctx, state, w.pod, info).Message(); text != "" {
-				break
-			}
-		}
-		if text == "" {
-			score := int64(0)
-			if scorer != nil {
-				score, _ = scorer.Score(ctx, state, w.pod, info)
-			}
-			text = fmt.Sprint("score ", score)
 		}
 		out = append(out, text)
 	}

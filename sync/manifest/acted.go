@@ -251,7 +251,6 @@ var allowedValues = map[string][]string{
 
 	"PersistentVolumeSpec.persistentVolumeReclaimPolicy": {"Retain", "Delete"},
 	"CSIDriverSpec.seLinuxMount":                         {"false"},
-	"CSIDriverSpec.preventPodSchedulingIfMissing":        {"false"},
 }
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
