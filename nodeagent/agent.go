@@ -80,6 +80,7 @@ type Agent struct {
 	contentWake chan struct{} // wakes refresh
 	resizeWake  chan struct{} // wakes resizePods
 	tiersWake   chan struct{} // wakes keepTiers
+	growWake    chan struct{} // wakes growClaims
 	imagesWake  chan struct{} // wakes listImages
 	imageDir    string        // containerd's, on the file system of images and layers
 	summary     *stats.Collector
@@ -123,7 +124,8 @@ func New(opts Options) (*Agent, error) {
 		opts: opts, log: opts.Log.With("node", opts.NodeName), metrics: newMetrics(opts.Metrics),
 		records: pod.Records{Dir: filepath.Join(opts.agentDir(), "pods")},
 		changed: make(chan struct{}, 1), contentWake: make(chan struct{}, 1),
-		resizeWake: make(chan struct{}, 1), tiersWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
+		resizeWake: make(chan struct{}, 1), tiersWake: make(chan struct{}, 1),
+		growWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
 		connected: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
 		pods: map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
 		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),

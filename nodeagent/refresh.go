@@ -85,6 +85,9 @@ func (a *Agent) contentChanged(ref pods.Reference) {
 			continue
 		}
 		a.contentDue(p.UID())
+		if ref.Resource == pods.PersistentVolumeClaims {
+			poke(a.growWake)
+		}
 		p.Hear(pods.ContentNews(object, ref))
 	}
 }

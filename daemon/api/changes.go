@@ -76,6 +76,9 @@ func changes(s *storage) []*change {
 			{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport, node: rights.CheckPodStatus,
 				program: rights.CheckProgramPodStatus, prepare: strategy.PrepareStatus},
 		}
+	case "persistentvolumeclaims":
+		return []*change{{storage: s, subresource: "status", update: true, body: maxReport, size: maxReport,
+			node: rights.CheckClaimStatus, prepare: strategy.PrepareStatus}}
 	case "persistentvolumes":
 		return []*change{{storage: s, update: true, body: maxReport, size: maxReport, node: rights.CheckVolume,
 			prepare: strategy.PrepareUpdate}}

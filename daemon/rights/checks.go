@@ -201,6 +201,16 @@ func CheckVolume(self string, _ *view.View, new, old kinds.Object) error {
 	return nil
 }
 
+// CheckClaimStatus: a node tells that the volume of a claim that its pods mount has grown there, too.
+func CheckClaimStatus(self string, _ *view.View, new, old kinds.Object) error {
+	was, is := old.(*corev1.PersistentVolumeClaim), new.(*corev1.PersistentVolumeClaim)
+	if !kinds.GrowsOnNode(was) || !equality.Semantic.DeepEqual(is.Status, kinds.Grown(was).Status) {
+		return fmt.Errorf("node %s may only say of the claim %s/%s that its volume has grown as it was to", self, was.Namespace, was.Name)
+	}
+	keepMeta(new, old)
+	return nil
+}
+
 // CheckCSINode: a node tells of its own drivers, and what it tells ends with it.
 func CheckCSINode(self string, v *view.View, new, _ kinds.Object) error {
 	if new.GetName() != self {

@@ -275,6 +275,8 @@ func nodeWrites(self string, a Access, v *view.View) (Verdict, string) {
 		ok = change && a.Name == self
 	case "pods/status":
 		ok = change && (boundTo(self, a, v) || absent(a, v))
+	case "persistentvolumeclaims/status":
+		ok = change && refersTo(self, a, v, visitClaims)
 	case "persistentvolumes":
 		ok = change && (keeps(self, a, v) || a.Name != "" && a.Object(v) == nil)
 	case "csinodes.storage.k8s.io":

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -148,6 +149,52 @@ func TestNodeReadsClaims(t *testing.T) {
 			t.Errorf("n1: %s: %v %s, want %v", what, got, why, want)
 		}
 		if got, _ := Decide(Subject{Role: Node, Node: "n2"}, what, v, nil); got != Forbidden {
+			t.Errorf("n2: %s: %v", what, got)
+		}
+	}
+}
+
+// TestNodeTellsOfGrowth: a node says that a volume has grown that was to grow there, and nothing else of a claim.
+func TestNodeTellsOfGrowth(t *testing.T) {
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "data"},
+		Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound,
+			Capacity:           corev1.ResourceList{"storage": resource.MustParse("1Gi")},
+			AllocatedResources: corev1.ResourceList{"storage": resource.MustParse("2Gi")},
+			AllocatedResourceStatuses: map[corev1.ResourceName]corev1.ClaimResourceStatus{
+				"storage": corev1.PersistentVolumeClaimNodeResizePending},
+			Conditions: []corev1.PersistentVolumeClaimCondition{{Type: corev1.PersistentVolumeClaimFileSystemResizePending}}}}
+	grown := kinds.Grown(claim)
+	if got := grown.Status.Capacity["storage"]; got.String() != "2Gi" || len(grown.Status.Conditions) > 0 || kinds.GrowsOnNode(grown) {
+		t.Errorf("grown: %+v", grown.Status)
+	}
+	more := grown.DeepCopy()
+	more.Status.Capacity["storage"] = resource.MustParse("3Gi")
+	lost := grown.DeepCopy()
+	lost.Status.Phase = corev1.ClaimLost
+	for what, test := range map[string]struct {
+		old, new *corev1.PersistentVolumeClaim
+		ok       bool
+	}{
+		"as it was to": {claim, grown, true}, "further": {claim, more, false}, "and is lost": {claim, lost, false},
+		"again": {grown, grown, false},
+	} {
+		if err := CheckClaimStatus("n1", nil, test.new.DeepCopy(), test.old); (err == nil) != test.ok {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	v := view.Of(claim, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}, Spec: corev1.PodSpec{NodeName: "n1",
+		Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}}})
+	for what, want := range map[Access]Verdict{
+		{Verb: "update", Subresource: "status", Name: "data"}:  Allowed,
+		{Verb: "update", Subresource: "status", Name: "other"}: NotThisWay,
+		{Verb: "update", Name: "data"}:                         NotThisWay,
+	} {
+		what.Resource, what.Namespace = "persistentvolumeclaims", "shop"
+		if got, why := Decide(Subject{Role: Node, Node: "n1"}, what, v, nil); got != want {
+			t.Errorf("n1: %s: %v %s, want %v", what, got, why, want)
+		}
+		if got, _ := Decide(Subject{Role: Node, Node: "n2"}, what, v, nil); got != NotThisWay {
 			t.Errorf("n2: %s: %v", what, got)
 		}
 	}

@@ -175,6 +175,15 @@ func (l Latest) ConfigMap(ctx context.Context, namespace, name string) (*corev1.
 	return got.(*corev1.ConfigMap), nil
 }
 
+// PersistentVolumeClaim is as the store's.
+func (l Latest) PersistentVolumeClaim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	got, err := l.store.latest(ctx, pods.Reference{Resource: pods.PersistentVolumeClaims, Namespace: namespace, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*corev1.PersistentVolumeClaim), nil
+}
+
 // Secret is as the store's.
 func (l Latest) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	got, err := l.store.latest(ctx, pods.Reference{Resource: pods.Secrets, Namespace: namespace, Name: name})

@@ -104,6 +104,37 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// TestGrow: a volume grows where it is mounted, and nowhere else.
+func TestGrow(t *testing.T) {
+	b := newBench(t)
+	b.startNode()
+	b.startDriver("a.sock")
+	b.registered(true)
+	v := b.volume(b.pod("u1"), b.make("one"))
+	if err := b.manager.Grow(t.Context(), v, 2<<20); err == nil || b.calls("NodeExpandVolume") != 0 {
+		t.Errorf("a volume that is not mounted grows: %v", err)
+	}
+	if _, err := b.manager.Publish(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.manager.Grow(t.Context(), v, 2<<20); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := b.calls("NodeExpandVolume"); n != 2 {
+		t.Errorf("called %d times", n)
+	}
+	b.faults("NodeExpandVolume fail")
+	if err := b.manager.Grow(t.Context(), v, 4<<20); err == nil || !strings.Contains(err.Error(), "NodeExpandVolume was told to fail") {
+		t.Errorf("a failure: %v", err)
+	}
+	if err := b.manager.Unpublish(t.Context(), "u1"); err != nil {
+		t.Error(err)
+	}
+	b.clean()
+}
+
 // TestHang: a call that hangs keeps no other pod from its volumes; what it was for is undone when its pod ends.
 func TestHang(t *testing.T) {
 	b := newBench(t)
