@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -84,14 +85,19 @@ func (c csiCluster) Token(ctx context.Context, o *corev1.Pod, p *corev1.ServiceA
 	return c.tokens.Get(ctx, o, p)
 }
 
-// InUse implements csi.Cluster.
-func (c csiCluster) InUse(volume string) bool {
-	s := c.cluster.Snapshot()
-	if s == nil {
-		return false
+// InUse implements csi.Cluster. The node asks for itself: what it follows of nodes has no status.
+func (c csiCluster) InUse(ctx context.Context, volume string) (bool, error) {
+	api := c.api()
+	if api == nil {
+		return false, errors.New("not connected to the API")
 	}
-	n := s.Node(c.opts.NodeName)
-	return n != nil && slices.Contains(n.Status.VolumesInUse, corev1.UniqueVolumeName(volume))
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	n, err := api.CoreV1().Nodes().Get(ctx, c.opts.NodeName, metav1.GetOptions{})
+	if err != nil {
+		return false, err
+	}
+	return slices.Contains(n.Status.VolumesInUse, corev1.UniqueVolumeName(volume)), nil
 }
 
 // csiNode is the API as it is told of a node's drivers.

@@ -118,12 +118,12 @@ func (b *bench) Token(_ context.Context, pod *corev1.Pod, p *corev1.ServiceAccou
 	return "x.eyJleHAiOjE3MDAwMDAwMDB9.y", nil
 }
 
-func (b *bench) InUse(volume string) bool {
+func (b *bench) InUse(_ context.Context, volume string) (bool, error) {
 	b.mu.Lock()
 	hidden := b.notInUse
 	b.mu.Unlock()
 	used, err := b.manager.InUse()
-	return err == nil && !hidden && slices.Contains(used, corev1.UniqueVolumeName(volume))
+	return !hidden && slices.Contains(used, corev1.UniqueVolumeName(volume)), err
 }
 
 // startNode runs the node's manager, as after a start of the agent.

@@ -30,7 +30,7 @@ type Cluster interface {
 	// Token is one of the pod's service account.
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
 	// InUse says that the cluster knows that this node uses a volume, by the name that it has in a node's status.
-	InUse(volume string) bool
+	InUse(ctx context.Context, volume string) (bool, error)
 }
 
 // Options are what a Manager needs; all of them are required.

@@ -1,6 +1,7 @@
 package csi
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -255,11 +256,13 @@ func (m *Manager) awaitAttached(ctx context.Context, v *Volume, r record) (map[s
 			last = fmt.Errorf("volume attachment %v is of node %s and driver %s", r.Attachment, a.Spec.NodeName, a.Spec.Attacher)
 		case a.DeletionTimestamp != nil:
 			last = errors.New("volume attachment is being deleted")
-		case a.Status.Attached && m.opts.Cluster.InUse(r.volume()):
-			return a.Status.AttachmentMetadata, nil
 		case a.Status.Attached:
+			known, err := m.opts.Cluster.InUse(ctx, r.volume())
+			if known && err == nil {
+				return a.Status.AttachmentMetadata, nil
+			}
 			//nolint:staticcheck // the kubelet's words
-			last = errors.New("Volume has not been added to the list of VolumesInUse in the node's volume status")
+			last = cmp.Or(err, errors.New("Volume has not been added to the list of VolumesInUse in the node's volume status"))
 		case a.Status.AttachError != nil:
 			last = errors.New(a.Status.AttachError.Message)
 		default:
