@@ -71,6 +71,8 @@ type Sight interface {
 	Controlled(types.UID) iter.Seq[Object]
 	// Pod judges a pod. Who asks reads podReads.
 	Pod(*corev1.Pod) Health
+	// Silence says since when a node that counts as silent has not been heard of; empty for any other.
+	Silence(node string) string
 	// Once returns what find did when it was first asked by that name: what many objects depend on is found once for all.
 	Once(name string, find func() string) string
 	// Now is the moment.

@@ -3,6 +3,7 @@ package kinds
 import (
 	"cmp"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -11,6 +12,35 @@ import (
 // NodeServiceRules is the condition by which a node tells whether its kernel has the rules of all services. A node that
 // says nothing of it has them. It is no condition of Kubernetes: there nobody is told.
 const NodeServiceRules corev1.NodeConditionType = "ServiceRules"
+
+// NodeDrained is the condition by which a node that is being drained tells how far that is: False while pods are to leave it. It is no
+// condition of Kubernetes, where who drains is the one that knows.
+const NodeDrained corev1.NodeConditionType = "Drained"
+
+// What the manifest of a node may ask for, as annotations whose value is "true".
+const (
+	// DrainNode asks that pods leave the node, and that no others come.
+	DrainNode = "lockstep.dev/drain"
+	// DrainLocalData asks that pods leave, too, whose claims have their data on this node alone.
+	DrainLocalData = "lockstep.dev/drain-local-data"
+	// RemoveNode asks that the node is taken out of the cluster, as "lockstep node remove" does.
+	RemoveNode = "lockstep.dev/remove"
+	// LeaveData says that data of claims stay on the machine of a node that is removed.
+	LeaveData = "lockstep.dev/leave-data"
+)
+
+// ClockSkew is the annotation of a node's heartbeat that says how far its clock is ahead of the control plane's, or, below zero, behind;
+// it is there where that is more than a request takes.
+const ClockSkew = "lockstep.dev/clock-skew"
+
+// NodeClock is the condition by which that is told of a node. It is no condition of Kubernetes.
+const NodeClock corev1.NodeConditionType = "ClockInSync"
+
+// AgentLabels is the annotation in which a node's agent lists the labels that it was started with, sorted and between commas.
+const AgentLabels = "lockstep.dev/agent-labels"
+
+// Asked says that a node's annotation of that name is "true".
+func Asked(n *corev1.Node, annotation string) bool { return n.Annotations[annotation] == "true" }
 
 // NodeOf is the node that a pod is bound to; empty for one that is bound to none, and for whatever is no pod.
 func NodeOf(o Object) string {
@@ -46,6 +76,55 @@ func NodeCondition(n *corev1.Node, t corev1.NodeConditionType) *corev1.NodeCondi
 		}
 	}
 	return nil
+}
+
+// OwnedLabels are those that every node's agent reports of its machine.
+func OwnedLabels() []string {
+	return []string{
+		corev1.LabelHostname, corev1.LabelOSStable, corev1.LabelArchStable, "beta.kubernetes.io/os", "beta.kubernetes.io/arch",
+	}
+}
+
+// OwnedTaints are the taints that follow a node's conditions and its cordon, by key: the cluster itself sets them and takes them away.
+func OwnedTaints() []string {
+	return []string{
+		corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, corev1.TaintNodeMemoryPressure, corev1.TaintNodeDiskPressure,
+		corev1.TaintNodePIDPressure, corev1.TaintNodeNetworkUnavailable, corev1.TaintNodeUnschedulable,
+	}
+}
+
+// OutOfService says that somebody has said of a node that its machine is off: Kubernetes' taint for that.
+func OutOfService(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
+}
+
+// heartbeats are what tells for how long a node has been silent.
+func heartbeats() []Read {
+	return []Read{{coordination().WithKind("Lease"), func(_, _ Object) bool { return false }}}
+}
+
+// nodeHealth is of a node that a manifest states: it is ready, unless it is meant not to be; or its pods have left it, where that is
+// asked for.
+func nodeHealth(n *corev1.Node, see Sight) Health {
+	if Asked(n, DrainNode) {
+		switch c := NodeCondition(n, NodeDrained); {
+		case c == nil:
+			return Health{Cause: "draining"}
+		case c.Status != corev1.ConditionTrue:
+			return Health{Cause: "draining: " + c.Message}
+		}
+		return Health{State: Healthy}
+	}
+	c := NodeCondition(n, corev1.NodeReady)
+	switch {
+	case c != nil && c.Status == corev1.ConditionTrue, OutOfService(n), n.Spec.Unschedulable:
+		return Health{State: Healthy}
+	case c == nil:
+		return Health{Cause: "has not said yet whether it is ready"}
+	case c.Status == corev1.ConditionUnknown:
+		return Health{State: Failed, Cause: "NotReady", Silence: see.Silence(n.Name)}
+	}
+	return Health{State: Failed, Cause: "NotReady: " + c.Message}
 }
 
 // withoutRules says which nodes tell that they cannot write the rules of services; empty: none does. Any node may be where

@@ -71,8 +71,8 @@ func table() []*Kind {
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Node, corev1.NodeList](core(), "nodes", "no", Columns{
-			Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
-			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+			Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: judged(nodeHealth, heartbeats()...), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[coordinationv1.Lease, coordinationv1.LeaseList](coordination(), "leases", "", Columns{
 			Namespaced: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),

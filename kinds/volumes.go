@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -23,6 +24,38 @@ const bindingTakes = 10 * time.Second
 // BindsLate says that claims of a class get their volumes once a pod mounts them; nil, a class that is not there, says no.
 func BindsLate(class *storagev1.StorageClass) bool {
 	return class != nil && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+}
+
+// DataOnlyOn says whether a volume's data are on the machine of one node, of all nodes that there are.
+func DataOnlyOn(pv *corev1.PersistentVolume, node string, nodes iter.Seq[*corev1.Node]) bool {
+	if of := LocalPathOf(pv); of != "" {
+		return of == node
+	}
+	if PathOnNode(pv) == "" || pv.Spec.NodeAffinity == nil {
+		return false
+	}
+	there := false
+	for n := range nodes {
+		if volume.CheckNodeAffinity(pv, n.Labels) != nil {
+			continue
+		}
+		if n.Name != node {
+			return false
+		}
+		there = true
+	}
+	return there
+}
+
+// PathOnNode is where a volume is on its node; empty: it is elsewhere.
+func PathOnNode(pv *corev1.PersistentVolume) string {
+	switch s := pv.Spec.PersistentVolumeSource; {
+	case s.Local != nil:
+		return s.Local.Path
+	case s.HostPath != nil:
+		return s.HostPath.Path
+	}
+	return ""
 }
 
 func claimRule() Rule {

@@ -16,6 +16,7 @@ import (
 	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
 	"lockstep/reconcilers/disruption"
+	"lockstep/reconcilers/drain"
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/ephemeral"
@@ -35,6 +36,7 @@ import (
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
 	"lockstep/reconcilers/statefulset"
+	"lockstep/reconcilers/tainteviction"
 	"lockstep/reconcilers/ttl"
 	"lockstep/store/view"
 )
@@ -66,6 +68,7 @@ func decided() map[string]loop.Reconciler {
 		"daemonset/testdata":                         daemonset.New(),
 		"deployment/testdata":                        deployment.New(),
 		"disruption/testdata":                        disruption.New(),
+		"drain/testdata":                             drain.New(),
 		"endpoints/testdata":                         endpoints.New(nil),
 		"endpoints/testdata/stated":                  endpoints.New(func(*view.View, kinds.Key) bool { return true }),
 		"endpointslice/testdata":                     endpointslice.New(),
@@ -81,6 +84,8 @@ func decided() map[string]loop.Reconciler {
 		"namespace/testdata":                         namespace.New(),
 		"nodecidr/testdata":                          nodecidr.New(prefixes("10.42.0.0/22")),
 		"nodelifecycle/testdata":                     nodelifecycle.New(),
+		"nodelifecycle/testdata/evictions":           nodelifecycle.Evictions(),
+		"tainteviction/testdata":                     tainteviction.New(),
 		"localpath/testdata/provisioner":             localpath.Provisioner(),
 		"localpath/testdata/reclaimer":               localpath.Reclaimer(nil),
 		"persistentvolume/testdata/claims":           persistentvolume.Claims(),

@@ -12,6 +12,7 @@ import (
 	"lockstep/reconcilers/daemonset"
 	"lockstep/reconcilers/deployment"
 	"lockstep/reconcilers/disruption"
+	"lockstep/reconcilers/drain"
 	"lockstep/reconcilers/endpoints"
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/engine"
@@ -30,6 +31,7 @@ import (
 	"lockstep/reconcilers/serviceaccount"
 	"lockstep/reconcilers/serviceip"
 	"lockstep/reconcilers/statefulset"
+	"lockstep/reconcilers/tainteviction"
 	"lockstep/reconcilers/ttl"
 	"lockstep/store/view"
 )
@@ -68,6 +70,9 @@ func All(o Options) []engine.Reconciler {
 		resourcequota.New(),
 		nodecidr.New(set.PodCIDRs),
 		nodelifecycle.New(),
+		nodelifecycle.Evictions(),
+		tainteviction.New(),
+		drain.New(),
 		serviceip.New(serviceip.Options{CIDRs: set.ServiceCIDRs, NodePorts: set.NodePorts, Reserved: set.Reserved()}),
 		persistentvolume.Claims(),
 		persistentvolume.Volumes(),

@@ -81,8 +81,11 @@ func (s *cronSim) account() {
 // rest goes on until nothing is left to do within the next seconds.
 func (s *cronSim) rest() {
 	for quiet := 0; quiet < 3; {
-		if s.step.Step(s.t.Context()) || s.node() {
+		wrote, looked := s.turn()
+		if wrote || !looked && s.node() {
 			quiet = 0
+			continue
+		} else if looked {
 			continue
 		}
 		quiet++

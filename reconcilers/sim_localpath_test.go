@@ -118,9 +118,12 @@ func (d *disks) settled() {
 		if turns > 50_000 {
 			d.t.Fatal("the cluster does not settle")
 		}
-		if d.step.Step(d.t.Context()) || d.agent() {
+		wrote, looked := d.turn()
+		if wrote || !looked && d.agent() {
 			d.clock.Step(time.Millisecond) // events are named by their time
 			quiet = 0
+			continue
+		} else if looked {
 			continue
 		}
 		quiet++

@@ -48,6 +48,8 @@ type sim struct {
 	// acts is what a node does when a write races with it; nil: kubelet.
 	acts func() bool
 	uids int
+	// commits counts the engine's.
+	commits int
 	// stated are what a source states; what else is put is nobody's.
 	stated map[kinds.Key]bool
 }
@@ -110,6 +112,7 @@ func (s *sim) Commit(ctx context.Context, groups ...store.Group) []store.Result 
 			}
 		}
 	}
+	s.commits += len(groups)
 	out := make([]store.Result, len(groups))
 	for i, g := range groups {
 		out[i] = s.store.Commit(ctx, g)[0]
@@ -259,6 +262,14 @@ func (s *sim) run(n int) {
 	}
 }
 
+// turn is one of the reconcilers', and says whether they wrote anything in it, or only looked, as every few seconds whether a node has
+// fallen silent.
+func (s *sim) turn() (wrote, looked bool) {
+	before := s.commits
+	looked = s.step.Step(context.Background())
+	return s.commits > before, looked
+}
+
 // settle goes on until nothing is left to do within the next seconds.
 func (s *sim) settle() {
 	s.t.Helper()
@@ -267,8 +278,11 @@ func (s *sim) settle() {
 		if turns > 200_000 {
 			s.t.Fatal("the cluster does not settle")
 		}
-		if s.step.Step(context.Background()) || s.kubelet() {
+		wrote, looked := s.turn()
+		if wrote || !looked && s.kubelet() {
 			quiet = 0
+			continue
+		} else if looked {
 			continue
 		}
 		quiet++

@@ -286,15 +286,45 @@ func (c *change) renewLease(ctx context.Context, key kinds.Key, old kinds.Object
 	if err := rights.CheckLease(identityOf(ctx).Node, nil, lease, nil); err != nil {
 		return nil, c.refused(c.store.View(), "update", key, err)
 	}
-	if err := cmp.Or(honest(lease, c.now()), c.fits(lease, old)); err != nil {
+	now := c.now()
+	noteSkew(lease, old.(*coordinationv1.Lease), now)
+	if err := cmp.Or(honest(lease, now), c.fits(lease, old)); err != nil {
 		return nil, err
 	}
+	lease.Spec.RenewTime = &metav1.MicroTime{Time: now} // by one clock, the server's
 	lease.UID, lease.CreationTimestamp, lease.ResourceVersion = old.GetUID(), old.GetCreationTimestamp(), old.GetResourceVersion()
 	if errs := strategy.PrepareUpdate(lease, old); len(errs) > 0 && old.GetUID() != "" {
 		return nil, apierrors.NewInvalid(c.kind.GroupKind(), key.Name, errs)
 	}
 	c.store.Renew(key.Name, lease)
 	return lease, nil
+}
+
+const (
+	// aheadMost is how far a node's clock may be ahead before that is noted: those of two machines that keep time differ by less.
+	aheadMost = 2 * time.Second
+	// behindMost is how far it may be behind: a heartbeat that is on its way for long looks so, too.
+	behindMost = 5 * time.Second
+)
+
+// noteSkew notes in a heartbeat how far its node's clock is off. It is the server's to note; what it noted before holds where it is about
+// the same.
+func noteSkew(lease, old *coordinationv1.Lease, now time.Time) {
+	delete(lease.Annotations, kinds.ClockSkew)
+	if lease.Spec.RenewTime == nil {
+		return
+	}
+	off := lease.Spec.RenewTime.Sub(now)
+	if off <= aheadMost && off >= -behindMost {
+		return
+	}
+	if before, err := time.ParseDuration(old.Annotations[kinds.ClockSkew]); err == nil && (off-before).Abs() <= aheadMost {
+		off = before
+	}
+	if lease.Annotations == nil {
+		lease.Annotations = map[string]string{}
+	}
+	lease.Annotations[kinds.ClockSkew] = off.Round(time.Second).String()
 }
 
 // Delete implements rest.GracefulDeleter: a node ends a pod that it has stopped, a program what is its own.

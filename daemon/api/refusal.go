@@ -46,7 +46,7 @@ func (s *server) instead(v *view.View, a rights.Access) string {
 	case "exec", "attach", "ephemeralcontainers":
 		return "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
 	case "eviction":
-		return "nothing drains a node yet: " + nodeInstead("NAME")
+		return "the manifest of a node drains it: its annotation " + kinds.DrainNode + `: "true"` + s.way(v, nodes(a)).push
 	case "portforward", "proxy":
 		return "connections go by Services: from outside the cluster, state one of type NodePort"
 	case "scale":
@@ -54,7 +54,7 @@ func (s *server) instead(v *view.View, a rights.Access) string {
 	}
 	kind := a.Kind()
 	if kind != nil && kind.Kind == "Node" {
-		return s.insteadOfNode(a)
+		return s.insteadOfNode(v, a)
 	}
 	if kind == nil || !kind.Declarable {
 		return ""
@@ -88,21 +88,23 @@ func (s *server) instead(v *view.View, a rights.Access) string {
 	}
 }
 
-// insteadOfNode says what there is to do with a node: no cordon and no drain.
-func (s *server) insteadOfNode(a rights.Access) string {
+// insteadOfNode says what there is to do with a node.
+func (s *server) insteadOfNode(v *view.View, a rights.Access) string {
 	switch {
 	case a.Verb == "create":
 		return "a machine becomes one by lockstep agent, with a token of lockstep token create"
 	case a.Verb == "delete" || a.Verb == "deletecollection":
-		return nodeInstead(cmp.Or(a.Name, "NAME"))
+		return fmt.Sprintf("lockstep node remove %s, on a server, takes the node out of the cluster, as does the annotation %s: \"true\" "+
+			"in its manifest, and its pods are replaced elsewhere", cmp.Or(a.Name, "NAME"), kinds.RemoveNode)
 	}
-	return "there is no cordon and no drain yet: " + nodeInstead(cmp.Or(a.Name, "NAME")) + "; a node's labels are those its agent " +
-		"starts with (--label), its taints those it first joins with (--taint)"
+	return fmt.Sprintf("a manifest of kind Node, with this name, sets its labels, annotations and taints, spec.unschedulable (cordon) and "+
+		"the annotation %s: \"true\" (drain)", kinds.DrainNode) + s.way(v, a).push
 }
 
-// nodeInstead is how a node loses its pods.
-func nodeInstead(name string) string {
-	return fmt.Sprintf("lockstep node remove %s, on a server, takes the node out of the cluster, and its pods are replaced elsewhere", name)
+// nodes is the access of who asks, to nodes.
+func nodes(a rights.Access) rights.Access {
+	a.Resource, a.Subresource, a.Namespace, a.Name = "nodes", "", "", ""
+	return a
 }
 
 // declared says whether a manifest states the object itself.

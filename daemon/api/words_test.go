@@ -24,9 +24,11 @@ func TestRefusalsSayWhatInstead(t *testing.T) {
 			"kubectl logs and kubectl describe say what it does"
 		made     = pod + "it is made for Deployment shop/cart: change that one and push"
 		asked    = "lockstep validate checks manifests, and lockstep plan shows what a push would change"
-		nodes    = toGit + "nodes are made by the cluster itself, no manifest states them; "
-		removal  = "lockstep node remove n1, on a server, takes the node out of the cluster, and its pods are replaced elsewhere"
-		noCordon = nodes + "there is no cordon and no drain yet: " + removal
+		nodes    = elsewhere
+		removal  = `lockstep node remove n1, on a server, takes the node out of the cluster, as does the annotation ` +
+			`lockstep.dev/remove: "true"` + " in its manifest, and its pods are replaced elsewhere"
+		noCordon = nodes + "a manifest of kind Node, with this name, sets its labels, annotations and taints, " +
+			`spec.unschedulable (cordon) and the annotation lockstep.dev/drain: "true" (drain) and push`
 		secret   = `viewers cannot read Secrets, which kubectl apply, edit and diff begin with; ` +
 			`a Secret is stated in Git as everything else: ` +
 			"its manifests are in source main (https://git.example/shop.git, branch main); add or change it there and push"
@@ -69,7 +71,7 @@ func TestRefusalsSayWhatInstead(t *testing.T) {
 		"edit secret cart-1-a -n shop":                             secret,
 		"get secret cart-1-a -n shop":                              secret,
 		"create -f testdata/words/secret.yaml":                     elsewhere + "add it there and push",
-		"create --raw /api/v1/namespaces/shop/pods/cart-1-a/eviction -f testdata/words/eviction.json": "nothing drains a node yet: ",
+		"create --raw /api/v1/namespaces/shop/pods/cart-1-a/eviction -f testdata/words/eviction.json": "the manifest of a node drains it",
 		"run x --image=x": elsewhere + "add it there and push",
 		"expose deployment cart -n shop --port 80 --name other": elsewhere + "add it there and push",
 		"get pods --as somebody":                                `User "alice" cannot impersonate resource "users"`,

@@ -34,6 +34,11 @@ func CheckNode(self string, _ *view.View, new, old kinds.Object) error {
 		if !reflect.DeepEqual(n.OwnerReferences, before.OwnerReferences) || !slices.Equal(n.Finalizers, before.Finalizers) {
 			return fmt.Errorf("node %s may not change its owners or finalizers", self)
 		}
+		for _, asks := range []string{kinds.DrainNode, kinds.DrainLocalData, kinds.RemoveNode, kinds.LeaveData} {
+			if n.Annotations[asks] != before.Annotations[asks] {
+				return fmt.Errorf("node %s may not change its annotation %s", self, asks)
+			}
+		}
 	} else if err := unowned(n); err != nil {
 		return err
 	} else if n.Spec.PodCIDR != "" || len(n.Spec.PodCIDRs) > 0 {

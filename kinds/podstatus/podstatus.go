@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Sidecar says that an init container runs on beside those that come after it.
@@ -123,4 +124,25 @@ func UnmetGates(pod *corev1.Pod, s *corev1.PodStatus) string {
 func Preempted(s *corev1.PodStatus) bool {
 	c := Condition(s, corev1.DisruptionTarget)
 	return c != nil && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+}
+
+// Disrupted notes in a pod's status that it is about to end for a reason that is not its own, in the words that are given.
+func Disrupted(p *corev1.Pod, reason, message string, now time.Time) {
+	is := corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason, Message: message,
+		LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+	}
+	if p.Status.ObservedGeneration != 0 {
+		is.ObservedGeneration = p.Generation
+	}
+	c := Condition(&p.Status, corev1.DisruptionTarget)
+	switch {
+	case c == nil:
+		p.Status.Conditions = append(p.Status.Conditions, is)
+	default:
+		if c.Status == is.Status {
+			is.LastTransitionTime = c.LastTransitionTime
+		}
+		*c = is
+	}
 }

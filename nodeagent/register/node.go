@@ -25,11 +25,12 @@ import (
 )
 
 const (
-	// Kubernetes' figures: a lease of 40 s renewed every 10 s, status on
-	// change and every 5 min.
-	leaseDuration = 40
-	heartbeat     = 10 * time.Second
-	statusPeriod  = 5 * time.Minute
+	// leaseDuration in seconds is how long a node may be silent, heartbeat how often it renews: of five renewals four may be lost. In
+	// Kubernetes they are 40 and 10 s.
+	leaseDuration = 10
+	heartbeat     = 2 * time.Second
+	// statusPeriod is Kubernetes' of a status in which nothing has changed.
+	statusPeriod = 5 * time.Minute
 	// reportRetry is the pause after a report that failed.
 	reportRetry = time.Second
 	// answeredPause is that before the next one where another request was answered meanwhile: it bounds how often it is tried
@@ -214,7 +215,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 		}
 		failed := err
 		began := time.Now()
-		err = r.renew(ctx, now)
+		err = r.renew(ctx, began)
 		r.tell("lease", began, err)
 		warn("cannot renew node lease", err)
 		failed = errors.Join(failed, err)
@@ -248,6 +249,7 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	labels, annotations := r.marks()
+	annotations = r.said(annotations)
 	nodes := r.Client.CoreV1().Nodes()
 	node, err := nodes.Get(ctx, r.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -263,15 +265,14 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 			return false, fmt.Errorf("cannot label node %s: %w", r.Name, err)
 		}
 	}
-	status := Status(r.Name, node.Status, r.State(ctx), now)
-	if !force && sameStatus(node.Status, status) {
+	state := r.State(ctx)
+	if !force && sameStatus(node.Status, Status(r.Name, node.Status, state, now)) {
 		return false, nil
 	}
 	node = node.DeepCopy()
-	// Others write the node's spec, several of them when it is new: with what they wrote it is tried again.
+	// Others write the node's spec and conditions, several of them when it is new: with what they wrote it is tried again.
 	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		status.VolumesAttached = node.Status.VolumesAttached // the control plane's
-		node.Status = status
+		node.Status = Status(r.Name, node.Status, state, now)
 		_, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
 		if apierrors.IsConflict(err) {
 			if now, again := nodes.Get(ctx, r.Name, metav1.GetOptions{}); again == nil {
@@ -313,6 +314,16 @@ func marked(n *corev1.Node, labels, annotations map[string]string) (*corev1.Node
 		maps.Copy(*with.has, with.want)
 	}
 	return out, !maps.Equal(out.Labels, n.Labels) || !maps.Equal(out.Annotations, n.Annotations)
+}
+
+// said are annotations with the labels that the node was started with, of which no manifest can give it another value.
+func (r *Reporter) said(annotations map[string]string) map[string]string {
+	if len(r.Labels) == 0 {
+		return annotations
+	}
+	said := map[string]string{kinds.AgentLabels: strings.Join(slices.Sorted(maps.Keys(r.Labels)), ",")}
+	maps.Copy(said, annotations)
+	return said
 }
 
 // sameStatus compares all but the heartbeat times.

@@ -18,11 +18,10 @@ import (
 
 const (
 	// Period is how often a server renews its lease: of three renewals two may be lost.
-	Period = 5 * time.Second
-	// Patience is how long a lease counts after it was renewed, as long as Kubernetes' entry of an API server. While etcd is
-	// away it runs out before any node seems silent: a heartbeat in the view is at most 20 s old by then, and 40 s are a
-	// node's.
-	Patience = 15 * time.Second
+	Period = 2 * time.Second
+	// Patience is how long a lease counts after it was renewed; Kubernetes' entry of an API server lasts 15 s. While etcd is away it
+	// runs out before any node seems silent: a heartbeat in the view is at most 4 s old when etcd goes, and 10 s are a node's.
+	Patience = 6 * time.Second
 	// keep is how long the lease of a server that is gone is kept: Kubernetes' own lasts as long.
 	keep = time.Hour
 

@@ -116,6 +116,11 @@ func (rules writeRules) check(v *view.View, owner kinds.Object, d loop.Decision)
 		if kind := kinds.ForResource(drop.Key.GroupResource()); !rules[kind].Delete {
 			return fmt.Errorf("%v is dropped, but deleting is not declared", drop.Key)
 		}
+		if drop.As != nil {
+			if err := rules.checkChange(v, drop.Key, drop.As); err != nil {
+				return err
+			}
+		}
 	}
 	if d.Status != nil {
 		if err := rules.checkChange(v, kinds.KeyOf(d.Status), d.Status); err != nil {

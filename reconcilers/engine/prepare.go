@@ -213,7 +213,15 @@ func (p *preparation) drop(drop loop.Drop) {
 	if old == nil || old.GetUID() != drop.UID {
 		return
 	}
-	changed, gone := p.rules.Delete(old, p.now, nil)
+	last := old
+	if drop.As != nil {
+		var errs field.ErrorList
+		if last, errs = p.updated(drop.As, old); len(errs) > 0 {
+			p.refused = append(p.refused, refused{drop.Key, invalid(drop.Key, errs), nil})
+			return
+		}
+	}
+	changed, gone := p.rules.Delete(last, p.now, nil)
 	if drop.Now && len(old.GetFinalizers()) == 0 {
 		gone = true
 	}

@@ -8,7 +8,6 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
@@ -44,8 +43,11 @@ func Pods() loop.Reconciler {
 				},
 			},
 			{
-				Kind: kinds.For[*corev1.Node](), How: "when it is gone: its pods", Keys: podsOfGone,
-				Changed: func(old, new kinds.Object) bool { return false },
+				Kind: kinds.For[*corev1.Node](), How: "when it is gone, or out of service: its pods", Keys: podsOfGone,
+				Changed: func(old, new kinds.Object) bool {
+					a, b := old.(*corev1.Node), new.(*corev1.Node)
+					return kinds.OutOfService(a) != kinds.OutOfService(b) || kinds.NodeReady(a) != kinds.NodeReady(b)
+				},
 			},
 			{Kind: kinds.For[*batchv1.Job](), How: "whether it has counted a pod; wakes nothing"},
 		},
@@ -65,13 +67,19 @@ func boundOrGoing(v *view.View, o kinds.Object) []kinds.Key {
 	return loop.Self(v, o)
 }
 
+// offDuty is why pods go that their node has not ended: somebody has said that it is off.
+const offDuty = "its node is out of service"
+
 func podsOfGone(v *view.View, node kinds.Object) []kinds.Key {
-	if v.Get(kinds.KeyOf(node)) != nil {
+	now, there := v.Get(kinds.KeyOf(node)).(*corev1.Node)
+	if there && !kinds.OutOfService(now) {
 		return nil
 	}
 	var keys []kinds.Key
 	for p := range v.PodsOnNode(node.GetName()) {
-		keys = append(keys, kinds.KeyOf(p))
+		if !there || p.DeletionTimestamp != nil {
+			keys = append(keys, kinds.KeyOf(p))
+		}
 	}
 	return keys
 }
@@ -96,8 +104,14 @@ func decidePod(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error
 		}
 		return drop("it is being deleted and was never bound")
 	}
-	if _, ok := view.Get[*corev1.Node](v, "", p.Spec.NodeName); ok {
-		return loop.Decision{}, nil
+	if node, ok := view.Get[*corev1.Node](v, "", p.Spec.NodeName); ok {
+		if p.DeletionTimestamp == nil || kinds.NodeReady(node) || !kinds.OutOfService(node) {
+			return loop.Decision{}, nil
+		}
+		if job != nil {
+			return lost(p, offDuty, now), nil
+		}
+		return drop(offDuty)
 	}
 	if due := p.CreationTimestamp.Add(quarantine); due.After(now) {
 		return loop.Decision{Again: due}, nil
@@ -124,10 +138,9 @@ func lost(p *corev1.Pod, why string, now time.Time) loop.Decision {
 	}
 	failed := p.DeepCopy()
 	failed.Status.Phase = corev1.PodFailed
-	failed.Status.Conditions = append(failed.Status.Conditions, corev1.PodCondition{
-		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
-		Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
-	})
+	if why != offDuty { // of that one Kubernetes says nothing more than before
+		podstatus.Disrupted(failed, "DeletionByPodGC", "PodGC: node no longer exists", now)
+	}
 	return loop.Decision{Wants: []loop.Want{{Object: failed, Reason: why}}, Again: now.Add(heldPeriod)}
 }
 

@@ -33,7 +33,7 @@ func New() loop.Reconciler {
 		Writes: []loop.Write{
 			{
 				Kind: kinds.For[*corev1.Pod](), Create: true, Delete: true, Children: true,
-				Fields: []string{"metadata.ownerReferences", "metadata.annotations"},
+				Fields: []string{"metadata.ownerReferences", "metadata.annotations." + kinds.LetGo},
 				Shared: map[string]string{"metadata.ownerReferences": loop.OwnReference},
 			},
 			{Kind: kinds.For[*batchv1.Job](), Fields: []string{"status"}},

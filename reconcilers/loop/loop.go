@@ -119,7 +119,9 @@ type Drop struct {
 	Reason string
 	// Now deletes at once: a pod with grace period 0, a namespace although it was not finalized. Only an object with
 	// metadata.finalizers stays until they are gone.
-	Now  bool
+	Now bool
+	// As is the object with what is to be written of it as it goes, in the same write, where it stays until its end; nil: nothing.
+	As   kinds.Object
 	Done *Event
 }
 

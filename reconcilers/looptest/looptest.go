@@ -141,6 +141,11 @@ func Text(v *view.View, key kinds.Key, d loop.Decision) string {
 			verb = "drop at once"
 		}
 		fmt.Fprintf(&b, "%s %v: %s\n", verb, drop.Key, drop.Reason)
+		if drop.As != nil {
+			for _, line := range engine.Changes(v.Get(drop.Key), drop.As) {
+				fmt.Fprintf(&b, "    %s\n", line)
+			}
+		}
 		writeEvent(&b, "    done: ", drop.Done)
 	}
 	if d.Status != nil {

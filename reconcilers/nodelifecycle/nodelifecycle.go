@@ -3,7 +3,6 @@ package nodelifecycle
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -19,12 +18,15 @@ import (
 )
 
 const (
-	// grace is how long a node may be silent: Kubernetes' --node-monitor-grace-period was 40 s until 1.31; a heartbeat
-	// comes every 10 s, so three may be lost.
-	grace = 40 * time.Second
+	// grace is how long a node may be silent. Kubernetes' --node-monitor-grace-period is 50 s of heartbeats every 10 s; here one comes
+	// every 2 s, and is in the view within another second, so that four may be lost.
+	grace = 10 * time.Second
 	// startupGrace is how long a new node may take until its first heartbeat: Kubernetes' --node-startup-grace-period.
 	startupGrace = 60 * time.Second
 )
+
+// ownTaints is why two loops write the taints of nodes.
+const ownTaints = "one gives those that keep pods away, the other those that drive them out, each of its own keys and effect"
 
 // New returns the reconciler of nodes' lives. Silence is held against a node only while an API server runs, and since one
 // has run: while the control plane or etcd was away nobody could take heartbeats.
@@ -46,7 +48,8 @@ func New() loop.Reconciler {
 				},
 				// A heartbeat in time changes nothing: the timer finds it when it looks.
 				Changed: func(old, new kinds.Object) bool {
-					return renewal(new.(*coordinationv1.Lease)).Sub(renewal(old.(*coordinationv1.Lease))) > grace/2
+					return renewal(new.(*coordinationv1.Lease)).Sub(renewal(old.(*coordinationv1.Lease))) > grace/2 ||
+						new.GetAnnotations()[kinds.ClockSkew] != old.GetAnnotations()[kinds.ClockSkew]
 				},
 			},
 			{
@@ -68,7 +71,10 @@ func New() loop.Reconciler {
 			},
 		},
 		Writes: []loop.Write{
-			{Kind: node, Fields: []string{"spec.taints", "status.conditions"}},
+			{
+				Kind: node, Fields: []string{"spec.taints", "status.conditions"},
+				Shared: map[string]string{"spec.taints": ownTaints, "status.conditions": loop.OwnCondition},
+			},
 			{
 				Kind: kinds.For[*corev1.Pod](), Fields: []string{"status.conditions"},
 				Shared: map[string]string{"status.conditions": loop.OwnCondition},
@@ -122,6 +128,7 @@ func decide(v *view.View, key kinds.Key, now time.Time) loop.Decision {
 	if kinds.NodeSilent(changed) {
 		unreadyPods(v, node, now, &d)
 	}
+	tellClock(v, changed, now, &d)
 	taint(changed, now)
 	if !equality.Semantic.DeepEqual(node, changed) {
 		d.Wants = append(d.Wants, loop.Want{Object: changed, Reason: reason(node, changed)})
@@ -132,6 +139,9 @@ func decide(v *view.View, key kinds.Key, now time.Time) loop.Decision {
 func reason(old, new *corev1.Node) string {
 	if kinds.NodeSilent(new) && !kinds.NodeSilent(old) {
 		return "no heartbeat for " + grace.String()
+	}
+	if a, b := kinds.NodeCondition(old, kinds.NodeClock), kinds.NodeCondition(new, kinds.NodeClock); b != nil && (a == nil || *a != *b) {
+		return b.Message
 	}
 	return "taints follow the conditions"
 }
@@ -178,6 +188,37 @@ func silence(n *corev1.Node, now time.Time) {
 	}
 }
 
+// tellClock says of a node whose clock is off that it is, until it is not any more.
+func tellClock(v *view.View, n *corev1.Node, now time.Time, d *loop.Decision) {
+	lease, ok := view.Get[*coordinationv1.Lease](v, corev1.NamespaceNodeLease, n.Name)
+	if !ok {
+		return
+	}
+	at := metav1.NewTime(now.Truncate(time.Second))
+	is := corev1.NodeCondition{Type: kinds.NodeClock, Status: corev1.ConditionTrue, Reason: "ClocksAgree",
+		Message: "its clock is the control plane's", LastHeartbeatTime: at, LastTransitionTime: at}
+	off, err := time.ParseDuration(lease.Annotations[kinds.ClockSkew])
+	if err == nil {
+		is.Status, is.Reason = corev1.ConditionFalse, "ClockSkew"
+		is.Message = fmt.Sprintf("its clock is %v ahead of the control plane's", off)
+		if off < 0 {
+			is.Message = fmt.Sprintf("its clock is %v behind the control plane's", -off)
+		}
+	}
+	old := kinds.NodeCondition(n, kinds.NodeClock)
+	switch {
+	case old == nil && err != nil, old != nil && old.Status == is.Status && old.Message == is.Message:
+		return
+	case old == nil:
+		n.Status.Conditions = append(n.Status.Conditions, is)
+	default:
+		*old = is
+	}
+	if is.Status == corev1.ConditionFalse {
+		d.Events = append(d.Events, loop.Event{Type: corev1.EventTypeWarning, Reason: is.Reason, Message: is.Message})
+	}
+}
+
 // unreadyPods takes the node's pods out of service: nobody knows how they are.
 func unreadyPods(v *view.View, node *corev1.Node, now time.Time, d *loop.Decision) {
 	for p := range v.PodsOnNode(node.Name) {
@@ -197,7 +238,8 @@ func unreadyPods(v *view.View, node *corev1.Node, now time.Time, d *loop.Decisio
 	}
 }
 
-// taint brings the taints that stand for conditions, and for the cordon, up to date, and leaves all others alone.
+// taint brings the taints that stand for conditions, and for the cordon, up to date, and leaves all others alone: those that drive
+// pods out are given by Evictions.
 func taint(n *corev1.Node, now time.Time) {
 	is := func(t corev1.NodeConditionType, s corev1.ConditionStatus) bool {
 		c := kinds.NodeCondition(n, t)
@@ -206,27 +248,17 @@ func taint(n *corev1.Node, now time.Time) {
 	notReady := is(corev1.NodeReady, corev1.ConditionFalse)
 	unreachable := is(corev1.NodeReady, corev1.ConditionUnknown)
 	for _, t := range []struct {
-		key    string
-		effect corev1.TaintEffect
-		holds  bool
+		key   string
+		holds bool
 	}{
-		{corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule, notReady},
-		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule, unreachable},
-		{corev1.TaintNodeMemoryPressure, corev1.TaintEffectNoSchedule, is(corev1.NodeMemoryPressure, corev1.ConditionTrue)},
-		{corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule, is(corev1.NodeDiskPressure, corev1.ConditionTrue)},
-		{corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule, is(corev1.NodePIDPressure, corev1.ConditionTrue)},
-		{corev1.TaintNodeNetworkUnavailable, corev1.TaintEffectNoSchedule, is(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)},
-		{corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule, n.Spec.Unschedulable},
-		{corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute, notReady},
-		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute, unreachable},
+		{corev1.TaintNodeNotReady, notReady},
+		{corev1.TaintNodeUnreachable, unreachable},
+		{corev1.TaintNodeMemoryPressure, is(corev1.NodeMemoryPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodeDiskPressure, is(corev1.NodeDiskPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodePIDPressure, is(corev1.NodePIDPressure, corev1.ConditionTrue)},
+		{corev1.TaintNodeNetworkUnavailable, is(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)},
+		{corev1.TaintNodeUnschedulable, n.Spec.Unschedulable},
 	} {
-		i := slices.IndexFunc(n.Spec.Taints, func(old corev1.Taint) bool { return old.Key == t.key && old.Effect == t.effect })
-		switch {
-		case t.holds && i < 0:
-			at := metav1.NewTime(now.Truncate(time.Second))
-			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: t.key, Effect: t.effect, TimeAdded: &at})
-		case !t.holds && i >= 0:
-			n.Spec.Taints = slices.Delete(n.Spec.Taints, i, i+1)
-		}
+		hold(n, t.key, corev1.TaintEffectNoSchedule, t.holds, now)
 	}
 }

@@ -41,7 +41,10 @@ func At(v *view.View, now time.Time) *Judge {
 // Of judges the object with that key by the rule of its kind. One that is not there is Progressing.
 func (j *Judge) Of(k kinds.Key) kinds.Health {
 	o := j.Get(k)
-	if o == nil {
+	switch {
+	case o == nil && kinds.ForResource(k.GroupResource()) == kinds.For[*corev1.Node]():
+		return kinds.Health{Cause: "has not joined the cluster yet"}
+	case o == nil:
 		return kinds.Health{Cause: "not created yet"}
 	}
 	if o.GetDeletionTimestamp() != nil {
@@ -79,6 +82,9 @@ func (j *Judge) moved(o kinds.Object) string {
 
 // Now is the moment.
 func (j *Judge) Now() time.Time { return j.now }
+
+// Silence says since when a node that counts as silent has not been heard of; empty for any other.
+func (j *Judge) Silence(node string) string { return Silence(j.View, node, j.now) }
 
 // Once returns what find did when it was first asked by that name.
 func (j *Judge) Once(name string, find func() string) string {
