@@ -242,7 +242,7 @@ func group(s plan.Step) store.Group {
 	switch s.Verb {
 	case plan.Create:
 		g = append(g, store.Write{Key: s.Key, Object: s.Object, If: 0, Reason: s.Reason})
-	case plan.Update, plan.Prune, plan.Replace:
+	case plan.Update, plan.Prune, plan.Replace, plan.Remove:
 		g = append(g, store.Write{Key: s.Key, Object: s.Object, If: kinds.Revision(s.Live), Reason: s.Reason})
 	}
 	if s.Entry.State == plan.Applied && s.Verb != plan.Keep && s.Verb != plan.Replace {

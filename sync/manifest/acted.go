@@ -23,6 +23,9 @@ LabelSelectorRequirement: key operator values
 
 Namespace: metadata spec
 NamespaceSpec: finalizers
+Node: metadata spec
+NodeSpec: taints unschedulable
+Taint: key value effect
 RuntimeClass: metadata handler overhead scheduling
 Overhead: podFixed
 Scheduling: nodeSelector tolerations
@@ -258,7 +261,11 @@ var refusedBecause = map[string]string{
 	"ObjectMeta.finalizers": "none would take it away again; what the cluster sets is left out",
 	"MetricSpec.pods":       "no adapter serves metrics of programs",
 	"MetricSpec.object":     "no adapter serves metrics of programs",
-	"CSIDriverSpec.nodeAllocatableUpdatePeriodSeconds":    "how many volumes a node takes is asked when its driver registers",
+	"CSIDriverSpec.nodeAllocatableUpdatePeriodSeconds": "how many volumes a node takes is asked when its driver registers",
+	"NodeSpec.podCIDR":    "the cluster gives nodes their addresses",
+	"NodeSpec.podCIDRs":   "the cluster gives nodes their addresses",
+	"NodeSpec.providerID": "no cloud is asked about nodes",
+	"Taint.timeAdded":     "the cluster notes when a taint came",
 	"PersistentVolumeSpec.volumeAttributesClassName":      "VolumeAttributesClasses are of CSI drivers",
 	"PersistentVolumeClaimSpec.volumeAttributesClassName": "VolumeAttributesClasses are of CSI drivers",
 	"PersistentVolumeClaimSpec.dataSource":                "volumes are made empty",

@@ -68,6 +68,8 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 			"spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: cart}, " +
 			"spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
+		"{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {tier: gold}, annotations: {lockstep.dev/drain: 'true'}}, " +
+			"spec: {unschedulable: true, taints: [{key: mine, value: x, effect: NoExecute}]}}",
 		"{apiVersion: v1, kind: ReplicationController, metadata: {name: cart}, " +
 			"spec: {template: {metadata: {labels: {a: b}}, spec: " + fullPodSpec + "}}}",
 		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: cart}, " +

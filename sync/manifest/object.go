@@ -361,6 +361,9 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		if len(c.problems) == counted {
 			break
 		}
+		if rest, ok := strings.CutPrefix(e.Field, "metadata.taints"); ok { // where Kubernetes' validation takes them to be
+			e.Field = "spec.taints" + rest
+		}
 		c.invalid(n, e)
 	}
 	if field, ports, of, most := reached(o); ports*of > most {
@@ -395,6 +398,8 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		}
 	case *corev1.Endpoints:
 		c.otherFamily(n, o)
+	case *corev1.Node:
+		c.others(n, o)
 	}
 	if len(c.problems)+len(c.strict) > 0 {
 		return nil

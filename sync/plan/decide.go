@@ -46,7 +46,7 @@ func Decide(in Input) (*Plan, Problems) {
 	if !in.Drift {
 		look = unapplied(d.inventory, Along(d.inventory, in.View))
 	}
-	p.Steps = Reconcile(allowed(look), in.View, in.Rules, in.Now)
+	p.Steps = Reconcile(look, in.View, in.Rules, in.Now)
 	for _, s := range p.Steps {
 		if s.Verb == Refuse {
 			d.problems = append(d.problems, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: s.Field, Message: s.Reason})
@@ -66,15 +66,6 @@ func Decide(in Input) (*Plan, Problems) {
 	p.Warnings = append(d.standards(p.Steps, then), d.doubts(p.Steps, then)...)
 	p.Warnings.sort()
 	return p, nil
-}
-
-// allowed are the entries as though what they delete were allowed: whether it is, is what a revision is held for.
-func allowed(entries []Desired) []Desired {
-	out := slices.Clone(entries)
-	for i := range out {
-		out[i].Allowed = out[i].State == Pruning
-	}
-	return out
 }
 
 // sortByKey sorts entries, which most often are in order.
@@ -166,7 +157,7 @@ func (d *decision) keep(before, now *Desired) {
 
 func same(a, b *Desired) bool {
 	return a.Source == b.Source && a.Key == b.Key && a.File == b.File && a.Line == b.Line && a.Commit == b.Commit &&
-		a.Author == b.Author && a.State == b.State && a.Ended == b.Ended && a.Allowed == b.Allowed &&
+		a.Author == b.Author && a.State == b.State && a.Ended == b.Ended &&
 		bytes.Equal(a.Object, b.Object) && bytes.Equal(a.Before, b.Before)
 }
 
@@ -179,8 +170,8 @@ func (d *decision) prunes() int {
 		}
 		before := &d.in.Inventory[i]
 		now := *before
-		now.State, now.Allowed = Pruning, before.Allowed || d.in.Revision.AllowPrune
-		if before.State != Pruning {
+		now.State = Pruning
+		if before.State != Pruning && !isNode(before.Key) { // a node stays
 			n++
 		}
 		d.keep(before, &now)
@@ -215,7 +206,7 @@ func (d *decision) lost() int {
 	}
 	n := 0
 	for _, k := range d.in.Lost {
-		if !here[k] {
+		if !here[k] && !isNode(k) {
 			n++
 			here[k] = true
 		}

@@ -218,6 +218,9 @@ func (p *Plan) WriteDiff(w io.Writer) (changes bool, err error) {
 			fmt.Fprintf(out, "-+ %v (%s): %s\n", s.Key, place, s.Reason)
 		case Prune:
 			fmt.Fprintf(out, "- %v: %s (was %s)\n", s.Key, s.Reason, place)
+		case Remove:
+			counts[Prune]++
+			fmt.Fprintf(out, "- %v (%s): %s\n", s.Key, place, s.Reason)
 		case Wait:
 			fmt.Fprintf(out, "? %v (%s): waits, %s\n", s.Key, place, s.Reason)
 		}

@@ -32,6 +32,8 @@ func (d *decision) doubts(steps []Step, then *after) Problems {
 			field, text = "roleRef", unbound(o.RoleRef, "", then)
 		case *corev1.ResourceQuota:
 			field, text = "spec.hard", admission.Over(o, d.in.View, d.in.Now)
+		case *corev1.Node:
+			field, text = "metadata.annotations["+kinds.DrainNode+"]", drains(s.Live.(*corev1.Node), o, d.in.View)
 		default:
 			field, text = "spec.selector", same.rival(o)
 		}

@@ -45,8 +45,6 @@ type Desired struct {
 	Commit string `json:"commit"`
 	Author string `json:"author,omitempty"`
 	State  State  `json:"state,omitempty"`
-	// Allowed says of an entry that is Pruning that it may go with data: a revision with consent has asked for its end.
-	Allowed bool `json:"allowed,omitempty"`
 	// Ended says how an object that ends by itself, a Job, has ended: Complete, or why it failed. It is not made again when it is
 	// gone, whoever removed it, until other content is stated. Empty: it has not ended.
 	Ended string `json:"ended,omitempty"`
@@ -98,6 +96,8 @@ const (
 	Prune  Verb = "prune"
 	// Replace: the object has ended and goes, so that it can be created as it is stated now.
 	Replace Verb = "replace"
+	// Remove: the object goes because its manifest says so, and the manifest stays. Of nodes only.
+	Remove Verb = "remove"
 	// Keep: the object is as stated; only its inventory entry moves to Applied.
 	Keep Verb = "keep"
 	// Wait: nothing can be done until the store changes, for the reason given.

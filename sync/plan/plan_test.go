@@ -310,7 +310,7 @@ func FuzzDecide(f *testing.F) {
 			switch s.Verb {
 			case Create, Update:
 				changes = append(changes, view.Change{Key: s.Key, Old: s.Live, New: s.Object})
-			case Prune:
+			case Prune, Remove:
 				if s.Object == nil {
 					changes = append(changes, view.Change{Key: s.Key, Old: s.Live})
 				} else {

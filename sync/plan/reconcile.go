@@ -57,13 +57,16 @@ func rank(k kinds.Key) int {
 }
 
 func reconcile(entry Desired, then *after, now time.Time) (Step, bool) {
-	step := Step{Key: entry.Key, Entry: entry, Live: then.view.Get(entry.Key)}
+	v, rules := then.view, then.rules
+	step := Step{Key: entry.Key, Entry: entry, Live: v.Get(entry.Key)}
 	switch {
 	case keptByCluster(entry.Key): // a release before this one may have taken it from a file
 		step.Verb, step.Reason = Keep, "the cluster itself keeps it"
 		return step, entry.State != Applied
+	case isNode(entry.Key):
+		return node(step, then, now)
 	case entry.State == Pruning:
-		return prune(step, then, now), true
+		return prune(step, rules, now), true
 	case step.Live == nil && entry.State == Applied && entry.Ended != "":
 		return step, false
 	case step.Live == nil:
@@ -75,10 +78,7 @@ func reconcile(entry Desired, then *after, now time.Time) (Step, bool) {
 	return update(step, then, now)
 }
 
-// prune deletes what is no longer stated. A claim that had no data when its end was accepted, and has some by now, is refused: nobody
-// was asked for consent. The deletion is conditional on the claim's revision, which changes when it is bound.
-func prune(step Step, then *after, now time.Time) Step {
-	claim, isClaim := step.Live.(*corev1.PersistentVolumeClaim)
+func prune(step Step, rules Rules, now time.Time) Step {
 	switch {
 	case step.Live == nil:
 		step.Verb, step.Reason = Keep, "no longer stated, and already gone"
@@ -86,15 +86,12 @@ func prune(step Step, then *after, now time.Time) Step {
 		step.Verb, step.Reason = Keep, "no longer stated; the cluster itself keeps it"
 	case step.Live.GetDeletionTimestamp() != nil:
 		step.Verb, step.Reason = Keep, "no longer stated, and already being deleted"
-	case isClaim && !step.Entry.Allowed && then.deletesDataOf(claim):
-		step.Verb, step.Reason = Refuse, "no longer stated, and bound since that was accepted: its data would go; state it again, or "+
-			`allow it with the commit trailer "Lockstep-Prune: allow"`
 	default:
 		step.Verb, step.Reason = Prune, "no longer stated"
 		if kinds.Orphans(step.Live) {
 			step.Reason += "; what it has made stays"
 		}
-		if changed, gone := then.rules.Delete(step.Live, now); !gone {
+		if changed, gone := rules.Delete(step.Live, now); !gone {
 			step.Object = changed
 		}
 	}
@@ -121,6 +118,10 @@ func create(step Step, then *after) Step {
 	}
 	if errs := rules.PrepareCreate(o); len(errs) > 0 {
 		step.Verb, step.Reason, step.Field = Refuse, explain(&step, errs, nil), errs[0].Field
+		return step
+	}
+	if why := drivenOut(o, v); why != "" {
+		step.Verb, step.Reason = Wait, why
 		return step
 	}
 	step.Verb, step.Object, step.Reason = Create, o, "stated, and not there"

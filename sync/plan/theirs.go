@@ -115,7 +115,8 @@ func goneFor(pod kinds.Key, v *view.View) string {
 	}
 	var last *corev1.Event
 	for e := range view.List[*corev1.Event](v, pod.Namespace) {
-		about := e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == pod.Name && (e.Reason == "Scheduled" || e.Reason == "Preempted")
+		about := e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == pod.Name &&
+			slices.Contains([]string{"Scheduled", "Preempted", kinds.TaintEviction, kinds.Drained}, e.Reason)
 		if about && (last == nil || e.LastTimestamp.After(last.LastTimestamp.Time)) {
 			last = e
 		}
@@ -125,10 +126,30 @@ func goneFor(pod kinds.Key, v *view.View) string {
 		return ""
 	case last.Reason == "Preempted":
 		return "preempted by a pod of higher priority"
+	case last.Reason == kinds.TaintEviction && strings.HasPrefix(last.Message, "Marking"):
+		return "its node has a taint that it does not tolerate"
+	case last.Reason == kinds.Drained:
+		return "its node is drained"
 	}
 	node, ok := strings.CutPrefix(last.Message, fmt.Sprintf("Successfully assigned %s/%s to ", pod.Namespace, pod.Name))
 	if _, there := view.Get[*corev1.Node](v, "", node); ok && !there {
 		return "its node " + node + " is gone"
+	}
+	return ""
+}
+
+// drivenOut says that a pod which names its node would be evicted from it as soon as it is there; empty: it may run.
+func drivenOut(o kinds.Object, v *view.View) string {
+	p, ok := o.(*corev1.Pod)
+	if !ok || p.Spec.NodeName == "" {
+		return ""
+	}
+	n, there := view.Get[*corev1.Node](v, "", p.Spec.NodeName)
+	if !there {
+		return ""
+	}
+	if t := kinds.DrivesOut(n, p); t != nil {
+		return fmt.Sprintf("its node %s has the taint %s, which it does not tolerate", n.Name, t.ToString())
 	}
 	return ""
 }
