@@ -22,14 +22,14 @@ func TestRefusalsSayWhatInstead(t *testing.T) {
 		elsewhere  = toGit + "its manifests are in " + source
 		inside     = pod + "what is done inside a container no commit would tell, so nobody may: " +
 			"kubectl logs and kubectl describe say what it does"
-		made     = pod + "it is made for Deployment shop/cart: change that one and push"
-		asked    = "lockstep validate checks manifests, and lockstep plan shows what a push would change"
-		nodes    = elsewhere
-		removal  = `lockstep node remove n1, on a server, takes the node out of the cluster, as does the annotation ` +
+		made    = pod + "it is made for Deployment shop/cart: change that one and push"
+		asked   = "lockstep validate checks manifests, and lockstep plan shows what a push would change"
+		nodes   = elsewhere
+		removal = `lockstep node remove n1, on a server, takes the node out of the cluster, as does the annotation ` +
 			`lockstep.dev/remove: "true"` + " in its manifest, and its pods are replaced elsewhere"
 		noCordon = nodes + "a manifest of kind Node, with this name, sets its labels, annotations and taints, " +
 			`spec.unschedulable (cordon) and the annotation lockstep.dev/drain: "true" (drain) and push`
-		secret   = `viewers cannot read Secrets, which kubectl apply, edit and diff begin with; ` +
+		secret = `viewers cannot read Secrets, which kubectl apply, edit and diff begin with; ` +
 			`a Secret is stated in Git as everything else: ` +
 			"its manifests are in source main (https://git.example/shop.git, branch main); add or change it there and push"
 	)
