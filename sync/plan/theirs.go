@@ -148,6 +148,9 @@ func drivenOut(o kinds.Object, v *view.View) string {
 	if !there {
 		return ""
 	}
+	if kinds.Asked(n, kinds.DrainNode) {
+		return "its node " + n.Name + " is drained"
+	}
 	if t := kinds.DrivesOut(n, p); t != nil {
 		return fmt.Sprintf("its node %s has the taint %s, which it does not tolerate", n.Name, t.ToString())
 	}
