@@ -86,7 +86,8 @@ func TestDrains(t *testing.T) {
 			s.settle()
 			random, wanted := rand.New(rand.NewPCG(seed, 3)), 1+int(seed%4)
 			b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
-			b.Spec.MinAvailable, b.Spec.Selector = new(intstr.FromInt(wanted)), &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+			b.Spec.MinAvailable = new(intstr.FromInt(wanted))
+			b.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
 			s.put(b)
 			s.settle()
 			draining := map[string]bool{}
