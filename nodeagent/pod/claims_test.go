@@ -2,6 +2,8 @@ package pod_test
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pods"
 )
 
@@ -35,6 +38,13 @@ func TestClaims(t *testing.T) {
 	}
 	const unprocessed = "FailedMount: Unable to attach or mount volumes: unmounted volumes=[files], unattached volumes=[], " +
 		"failed to process volumes=[files]: error processing PVC shop/"
+	start := func(of types.UID) corev1.PodCondition {
+		reported, _, _ := w.Pod(of).Status()
+		if c := podstatus.Condition(&reported.Status, corev1.PodReadyToStartContainers); c != nil {
+			return *c
+		}
+		return corev1.PodCondition{}
+	}
 	for _, step := range []struct {
 		pod  types.UID
 		told string
@@ -51,6 +61,10 @@ func TestClaims(t *testing.T) {
 			if !w.told(unprocessed+step.told) || !w.Pod(step.pod).Delay(pods.Key{Kind: pods.Volumes}, time.Now().Add(time.Hour)) {
 				return errors.New("not yet")
 			}
+			c := start(step.pod)
+			if c.Status != corev1.ConditionFalse || c.Reason != "FailedMount" || !strings.Contains(c.Message, step.told) {
+				return fmt.Errorf("its status says %+v", c)
+			}
 			return nil
 		})
 		if step.put != nil {
@@ -65,6 +79,9 @@ func TestClaims(t *testing.T) {
 	w.Put(claim("scratch-files", corev1.ClaimBound, "scratch"))
 	w.ready("data")
 	w.ready("scratch")
+	if c := start("data"); c.Status != corev1.ConditionTrue || c.Reason != "" || c.Message != "" {
+		t.Errorf("the pod runs, and its status says %+v", c)
+	}
 	for _, name := range []string{"data", "scratch", "beside"} {
 		w.Unbind(types.UID(name), time.Second)
 		w.gone(name)
