@@ -56,6 +56,9 @@ type Options struct {
 	Config string
 	// LogLevel of daemons and agents, as their --log-level takes it. Empty: info.
 	LogLevel string
+	// Eviction are the agents' thresholds, as their --eviction-hard takes them. Empty: those of a machine whose disk is large, and
+	// may be well filled.
+	Eviction string
 	// Prefix goes before the hosts' names, so that nodes of labs that run side by side differ. Empty: none.
 	Prefix string
 }
@@ -69,6 +72,9 @@ func (o *Options) validate() error {
 	}
 	if o.LogLevel == "" {
 		o.LogLevel = "info"
+	}
+	if o.Eviction == "" {
+		o.Eviction = "memory.available<100Mi,nodefs.available<1Gi,imagefs.available<1Gi,pid.available<5%"
 	}
 	if o.Dir == "" || o.Lockstep == "" || o.Self == "" {
 		return errors.New("cannot make a lab: Dir, Lockstep and Self are required")

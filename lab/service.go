@@ -139,7 +139,7 @@ func (l *Lab) agentCommandLine(ctx context.Context, h *Host) (string, []string, 
 	return l.state.Options.Lockstep, []string{
 		"agent", "--server", "https://" + l.Server().Addr + ":6443", "--token", token, "--node-name", h.Name,
 		"--node-ip", h.Addr, "--data-dir", h.DataDir(), "--registry-config", certs,
-		"--log-level", l.state.Options.LogLevel, "--allowed-unsafe-sysctls", "kernel.msg*",
+		"--log-level", l.state.Options.LogLevel, "--eviction-hard", l.state.Options.Eviction, "--allowed-unsafe-sysctls", "kernel.msg*",
 		"--resource", "example.org/dongle=example.org/dongle=0,example.org/dongle=1", "--resource", "example.org/seat=2",
 	}, nil
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
@@ -20,7 +22,8 @@ import (
 const usage = `clientgo watch PORT RESOURCE…   answer on the port with what informers have of the resources, each GROUP/VERSION/RESOURCE,
                                 of the pod's namespace, or by which words they were refused them
 clientgo lead NAME              lead while it holds the lease of that name, and end when that is lost
-clientgo create NAME            try to create a ConfigMap`
+clientgo create NAME            try to create a ConfigMap
+clientgo set POD TYPE STATUS    set a condition of a pod`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -47,6 +50,9 @@ func run(ctx context.Context, args []string) error {
 		return lead(ctx, config, string(namespace), args[1])
 	case len(args) == 2 && args[0] == "create":
 		return create(ctx, config, string(namespace), args[1])
+	case len(args) == 4 && args[0] == "set":
+		return set(ctx, config, string(namespace), args[1], corev1.PodCondition{
+			Type: corev1.PodConditionType(args[2]), Status: corev1.ConditionStatus(args[3]), LastTransitionTime: metav1.Now()})
 	}
 	return errors.New(usage)
 }
@@ -58,6 +64,25 @@ func create(ctx context.Context, config *rest.Config, namespace, name string) er
 	}
 	made := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	_, err = client.CoreV1().ConfigMaps(namespace).Create(ctx, made, metav1.CreateOptions{})
+	return told(err)
+}
+
+// set has the condition by a patch, as controllers of load balancers do.
+func set(ctx context.Context, config *rest.Config, namespace, pod string, c corev1.PodCondition) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []corev1.PodCondition{c}}})
+	if err != nil {
+		return err
+	}
+	_, err = client.CoreV1().Pods(namespace).Patch(ctx, pod, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return told(err)
+}
+
+// told is an answer of the API's with its code and reason.
+func told(err error) error {
 	var refused apierrors.APIStatus
 	if errors.As(err, &refused) {
 		return fmt.Errorf("%d %s: %w", refused.Status().Code, refused.Status().Reason, err)

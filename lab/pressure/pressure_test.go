@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,11 @@ import (
 // patience is how long the test waits for what should take some seconds: other tests share the machine.
 const patience = 2 * time.Minute
 
-// world is a cluster of two nodes, of which the first is small: it has a disk of 64 MiB, and sees a memory of 1 GiB.
+// leftAlone is how long an image stays in any case, since a pod may just be coming for it; the kubelet's figure, and a little more.
+const leftAlone = 2*time.Minute + 10*time.Second
+
+// world is a cluster of two nodes, of which the first is small: it has a disk of 64 MiB and 4,000 inodes, and sees a memory of 1 GiB
+// and as many processes as the test says.
 type world struct {
 	*testing.T
 	lab    *lab.Lab
@@ -32,7 +37,8 @@ type world struct {
 	client *kubernetes.Clientset
 }
 
-// TestShort has a node run short of memory, then of disk: pods go in the right order, and come back on the other node.
+// TestShort has a node run short of memory, then of disk, of inodes and of processes: pods go in the right order, after images that
+// nobody uses, and come back on the other node.
 func TestShort(t *testing.T) {
 	w := up(t)
 	w.write("pods.yaml", strings.Join([]string{
@@ -46,7 +52,15 @@ func TestShort(t *testing.T) {
 		w.runs(name, w.small.Name)
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	// One that ends at once leaves an image that nobody uses.
+	w.write("idler.yaml", strings.Replace(deployment("idler", "", "", "wait", ""), "standin:1", "idle:1", 1))
+	w.runs("idler", w.small.Name)
+	came := time.Now()
+	if err := os.Remove(filepath.Join(w.source, "idler.yaml")); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
 	defer cancel()
 	order := w.watchEvictions(ctx)
 	w.memory(50)
@@ -75,20 +89,86 @@ func TestShort(t *testing.T) {
 	w.runs("vital", w.small.Name)
 	w.tainted(corev1.TaintNodeMemoryPressure)
 
-	w.write("writer.yaml", deployment("writer", "", "", "wait", "{operator: Exists}"))
-	writer := w.runs("writer", w.small.Name)
-	volume := filepath.Join(w.small.DataDir(), "volumes")
-	if out, err := w.small.Run(ctx, "sh", "-c", `d=$(find `+volume+` -type d -path '*`+string(writer.UID)+`*' -name data | head -1)
-		test -n "$d" && dd if=/dev/zero of=$d/big bs=1M count=58 2>&1`); err != nil {
-		t.Fatalf("cannot fill the disk: %v: %s", err, out)
+	// Of four that the node takes in spite of that, each goes for what it does, and the others stay until then.
+	const tolerates = "{key: node.kubernetes.io/memory-pressure, operator: Exists}"
+	pods := map[string]*corev1.Pod{}
+	for name, class := range map[string]string{"writer": "", "maker": "", "low": "", "high": "important"} {
+		w.write(name+".yaml", deployment(name, class, "", "wait", tolerates))
 	}
-	p := next(ctx, w, order)
-	message := "The node was low on resource: ephemeral-storage. Threshold quantity: "
-	if p.UID != writer.UID || !strings.HasPrefix(p.Status.Message, message) {
-		t.Errorf("%s goes: %s", p.Name, p.Status.Message)
+	for _, name := range []string{"writer", "maker", "low", "high"} {
+		pods[name] = w.runs(name, w.small.Name)
 	}
+	goes := func(name, resource string) {
+		t.Helper()
+		p := next(ctx, w, order)
+		if message := "The node was low on resource: " + resource + ". Threshold quantity: "; p.UID != pods[name].UID ||
+			!strings.HasPrefix(p.Status.Message, message) {
+			t.Errorf("%s goes, want %s: %s", p.Name, name, p.Status.Message)
+		}
+	}
+	// What volumes take is measured once a minute, as by the kubelet: who takes much has done so for a while.
+	w.fill(ctx, pods["writer"], "dd if=/dev/zero of=$d/begun bs=1M count=10 2>&1")
+	w.fill(ctx, pods["maker"], "cd $d && seq -f begun%.0f 1000 | xargs touch")
+	w.idle(ctx, true)
+	if err := eventually.Do(ctx, func() error {
+		if age := time.Since(came); age < leftAlone {
+			return fmt.Errorf("an image that nobody uses came %s ago", age)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.fill(ctx, pods["writer"], "dd if=/dev/zero of=$d/big bs=1M count=$(($(df --output=avail -m $d | tail -1) - 3)) 2>&1")
+	goes("writer", "ephemeral-storage")
 	w.condition(corev1.NodeDiskPressure)
+	w.idle(ctx, false) // images that nobody uses went before it
+	w.fill(ctx, pods["maker"], "cd $d && seq $(($(df --output=iavail $d | tail -1) - 60)) | xargs touch")
+	goes("maker", "inodes")
+	w.pids(0.9)
+	goes("low", "pids")
+	goes("high", "pids")
+	w.condition(corev1.NodePIDPressure)
+	for name, p := range pods {
+		w.runs(name, w.lab.Agents()[1].Name)
+		w.event(p, "Evicted")
+	}
 	w.runs("vital", w.small.Name)
+}
+
+// fill runs a script with the folder $d, which a pod on the small node has as its volume.
+func (w *world) fill(ctx context.Context, p *corev1.Pod, script string) {
+	w.Helper()
+	volumes := filepath.Join(w.small.DataDir(), "volumes")
+	out, err := w.small.Run(ctx, "sh", "-c", `d=$(find `+volumes+` -type d -path '*`+string(p.UID)+`*' -name data | head -1)
+		test -n "$d" && `+script)
+	if err != nil {
+		w.Fatalf("cannot fill the disk: %v: %s", err, out)
+	}
+}
+
+// idle waits until an image that no pod uses is on the small node, or is not.
+func (w *world) idle(ctx context.Context, want bool) {
+	w.Helper()
+	w.eventually("an image that nobody uses", func() error {
+		out, err := w.small.Run(ctx, "ctr", "-n", "lockstep", "images", "ls", "-q")
+		if err == nil && strings.Contains(out, "idle:1") != want {
+			err = fmt.Errorf("images %s", out)
+		}
+		return err
+	})
+}
+
+// event wants that something was told of a pod.
+func (w *world) event(p *corev1.Pod, reason string) {
+	w.Helper()
+	w.eventually(reason+" is told of "+p.Name, func() error {
+		list, err := w.client.CoreV1().Events("mine").List(w.Context(), metav1.ListOptions{
+			FieldSelector: "involvedObject.name=" + p.Name + ",reason=" + reason})
+		if err == nil && len(list.Items) == 0 {
+			err = errors.New("no such event")
+		}
+		return err
+	})
 }
 
 const classes = `apiVersion: scheduling.k8s.io/v1
@@ -132,7 +212,7 @@ func up(t *testing.T) *world {
 	var err error
 	w.lab, err = lab.Up(ctx, lab.Options{
 		Dir: filepath.Join(t.TempDir(), "lab"), Lockstep: lockstep, Self: lockstepLab, Agents: 2, Prefix: "pressure-",
-		Sources: []string{w.source},
+		Sources: []string{w.source}, Eviction: "memory.available<100Mi,nodefs.available<6Mi,nodefs.inodesFree<5%,pid.available<5%",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -144,12 +224,11 @@ func up(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	tar := filepath.Join(t.TempDir(), "standin.tar")
-	if err := image.SaveProgram(tar, "standin:1", standin, "/standin"); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.lab.Images(ctx, tar); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"standin", "idle"} {
+		tar := filepath.Join(t.TempDir(), name+".tar")
+		if err := errors.Join(image.SaveProgram(tar, name+":1", standin, "/"+name), w.lab.Images(ctx, tar)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if w.client, err = w.lab.Client(ctx); err != nil {
 		t.Fatal(err)
@@ -166,11 +245,14 @@ func (w *world) meminfo() string { return filepath.Join(w.small.Dir, "meminfo") 
 func (w *world) shrink(ctx context.Context) {
 	w.Helper()
 	w.memory(900)
+	w.pids(100)
 	if err := w.lab.Stop(ctx, w.small, lab.Agent); err != nil {
 		w.Fatal(err)
 	}
-	out, err := w.small.Run(ctx, "sh", "-ec", `cp -a "$1" "$1.old"; mount -t tmpfs -o size=64m none "$1"; cp -a "$1.old/." "$1"
-		mount --bind "$2" /proc/meminfo`, "sh", w.small.DataDir(), w.meminfo())
+	out, err := w.small.Run(ctx, "sh", "-ec", `cp -a "$1" "$1.old"
+		mount -t tmpfs -o size=64m,nr_inodes=4000 none "$1"; cp -a "$1.old/." "$1"
+		mount --bind "$2" /proc/meminfo; mount --bind "$3" /proc/sys/kernel/pid_max`,
+		"sh", w.small.DataDir(), w.meminfo(), w.pidMax())
 	if err != nil {
 		w.Fatalf("cannot make the node small: %v: %s", err, out)
 	}
@@ -186,13 +268,37 @@ func (w *world) shrink(ctx context.Context) {
 	})
 }
 
+// pidMax is the file that it has for /proc/sys/kernel/pid_max.
+func (w *world) pidMax() string { return filepath.Join(w.small.Dir, "pid_max") }
+
+// pids says how many processes and threads the node can have, by those that the machine has now.
+func (w *world) pids(times float64) {
+	w.Helper()
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		w.Fatal(err)
+	}
+	_, all, _ := strings.Cut(strings.Fields(string(data))[3], "/")
+	now, err := strconv.ParseFloat(all, 64)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.inPlace(w.pidMax(), fmt.Sprintf("%-20d\n", int(now*times)))
+}
+
 // memory says how much the node has left, in MiB.
 func (w *world) memory(left int) {
 	w.Helper()
 	text := fmt.Sprintf("MemTotal: %d kB\nMemFree: %d kB\nInactive(file): 0 kB\nActive(file): 0 kB\nSwapTotal: 0 kB\n", 1<<20, left<<10)
-	f, err := os.OpenFile(w.meminfo(), os.O_CREATE|os.O_WRONLY, 0o644) // in place: the file is mounted
+	w.inPlace(w.meminfo(), fmt.Sprintf("%-200s", text))
+}
+
+// inPlace writes a file that is mounted, always the same number of bytes.
+func (w *world) inPlace(path, text string) {
+	w.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
 	if err == nil {
-		_, err = f.WriteString(fmt.Sprintf("%-200s", text))
+		_, err = f.WriteString(text)
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
