@@ -2,12 +2,16 @@ package nodeagent
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
+	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/register"
 )
 
@@ -67,6 +71,32 @@ func (a *Agent) answerSilence(ctx context.Context) error {
 			a.reportNode()
 		}
 	}
+}
+
+// foreign says which pods run here that the cluster has no longer: those of a node that was silent may have others in their place. What
+// the node has seen of the cluster may be older than the answer, so that is asked.
+func (a *Agent) foreign(ctx context.Context, api client.Interface) string {
+	own, err := api.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + a.opts.NodeName})
+	if err != nil {
+		return "it is not known yet which pods are its own"
+	}
+	is := map[types.UID]bool{}
+	for i := range own.Items {
+		is[own.Items[i].UID] = true
+	}
+	left, first := 0, ""
+	for _, p := range a.allPods() {
+		if !is[p.UID()] {
+			if name := p.Object().Namespace + "/" + p.Object().Name; first == "" || name < first {
+				first = name
+			}
+			left++
+		}
+	}
+	if left == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d pods are ending that are not its own any more, the first is %s", left, first)
 }
 
 func silent(n *corev1.Node) bool { return n != nil && kinds.NodeSilent(n) }

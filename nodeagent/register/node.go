@@ -184,7 +184,11 @@ type Reporter struct {
 	Answered func() <-chan struct{}
 	// Reported, if not nil, is told of each write: "node status" or "lease", when it began, and its error.
 	Reported func(what string, began time.Time, err error)
-	Log      *slog.Logger
+	// Foreign, where set, says which pods run here that are the node's no longer, while a node that was silent is not ready yet; empty: none.
+	Foreign func(context.Context) string
+	Log     *slog.Logger
+
+	back bool // it was silent, and may have pods that are others' by now
 }
 
 // Run reports until ctx ends.
@@ -266,6 +270,12 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 		}
 	}
 	state := r.State(ctx)
+	if r.back = r.back || kinds.NodeSilent(node); r.back && r.Foreign != nil {
+		why := r.Foreign(ctx)
+		if r.back = why != ""; r.back {
+			state.NotReady = append(state.NotReady, why)
+		}
+	}
 	if !force && sameStatus(node.Status, Status(r.Name, node.Status, state, now)) {
 		return false, nil
 	}

@@ -84,6 +84,32 @@ func TestReportAfterConflicts(t *testing.T) {
 	}
 }
 
+// TestBackWithOthersPods: a node that was silent is not ready before what is not its own any more has ended.
+func TestBackWithOthersPods(t *testing.T) {
+	silent := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+		{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}}}
+	client := fake.NewClientset(silent)
+	left := []string{"one pod is ending", "one pod is ending", ""}
+	asked := 0
+	r := &Reporter{Client: client, Name: "n1", Log: slog.New(slog.DiscardHandler), State: func(context.Context) State { return State{} },
+		Foreign: func(context.Context) string { asked++; return left[asked-1] }}
+	for i, want := range []corev1.ConditionStatus{corev1.ConditionFalse, corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionTrue} {
+		if _, err := r.report(t.Context(), time.Now(), false); err != nil {
+			t.Fatal(err)
+		}
+		n, err := client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := kinds.NodeCondition(n, corev1.NodeReady); c.Status != want {
+			t.Errorf("report %d: Ready is %s (%s), want %s", i, c.Status, c.Message, want)
+		}
+	}
+	if asked != 3 {
+		t.Errorf("it was asked %d times, want 3", asked)
+	}
+}
+
 func TestSecretGoesOnlyToThePinnedCA(t *testing.T) {
 	asked := false
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
