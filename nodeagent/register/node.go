@@ -184,7 +184,8 @@ type Reporter struct {
 	Answered func() <-chan struct{}
 	// Reported, if not nil, is told of each write: "node status" or "lease", when it began, and its error.
 	Reported func(what string, began time.Time, err error)
-	// Foreign, where set, says which pods run here that are the node's no longer, while a node that was silent is not ready yet; empty: none.
+	// Foreign, where set, says which pods run here that are the node's no longer: until it says none, empty, a node that was silent is
+	// not ready.
 	Foreign func(context.Context) string
 	Log     *slog.Logger
 

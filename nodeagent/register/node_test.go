@@ -93,7 +93,8 @@ func TestBackWithOthersPods(t *testing.T) {
 	asked := 0
 	r := &Reporter{Client: client, Name: "n1", Log: slog.New(slog.DiscardHandler), State: func(context.Context) State { return State{} },
 		Foreign: func(context.Context) string { asked++; return left[asked-1] }}
-	for i, want := range []corev1.ConditionStatus{corev1.ConditionFalse, corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionTrue} {
+	const no, yes = corev1.ConditionFalse, corev1.ConditionTrue
+	for i, want := range []corev1.ConditionStatus{no, no, yes, yes} {
 		if _, err := r.report(t.Context(), time.Now(), false); err != nil {
 			t.Fatal(err)
 		}
