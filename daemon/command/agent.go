@@ -120,6 +120,9 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 			return o, err
 		}
 	}
+	if err := makeable("kubelet-dir", f.kubelet); err != nil {
+		return o, err
+	}
 	if o.NodeName, err = nodeName(f.nodeName); err != nil {
 		return o, err
 	}

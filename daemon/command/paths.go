@@ -64,9 +64,17 @@ func (f dirFlags) usable() error {
 		if dir == "" {
 			return fmt.Errorf("cannot use --%s %q: it is empty", flag, dir)
 		}
-		if info, err := os.Stat(dir); err == nil && !info.IsDir() || errors.Is(err, syscall.ENOTDIR) {
-			return fmt.Errorf("cannot use --%s %q: it is not a folder", flag, dir)
+		if err := makeable(flag, dir); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// makeable refuses a folder that cannot be made; an empty one was not given.
+func makeable(flag, dir string) error {
+	if info, err := os.Stat(dir); dir != "" && (err == nil && !info.IsDir() || errors.Is(err, syscall.ENOTDIR)) {
+		return fmt.Errorf("cannot use --%s %q: it is not a folder", flag, dir)
 	}
 	return nil
 }
