@@ -60,12 +60,12 @@ func (l *lab) leftOf(pods []*corev1.Pod) error {
 			}
 		}
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := os.ReadFile("/proc/self/mountinfo") // of which the one that CSI drivers share is the agent's
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); strings.HasPrefix(f[4], l.dir+"/") {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], l.dir+"/") && f[4] != filepath.Join(l.opts.DataDir, "kubelet") {
 			left = append(left, "mount "+f[4])
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -111,7 +110,12 @@ func (m *Manager) wanted(old *storagev1.CSINode, owner types.UID) *storagev1.CSI
 func (m *Manager) Report(ctx context.Context, api API) error {
 	told := ""
 	for ctx.Err() == nil {
-		if err := m.report(ctx, api); err != nil {
+		uid := api.NodeUID()
+		if uid == "" { // nothing has been read from the cluster
+			sleep.For(ctx, reportRetry)
+			continue
+		}
+		if err := m.report(ctx, api, uid); err != nil {
 			if told != err.Error() && ctx.Err() == nil {
 				m.opts.Log.Warn("cannot report CSI drivers", "error", err)
 			}
@@ -131,13 +135,9 @@ func (m *Manager) Report(ctx context.Context, api API) error {
 	return nil
 }
 
-func (m *Manager) report(ctx context.Context, api API) error {
+func (m *Manager) report(ctx context.Context, api API, uid types.UID) error {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	uid := api.NodeUID()
-	if uid == "" {
-		return fmt.Errorf("cannot write CSINode %s: the node is not known yet", m.opts.Node)
-	}
 	old, err := api.Get(ctx)
 	if apierrors.IsNotFound(err) {
 		return api.Create(ctx, m.wanted(&storagev1.CSINode{}, uid))
