@@ -10,6 +10,15 @@ import (
 	"k8s.io/component-helpers/storage/volume"
 )
 
+const (
+	// CSIControllers is the annotation of a CSINode with the drivers whose controller service is reached through the node, joined by
+	// commas.
+	CSIControllers = "lockstep.dev/csi-controllers"
+	// CSINamespace is the annotation of a CSIDriver with the namespace of its pods: those that may be its controller, and in which its
+	// capacity is told.
+	CSINamespace = "lockstep.dev/csi-namespace"
+)
+
 // CSIOf is what a volume says of its CSI driver; nil: it is of none.
 func CSIOf(pv *corev1.PersistentVolume) *corev1.CSIPersistentVolumeSource {
 	if pv == nil {

@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
+
+	"lockstep/kinds/podstatus"
 )
 
 // The reasons of events about pods that leave their nodes.
@@ -63,7 +65,7 @@ func toleration(p *corev1.Pod, t *corev1.Taint) *corev1.Toleration {
 // StaysOnDrain says that a pod is none of those that leave a node which is drained: a DaemonSet's, and one that has ended.
 func StaysOnDrain(p *corev1.Pod) bool {
 	ref := metav1.GetControllerOfNoCopy(p)
-	return ref != nil && ref.Kind == "DaemonSet" || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	return ref != nil && ref.Kind == "DaemonSet" || podstatus.Finished(&p.Status)
 }
 
 // ClaimsOnlyOn are the claims of a pod whose data are on one node alone, and that outlive the pod.

@@ -37,11 +37,6 @@ func LocalPathOf(pv *corev1.PersistentVolume) string {
 	return pv.Labels[LocalPathNode]
 }
 
-// LocalPathBlock says that such a volume is a file that programs have as a block device.
-func LocalPathBlock(pv *corev1.PersistentVolume) bool {
-	return pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock
-}
-
 // LocalPathMark is such a volume with a note that its directory is made.
 func LocalPathMark(pv *corev1.PersistentVolume) *corev1.PersistentVolume {
 	pv = pv.DeepCopy()

@@ -26,6 +26,11 @@ func BindsLate(class *storagev1.StorageClass) bool {
 	return class != nil && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
 }
 
+// Block says that programs have a volume of that mode as a block device; none is the default, a file system.
+func Block(mode *corev1.PersistentVolumeMode) bool {
+	return mode != nil && *mode == corev1.PersistentVolumeBlock
+}
+
 // DataOnlyOn says whether a volume's data are on the machine of one node, of all nodes that there are.
 func DataOnlyOn(pv *corev1.PersistentVolume, node string, nodes iter.Seq[*corev1.Node]) bool {
 	if of := LocalPathOf(pv); of != "" {

@@ -8,10 +8,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
 	"lockstep/nodeagent/csi"
+	"lockstep/nodeagent/pod"
 )
 
 // growPeriod is how often claims are looked at whose volumes could not be made larger.
@@ -22,8 +22,7 @@ const growPeriod = 30 * time.Second
 func (a *Agent) growClaims(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
-	var mu sync.Mutex
-	busy := map[types.UID]bool{}
+	var busy sync.Map // the uids of claims that are being seen to
 	t := time.NewTicker(growPeriod)
 	defer t.Stop()
 	for {
@@ -35,32 +34,37 @@ func (a *Agent) growClaims(ctx context.Context) error {
 		}
 		for _, p := range a.allPods() {
 			o := p.Object()
-			for i := range o.Spec.Volumes {
-				name := kinds.ClaimOf(o, &o.Spec.Volumes[i])
-				if name == "" || !p.Active() {
+			for _, claim := range a.growing(ctx, p, o) {
+				if _, at := busy.LoadOrStore(claim.UID, true); at {
 					continue
 				}
-				claim, err := a.content.Latest().PersistentVolumeClaim(ctx, o.Namespace, name)
-				if err != nil || !kinds.GrowsOnNode(claim) {
-					continue
-				}
-				mu.Lock()
-				if !busy[claim.UID] {
-					busy[claim.UID] = true
-					running.Go(func() {
-						if err := a.grow(ctx, o, claim); err != nil && ctx.Err() == nil {
-							a.events.Event(o, corev1.EventTypeWarning, "FileSystemResizeFailed",
-								fmt.Sprintf("MountVolume.NodeExpandVolume failed for volume %q : %v", claim.Spec.VolumeName, err))
-						}
-						mu.Lock()
-						defer mu.Unlock()
-						delete(busy, claim.UID)
-					})
-				}
-				mu.Unlock()
+				running.Go(func() {
+					defer busy.Delete(claim.UID)
+					if err := a.grow(ctx, o, claim); err != nil && ctx.Err() == nil {
+						a.events.Event(o, corev1.EventTypeWarning, "FileSystemResizeFailed",
+							fmt.Sprintf("MountVolume.NodeExpandVolume failed for volume %q : %v", claim.Spec.VolumeName, err))
+					}
+				})
 			}
 		}
 	}
+}
+
+// growing are the claims of a pod whose volumes are to be made larger on this node.
+func (a *Agent) growing(ctx context.Context, p *pod.Pod, o *corev1.Pod) (claims []*corev1.PersistentVolumeClaim) {
+	if !p.Active() {
+		return nil
+	}
+	for i := range o.Spec.Volumes {
+		name := kinds.ClaimOf(o, &o.Spec.Volumes[i])
+		if name == "" {
+			continue
+		}
+		if claim, err := a.content.Latest().PersistentVolumeClaim(ctx, o.Namespace, name); err == nil && kinds.GrowsOnNode(claim) {
+			claims = append(claims, claim)
+		}
+	}
+	return claims
 }
 
 // grow has the volume of a claim made larger for a pod, and says so.
@@ -71,7 +75,7 @@ func (a *Agent) grow(ctx context.Context, o *corev1.Pod, claim *corev1.Persisten
 	}
 	size := pv.Spec.Capacity[corev1.ResourceStorage]
 	v := csi.Volume{Pod: o, Name: pv.Name, Source: *pv.Spec.CSI, Modes: pv.Spec.AccessModes, Options: pv.Spec.MountOptions,
-		Block: pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock}
+		Block: kinds.Block(pv.Spec.VolumeMode)}
 	if err := a.csi.Grow(ctx, v, size.Value()); err != nil {
 		return err
 	}

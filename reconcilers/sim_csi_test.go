@@ -24,7 +24,6 @@ import (
 	"lockstep/internal/short"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
-	"lockstep/reconcilers/csi"
 	"lockstep/reconcilers/drivers"
 	"lockstep/reconcilers/engine"
 	"lockstep/store"
@@ -72,7 +71,7 @@ func newCSIWorld(t *testing.T) *csiWorld {
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 		w.put(n)
 		w.put(&storagev1.CSINode{
-			ObjectMeta: metav1.ObjectMeta{Name: n.Name, Annotations: map[string]string{csi.Controllers: csiName}},
+			ObjectMeta: metav1.ObjectMeta{Name: n.Name, Annotations: map[string]string{kinds.CSIControllers: csiName}},
 			Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{
 				{Name: csiName, NodeID: "id-" + n.Name, TopologyKeys: []string{"zone"}},
 			}},
@@ -459,7 +458,7 @@ func TestCSIHanging(t *testing.T) {
 		w.start()
 		t.Cleanup(func() { w.controller(); stop(); w.controller = func() {} })
 		w.put(&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "slow"}, Provisioner: slow})
-		changeIn(w, "", "na", func(n *storagev1.CSINode) { n.Annotations[csi.Controllers] += "," + slow })
+		changeIn(w, "", "na", func(n *storagev1.CSINode) { n.Annotations[kinds.CSIControllers] += "," + slow })
 		for i := range 3 * drivers.AtOnce {
 			class := "slow"
 			c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("slow%d", i)}}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds"
 	"lockstep/nodeagent/beneath"
 )
 
@@ -115,15 +116,12 @@ func (m *Manager) identify(ctx context.Context, s Socket) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if o == nil || o.Annotations[NamespaceAnnotation] != s.Namespace {
+	if o == nil || o.Annotations[kinds.CSINamespace] != s.Namespace {
 		return "", fmt.Errorf("the CSIDriver %s does not name namespace %s in its annotation %s", info.GetName(), s.Namespace,
-			NamespaceAnnotation)
+			kinds.CSINamespace)
 	}
 	return info.GetName(), nil
 }
-
-// NamespaceAnnotation of a CSIDriver names the namespace whose pods may be its controller.
-const NamespaceAnnotation = "lockstep.dev/csi-namespace"
 
 // Controllers are the drivers whose controller service this node reaches, sorted.
 func (m *Manager) Controllers() []string {

@@ -24,6 +24,7 @@ import (
 
 	"lockstep/internal/csidriver"
 	"lockstep/internal/eventually"
+	"lockstep/kinds"
 )
 
 // TestLife has two pods use a volume, one after the other's start, while node and driver are started again.
@@ -339,7 +340,7 @@ func TestController(t *testing.T) {
 		t.Errorf("a namespace that is not named: %v", err)
 	}
 	b.mu.Lock()
-	b.object.Annotations = map[string]string{NamespaceAnnotation: "kube-system"}
+	b.object.Annotations = map[string]string{kinds.CSINamespace: "kube-system"}
 	b.offers = []Socket{socket}
 	b.mu.Unlock()
 	eventually.True(t, 20*time.Second, "the controller is found", func() bool {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -170,13 +171,19 @@ func (l layout) drop(uid types.UID) {
 	}
 }
 
+// list is what is in a directory; of one that is absent, nothing.
+func list(dir string) ([]os.DirEntry, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return entries, err
+}
+
 // below are the directories in a directory that has records, with theirs. Those that cannot be read are in the error.
 func below(dir string) (map[string]record, error) {
-	entries, err := os.ReadDir(dir)
+	entries, err := list(dir)
 	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, nil
-		}
 		return nil, err
 	}
 	out := map[string]record{}
@@ -206,11 +213,8 @@ func (l layout) withVolumes() ([]types.UID, error) {
 
 // stagedVolumes are the records of volumes that are staged, by their directories.
 func (l layout) stagedVolumes() (map[string]record, error) {
-	entries, err := os.ReadDir(l.staged())
+	entries, err := list(l.staged())
 	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, nil
-		}
 		return nil, err
 	}
 	out := map[string]record{}
@@ -218,9 +222,7 @@ func (l layout) stagedVolumes() (map[string]record, error) {
 	for _, e := range entries {
 		of, err := below(filepath.Join(l.staged(), e.Name()))
 		errs = append(errs, err)
-		for dir, r := range of {
-			out[dir] = r
-		}
+		maps.Copy(out, of)
 	}
 	return out, errors.Join(errs...)
 }

@@ -18,6 +18,7 @@ import (
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"lockstep/internal/sleep"
+	"lockstep/kinds"
 )
 
 const (
@@ -30,9 +31,6 @@ const (
 	// maxLimit is the largest count that a CSINode can state.
 	maxLimit = 1<<31 - 1
 )
-
-// ControllersAnnotation of a CSINode has the drivers whose controller service is reached through the node, joined by commas.
-const ControllersAnnotation = "lockstep.dev/csi-controllers"
 
 // NodeIDs is the annotation of a Node with what drivers call it, as the kubelet writes it.
 const NodeIDs = "csi.volume.kubernetes.io/nodeid"
@@ -99,9 +97,9 @@ func (m *Manager) wanted(old *storagev1.CSINode, owner types.UID) *storagev1.CSI
 		if out.Annotations == nil {
 			out.Annotations = map[string]string{}
 		}
-		out.Annotations[ControllersAnnotation] = controllers
+		out.Annotations[kinds.CSIControllers] = controllers
 	} else {
-		delete(out.Annotations, ControllersAnnotation)
+		delete(out.Annotations, kinds.CSIControllers)
 	}
 	return out
 }

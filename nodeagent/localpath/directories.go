@@ -94,7 +94,7 @@ func (d Directories) Make(pv *corev1.PersistentVolume) error {
 		return cmp.Or(err, fmt.Errorf("volume %s at %s: %w", pv.Name, d.Path(pv.Name), ErrGone))
 	}
 	make := makeDirectory
-	if kinds.LocalPathBlock(pv) {
+	if kinds.Block(pv.Spec.VolumeMode) {
 		make = makeFile
 	}
 	if err := make(top, pv); err != nil {
@@ -113,7 +113,7 @@ func (d Directories) Make(pv *corev1.PersistentVolume) error {
 
 // there is an error if what has the volume's name is not what the volume is.
 func there(top *beneath.Dir, pv *corev1.PersistentVolume) error {
-	if kinds.LocalPathBlock(pv) {
+	if kinds.Block(pv.Spec.VolumeMode) {
 		f, err := top.File(pv.Name)
 		if err != nil {
 			return err

@@ -149,7 +149,7 @@ func (k *Keeper) tellStrays(known []*corev1.PersistentVolume) {
 func (k *Keeper) growAll(known []*corev1.PersistentVolume) bool {
 	done := true
 	for _, pv := range known {
-		if !kinds.LocalPathBlock(pv) || pv.DeletionTimestamp != nil || kinds.LocalPathOf(pv) != k.opts.Node {
+		if !kinds.Block(pv.Spec.VolumeMode) || pv.DeletionTimestamp != nil || kinds.LocalPathOf(pv) != k.opts.Node {
 			continue
 		}
 		if err := k.grow(pv); err != nil {

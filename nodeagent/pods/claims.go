@@ -71,7 +71,7 @@ func Claimed(pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeCl
 	labels map[string]string) (Persistent, error) {
 	out := Persistent{Name: pv.Name, Source: pv.Spec.PersistentVolumeSource, Options: pv.Spec.MountOptions,
 		Modes: pv.Spec.AccessModes,
-		Block: pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock}
+		Block: kinds.Block(pv.Spec.VolumeMode)}
 	if v.PersistentVolumeClaim != nil {
 		out.ReadOnly = v.PersistentVolumeClaim.ReadOnly
 	}

@@ -22,8 +22,6 @@ const (
 	measured = time.Minute
 	// The labels of what tells it, and who says so.
 	ofDriver, managedBy, provisioner = "csi.storage.k8s.io/drivername", "csi.storage.k8s.io/managed-by", "external-provisioner"
-	// space is the annotation of a CSIDriver with the namespace of its pods, in which its capacity is told.
-	space = "lockstep.dev/csi-namespace"
 )
 
 // Capacity decides about what is told of a driver's capacity: by class and by place, where its CSIDriver wants the scheduler to go by it.
@@ -93,7 +91,7 @@ func places(v *view.View, o *storagev1.CSIDriver) map[kinds.Key]*storagev1.CSISt
 			continue
 		}
 		for _, s := range where {
-			namespace := o.Annotations[space]
+			namespace := o.Annotations[kinds.CSINamespace]
 			if namespace == "" {
 				namespace = metav1.NamespaceSystem
 			}

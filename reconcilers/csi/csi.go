@@ -23,9 +23,6 @@ import (
 	"lockstep/store/view"
 )
 
-// Controllers is the annotation of a CSINode with the drivers whose controller service is reached through the node, joined by commas.
-const Controllers = "lockstep.dev/csi-controllers"
-
 // Driver is what a driver's controller says of itself.
 type Driver struct {
 	Name string
@@ -102,7 +99,7 @@ func Through(v *view.View, driver string, near []string) []string {
 	var close, far []string
 	for n := range view.List[*storagev1.CSINode](v, "") {
 		switch {
-		case !slices.Contains(strings.Split(n.Annotations[Controllers], ","), driver):
+		case !slices.Contains(strings.Split(n.Annotations[kinds.CSIControllers], ","), driver):
 		case slices.Contains(near, n.Name):
 			close = append(close, n.Name)
 		default:
@@ -170,7 +167,7 @@ func capabilities(d *Driver, modes []corev1.PersistentVolumeAccessMode, mode *co
 	flags []string) (out []*csipb.VolumeCapability) {
 	for _, m := range modes {
 		c := &csipb.VolumeCapability{AccessMode: &csipb.VolumeCapability_AccessMode{Mode: d.mode(m)}}
-		if mode != nil && *mode == corev1.PersistentVolumeBlock {
+		if kinds.Block(mode) {
 			c.AccessType = &csipb.VolumeCapability_Block{Block: &csipb.VolumeCapability_BlockVolume{}}
 		} else {
 			c.AccessType = &csipb.VolumeCapability_Mount{Mount: &csipb.VolumeCapability_MountVolume{FsType: fsType, MountFlags: flags}}

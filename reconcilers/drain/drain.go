@@ -12,7 +12,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
+	scheduling "k8s.io/component-helpers/scheduling/corev1"
 
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
@@ -141,18 +141,19 @@ func leave(v *view.View, n *corev1.Node, spent *budgets, now time.Time, d *loop.
 	}
 	slices.Sort(of.stay)
 	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
-		return cmp.Or(cmp.Compare(priority(a), priority(b)), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(scheduling.PodPriority(a), scheduling.PodPriority(b)),
+			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	of.left = len(pods)
 	var turn *int32 // the priority of the pods that are ending
 	for _, p := range pods {
 		if p.DeletionTimestamp != nil {
-			turn = new(priority(p))
+			turn = new(scheduling.PodPriority(p))
 			break
 		}
 	}
 	for _, p := range pods {
-		if p.DeletionTimestamp != nil || turn != nil && priority(p) > *turn {
+		if p.DeletionTimestamp != nil || turn != nil && scheduling.PodPriority(p) > *turn {
 			continue
 		}
 		if why := spent.spend(p); why != "" {
@@ -161,13 +162,11 @@ func leave(v *view.View, n *corev1.Node, spent *budgets, now time.Time, d *loop.
 			}
 			continue
 		}
-		turn = new(priority(p))
+		turn = new(scheduling.PodPriority(p))
 		evict(n, p, now, d)
 	}
 	return of
 }
-
-func priority(p *corev1.Pod) int32 { return ptr.Deref(p.Spec.Priority, 0) }
 
 // evict ends a pod as Kubernetes' eviction does, with its own grace.
 func evict(n *corev1.Node, p *corev1.Pod, now time.Time, d *loop.Decision) {

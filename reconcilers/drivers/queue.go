@@ -190,7 +190,7 @@ func (q *queue) changed(v *view.View, c view.Change) {
 
 // node has a change of the drivers that a node reaches: where one came, nothing waits for it any longer.
 func (q *queue) node(v *view.View, old, new kinds.Object) {
-	if old != nil && new != nil && old.GetAnnotations()[csi.Controllers] == new.GetAnnotations()[csi.Controllers] &&
+	if old != nil && new != nil && old.GetAnnotations()[kinds.CSIControllers] == new.GetAnnotations()[kinds.CSIControllers] &&
 		len(old.(*storagev1.CSINode).Spec.Drivers) == len(new.(*storagev1.CSINode).Spec.Drivers) {
 		return
 	}

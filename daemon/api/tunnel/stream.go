@@ -18,7 +18,7 @@ import (
 const maxRefusal = 4 << 10
 
 // DialController reaches the controller service of a CSI driver through the agent of a node, which must say that it has it: see
-// csi.ControllersAnnotation. ctx bounds dialling alone. The connection has no deadlines: setting one ends it when it passes.
+// kinds.CSIControllers. ctx bounds dialling alone. The connection has no deadlines: setting one ends it when it passes.
 func (p *Pool) DialController(ctx context.Context, node, driver string) (net.Conn, error) {
 	transport := p.Transport(node)
 	if transport == nil {
