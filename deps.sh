@@ -22,6 +22,7 @@ if [ "${1:-}" = test ]; then
 	command -v curl >/dev/null 2>&1 || missing+=(curl)
 	command -v ip >/dev/null 2>&1 || missing+=(iproute2)
 	command -v nft >/dev/null 2>&1 || missing+=(nftables)
+	command -v mkfs.ext4 >/dev/null 2>&1 || missing+=(e2fsprogs)
 	command -v cc >/dev/null 2>&1 && [ -e /usr/include/stdlib.h ] || missing+=(gcc libc6-dev) # for the runc that a test builds
 	command -v prometheus >/dev/null 2>&1 || missing+=(prometheus)
 fi
