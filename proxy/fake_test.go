@@ -161,6 +161,8 @@ func (f *fake) ensureLink(rules.Input) ([]string, error) {
 	return made, nil
 }
 
+func (f *fake) ensureSettings(in rules.Input) ([]string, error) { return f.ensureLink(in) }
+
 func (f *fake) forget(rules.UDP) (int, error) {
 	defer f.enter()()
 	n := f.stale

@@ -37,6 +37,7 @@ type keeper struct {
 	kernel       kernel
 	compiler     *rules.Compiler
 	transactions *transactions // of all families
+	moves        *moves        // of all families
 	metrics      *metrics
 	log          *slog.Logger
 	drift        func(Drift) // nil: nobody is told
@@ -50,6 +51,7 @@ type keeper struct {
 	udp       rules.UDP
 	flowsDone bool        // the flows agree with udp
 	last      rules.Input // what the link was made for
+	moved     int         // the count of moves up to which the link was found right
 	read      int         // the foreign transactions that the last read has seen
 	suspect   bool        // the rules are to be read again whatever the transactions say
 	nextRead  time.Time

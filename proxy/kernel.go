@@ -31,6 +31,8 @@ type kernel interface {
 	// ensureLink makes the link of the service networks as the input wants it, with its addresses, routes and settings. It
 	// returns a line for each that it had to make; none if all was there.
 	ensureLink(in rules.Input) (made []string, err error)
+	// ensureSettings is the part of it of which the kernel does not tell that it changed.
+	ensureSettings(in rules.Input) (made []string, err error)
 	// forget deletes the remembered flows that do not agree with udp, and returns their number.
 	forget(udp rules.UDP) (int, error)
 }
@@ -47,6 +49,8 @@ func (h host) open(ctx context.Context) (tables, error) {
 }
 
 func (h host) ensureLink(in rules.Input) ([]string, error) { return ensureLink(in, h.family) }
+
+func (h host) ensureSettings(in rules.Input) ([]string, error) { return ensureSettings(in, h.family) }
 
 func (h host) forget(udp rules.UDP) (int, error) {
 	local, err := localAddresses(h.family)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -359,6 +360,8 @@ func TestRepair(t *testing.T) {
 			{"an unknown chain", func() { run("-t nat -N LOCKSTEP-X"); run("-t nat -A LOCKSTEP-X -j ACCEPT") }, ChainUnknown},
 			{"the link deleted", func() { command(t, "ip", "link", "del", LinkName) }, SettingAbsent},
 			{"the DNS address deleted", func() { command(t, "ip", "addr", "del", "10.43.0.10/32", "dev", LinkName) }, SettingAbsent},
+			{"the link set down", func() { command(t, "ip", "link", "set", LinkName, "down") }, SettingAbsent},
+			{"forwarding switched off", func() { must(t, os.WriteFile(sysctlForward, []byte("0"), 0o644)) }, SettingAbsent},
 			{"the route deleted", func() { command(t, "ip", "route", "del", "10.43.0.0/16") }, SettingAbsent},
 		}
 		if b.nft() {

@@ -53,6 +53,13 @@ func ensureLink(in rules.Input, family rules.Family) (made []string, err error) 
 			return made, err
 		}
 	}
+	more, err := ensureSettings(in, family)
+	return append(made, more...), err
+}
+
+// ensureSettings makes the settings that forwarding needs, of which nobody tells that they changed. It returns a line for each
+// that it had to make.
+func ensureSettings(in rules.Input, family rules.Family) (made []string, err error) {
 	settings := []string{sysctlForward}
 	if family == rules.IPv6 {
 		settings = []string{sysctlForward6}

@@ -55,6 +55,7 @@ type Proxy struct {
 	wake       <-chan struct{}
 	keepers    []*keeper
 	watchEvery time.Duration
+	moves      *moves // the keepers' too
 }
 
 // New returns a Proxy that does nothing until Run.
@@ -68,11 +69,11 @@ func New(opts Options) (*Proxy, error) {
 	if opts.Families == nil {
 		opts.Families = []rules.Family{rules.IPv4}
 	}
-	p := &Proxy{state: opts.State, wake: opts.Wake, watchEvery: watchInterval}
+	p := &Proxy{state: opts.State, wake: opts.Wake, watchEvery: watchInterval, moves: &moves{fd: -1}}
 	m, seen := newMetrics(opts.Registerer), &transactions{}
 	for _, f := range opts.Families {
 		p.keepers = append(p.keepers, &keeper{
-			family: f, kernel: host{f}, compiler: rules.NewCompiler(f), transactions: seen, metrics: m,
+			family: f, kernel: host{f}, compiler: rules.NewCompiler(f), transactions: seen, moves: p.moves, metrics: m,
 			log:   opts.Log.With("family", f.String()),
 			drift: opts.Drift, changed: opts.Changed, spelled: map[rules.ChainID]spelling{}, health: ErrNotSynced,
 			legacyReadEvery: legacyReadInterval,
@@ -84,6 +85,8 @@ func New(opts Options) (*Proxy, error) {
 // Run keeps the rules until ctx ends, and then returns nil and leaves them in place: pods go on
 // being reached while no agent runs. Failures are logged, retried and seen in Health.
 func (p *Proxy) Run(ctx context.Context) error {
+	p.moves.follow()
+	defer p.moves.leave()
 	p.each(ctx, (*keeper).write)
 	ticker := time.NewTicker(p.watchEvery)
 	defer ticker.Stop()

@@ -34,10 +34,15 @@ func (k *keeper) check(ctx context.Context) error {
 // repairLink restores the link and what belongs to it.
 func (k *keeper) repairLink() error {
 	noticed := time.Now()
-	made, err := k.kernel.ensureLink(k.last)
+	ensure, moved := k.kernel.ensureLink, k.moves.count()
+	if moved == k.moved {
+		ensure = k.kernel.ensureSettings
+	}
+	made, err := ensure(k.last)
 	if err != nil {
 		return err
 	}
+	k.moved = moved
 	if len(made) == 0 {
 		return nil
 	}

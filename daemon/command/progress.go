@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	// progressPeriod is how often progress looks: often enough to feel live.
+	// progressPeriod is how often progress looks while something goes on: often enough to feel live; and restPeriod while
+	// nothing does: a cluster that is left alone costs nothing that could be seen.
 	progressPeriod = 200 * time.Millisecond
+	restPeriod     = time.Second
 	// progressShare keeps looking to a small part of the time: after a report that took d, the next one waits for
 	// progressShare times d. A report of 10,000 objects takes some 30 ms.
 	progressShare = 20
@@ -32,22 +34,26 @@ func newProgress(s *screen) *progress { return &progress{screen: s, last: map[st
 func (p *progress) follow(ctx context.Context, b control.Backend, settled func(control.Report)) {
 	done := false
 	for {
-		began := time.Now()
+		began, period := time.Now(), progressPeriod
 		if report, err := b.Report(ctx); err == nil {
 			p.show(report)
+			rests := isSettled(report)
 			switch {
 			case done:
 				p.opened(report)
-			case isSettled(report):
+			case rests:
 				done = true
 				settled(report)
+			}
+			if rests {
+				period = restPeriod
 			}
 		}
 		select {
 		case <-ctx.Done():
 			p.screen.keep("")
 			return
-		case <-time.After(max(progressPeriod, progressShare*time.Since(began))):
+		case <-time.After(max(period, progressShare*time.Since(began))):
 		}
 	}
 }
