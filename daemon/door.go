@@ -165,7 +165,7 @@ func (d *door) Report(context.Context) (control.Report, error) {
 	v := d.store.View()
 	now := time.Now()
 	for n := range view.List[*corev1.Node](v, "") {
-		node := control.NodeReport{Name: n.Name, Ready: kinds.NodeReady(n), Silence: health.Silence(v, n.Name, now)}
+		node := control.NodeReport{Name: n.Name, Ready: kinds.NodeReady(n), Troubles: health.Troubles(v, n.Name, now)}
 		for range v.PodsOnNode(n.Name) {
 			node.Pods++
 		}

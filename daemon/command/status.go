@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -156,10 +157,10 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 		if n.Pods == 1 {
 			plural = ""
 		}
-		if n.Silence == "" {
+		if len(n.Troubles) == 0 {
 			line("node %s\t%s\t%d pod%s", n.Name, ready, n.Pods, plural)
 		} else {
-			line("node %s\t%s\t%d pod%s\t%s", n.Name, ready, n.Pods, plural, n.Silence)
+			line("node %s\t%s\t%d pod%s\t%s", n.Name, ready, n.Pods, plural, strings.Join(n.Troubles, "; "))
 		}
 	}
 	if len(r.Nodes) == 0 {

@@ -81,8 +81,8 @@ type NodeReport struct {
 	Name  string `json:"name"`
 	Ready bool   `json:"ready"`
 	Pods  int    `json:"pods"`
-	// Silence says for how long nothing was heard of a node that counts as silent.
-	Silence string `json:"silence,omitempty"`
+	// Troubles say what is not well with it: for how long nothing was heard of it, its pressures, a clock that is off.
+	Troubles []string `json:"troubles,omitempty"`
 }
 
 // PlanResult is what applying a source would change.

@@ -264,6 +264,8 @@ func (s *Server) nodes(v *view.View, now time.Time) []nodeRow {
 		}
 		if silence := health.Silence(v, n.Name, now); silence != "" {
 			row.Silent, row.Reason = true, silence
+		} else if row.Ready {
+			row.Reason = strings.Join(health.Troubles(v, n.Name, now), "; ")
 		}
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP {
