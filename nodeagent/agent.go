@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +35,7 @@ import (
 	"lockstep/nodeagent/probes"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
+	"lockstep/nodeagent/servers"
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/stats"
 	"lockstep/nodeagent/tokens"
@@ -75,6 +75,7 @@ type Agent struct {
 	imported  chan struct{}        // closed when ImagesDir has been imported
 	connected chan struct{}        // closed when there is a client, over link
 	link      *register.Link
+	servers   *servers.Servers
 	lostWake  chan struct{} // wakes endLost
 
 	contentWake chan struct{} // wakes refresh
@@ -144,6 +145,7 @@ func New(opts Options) (*Agent, error) {
 		Mounted: func(path string) (bool, error) { return a.volumes.Mounted(path) },
 		Resized: func(path string) error { return a.volumes.Resized(path) },
 	})
+	a.servers = a.newServers()
 	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
 	a.net = network.Open(network.Options{
 		Node:     opts.NodeName,
@@ -345,10 +347,8 @@ func (a *Agent) readMachine(ctx context.Context, version, layers string) error {
 	}
 	facts.RecursiveReadOnly, facts.UserNamespaces = n.RecursiveReadOnly, n.NoUserNamespaces == ""
 	if len(a.ips) == 0 {
-		if u, err := url.Parse(a.opts.Server); err == nil {
-			if ip, err := register.OutboundIP(u.Host); err == nil {
-				a.ips = []netip.Addr{ip}
-			}
+		if ip, err := register.OutboundIP(a.serverAddress()); err == nil {
+			a.ips = []netip.Addr{ip}
 		}
 	}
 	a.mu.Lock()

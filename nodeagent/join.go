@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
-	"strings"
 	"time"
 
 	"lockstep/internal/sleep"
@@ -37,7 +35,13 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	link.Heard, a.link = a.heard, link
+	conf, err := id.TLS()
+	if err != nil {
+		return err
+	}
+	line := tunnel.NewLine(a.serverAddress, conf)
+	link.Heard, link.Servers, a.link = a.heard, a.servers, link
+	a.begin([]task{{"servers", func(ctx context.Context) error { return a.servers.Run(ctx, moving{link, line}) }}})
 	if _, told, _ := a.opts.keptSettings(); told || len(a.allPods()) > 0 { // it goes on, and is told when there is somebody to tell it
 		a.begin([]task{{"settings", func(ctx context.Context) error { return a.learnSettings(ctx, link) }}})
 	} else if err := a.learnSettings(ctx, link); err != nil {
@@ -56,20 +60,37 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	}
 	poke(a.contentWake)
 	close(a.connected)
-	conf, err := id.TLS()
-	if err != nil {
-		return err
-	}
-	u, err := url.Parse(a.opts.Server)
-	if err != nil {
-		return fmt.Errorf("cannot use server %q: %w", a.opts.Server, err)
-	}
-	a.begin(a.joinedTasks(client, id, link, tunnel.Dialer(u.Host, conf)))
+	a.begin(a.joinedTasks(client, id, link, line.Dial))
 	return nil
 }
 
+// identity is the node's, towards the server that it uses now.
 func (a *Agent) identity() register.Identity {
-	return register.Identity{Server: strings.TrimSuffix(a.opts.Server, "/"), Node: a.opts.NodeName, Dir: a.opts.agentDir()}
+	id := register.Identity{Node: a.opts.NodeName, Dir: a.opts.agentDir()}
+	if a.servers != nil {
+		id.Server = a.servers.Current()
+	}
+	return id
+}
+
+// atEach has a request that is not a link's answered by any of the servers, the one in use first: by the next one where a server does not
+// answer, or cannot.
+func (a *Agent) atEach(ctx context.Context, ask func(register.Identity) error) error {
+	id := a.identity()
+	err := ask(id)
+	for _, server := range a.servers.Known() {
+		if err == nil || ctx.Err() != nil || errors.Is(err, register.ErrRefused) || errors.Is(err, register.ErrToken) {
+			return err
+		}
+		if server != id.Server {
+			next := id
+			next.Server = server
+			if again := ask(next); again == nil || errors.Is(again, register.ErrRefused) {
+				err = again
+			}
+		}
+	}
+	return err
 }
 
 // Joined says that the node has a certificate that holds: it needs no token.
@@ -93,10 +114,11 @@ func (a *Agent) join(ctx context.Context, id register.Identity) error {
 		if token == "" {
 			return fmt.Errorf("cannot join %s: a token is needed", id.Server)
 		}
-		err := id.Join(ctx, token)
+		by := ""
+		err := a.atEach(ctx, func(id register.Identity) error { by = id.Server; return id.Join(ctx, token) })
 		switch {
 		case err == nil:
-			a.log.Info("joined cluster", "server", id.Server)
+			a.log.Info("joined cluster", "server", by)
 			return nil
 		case errors.Is(err, register.ErrRefused), errors.Is(err, register.ErrToken):
 			return err
@@ -127,7 +149,7 @@ func (a *Agent) renewCertificate(ctx context.Context, id register.Identity, link
 			continue
 		}
 		if id.Joined(time.Now()) {
-			err = id.Renew(ctx)
+			err = a.atEach(ctx, func(id register.Identity) error { return id.Renew(ctx) })
 		} else {
 			err = a.join(ctx, id)
 		}

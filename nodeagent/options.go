@@ -42,8 +42,12 @@ const (
 // Options say how a node runs. The zero value of a field means what its
 // comment says.
 type Options struct {
-	// Server is the API's URL, https://host:port; required but for Reset.
+	// Server is the URL of an API server, https://host:port; required but for Reset.
 	Server string
+	// MoreServers are others of the same cluster, for where the first is away before the node has learnt which there are.
+	MoreServers []string
+	// OwnServer says that Server runs on this machine: the node uses it for as long as it serves.
+	OwnServer bool
 	// Token joins the cluster; TokenFile holds it instead. Either is needed
 	// once, until the node has its certificate.
 	Token, TokenFile string
@@ -186,8 +190,10 @@ func (o Options) withDefaults() (Options, error) {
 }
 
 func (o Options) validate() error {
-	if !strings.HasPrefix(o.Server, "https://") {
-		return errors.New("cannot run the agent: the server is not an https URL")
+	for _, server := range append([]string{o.Server}, o.MoreServers...) {
+		if !strings.HasPrefix(server, "https://") {
+			return errors.New("cannot run the agent: the server is not an https URL")
+		}
 	}
 	if o.Token != "" {
 		if err := register.CheckToken(o.Token); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"path/filepath"
 	"time"
 
@@ -129,11 +128,7 @@ func (a *Agent) proxyState() rules.Input {
 		Node:        rules.Node{Name: a.opts.NodeName, Addresses: ips},
 		PodNetworks: set.PodCIDRs, ServiceNetworks: set.ServiceCIDRs, LocalServices: set.DNS(), LocalhostPorts: true,
 	}
-	if u, err := url.Parse(a.opts.Server); err == nil {
-		if server, err := netip.ParseAddrPort(u.Host); err == nil { // a name is known by its endpoints, and by the mark
-			in.Servers = append(in.Servers, server)
-		}
-	}
+	in.Servers = a.serverAddresses()
 	in.Services, in.Slices = known.Services, known.Slices
 	if n := known.Node(a.opts.NodeName); n != nil {
 		for _, cidr := range n.Spec.PodCIDRs {

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"lockstep/internal/settings"
@@ -84,7 +83,7 @@ func (a *Agent) learnSettings(ctx context.Context, link http.RoundTripper) error
 func (a *Agent) askSettings(ctx context.Context, link http.RoundTripper) (settings.Settings, error) {
 	ctx, cancel := context.WithTimeout(ctx, settingsTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(a.opts.Server, "/")+settingsPath, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.servers.Current()+settingsPath, nil)
 	if err != nil {
 		return settings.Settings{}, err
 	}

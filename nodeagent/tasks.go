@@ -75,6 +75,7 @@ func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *re
 		{"silence", a.answerSilence},
 		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
 		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, a.log, dial, a.handler()) }},
+		{"server list", a.learnServers},
 		{"follow", func(ctx context.Context) error { return a.cluster.Follow(ctx, api) }},
 		{"grow", a.growClaims},
 		{"csi node", func(ctx context.Context) error { return a.csi.Report(ctx, csiNode{a, api}) }},

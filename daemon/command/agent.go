@@ -174,7 +174,8 @@ func newAgent() *cobra.Command {
 	var flags agentFlags
 	var dirs dirFlags
 	var logs logFlags
-	var server, token, tokenFile string
+	var servers []string
+	var token, tokenFile string
 	c := &cobra.Command{Use: "agent", Short: "Run this machine as a node of a cluster", Args: takes(0, 0),
 		Long: `Run this machine as a node. The token is needed once, until the node has its certificate.
 Stopping the agent leaves all pods running.`,
@@ -186,11 +187,16 @@ Stopping the agent leaves all pods running.`,
 			if err != nil {
 				return err
 			}
-			if server == "" {
+			if len(servers) == 0 || servers[0] == "" {
 				return errors.New("cannot run the agent: --server is required, as https://ADDRESS:6443")
 			}
-			if err := wantURL("server", server, "https://ADDRESS:6443", "https"); err != nil {
-				return err
+			for _, server := range servers {
+				if server == "" {
+					return errors.New("cannot use --server: one of several is empty")
+				}
+				if err := wantURL("server", server, "https://ADDRESS:6443", "https"); err != nil {
+					return err
+				}
 			}
 			if err := dirs.usable(); err != nil {
 				return err
@@ -206,7 +212,7 @@ Stopping the agent leaves all pods running.`,
 			if err != nil {
 				return err
 			}
-			o.Server, o.Token, o.TokenFile, o.Log = server, token, tokenFile, log
+			o.Server, o.MoreServers, o.Token, o.TokenFile, o.Log = servers[0], servers[1:], token, tokenFile, log
 			if !nodeagent.Joined(o) { // the token is not needed afterwards, and may be gone
 				if err := readable("token-file", tokenFile, false); err != nil {
 					return err
@@ -224,7 +230,8 @@ Stopping the agent leaves all pods running.`,
 	flags.add(c)
 	dirs.add(c)
 	logs.add(c, "info")
-	c.Flags().StringVar(&server, "server", "", "`URL` of the API, https://ADDRESS:6443")
+	c.Flags().StringSliceVar(&servers, "server", nil,
+		"`URL` of the API, https://ADDRESS:6443; may be given several times, or with commas, and the node learns the others by itself")
 	c.Flags().StringVar(&token, "token", "", "join `TOKEN`, from lockstep token create")
 	c.Flags().StringVar(&tokenFile, "token-file", "", "`FILE` with the join token")
 	return c

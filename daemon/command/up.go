@@ -71,6 +71,7 @@ how the rollout goes. Stopping it leaves all pods running; "lockstep reset" remo
 				return err
 			}
 			a.Server = "https://" + netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.Listen.Port()).String()
+			a.OwnServer = true
 			d.Log, a.Log = log, log
 			if err := up(cmd.Context(), out, dirs, d, a); err != nil {
 				return err

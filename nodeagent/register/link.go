@@ -3,15 +3,19 @@ package register
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/connrotation"
 
+	"lockstep/nodeagent/servers"
 	"lockstep/proxy"
 )
 
@@ -27,6 +31,8 @@ const (
 	handshakeTimeout = 5 * time.Second
 	// linkRetry is how often somebody asks whether the server is there again.
 	linkRetry = 500 * time.Millisecond
+	// maxReady bounds what is read of why a server is not ready: a line for each of its checks.
+	maxReady = 4 << 10
 )
 
 // Link is how a node that has joined reaches the API: connections that are soon
@@ -39,6 +45,9 @@ const (
 type Link struct {
 	// Heard, where set, is told of every answer before its body is read. It is set before the link is used.
 	Heard func(*http.Response)
+	// Servers, where set, say which server requests go to, whichever they name, and are told of requests that found no answer. It
+	// is set before the link is used. Nil: all go to the identity's.
+	Servers *servers.Servers
 
 	id        Identity
 	transport *http.Transport
@@ -100,7 +109,8 @@ func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
 	asks := false // of all who wait, one asks for the others
 	for {
 		answered := l.Answered()
-		res, err := l.transport.RoundTrip(req)
+		server := l.server()
+		res, err := l.transport.RoundTrip(to(server, req))
 		if asks {
 			<-l.asking
 		}
@@ -110,6 +120,9 @@ func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
 				l.Heard(res)
 			}
 			return res, nil
+		}
+		if l.Servers != nil && req.Context().Err() == nil {
+			l.Servers.Failed(server)
 		}
 		if hurries || req.Method != http.MethodGet {
 			return nil, err
@@ -132,6 +145,66 @@ func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
 		case <-retry:
 		}
 	}
+}
+
+// server is the one that requests go to now.
+func (l *Link) server() string {
+	if l.Servers == nil {
+		return l.id.Server
+	}
+	return l.Servers.Current()
+}
+
+// to is a request as it goes to a server.
+func to(server string, req *http.Request) *http.Request {
+	u, err := url.Parse(server)
+	if err != nil || u.Host == req.URL.Host {
+		return req
+	}
+	out := *req
+	address := *req.URL
+	address.Host = u.Host
+	out.URL, out.Host = &address, ""
+	return &out
+}
+
+// readyPath is where a server says whether it serves.
+const readyPath = "/readyz"
+
+// Held implements servers.Prober.
+func (l *Link) Held(ctx context.Context) error { return ready(ctx, l.transport, l.server()) }
+
+// Anew implements servers.Prober. The server is not told whose the question is: the answer is for everybody.
+func (l *Link) Anew(ctx context.Context, server string) error {
+	conf := l.transport.TLSClientConfig.Clone()
+	conf.GetClientCertificate = nil
+	conf.NextProtos = []string{"http/1.1"} // the link's transport has set its own, HTTP/2
+	once := &http.Transport{DialContext: direct(), TLSClientConfig: conf, TLSHandshakeTimeout: handshakeTimeout, DisableKeepAlives: true}
+	defer once.CloseIdleConnections()
+	return ready(ctx, once, server)
+}
+
+// Moved implements servers.Prober: who waits for an answer asks the new server.
+func (l *Link) Moved(_, _ string) {
+	l.Reset()
+	l.tell()
+}
+
+func ready(ctx context.Context, by http.RoundTripper, server string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+readyPath, nil)
+	if err != nil {
+		return err
+	}
+	res, err := by.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxReady))
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%w: %s", servers.ErrAnswered, strings.TrimSpace(string(text)))
+	}
+	return err
 }
 
 // Answered returns a channel that is closed by the next answer, to whomever.

@@ -10,10 +10,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"lockstep/nodeagent/servers"
 )
 
 // wire is a server behind connections that can be cut: what is sent then is lost, nobody is told, and connections that
@@ -217,4 +220,113 @@ func TestLinkAsksOnce(t *testing.T) {
 	}
 	cancel()
 	waiting.Wait()
+}
+
+// another is one more server behind a wire, of the same authority as that of linked, which says who it is.
+func another(t *testing.T, name string, ready *atomic.Bool) (string, *wire) {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/readyz" && !ready.Load():
+			http.Error(w, "[-]etcd failed: it has no quorum", http.StatusServiceUnavailable)
+		case r.URL.Path == "/watch":
+			w.WriteHeader(http.StatusOK)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		default:
+			_, _ = io.WriteString(w, name)
+		}
+	}))
+	w := &wire{Listener: server.Listener, alive: map[*wired]bool{}}
+	server.Listener, server.EnableHTTP2 = w, true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { w.set(false) })
+	return server.URL, w
+}
+
+// TestLinkMoves: a node leaves a server that was cut off, and one that says that it cannot serve, within 3 s: what is open ends, who
+// waits is answered by the other, and requests need not know.
+func TestLinkMoves(t *testing.T) {
+	const promised = 3 * time.Second
+	issuer := httptest.NewTLSServer(nil)
+	defer issuer.Close()
+	dir := t.TempDir()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw})
+	if err := os.WriteFile(filepath.Join(dir, caFile), ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var ready [2]atomic.Bool
+	urls, wires := [2]string{}, [2]*wire{}
+	for i := range urls {
+		ready[i].Store(true)
+		urls[i], wires[i] = another(t, string(rune('a'+i)), &ready[i])
+	}
+	l, err := Identity{Server: "https://never.example:6443", Node: "n1", Dir: dir}.Link()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Reset)
+	l.Servers = servers.New(servers.Options{Node: "n1", Seeds: urls[:], File: filepath.Join(dir, "servers")})
+	ctx, end := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = l.Servers.Run(ctx, l) })
+	defer running.Wait()
+	defer end()
+	at := func() int { return slices.Index(urls[:], l.Servers.Current()) }
+	ask := func() string {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://never.example:6443/who", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := l.RoundTrip(req)
+		if err != nil {
+			return err.Error()
+		}
+		defer res.Body.Close()
+		text, _ := io.ReadAll(res.Body)
+		return string(text)
+	}
+	watch := func() (ended chan error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://never.example:6443/watch", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := l.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended = make(chan error, 1)
+		running.Go(func() {
+			_, err := io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			ended <- err
+		})
+		return ended
+	}
+	for _, fault := range []string{"cut", "unready"} {
+		before := at()
+		if got, want := ask(), string(rune('a'+before)); got != want {
+			t.Fatalf("%s answers, want %s", got, want)
+		}
+		ended := watch()
+		began := time.Now()
+		if fault == "cut" {
+			wires[before].set(true)
+		} else {
+			ready[before].Store(false)
+		}
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: a watch goes on", fault)
+		}
+		got, took := ask(), time.Since(began)
+		if want := string(rune('a' + 1 - before)); got != want || at() == before || took > promised {
+			t.Errorf("%s: %s answers after %v, want %s within %v", fault, got, took, want, promised)
+		}
+		t.Logf("%s: another server answered after %v", fault, took)
+		wires[before].set(false)
+		ready[before].Store(true)
+	}
 }

@@ -38,13 +38,50 @@ const (
 	settled = 10 * time.Second
 )
 
-// Dialer opens TLS connections to an API server's address, `10.0.0.1:6443`. The configuration has the node's
-// certificate and the cluster's authority; it is not changed.
-func Dialer(address string, config *tls.Config) func(context.Context) (net.Conn, error) {
+// Line opens TLS connections to the API server that is in use, one after the other.
+type Line struct {
+	config *tls.Config
+	server func() string
+
+	mu   sync.Mutex
+	conn net.Conn // the last one; nil: none
+}
+
+// NewLine returns a line to the address that server names at the time, `10.0.0.1:6443`. The configuration has the node's certificate and
+// the cluster's authority; it is not changed.
+func NewLine(server func() string, config *tls.Config) *Line {
 	config = config.Clone()
 	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
-	dialer := &tls.Dialer{NetDialer: proxy.Direct(&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}), Config: config}
-	return func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", address) }
+	return &Line{config: config, server: server}
+}
+
+// Dial opens a connection.
+func (l *Line) Dial(ctx context.Context) (net.Conn, error) {
+	dialer := &tls.Dialer{NetDialer: proxy.Direct(&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}), Config: l.config}
+	server := l.server()
+	conn, err := dialer.DialContext(ctx, "tcp", server)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.conn = conn
+	l.mu.Unlock()
+	if l.server() != server {
+		conn.Close()
+		return nil, errors.New("another server is used now")
+	}
+	return conn, nil
+}
+
+// Hang ends the connection, where there is one: another server is used now.
+func (l *Line) Hang() {
+	l.mu.Lock()
+	conn := l.conn
+	l.conn = nil
+	l.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
 }
 
 // Serve opens a tunnel on what dial returns and serves handler over it, again and again, until ctx ends; then it
