@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -13,6 +14,9 @@ import (
 	"lockstep/store"
 	"lockstep/store/view"
 )
+
+// withdrawTimeout bounds the last word of a server that stops: its lease runs out otherwise.
+const withdrawTimeout = time.Second
 
 // announcer tells that this process's API server runs, and since when it has taken heartbeats.
 type announcer struct {
@@ -28,6 +32,8 @@ type announcer struct {
 	now     func() time.Time
 	log     *slog.Logger
 
+	mu      sync.Mutex
+	stops   bool
 	renewed time.Time // zero: never
 	from    time.Time // since when the lease has never run out
 }
@@ -53,8 +59,33 @@ func (a *announcer) run(ctx context.Context) error {
 	}
 }
 
+// withdraw tells that this API server runs no more, so that nobody is sent to it for as long as its lease would last, and has run renew it
+// no more. Where that cannot be told the lease runs out.
+func (a *announcer) withdraw(ctx context.Context) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stops = true
+	key := apiservers.Key(a.name)
+	old, _ := a.store.View().Get(key).(*coordinationv1.Lease)
+	if old == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, withdrawTimeout)
+	defer cancel()
+	lease := apiservers.Lease(old, a.name, a.at, a.from, a.now().Add(-apiservers.Patience))
+	w := store.Write{Key: key, Object: lease, If: kinds.Revision(old), Reason: "this API server stops"}
+	if err := a.store.Commit(ctx, store.Group{w})[0].Err; err != nil {
+		a.log.Debug("cannot withdraw this API server", "error", err)
+	}
+}
+
 // renew writes the lease once. What conflicts is written anew at the next tick.
 func (a *announcer) renew(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stops {
+		return nil
+	}
 	now := a.now()
 	if a.renewed.IsZero() || now.Sub(a.renewed) >= apiservers.Patience {
 		a.from = now

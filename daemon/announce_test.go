@@ -59,8 +59,15 @@ func TestAnnounceUntilItEnds(t *testing.T) {
 			t.Fatal("there is no lease")
 		}
 	}
+	a.withdraw(ctx)
+	if err := a.renew(ctx); err != nil {
+		t.Error(err)
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("run = %v", err)
+	}
+	if servers, _ := apiservers.Running(s.View(), time.Now()); len(servers) > 0 {
+		t.Errorf("after it has stopped %v run", servers)
 	}
 }

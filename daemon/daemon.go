@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lockstep/daemon/api"
+	"lockstep/daemon/api/peers"
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/control"
 	"lockstep/daemon/etcd"
@@ -29,6 +30,7 @@ import (
 	"lockstep/internal/settings"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers"
+	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/drivers"
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/scheduler"
@@ -58,6 +60,7 @@ func Run(ctx context.Context, o Options) error {
 	if err == nil {
 		err = p.run(ctx)
 		p.tunnels.Close()
+		p.peers.Close()
 	}
 	if closed := database.Close(); closed != nil {
 		o.Log.Warn("cannot close etcd in good order", "error", closed)
@@ -104,12 +107,18 @@ const deadPatience = 5 * time.Second
 // run runs all tasks until ctx ends or one fails.
 func (p *plane) run(ctx context.Context) error {
 	done := make(chan error, 1)
-	go func() { done <- runTasks(ctx, p.tasks()) }()
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	go func() { done <- runTasks(running, p.tasks()) }()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
 	}
+	if !p.etcd.Dead() {
+		p.announcer.withdraw(running)
+	}
+	stop()
 	for t := time.After(deadPatience); ; {
 		select {
 		case err := <-done:
@@ -135,6 +144,8 @@ type plane struct {
 	// inventories are read by who leads, by the control socket and by the page.
 	inventories *apply.Inventories
 	tunnels     *tunnel.Pool
+	peers       *peers.Peers
+	announcer   *announcer
 	api         *api.Server
 	web         *web.Server
 }
@@ -178,8 +189,15 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	if err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
+	p.announcer = &announcer{
+		store: p.store, name: o.Name, at: o.Advertise, serving: p.store.ServingSince, now: time.Now, log: o.Log,
+	}
+	p.peers = peers.New(peers.Options{
+		Own: p.tunnels, Others: p.others, TLS: p.authority.PeerConfig(o.Name), Log: o.Log,
+	})
 	p.api = api.New(api.Options{
-		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.tunnels, Hooks: p.sync.Hooks(),
+		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.peers, Peers: p.peers.Door(),
+		Hooks:    p.sync.Hooks(),
 		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID,
 		Settings: p.settings, Disk: database.Disk,
 	})
@@ -229,6 +247,17 @@ func (p *plane) hosts() []string {
 	return pki.ServerHosts(p.settings, p.opts.Advertise.Addr().String(), p.opts.Name)
 }
 
+// others are the servers that run besides this one.
+func (p *plane) others() []peers.Server {
+	var out []peers.Server
+	for _, s := range apiservers.Servers(p.store.View(), time.Now()) {
+		if s.Runs && s.Name != p.opts.Name {
+			out = append(out, peers.Server{Name: s.Name, Address: s.At.String()})
+		}
+	}
+	return out
+}
+
 // tasks are everything that runs, whether this process leads or not.
 func (p *plane) tasks() []task {
 	return []task{
@@ -238,9 +267,7 @@ func (p *plane) tasks() []task {
 		{"api", func(ctx context.Context) error {
 			return listen(ctx, p.opts.Listen, p.api.Serve)
 		}},
-		{"announcement", (&announcer{
-			store: p.store, name: p.opts.Name, at: p.opts.Advertise, serving: p.store.ServingSince, now: time.Now, log: p.opts.Log,
-		}).run},
+		{"announcement", p.announcer.run},
 		{"status page", func(ctx context.Context) error {
 			return listen(ctx, p.opts.StatusListen, p.web.Serve)
 		}},
@@ -255,7 +282,7 @@ func (p *plane) tasks() []task {
 
 // leaderTasks are what only the leader does, writing through its committer.
 func (p *plane) leaderTasks(c store.Committer) []task {
-	gauge := usage.NewGauge(usage.Agents{Transport: p.tunnels.Transport, Log: p.opts.Log}, p.store.View, time.Now)
+	gauge := usage.NewGauge(usage.Agents{Transport: p.peers.Transport, Log: p.opts.Log}, p.store.View, time.Now)
 	loops := reconcilers.All(reconcilers.Options{
 		Settings: p.settings,
 		CA:       string(p.authority.PEM()),
@@ -270,7 +297,7 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 		}).Run},
 		{"gauge", gauge.Run},
 		{"drivers", drivers.New(drivers.Options{
-			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Dial: p.tunnels.DialController, Stated: apply.Stated,
+			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Dial: p.peers.DialController, Stated: apply.Stated,
 		}).Run},
 		{"scheduler", scheduler.New(scheduler.Options{
 			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry), Profiles: p.opts.Profiles,

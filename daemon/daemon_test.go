@@ -41,7 +41,7 @@ func shortDir(t *testing.T) string {
 }
 
 func TestTasksByRole(t *testing.T) {
-	p := &plane{opts: options(t)}
+	p := &plane{opts: options(t), announcer: &announcer{}}
 	names := func(tasks []task) (out []string) {
 		for _, task := range tasks {
 			out = append(out, task.name)

@@ -115,7 +115,8 @@ func (s *server) identified(next http.Handler) http.Handler {
 		if err != nil {
 			credential = peerOf(r)
 		}
-		if !probing(r.URL.Path) { // probes must be answered above all when there is much to do
+		// Probes must be answered above all when there is much to do, and what other servers ask has been paid for there.
+		if !probing(r.URL.Path) && id.Role != rights.Server {
 			if broke := s.budgets.afford(credential, s.now()); broke != nil {
 				s.metrics.refused.Inc()
 				s.fail(w, r, broke)
@@ -128,8 +129,10 @@ func (s *server) identified(next http.Handler) http.Handler {
 			return
 		}
 		out := w.(*writer)
-		out.answered = s.metered(r, credential)
-		defer out.charge()
+		if id.Role != rights.Server {
+			out.answered = s.metered(r, credential)
+			defer out.charge()
+		}
 		if err := impersonates(id, r); err != nil {
 			s.fail(w, r, err)
 			return
@@ -146,6 +149,10 @@ func (s *server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
 		id, a := identityOf(r.Context()), accessOf(r, info)
+		if id.Role == rights.Server && !rights.Open(info.Path) {
+			s.living(w, r, id, a, next) // who follows a log may do so there
+			return
+		}
 		if longRunning(r, info) {
 			s.lasting(w, r, id, a, next)
 			return

@@ -16,6 +16,7 @@ import (
 	"lockstep/daemon/api/accounts"
 	"lockstep/daemon/pki"
 	"lockstep/daemon/rights"
+	"lockstep/reconcilers/apiservers"
 	"lockstep/store/view"
 )
 
@@ -49,6 +50,8 @@ func subject(name string, groups []string) rights.Subject {
 	switch {
 	case isNode && short != "" && slices.Contains(groups, pki.NodeGroup):
 		who.Role, who.Node = rights.Node, short
+	case slices.Contains(groups, pki.ServerGroup):
+		who.Role = rights.Server
 	case slices.Contains(groups, serviceaccount.AllServiceAccountsGroup) || isAccount(name):
 		who.Role = rights.Account
 	}
@@ -118,6 +121,16 @@ func (s *server) byCertificate(r *http.Request, cert *x509.Certificate) (identit
 		}
 		if s.conns.know(r.Context(), id) && !id.holds(s.store.View()) { // it ceased to hold meanwhile
 			return identity{}, apierrors.NewUnauthorized(pki.ErrRemoved.Error())
+		}
+	case rights.Server:
+		name, ok := strings.CutPrefix(cert.Subject.CommonName, pki.ServerUserPrefix)
+		if !ok {
+			return identity{}, apierrors.NewUnauthorized("the certificate is a server's, but not one by which it may ask")
+		}
+		id.credential = "server/" + name
+		id.holds = func(v *view.View) bool { return v.Get(apiservers.Key(name)) != nil }
+		if !id.holds(s.store.View()) {
+			return identity{}, apierrors.NewUnauthorized("server " + name + " is none of this cluster's, or was removed")
 		}
 	case rights.Person:
 		id.credential = "cert/" + cert.SerialNumber.String()

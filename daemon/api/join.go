@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
+	"lockstep/daemon/api/peers"
 	"lockstep/daemon/pki"
 )
 
@@ -102,11 +103,17 @@ func (s *server) tunnel(w http.ResponseWriter, r *http.Request) {
 	s.opts.Tunnels.Accept(w, r, identityOf(r.Context()).Node)
 }
 
-// noTunnel is the answer where a node's agent cannot be reached; trying again at once would not help.
-func noTunnel(name string) error {
+// noTunnel is the answer where a node's agent cannot be reached; trying again at once would not help. Why is nil where there is no
+// server but this one.
+func noTunnel(name string, why error) error {
+	message := "the agent of node " + name + " has no connection to this server"
+	var unreached *peers.Unreached
+	if errors.As(why, &unreached) {
+		message = why.Error()
+	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusBadGateway, Reason: metav1.StatusReasonServiceUnavailable,
-		Message: "the agent of node " + name + " has no connection to this server",
+		Message: message,
 		Details: &metav1.StatusDetails{Kind: "nodes", Name: name},
 	}}
 }

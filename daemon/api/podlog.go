@@ -74,7 +74,8 @@ func (s *server) relay(w http.ResponseWriter, r *http.Request, location *url.URL
 	if err != nil {
 		var status apierrors.APIStatus
 		if !errors.As(err, &status) {
-			err = noTunnel(location.Hostname())
+			s.log.Debug("an agent was not reached", "node", location.Hostname(), "error", err)
+			err = noTunnel(location.Hostname(), err)
 		}
 		s.fail(w, r, err)
 		return
@@ -173,7 +174,7 @@ type agents struct{ *server }
 func (a agents) GetConnectionInfo(_ context.Context, name types.NodeName) (*kubeletclient.ConnectionInfo, error) {
 	transport := a.transport(string(name))
 	if transport == nil {
-		return nil, noTunnel(string(name))
+		return nil, noTunnel(string(name), nil)
 	}
 	return &kubeletclient.ConnectionInfo{
 		Scheme: "http", Hostname: string(name), Port: "80", Transport: transport, InsecureSkipTLSVerifyTransport: transport,
@@ -210,7 +211,7 @@ func (s *server) nodeProxy(w http.ResponseWriter, r *http.Request) {
 	}
 	transport := s.transport(info.Name)
 	if transport == nil {
-		s.fail(w, r, noTunnel(info.Name))
+		s.fail(w, r, noTunnel(info.Name, nil))
 		return
 	}
 	location := &url.URL{Scheme: "http", Host: info.Name, Path: "/" + path, RawQuery: r.URL.RawQuery}

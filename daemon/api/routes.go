@@ -53,6 +53,9 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("POST "+rights.RenewPath, s.renew)
 	mux.HandleFunc("GET "+rights.TunnelPath, s.tunnel)
 	mux.HandleFunc("GET "+settingsPath, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.opts.Settings.Encode()) })
+	if s.opts.Peers != nil {
+		mux.Handle(rights.PeersPath, s.opts.Peers)
+	}
 	if s.opts.Hooks != nil {
 		mux.Handle("POST "+rights.HookPath, s.opts.Hooks)
 	}

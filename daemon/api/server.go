@@ -27,8 +27,8 @@ import (
 
 // Tunnels reach agents over the connections that they opened.
 type Tunnels interface {
-	// Transport sends requests to the agent of a node, or returns nil where the node has no connection open here. The
-	// requests' host is the node's name; their scheme is of no matter.
+	// Transport sends requests to the agent of a node, or returns nil where the node has no connection open here, nor can have one to
+	// another server. The requests' host is the node's name; their scheme is of no matter.
 	Transport(node string) http.RoundTripper
 	// Accept answers GET /lockstep/v1/tunnel of a node whose certificate was verified, and takes the connection over. It
 	// returns when the tunnel has ended, at the latest soon after the request's context.
@@ -45,6 +45,8 @@ type Options struct {
 	Hosts []string
 	// Tunnels reach the agents. Nil: logs and statistics of pods cannot be read.
 	Tunnels Tunnels
+	// Peers answers other servers, below rights.PeersPath. Nil: 404.
+	Peers http.Handler
 	// Hooks answers POST /hooks/git, which is not authenticated: it checks its own signatures. Nil: 404.
 	Hooks http.Handler
 	// Settings of the cluster, which GET /lockstep/v1/settings tells. The zero value: settings.Default().

@@ -7,11 +7,13 @@ import (
 	"sync"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"lockstep/daemon/rights"
+	"lockstep/reconcilers/apiservers"
 	"lockstep/store/view"
 )
 
@@ -130,9 +132,11 @@ func bearing(changes []view.Change) (credentials, grants bool, losers map[string
 	return false, grants, losers
 }
 
-// gone says that a change takes an account, a node or a Secret, which tokens of accounts rest on, or puts another in its place.
+// gone says that a change takes a server, an account, a node or a Secret, which tokens of accounts rest on, or puts another in its place.
 func gone(c view.Change) bool {
 	switch c.Old.(type) {
+	case *coordinationv1.Lease:
+		return c.New == nil && apiservers.Named(c.Key.Namespace, c.Key.Name)
 	case *corev1.ServiceAccount, *corev1.Node, *corev1.Secret:
 		return c.New == nil || c.New.GetUID() != c.Old.GetUID()
 	}
@@ -210,6 +214,11 @@ func (s *server) lasting(w http.ResponseWriter, r *http.Request, id identity, a 
 		return
 	}
 	defer leave()
+	s.living(w, r, id, a, next)
+}
+
+// living lets a request go on for as long as its credential and its right do.
+func (s *server) living(w http.ResponseWriter, r *http.Request, id identity, a rights.Access, next http.Handler) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	end := id.until

@@ -63,7 +63,7 @@ type Authority struct {
 	// accountKey signs tokens of service accounts.
 	accountKey *ecdsa.PrivateKey
 
-	nodeLifetime time.Duration
+	nodeLifetime, serverLifetime time.Duration
 }
 
 // Options of an authority.
@@ -74,6 +74,8 @@ type Options struct {
 	Now func() time.Time
 	// NodeLifetime is how long nodes' certificates hold. Zero: 90 days.
 	NodeLifetime time.Duration
+	// ServerLifetime is how long servers' certificates hold. Zero: 90 days.
+	ServerLifetime time.Duration
 }
 
 // Open reads the authority from the vault, or makes it there: an ECDSA P-256 key and a certificate of ten years, and another
@@ -101,9 +103,8 @@ func Open(vault Vault, opts Options) (*Authority, error) {
 	if a.accountKey, err = openAccountKey(vault); err != nil {
 		return nil, err
 	}
-	if a.nodeLifetime = opts.NodeLifetime; a.nodeLifetime == 0 {
-		a.nodeLifetime = nodeLifetime
-	}
+	a.nodeLifetime = cmp.Or(opts.NodeLifetime, nodeLifetime)
+	a.serverLifetime = cmp.Or(opts.ServerLifetime, serverLifetime)
 	return a, nil
 }
 
@@ -198,7 +199,7 @@ func Pin(cert *x509.Certificate) string {
 
 // Server makes a certificate for an API server that is reached under these host names and addresses.
 func (a *Authority) Server(hosts []string) (tls.Certificate, error) {
-	template := a.template(pkix.Name{CommonName: "lockstep-server", Organization: []string{ServerGroup}}, serverLifetime)
+	template := a.template(pkix.Name{CommonName: "lockstep-server", Organization: []string{ServerGroup}}, a.serverLifetime)
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for _, host := range hosts {
 		if ip := net.ParseIP(host); ip != nil {
@@ -243,7 +244,7 @@ func (a *Authority) ServerConfig(hosts []string) (*tls.Config, error) {
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			mu.Lock()
 			defer mu.Unlock()
-			if a.now().After(current.Leaf.NotAfter.Add(-serverLifetime / 3)) {
+			if a.due(current.Leaf) {
 				next, err := a.Server(hosts)
 				if err != nil {
 					return nil, err

@@ -28,6 +28,7 @@ const (
 	Node
 	Person  // or a program that a person gave a credential to
 	Account // a program in a pod, by its service account
+	Server  // another server of the cluster
 )
 
 // Subject is who asks. Its zero value is nobody who is known.
@@ -46,6 +47,8 @@ const (
 	RenewPath  = "/lockstep/v1/renew"
 	TunnelPath = "/lockstep/v1/tunnel"
 	HookPath   = "/hooks/git"
+	// PeersPath is below which servers ask each other for what agents answer.
+	PeersPath = "/lockstep/v1/peers/"
 )
 
 // Access is one thing a client asks to do.
@@ -173,6 +176,8 @@ func Decide(who Subject, a Access, v *view.View, p *Policy) (Verdict, string) {
 		return decidePath(who, a, p)
 	case who.Role == Anonymous:
 		return Unauthorized, "Unauthorized"
+	case who.Role == Server:
+		return Forbidden, "servers ask each other only for what agents answer"
 	case who.Role == Node && asks:
 		return Allowed, ""
 	case who.Role == Node && a.Read():
@@ -200,6 +205,10 @@ func decidePath(who Subject, a Access, p *Policy) (Verdict, string) {
 		return Allowed, ""
 	case who.Role == Anonymous:
 		return Unauthorized, "Unauthorized"
+	case strings.HasPrefix(path, PeersPath):
+		return only(who.Role == Server, "only a server of this cluster may")
+	case who.Role == Server:
+		return Forbidden, "servers ask each other only for what agents answer"
 	case path == TunnelPath || path == RenewPath:
 		return only(who.Role == Node, "only a node may")
 	case !a.Read():

@@ -328,7 +328,8 @@ func TestRandomFaults(t *testing.T) {
 				f.mu.Lock()
 				states := maps.Clone(f.is)
 				f.mu.Unlock()
-				if any := slices.ContainsFunc(three, func(s string) bool { return states[s] == serving }); any && states[s.Current()] != serving {
+				any := slices.ContainsFunc(three, func(s string) bool { return states[s] == serving })
+				if any && states[s.Current()] != serving {
 					t.Errorf("seed %d, step %d: at %s of %v", seed, i, s.Current(), states)
 				}
 			}

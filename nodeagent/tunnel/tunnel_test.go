@@ -83,7 +83,7 @@ func TestRequestsReachTheAgent(t *testing.T) {
 	cancel()
 	served.Wait()
 	eventually.True(t, 10*time.Second, "the pool has forgotten it", func() bool {
-		return pool.Transport("node-1") == nil && len(pool.Nodes()) == 0
+		return pool.Transport("node-1") == nil && len(pool.Since()) == 0
 	})
 	pool.Close()
 }

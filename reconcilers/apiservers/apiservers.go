@@ -92,6 +92,29 @@ func Since(v *view.View, now time.Time) (since time.Time, ok bool) {
 	return since, ok
 }
 
+// Server is what a server has told of itself.
+type Server struct {
+	Name string
+	At   netip.AddrPort
+	// Renewed is when it did so last; Runs says that this was not too long ago.
+	Renewed time.Time
+	Runs    bool
+}
+
+// Servers are those that have told of themselves, whether they run or not, in order of their leases.
+func Servers(v *view.View, now time.Time) (list []Server) {
+	for lease := range leases(v) {
+		at, err := netip.ParseAddrPort(lease.Annotations[address])
+		if err != nil || lease.Spec.HolderIdentity == nil {
+			continue
+		}
+		list = append(list, Server{
+			Name: *lease.Spec.HolderIdentity, At: at, Renewed: renewed(lease), Runs: renewed(lease).Add(Patience).After(now),
+		})
+	}
+	return list
+}
+
 // Gone are the leases of servers that have long been gone.
 func Gone(v *view.View, now time.Time) (gone []*coordinationv1.Lease) {
 	for lease := range leases(v) {
@@ -111,7 +134,7 @@ func Is(o kinds.Object) bool {
 func Changed(old, new kinds.Object) bool {
 	a, b := old.(*coordinationv1.Lease), new.(*coordinationv1.Lease)
 	return Is(a) != Is(b) || a.Annotations[address] != b.Annotations[address] || !a.Spec.AcquireTime.Equal(b.Spec.AcquireTime) ||
-		renewed(b).Sub(renewed(a)) >= Patience
+		renewed(b).Sub(renewed(a)) >= Patience || renewed(b).Before(renewed(a)) // it stopped
 }
 
 func leases(v *view.View) func(func(*coordinationv1.Lease) bool) {

@@ -17,10 +17,10 @@ import (
 // maxRefusal bounds what is read of why an agent refuses a stream.
 const maxRefusal = 4 << 10
 
-// DialController reaches the controller service of a CSI driver through the agent of a node, which must say that it has it: see
-// kinds.CSIControllers. ctx bounds dialling alone. The connection has no deadlines: setting one ends it when it passes.
-func (p *Pool) DialController(ctx context.Context, node, driver string) (net.Conn, error) {
-	transport := p.Transport(node)
+// DialController reaches the controller service of a CSI driver through the agent of a node, which transport sends requests to, nil where
+// nothing does, and which must say that it has it: see kinds.CSIControllers. ctx bounds dialling alone. The connection has no deadlines:
+// setting one ends it when it passes.
+func DialController(ctx context.Context, transport http.RoundTripper, node, driver string) (net.Conn, error) {
 	if transport == nil {
 		return nil, fmt.Errorf("cannot reach the controller of CSI driver %s: the agent of node %s has no connection to this server",
 			driver, node)

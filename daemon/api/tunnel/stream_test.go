@@ -99,7 +99,7 @@ func TestStream(t *testing.T) {
 	if _, err := stream(bounded, agent, "n1", "/csi/silent"); err == nil {
 		t.Error("nobody answers, and it is open")
 	}
-	if _, err := new(Pool).DialController(t.Context(), "n1", "echo"); err == nil ||
+	if _, err := DialController(t.Context(), nil, "n1", "echo"); err == nil ||
 		err.Error() != "cannot reach the controller of CSI driver echo: the agent of node n1 has no connection to this server" {
 		t.Errorf("without a connection: %v", err)
 	}
