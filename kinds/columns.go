@@ -13,6 +13,9 @@ type Columns struct {
 	Declarable bool
 	// Status says that the kind has a status subresource.
 	Status bool
+	// Conditions are the types of those in the status that nodes and the cluster set, beside lockstep.dev/…, where programs may set
+	// others; nil: they may set none.
+	Conditions []string
 	// Categories are names for several kinds together ("all").
 	Categories []string
 	// Adoptable: one without a controller is adopted by whoever selects it; the view finds these.

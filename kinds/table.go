@@ -67,10 +67,12 @@ func table() []*Kind {
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Namespace, corev1.NamespaceList](core(), "namespaces", "ns", Columns{
+			Conditions: namespaceConditions(),
 			Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Node, corev1.NodeList](core(), "nodes", "no", Columns{
+			Conditions: nodeConditions(),
 			Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: judged(nodeHealth, heartbeats()...), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
@@ -161,29 +163,34 @@ func table() []*Kind {
 			Confidential: No, Health: judged(budgetHealth, budgetReads()...), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.Service, corev1.ServiceList](core(), "services", "svc", Columns{
+			Conditions: conditions[string](),
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: serviceRule(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[appsv1.Deployment, appsv1.DeploymentList](apps(), "deployments", "deploy", Columns{
+			Conditions: conditions(appsv1.DeploymentAvailable, appsv1.DeploymentProgressing, appsv1.DeploymentReplicaFailure),
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 			Confidential: No, Health: deploymentRule(), Pods: inTemplate(deploymentTemplate), Scale: deploymentScale,
 			Controllers: deploymentControllers(),
 		}),
 		row[appsv1.ReplicaSet, appsv1.ReplicaSetList](apps(), "replicasets", "rs", Columns{
+			Conditions: conditions(appsv1.ReplicaSetReplicaFailure),
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: Yes, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 			Confidential: No, Health: judged(replicaSetHealth, podReads()...), Pods: inTemplate(replicaSetTemplate),
 			Scale: replicaSetScale, Controllers: replicaSetControllers(),
 		}),
 		row[appsv1.StatefulSet, appsv1.StatefulSetList](apps(), "statefulsets", "sts", Columns{
+			Conditions: conditions(StatefulSetReplicaFailure),
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(), Confidential: No,
 			Health: judged(statefulSetHealth, podReads()...), Pods: inTemplate(statefulSetTemplate), Scale: statefulSetScale,
 			Controllers: Uncontrolled(),
 		}),
 		row[appsv1.DaemonSet, appsv1.DaemonSetList](apps(), "daemonsets", "ds", Columns{
+			Conditions: conditions[string](),
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 			Confidential: No, Health: judged(daemonSetHealth, podReads()...), Pods: inTemplate(daemonSetTemplate),
@@ -194,6 +201,7 @@ func table() []*Kind {
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.ReplicationController, corev1.ReplicationControllerList](core(), "replicationcontrollers", "rc", Columns{
+			Conditions: conditions(corev1.ReplicationControllerReplicaFailure),
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 			Confidential: No, Health: judged(replicationControllerHealth, podReads()...),
@@ -211,6 +219,7 @@ func table() []*Kind {
 			Confidential: No, Health: onceThere(), Pods: cronJobPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[batchv1.Job, batchv1.JobList](batch(), "jobs", "", Columns{
+			Conditions: jobConditions(),
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 			Confidential: No, Health: judged(jobHealth, podReads()...), Pods: inTemplate(jobTemplate), Scale: noScale,
@@ -286,6 +295,9 @@ func serviceHealth(s *corev1.Service, see Sight) Health {
 		if cause := see.Once("service rules", func() string { return withoutRules(see) }); cause != "" {
 			return Health{State: Failed, Cause: cause}
 		}
+	}
+	if class := s.Spec.LoadBalancerClass; class != nil && len(s.Status.LoadBalancer.Ingress) == 0 {
+		return Health{Cause: "waits for an address of the load balancer " + *class}
 	}
 	if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.PublishNotReadyAddresses {
 		return Health{State: Healthy}

@@ -62,13 +62,23 @@ var (
 
 // changes are those of a kind that decide lets nodes and programs make.
 func changes(s *storage) []*change {
+	out := own(s)
+	if len(out) == 0 && s.kind.Conditions != nil {
+		out = []*change{{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport,
+			program: rights.CheckProgramStatus, prepare: strategy.PrepareStatus}}
+	}
+	return out
+}
+
+// own are those that are about one kind.
+func own(s *storage) []*change {
 	switch s.kind.GroupResource().String() {
 	case "nodes":
 		return []*change{
 			{storage: s, create: true, update: true, body: maxReport, size: maxReport, node: rights.CheckNode,
 				prepare: strategy.PrepareUpdate},
 			{storage: s, subresource: "status", update: true, body: maxReport, size: maxReport, node: rights.CheckNodeStatus,
-				prepare: strategy.PrepareStatus},
+				program: rights.CheckProgramStatus, prepare: strategy.PrepareStatus},
 		}
 	case "pods":
 		return []*change{
@@ -76,6 +86,9 @@ func changes(s *storage) []*change {
 			{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport, node: rights.CheckPodStatus,
 				program: rights.CheckProgramPodStatus, prepare: strategy.PrepareStatus},
 		}
+	case "services":
+		return []*change{{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport,
+			program: s.checkServiceStatus, prepare: strategy.PrepareStatus}}
 	case "persistentvolumeclaims":
 		return []*change{{storage: s, subresource: "status", update: true, body: maxReport, size: maxReport,
 			node: rights.CheckClaimStatus, prepare: strategy.PrepareStatus}}
@@ -358,9 +371,8 @@ func (c *change) end(ctx context.Context, v *view.View, name string, validate re
 		return nil, false, apierrors.NewConflict(c.kind.GroupResource(), name, err)
 	}
 	if pod, ok := old.(*corev1.Pod); ok {
-		if j := pods.HeldBy(v, pod); j != nil {
-			message := fmt.Sprintf("%v has not counted yet how the pod ended", kinds.KeyOf(j))
-			return nil, false, apierrors.NewTooManyRequests(message, retryAfter)
+		if err := uncounted(v, pod); err != nil {
+			return nil, false, err
 		}
 	}
 	if err := validate(ctx, old); err != nil {
@@ -382,6 +394,14 @@ func (c *change) end(ctx context.Context, v *view.View, name string, validate re
 		out = c.hub.Present(v, old)
 	}
 	return out, gone, err
+}
+
+// uncounted refuses the end of a pod that its Job has not counted yet.
+func uncounted(v *view.View, p *corev1.Pod) error {
+	if j := pods.HeldBy(v, p); j != nil {
+		return apierrors.NewTooManyRequests(fmt.Sprintf("%v has not counted yet how the pod ended", kinds.KeyOf(j)), retryAfter)
+	}
+	return nil
 }
 
 // mayEnd refuses the end of an object that is not for who asks, or not in this way.
@@ -414,13 +434,13 @@ func unmet(p *metav1.Preconditions, o kinds.Object) error {
 	return nil
 }
 
-// commit writes, and returns the object as the view then has it; nil where it was deleted.
-func (c *change) commit(ctx context.Context, w store.Write) (runtime.Object, error) {
+// commit writes, with what goes together with it, and returns the object as the view then has it; nil where it was deleted.
+func (c *change) commit(ctx context.Context, w store.Write, with ...store.Write) (runtime.Object, error) {
 	sized, ok := w.Object.(interface{ Size() int })
 	if ok && !c.budgets.stored.Allow(identityOf(ctx).writer(), float64(sized.Size()), c.now()) {
 		return nil, apierrors.NewTooManyRequests("this client has written more than its share, try again later", retryAfter)
 	}
-	result := c.store.Commit(ctx, store.Group{w})[0]
+	result := c.store.Commit(ctx, append(store.Group{w}, with...))[0]
 	if result.Err != nil {
 		return nil, c.unwritten(w.Key, result.Err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
@@ -42,7 +43,7 @@ var readVerbs = metav1.Verbs{"get", "list", "watch"}
 
 // verbsOf are what anybody may do with a kind's objects, in Kubernetes' order.
 func verbsOf(k *kinds.Kind) metav1.Verbs {
-	verbs := append(rights.Verbs(k.GroupResource()), readVerbs...)
+	verbs := append(rights.Verbs(k.GroupResource(), ""), readVerbs...)
 	slices.Sort(verbs)
 	return verbs
 }
@@ -64,7 +65,7 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 				Name:       k.Resource + "/status",
 				Namespaced: k.Namespaced,
 				Kind:       k.Kind,
-				Verbs:      metav1.Verbs{"get"},
+				Verbs:      append(metav1.Verbs{"get"}, rights.Verbs(k.GroupResource(), "status")...),
 			})
 		}
 		if k.Scalable() {
@@ -80,7 +81,10 @@ func (s *server) resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 				Version: authenticationv1.SchemeGroupVersion.Version, Kind: "TokenRequest", Verbs: metav1.Verbs{"create"},
 			})
 		case "pods":
-			out = append(out, metav1.APIResource{Name: "pods/log", Namespaced: true, Kind: "Pod", Verbs: metav1.Verbs{"get"}})
+			out = append(out, metav1.APIResource{
+				Name: "pods/eviction", Namespaced: true, Group: policyv1.GroupName, Version: policyv1.SchemeGroupVersion.Version,
+				Kind: "Eviction", Verbs: metav1.Verbs{"create"},
+			}, metav1.APIResource{Name: "pods/log", Namespaced: true, Kind: "Pod", Verbs: metav1.Verbs{"get"}})
 		case "nodes":
 			out = append(out, metav1.APIResource{Name: "nodes/proxy", Kind: "NodeProxyOptions", Verbs: metav1.Verbs{"get"}})
 		}

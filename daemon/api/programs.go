@@ -14,6 +14,7 @@ import (
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -41,13 +42,11 @@ func programmed(ctx context.Context) bool { return identityOf(ctx).Role == right
 // there for the next one of this server.
 func (c *change) make(ctx context.Context, v *view.View, w store.Write, dryRun bool) (runtime.Object, error) {
 	if admission.Countable(c.kind) {
-		select {
-		case c.making <- struct{}{}:
-			defer func() { <-c.making }()
-		case <-ctx.Done():
-			return nil, apierrors.NewTimeoutError("others are making something: "+ctx.Err().Error(), retryAfter)
+		done, err := c.turn(ctx)
+		if err != nil {
+			return nil, err
 		}
-		var err error
+		defer done()
 		if v, err = c.newest(ctx); err != nil {
 			return nil, err
 		}
@@ -59,6 +58,16 @@ func (c *change) make(ctx context.Context, v *view.View, w store.Write, dryRun b
 		return w.Object, nil
 	}
 	return c.commit(ctx, w)
+}
+
+// turn waits until no other program has one, of those of this server, so that each sees what the one before has written.
+func (s *server) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case s.making <- struct{}{}:
+		return func() { <-s.making }, nil
+	case <-ctx.Done():
+		return nil, apierrors.NewTimeoutError("others are making something: "+ctx.Err().Error(), retryAfter)
+	}
 }
 
 // room refuses, in Kubernetes' words, an object whose namespace takes none or no more.
@@ -103,11 +112,20 @@ func (c *change) mayEndOwn(ctx context.Context, v *view.View, old kinds.Object, 
 	if err := c.judge(ctx, v, "delete", old, old); err != nil {
 		return err
 	}
+	return inBackground(opts, old.GetName())
+}
+
+// inBackground refuses a deletion that waits for what the object owns, or leaves it.
+func inBackground(opts *metav1.DeleteOptions, name string) error {
 	if p := opts.PropagationPolicy; p != nil && *p != metav1.DeletePropagationBackground {
-		return apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), old.GetName(), field.ErrorList{
+		return apierrors.NewInvalid(deleteOptions(), name, field.ErrorList{
 			field.NotSupported(field.NewPath("propagationPolicy"), *p, []metav1.DeletionPropagation{metav1.DeletePropagationBackground})})
 	}
 	return nil
+}
+
+func deleteOptions() schema.GroupKind {
+	return metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind()
 }
 
 // DeleteCollection implements rest.CollectionDeleter: a program ends what a list has, all of it or, where it may not end one of

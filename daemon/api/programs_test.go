@@ -67,6 +67,15 @@ func (s *testServer) program(account string) *rest.Config {
 	return config
 }
 
+// beside is another control plane with the same store.
+func (s *testServer) beside() *testServer {
+	other := *s
+	other.opts.Registerer = nil
+	other.start("127.0.0.1:0")
+	s.t.Cleanup(func() { other.stop() })
+	return &other
+}
+
 const (
 	shopLeases = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
 	shopEvents = "/api/v1/namespaces/shop/events"
@@ -318,10 +327,7 @@ func TestProgramsHaveBudgets(t *testing.T) {
 // TestLeasesAreComparedAndSwapped: of those that write from the same revision one wins, through whichever server they write.
 func TestLeasesAreComparedAndSwapped(t *testing.T) {
 	s := newTestServer(t, nil, programCluster()...)
-	other := *s
-	other.opts.Registerer = nil
-	other.start("127.0.0.1:0")
-	t.Cleanup(func() { other.stop() })
+	other := s.beside()
 	clients := []kubernetes.Interface{client(t, s.program("leader")), client(t, other.program("leader"))}
 	ctx := t.Context()
 	if _, err := clients[0].CoordinationV1().Leases("shop").Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "count"},

@@ -46,7 +46,8 @@ func (s *server) instead(v *view.View, a rights.Access) string {
 	case "exec", "attach", "ephemeralcontainers":
 		return "what is done inside a container no commit would tell, so nobody may: kubectl logs and kubectl describe say what it does"
 	case "eviction":
-		return "the manifest of a node drains it: its annotation " + kinds.DrainNode + `: "true"` + s.way(v, nodes(a)).push
+		return "the manifest of a node drains it: its annotation " + kinds.DrainNode + `: "true"` + s.way(v, nodes(a)).push +
+			"; a program evicts pods where a role grants its service account to create pods/eviction"
 	case "portforward", "proxy":
 		return "connections go by Services: from outside the cluster, state one of type NodePort"
 	case "scale":
@@ -148,7 +149,7 @@ func (s *server) where(v *view.View, a rights.Access) string {
 	}
 	if kind := a.Kind(); kind != nil && !kind.Declarable {
 		makers := "the cluster itself"
-		if len(rights.Verbs(kind.GroupResource())) > 0 {
+		if len(rights.Verbs(kind.GroupResource(), "")) > 0 {
 			makers += " and by programs that a role lets"
 		}
 		return kind.Resource + " are made by " + makers + ", no manifest states them"

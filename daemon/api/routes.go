@@ -188,8 +188,10 @@ func (s *server) resources() map[route]http.Handler {
 	maps.Copy(all, s.shownEvents())
 	maps.Copy(all, s.reviews())
 	maps.Copy(all, s.usages())
-	token, h := s.tokenHandler()
-	all[token] = h
+	for _, handler := range []func() (route, http.Handler){s.tokenHandler, s.evictionHandler} {
+		at, h := handler()
+		all[at] = h
+	}
 	return all
 }
 

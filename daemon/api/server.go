@@ -98,7 +98,7 @@ type server struct {
 	metrics  *metrics
 	reads    chan struct{}
 	writes   chan struct{}
-	making   chan struct{} // has a place for one; see change.make
+	making   chan struct{} // has a place for one; see turn
 	budgets  budgets
 	stays    *stays
 	conns    *conns

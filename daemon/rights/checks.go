@@ -34,7 +34,7 @@ func CheckNode(self string, _ *view.View, new, old kinds.Object) error {
 		if !reflect.DeepEqual(n.OwnerReferences, before.OwnerReferences) || !slices.Equal(n.Finalizers, before.Finalizers) {
 			return fmt.Errorf("node %s may not change its owners or finalizers", self)
 		}
-		for _, asks := range []string{kinds.DrainNode, kinds.DrainLocalData, kinds.RemoveNode, kinds.LeaveData} {
+		for _, asks := range []string{kinds.DrainNode, kinds.DrainLocalData, kinds.RemoveNode, kinds.LeaveData, kinds.StatedCapacity} {
 			if n.Annotations[asks] != before.Annotations[asks] {
 				return fmt.Errorf("node %s may not change its annotation %s", self, asks)
 			}
@@ -93,9 +93,10 @@ func union(a, b map[string]string) map[string]string {
 }
 
 // CheckNodeStatus keeps everything but the status: the strategy does that for the spec. Of the status it keeps what is attached, which is
-// not the node's to say.
+// not the node's to say, and the conditions that programs have set, of which the node may have heard or not.
 func CheckNodeStatus(_ string, _ *view.View, new, old kinds.Object) error {
 	keepMeta(new, old)
+	keepTheirs(new, old)
 	new.(*corev1.Node).Status.VolumesAttached = old.(*corev1.Node).Status.VolumesAttached
 	return nil
 }

@@ -231,7 +231,12 @@ func TestVerbsOfKinds(t *testing.T) {
 			{Verbs: []string{"create", "patch"}, APIGroups: []string{""}, Resources: []string{"events"}}}},
 		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lets-in"}, Rules: []rbacv1.PolicyRule{
 			{Verbs: []string{"patch"}, APIGroups: []string{""}, Resources: []string{"pods/status"}}}},
-		bound("shop", account("gate"), "Role", "lets-in"),
+		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "moves"}, Rules: []rbacv1.PolicyRule{
+			{Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{"pods/eviction"}}}},
+		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "tells"}, Rules: []rbacv1.PolicyRule{
+			{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"deployments/status", "services/status"}}}},
+		bound("shop", account("gate"), "Role", "lets-in"), bound("shop", account("mover"), "Role", "moves"),
+		bound("shop", account("teller"), "Role", "tells"), bound("shop", "mover", "Role", "moves"),
 		bound("shop", account("leader"), "Role", "leads"), bound("shop", account("editor"), "ClusterRole", "edit"),
 		bound("", account("root"), "ClusterRole", "cluster-admin"), bound("shop", "leader", "Role", "leads"),
 		bound("shop", "keeper", "Role", "keys"), bound("shop", "namespaced", "ClusterRole", "view"),
@@ -257,7 +262,9 @@ func TestVerbsOfKinds(t *testing.T) {
 		{"person, bound to ClusterRole view in shop", person("namespaced")}, {"person, bound to ClusterRole view", person("reader")},
 		{"person, bound to Role leads in shop", person("leader")}, {"person, bound to ClusterRole cluster-admin", person("root")},
 		{"account, bound to nothing", program("other")}, {"account, bound to Role leads in shop", program("leader")},
-		{"account, bound to Role lets-in in shop", program("gate")}, {"account, bound to ClusterRole edit in shop", program("editor")},
+		{"person, bound to Role moves in shop", person("mover")},
+		{"account, bound to Role lets-in in shop", program("gate")}, {"account, bound to Role moves in shop", program("mover")},
+		{"account, bound to Role tells in shop", program("teller")}, {"account, bound to ClusterRole edit in shop", program("editor")},
 		{"account, bound to ClusterRole cluster-admin", program("root")},
 	} {
 		fmt.Fprintf(&out, "== %s\n", who.name)
@@ -273,13 +280,23 @@ func TestVerbsOfKinds(t *testing.T) {
 			}
 			line(k.GroupResource().String(), answers)
 		}
-		answers := map[Verdict]string{}
-		for _, verb := range []string{"get", "create", "update", "patch", "delete"} {
-			a := Access{Verb: verb, Resource: "pods", Subresource: "status", Namespace: "shop", Name: "cart"}
-			verdict, _ := Decide(who.Subject, a, v, p)
-			answers[verdict] += " " + verb
+		for _, k := range kinds.Served() {
+			for _, sub := range Subresources() {
+				if sub == "" || len(Verbs(k.GroupResource(), sub)) == 0 {
+					continue
+				}
+				answers := map[Verdict]string{}
+				for _, verb := range []string{"get", "create", "update", "patch", "delete"} {
+					a := Access{Verb: verb, Group: k.Group, Resource: k.Resource, Subresource: sub, Name: "cart"}
+					if k.Namespaced {
+						a.Namespace = "shop"
+					}
+					verdict, _ := Decide(who.Subject, a, v, p)
+					answers[verdict] += " " + verb
+				}
+				line(k.GroupResource().String()+"/"+sub, answers)
+			}
 		}
-		line("pods/status", answers)
 	}
 	golden.File(t, filepath.Join("testdata", "verbs.txt"), out.String())
 }

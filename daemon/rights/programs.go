@@ -20,29 +20,35 @@ import (
 	"lockstep/store/view"
 )
 
-// Verbs are the writes of a resource's objects that roles may grant to programs, in order: of leases, by which they elect a
-// leader, and of events. None: it is written by pushing to Git alone, or by the cluster.
-func Verbs(of schema.GroupResource) []string {
-	switch of {
-	case kinds.For[*coordinationv1.Lease]().GroupResource(), kinds.For[*corev1.Event]().GroupResource(), eventsv1.Resource("events"):
+// Verbs are the writes of a resource's objects, or of one of its subresources, that roles may grant to programs, in order: of leases,
+// by which they elect a leader, of events, evictions, and of the status of pods, of which they set what readiness gates wait for, and of
+// the kinds of which they may set conditions. None: it is written by pushing to Git alone, or by the cluster.
+func Verbs(of schema.GroupResource, subresource string) []string {
+	pod := of == kinds.For[*corev1.Pod]().GroupResource()
+	switch {
+	case subresource == "" && (of == kinds.For[*coordinationv1.Lease]().GroupResource() ||
+		of == kinds.For[*corev1.Event]().GroupResource() || of == eventsv1.Resource("events")):
 		return []string{"create", "delete", "deletecollection", "patch", "update"}
-	}
-	return nil
-}
-
-// StatusVerbs are those of a resource's status: of pods', of which programs set what readiness gates wait for.
-func StatusVerbs(of schema.GroupResource) []string {
-	if of == kinds.For[*corev1.Pod]().GroupResource() {
+	case subresource == "eviction" && pod:
+		return []string{"create"}
+	case subresource == "status" && (pod || conditional(of)):
 		return []string{"patch", "update"}
 	}
 	return nil
 }
 
+// conditional says that programs may set conditions in the status of a kind's objects.
+func conditional(of schema.GroupResource) bool {
+	kind := kinds.ForResource(of)
+	return kind != nil && kind.Conditions != nil
+}
+
+// Subresources are those that Verbs knows some of, in order; the empty one is the object itself.
+func Subresources() []string { return []string{"", "eviction", "status"} }
+
 // programs says that a role may grant an access to programs.
 func (a Access) programs() bool {
-	of := schema.GroupResource{Group: a.Group, Resource: a.Resource}
-	return a.Subresource == "status" && slices.Contains(StatusVerbs(of), a.Verb) ||
-		a.Subresource == "" && slices.Contains(Verbs(of), a.Verb)
+	return slices.Contains(Verbs(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Subresource), a.Verb)
 }
 
 // programWrites: what the policy grants, but for what the cluster itself goes by.

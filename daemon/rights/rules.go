@@ -3,6 +3,7 @@ package rights
 import (
 	"context"
 	"slices"
+	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -74,17 +75,17 @@ func tokens(r authorizer.ResourceRuleInfo) []authorizationv1.ResourceRule {
 // writing are the writes of programs that a rule grants.
 func writing(r authorizer.ResourceRuleInfo) (out []authorizationv1.ResourceRule) {
 	for _, k := range kinds.Served() {
-		verbs := among(r.GetVerbs(), Verbs(k.GroupResource())...)
-		if len(verbs) > 0 && len(among(r.GetAPIGroups(), k.Group)) > 0 && len(among(r.GetResources(), k.Resource)) > 0 {
-			out = append(out, authorizationv1.ResourceRule{
-				Verbs: verbs, APIGroups: []string{k.Group}, Resources: []string{k.Resource}, ResourceNames: r.GetResourceNames(),
-			})
-		}
-		verbs, status := among(r.GetVerbs(), StatusVerbs(k.GroupResource())...), k.Resource+"/status"
-		if len(verbs) > 0 && len(among(r.GetAPIGroups(), k.Group)) > 0 && len(among(r.GetResources(), status, "*/status")) > 0 {
-			out = append(out, authorizationv1.ResourceRule{
-				Verbs: verbs, APIGroups: []string{k.Group}, Resources: []string{status}, ResourceNames: r.GetResourceNames(),
-			})
+		for _, sub := range Subresources() {
+			what, star := strings.TrimSuffix(k.Resource+"/"+sub, "/"), "*/"+sub
+			if sub == "" {
+				star = rbacv1.ResourceAll
+			}
+			verbs := among(r.GetVerbs(), Verbs(k.GroupResource(), sub)...)
+			if len(verbs) > 0 && len(among(r.GetAPIGroups(), k.Group)) > 0 && len(among(r.GetResources(), what, star)) > 0 {
+				out = append(out, authorizationv1.ResourceRule{
+					Verbs: verbs, APIGroups: []string{k.Group}, Resources: []string{what}, ResourceNames: r.GetResourceNames(),
+				})
+			}
 		}
 	}
 	return out

@@ -120,6 +120,7 @@ func deciding() map[string][]string {
 			"google.golang.org/grpc/status"},
 		"reconcilers/autoscaler/*.go":   {"k8s.io/metrics/pkg/apis/metrics/v1beta1"},
 		"kinds/roles/*.go":              {"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"},
+		"reconcilers/drain/*.go":        {"lockstep/reconcilers/disruption"}, // it goes by budgets
 		"reconcilers/cronjob/*.go":      {"github.com/robfig/cron/v3", "k8s.io/kubernetes/pkg/util/parsers"},
 		"reconcilers/endpoints/*.go":    {"k8s.io/kubernetes/pkg/api/v1/endpoints"},
 		"reconcilers/mirror/*.go":       {"k8s.io/kubernetes/pkg/api/v1/endpoints"},

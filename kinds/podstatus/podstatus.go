@@ -146,3 +146,9 @@ func Disrupted(p *corev1.Pod, reason, message string, now time.Time) {
 		*c = is
 	}
 }
+
+// EvictedByAPI is Kubernetes' reason of what ends a pod by an eviction, as nobody's decision about the pod itself.
+const EvictedByAPI = "EvictionByEvictionAPI"
+
+// Evicted notes in a pod's status that it is about to be evicted.
+func Evicted(p *corev1.Pod, now time.Time) { Disrupted(p, EvictedByAPI, "Eviction API: evicting", now) }

@@ -16,6 +16,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
+	"lockstep/reconcilers/disruption"
 	"lockstep/reconcilers/loop"
 	"lockstep/store/view"
 )
@@ -76,11 +77,11 @@ func asked(n *corev1.Node) (a struct {
 }
 
 func decide(v *view.View, now time.Time) (d loop.Decision) {
-	spent := &budgets{view: v, spent: map[kinds.Key]int32{}}
+	budgets := disruption.NewBudgets(v)
 	for n := range view.List[*corev1.Node](v, "") {
 		changed := n.DeepCopy()
 		if kinds.Asked(n, kinds.DrainNode) {
-			of := leave(v, n, spent, now, &d)
+			of := leave(v, n, budgets, now, &d)
 			tell(changed, of, now)
 			if c := kinds.NodeCondition(n, kinds.NodeDrained); of.left == 0 && (c == nil || c.Status != corev1.ConditionTrue) {
 				d.Events = append(d.Events, loop.Event{About: n, Type: corev1.EventTypeNormal, Reason: kinds.Drained, Message: of.text()})
@@ -128,7 +129,7 @@ func (p progress) text() string {
 
 // leave evicts of a node the pods that may go now: those of the lowest priority first, and the next once they have ended, but for those
 // that a budget holds up.
-func leave(v *view.View, n *corev1.Node, spent *budgets, now time.Time, d *loop.Decision) (of progress) {
+func leave(v *view.View, n *corev1.Node, budgets *disruption.Budgets, now time.Time, d *loop.Decision) (of progress) {
 	var pods []*corev1.Pod
 	for p := range v.PodsOnNode(n.Name) {
 		switch {
@@ -156,7 +157,7 @@ func leave(v *view.View, n *corev1.Node, spent *budgets, now time.Time, d *loop.
 		if p.DeletionTimestamp != nil || turn != nil && scheduling.PodPriority(p) > *turn {
 			continue
 		}
-		if why := spent.spend(p); why != "" {
+		if why := waits(budgets, p); why != "" {
 			if of.waits == "" {
 				of.waits = p.Namespace + "/" + p.Name + " " + why
 			}
@@ -171,7 +172,7 @@ func leave(v *view.View, n *corev1.Node, spent *budgets, now time.Time, d *loop.
 // evict ends a pod as Kubernetes' eviction does, with its own grace.
 func evict(n *corev1.Node, p *corev1.Pod, now time.Time, d *loop.Decision) {
 	last := p.DeepCopy()
-	podstatus.Disrupted(last, "EvictionByEvictionAPI", "Eviction API: evicting", now)
+	podstatus.Evicted(last, now)
 	drop := loop.DropOf(p, "node "+n.Name+" is drained")
 	drop.As = last
 	d.Drops = append(d.Drops, drop)
@@ -200,51 +201,13 @@ func tell(n *corev1.Node, of progress, now time.Time) {
 	}
 }
 
-// budgets are the PodDisruptionBudgets, with what one decision has spent of each.
-type budgets struct {
-	view  *view.View
-	spent map[kinds.Key]int32
-}
-
-// spend says why a pod may not be evicted now; empty: it may, and what that costs is spent. The rules are those of Kubernetes' eviction.
-func (b *budgets) spend(p *corev1.Pod) string {
-	if p.Status.Phase == corev1.PodPending || p.Status.Phase == "" {
-		return ""
-	}
-	var of []*policyv1.PodDisruptionBudget
-	for one := range view.List[*policyv1.PodDisruptionBudget](b.view, p.Namespace) {
-		if kinds.Selects(one.Spec.Selector, p) {
-			of = append(of, one)
-		}
-	}
-	switch len(of) {
-	case 0:
-		return ""
-	case 1:
-	default:
+// waits says why a pod may not be evicted now; empty: it may, and what that costs is spent.
+func waits(budgets *disruption.Budgets, p *corev1.Pod) string {
+	switch answer, of := budgets.Judge(p); answer {
+	case disruption.Several:
 		return fmt.Sprintf("has more than one PodDisruptionBudget: %s, %s", of[0].Name, of[1].Name)
+	case disruption.Spent, disruption.Unseen:
+		return "waits for budget " + of[0].Name
 	}
-	one, key := of[0], kinds.KeyOf(of[0])
-	if !podstatus.Ready(&p.Status) {
-		always := one.Spec.UnhealthyPodEvictionPolicy != nil && *one.Spec.UnhealthyPodEvictionPolicy == policyv1.AlwaysAllow
-		if s := one.Status; always || s.CurrentHealthy >= s.DesiredHealthy && s.DesiredHealthy > 0 {
-			return ""
-		}
-	}
-	if one.Status.ObservedGeneration < one.Generation || b.allowed(one) <= b.spent[key] {
-		return "waits for budget " + one.Name
-	}
-	b.spent[key]++
 	return ""
-}
-
-// allowed is what a budget's status says, and no more than the pods that are ready now do: the status follows them.
-func (b *budgets) allowed(one *policyv1.PodDisruptionBudget) int32 {
-	ready := -one.Status.DesiredHealthy
-	for p := range view.List[*corev1.Pod](b.view, one.Namespace) {
-		if p.DeletionTimestamp == nil && podstatus.Ready(&p.Status) && kinds.Selects(one.Spec.Selector, p) {
-			ready++
-		}
-	}
-	return min(one.Status.DisruptionsAllowed, ready)
 }

@@ -40,22 +40,8 @@ func Golden(t *testing.T, dir string, r loop.Reconciler) {
 
 func decide(t *testing.T, r loop.Reconciler, archive *txtar.Archive) string {
 	t.Helper()
-	now := Now
-	if text := strings.TrimSpace(golden.Section(archive, "now")); text != "" {
-		var err error
-		if now, err = time.Parse(time.RFC3339, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	objects := Parse(t, golden.Section(archive, "given"))
+	objects, key, now := Case(t, archive)
 	v := view.Of(objects...)
-	key := loop.ClusterKey()
-	if text := strings.TrimSpace(golden.Section(archive, "key")); text != "" {
-		resource, rest, _ := strings.Cut(text, "/")
-		namespace, name, _ := strings.Cut(rest, "/")
-		gr := schema.ParseGroupResource(resource)
-		key = kinds.Key{Group: gr.Group, Resource: gr.Resource, Namespace: strings.Trim(namespace, "-"), Name: name}
-	}
 	before := Fingerprint(v)
 	d, err := r.Decide(v.Only(r.Sees()), key, now)
 	if Fingerprint(v) != before {
@@ -68,6 +54,25 @@ func decide(t *testing.T, r loop.Reconciler, archive *txtar.Archive) string {
 		t.Errorf("the engine would refuse this: %v", err)
 	}
 	return Text(v, key, d)
+}
+
+// Case reads what a case of Golden gives: its objects, which nobody else has, and what is decided about, when.
+func Case(t *testing.T, archive *txtar.Archive) (objects []kinds.Object, key kinds.Key, now time.Time) {
+	t.Helper()
+	key, now = loop.ClusterKey(), Now
+	if text := strings.TrimSpace(golden.Section(archive, "now")); text != "" {
+		var err error
+		if now, err = time.Parse(time.RFC3339, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text := strings.TrimSpace(golden.Section(archive, "key")); text != "" {
+		resource, rest, _ := strings.Cut(text, "/")
+		namespace, name, _ := strings.Cut(rest, "/")
+		gr := schema.ParseGroupResource(resource)
+		key = kinds.Key{Group: gr.Group, Resource: gr.Resource, Namespace: strings.Trim(namespace, "-"), Name: name}
+	}
+	return Parse(t, golden.Section(archive, "given")), key, now
 }
 
 // Fingerprint is a hash of everything in a view, to find out whether something changed an object.

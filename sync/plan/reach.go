@@ -21,7 +21,7 @@ const dnsPort = 53
 // reach each other and the API. A node that has such rules cannot learn that they are gone again.
 func (d *decision) reach(steps []Step) Problems {
 	var problems Problems
-	var nodes map[netip.Addr]string
+	var whose func(netip.Addr) string
 	for _, s := range steps {
 		if s.Verb == Prune || s.Object == nil {
 			continue
@@ -30,11 +30,11 @@ func (d *decision) reach(steps []Step) Problems {
 			problems = append(problems, Problem{Origin: s.Entry.Origin, Key: s.Key, Field: field, Message: field + ": " + reason})
 		}
 		for field, addr := range outsideAddresses(s.Object) {
-			if nodes == nil {
-				nodes = d.nodes()
+			if whose == nil {
+				whose = d.in.Services.Whose(d.in.View)
 			}
-			if whose := d.whose(addr, nodes); whose != "" {
-				refuse(field, fmt.Sprintf("%v is %s, which no service can have", addr, whose))
+			if owner := whose(addr); owner != "" {
+				refuse(field, fmt.Sprintf("%v is %s, which no service can have", addr, owner))
 			}
 		}
 		for _, p := range nodePorts(s.Object) {
@@ -88,41 +88,45 @@ func outsideAddresses(o kinds.Object) func(func(string, netip.Addr) bool) {
 	}
 }
 
-// whose says to whom an address belongs that no service can have; empty: to nobody known.
-func (d *decision) whose(addr netip.Addr, nodes map[netip.Addr]string) string {
-	in := func(list []netip.Prefix) bool {
+// Whose finds to whom an address belongs that no service can have; empty: to nobody known. Node ports and reserved addresses are of no
+// matter to it.
+func (n Networks) Whose(v *view.View) func(netip.Addr) string {
+	nodes := n.nodes(v)
+	in := func(list []netip.Prefix, addr netip.Addr) bool {
 		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
 	}
-	switch {
-	case nodes[addr] != "":
-		return nodes[addr]
-	case addr.IsUnspecified():
-		return "no address"
-	case addr.IsLoopback():
-		return "a loopback address"
-	case addr.IsLinkLocalUnicast(), addr.IsLinkLocalMulticast():
-		return "a link-local address"
-	case addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return "a multicast or broadcast address"
-	case in(d.in.Services.CIDRs):
-		return "in the service network"
-	case in(d.in.Services.Pods):
-		return "in the pod network"
+	return func(addr netip.Addr) string {
+		switch {
+		case nodes[addr] != "":
+			return nodes[addr]
+		case addr.IsUnspecified():
+			return "no address"
+		case addr.IsLoopback():
+			return "a loopback address"
+		case addr.IsLinkLocalUnicast(), addr.IsLinkLocalMulticast():
+			return "a link-local address"
+		case addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+			return "a multicast or broadcast address"
+		case in(n.CIDRs, addr):
+			return "in the service network"
+		case in(n.Pods, addr):
+			return "in the pod network"
+		}
+		return ""
 	}
-	return ""
 }
 
 // nodes are the addresses of nodes and of API servers, with their owners' names.
-func (d *decision) nodes() map[netip.Addr]string {
+func (n Networks) nodes(v *view.View) map[netip.Addr]string {
 	out := map[netip.Addr]string{}
-	for n := range view.List[*corev1.Node](d.in.View, "") {
-		for _, a := range n.Status.Addresses {
+	for node := range view.List[*corev1.Node](v, "") {
+		for _, a := range node.Status.Addresses {
 			if addr, err := netip.ParseAddr(a.Address); err == nil {
-				out[addr.Unmap()] = "the address of node " + n.Name
+				out[addr.Unmap()] = "the address of node " + node.Name
 			}
 		}
 	}
-	for s := range view.List[*discoveryv1.EndpointSlice](d.in.View, metav1.NamespaceDefault) {
+	for s := range view.List[*discoveryv1.EndpointSlice](v, metav1.NamespaceDefault) {
 		if s.Labels[discoveryv1.LabelServiceName] != "kubernetes" {
 			continue
 		}
@@ -134,7 +138,7 @@ func (d *decision) nodes() map[netip.Addr]string {
 			}
 		}
 	}
-	for _, addr := range d.in.Services.API {
+	for _, addr := range n.API {
 		out[addr.Unmap()] = "the address of an API server"
 	}
 	return out
