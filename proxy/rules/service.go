@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"iter"
 	"math"
 	"net/netip"
 	"slices"
@@ -74,7 +75,7 @@ func compileService(s scope, svc *corev1.Service, list []*discoveryv1.EndpointSl
 		return out
 	}
 	var external []netip.Addr
-	for _, text := range svc.Spec.ExternalIPs {
+	for text := range outside(svc) {
 		if a, ok := s.family.parse(text); ok {
 			external = append(external, a)
 		}
@@ -86,6 +87,27 @@ func compileService(s scope, svc *corev1.Service, list []*discoveryv1.EndpointSl
 	}
 	out.local = sortedUnique(out.local, netip.Addr.Compare)
 	return out
+}
+
+// outside yields the addresses at which a service is reached from outside: those that its manifest states, and of one with a load
+// balancer those whose packets it leaves to the nodes.
+func outside(svc *corev1.Service) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, text := range svc.Spec.ExternalIPs {
+			if !yield(text) {
+				return
+			}
+		}
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			return
+		}
+		for i := range svc.Status.LoadBalancer.Ingress {
+			at := &svc.Status.LoadBalancer.Ingress[i]
+			if sentOn := at.IPMode != nil && *at.IPMode == corev1.LoadBalancerIPModeProxy; !sentOn && !yield(at.IP) {
+				return
+			}
+		}
+	}
 }
 
 // clusterIPs are the addresses of the family at which rules must act.

@@ -102,8 +102,6 @@ func withoutDefault() map[string]string {
 		"ProjectedVolumeSource.defaultUser":                gated,
 		"SecretVolumeSource.defaultUser":                   gated,
 		"ServiceAccountTokenProjection.user":               gated,
-		"ServiceSpec.allocateLoadBalancerNodePorts":        "of a type that is refused",
-		"ServiceSpec.loadBalancerClass":                    named,
 		"ServiceSpec.trafficDistribution":                  named,
 
 		"PersistentVolumeClaimSpec.volumeAttributesClassName": named,

@@ -400,6 +400,8 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		c.otherFamily(n, o)
 	case *corev1.Node:
 		c.others(n, o)
+	case *corev1.Service:
+		c.balanced(n, o)
 	}
 	if len(c.problems)+len(c.strict) > 0 {
 		return nil
@@ -425,6 +427,20 @@ func (c *checker) tooMuch(n *node, field, format string, args ...any) {
 	p := problem{field: field, message: fmt.Sprintf(format, args...)}
 	p.line, p.column, _ = locate(n, field)
 	c.problems = append(c.problems, p)
+}
+
+// balanced refuses a Service that waits for a load balancer which nobody names, or which asks nodes where endpoints are: nobody answers at
+// its healthCheckNodePort.
+func (c *checker) balanced(n *node, s *corev1.Service) {
+	switch {
+	case s.Spec.Type != corev1.ServiceTypeLoadBalancer:
+	case s.Spec.LoadBalancerClass == nil:
+		c.tooMuch(n, "spec.type", "value %q is not supported yet without spec.loadBalancerClass, which names the program in the cluster "+
+			"that serves it: Lockstep has no load balancer of its own", s.Spec.Type)
+	case s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal:
+		c.tooMuch(n, "spec.externalTrafficPolicy", "value %q is not supported yet of type LoadBalancer: no node answers at "+
+			"healthCheckNodePort, by which the load balancer finds those with endpoints", s.Spec.ExternalTrafficPolicy)
+	}
 }
 
 // otherFamily refuses addresses of IPv6, of which services have none: EndpointSlices say it by their addressType.
