@@ -3,8 +3,12 @@ package kinds
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -37,6 +41,32 @@ const NodeClock corev1.NodeConditionType = "ClockInSync"
 
 // AgentLabels is the annotation in which a node's agent lists the labels that it was started with, sorted and between commas.
 const AgentLabels = "lockstep.dev/agent-labels"
+
+// StatedCapacity is the annotation of a node that has the extended resources which its manifest states as status.capacity, sorted, as
+// example.com/licence=4,example.com/seat=2. Its agent reports them with its own.
+const StatedCapacity = "lockstep.dev/stated-capacity"
+
+// StateCapacity is the value of that annotation; empty for none.
+func StateCapacity(list corev1.ResourceList) string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(list)) {
+		quantity := list[name]
+		out = append(out, string(name)+"="+quantity.String())
+	}
+	return strings.Join(out, ",")
+}
+
+// CapacityStated reads that annotation. What cannot be read is left out.
+func CapacityStated(n *corev1.Node) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for _, one := range strings.Split(n.Annotations[StatedCapacity], ",") {
+		name, text, _ := strings.Cut(one, "=")
+		if quantity, err := resource.ParseQuantity(text); err == nil && name != "" {
+			out[corev1.ResourceName(name)] = quantity
+		}
+	}
+	return out
+}
 
 // Asked says that a node's annotation of that name is "true".
 func Asked(n *corev1.Node, annotation string) bool { return n.Annotations[annotation] == "true" }

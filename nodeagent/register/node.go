@@ -66,6 +66,18 @@ type State struct {
 	VolumesInUse []corev1.UniqueVolumeName
 }
 
+// with is the state with extended resources besides, of which there is no device; of those that the agent knows itself it knows better.
+func (s State) with(stated corev1.ResourceList) State {
+	declared, usable := maps.Clone(stated), maps.Clone(stated)
+	for name := range s.Declared {
+		delete(usable, name)
+	}
+	maps.Copy(declared, s.Declared)
+	maps.Copy(usable, s.Usable)
+	s.Declared, s.Usable = declared, usable
+	return s
+}
+
 // Node is what a new node object states.
 func Node(name string, labels map[string]string, taints []corev1.Taint) *corev1.Node {
 	all := map[string]string{
@@ -270,7 +282,7 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 			return false, fmt.Errorf("cannot label node %s: %w", r.Name, err)
 		}
 	}
-	state := r.State(ctx)
+	state := r.State(ctx).with(kinds.CapacityStated(node))
 	if r.back = r.back || kinds.NodeSilent(node); r.back && r.Foreign != nil {
 		why := r.Foreign(ctx)
 		if r.back = why != ""; r.back {

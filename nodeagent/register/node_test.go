@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -65,6 +67,45 @@ func TestReporterRegistersAndRenews(t *testing.T) {
 	if err != nil || !lease.Spec.RenewTime.Time.Equal(now) {
 		t.Errorf("lease %+v, %v", lease, err)
 	}
+}
+
+// TestReportsStatedCapacity: what a manifest gives the node is reported beside what the agent knows itself, which counts where both say
+// something, and no more once it is not stated.
+func TestReportsStatedCapacity(t *testing.T) {
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: map[string]string{
+		kinds.StatedCapacity: "example.com/both=9,example.com/licence=4,odd,example.com/odd=x"}}})
+	three, two := resource.MustParse("3"), resource.MustParse("2")
+	r := &Reporter{Client: client, Name: "n1", Log: slog.New(slog.DiscardHandler), State: func(context.Context) State {
+		return State{Declared: corev1.ResourceList{"example.com/both": three}, Usable: corev1.ResourceList{"example.com/both": two}}
+	}}
+	has := func(want ...string) {
+		t.Helper()
+		if _, err := r.report(t.Context(), time.Now(), false); err != nil {
+			t.Fatal(err)
+		}
+		n, err := client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, list := range []corev1.ResourceList{n.Status.Capacity, n.Status.Allocatable} {
+			for _, name := range []corev1.ResourceName{"example.com/both", "example.com/licence", "example.com/odd"} {
+				if q, ok := list[name]; ok {
+					got = append(got, string(name)+"="+q.String())
+				}
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	has("example.com/both=3", "example.com/licence=4", "example.com/both=2", "example.com/licence=4")
+	n, _ := client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+	n.Annotations = nil
+	if _, err := client.CoreV1().Nodes().Update(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	has("example.com/both=3", "example.com/both=2")
 }
 
 // TestReportAfterConflicts: the spec of a new node is written by several while the node reports its status.

@@ -23,8 +23,9 @@ LabelSelectorRequirement: key operator values
 
 Namespace: metadata spec
 NamespaceSpec: finalizers
-Node: metadata spec
+Node: metadata spec status
 NodeSpec: taints unschedulable
+NodeStatus: capacity
 Taint: key value effect
 RuntimeClass: metadata handler overhead scheduling
 Overhead: podFixed
@@ -75,7 +76,7 @@ ConfigMap: metadata data binaryData immutable
 Service: metadata spec
 ServiceSpec: type selector ports clusterIP clusterIPs ipFamilies ipFamilyPolicy externalName
 ServiceSpec: sessionAffinity sessionAffinityConfig publishNotReadyAddresses
-ServiceSpec: externalTrafficPolicy internalTrafficPolicy externalIPs
+ServiceSpec: externalTrafficPolicy internalTrafficPolicy externalIPs loadBalancerClass allocateLoadBalancerNodePorts
 ServicePort: name protocol appProtocol port targetPort nodePort
 SessionAffinityConfig: clientIP
 ClientIPConfig: timeoutSeconds
@@ -239,7 +240,7 @@ var allowedValues = map[string][]string{
 	"ResourceQuotaSpec.scopes":                    podScopes,
 	"ScopedResourceSelectorRequirement.scopeName": podScopes,
 	"LimitRangeItem.type":                         {"Container", "Pod", "PersistentVolumeClaim"},
-	"ServiceSpec.type":                            {"ClusterIP", "NodePort", "ExternalName"},
+	"ServiceSpec.type":                            {"ClusterIP", "NodePort", "LoadBalancer", "ExternalName"},
 	"ServicePort.protocol":                        {"TCP", "UDP"},
 	"EndpointSlice.addressType":                   {"IPv4"},
 	"EndpointPort.protocol":                       {"TCP", "UDP"},
@@ -320,8 +321,10 @@ func resources() []string { return []string{"cpu", "memory", "ephemeral-storage"
 
 // fieldKeys says, for fields that are maps whose keys are not those of allowedKeys, which are acted on.
 var fieldKeys = map[string]keys{
-	"LimitRangeItem.max":                  bounded,
-	"LimitRangeItem.min":                  bounded,
+	"LimitRangeItem.max": bounded,
+	"LimitRangeItem.min": bounded,
+	"NodeStatus.capacity": {other: kinds.ExtendedResource, words: "extended resources",
+		why: "the node's agent reports it; a manifest may state extended resources"},
 	"PersistentVolumeSpec.capacity":       {names: []string{"storage"}},
 	"VolumeResourceRequirements.limits":   {names: []string{"storage"}},
 	"VolumeResourceRequirements.requests": {names: []string{"storage"}},

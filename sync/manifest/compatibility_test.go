@@ -32,21 +32,19 @@ A field of a type that stands in several places leads to that type.
 func carried() map[string]string {
 	const linux, windows = "a node whose kernel has SELinux refuses the pod; elsewhere it means nothing", "nodes run Linux"
 	return map[string]string{
-		"ObjectMeta.annotations":                             "for programs that read them; Lockstep reads a few",
-		"PodSecurityContext.seLinuxOptions":                  linux,
-		"PodSecurityContext.seLinuxChangePolicy":             linux,
-		"PodSecurityContext.windowsOptions":                  windows,
-		"SecurityContext.seLinuxOptions":                     linux,
-		"SecurityContext.windowsOptions":                     windows,
-		"PriorityClass.description":                          "for who reads it",
-		"Toleration.tolerationSeconds":                       "no pod is evicted for a taint",
-		"PodTemplate.template":                               "nothing makes pods of it, in Kubernetes neither",
-		"ServicePort.appProtocol":                            "the slices have it, for who reads them",
-		"EndpointPort.appProtocol":                           "for who reads it",
-		"Endpoint.targetRef":                                 "for who reads it",
-		"EndpointAddress.targetRef":                          "for who reads it",
-		"PodDisruptionBudgetSpec.unhealthyPodEvictionPolicy": "nobody evicts pods by request",
-		"Endpoint.zone":                                      "endpoints of all zones are used",
+		"ObjectMeta.annotations":                 "for programs that read them; Lockstep reads a few",
+		"PodSecurityContext.seLinuxOptions":      linux,
+		"PodSecurityContext.seLinuxChangePolicy": linux,
+		"PodSecurityContext.windowsOptions":      windows,
+		"SecurityContext.seLinuxOptions":         linux,
+		"SecurityContext.windowsOptions":         windows,
+		"PriorityClass.description":              "for who reads it",
+		"PodTemplate.template":                   "nothing makes pods of it, in Kubernetes neither",
+		"ServicePort.appProtocol":                "the slices have it, for who reads them",
+		"EndpointPort.appProtocol":               "for who reads it",
+		"Endpoint.targetRef":                     "for who reads it",
+		"EndpointAddress.targetRef":              "for who reads it",
+		"Endpoint.zone":                          "endpoints of all zones are used",
 	}
 }
 
@@ -178,6 +176,9 @@ func (p *page) rows(b *strings.Builder, typ reflect.Type, prefix string, k *kind
 		switch note = p.carried[field]; {
 		case k != nil && k.Status && name == "status", f.owner == "ObjectMeta" && slices.Contains(serverMetadata, name):
 			word, to = "the cluster's", nil
+			if actedOn[f.owner][name] {
+				note = "but for extended resources in `capacity`"
+			}
 		case !actedOn[f.owner][name]:
 			word, note, to = "refused", refusedBecause[field], nil
 		case note != "" || inCarried:

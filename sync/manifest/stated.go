@@ -32,7 +32,11 @@ var serverFinalizers = map[*kinds.Kind][]string{
 
 // dropServerSet removes what a manifest does not state even where it stands in it.
 func dropServerSet(k *kinds.Kind, n *node) {
-	if k.Status {
+	switch {
+	case k == kinds.For[*corev1.Node]() && n.get("status").get("capacity") != nil:
+		status := n.get("status")
+		status.fields = slices.DeleteFunc(status.fields, func(e entry) bool { return e.name != "capacity" })
+	case k.Status:
 		n.drop("status")
 	}
 	metadata := n.get("metadata")

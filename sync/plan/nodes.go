@@ -62,7 +62,7 @@ func node(step Step, then *after, now time.Time) (Step, bool) {
 }
 
 // statedNode reads what a manifest states; of nothing it is a node without anything. Pods leave a node that is drained and no others
-// come: that is stated with it.
+// come: that is stated with it. The capacity is told to the agent, which reports what the node has.
 func statedNode(k kinds.Key, stated []byte) (*corev1.Node, error) {
 	if len(stated) == 0 {
 		return &corev1.Node{}, nil
@@ -76,6 +76,12 @@ func statedNode(k kinds.Key, stated []byte) (*corev1.Node, error) {
 		return nil, fmt.Errorf("cannot read %v: it is no node", k)
 	}
 	n.Spec.Unschedulable = n.Spec.Unschedulable || kinds.Asked(n, kinds.DrainNode)
+	if stated := kinds.StateCapacity(n.Status.Capacity); stated != "" {
+		if n.Annotations == nil {
+			n.Annotations = map[string]string{}
+		}
+		n.Annotations[kinds.StatedCapacity] = stated
+	}
 	return n, nil
 }
 
