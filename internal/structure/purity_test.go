@@ -42,6 +42,7 @@ func acting() map[string]string {
 		"sync":                               "drives the sources: queues, timers, writes",
 		"sync/apply":                         "writes to the store",
 		"sync/forge":                         "posts to forges",
+		"sync/found":                         "writes to the store",
 		"sync/manifest":                      "reads a tree's files at once, within a bound of memory, and remembers types",
 		"sync/manifest/tree":                 "walks folders",
 		"sync/manifest/validate":             "reads the folders that it is named",
@@ -153,8 +154,8 @@ func deciding() map[string][]string {
 			"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac", "k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy",
 			"lockstep/daemon/provenance",
 		},
-		"daemon/web/model.go": {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/health",
-			"lockstep/sync/report", "lockstep/sync/verdict"},
+		"daemon/web/model.go": {"net/url", "lockstep/internal/giturl", "lockstep/daemon/provenance", "lockstep/sync/found",
+			"lockstep/sync/health", "lockstep/sync/report", "lockstep/sync/verdict"},
 	}
 }
 
@@ -170,7 +171,7 @@ func allowed() []string {
 		"k8s.io/kubernetes/pkg/controller/daemon/util",  // what a daemon's pod is, on which node, and what a strategy allows
 		"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", // the class of a pod
 		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
-		"lockstep/kinds", "lockstep/kinds/admission", "lockstep/kinds/podsecurity", "lockstep/kinds/roles",
+		"lockstep/kinds", "lockstep/kinds/admission", "lockstep/kinds/drift", "lockstep/kinds/podsecurity", "lockstep/kinds/roles",
 		"lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",
 		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods", "lockstep/reconcilers/revisions",
 	}

@@ -163,7 +163,7 @@ func rules() []rule {
 			reason: "a machine knows nothing of the cluster, nor of the agent whose pods it has"},
 		{from: []string{"proxy"}, never: []string{"lockstep/nodeagent/", "lockstep/nodeagent"},
 			reason: "the proxy is given what it needs, and could run without the agent"},
-		{from: []string{"kinds"}, except: []string{"kinds/strategy"}, never: []string{"lockstep/"},
+		{from: []string{"kinds"}, except: []string{"kinds/strategy", "kinds/drift"}, never: []string{"lockstep/"},
 			but:    []string{"lockstep/kinds", "lockstep/kinds/podsecurity", "lockstep/kinds/podstatus", "lockstep/kinds/v1alpha1"},
 			reason: "everything imports the table of kinds, so it imports nothing"},
 		{from: []string{""}, except: []string{
