@@ -58,7 +58,7 @@ type driver struct {
 	owned   []plan.Desired // what the inbox was told
 
 	failures failures
-	repaired verdict.Repairs // not told yet
+	drifts   drifts
 	memory   verdict.Memory
 	took     time.Duration // of the last pass
 	ended    time.Time
@@ -67,7 +67,7 @@ type driver struct {
 func newDriver(f *fleet, src v1alpha1.Source, w source.Watcher, posts bool) *driver {
 	return &driver{
 		sync: f.sync, source: src, watcher: w, posts: posts, applier: f.applier, outbox: f.outbox, commit: f.commit,
-		inbox: newInbox(), all: true, log: f.sync.opts.Log.With("source", src.Name),
+		drifts: drifts{keeper: f.keeper, source: src.Name}, inbox: newInbox(), all: true, log: f.sync.opts.Log.With("source", src.Name),
 	}
 }
 
@@ -143,6 +143,7 @@ func (f *failures) next(ctx context.Context, log *slog.Logger, what string, err 
 
 func (d *driver) take(ctx context.Context, l letter) {
 	d.all = d.all || l.all
+	d.drifts.found = append(d.drifts.found, l.found...)
 	for k := range l.keys {
 		if d.dirty == nil {
 			d.dirty = map[kinds.Key]bool{}
@@ -293,7 +294,7 @@ func (d *driver) converge(ctx context.Context, next *later) error {
 		return err
 	}
 	outcome, err := d.applier.Converge(ctx, d.source.Name, keys)
-	d.repair(outcome.Drifted)
+	d.drifts.repaired(outcome.Drifted, d.sync.opts.Now())
 	if err != nil {
 		return err
 	}
@@ -303,21 +304,6 @@ func (d *driver) converge(ctx context.Context, next *later) error {
 	}
 	d.sync.metrics.took("converge", started)
 	return d.own()
-}
-
-// repair notes what was repaired without a push, on the revision that it belongs to.
-func (d *driver) repair(steps []plan.Step) {
-	if len(steps) == 0 {
-		return
-	}
-	if d.repaired.Count == 0 {
-		state, err := apply.Load(d.sync.opts.Store.View(), d.source.Name)
-		if err != nil || state.Accepted == "" {
-			return
-		}
-		d.repaired = verdict.Repairs{Revision: state.Accepted, First: *first(steps)}
-	}
-	d.repaired.Count += len(steps)
 }
 
 // own tells the inbox which objects are the source's now, if they have changed.

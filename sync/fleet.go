@@ -13,11 +13,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lockstep/kinds"
+	"lockstep/kinds/drift"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
 	"lockstep/store/view"
 	"lockstep/sync/apply"
 	"lockstep/sync/forge"
+	"lockstep/sync/found"
 	"lockstep/sync/source"
 )
 
@@ -27,6 +29,7 @@ type fleet struct {
 	applier *apply.Applier
 	outbox  *forge.Outbox
 	commit  store.Committer
+	keeper  found.Keeper
 	group   *errgroup.Group
 	wake    chan struct{} // Source objects have changed
 
@@ -48,7 +51,8 @@ type crew struct {
 func newFleet(s *Sync, c store.Committer, g *errgroup.Group) *fleet {
 	return &fleet{
 		sync: s, commit: c, group: g, applier: s.applier(c), wake: make(chan struct{}, 1),
-		crews: map[*place]*crew{}, leaving: map[string]bool{},
+		keeper: found.Keeper{Store: s.opts.Store, Commit: c, Counts: s.opts.Drift, Now: s.opts.Now},
+		crews:  map[*place]*crew{}, leaving: map[string]bool{},
 		outbox: forge.NewOutbox(forge.Options{
 			Store: s.opts.Store, Commit: c, Log: s.opts.Log, Now: s.opts.Now, Seed: s.opts.Seed,
 			Registerer: s.opts.Registerer,
@@ -204,14 +208,31 @@ func (f *fleet) dispatch(ctx context.Context, sub *store.Subscription) error {
 			if muster {
 				f.ring()
 			}
+			found := foundOf(batch.Changes)
 			for _, d := range f.drivers() {
 				d.inbox.changes(batch.Changes)
+				if of := found[d.source.Name]; len(of) > 0 {
+					d.inbox.tell(of)
+				}
 				if muster {
 					d.inbox.ring() // what was told of it may be gone
 				}
 			}
 		}
 	}
+}
+
+// foundOf is the drift that nodes have told by changes, by source.
+func foundOf(changes []view.Change) map[string][]drift.Finding {
+	out := map[string][]drift.Finding{}
+	for _, c := range changes {
+		for _, g := range found.Told(c) {
+			if g.Source != "" {
+				out[g.Source] = append(out[g.Source], g)
+			}
+		}
+	}
+	return out
 }
 
 func (f *fleet) ring() {
@@ -270,6 +291,9 @@ func (f *fleet) commitAll(ctx context.Context, groups []store.Group, format stri
 // release forgets a source that nobody follows: its objects stay.
 func (f *fleet) release(ctx context.Context, name string) error {
 	if err := f.outbox.Forget(ctx, name); err != nil {
+		return fmt.Errorf("cannot release source %s: %w", name, err)
+	}
+	if err := f.keeper.Forget(ctx, found.OfSource(name)); err != nil {
 		return fmt.Errorf("cannot release source %s: %w", name, err)
 	}
 	// The inventory goes last: it is what a later leader knows the source by.

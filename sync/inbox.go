@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/kinds"
+	"lockstep/kinds/drift"
 	"lockstep/store/view"
 	"lockstep/sync/health"
 	"lockstep/sync/source"
@@ -30,7 +31,11 @@ type letter struct {
 	keys     map[kinds.Key]bool // objects of the source that changed
 	all      bool               // any object may have changed
 	health   bool               // something changed that health may depend on
+	found    []drift.Finding    // that nodes have told of objects of the source, at most maxFound
 }
+
+// maxFound bounds the findings that a driver has not taken: what is more is on the page, and not in the commit status.
+const maxFound = 4096
 
 func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1), reads: health.AllReads()} }
 
@@ -75,6 +80,14 @@ func (b *inbox) changes(changes []view.Change) {
 	if ring {
 		b.ring()
 	}
+}
+
+// tell hands over what nodes have found.
+func (b *inbox) tell(found []drift.Finding) {
+	b.mu.Lock()
+	b.news.found = append(b.news.found, found[:min(len(found), maxFound-len(b.news.found))]...)
+	b.mu.Unlock()
+	b.ring()
 }
 
 // own tells the inbox which objects belong to the source.

@@ -23,6 +23,7 @@ import (
 	"lockstep/store"
 	"lockstep/store/view"
 	"lockstep/sync/apply"
+	"lockstep/sync/found"
 	"lockstep/sync/plan"
 	"lockstep/sync/roster"
 	"lockstep/sync/source"
@@ -41,6 +42,8 @@ type Options struct {
 	Inventories *apply.Inventories
 	// Events may be nil: drift is logged and counted, and is no Kubernetes event.
 	Events store.Recorder
+	// Drift counts what differs though nobody pushed. Nil: nothing is counted.
+	Drift *found.Counts
 	// DataDir keeps clones, below git/; they may be deleted at any time while nothing runs.
 	DataDir string
 	// Cluster is part of the statuses' context, lockstep/<cluster>/<source>. Empty: "default".

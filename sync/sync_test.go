@@ -34,6 +34,7 @@ import (
 	"lockstep/store/view"
 	"lockstep/sync/apply"
 	"lockstep/sync/forge/forgetest"
+	"lockstep/sync/found"
 	"lockstep/sync/plan"
 	"lockstep/sync/source"
 )
@@ -353,6 +354,11 @@ func TestPushBecomesVerdict(t *testing.T) {
 		w.until("reported", func() bool {
 			list := w.texts(sha, judged+"/drift")
 			return len(list) > 0 && strings.Contains(list[0], "spec.template.spec.containers[cart].image")
+		})
+		w.until("recorded", func() bool {
+			all, _ := found.In(w.store.View(), found.Filter{})
+			return len(all) == 1 && all[0].Object == "Deployment shop/cart" && all[0].Commit == sha && !all[0].Repaired.IsZero() &&
+				all[0].Source == "shop" && strings.HasPrefix(all[0].File, "deploy/cart.yaml:")
 		})
 		w.rollOut()
 	})

@@ -25,6 +25,10 @@ func (d *driver) tell(ctx context.Context, next *later) error {
 	if err != nil {
 		return err
 	}
+	if err := d.drifts.begin(d.sync.opts.Store.View(), in.Told); err != nil {
+		return err
+	}
+	in.Found = d.drifts.found
 	d.sync.metrics.rolled(d.source.Name, in.Accepted.Roll)
 	v := verdict.Decide(in)
 	d.memory = v.Memory
@@ -44,8 +48,8 @@ func (d *driver) tell(ctx context.Context, next *later) error {
 			return err
 		}
 	}
-	d.repaired, d.over = verdict.Repairs{}, nil
-	return nil
+	d.over, d.drifts.found = nil, nil
+	return d.drifts.keep(ctx, v, in)
 }
 
 // facts are what the verdict is decided from.
@@ -62,7 +66,7 @@ func (d *driver) facts(live v1alpha1.SourceStatus) (verdict.Input, error) {
 	in := verdict.Input{
 		Cluster: d.sync.opts.Cluster, Source: name, Folder: d.source.Spec.Folder != "", Posts: d.posts,
 		Link:   func(revision string) string { return d.sync.opts.StatusURL(name, revision) },
-		Passed: d.over, Repaired: d.repaired, FetchError: d.fetchErr, ForgeError: d.outbox.Refused(name),
+		Passed: d.over, FetchError: d.fetchErr, ForgeError: d.outbox.Refused(name),
 		Accepted: verdict.Accepted{Revision: state.Accepted, Applied: state.Applied, Healthy: state.Healthy, LeftOut: state.LeftOut,
 			Warnings: state.Warnings,
 			Waiting:  first(d.outcome.Waiting), Refused: first(d.outcome.Refused), Roll: report.Of(inventory, v, now).Roll},

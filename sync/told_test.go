@@ -12,9 +12,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"lockstep/kinds/drift"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
 	"lockstep/sync/forge/forgetest"
+	"lockstep/sync/found"
 )
 
 // waitWith gives the deployment's one pod a reason to wait, as its node tells it.
@@ -95,6 +97,20 @@ func TestLossIsDriftInAllWindows(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.rollOut()
+	lost := func() (f drift.Finding) {
+		w.until("recorded", func() bool {
+			all, _ := found.In(w.store.View(), found.Filter{})
+			if len(all) == 1 {
+				f = all[0]
+			}
+			return len(all) == 1
+		})
+		return f
+	}
+	if f := lost(); f.Kind != drift.Health || f.What != loss || f.Commit != sha || !f.Repaired.IsZero() || f.Since.After(f.Noticed) {
+		t.Errorf("recorded %+v", f)
+	}
+	w.until("it is over", func() bool { return lost().How == "healthy again" && !lost().Repaired.IsZero() })
 	w.until("nothing is lost", func() bool { return w.status().Drift == "" && w.status().State == "success" })
 }
 

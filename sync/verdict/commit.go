@@ -41,6 +41,8 @@ type Entry struct {
 	Kind     Kind      `json:"kind"`
 	Status   Status    `json:"status"`
 	At       time.Time `json:"at"` // when it was decided, or posted
+	// Found says, of drift, that it tells what was found, and not that health was lost.
+	Found bool `json:"found,omitempty"`
 }
 
 // Name identifies the entry among those of all sources: "<source>/<revision>/<kind>".

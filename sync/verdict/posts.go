@@ -14,9 +14,7 @@ func (v *Verdict) posts(in Input, said saying) {
 	for _, t := range in.Told {
 		b.told[t.Name()] = t
 	}
-	if in.Repaired.Count > 0 {
-		b.want(Drift, in.Repaired.Revision, Success, repaired(in.Repaired))
-	}
+	b.storms()
 	for _, id := range in.Passed { // those that have a word keep it
 		if _, has := b.last(Outcome, id); !has {
 			b.want(Outcome, id, Error, superseded(in.Seen.Revision, "applied"))
@@ -58,7 +56,7 @@ func (b *board) healthy(said saying) {
 	} else {
 		b.verdict.Memory.Lost = time.Time{}
 	}
-	if last, ok := b.last(Drift, revision); ok && drift == "" && last.Status.State != Success {
+	if last, ok := b.last(Drift, revision); ok && drift == "" && last.Status.State != Success && !last.Found {
 		b.want(Drift, revision, Success, "healthy again: "+said.text)
 	}
 	if last, ok := b.last(Outcome, revision); !ok || last.Status.State != Success {
@@ -76,7 +74,8 @@ func (b *board) lost(said saying) {
 		b.verdict.at(due)
 		return
 	}
-	b.want(Drift, b.in.Accepted.Revision, Failure, lostText(said.text))
+	b.verdict.Lost = lostText(said.text)
+	b.want(Drift, b.in.Accepted.Revision, Failure, b.verdict.Lost)
 }
 
 // board has what was told, and what is to be.
@@ -106,10 +105,15 @@ func (b *board) open() []string {
 // want posts a status, unless it was told. What waits has not been seen by anybody, and is replaced at once; a pending
 // status that follows another too closely waits.
 func (b *board) want(kind Kind, revision string, state State, text string) {
+	b.post(Entry{Revision: revision, Kind: kind}, state, text)
+}
+
+func (b *board) post(e Entry, state State, text string) {
+	kind, revision := e.Kind, e.Revision
 	if !b.in.Posts || !commit(revision) {
 		return
 	}
-	e := Entry{Source: b.in.Source, Revision: revision, Kind: kind, At: b.in.Now, Status: Status{
+	e = Entry{Source: b.in.Source, Revision: revision, Kind: kind, Found: e.Found, At: b.in.Now, Status: Status{
 		State: state, Context: "lockstep/" + b.in.Cluster + "/" + b.in.Source, Description: Cut(text)}}
 	if kind == Drift {
 		e.Status.Context += "/drift"

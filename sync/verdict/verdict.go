@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lockstep/kinds"
+	"lockstep/kinds/drift"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/health"
 )
@@ -24,7 +25,8 @@ type Input struct {
 	// Passed are commits that were passed over on the way to what was seen, and have to be told so.
 	Passed   []string
 	Accepted Accepted
-	Repaired Repairs
+	// Found is what drift was found since the verdict before, the oldest first, of objects that this source states.
+	Found []drift.Finding
 	// FetchError is why the source could not be read last time, ForgeError why its forge did not take a status; empty: it
 	// could, or it was not tried.
 	FetchError, ForgeError string
@@ -82,13 +84,6 @@ type Step struct {
 	Reason string
 }
 
-// Repairs are what was done about drift since the verdict before. The zero value: nothing.
-type Repairs struct {
-	Revision string // the one that was accepted then
-	First    Step
-	Count    int
-}
-
 // Told is a commit status that is on its forge, or Waiting for it.
 type Told struct {
 	Entry
@@ -105,6 +100,8 @@ type Memory struct {
 	Counted time.Time
 	// Lost is since when the accepted revision, once healthy, is not; zero: it is. Who accepts another one sets it to zero.
 	Lost time.Time
+	// Storms are what was found lately of each commit's objects.
+	Storms map[string]Storm
 	// Written is when the Source's status was last written; whoever writes it sets it.
 	Written time.Time
 }
@@ -117,6 +114,8 @@ type Verdict struct {
 	// Status is the Source's, and Write whether it has to be written.
 	Status v1alpha1.SourceStatus
 	Write  bool
+	// Lost is what the accepted revision has lost since it was healthy, once that has lasted; empty: nothing.
+	Lost string
 	// Posts are the commit statuses that differ from those that were told; none stands twice.
 	Posts []Entry
 	// Again is when to decide anew though nothing happens; zero: never.

@@ -14,6 +14,7 @@ import (
 
 	"lockstep/internal/golden"
 	"lockstep/kinds"
+	"lockstep/kinds/drift"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/sync/health"
 )
@@ -28,6 +29,8 @@ type moment struct {
 	Repairs  int
 	Posted   bool
 	Restart  bool
+	// Found is what nodes have found, of the accepted revision unless it says otherwise.
+	Found []drift.Finding
 
 	Folder     bool
 	NoForge    bool
@@ -58,7 +61,7 @@ func play(t *testing.T, given string) string {
 	in := Input{Cluster: "test", Source: "shop", Link: func(revision string) string { return "https://status/" + revision }, Now: start}
 	healthy := ""
 	for _, doc := range strings.Split(given, "---\n") {
-		m.After, m.Passed, m.Repaired, m.Repairs, m.Posted, m.Restart = metav1.Duration{}, nil, "", 0, false, false
+		m.After, m.Passed, m.Repaired, m.Repairs, m.Posted, m.Restart, m.Found = metav1.Duration{}, nil, "", 0, false, false, nil
 		if err := yaml.UnmarshalStrict([]byte(doc), &m); err != nil {
 			t.Fatalf("%s: %v", doc, err)
 		}
@@ -79,10 +82,7 @@ func play(t *testing.T, given string) string {
 			Revision: m.Accepted, Applied: m.Applied, Healthy: healthy, Waiting: step(t, m.Waiting),
 			Refused: step(t, m.Refused), Roll: m.Roll, LeftOut: m.LeftOut, Warnings: m.Warnings,
 		}
-		in.Repaired = Repairs{}
-		if first := step(t, m.Repaired); first != nil {
-			in.Repaired = Repairs{Revision: m.Accepted, First: *first, Count: max(1, m.Repairs)}
-		}
+		in.Found = found(m, in.Now)
 		v := Decide(in)
 		if again := Decide(in); !cmp.Equal(v, again) {
 			t.Errorf("decided twice, decided otherwise:\n%s", cmp.Diff(v, again))
@@ -101,6 +101,24 @@ func play(t *testing.T, given string) string {
 		}
 	}
 	return b.String()
+}
+
+// found is the drift of a moment: as many objects as were repaired, and what nodes have told.
+func found(m moment, now time.Time) (out []drift.Finding) {
+	if m.Repaired != "" {
+		object, reason, _ := strings.Cut(m.Repaired, ": ")
+		for i := range max(1, m.Repairs) {
+			out = append(out, drift.Finding{ID: fmt.Sprint(now, i), Kind: drift.Object, Object: object, What: reason, Commit: m.Accepted,
+				Repaired: now})
+		}
+	}
+	for _, f := range m.Found {
+		if f.Commit == "" {
+			f.Commit = m.Accepted
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // step reads "Kind namespace/name: reason"; nil for nothing.

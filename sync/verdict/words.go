@@ -80,14 +80,6 @@ func lostText(message string) string {
 	return counts + " healthy; " + cause
 }
 
-// repaired words what was repaired without a push.
-func repaired(r Repairs) string {
-	if r.Count > 1 {
-		return "repaired " + Count(r.Count) + ", first " + r.First.text()
-	}
-	return "repaired " + r.First.text()
-}
-
 func (s Step) text() string { return s.Key.String() + ": " + s.Reason }
 
 // superseded words what became of a revision that a newer one came before.
