@@ -37,6 +37,7 @@ import (
 	"lockstep/store"
 	"lockstep/sync"
 	"lockstep/sync/apply"
+	"lockstep/sync/found"
 	"lockstep/sync/plan"
 )
 
@@ -175,7 +176,9 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	p.nodes = pki.NewRegistrar(p.authority, pki.Tokens{Store: p.store, Commit: p.store}, pki.RegistrarOptions{
 		Ledger: ledger, StoreMade: p.store.Cluster().Created, Log: o.Log,
 	})
+	counts := found.NewCounts(registry)
 	p.sync, err = sync.New(sync.Options{
+		Drift:   counts,
 		Sources: o.Sources, Store: p.store, Events: p.store, Inventories: p.inventories, DataDir: o.DataDir, Cluster: o.Cluster,
 		StatusURL: func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
 		Services: plan.Networks{
@@ -199,7 +202,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.peers, Peers: p.peers.Door(),
 		Hooks:    p.sync.Hooks(),
 		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID,
-		Settings: p.settings, Disk: database.Disk,
+		Settings: p.settings, Disk: database.Disk, Drift: counts,
 	})
 	p.web = web.New(web.Options{
 		Store: p.store, Inventories: p.inventories, Cluster: o.Cluster, Version: version.Version, Health: p.health,

@@ -16,9 +16,11 @@ import (
 	"lockstep/daemon/pki"
 	"lockstep/daemon/version"
 	"lockstep/kinds"
+	"lockstep/kinds/drift"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
 	"lockstep/sync/apply"
+	"lockstep/sync/found"
 	"lockstep/sync/health"
 	"lockstep/sync/plan"
 	"lockstep/sync/report"
@@ -151,6 +153,24 @@ func (d *door) Plan(ctx context.Context, source v1alpha1.Source) (control.PlanRe
 	var text bytes.Buffer
 	changes, err := p.WriteDiff(&text)
 	return control.PlanResult{Text: text.String(), Changes: changes}, err
+}
+
+// Drift implements control.Backend.
+func (d *door) Drift(_ context.Context, source, node string) (control.DriftReport, error) {
+	if err := d.ready(); err != nil {
+		return control.DriftReport{}, fmt.Errorf("cannot list drift: %w", err)
+	}
+	v := d.store.View()
+	if _, ok := view.Get[*v1alpha1.Source](v, "", source); source != "" && !ok {
+		return control.DriftReport{}, fmt.Errorf("cannot list drift of source %s: there is none of this name", source)
+	}
+	if _, ok := view.Get[*corev1.Node](v, "", node); node != "" && !ok {
+		return control.DriftReport{}, fmt.Errorf("cannot list drift of node %s: there is none of this name", node)
+	}
+	out := control.DriftReport{Findings: []drift.Finding{}}
+	findings, dropped := found.In(v, found.Filter{Source: source, Node: node})
+	out.Findings, out.Dropped = append(out.Findings, findings...), dropped
+	return out, nil
 }
 
 // Report implements control.Backend.

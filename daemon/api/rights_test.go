@@ -78,6 +78,7 @@ func TestRights(t *testing.T) {
 		{"GET", settingsPath, ""},
 		{"GET", "/api", ""}, {"GET", "/apis", ""}, {"GET", "/api/v1", ""}, {"GET", "/apis/apps/v1", ""}, {"GET", "/openapi/v2", ""},
 		{"GET", "/openapi/v3", ""},
+		{"GET", "/lockstep/v1/drift", ""}, {"POST", "/lockstep/v1/drift", "{}"},
 		{"GET", "/lockstep/v1/tunnel", ""}, {"POST", "/lockstep/v1/renew", "{}"}, {"POST", "/lockstep/v1/join", "{}"},
 		{"GET", "/api/v1/nodes", ""}, {"GET", "/api/v1/nodes/n1", ""}, {"GET", "/api/v1/nodes/n1/status", ""},
 		{"GET", "/api/v1/namespaces", ""}, {"GET", "/api/v1/services", ""}, {"GET", "/apis/discovery.k8s.io/v1/endpointslices", ""},

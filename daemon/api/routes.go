@@ -59,6 +59,7 @@ func (s *server) routes() http.Handler {
 	if s.opts.Hooks != nil {
 		mux.Handle("POST "+rights.HookPath, s.opts.Hooks)
 	}
+	s.drifts(mux)
 	s.issuer(mux)
 	s.schemas(mux)
 	resources := s.resources()

@@ -23,6 +23,7 @@ import (
 	"lockstep/internal/settings"
 	"lockstep/store"
 	"lockstep/store/view"
+	"lockstep/sync/found"
 )
 
 // Tunnels reach agents over the connections that they opened.
@@ -57,6 +58,8 @@ type Options struct {
 	// Disk says for /readyz what is wrong with the disk of the cluster's data, or will be: a warning, or an error while no
 	// changes are taken. Nil: nothing is.
 	Disk func() (warning string, err error)
+	// Drift counts what nodes tell of it. Nil: nothing is counted.
+	Drift *found.Counts
 	// Gatherer is what /metrics shows. Nil: prometheus.DefaultGatherer.
 	Gatherer prometheus.Gatherer
 	// Registerer takes the server's own metrics. Nil: they are not registered.
@@ -103,6 +106,7 @@ type server struct {
 	stays    *stays
 	conns    *conns
 	policies policies
+	drift    found.Keeper
 }
 
 // New makes a server; it starts nothing.
@@ -144,6 +148,7 @@ func New(opts Options) *Server {
 		reads:   make(chan struct{}, opts.MaxReads),
 		writes:  make(chan struct{}, opts.MaxWrites),
 		making:  make(chan struct{}, 1),
+		drift:   found.Keeper{Store: opts.Store, Commit: opts.Store, Counts: opts.Drift, Now: opts.Now},
 	}
 	s.stays = newStays(s.decide)
 	var err error

@@ -58,8 +58,8 @@ cluster, push: there is no other way. To read it, use kubectl, the status page o
 		SilenceErrors: true,
 	}
 	root.SetVersionTemplate("lockstep {{.Version}}\n")
-	root.AddCommand(newUp(), newDaemon(), newAgent(), newValidate(), newPlan(), newStatus(), newKubeconfig(), newToken(), newNode(),
-		newReset(), newVersion())
+	root.AddCommand(newUp(), newDaemon(), newAgent(), newValidate(), newPlan(), newStatus(), newDrift(), newKubeconfig(), newToken(),
+		newNode(), newReset(), newVersion())
 	plainly(root)
 	return root
 }

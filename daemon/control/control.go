@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"lockstep/kinds/drift"
 	"lockstep/kinds/v1alpha1"
 )
 
@@ -85,6 +86,13 @@ type NodeReport struct {
 	Troubles []string `json:"troubles,omitempty"`
 }
 
+// DriftReport is what was found that differs though nobody pushed.
+type DriftReport struct {
+	Findings []drift.Finding `json:"findings"`
+	// Dropped counts those, of all sources and nodes, that are kept no longer.
+	Dropped int64 `json:"dropped,omitempty"`
+}
+
 // PlanResult is what applying a source would change.
 type PlanResult struct {
 	Text    string `json:"text"`
@@ -149,6 +157,8 @@ type Backend interface {
 	Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error)
 	// Report tells the state of the cluster.
 	Report(ctx context.Context) (Report, error)
+	// Drift lists what differed though nobody pushed, the newest first, of all or of one source or node.
+	Drift(ctx context.Context, source, node string) (DriftReport, error)
 	// Plan tells what applying a source would change; it changes nothing.
 	Plan(ctx context.Context, source v1alpha1.Source) (PlanResult, error)
 }
@@ -258,6 +268,10 @@ func handler(b Backend) http.Handler {
 		report, err := b.Report(r.Context())
 		answer(w, report, err)
 	})
+	mux.HandleFunc("GET /drift", func(w http.ResponseWriter, r *http.Request) {
+		report, err := b.Drift(r.Context(), r.URL.Query().Get("source"), r.URL.Query().Get("node"))
+		answer(w, report, err)
+	})
 	mux.HandleFunc("POST /plan", func(w http.ResponseWriter, r *http.Request) {
 		var source v1alpha1.Source
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&source); err != nil {
@@ -338,6 +352,11 @@ func (c *Client) Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte
 // Report implements Backend.
 func (c *Client) Report(ctx context.Context) (Report, error) {
 	return call[Report](ctx, c, http.MethodGet, "/status", nil)
+}
+
+// Drift implements Backend.
+func (c *Client) Drift(ctx context.Context, source, node string) (DriftReport, error) {
+	return call[DriftReport](ctx, c, http.MethodGet, "/drift?"+url.Values{"source": {source}, "node": {node}}.Encode(), nil)
 }
 
 // Plan implements Backend.

@@ -49,6 +49,8 @@ const (
 	HookPath   = "/hooks/git"
 	// PeersPath is below which servers ask each other for what agents answer.
 	PeersPath = "/lockstep/v1/peers/"
+	// DriftPath is read by people, and told by nodes.
+	DriftPath = "/lockstep/v1/drift"
 )
 
 // Access is one thing a client asks to do.
@@ -211,6 +213,8 @@ func decidePath(who Subject, a Access, p *Policy) (Verdict, string) {
 		return Forbidden, "servers ask each other only for what agents answer"
 	case path == TunnelPath || path == RenewPath:
 		return only(who.Role == Node, "only a node may")
+	case path == DriftPath && who.Role == Node:
+		return only(a.Verb == "post", "nodes have no use for it")
 	case !a.Read():
 		return NotThisWay, ""
 	case who.Role == Node:

@@ -17,6 +17,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
+	"lockstep/sync/found"
 	"lockstep/sync/health"
 	"lockstep/sync/report"
 	"lockstep/sync/verdict"
@@ -41,6 +42,7 @@ type page struct {
 	Objects                     *objectTable
 	Nodes                       []nodeRow
 	Left                        *leftTable
+	Drift                       *driftTable
 	Events                      []eventRow
 }
 
@@ -92,6 +94,22 @@ type leftTable struct {
 }
 
 type leftRow struct{ Name, Size, Node, Why string }
+
+// driftTable is what differed though nobody pushed.
+type driftTable struct {
+	Rows []driftRow
+	More int // rows left out
+}
+
+type driftRow struct {
+	Age, Exact             string
+	Kind, Node             string
+	Object, What           string
+	Evidence               []string
+	Outcome, How, Class    string
+	Place, Commit, Author  string
+	Source, RevisionOfLink string
+}
 
 type nodeRow struct {
 	Name            string
@@ -240,6 +258,43 @@ func left(all []report.Left) *leftTable {
 	}
 	if over := len(table.Rows) - maxRows; over > 0 {
 		table.Rows, table.More = table.Rows[:maxRows], over
+	}
+	if len(table.Rows) == 0 {
+		return nil
+	}
+	return table
+}
+
+// drifts are what differed though nobody pushed, the newest first: of all, of a source, or of what came with a revision. Nil: nothing.
+func drifts(v *view.View, now time.Time, source, revision string) *driftTable {
+	all, _ := found.In(v, found.Filter{Source: source})
+	table := &driftTable{}
+	for _, f := range all {
+		if revision != "" && f.Commit != revision {
+			continue
+		}
+		if len(table.Rows) == maxEvents {
+			table.More++
+			continue
+		}
+		row := driftRow{
+			Age: age(now, f.Noticed), Exact: f.Noticed.UTC().Format(time.RFC3339), Kind: f.Kind.Word(), Node: f.Node, Object: f.Object,
+			What: f.What, Evidence: f.Evidence, Outcome: f.Outcome(), How: f.How, Class: "failed", Place: f.File, Commit: f.Commit,
+			Author: f.Author, Source: f.Source,
+		}
+		if f.Place != "" {
+			row.What = f.Place + ": " + row.What
+		}
+		switch {
+		case !f.Repaired.IsZero():
+			row.Class = "healthy"
+		case f.Open:
+			row.Class = "progressing"
+		}
+		if f.Commit != "" {
+			row.RevisionOfLink = RevisionPath(f.Source, f.Commit)
+		}
+		table.Rows = append(table.Rows, row)
 	}
 	if len(table.Rows) == 0 {
 		return nil

@@ -190,6 +190,7 @@ func (s *Server) cluster(w http.ResponseWriter, _ *http.Request) {
 	p.Objects = s.objects(v, now, "", "")
 	p.Nodes = s.nodes(v, now)
 	p.Left = left(report.LeftOver(v, apply.Stated))
+	p.Drift = drifts(v, now, "", "")
 	p.Events = events(v, now)
 	p.Facts = facts(p)
 	s.render(w, http.StatusOK, p)
@@ -207,7 +208,7 @@ func (s *Server) source(w http.ResponseWriter, r *http.Request) {
 	}
 	p.Title = name
 	if revision == "" {
-		p.Objects = s.objects(v, now, name, "")
+		p.Objects, p.Drift = s.objects(v, now, name, ""), drifts(v, now, name, "")
 		s.render(w, http.StatusOK, p)
 		return
 	}
@@ -217,7 +218,7 @@ func (s *Server) source(w http.ResponseWriter, r *http.Request) {
 	if p.Revision.Accepted {
 		only = "" // all objects are those of this revision
 	}
-	p.Objects = s.objects(v, now, name, only)
+	p.Objects, p.Drift = s.objects(v, now, name, only), drifts(v, now, name, only)
 	s.render(w, http.StatusOK, p)
 }
 
