@@ -68,6 +68,7 @@ type Agent struct {
 	cluster   *cluster.Cluster
 	localPath *localpath.Keeper
 	statuses  *statuses
+	findings  findings
 	events    record.EventRecorder // while it runs
 	group     *errgroup.Group      // of everything that runs
 	ctx       context.Context      // of everything that runs
@@ -129,7 +130,8 @@ func New(opts Options) (*Agent, error) {
 		growWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
 		connected: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
 		pods: map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
-		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
+		findings: findings{wake: make(chan struct{}, 1)},
+		ips:      opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
 	a.content = content.New(content.Options{
 		Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged,

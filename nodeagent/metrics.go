@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds/drift"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/probes"
 )
@@ -17,7 +18,7 @@ type metrics struct {
 	reportSeconds             *prometheus.HistogramVec
 	reportErrors              *prometheus.CounterVec
 	pullSeconds, probeSeconds *prometheus.HistogramVec
-	drift                     prometheus.Counter
+	drift                     *prometheus.CounterVec
 	tunnels                   prometheus.Gauge
 	keepSeconds               prometheus.Histogram
 	keepErrors                prometheus.Counter
@@ -37,10 +38,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		reportSeconds: seconds("report_seconds", "How long writes to the API took.", "what"),
 		pullSeconds:   seconds("pull_seconds", "How long pulls of images took.", "result"),
 		probeSeconds:  seconds("probe_seconds", "How long probes took.", "probe", "result"),
-		drift: prometheus.NewCounter(prometheus.CounterOpts{
+		drift: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lockstep_agent_drift_total",
-			Help: "Containers removed that nobody asked for.",
-		}),
+			Help: "Differences found on the node though nobody asked for them, by kind and whether they were repaired: yes or no.",
+		}, []string{"kind", "repaired"}),
 		keepSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "lockstep_agent_state_keep_seconds",
 			Help:    "How long it took to keep the cluster's state on disk.",
@@ -57,6 +58,16 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	r.MustRegister(m.reportErrors, m.reportSeconds, m.pullSeconds, m.probeSeconds, m.drift, m.tunnels, m.keepSeconds, m.keepErrors)
 	return m
+}
+
+// differed counts a difference once it is known whether it is repaired.
+func (m *metrics) differed(f *drift.Finding) {
+	switch {
+	case !f.Repaired.IsZero():
+		m.drift.WithLabelValues(string(f.Kind), "yes").Inc()
+	case f.Settled():
+		m.drift.WithLabelValues(string(f.Kind), "no").Inc()
+	}
 }
 
 // report counts one write to the API.

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds/drift"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/runtime"
 )
@@ -68,12 +69,16 @@ func (a *Agent) inspect(ctx context.Context, id string) {
 
 // removeForeign removes a container that nobody asked for, and tells.
 func (a *Agent) removeForeign(ctx context.Context, c runtime.Container) {
+	f := drift.Finding{ID: fmt.Sprintf("foreign/%s/%d", c.ID, c.CreatedAt.UnixNano()), Kind: drift.Foreign, Place: c.ID,
+		What:  fmt.Sprintf("image %q in the containerd namespace %s, which is this node's alone", c.Image, runtime.Namespace),
+		Since: c.CreatedAt, Evidence: []string{fmt.Sprintf("made %s, first process %d", c.CreatedAt.UTC().Format(time.RFC3339Nano), c.PID)}}
 	if err := a.rt.Remove(ctx, c.ID, false); err != nil {
-		a.log.Warn("cannot remove container that nobody asked for", "container", c.ID, "error", err)
+		f.How = "it cannot be removed: " + err.Error()
+		a.differs(f)
 		return
 	}
-	a.metrics.drift.Inc()
-	a.log.Warn("removed container that nobody asked for", "container", c.ID, "image", c.Image)
+	f.Repaired, f.How = time.Now(), "removed"
+	a.differs(f)
 	a.drift("RemovedForeignContainer", fmt.Sprintf("Removed container %s (image %q): nobody asked for it", c.ID, c.Image))
 }
 
@@ -182,6 +187,8 @@ func (a *Agent) adoptOrphan(c runtime.Container) (p *pod.Pod, adopted bool) {
 	a.claims[c.ID] = p
 	a.mu.Unlock()
 	a.log.Warn("ending container of a pod that does not exist", "pod", c.PodNamespace+"/"+c.PodName, "container", c.Name)
+	a.differs(drift.Finding{ID: "orphan/" + c.ID, Kind: drift.Orphan, Place: c.ID, Since: c.CreatedAt, Repaired: time.Now(), How: "ended",
+		What: fmt.Sprintf("container %s of pod %s/%s, which does not exist", c.Name, c.PodNamespace, c.PodName)})
 	a.drift("RemovedOrphan", fmt.Sprintf("Ending container %s of pod %s/%s, which does not exist", c.Name, c.PodNamespace, c.PodName))
 	return p, true
 }

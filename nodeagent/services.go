@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds/drift"
 	"lockstep/nodeagent/companion"
 	"lockstep/nodeagent/dns"
 	"lockstep/nodeagent/machine"
@@ -172,6 +173,18 @@ func (a *Agent) proxyDrift(d proxy.Drift) {
 	for _, f := range d.Findings {
 		a.log.Warn("repaired service rules", "finding", f.String(), "took", d.Took)
 	}
+	f := drift.Finding{ID: fmt.Sprintf("rules/%d", d.Noticed.UnixNano()), Kind: drift.Rules, Noticed: d.Noticed,
+		Repaired: d.Noticed.Add(d.Took), How: "written back in " + d.Took.Round(time.Millisecond).String()}
+	for _, of := range d.Findings {
+		f.Evidence = append(f.Evidence, of.String())
+	}
+	if len(d.Findings) > 0 {
+		f.Place, f.What = d.Findings[0].Table+" "+d.Findings[0].Chain, string(d.Findings[0].What)
+	}
+	if d.Total != 1 {
+		f.What = fmt.Sprintf("%d differences, first: %s", d.Total, f.What)
+	}
+	a.differs(f)
 	first := "differences"
 	if len(d.Findings) > 0 {
 		first = d.Findings[0].String()

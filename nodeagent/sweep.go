@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 
+	"lockstep/kinds/drift"
 	"lockstep/nodeagent/runtime"
 )
 
@@ -36,6 +38,8 @@ func (a *Agent) sweepForgotten(ctx context.Context) {
 	}
 	for _, id := range ids {
 		a.log.Warn("ended container that containerd had forgotten", "container", id)
+		a.differs(drift.Finding{ID: "forgotten/" + id, Kind: drift.Forgotten, Place: id, What: "it ran, and containerd had forgotten it",
+			Repaired: time.Now(), How: "ended"})
 		a.drift("RemovedForgottenContainer", fmt.Sprintf("Ended container %s, which containerd had forgotten", id))
 	}
 	for _, p := range a.allPods() {

@@ -14,6 +14,7 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"lockstep/kinds/drift"
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/turns"
 	"lockstep/nodeagent/userns"
@@ -69,6 +70,8 @@ type Owner interface {
 	Refresh(uid types.UID)
 	// Forget says that nothing of the pod is left: its loop ends. The pod's lock is held.
 	Forget(p *Pod)
+	// Found takes in what differed of a pod though nobody asked for it; it does not block. The pod's lock may be held.
+	Found(f drift.Finding)
 	// Knows says whether there is such a pod, and nobody has forgotten it.
 	Knows(uid types.UID) bool
 }

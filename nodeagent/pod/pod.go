@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/kinds"
+	"lockstep/kinds/drift"
 	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/probes"
@@ -49,6 +50,7 @@ type Pod struct {
 	pulls     map[string]string    // how far the pull is that a container waits for
 	failures  map[pods.Key]pods.Failure
 	inflight  map[pods.Key]context.CancelFunc
+	struck    map[string]drift.Finding // containers that somebody killed and that are to be restarted, by name
 	deleted   bool
 	status    corev1.PodStatus // last computed
 	version   int              // of status
@@ -88,6 +90,7 @@ func (n *Node) New(object *corev1.Pod) *Pod {
 		wanted: pods.Wanted{Pod: object}, tier: spec.Tier(object),
 		prepared: map[string]*prepared{}, begun: map[string]bool{}, instances: map[string]*instance{},
 		pulls: map[string]string{}, failures: map[pods.Key]pods.Failure{}, inflight: map[pods.Key]context.CancelFunc{},
+		struck: map[string]drift.Finding{},
 	}
 }
 
@@ -247,6 +250,11 @@ func (p *Pod) round(ctx context.Context) (again time.Time, done bool) {
 		p.begin(ctx, step)
 	}
 	if plan.Done && len(p.inflight) == 0 {
+		for name, f := range p.struck {
+			delete(p.struck, name)
+			f.Open, f.How = false, "its pod ended before it was restarted"
+			p.node.Owner.Found(f)
+		}
 		p.node.Owner.Forget(p)
 		return time.Time{}, true
 	}

@@ -257,6 +257,7 @@ func (p *Pod) launch(ctx context.Context, inst *instance, req runtime.Request) e
 		if inst.State == pods.Created { // else it has ended meanwhile
 			inst.State = pods.Running
 		}
+		p.restarted(inst)
 	})
 	return nil
 }

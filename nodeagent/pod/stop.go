@@ -173,6 +173,7 @@ func (p *Pod) learn(ctx context.Context, c runtime.Container) error {
 		p.change(func() {
 			if inst.State == pods.Created {
 				inst.State, inst.changed = pods.Running, time.Now()
+				p.restarted(inst)
 			}
 		})
 		return nil
@@ -230,6 +231,9 @@ func (p *Pod) exited(ctx context.Context, inst *instance, c runtime.Container) e
 		}
 		if inst.StartedAt.IsZero() {
 			inst.StartedAt = inst.FinishedAt
+		}
+		if c.State == runtime.Stopped {
+			p.strike(spec, inst, oom)
 		}
 	})
 	if err := p.save(inst); err != nil {

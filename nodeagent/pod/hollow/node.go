@@ -21,6 +21,7 @@ import (
 
 	"lockstep/internal/settings"
 	"lockstep/kinds"
+	"lockstep/kinds/drift"
 	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/pod"
 	"lockstep/nodeagent/pods"
@@ -45,6 +46,7 @@ type Node struct {
 	statuses map[types.UID]corev1.PodStatus
 	others   []func() // what others do in the cluster
 	revision int      // of the newest pod
+	found    drift.Log
 }
 
 // NewNode returns a node that keeps its records in a directory. A machine that had another node before goes on with its
@@ -138,6 +140,13 @@ func (n *Node) take(p *pod.Pod, o *corev1.Pod) int64 {
 	n.mu.Unlock()
 	p.Update(o)
 	return kinds.Revision(o)
+}
+
+// Drift is what differed of the pods though nobody asked for it, the newest first.
+func (n *Node) Drift() []drift.Finding {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.found.Findings)
 }
 
 // Overrule has somebody else change a pod's status in the cluster; it returns when the pod has learned of it.
@@ -323,6 +332,12 @@ func (o owner) Unclaim(id string) {
 }
 
 func (o owner) Report(p *pod.Pod, _ bool) { o.later(func() { o.due[p.UID()] = p }) }
+
+func (o owner) Found(f drift.Finding) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.found, _ = o.found.Add([]drift.Finding{f}, 0)
+}
 
 func (owner) Refresh(types.UID) {}
 
