@@ -8,11 +8,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -24,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"lockstep/internal/pinned"
 	"lockstep/internal/whole"
 )
 
@@ -90,8 +89,7 @@ var ErrToken = errors.New("the token is not of the form <pin>.<id>.<secret> that
 
 // CheckToken returns ErrToken for a text that is no join token.
 func CheckToken(token string) error {
-	pin, bearer, ok := strings.Cut(strings.TrimSpace(token), ".")
-	if _, err := hex.DecodeString(pin); !ok || err != nil || len(pin) != sha256.Size*2 || strings.Count(bearer, ".") != 1 {
+	if _, _, ok := pinned.Token(token); !ok {
 		return ErrToken
 	}
 	return nil
@@ -104,19 +102,14 @@ func (i Identity) Join(ctx context.Context, token string) error {
 	if err := CheckToken(token); err != nil {
 		return fmt.Errorf("cannot join %s: %w", i.Server, err)
 	}
-	pin, bearer, _ := strings.Cut(strings.TrimSpace(token), ".")
+	pin, bearer, _ := pinned.Token(token)
 	csr, err := i.request()
 	if err != nil {
 		return err
 	}
 	client := &http.Client{
-		Timeout: joinTimeout,
-		Transport: &http.Transport{DialContext: direct(), TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12,
-			// The chain is checked against the pin instead of the system's authorities.
-			InsecureSkipVerify: true,
-			VerifyConnection:   func(s tls.ConnectionState) error { return verifyPin(s, pin) },
-		}},
+		Timeout:   joinTimeout,
+		Transport: &http.Transport{DialContext: direct(), TLSClientConfig: pinned.Config(pin)},
 	}
 	defer client.CloseIdleConnections()
 	var answer struct{ Certificate, CA string }
@@ -125,7 +118,7 @@ func (i Identity) Join(ctx context.Context, token string) error {
 		return fmt.Errorf("cannot join %s as node %s: %w", i.Server, i.Node, err)
 	}
 	block, _ := pem.Decode([]byte(answer.CA))
-	if block == nil || digest(block.Bytes) != pin {
+	if block == nil || pinned.Digest(block.Bytes) != pin {
 		return fmt.Errorf("cannot join %s: it answered with another CA than the token pins", i.Server)
 	}
 	return i.store(answer.Certificate, answer.CA)
@@ -153,33 +146,6 @@ func (i Identity) Renew(ctx context.Context) error {
 // RenewAt is when two thirds of a certificate's life have passed.
 func RenewAt(c *x509.Certificate) time.Time {
 	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3)
-}
-
-func verifyPin(s tls.ConnectionState, pin string) error {
-	roots, inter := x509.NewCertPool(), x509.NewCertPool()
-	found := false
-	for _, c := range s.PeerCertificates {
-		if digest(c.Raw) == pin {
-			roots.AddCert(c)
-			found = true
-			continue
-		}
-		inter.AddCert(c)
-	}
-	if !found {
-		return errors.New("the server's chain does not have the CA that the token pins")
-	}
-	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{
-		Roots:         roots,
-		Intermediates: inter,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
-	return err
-}
-
-func digest(der []byte) string {
-	sum := sha256.Sum256(der)
-	return hex.EncodeToString(sum[:])
 }
 
 // request returns a signing request for the node's key, which is made if absent.
