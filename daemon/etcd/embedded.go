@@ -9,16 +9,16 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
 // maxSocketPath is what sockaddr_un holds, without its NUL (unix(7)).
 const maxSocketPath = 107
 
-// nobody is the address a member without peers advertises, since etcd insists on one. Nothing listens there and nobody
-// dials it.
+// nobody is the address that a member without peers, and every member for clients, advertises, since etcd insists on one. Nothing
+// listens there and nobody dials it.
 const nobody = "http://127.0.0.1:2380"
 
 const (
@@ -30,7 +30,15 @@ const (
 	// 5,000 held 170 MB after three changes of 20,000 ConfigMaps; a follower that lags by more gets all anew.
 	aloneEntries    = 100
 	followerEntries = 1000
+	// maxLearners may be two: from one server to three both others catch up before the first of them gets its vote, so that
+	// there are two voters, of which each can stop the cluster, for a moment only.
+	maxLearners = 2
+	// resetEvery is how often a member that waits for a majority looks whether it is to go on alone.
+	resetEvery = time.Second
 )
+
+// ErrStopped says that the embedded etcd has ended by itself: its member was removed, or its data are not to be used.
+var ErrStopped = errors.New("etcd has stopped by itself")
 
 // Socket is the path of the embedded etcd's unix socket.
 func (e *Etcd) Socket() string { return filepath.Join(e.opts.SocketDir, "etcd.sock") }
@@ -62,6 +70,11 @@ func (e *Etcd) startEmbedded(ctx context.Context) error {
 	if e.lock, err = lockDir(e.opts.DataDir); err != nil {
 		return err
 	}
+	if e.opts.Peer != nil {
+		if err := e.peers.prepare(e.opts.Peer); err != nil {
+			return err
+		}
+	}
 	config, err := e.config()
 	if err != nil {
 		return err
@@ -83,20 +96,60 @@ func (e *Etcd) startEmbedded(ctx context.Context) error {
 		return e.comeUpAgain(ctx)
 	}
 	e.server = server
-	ready, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	select {
-	case <-server.Server.ReadyNotify():
-		return nil
-	case <-e.disk.broke:
-		return e.comeUpAgain(ctx)
-	case err := <-server.Err():
-		return err
-	case <-server.Server.StopNotify():
-		return errors.New("it stopped while starting")
-	case <-ready.Done():
-		return fmt.Errorf("it has no leader yet: %w", ready.Err())
+	if e.Self().PeerURL != "" && e.opts.Peer != nil {
+		if err := e.listenPeers(); err != nil {
+			return err
+		}
 	}
+	if err := e.awaitReady(ctx); err != nil || !config.ForceNewCluster {
+		return err
+	}
+	return e.resetDone()
+}
+
+// awaitReady returns when the member takes requests: a majority is there.
+func (e *Etcd) awaitReady(ctx context.Context) error {
+	server := e.server
+	patience := time.NewTimer(startTimeout)
+	defer patience.Stop()
+	look := time.NewTicker(resetEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-server.Server.ReadyNotify():
+			return nil
+		case <-e.disk.broke:
+			return e.comeUpAgain(ctx)
+		case err := <-server.Err():
+			return err
+		case <-server.Server.StopNotify():
+			return ErrStopped
+		case <-look.C:
+			if err := e.ResetIfAsked(); err != nil {
+				return err
+			}
+		case <-patience.C:
+			if e.Alone() {
+				return fmt.Errorf("it has no leader yet: %w", context.DeadlineExceeded)
+			}
+			e.opts.Log.Error("etcd waits for a majority of its members", "members", len(e.Members()))
+			patience.Reset(startTimeout)
+		case <-ctx.Done():
+			return fmt.Errorf("it has no leader yet: %w", ctx.Err())
+		}
+	}
+}
+
+// ResetIfAsked starts the process again where a cluster of this member alone was asked for.
+func (e *Etcd) ResetIfAsked() error {
+	if !e.resetAsked() {
+		return nil
+	}
+	if e.opts.Restart == nil {
+		return errors.New("a reset of the quorum is asked for: start again")
+	}
+	e.opts.Log.Warn("a reset of the quorum is asked for: starting again")
+	return fmt.Errorf("cannot start again: %w", e.opts.Restart())
 }
 
 // comeUpAgain waits until the disk that etcd could not write has room, and starts the process again: what etcd holds can be
@@ -115,7 +168,7 @@ func (e *Etcd) comeUpAgain(ctx context.Context) error {
 // config writes the options as etcd's own.
 func (e *Etcd) config() (*embed.Config, error) {
 	c := embed.NewConfig()
-	c.Name, c.Dir = e.opts.Name, filepath.Join(e.opts.DataDir, "member-data")
+	c.Name, c.Dir = e.opts.Name, filepath.Join(e.opts.DataDir, dataDir)
 	c.QuotaBackendBytes = e.opts.QuotaBytes
 	c.SnapshotCount, c.SnapshotCatchUpEntries = walEntries, followerEntries
 	c.EnableGRPCGateway = false
@@ -131,49 +184,43 @@ func (e *Etcd) config() (*embed.Config, error) {
 	if c.ListenClientHttpUrls, err = parseURLs("unix://" + filepath.Join(e.opts.SocketDir, "http.sock")); err != nil {
 		return nil, err
 	}
-	if e.opts.Peers == nil {
+	c.MaxLearners, c.ForceNewCluster = maxLearners, e.resetAsked() && Begun(e.opts.DataDir)
+	nowhere, err := parseURLs(nobody)
+	if err != nil {
+		return nil, err
+	}
+	c.ListenClientUrls, c.AdvertiseClientUrls = local, nowhere // whoever asks uses the server beside it
+	c.ListenPeerUrls, c.AdvertisePeerUrls = nil, nowhere
+	c.InitialCluster = c.Name + "=" + nobody
+	p := e.opts.Peer
+	if p == nil {
 		c.SnapshotCatchUpEntries = aloneEntries
-		nowhere, err := parseURLs(nobody)
+		return c, nil
+	}
+	c.PeerTLSInfo = p.tls()
+	if p.Client != "" {
+		client, err := parseURLs(p.Client)
 		if err != nil {
 			return nil, err
 		}
-		c.ListenClientUrls, c.ListenPeerUrls = local, nil
-		c.AdvertiseClientUrls, c.AdvertisePeerUrls = nowhere, nowhere
-		c.InitialCluster = c.Name + "=" + nobody
+		c.ListenClientUrls, c.AdvertiseClientUrls = append(local, client...), client
+		c.ClientTLSInfo = p.tls()
+	}
+	if len(p.Members) == 0 {
+		if !Several(e.opts.DataDir) {
+			c.SnapshotCatchUpEntries = aloneEntries
+		}
 		return c, nil
 	}
-	p := e.opts.Peers
-	listenPeer, err := parseURLs(p.ListenPeer)
-	if err != nil {
+	if c.AdvertisePeerUrls, err = parseURLs(p.URL); err != nil {
 		return nil, err
 	}
-	listenClient, err := parseURLs(p.ListenClient)
-	if err != nil {
-		return nil, err
-	}
-	advertisePeer, err := parseURLs(or(p.AdvertisePeer, p.ListenPeer))
-	if err != nil {
-		return nil, err
-	}
-	advertiseClient, err := parseURLs(or(p.AdvertiseClient, p.ListenClient))
-	if err != nil {
-		return nil, err
-	}
-	c.ListenPeerUrls, c.AdvertisePeerUrls = listenPeer, advertisePeer
-	c.ListenClientUrls, c.AdvertiseClientUrls = append(local, listenClient...), advertiseClient
-	info := transport.TLSInfo{
-		TrustedCAFile: p.TLS.CAFile, CertFile: p.TLS.CertFile, KeyFile: p.TLS.KeyFile, ClientCertAuth: true,
-	}
-	c.PeerTLSInfo, c.ClientTLSInfo = info, info
 	var members []string
 	for name, peer := range p.Members {
 		members = append(members, name+"="+peer)
 	}
 	slices.Sort(members)
-	c.InitialCluster = strings.Join(members, ",")
-	if p.Join {
-		c.ClusterState = embed.ClusterStateFlagExisting
-	}
+	c.InitialCluster, c.ClusterState = strings.Join(members, ","), embed.ClusterStateFlagExisting
 	return c, nil
 }
 
@@ -183,11 +230,4 @@ func parseURLs(raw string) ([]url.URL, error) {
 		return nil, fmt.Errorf("%q is not a URL", raw)
 	}
 	return []url.URL{*u}, nil
-}
-
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }

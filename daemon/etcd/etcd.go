@@ -39,8 +39,8 @@ type Options struct {
 	SocketDir string
 	// Name of the embedded member. Empty: "lockstep".
 	Name string
-	// Peers make the embedded etcd a member of several. Nil: it is alone and listens on unix sockets only.
-	Peers *Peers
+	// Peer lets the embedded etcd become a member of several. Until it is one it listens on unix sockets only. Nil: it never does.
+	Peer *Peer
 	// QuotaBytes bounds the embedded database. Zero: etcd's default of 2 GiB.
 	QuotaBytes int64
 
@@ -63,19 +63,6 @@ type Options struct {
 // TLS names PEM files. CertFile and KeyFile are set together or not at all.
 type TLS struct{ CAFile, CertFile, KeyFile string }
 
-// Peers are the addresses and members of an embedded cluster of several. All traffic is TLS with client certificates.
-type Peers struct {
-	// ListenPeer and ListenClient are https URLs to listen at; AdvertisePeer and AdvertiseClient what others dial.
-	// Empty: as the listening ones.
-	ListenPeer, ListenClient, AdvertisePeer, AdvertiseClient string
-	// Members maps the name of each member, this one too, to its peer URL.
-	Members map[string]string
-	// Join says that the cluster exists and this member was added to it.
-	Join bool
-	// TLS files of this member; CAFile is required.
-	TLS TLS
-}
-
 // Etcd is a client, with the server behind it where that is embedded.
 type Etcd struct {
 	// Client is closed by Close.
@@ -87,6 +74,7 @@ type Etcd struct {
 	disk    *disk            // nil for an external etcd
 	lock    *os.File
 	metrics *metrics
+	peers   peers
 	closing atomic.Bool // the server is being stopped
 }
 
@@ -155,7 +143,7 @@ func (e *Etcd) start(ctx context.Context) error {
 		return fmt.Errorf("cannot connect to the embedded etcd: %w", err)
 	}
 	e.Client = e.dialled
-	if e.opts.Peers == nil {
+	if e.Alone() {
 		e.Client = direct(e.server.Server, e.dialled)
 	}
 	return nil
@@ -264,6 +252,7 @@ func (e *Etcd) Close() error {
 	if e.server != nil {
 		e.closing.Store(true)
 		e.server.Close()
+		e.peers.close()
 		e.server = nil
 	}
 	if e.lock != nil {

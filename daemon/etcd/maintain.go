@@ -118,7 +118,7 @@ func (e *Etcd) maintain(ctx context.Context, changed <-chan struct{}) error {
 		case err := <-failed:
 			return fmt.Errorf("the embedded etcd has failed: %w", err)
 		case <-stopped:
-			return errors.New("the embedded etcd has stopped")
+			return ErrStopped
 		case <-compact.C:
 			k.log(ctx, "cannot compact etcd", k.compactOld(ctx))
 		case <-changed:

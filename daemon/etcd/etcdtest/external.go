@@ -22,12 +22,10 @@ import (
 func External(t testing.TB) (endpoints []string, files etcd.TLS) {
 	t.Helper()
 	files = certificates(t)
-	peer, client := "https://"+loopback.Free(t).String(), "https://"+loopback.Free(t).String()
+	peer, client := loopback.Free(t).String(), "https://"+loopback.Free(t).String()
 	Start(t, func(o *etcd.Options) {
 		o.Name = "external"
-		o.Peers = &etcd.Peers{
-			ListenPeer: peer, ListenClient: client, Members: map[string]string{"external": peer}, TLS: files,
-		}
+		o.Peer = &etcd.Peer{Listen: peer, URL: "https://" + peer, Client: client, TLS: files}
 	})
 	return []string{client}, files
 }

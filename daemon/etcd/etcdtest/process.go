@@ -36,7 +36,7 @@ type Process struct {
 // serving is what the child is told.
 type serving struct {
 	DataDir, SocketDir string
-	Peers              *etcd.Peers
+	Peer               *etcd.Peer
 	QuotaBytes         int64
 }
 
@@ -61,7 +61,7 @@ func serve(text string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := etcd.Start(ctx, etcd.Options{
-		Name: "external", DataDir: s.DataDir, SocketDir: s.SocketDir, Peers: s.Peers, QuotaBytes: s.QuotaBytes,
+		Name: "external", DataDir: s.DataDir, SocketDir: s.SocketDir, Peer: s.Peer, QuotaBytes: s.QuotaBytes,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}); err != nil {
 		return err
@@ -74,14 +74,14 @@ func serve(text string) error {
 func NewProcess(t testing.TB, quota int64) *Process {
 	t.Helper()
 	files := certificates(t)
-	peer, client := "https://"+loopback.Free(t).String(), "https://"+loopback.Free(t).String()
+	peer, client := loopback.Free(t).String(), "https://"+loopback.Free(t).String()
 	sockets, err := os.MkdirTemp("", "ls")
 	if err != nil {
 		t.Fatal(err)
 	}
 	env, err := json.Marshal(serving{
 		DataDir: t.TempDir(), SocketDir: sockets, QuotaBytes: quota,
-		Peers: &etcd.Peers{ListenPeer: peer, ListenClient: client, Members: map[string]string{"external": peer}, TLS: files},
+		Peer: &etcd.Peer{Listen: peer, URL: "https://" + peer, Client: client, TLS: files},
 	})
 	if err != nil {
 		t.Fatal(err)
