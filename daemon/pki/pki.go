@@ -284,6 +284,10 @@ func (a *Authority) User(name string, groups []string, ttl time.Duration) (certP
 	return certPEM, keyPEM, nil
 }
 
+func subjectOf(name string, groups ...string) pkix.Name {
+	return pkix.Name{CommonName: name, Organization: groups}
+}
+
 func (a *Authority) template(subject pkix.Name, lifetime time.Duration) *x509.Certificate {
 	now := a.now()
 	end := now.Add(lifetime)

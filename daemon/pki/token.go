@@ -24,6 +24,8 @@ const (
 	UsageJoin = "join" // buys a node certificate
 	UsageView = "view" // reads the API as a viewer
 	UsageUser = "user" // reads the API as a user, in groups, that bindings name
+	// UsageServer buys the cluster's keys, and a place among its servers.
+	UsageServer = "server"
 )
 
 // ErrToken: the token is unknown, has expired, is not for this use, or its secret is wrong; which of them is not told.
@@ -70,16 +72,21 @@ type TokenOptions struct {
 	Groups []string
 	// Node is the only name that a node may join under with it. Empty: any that is free.
 	Node string
+	// Server is the only name that a server may join under with it. Empty: that of the first that does.
+	Server string
 }
 
 // TokenRecord is what the store keeps of a token, under its id.
 type TokenRecord struct {
 	// Hash is the SHA-256 of the secret in hex.
-	Hash    string    `json:"hash"`
-	Usages  []string  `json:"usages"`
-	User    string    `json:"user,omitempty"`
-	Groups  []string  `json:"groups,omitempty"`
-	Node    string    `json:"node,omitempty"`
+	Hash   string   `json:"hash"`
+	Usages []string `json:"usages"`
+	User   string   `json:"user,omitempty"`
+	Groups []string `json:"groups,omitempty"`
+	Node   string   `json:"node,omitempty"`
+	// Server and Key are who may join as a server with it: the name, and the SHA-256 of the public key that it came with first.
+	Server  string    `json:"server,omitempty"`
+	Key     string    `json:"key,omitempty"`
 	Created time.Time `json:"created"`
 	// Expires is zero for a token that does not.
 	Expires time.Time `json:"expires,omitzero"`
@@ -88,7 +95,8 @@ type TokenRecord struct {
 // NewToken draws a token and makes its record.
 func NewToken(opts TokenOptions, now time.Time) (Token, TokenRecord) {
 	t := Token{ID: random(idBytes), Secret: random(secretBytes)}
-	r := TokenRecord{Hash: hash(t.Secret), Usages: opts.Usages, User: opts.User, Groups: opts.Groups, Node: opts.Node, Created: now.UTC()}
+	r := TokenRecord{Hash: hash(t.Secret), Usages: opts.Usages, User: opts.User, Groups: opts.Groups, Node: opts.Node, Server: opts.Server,
+		Created: now.UTC()}
 	if len(r.Usages) == 0 {
 		r.Usages = []string{UsageJoin}
 	}
@@ -108,9 +116,13 @@ func (r TokenRecord) Names() (user string, groups []string) {
 
 // Admits says whether the record is of this secret, and good for that use at that time.
 func (r TokenRecord) Admits(secret, usage string, now time.Time) bool {
-	match := subtle.ConstantTimeCompare([]byte(r.Hash), []byte(hash(secret))) == 1
 	alive := r.Expires.IsZero() || now.Before(r.Expires)
-	return match && alive && slices.Contains(r.Usages, usage)
+	return r.of(secret) && alive && slices.Contains(r.Usages, usage)
+}
+
+// of says whether the record is of this secret.
+func (r TokenRecord) of(secret string) bool {
+	return subtle.ConstantTimeCompare([]byte(r.Hash), []byte(hash(secret))) == 1
 }
 
 func random(n int) string {
