@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// leaderTTL in seconds is Kubernetes' lease duration for its controllers: how long a dead leader is waited for.
+	// leaderTTL in seconds is Kubernetes' lease duration for its controllers: how long a leader that cannot reach etcd goes on for.
+	// A dead one is waited for much shorter: see overseer.
 	leaderTTL = 15
 	// resignTimeout bounds the farewell; without it the lease just runs out.
 	resignTimeout = 2 * time.Second
@@ -40,7 +41,7 @@ func (s *Store) Lead(ctx context.Context, id string, f func(ctx context.Context,
 
 // term campaigns once and leads until the lease is lost, ctx ends or f ends by itself, which is told by ended.
 func (s *Store) term(ctx context.Context, id string, f func(ctx context.Context, c Committer) error) (ended bool, err error) {
-	if s.alone {
+	if s.alone() {
 		if err := s.bury(ctx); err != nil {
 			return false, fmt.Errorf("cannot take over from a dead leader: %w", err)
 		}
@@ -59,6 +60,12 @@ func (s *Store) term(ctx context.Context, id string, f func(ctx context.Context,
 		}
 	}()
 	campaign, stop := endWith(ctx, session.Done())
+	defer stop()
+	mine := fmt.Sprintf("%s/%x", s.keys.leader(), session.Lease()) // as the election names it
+	o := &overseer{store: s, id: id, mine: mine, lease: session.Lease(), lost: stop}
+	var overseeing sync.WaitGroup
+	overseeing.Go(func() { o.run(campaign) })
+	defer overseeing.Wait()
 	defer stop()
 	if err := election.Campaign(campaign, id); err != nil {
 		return false, fmt.Errorf("cannot campaign: %w", err)

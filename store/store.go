@@ -38,7 +38,10 @@ type Options struct {
 	BeatEvery time.Duration
 	// Alone says that no other process can reach this etcd while this one lives, as is so for an embedded one without
 	// peers: whoever led before is dead, and Lead does not wait for its lease to run out.
-	Alone bool
+	// It is asked each time. Nil: there may be others.
+	Alone func() bool
+	// Elected returns a channel that is closed when etcd has another leader of its own. Nil: nobody can tell.
+	Elected func() <-chan struct{}
 	// Version of this binary, written beside each value. Empty: "dev".
 	Version string
 	// Settings of the cluster, as JSON, if it is made now: its key keeps them. Empty: none are kept.
@@ -69,6 +72,12 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Alone == nil {
+		o.Alone = func() bool { return false }
+	}
+	if o.Elected == nil {
+		o.Elected = func() <-chan struct{} { return nil }
+	}
 	if o.BeatEvery == 0 {
 		o.BeatEvery = time.Second
 	}
@@ -91,12 +100,14 @@ type Store struct {
 	metrics *metrics
 	cluster Cluster
 	server  string
-	alone   bool
+	alone   func() bool
+	leader  atomic.Pointer[string]
 	now     func() time.Time
 
 	db       *view.DB
 	fold     *folder
 	writer   *writer
+	epochs   *epochs
 	compiler compiler
 	reads    *currentReads
 	steps    *currentReads
@@ -135,7 +146,9 @@ func Open(ctx context.Context, client *clientv3.Client, opts Options) (*Store, e
 	s.fold = newFolder(s.keys, s.codec)
 	s.reads = newCurrentReads(s.readRevision)
 	s.steps = newCurrentReads(s.step)
+	s.epochs = newEpochs(opts.Elected)
 	s.writer = newWriter(client, s.metrics, s.probe, s.answered)
+	s.writer.epoch = s.epochs.now
 	leases := &eventLeases{client: client, now: opts.Now}
 	s.compiler = compiler{keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, lease: leases.get, scratch: newScratch()}
 	s.events = newRecorder(s, opts.Now)
@@ -153,6 +166,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.follow(ctx) })
 	g.Go(func() error { s.writer.run(ctx); return nil })
+	g.Go(func() error { s.epochs.run(ctx); return nil })
 	g.Go(func() error { s.reads.run(ctx); return nil })
 	g.Go(func() error { s.steps.run(ctx); return nil })
 	g.Go(func() error { s.events.run(ctx); return nil })

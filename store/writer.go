@@ -37,6 +37,8 @@ type writer struct {
 	metrics *metrics
 	// probe is a linearizable read: once it returns nil, whatever was sent before is decided or lost for good.
 	probe func(context.Context) error
+	// epoch ends where what was sent may never be answered.
+	epoch func() context.Context
 	// onAnswer is told of etcd's answer to every transaction, nil when it took it.
 	onAnswer func(error)
 
@@ -59,7 +61,7 @@ type call struct {
 
 func newWriter(kv clientv3.KV, m *metrics, probe func(context.Context) error, onAnswer func(error)) *writer {
 	w := &writer{
-		kv: kv, metrics: m, probe: probe, onAnswer: onAnswer,
+		kv: kv, metrics: m, probe: probe, epoch: context.Background, onAnswer: onAnswer,
 		room: semaphore.NewWeighted(maxPending), busy: map[string]struct{}{},
 	}
 	w.wake = sync.NewCond(&w.mu)
@@ -237,7 +239,7 @@ func pick(pending []*unit, busy map[string]struct{}) (batch, rest []*unit) {
 // send carries out one transaction and answers its units.
 func (w *writer) send(ctx context.Context, units []*unit) {
 	// The writer's own end does not cut a transaction short: its outcome would be unknown for nothing.
-	tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), txnTimeout)
+	tctx, cancel := context.WithTimeout(w.epoch(), txnTimeout)
 	start := time.Now()
 	outcome, err := w.txn(tctx, units)
 	cancel()
