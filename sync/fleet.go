@@ -204,6 +204,7 @@ func (f *fleet) dispatch(ctx context.Context, sub *store.Subscription) error {
 				}
 				continue
 			}
+			f.wokenBy(batch.Changes)
 			muster := slices.ContainsFunc(batch.Changes, asksForMuster)
 			if muster {
 				f.ring()
@@ -298,6 +299,10 @@ func (f *fleet) release(ctx context.Context, name string) error {
 	}
 	// The inventory goes last: it is what a later leader knows the source by.
 	if err := f.applier.Release(ctx, name); err != nil {
+		return fmt.Errorf("cannot release source %s: %w", name, err)
+	}
+	gone := store.Write{Record: wakes.Gone(name), If: store.Anyway, Reason: "its source is followed no longer"}
+	if err := f.commit.Commit(ctx, store.Group{gone})[0].Err; err != nil {
 		return fmt.Errorf("cannot release source %s: %w", name, err)
 	}
 	f.sync.forget(name)

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -41,8 +42,10 @@ type hooks struct {
 	peers    *quota.Gate
 	all      *quota.Gate
 	patience time.Duration // with a body
-	log      *slog.Logger
-	metrics  *metrics
+	// elsewhere tells who leads of those that were poked; nil: nobody else needs to know.
+	elsewhere func(context.Context, []source.Watcher) error
+	log       *slog.Logger
+	metrics   *metrics
 }
 
 func newHooks(watchers func() []source.Watcher, log *slog.Logger, m *metrics) *hooks {
@@ -96,6 +99,12 @@ func (h *hooks) serve(w http.ResponseWriter, r *http.Request) int {
 	}
 	for _, watcher := range signers {
 		watcher.Poke()
+	}
+	if h.elsewhere != nil {
+		if err := h.elsewhere(r.Context(), signers); err != nil {
+			h.log.Warn("the leader cannot be told of a webhook: it looks by itself in time", "error", err)
+			return http.StatusServiceUnavailable
+		}
 	}
 	h.log.Debug("webhook", "repositories", len(signers))
 	return http.StatusAccepted

@@ -34,6 +34,13 @@ func (p *places) lead(led bool) {
 	p.mu.Unlock()
 }
 
+// leads says whether this process leads.
+func (p *places) leads() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.led
+}
+
 // of returns the places of sources; while somebody leads, as the leader has them.
 func (p *places) of(sources []v1alpha1.Source) []*place {
 	p.mu.Lock()

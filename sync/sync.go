@@ -38,6 +38,8 @@ type Options struct {
 	Store   store.Reader
 	// Commit is the leader's; see Run.
 	Commit store.Committer
+	// Wake writes, where another process leads, that a webhook has come here: the leader looks then. Nil: only this one is woken.
+	Wake store.Committer
 	// Inventories may be those that others read, too. Nil: its own.
 	Inventories *apply.Inventories
 	// Events may be nil: drift is logged and counted, and is no Kubernetes event.
@@ -107,6 +109,7 @@ func New(opts Options) (*Sync, error) {
 		Metrics: source.NewMetrics(opts.Registerer),
 	}
 	s.hooks = newHooks(s.watchers, opts.Log, s.metrics)
+	s.hooks.elsewhere = s.wake
 	return s, nil
 }
 
