@@ -14,10 +14,12 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/warning"
 
 	"lockstep/daemon/rights"
 	"lockstep/internal/plain"
@@ -77,8 +79,19 @@ func (s *server) observe(next http.Handler) http.Handler {
 		ctx := request.WithRequestInfo(r.Context(), info)
 		ctx = request.WithReceivedTimestamp(ctx, start)
 		ctx = unaudited(ctx)
+		ctx = warning.WithWarningRecorder(ctx, warnings{w})
 		next.ServeHTTP(out, r.WithContext(ctx))
 	})
+}
+
+// warnings are told in the answer's header.
+type warnings struct{ http.ResponseWriter }
+
+// AddWarning implements warning.Recorder.
+func (w warnings) AddWarning(_, text string) {
+	if header, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
+		w.Header().Add("Warning", header)
+	}
 }
 
 // unaudited gives handlers the audit context that they want, set to record nothing.
@@ -105,7 +118,7 @@ func (s *server) loaded(next http.Handler) http.Handler {
 // probing says that a path is for those who ask how the server is.
 func probing(path string) bool {
 	verdict, _ := rights.Decide(rights.Subject{}, rights.Access{Verb: "get", Path: path}, nil, nil)
-	return verdict == rights.Allowed && path != rights.JoinPath && path != rights.HookPath
+	return verdict == rights.Allowed && !rights.Joins(path) && path != rights.HookPath
 }
 
 func (s *server) identified(next http.Handler) http.Handler {
@@ -161,8 +174,8 @@ func (s *server) bounded(next http.Handler) http.Handler {
 		if !a.Read() {
 			slots, mine = s.writes, s.budgets.writes
 		}
-		if !rights.Open(info.Path) || info.Path == rights.JoinPath {
-			if info.Path == rights.JoinPath {
+		if !rights.Open(info.Path) || rights.Joins(info.Path) {
+			if rights.Joins(info.Path) {
 				slots = nil // who may be nobody takes no place of those who are known
 			}
 			leave := s.enter(id, a, slots, mine)

@@ -18,11 +18,13 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	apistorage "k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/warning"
 
 	"lockstep/daemon/api/watch"
 	"lockstep/daemon/rights"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
+	"lockstep/store"
 	"lockstep/store/view"
 )
 
@@ -61,7 +63,7 @@ func (s *storage) Get(ctx context.Context, name string, opts *metav1.GetOptions)
 func (s *storage) viewFor(ctx context.Context, resourceVersion string) (*view.View, error) {
 	rev, err := watch.Revision(resourceVersion)
 	if err == nil && resourceVersion == "" {
-		rev, err = s.latest(ctx)
+		rev, err = s.latestRead(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -265,7 +267,7 @@ func (s *storage) Watch(ctx context.Context, opts *metainternalversion.ListOptio
 	}
 	from.Least = from.Revision
 	if opts.ResourceVersion == "" { // what is sent first is never older than the request
-		if from.Least, err = s.latest(ctx); err != nil {
+		if from.Least, err = s.latestRead(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -336,4 +338,15 @@ func (s *server) latest(ctx context.Context) (int64, error) {
 		return 0, unavailable(err)
 	}
 	return rev, nil
+}
+
+// latestRead is the store's revision now, as latest; while etcd does not answer people get what there was, with a warning, since they
+// can judge it. Programs and nodes do not.
+func (s *server) latestRead(ctx context.Context) (int64, error) {
+	rev, err := s.latest(ctx)
+	if err == nil || ctx.Err() != nil || identityOf(ctx).Role != rights.Person || !errors.Is(s.store.Health(), store.ErrGone) {
+		return rev, err
+	}
+	warning.AddWarning(ctx, "", "this is as it was, and may have changed since: "+s.store.Health().Error())
+	return s.hub.View().Revision(), nil
 }
