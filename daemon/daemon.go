@@ -50,18 +50,21 @@ func Run(ctx context.Context, o Options) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	database, err := etcd.Start(ctx, etcdOptions(o, registry))
+	database, authority, err := enter(ctx, o, registry)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return fmt.Errorf("cannot run the daemon: %w", err)
 	}
-	p, err := assemble(ctx, o, registry, database)
+	p, err := assemble(ctx, o, registry, database, authority)
 	if err == nil {
 		err = p.run(ctx)
 		p.tunnels.Close()
 		p.peers.Close()
+	}
+	if ctx.Err() != nil {
+		err = nil
 	}
 	if closed := database.Close(); closed != nil {
 		o.Log.Warn("cannot close etcd in good order", "error", closed)
@@ -69,11 +72,11 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
-func etcdOptions(o Options, registry prometheus.Registerer) etcd.Options {
+func etcdOptions(o Options, registry prometheus.Registerer, peer *etcd.Peer) etcd.Options {
 	return etcd.Options{
 		Endpoints: o.Etcd.Endpoints,
 		TLS:       etcd.TLS{CAFile: o.Etcd.CAFile, CertFile: o.Etcd.CertFile, KeyFile: o.Etcd.KeyFile},
-		DataDir:   filepath.Join(o.DataDir, "etcd"), SocketDir: filepath.Join(o.RunDir, "etcd"),
+		DataDir:   etcdDir(o), Peer: peer, SocketDir: filepath.Join(o.RunDir, "etcd"),
 		Name: o.Name, Log: o.Log, Registerer: registry, Restart: o.Restart,
 	}
 }
@@ -151,12 +154,16 @@ type plane struct {
 	web         *web.Server
 }
 
-func assemble(ctx context.Context, o Options, registry *prometheus.Registry, database *etcd.Etcd) (*plane, error) {
-	p := &plane{opts: o, registry: registry, etcd: database, tunnels: &tunnel.Pool{}, inventories: &apply.Inventories{}}
+func assemble(ctx context.Context, o Options, registry *prometheus.Registry, database *etcd.Etcd,
+	authority *pki.Authority) (*plane, error) {
+	p := &plane{
+		opts: o, registry: registry, etcd: database, authority: authority, tunnels: &tunnel.Pool{}, inventories: &apply.Inventories{},
+	}
 	var err error
 	p.store, err = store.Open(ctx, database.Client, store.Options{
 		Default: strategy.Default, Log: o.Log, Registerer: registry, Server: o.Name, Version: version.Version,
-		Alone:    database.Embedded(), // without peers: see etcdOptions
+		Alone:    database.Alone,
+		Elected:  database.Elected,
 		Settings: o.Settings.Or(settings.Default()).Encode(),
 	})
 	if err != nil {
@@ -165,9 +172,11 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	if p.settings, err = settled(o.Settings, p.store.Cluster()); err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
-	vault := pki.Dir(filepath.Join(o.DataDir, "pki"))
-	if p.authority, err = pki.Open(vault, pki.Options{Cluster: o.Cluster}); err != nil {
-		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	vault := vaultOf(o)
+	if p.authority == nil {
+		if p.authority, err = openAuthority(o); err != nil {
+			return nil, fmt.Errorf("cannot run the daemon: %w", err)
+		}
 	}
 	ledger, err := pki.OpenLedger(vault)
 	if err != nil {
@@ -179,7 +188,8 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	counts := found.NewCounts(registry)
 	p.sync, err = sync.New(sync.Options{
 		Drift:   counts,
-		Sources: o.Sources, Store: p.store, Events: p.store, Inventories: p.inventories, DataDir: o.DataDir, Cluster: o.Cluster,
+		Sources: o.Sources, Store: p.store, Wake: p.store, Events: p.store, Inventories: p.inventories,
+		DataDir: o.DataDir, Cluster: o.Cluster,
 		StatusURL: func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
 		Services: plan.Networks{
 			CIDRs: p.settings.ServiceCIDRs, NodePorts: p.settings.NodePorts, Reserved: p.settings.Reserved(),
@@ -201,12 +211,13 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	p.api = api.New(api.Options{
 		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.peers, Peers: p.peers.Door(),
 		Hooks:    p.sync.Hooks(),
+		Servers:  p.serverDoor().Handler(o.Log),
 		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID,
-		Settings: p.settings, Disk: database.Disk, Drift: counts,
+		Settings: p.settings, Disk: database.Disk, Quorum: p.quorum, Silent: p.silent, Drift: counts,
 	})
 	p.web = web.New(web.Options{
 		Store: p.store, Inventories: p.inventories, Cluster: o.Cluster, Version: version.Version, Health: p.health,
-		Warning: p.warning, Hosts: pageHosts(o.StatusURL), Log: o.Log,
+		Warning: p.warning, Notice: p.silent, Hosts: pageHosts(o.StatusURL), Log: o.Log,
 	})
 	return p, nil
 }
@@ -225,6 +236,9 @@ func settled(given settings.Settings, cluster store.Cluster) (settings.Settings,
 // health says why changes are not taken; the disk of etcd is named before what follows from it.
 func (p *plane) health() error {
 	if _, err := p.etcd.Disk(); err != nil {
+		return err
+	}
+	if err := p.quorum(); err != nil {
 		return err
 	}
 	return p.store.Health()
@@ -264,7 +278,7 @@ func (p *plane) others() []peers.Server {
 // tasks are everything that runs, whether this process leads or not.
 func (p *plane) tasks() []task {
 	return []task{
-		{"etcd", p.etcd.Run},
+		{"etcd", p.runEtcd},
 		{"store", p.store.Run},
 		{"heap", heap.Pace},
 		{"api", func(ctx context.Context) error {
@@ -302,6 +316,7 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 		{"drivers", drivers.New(drivers.Options{
 			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Dial: p.peers.DialController, Stated: apply.Stated,
 		}).Run},
+		{"servers", p.keepServers(c)},
 		{"scheduler", scheduler.New(scheduler.Options{
 			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry), Profiles: p.opts.Profiles,
 		}).Run},

@@ -48,7 +48,11 @@ func (d *door) Token(ctx context.Context, opts control.TokenOptions) (string, er
 	if err := d.ready(); err != nil {
 		return "", fmt.Errorf("cannot make a token: %w", err)
 	}
-	token, err := d.tokens().Create(ctx, pki.TokenOptions{TTL: opts.TTL, Node: opts.Node})
+	is := pki.TokenOptions{TTL: opts.TTL, Node: opts.Node}
+	if opts.Server {
+		is = pki.TokenOptions{TTL: opts.TTL, Server: opts.ServerName, Usages: []string{pki.UsageServer}}
+	}
+	token, err := d.tokens().Create(ctx, is)
 	if err != nil {
 		return "", err
 	}
@@ -179,6 +183,9 @@ func (d *door) Report(context.Context) (control.Report, error) {
 	if err := d.ready(); err != nil {
 		r.Ready = err.Error()
 	}
+	if err := d.quorum(); err != nil {
+		r.Ready = err.Error()
+	}
 	if _, err := d.etcd.Disk(); err != nil { // the cause comes before what follows from it
 		r.Ready = err.Error()
 	}
@@ -191,6 +198,7 @@ func (d *door) Report(context.Context) (control.Report, error) {
 		}
 		r.Nodes = append(r.Nodes, node)
 	}
+	r.Servers, r.Standing = d.servers(v, now)
 	if len(r.Nodes) == 0 {
 		for range v.PodsOnNode("") {
 			r.Waiting++

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"lockstep/daemon/config"
+	"lockstep/daemon/members"
 	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/reconcilers/scheduler"
@@ -33,6 +34,11 @@ type Options struct {
 	StatusListen netip.AddrPort
 	// StatusURL is where people reach the status page, the target of commit statuses. Empty: http://StatusListen.
 	StatusURL string
+	// Join names a server of a cluster that this one is to be one of, with a token. It is of no matter once there are data.
+	// Zero: it makes a cluster of its own.
+	Join members.Target
+	// Peer is the address at which other servers reach this one's etcd. It is opened once there are others. Zero: Advertise's, port 2380.
+	Peer netip.AddrPort
 	// Etcd names an external cluster. Zero: etcd runs inside this process.
 	Etcd External
 	// Sources to follow; may be empty.
@@ -48,6 +54,9 @@ type Options struct {
 	// Log receives the log; required.
 	Log *slog.Logger
 }
+
+// peerPort is etcd's own for other members.
+const peerPort = 2380
 
 // External names an etcd cluster that runs elsewhere.
 type External struct {
@@ -70,6 +79,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if !o.Listen.IsValid() {
 		o.Listen = netip.MustParseAddrPort("0.0.0.0:6443")
+	}
+	if !o.Peer.IsValid() {
+		o.Peer = netip.AddrPortFrom(o.Advertise.Addr(), peerPort)
 	}
 	if !o.StatusListen.IsValid() {
 		o.StatusListen = netip.MustParseAddrPort("127.0.0.1:7070")

@@ -38,11 +38,11 @@ func TestSourcesComeAndGoWhileTheDaemonRuns(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	registry := prometheus.NewRegistry()
-	database, err := etcd.Start(ctx, etcdOptions(o, registry))
+	database, err := etcd.Start(ctx, etcdOptions(o, registry, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := assemble(ctx, o, registry, database)
+	p, err := assemble(ctx, o, registry, database, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

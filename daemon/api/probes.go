@@ -23,6 +23,9 @@ func (s *server) probes(mux *http.ServeMux) {
 		{name: "etcd", run: s.store.Health},
 		{name: "view", run: s.viewComplete},
 	}
+	if quorum := s.opts.Quorum; quorum != nil {
+		ready = append([]check{ping, {"servers", quorum, s.opts.Silent}}, ready[1:]...) // the cause before what follows from it
+	}
 	if disk := s.opts.Disk; disk != nil {
 		ready = append(ready, check{
 			"disk",

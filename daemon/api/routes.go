@@ -50,6 +50,9 @@ func (s *server) routes() http.Handler {
 	s.probes(mux)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{}))
 	mux.HandleFunc("POST "+rights.JoinPath, s.join)
+	if s.opts.Servers != nil {
+		mux.Handle("POST "+rights.ServerPath, s.opts.Servers)
+	}
 	mux.HandleFunc("POST "+rights.RenewPath, s.renew)
 	mux.HandleFunc("GET "+rights.TunnelPath, s.tunnel)
 	mux.HandleFunc("GET "+settingsPath, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.opts.Settings.Encode()) })

@@ -50,11 +50,17 @@ type Options struct {
 	Peers http.Handler
 	// Hooks answers POST /hooks/git, which is not authenticated: it checks its own signatures. Nil: 404.
 	Hooks http.Handler
+	// Servers answers POST /lockstep/v1/servers/join, which checks its own tokens. Nil: 404.
+	Servers http.Handler
 	// Settings of the cluster, which GET /lockstep/v1/settings tells. The zero value: settings.Default().
 	Settings settings.Settings
 	// History names the store's data: another name means that revisions of before say nothing of it. Every answer bears it as
 	// HistoryHeader. Empty: none does.
 	History string
+	// Quorum says for /readyz that there is no majority of the servers, and Silent which of them are not heard of; empty: all are. Nil:
+	// there is one server.
+	Quorum func() error
+	Silent func() string
 	// Disk says for /readyz what is wrong with the disk of the cluster's data, or will be: a warning, or an error while no
 	// changes are taken. Nil: nothing is.
 	Disk func() (warning string, err error)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -15,6 +16,8 @@ import (
 	"lockstep/daemon"
 	"lockstep/daemon/config"
 	"lockstep/daemon/config/profiles"
+	"lockstep/daemon/etcd"
+	"lockstep/daemon/members"
 	"lockstep/internal/giturl"
 	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
@@ -27,6 +30,7 @@ type daemonFlags struct {
 	sources, podCIDRs, serviceCIDRs                                   []string
 	domain, nodePorts                                                 string
 	etcd                                                              daemon.External
+	peer, join, token, tokenFile                                      string
 }
 
 func (f *daemonFlags) add(cmd *cobra.Command) {
@@ -48,6 +52,12 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 		"`FIRST-LAST` port of those that nodes open for services, kept as --pod-cidr (default: 30000-32767)")
 	flags.StringArrayVar(&f.sources, "source", nil, "`SOURCE` to follow, [NAME=]URL|FOLDER[#branch[:path]]; may be given several times")
 	flags.StringSliceVar(&f.etcd.Endpoints, "etcd-endpoints", nil, "`URLS` of an etcd cluster to use instead of the one inside")
+	flags.StringVar(&f.join, "join", "",
+		"`URL` of a server of the cluster that this one is to be one of, https://ADDRESS:6443; wants --token")
+	flags.StringVar(&f.token, "token", "", "`TOKEN` to join with, from lockstep server token; it is needed once")
+	flags.StringVar(&f.tokenFile, "token-file", "", "`FILE` with that token")
+	flags.StringVar(&f.peer, "peer", "",
+		"`ADDRESS:PORT` at which other servers reach this one's etcd; opened once there are others (default: --advertise's, port 2380)")
 	flags.StringVar(&f.etcd.CAFile, "etcd-cafile", "", "`FILE` with the CA of --etcd-endpoints")
 	flags.StringVar(&f.etcd.CertFile, "etcd-certfile", "", "`FILE` with the client certificate for --etcd-endpoints")
 	flags.StringVar(&f.etcd.KeyFile, "etcd-keyfile", "", "`FILE` with the key of --etcd-certfile")
@@ -93,6 +103,19 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 			return o, fmt.Errorf("cannot use --advertise %q: pods and other nodes cannot reach this address", f.advertise)
 		}
 	}
+	if !etcd.Begun(filepath.Join(dirs.data, "etcd")) { // the token is not needed afterwards, and may be gone
+		if err := readable("token-file", f.tokenFile, false); err != nil {
+			return o, err
+		}
+	}
+	if o.Join, err = f.target(); err != nil {
+		return o, err
+	}
+	if f.peer != "" {
+		if o.Peer, err = netip.ParseAddrPort(f.peer); err != nil || o.Peer.Addr().IsUnspecified() {
+			return o, fmt.Errorf("cannot use --peer %q: want ADDRESS:PORT that other servers reach", f.peer)
+		}
+	}
 	for _, file := range []struct{ flag, path string }{
 		{"etcd-cafile", f.etcd.CAFile}, {"etcd-certfile", f.etcd.CertFile}, {"etcd-keyfile", f.etcd.KeyFile},
 		{"config", f.config},
@@ -117,6 +140,32 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 	}
 	o.Sources, o.Profiles, err = f.configured()
 	return o, err
+}
+
+// target is the cluster to join, where one is named.
+func (f *daemonFlags) target() (members.Target, error) {
+	to := members.Target{Server: f.join, Token: f.token}
+	switch {
+	case f.join == "" && (f.token != "" || f.tokenFile != ""):
+		return to, errors.New("cannot use --token without --join: it is for a server that joins others")
+	case f.join == "":
+		return to, nil
+	case f.token != "" && f.tokenFile != "":
+		return to, errors.New("cannot join: --token and --token-file exclude each other")
+	}
+	if err := wantURL("join", f.join, "https://ADDRESS:6443", "https"); err != nil {
+		return to, err
+	}
+	if f.tokenFile != "" {
+		raw, _ := os.ReadFile(f.tokenFile) // where it is needed it can be read: see options
+		to.Token = strings.TrimSpace(string(raw))
+	}
+	if to.Token != "" {
+		if err := members.CheckToken(to.Token); err != nil {
+			return to, fmt.Errorf("cannot join: %w", err)
+		}
+	}
+	return to, nil
 }
 
 // settings are those that are given.

@@ -33,6 +33,7 @@ func TestPathsAndAddressesOfFlags(t *testing.T) {
 		"data-dir": {file, file + "/below", ""}, "run-dir": {file, file + "/below", ""},
 		"node-ip": {"here", "192.0.2.77"}, "listen": {"99"}, "status-listen": {"localhost"}, "advertise": {"example.com", "127.0.0.1"},
 		"status-url": {"shop", "ftp://shop"}, "etcd-endpoints": {"nope", "ftp://a:1"}, "server": {"http://127.0.0.1:1", "shop", "https://"},
+		"join": {"http://127.0.0.1:1", "shop", "https://"}, "peer": {"99", "0.0.0.0:2380"},
 		"containerd": {absent, file}, "kubelet-dir": {file, file + "/below"},
 	}
 	shape := regexp.MustCompile("`(FOLDER|FILE|SOCKET|URLS?|ADDRESS(:PORT)?)`")

@@ -32,6 +32,10 @@ type Report struct {
 	Ready   string         `json:"ready"` // empty: ready; else why not
 	Sources []SourceReport `json:"sources"`
 	Nodes   []NodeReport   `json:"nodes"`
+	// Servers are those of the cluster, by name.
+	Servers []ServerReport `json:"servers,omitempty"`
+	// Standing says what is wrong with their number; empty: nothing is.
+	Standing string `json:"standing,omitempty"`
 	// Waiting counts the pods that wait for a node where there is none.
 	Waiting int `json:"waiting,omitempty"`
 	// Removed is the node that was taken out last, where there is none.
@@ -124,6 +128,26 @@ type TokenOptions struct {
 	TTL time.Duration `json:"ttl"`
 	// Node is the only name they can join under. Empty: any that is free.
 	Node string `json:"node,omitempty"`
+	// Server asks for a token with which a server joins instead of nodes, under ServerName alone unless that is empty.
+	Server     bool   `json:"server,omitempty"`
+	ServerName string `json:"serverName,omitempty"`
+}
+
+// ServerReport is one server of the cluster.
+type ServerReport struct {
+	Name string `json:"name"`
+	// Address of its API; empty: it has not told it.
+	Address string `json:"address,omitempty"`
+	// Peer is where its etcd is reached; empty: nobody reaches it, or etcd is external.
+	Peer string `json:"peer,omitempty"`
+	// Role is leader, server, stand-by (it has no vote yet) or joining.
+	Role string `json:"role"`
+	// Self is the one that was asked.
+	Self bool `json:"self,omitempty"`
+	// Silence says for how long it has not been heard of; empty: it runs.
+	Silence string `json:"silence,omitempty"`
+	// Advice is what to do about it; empty: nothing.
+	Advice string `json:"advice,omitempty"`
 }
 
 // KubeconfigOptions say what a kubeconfig holds.
@@ -153,6 +177,8 @@ type Backend interface {
 	// RemoveNode takes a node out of the cluster: its certificates hold no more, and its name is free. It is an error that
 	// there is none of that name.
 	RemoveNode(ctx context.Context, name string) error
+	// RemoveServer takes a server out of the cluster, and returns what to know then. It is an error that there is none of that name.
+	RemoveServer(ctx context.Context, name string) (string, error)
 	// Kubeconfig makes a kubeconfig of a viewer or of a user. It is an error that a name is not for people.
 	Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error)
 	// Report tells the state of the cluster.
@@ -238,7 +264,10 @@ func handler(b Backend) http.Handler {
 			http.Error(w, "cannot make a token: "+err.Error(), http.StatusBadRequest)
 			return
 		}
-		token, err := b.Token(r.Context(), TokenOptions{TTL: ttl, Node: r.URL.Query().Get("node")})
+		query := r.URL.Query()
+		token, err := b.Token(r.Context(), TokenOptions{
+			TTL: ttl, Node: query.Get("node"), Server: query.Has("server"), ServerName: query.Get("server"),
+		})
 		answer(w, token, err)
 	})
 	mux.HandleFunc("GET /token", func(w http.ResponseWriter, r *http.Request) {
@@ -254,6 +283,10 @@ func handler(b Backend) http.Handler {
 	})
 	mux.HandleFunc("DELETE /node/{name}", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, b.RemoveNode(r.Context(), r.PathValue("name")))
+	})
+	mux.HandleFunc("DELETE /server/{name}", func(w http.ResponseWriter, r *http.Request) {
+		text, err := b.RemoveServer(r.Context(), r.PathValue("name"))
+		answer(w, text, err)
 	})
 	mux.HandleFunc("POST /kubeconfig", func(w http.ResponseWriter, r *http.Request) {
 		var opts KubeconfigOptions
@@ -318,6 +351,9 @@ func (c *Client) Token(ctx context.Context, opts TokenOptions) (string, error) {
 	if opts.Node != "" {
 		query.Set("node", opts.Node)
 	}
+	if opts.Server {
+		query.Set("server", opts.ServerName)
+	}
 	return call[string](ctx, c, http.MethodPost, "/token?"+query.Encode(), nil)
 }
 
@@ -341,6 +377,11 @@ func (c *Client) NodeVolumes(ctx context.Context, name string) ([]VolumeReport, 
 func (c *Client) RemoveNode(ctx context.Context, name string) error {
 	_, err := call[any](ctx, c, http.MethodDelete, "/node/"+url.PathEscape(name), nil)
 	return err
+}
+
+// RemoveServer implements Backend.
+func (c *Client) RemoveServer(ctx context.Context, name string) (string, error) {
+	return call[string](ctx, c, http.MethodDelete, "/server/"+url.PathEscape(name), nil)
 }
 
 // Kubeconfig implements Backend.

@@ -46,6 +46,8 @@ const (
 	JoinPath   = "/lockstep/v1/join"
 	RenewPath  = "/lockstep/v1/renew"
 	TunnelPath = "/lockstep/v1/tunnel"
+	// ServerPath is where servers ask to join.
+	ServerPath = "/lockstep/v1/servers/join"
 	HookPath   = "/hooks/git"
 	// PeersPath is below which servers ask each other for what agents answer.
 	PeersPath = "/lockstep/v1/peers/"
@@ -148,10 +150,13 @@ const (
 // nodeLeases is the namespace of nodes' heartbeats.
 const nodeLeases = corev1.NamespaceNodeLease
 
-// Open says that a path is for everybody; the last two check what is in their bodies.
+// Joins says that a path is for those who have a token in what they send, and are nobody yet.
+func Joins(path string) bool { return path == JoinPath || path == ServerPath }
+
+// Open says that a path is for everybody; the last three check what is in their bodies.
 func Open(path string) bool {
 	switch path {
-	case "/healthz", "/livez", "/readyz", "/version", "/version/", JoinPath, HookPath:
+	case "/healthz", "/livez", "/readyz", "/version", "/version/", JoinPath, ServerPath, HookPath:
 		return true
 	}
 	return false

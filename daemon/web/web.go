@@ -75,6 +75,8 @@ type Options struct {
 	Health func() error
 	// Warning says what will keep it from working. Nil, or an empty text: that is not shown.
 	Warning func() string
+	// Notice says what is to be done although it works. Nil, or an empty text: that is not shown.
+	Notice func() string
 	// Hosts are the names under which the page may be asked for, beside addresses and localhost: a page of somebody
 	// else's whose name leads here must not read it through a visitor's browser. "*" means any.
 	Hosts []string
@@ -233,6 +235,9 @@ func (s *Server) page(now time.Time) *page {
 		if text := s.opts.Warning(); text != "" {
 			p.Problem = "Soon the store will not work: " + text
 		}
+	}
+	if s.opts.Notice != nil && p.Problem == "" {
+		p.Problem = s.opts.Notice()
 	}
 	return p
 }

@@ -64,6 +64,7 @@ func acting() map[string]string {
 		"daemon/control":                     "serves a socket",
 		"daemon/etcd":                        "runs etcd, and looks after it",
 		"daemon/heap":                        "sets the collector's pace by the process's memory",
+		"daemon/members":                     "asks other servers, and changes etcd's members",
 		"daemon/pki":                         "makes keys, and keeps certificates",
 		"daemon/provenance":                  "remembers what it has written out",
 		"daemon/usage":                       "asks agents, by a clock",
@@ -146,6 +147,7 @@ func deciding() map[string][]string {
 		"nodeagent/dns/names/answer.go": {"github.com/miekg/dns"},
 		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},
 		"daemon/etcd/decide.go":         nil,
+		"daemon/members/decide.go":      {"lockstep/daemon/etcd"},
 		"internal/settings/*.go":        nil,
 		// Kubernetes' evaluator wants a context, which it hands to whoever reads roles and bindings.
 		"daemon/rights/*.go": {
