@@ -58,7 +58,7 @@ func pass(from net.Conn, addr string) {
 // before where it was already.
 func (l *Lab) forwardAPI() error {
 	for what, addr := range map[string]string{"api": "127.0.0.1:6443", "status": "127.0.0.1:7070"} {
-		if err := l.forward(l.Server(), what, addr); err != nil {
+		if err := l.forward(l.firstServer(), what, addr); err != nil {
 			return err
 		}
 	}

@@ -45,7 +45,7 @@ type Options struct {
 	Lockstep string
 	// Self is the path of the lockstep-lab program, which is run again as holder and hub; required.
 	Self string
-	// Servers run the control plane. Zero: 1. More than one need embedded etcd with peers, which this release lacks.
+	// Servers run the control plane: 1, 3 or 5, each with an etcd of its own. Zero: 1.
 	Servers int
 	// Agents run pods. Zero: 2. Negative: none.
 	Agents int
@@ -87,8 +87,8 @@ func (o *Options) validate() error {
 		*path = whole
 	}
 	switch {
-	case o.Servers != 1:
-		return fmt.Errorf("cannot make a lab with %d servers: this release runs one control plane", o.Servers)
+	case o.Servers != 1 && o.Servers != 3 && o.Servers != 5:
+		return fmt.Errorf("cannot make a lab with %d servers: a cluster has 1, 3 or 5", o.Servers)
 	case o.Agents > 200:
 		return fmt.Errorf("cannot make a lab with %d agents: its network has room for 200", o.Agents)
 	}
@@ -146,15 +146,45 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 			return nil, err
 		}
 	}
-	for _, h := range l.state.Hosts {
-		if err := l.startServices(ctx, h); err != nil {
-			return nil, err
-		}
+	if err := l.startHosts(ctx); err != nil {
+		return nil, err
 	}
 	if err := l.forwardAPI(); err != nil {
 		return nil, err
 	}
 	return l, l.waitReady(ctx)
+}
+
+// startHosts starts the services of all hosts. The servers after the first are waited for together: the second stands by until there
+// is the third.
+func (l *Lab) startHosts(ctx context.Context) error {
+	var joining []*Host
+	for _, h := range l.state.Hosts {
+		if h.Role == roleServer && h != l.firstServer() {
+			joining = append(joining, h)
+			if err := l.spawn(ctx, h, Daemon); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := l.awaitAll(ctx, joining); err != nil {
+			return err
+		}
+		joining = nil
+		if err := l.startServices(ctx, h); err != nil {
+			return err
+		}
+	}
+	return l.awaitAll(ctx, joining)
+}
+
+func (l *Lab) awaitAll(ctx context.Context, servers []*Host) error {
+	for _, h := range servers {
+		if err := l.await(ctx, h, Daemon); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeDir makes the lab's folder. It refuses one that holds a lab, or anything else, since Down removes all of it; and
@@ -238,15 +268,29 @@ func (l *Lab) Host(name string) (*Host, error) {
 	return nil, fmt.Errorf("cannot find host %q in the lab", name)
 }
 
-// Server returns the first host that runs the control plane.
-func (l *Lab) Server() *Host {
+// Servers returns the hosts of the control plane.
+func (l *Lab) Servers() []*Host {
+	var out []*Host
 	for _, h := range l.state.Hosts {
 		if h.Role == roleServer {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// Server returns the first host whose control plane runs; the first of all where none does.
+func (l *Lab) Server() *Host {
+	for _, h := range l.Servers() {
+		if h.Services[Daemon].alive() {
 			return h
 		}
 	}
-	return nil
+	return l.firstServer()
 }
+
+// firstServer is the one that the others have joined.
+func (l *Lab) firstServer() *Host { return l.Servers()[0] }
 
 // Agents returns the hosts that run pods.
 func (l *Lab) Agents() []*Host {

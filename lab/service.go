@@ -57,6 +57,14 @@ func (l *Lab) start(ctx context.Context, h *Host, service string) error {
 	if h.Services[service].alive() {
 		return nil
 	}
+	if err := l.spawn(ctx, h, service); err != nil {
+		return err
+	}
+	return l.await(ctx, h, service)
+}
+
+// spawn starts a service and does not wait for it.
+func (l *Lab) spawn(ctx context.Context, h *Host, service string) error {
 	name, args, err := l.commandLine(ctx, h, service)
 	if err != nil {
 		return err
@@ -75,10 +83,7 @@ func (l *Lab) start(ctx context.Context, h *Host, service string) error {
 	reap(cmd)
 	h.Services[service] = newProcess(cmd.Process.Pid)
 	// At once: down must find the process even if this one ends before it is ready.
-	if err := l.save(); err != nil {
-		return err
-	}
-	return l.await(ctx, h, service)
+	return l.save()
 }
 
 // reap has a process's number given free when it ends, which may be after this program has.
@@ -102,7 +107,8 @@ func (l *Lab) commandLine(ctx context.Context, h *Host, service string) (string,
 			"daemon", "--config", l.configFile(), "--data-dir", h.DataDir(), "--name", h.Name, "--cluster", "lab",
 			"--listen", "0.0.0.0:6443", "--advertise", h.Addr, "--status-listen", "127.0.0.1:7070", "--log-level", o.LogLevel,
 		}
-		return o.Lockstep, args, nil
+		joining, err := l.joining(ctx, h)
+		return o.Lockstep, append(args, joining...), err
 	case Containerd:
 		config := filepath.Join(h.Dir, "containerd", "config.toml")
 		text := fmt.Sprintf(containerdConfig, filepath.Join(h.Dir, "containerd", "root"))
@@ -137,11 +143,27 @@ func (l *Lab) agentCommandLine(ctx context.Context, h *Host) (string, []string, 
 		return "", nil, err
 	}
 	return l.state.Options.Lockstep, []string{
-		"agent", "--server", "https://" + l.Server().Addr + ":6443", "--token", token, "--node-name", h.Name,
+		"agent", "--server", "https://" + l.firstServer().Addr + ":6443", "--token", token, "--node-name", h.Name,
 		"--node-ip", h.Addr, "--data-dir", h.DataDir(), "--registry-config", certs,
 		"--log-level", l.state.Options.LogLevel, "--eviction-hard", l.state.Options.Eviction, "--allowed-unsafe-sysctls", "kernel.msg*",
 		"--resource", "example.org/dongle=example.org/dongle=0,example.org/dongle=1", "--resource", "example.org/seat=2",
 	}, nil
+}
+
+// joining are the flags by which a server's daemon joins the others; none for one that has data, or is the first of all.
+func (l *Lab) joining(ctx context.Context, h *Host) ([]string, error) {
+	other := l.Server()
+	if _, err := os.Stat(filepath.Join(h.DataDir(), "etcd", "member-data")); err == nil || other == h || !other.Services[Daemon].alive() {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	token, err := other.Command(ctx, l.state.Options.Lockstep, "server", "token", "--data-dir", other.DataDir()).Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a token for %s on %s: %w", h.Name, other.Name, withStderr(err))
+	}
+	file := filepath.Join(h.Dir, "server-token")
+	return []string{"--join", "https://" + other.Addr + ":6443", "--token-file", file}, os.WriteFile(file, token, 0o600)
 }
 
 // joinToken makes a token for agents, or returns the lab's earlier one: an agent that has its certificate needs none,
@@ -294,7 +316,7 @@ func (l *Lab) Reboot(ctx context.Context, h *Host) error {
 		if err := l.boot(ctx, h); err != nil {
 			return err
 		}
-		if err := l.startServices(ctx, h); err != nil || h != l.Server() {
+		if err := l.startServices(ctx, h); err != nil || h != l.firstServer() {
 			return err
 		}
 		return l.forwardAPI()

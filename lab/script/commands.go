@@ -97,6 +97,13 @@ func (c *scenario) isAlone(_ *testscript.TestScript, args []string) error {
 	return nil
 }
 
+func (c *scenario) hasServers(_ *testscript.TestScript, args []string) error {
+	if !slices.Equal(args, []string{"3"}) || !c.own {
+		return errUsage
+	}
+	return nil
+}
+
 func (c *scenario) let(ts *testscript.TestScript, args []string) error {
 	if len(args) < 2 {
 		return errUsage

@@ -27,6 +27,7 @@ type scenario struct {
 	name  string
 	work  string // folder of the script
 	alone bool
+	own   bool // its lab is its own, and goes with it
 	// restarted: the daemon was, and knows the scenario's sources as its own.
 	restarted bool
 
@@ -53,11 +54,13 @@ func (s *Stage) setup(env *testscript.Env) error {
 	c := &scenario{t: env.T().(runner).T, stage: s, lab: l, name: name, work: env.WorkDir}
 	env.Values[key{}] = c
 	env.Vars = append(env.Vars, person...)
+	env.Setenv("LOCKSTEP", s.lockstep())
 	env.Setenv("CORPUS", os.Getenv("LOCKSTEP_CORPUS"))
 	for _, h := range l.Hosts() {
 		variable := strings.ToUpper(strings.TrimPrefix(h.Name, s.options.Prefix))
 		env.Setenv(variable, h.Name)
 		env.Setenv(variable+"_ADDR", h.Addr)
+		env.Setenv(variable+"_DATA", h.DataDir())
 	}
 	env.Defer(c.end)
 	return nil
@@ -84,6 +87,9 @@ func (c *scenario) end() {
 	}
 	if c.t.Failed() {
 		c.report()
+	}
+	if c.own {
+		return
 	}
 	if err := c.clear(); err != nil {
 		c.t.Errorf("cannot end the scenario: %v", err)

@@ -3,6 +3,7 @@ package script
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,6 +31,8 @@ type Options struct {
 	Bin, Standin string
 	// Prefix goes before the hosts' names.
 	Prefix string
+	// Servers run the control plane. Zero: 1.
+	Servers int
 	// Programs are others that containers run, by name: each is a file, which is made when a scenario first asks for it.
 	Programs map[string]func() (file string, err error)
 }
@@ -52,7 +55,8 @@ var images = map[string][]string{
 // Up makes a stage. What it made before an error is Down's to end.
 func Up(ctx context.Context, o Options) (*Stage, error) {
 	s := &Stage{options: o, dir: filepath.Join(o.Dir, "lab"), kubeconfig: filepath.Join(o.Dir, "kubeconfig")}
-	l, err := lab.Up(ctx, lab.Options{Dir: s.dir, Lockstep: s.lockstep(), Self: filepath.Join(o.Bin, "lockstep-lab"), Prefix: o.Prefix})
+	l, err := lab.Up(ctx, lab.Options{Dir: s.dir, Lockstep: s.lockstep(), Self: filepath.Join(o.Bin, "lockstep-lab"), Prefix: o.Prefix,
+		Servers: o.Servers})
 	if err != nil {
 		return nil, err
 	}
@@ -139,35 +143,69 @@ func (s *Stage) pack(ctx context.Context, l *lab.Lab, name, file string, entrypo
 }
 
 // Run runs the scenarios of a folder, each a test that has its file's name. First come those that are alone, one after the
-// other, and the lab is mended after each; then all others, several at a time.
+// other, and the lab is mended after each; then all others, several at a time. A scenario that wants several servers has a lab of its
+// own.
 func (s *Stage) Run(t *testing.T, dir string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scenarios in %s: %v", dir, err)
 	}
-	var alone, shared []string
+	var alone, shared, several []string
 	for _, file := range files {
 		raw, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if aloneLine.Match(raw) {
+		switch {
+		case severalLine.Match(raw):
+			several = append(several, file)
+		case aloneLine.Match(raw):
 			alone = append(alone, file)
-		} else {
+		default:
 			shared = append(shared, file)
 		}
 	}
-	s.run(runner{T: t}, alone)
-	s.run(runner{T: t, parallel: true}, shared)
+	s.run(runner{T: t}, alone, s.setup)
+	s.run(runner{T: t}, several, s.setupSeveral)
+	s.run(runner{T: t, parallel: true}, shared, s.setup)
 }
 
-func (s *Stage) run(r runner, files []string) {
+// setupSeveral makes a lab of three servers for a script, which ends with it.
+func (s *Stage) setupSeveral(env *testscript.Env) error {
+	t := env.T().(runner).T
+	o := s.options
+	o.Dir, o.Prefix, o.Servers = filepath.Join(o.Dir, "several"), "several-", 3
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return err
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := errors.Join(Down(ctx, o.Dir), os.RemoveAll(o.Dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	own, err := Up(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := own.setup(env); err != nil {
+		return err
+	}
+	c := env.Values[key{}].(*scenario)
+	c.alone, c.own = true, true
+	return nil
+}
+
+func (s *Stage) run(r runner, files []string, setup func(*testscript.Env) error) {
 	if len(files) == 0 {
 		return
 	}
 	p := testscript.Params{
-		Files: files, Setup: s.setup, Cmds: scriptCommands(), RequireUniqueNames: true,
+		Files: files, Setup: setup, Cmds: scriptCommands(), RequireUniqueNames: true,
 		WorkdirRoot: r.TempDir(), // which goes with the test, also where only some of the scripts run
 	}
 	p.Deadline, _ = r.Deadline()
@@ -176,6 +214,9 @@ func (s *Stage) run(r runner, files []string) {
 
 // aloneLine is how a scenario says that it is not to run beside others.
 var aloneLine = regexp.MustCompile(`(?m)^alone `)
+
+// severalLine is how a scenario says that its cluster is to have three servers.
+var severalLine = regexp.MustCompile(`(?m)^servers 3$`)
 
 // runner is a test that runs scripts.
 type runner struct {

@@ -5,6 +5,8 @@ func commands() []command {
 	return []command{
 		{usage: "alone REASON…", act: (*scenario).isAlone,
 			does: "the scenario runs while no other does, and the lab is mended after it; whatever uses `lab` has this line"},
+		{usage: "servers 3", act: (*scenario).hasServers,
+			does: "the scenario has a lab of its own, with three servers: server1, server2, server3; `$LOCKSTEP` is the program, for `on`"},
 		{usage: "source NAME [ssh] [INTERVAL] [ignore=KIND…]", act: (*scenario).source,
 			does: "the cluster follows a repository of that name, over HTTP or SSH, and looks at it at least so often; the " +
 				"folder NAME becomes its clone, and the current one"},
