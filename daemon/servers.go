@@ -30,6 +30,8 @@ const (
 	standEvery = 200 * time.Millisecond
 	// quorumEvery is how often it is looked whether a majority is there.
 	quorumEvery = 2 * time.Second
+	// peerEvery is how often it is looked whether the certificate for other servers is to be renewed; it has a month left then.
+	peerEvery = time.Hour
 	// hallTimeout bounds a request to a server that is not ready.
 	hallTimeout = 10 * time.Second
 	// standTell is how often it says so.
@@ -171,10 +173,16 @@ func (p *plane) runEtcd(ctx context.Context) error {
 }
 
 // watchQuorum tells when the majority of the servers goes and comes, and has this server go on alone where that is asked for
-// meanwhile.
+// meanwhile. It keeps the certificate by which servers know each other, too.
 func (p *plane) watchQuorum(ctx context.Context) error {
 	lost := false
-	for sleep.For(ctx, quorumEvery) {
+	for kept := time.Now(); sleep.For(ctx, quorumEvery); {
+		if p.etcd.Embedded() && time.Since(kept) > peerEvery {
+			kept = time.Now()
+			if _, _, err := p.authority.KeepPeer(vaultOf(p.opts), p.opts.Peer.Addr().String()); err != nil {
+				p.opts.Log.Error("cannot renew the certificate for other servers", "error", err)
+			}
+		}
 		err := p.quorum()
 		switch {
 		case err != nil && !lost:

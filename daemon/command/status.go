@@ -97,6 +97,9 @@ func standing(r control.Report) int {
 	if code == exitWell && len(r.Nodes) == 0 && r.Waiting > 0 {
 		return exitFailed
 	}
+	if code == exitWell && slices.ContainsFunc(r.Servers, func(s control.ServerReport) bool { return s.Silence != "" }) {
+		return exitFailed
+	}
 	if code == exitWell && (r.Ready != "" || slices.ContainsFunc(r.Nodes, func(n control.NodeReport) bool { return !n.Ready })) {
 		return exitFailed
 	}
@@ -147,6 +150,7 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 			}
 		}
 	}
+	printServers(line, r)
 	line("")
 	for _, n := range r.Nodes {
 		ready := "Ready"
@@ -168,6 +172,25 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 	}
 	printLeft(line, r)
 	return w.Flush()
+}
+
+// printServers tells of the servers where there are several.
+func printServers(line func(format string, args ...any), r control.Report) {
+	if len(r.Servers) < 2 {
+		return
+	}
+	line("")
+	for _, s := range r.Servers {
+		line("server %s\t%s\t%s", s.Name, s.Role, s.Silence)
+	}
+	for _, s := range r.Servers {
+		if s.Advice != "" {
+			line("%s", s.Advice)
+		}
+	}
+	if r.Standing != "" {
+		line("%s", r.Standing)
+	}
 }
 
 // printLeft tells of the data that stay until somebody asks for their end.
