@@ -61,6 +61,12 @@ func (p *plane) servers(v *view.View, now time.Time) (list []control.ServerRepor
 	return list, members.Standing(p.etcd.Members())
 }
 
+// several says whether the cluster has other servers.
+func (p *plane) several() bool {
+	list, _ := p.servers(p.store.View(), time.Now())
+	return len(list) > 1
+}
+
 // silent says which servers are not heard of; empty: all are.
 func (p *plane) silent() string {
 	list, _ := p.servers(p.store.View(), time.Now())

@@ -72,6 +72,9 @@ func (f *fleet) run(ctx context.Context) error {
 		if err != nil {
 			again = time.After(failed.next(ctx, f.sync.opts.Log, "cannot bring the sources in order", err))
 		} else {
+			if begin {
+				f.sync.noteConfigured()
+			}
 			begin, failed = false, 0
 		}
 		select {

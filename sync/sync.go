@@ -42,6 +42,8 @@ type Options struct {
 	Wake store.Committer
 	// Inventories may be those that others read, too. Nil: its own.
 	Inventories *apply.Inventories
+	// Shared says that other processes lead at other times: sources that only they are configured with stay. Nil: none does.
+	Shared func() bool
 	// Events may be nil: drift is logged and counted, and is no Kubernetes event.
 	Events store.Recorder
 	// Drift counts what differs though nobody pushed. Nil: nothing is counted.
@@ -86,6 +88,9 @@ func New(opts Options) (*Sync, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
+	if opts.Shared == nil {
+		opts.Shared = func() bool { return false }
+	}
 	if opts.Inventories == nil {
 		opts.Inventories = &apply.Inventories{}
 	}
@@ -119,7 +124,13 @@ func (s *Sync) Sources() []v1alpha1.Source {
 }
 
 func (s *Sync) roster(v *view.View, known []string, begin bool) roster.Roster {
+	var dropped []string
+	if begin {
+		dropped = s.dropped()
+	}
 	return roster.Decide(roster.Input{
+		Shared:     s.opts.Shared(),
+		Dropped:    dropped,
 		Configured: s.opts.Sources,
 		Live:       slices.Collect(view.List[*v1alpha1.Source](v, "")),
 		Known:      known,

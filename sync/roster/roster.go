@@ -22,6 +22,10 @@ type Input struct {
 	Known []string
 	// Begin says that a leader begins: the store is to have what is configured, and nothing else.
 	Begin bool
+	// Shared says that other processes lead at other times, and may be configured with other sources: then only Dropped go when a leader
+	// begins, by name: those that this process was configured with before and is no more.
+	Shared  bool
+	Dropped []string
 }
 
 // Roster is what is to be done, in this order.
@@ -69,7 +73,7 @@ func Decide(in Input) Roster {
 	}) {
 		switch {
 		case followed[s.Name]:
-		case in.Begin:
+		case in.Begin && (!in.Shared || slices.Contains(in.Dropped, s.Name)):
 			r.Remove = append(r.Remove, s)
 			r.Release = append(r.Release, s.Name)
 		default:

@@ -45,6 +45,13 @@ func TestDecide(t *testing.T) {
 		}, "update shop " + b + ", follow shop " + b},
 		"no longer configured": {Input{Begin: true, Live: []*v1alpha1.Source{live("shop", a)}, Known: []string{"shop", "shop"}},
 			"release shop, remove shop"},
+		"configured elsewhere": {Input{Begin: true, Shared: true, Live: []*v1alpha1.Source{live("shop", a)}, Known: []string{"shop"}},
+			"follow shop " + a},
+		"no longer configured here, in a cluster of several": {Input{
+			Begin: true, Shared: true, Dropped: []string{"shop"},
+			Live:  []*v1alpha1.Source{live("shop", a), live("till", b)},
+			Known: []string{"shop", "till"},
+		}, "release shop, remove shop, follow till " + b},
 		"its object is gone": {Input{Begin: true, Known: []string{"shop"}}, "release shop"},
 		"one that came": {Input{
 			Configured: []v1alpha1.Source{source("shop", a)},
