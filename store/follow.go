@@ -44,8 +44,11 @@ func (s *Store) follow(ctx context.Context) error {
 			err = s.load(ctx)
 		}
 		if err == nil {
-			loaded, pause = true, retryLeast
-			err = s.watch(ctx)
+			loaded = true
+			begun := time.Now()
+			if err = s.watch(ctx); time.Since(begun) > retryMost { // one that ends at once is not asked for more and more often
+				pause = retryLeast
+			}
 		}
 		switch {
 		case ctx.Err() != nil:
