@@ -121,7 +121,8 @@ func TestServers(t *testing.T) {
 	}
 	good := a.joining(t, serverOptions(t, "x"), server)
 	refused("a node's token", "is not one for servers", a.joining(t, serverOptions(t, "x"), control.TokenOptions{}))
-	refused("another's token", "is another server's", a.joining(t, serverOptions(t, "x"), control.TokenOptions{Server: true, ServerName: "y"}))
+	refused("another's token", "is another server's",
+		a.joining(t, serverOptions(t, "x"), control.TokenOptions{Server: true, ServerName: "y"}))
 	wrong := good
 	wrong.Join.Token += "x"
 	refused("a wrong token", "the token is not valid", wrong)

@@ -215,7 +215,8 @@ func rules() []rule {
 		{from: []string{""}, never: []string{"log", "math/rand", "io/ioutil", "github.com/pkg/errors", "github.com/sirupsen/logrus"},
 			// These turn libraries' loggers into ours.
 			except: []string{
-				"manifests-example", "daemon/api/server.go", "daemon/etcd/peers.go", "daemon/servers.go", "lab/hub.go", "nodeagent/images/images.go",
+				"manifests-example", "daemon/api/server.go", "daemon/etcd/peers.go", "daemon/servers.go", "lab/hub.go",
+				"nodeagent/images/images.go",
 			},
 			reason: "log/slog, math/rand/v2 and the standard library's errors are what this tree uses"},
 	}
