@@ -188,8 +188,6 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	counts := found.NewCounts(registry)
 	p.sync, err = sync.New(sync.Options{
 		Drift:   counts,
-		Sources: o.Sources, Store: p.store, Wake: p.store, Events: p.store, Inventories: p.inventories,
-		DataDir: o.DataDir, Cluster: o.Cluster,
 		Sources: o.Sources, Store: p.store, Wake: p.store, Shared: p.several, Events: p.store, Inventories: p.inventories,
 		DataDir: o.DataDir, Cluster: o.Cluster,
 		StatusURL: func(source, revision string) string { return o.StatusURL + web.RevisionPath(source, revision) },
