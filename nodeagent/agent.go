@@ -69,6 +69,7 @@ type Agent struct {
 	localPath *localpath.Keeper
 	statuses  *statuses
 	findings  findings
+	lookEvery time.Duration        // lookPeriod but in tests
 	events    record.EventRecorder // while it runs
 	group     *errgroup.Group      // of everything that runs
 	ctx       context.Context      // of everything that runs
@@ -103,8 +104,9 @@ type Agent struct {
 	users     *userns.Ranges
 	facts     register.Facts
 	noNetwork string
-	down      string // why containerd does not answer; empty if it does
-	shutting  bool   // the machine shuts down
+	routes    network.Routes // to other nodes' pods, as they were set last
+	down      string         // why containerd does not answer; empty if it does
+	shutting  bool           // the machine shuts down
 
 	rules, names *vital // nil until services are known
 
@@ -148,7 +150,7 @@ func New(opts Options) (*Agent, error) {
 		Resized: func(path string) error { return a.volumes.Resized(path) },
 	})
 	a.servers = a.newServers()
-	a.statuses, a.storageEvery = newStatuses(a), storagePeriod
+	a.statuses, a.storageEvery, a.lookEvery = newStatuses(a), storagePeriod, lookPeriod
 	a.net = network.Open(network.Options{
 		Node:     opts.NodeName,
 		StateDir: filepath.Join(opts.RunDir, "cni"),

@@ -3,16 +3,27 @@ package nodeagent
 import (
 	"errors"
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds/drift"
+	"lockstep/nodeagent/cgroup"
+	"lockstep/nodeagent/machine"
+	"lockstep/nodeagent/runtime"
 	"lockstep/sync/found"
 )
 
@@ -106,5 +117,114 @@ func TestKilledContainers(t *testing.T) {
 		if f.Pod != nil && f.Pod.Name == "others" {
 			t.Errorf("found of what ended otherwise: %+v", f)
 		}
+	}
+}
+
+// TestLooks changes by hand what no event, or only containerd's, tells: each is found, put back without a restart, and told.
+func TestLooks(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ready()
+	web := shell("web", forever)
+	web.Resources.Limits = corev1.ResourceList{"memory": resource.MustParse("64Mi"), "cpu": resource.MustParse("500m")}
+	l.bind("shop", corev1.PodSpec{Containers: []corev1.Container{web}})
+	p := l.running("shop")
+	pid := l.pids()["shop/web"]
+	id := runtime.Identity{PodUID: string(p.UID), Name: "web", Attempt: 0}.ID()
+	pod := filepath.Join(machine.Cgroup(l.opts.NodeName), "burstable", "pod"+string(p.UID))
+	if p.Status.QOSClass == corev1.PodQOSGuaranteed {
+		pod = filepath.Join(machine.Cgroup(l.opts.NodeName), "pod"+string(p.UID))
+	}
+	repaired := func(what string) func(drift.Finding) bool {
+		return func(f drift.Finding) bool { return strings.Contains(f.What, what) && !f.Repaired.IsZero() }
+	}
+	time.Sleep(3 * time.Second) // looks at a pod that nobody has touched
+	if got := l.drift(); len(got) != 0 {
+		t.Fatalf("found of what nobody has touched: %+v", got)
+	}
+	limit := cgroupFile(pod, id, "memory/memory.limit_in_bytes", "memory.max")
+	quota := cgroupFile(pod, id, "cpu/cpu.cfs_quota_us", "cpu.max")
+	before := read(t, limit) + read(t, quota)
+	write(t, limit, "33554432")
+	l.finds(drift.Limits, "web", repaired("is 33554432 instead of 67108864"))
+	write(t, quota, "30000")
+	l.finds(drift.Limits, "web", repaired("30000"))
+	if after := read(t, limit) + read(t, quota); after != before {
+		t.Errorf("limits are %q, they were %q", after, before)
+	}
+
+	l.pause(id)
+	f := l.finds(drift.Paused, "web", repaired("stood still"))
+	if f.Object != "Pod default/shop" || len(f.Evidence) == 0 {
+		t.Errorf("%+v", f)
+	}
+	write(t, cgroupFile(pod, "", "freezer/freezer.state", "cgroup.freeze"), map[bool]string{true: "1", false: "FROZEN"}[cgroup.V2()])
+	l.finds(drift.Paused, "", repaired("stood still"))
+
+	other := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+	other.Spec.PodCIDRs = []string{"10.42.9.0/24"}
+	other.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.77.2"}}
+	l.put(other)
+	_, dst, err := net.ParseCIDR(other.Spec.PodCIDRs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	route := func() error {
+		list, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)
+		if err == nil && len(list) != 1 {
+			err = fmt.Errorf("routes %v", list)
+		}
+		return err
+	}
+	l.eventually("the route to the other node", 20*time.Second, route)
+	time.Sleep(3 * time.Second) // it has been looked at
+	if err := netlink.RouteDel(&netlink.Route{Dst: dst}); err != nil {
+		t.Fatal(err)
+	}
+	l.finds(drift.Route, "main table", repaired("1 of 1 routes to other nodes' pods are gone, the first: 10.42.9.0/24 via 192.168.77.2"))
+	if err := route(); err != nil {
+		t.Error(err)
+	}
+	if now := l.pids()["shop/web"]; now != pid {
+		t.Errorf("the container was restarted: process %d, it was %d", now, pid)
+	}
+}
+
+// cgroupFile is a file of a pod's cgroup, or of a container's, by its names in either version.
+func cgroupFile(pod, id, first, second string) string {
+	if cgroup.V2() {
+		return filepath.Join(cgroup.Mount, pod, id, second)
+	}
+	controller, name, _ := strings.Cut(first, "/")
+	return filepath.Join(cgroup.Mount, controller, pod, id, name)
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pause has somebody pause a container through containerd.
+func (l *lab) pause(id string) {
+	l.t.Helper()
+	c, err := client.New(l.opts.Containerd, client.WithDefaultNamespace(runtime.Namespace))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer c.Close()
+	ctx := namespaces.WithNamespace(l.t.Context(), runtime.Namespace)
+	if _, err := c.TaskService().Pause(ctx, &tasks.PauseTaskRequest{ContainerID: id}); err != nil {
+		l.t.Fatal(err)
 	}
 }

@@ -278,7 +278,7 @@ func (l *lab) start() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	a.storageEvery = time.Second
+	a.storageEvery, a.lookEvery = time.Second, time.Second
 	l.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -43,6 +43,11 @@ func (a *Agent) observe(ctx context.Context) error {
 				return nil
 			})
 		case p == nil:
+		case e.Paused:
+			a.group.Go(func() error {
+				a.paused(ctx, p)
+				return nil
+			})
 		case e.OOM:
 			p.OOM(e.ID)
 		case e.Exited:

@@ -37,6 +37,7 @@ func (a *Agent) tasks() []task {
 		{"relist", a.relistLoop},
 		{"log keeper", a.logs.Run},
 		{"losses", a.tellLosses},
+		{"look", a.look},
 		{"probes", a.probes.Run},
 		{"volumes", a.refresh},
 		{"storage", a.limitStorage},

@@ -41,7 +41,11 @@ func (a *Agent) wire(ctx context.Context) error {
 		if now == self && s.Moves == moves {
 			continue
 		}
-		if err := network.SetRoutes(routesTo(s.Nodes, a.opts.NodeName)); err != nil {
+		routes := routesTo(s.Nodes, a.opts.NodeName)
+		a.mu.Lock()
+		a.routes = routes
+		a.mu.Unlock()
+		if err := network.SetRoutes(routes); err != nil {
 			a.log.Warn("cannot set all routes", "error", err)
 		}
 		self, moves = now, s.Moves

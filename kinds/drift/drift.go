@@ -26,13 +26,8 @@ const (
 	Killed    Kind = "ContainerKilled"    // by somebody from outside the container
 	Paused    Kind = "ContainerPaused"    // its processes were frozen
 	Limits    Kind = "LimitsChanged"      // files of a cgroup
-	Network   Kind = "PodNetworkChanged"  // link, address or route of a pod
-	Mount     Kind = "MountMissing"       // of a pod's volume
-	Sandbox   Kind = "SandboxGone"        // namespaces of a pod
 	Route     Kind = "RouteChanged"       // of the node, to other nodes' pods
 	Rules     Kind = "RulesChanged"       // of services, and the link that they use
-	Setting   Kind = "SettingChanged"     // of the kernel
-	File      Kind = "FileChanged"        // that the agent keeps
 	Foreign   Kind = "ForeignContainer"   // in the agent's containerd namespace, made by somebody else
 	Orphan    Kind = "OrphanContainer"    // of a pod that does not exist
 	Forgotten Kind = "ForgottenContainer" // runs, and containerd does not know it any more
@@ -40,7 +35,7 @@ const (
 
 // OfNodes are the kinds that a node may tell.
 func OfNodes() []Kind {
-	return []Kind{Killed, Paused, Limits, Network, Mount, Sandbox, Route, Rules, Setting, File, Foreign, Orphan, Forgotten}
+	return []Kind{Killed, Paused, Limits, Route, Rules, Foreign, Orphan, Forgotten}
 }
 
 // words says what has happened to one of a kind, and to several.
@@ -56,20 +51,10 @@ func (k Kind) words() (one, many string) {
 		return "container paused", "containers paused"
 	case Limits:
 		return "limits changed", "times limits changed"
-	case Network:
-		return "pod network changed", "pod networks changed"
-	case Mount:
-		return "mount missing", "mounts missing"
-	case Sandbox:
-		return "sandbox gone", "sandboxes gone"
 	case Route:
 		return "route changed", "routes changed"
 	case Rules:
 		return "service rules changed", "times service rules changed"
-	case Setting:
-		return "kernel setting changed", "kernel settings changed"
-	case File:
-		return "file changed", "files changed"
 	case Foreign:
 		return "foreign container", "foreign containers"
 	case Orphan:

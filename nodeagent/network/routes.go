@@ -52,6 +52,25 @@ func SetRoutes(want Routes) error {
 	return errors.Join(errs...)
 }
 
+// PresentRoutes says which routes of want the kernel has, with our mark.
+func PresentRoutes(want Routes) (map[netip.Prefix]bool, error) {
+	out := map[netip.Prefix]bool{}
+	if len(want) == 0 {
+		return out, nil
+	}
+	have, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN},
+		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list routes: %w", err)
+	}
+	for _, r := range have {
+		if dst, gw, ok := readRoute(r); ok && want[dst] == gw {
+			out[dst] = true
+		}
+	}
+	return out, nil
+}
+
 func readRoute(r netlink.Route) (netip.Prefix, netip.Addr, bool) {
 	gw, ok := netip.AddrFromSlice(r.Gw)
 	if !ok || r.Dst == nil {

@@ -385,6 +385,17 @@ func native(err error) error {
 	return errgrpc.ToNative(err)
 }
 
+// Resume lets the processes of a paused container go on.
+func (r *Runtime) Resume(ctx context.Context, id string) error {
+	ctx, cancel := call(ctx, callTimeout)
+	defer cancel()
+	_, err := r.client.TaskService().Resume(ctx, &tasks.ResumeTaskRequest{ContainerID: id})
+	if err = native(err); err != nil {
+		return fmt.Errorf("cannot resume container %s: %w", short(id), err)
+	}
+	return nil
+}
+
 // Resize gives a running container other limits; of what they do not name it keeps what it has. A limit of memory below what it uses is
 // refused: the kernel would end it.
 func (r *Runtime) Resize(ctx context.Context, id string, limits *specs.LinuxResources) error {

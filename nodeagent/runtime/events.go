@@ -20,6 +20,8 @@ type Event struct {
 	OOM bool
 	// Exited says that its first process has ended.
 	Exited bool
+	// Paused says that somebody has its processes stand still.
+	Paused bool
 	// Made says that a container of this ID has appeared.
 	Made bool
 }
@@ -36,7 +38,7 @@ func (r *Runtime) Watch(ctx context.Context, handle func(Event)) error {
 		sub, stop := context.WithCancel(ctx)
 		messages, errs := r.client.Subscribe(sub,
 			`namespace==`+Namespace+`,topic=="/tasks/exit"`, `namespace==`+Namespace+`,topic=="/tasks/oom"`,
-			`namespace==`+Namespace+`,topic=="/containers/create"`)
+			`namespace==`+Namespace+`,topic=="/tasks/paused"`, `namespace==`+Namespace+`,topic=="/containers/create"`)
 		handle(Event{})
 		began := time.Now()
 	receive:
@@ -53,6 +55,8 @@ func (r *Runtime) Watch(ctx context.Context, handle func(Event)) error {
 					handle(Event{ID: e.ContainerID, Exited: e.ID == e.ContainerID})
 				case *apievents.TaskOOM:
 					handle(Event{ID: e.ContainerID, OOM: true})
+				case *apievents.TaskPaused:
+					handle(Event{ID: e.ContainerID, Paused: true})
 				case *apievents.ContainerCreate:
 					handle(Event{ID: e.ID, Made: true})
 				}
