@@ -27,6 +27,8 @@ type announcer struct {
 	}
 	name string
 	at   netip.AddrPort
+	// told returns what the server tells of itself.
+	told func() apiservers.Told
 	// serving returns since when the store has worked; now while it does not.
 	serving func() time.Time
 	now     func() time.Time
@@ -96,7 +98,9 @@ func (a *announcer) renew(ctx context.Context) error {
 	}
 	key := apiservers.Key(a.name)
 	old, _ := a.store.View().Get(key).(*coordinationv1.Lease)
-	w := store.Write{Key: key, Object: apiservers.Lease(old, a.name, a.at, since, now), Reason: "this API server runs"}
+	lease := apiservers.Lease(old, a.name, a.at, since, now)
+	apiservers.Tell(lease, a.told())
+	w := store.Write{Key: key, Object: lease, Reason: "this API server runs"}
 	if old != nil {
 		w.If = kinds.Revision(old)
 	}

@@ -20,6 +20,7 @@ import (
 	"lockstep/daemon/api/peers"
 	"lockstep/daemon/api/tunnel"
 	"lockstep/daemon/control"
+	"lockstep/daemon/encryption"
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/heap"
 	"lockstep/daemon/pki"
@@ -35,6 +36,7 @@ import (
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/scheduler"
 	"lockstep/store"
+	"lockstep/store/view"
 	"lockstep/sync"
 	"lockstep/sync/apply"
 	"lockstep/sync/found"
@@ -142,6 +144,7 @@ type plane struct {
 	registry  *prometheus.Registry
 	etcd      *etcd.Etcd
 	store     *store.Store
+	keyring   *encryption.Keyring
 	authority *pki.Authority
 	nodes     *pki.Registrar
 	sync      *sync.Sync
@@ -159,8 +162,14 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	p := &plane{
 		opts: o, registry: registry, etcd: database, authority: authority, tunnels: &tunnel.Pool{}, inventories: &apply.Inventories{},
 	}
-	var err error
+	vault := vaultOf(o)
+	keys, err := pki.OpenSealingKeys(vault, time.Now(), func() error { return encryption.Unsealed(ctx, database.Client) })
+	if err != nil {
+		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	p.keyring = encryption.NewKeyring(o.Encryption, keys)
 	p.store, err = store.Open(ctx, database.Client, store.Options{
+		Transformer: p.keyring, Records: []view.Record{*p.keyring.First().Record()},
 		Default: strategy.Default, Log: o.Log, Registerer: registry, Server: o.Name, Version: version.Version,
 		Alone:    database.Alone,
 		Elected:  database.Elected,
@@ -172,7 +181,6 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	if p.settings, err = settled(o.Settings, p.store.Cluster()); err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
-	vault := vaultOf(o)
 	if p.authority == nil {
 		if p.authority, err = openAuthority(o); err != nil {
 			return nil, fmt.Errorf("cannot run the daemon: %w", err)
@@ -203,7 +211,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
 	p.announcer = &announcer{
-		store: p.store, name: o.Name, at: o.Advertise, serving: p.store.ServingSince, now: time.Now, log: o.Log,
+		store: p.store, name: o.Name, at: o.Advertise, serving: p.store.ServingSince, now: time.Now, log: o.Log, told: p.told,
 	}
 	p.peers = peers.New(peers.Options{
 		Own: p.tunnels, Others: p.others, TLS: p.authority.PeerConfig(o.Name), Log: o.Log,
@@ -285,6 +293,7 @@ func (p *plane) tasks() []task {
 			return listen(ctx, p.opts.Listen, p.api.Serve)
 		}},
 		{"announcement", p.announcer.run},
+		{"keys", func(ctx context.Context) error { return encryption.Follow(ctx, p.encryption()) }},
 		{"status page", func(ctx context.Context) error {
 			return listen(ctx, p.opts.StatusListen, p.web.Serve)
 		}},
@@ -295,6 +304,16 @@ func (p *plane) tasks() []task {
 			})
 		}},
 	}
+}
+
+// told is what this server tells of itself.
+func (p *plane) told() apiservers.Told {
+	keys, writes := p.keyring.Kept()
+	return apiservers.Told{Version: version.Version, Format: store.Format, Keys: keys, Writes: writes}
+}
+
+func (p *plane) encryption() encryption.Options {
+	return encryption.Options{Store: p.store, Keyring: p.keyring, Log: p.opts.Log, Now: time.Now}
 }
 
 // leaderTasks are what only the leader does, writing through its committer.
@@ -308,6 +327,7 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 		Gauge:    gauge.Read,
 	})
 	return []task{
+		{"encryption", func(ctx context.Context) error { return encryption.Lead(ctx, p.encryption(), c) }},
 		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, c) }},
 		{"reconcilers", engine.New(loops, engine.Options{
 			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),

@@ -13,11 +13,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"lockstep/daemon/control"
+	"lockstep/daemon/encryption"
 	"lockstep/daemon/pki"
 	"lockstep/daemon/version"
 	"lockstep/kinds"
 	"lockstep/kinds/drift"
 	"lockstep/kinds/v1alpha1"
+	"lockstep/reconcilers/apiservers"
 	"lockstep/store/view"
 	"lockstep/sync/apply"
 	"lockstep/sync/found"
@@ -142,6 +144,45 @@ func (d *door) credential(ctx context.Context, opts control.KubeconfigOptions) (
 	return pki.Credential{Token: made.Bearer()}, err
 }
 
+// Rotate implements control.Backend.
+func (d *door) Rotate(ctx context.Context) (string, error) {
+	if err := d.ready(); err != nil {
+		return "", fmt.Errorf("cannot rotate: %w", err)
+	}
+	return encryption.Rotate(ctx, d.encryption())
+}
+
+// Discard implements control.Backend.
+func (d *door) Discard(ctx context.Context, name string) error {
+	if err := d.ready(); err != nil {
+		return fmt.Errorf("cannot discard %s: %w", name, err)
+	}
+	return d.store.Discard(ctx, name)
+}
+
+// reportEncryption tells how values are sealed, and what the leader is about to do.
+func (d *door) reportEncryption(v *view.View) control.EncryptionReport {
+	seals := d.store.Seals()
+	out := control.EncryptionReport{
+		Config: d.keyring.Path(), Values: seals.By, Stale: seals.Stale, Unreadable: seals.Unreadable,
+	}
+	state, _, err := encryption.In(v)
+	if err != nil {
+		out.Doing = err.Error()
+		return out
+	}
+	out.Writes, out.Rotated = state.Writes, state.Rotated
+	keys, _ := d.keyring.Kept()
+	now := time.Now()
+	next := encryption.Decide(encryption.Seen{
+		State: state, Format: d.store.Format(), Servers: apiservers.Servers(v, now), Keys: keys, Seals: seals, Now: now,
+	})
+	if next.Verb != encryption.Rest {
+		out.Doing = next.Reason
+	}
+	return out
+}
+
 // Plan implements control.Backend.
 func (d *door) Plan(ctx context.Context, source v1alpha1.Source) (control.PlanResult, error) {
 	var p *plan.Plan
@@ -214,6 +255,7 @@ func (d *door) Report(context.Context) (control.Report, error) {
 		}
 		r.Left = append(r.Left, control.LeftReport{Object: l.Key.String(), Size: l.Size, Node: l.Node, Why: l.Why})
 	}
+	r.Encryption = d.reportEncryption(v)
 	for _, s := range d.sync.Sources() {
 		r.Sources = append(r.Sources, d.reportSource(v, &s))
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"lockstep/daemon/config"
+	"lockstep/daemon/encryption"
 	"lockstep/daemon/members"
 	"lockstep/internal/settings"
 	"lockstep/kinds/v1alpha1"
@@ -41,6 +42,8 @@ type Options struct {
 	Peer netip.AddrPort
 	// Etcd names an external cluster. Zero: etcd runs inside this process.
 	Etcd External
+	// Encryption is with which keys values are sealed in etcd. Zero: Secrets with the cluster's own.
+	Encryption encryption.Config
 	// Sources to follow; may be empty.
 	Sources []v1alpha1.Source
 	// Profiles are those of the scheduler that pods may name, validated; may be empty.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,24 +12,6 @@ import (
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store/view"
 )
-
-// Transformer changes values on their way to etcd and back, for encryption at rest. Key is the etcd key, so that a value
-// cannot be moved to another one unnoticed. Both methods may be called by any number of goroutines at once.
-type Transformer interface {
-	// ToStorage returns what to store for data; it may reuse data.
-	ToStorage(key string, data []byte) ([]byte, error)
-	// FromStorage is its inverse; it does not change data, which it may return.
-	FromStorage(key string, data []byte) ([]byte, error)
-}
-
-// Identity is the Transformer that changes nothing.
-type Identity struct{}
-
-// ToStorage returns data.
-func (Identity) ToStorage(_ string, data []byte) ([]byte, error) { return data, nil }
-
-// FromStorage returns data.
-func (Identity) FromStorage(_ string, data []byte) ([]byte, error) { return data, nil }
 
 // A value is a header and a payload. The header is the magic, one byte for the payload's encoding, one for the length of
 // the writer's version, and that version. The payload has passed the Transformer; the header has not.
@@ -68,10 +51,10 @@ func (c codec) encode(key string, o kinds.Object) ([]byte, error) {
 	return c.seal(key, encodingJSON, data)
 }
 
-// encodeProtobuf writes header and payload into one buffer where the transformer is the identity.
+// encodeProtobuf writes header and payload into one buffer where the value is stored as it is.
 func (c codec) encodeProtobuf(key string, p protobuf) ([]byte, error) {
 	size := p.Size()
-	if _, plain := c.transformer.(Identity); plain {
+	if !c.transformer.Seals(key) {
 		buf := make([]byte, len(magic)+2+len(c.version)+size)
 		n := len(c.header(buf[:0], encodingProtobuf))
 		_, err := p.MarshalToSizedBuffer(buf[n:])
@@ -91,27 +74,44 @@ func (c codec) header(buf []byte, encoding byte) []byte {
 }
 
 func (c codec) seal(key string, encoding byte, data []byte) ([]byte, error) {
-	data, err := c.transformer.ToStorage(key, data)
-	if err != nil {
-		return nil, err
+	if c.transformer.Seals(key) {
+		var err error
+		if data, err = c.transformer.ToStorage(key, data); err != nil {
+			return nil, err
+		}
 	}
 	return append(c.header(nil, encoding), data...), nil
 }
 
 var errNotOurs = errors.New("the value does not start as Lockstep's do")
 
-// open splits a value and undoes the transformer.
-func (c codec) open(key string, value []byte) (encoding byte, payload []byte, err error) {
+// opened is a value without its header, and without its seal.
+type opened struct {
+	encoding byte
+	payload  []byte
+	// by is the name of the key that the payload was sealed with; empty: it was not.
+	by string
+}
+
+// open splits a value and undoes the transformer. An error that is an unreadable says that the value is one of ours, and sealed so
+// that it cannot be read here.
+func (c codec) open(key string, value []byte) (opened, error) {
 	if len(value) < len(magic)+2 || string(value[:len(magic)]) != magic {
-		return 0, nil, errNotOurs
+		return opened{}, errNotOurs
 	}
-	encoding = value[len(magic)]
 	start := len(magic) + 2 + int(value[len(magic)+1])
 	if len(value) < start {
-		return 0, nil, errNotOurs
+		return opened{}, errNotOurs
 	}
-	payload, err = c.transformer.FromStorage(key, value[start:])
-	return encoding, payload, err
+	v := opened{encoding: value[len(magic)], payload: value[start:]}
+	if !bytes.HasPrefix(v.payload, []byte(SealedPrefix)) && !c.transformer.Seals(key) {
+		return v, nil
+	}
+	var err error
+	if v.payload, v.by, err = c.transformer.FromStorage(key, v.payload); err != nil {
+		return v, &unreadable{by: v.by, err: err}
+	}
+	return v, nil
 }
 
 // decode returns the object of an opened value, defaulted, with its kind and resourceVersion set. It panics for nothing a
@@ -142,11 +142,11 @@ func undecodable(k kinds.Key, revision int64, err error) error {
 }
 
 func (c codec) decodeInto(key string, value []byte, into any) error {
-	encoding, payload, err := c.open(key, value)
+	v, err := c.open(key, value)
 	if err != nil {
 		return err
 	}
-	return unmarshal(encoding, payload, into)
+	return unmarshal(v.encoding, v.payload, into)
 }
 
 func unmarshal(encoding byte, payload []byte, into any) error {
@@ -173,13 +173,13 @@ func (c codec) encodeRecord(key string, r *view.Record) ([]byte, error) {
 	return c.seal(key, encodingJSON, append([]byte(nil), r.Data...))
 }
 
-func (c codec) decodeRecord(key string, p place, value []byte, revision int64) (*view.Record, error) {
-	encoding, payload, err := c.open(key, value)
-	if err == nil && (encoding != encodingJSON || !json.Valid(payload)) {
-		err = errors.New("the record is not JSON")
+func (c codec) decodeRecord(p place, v opened, revision int64) (*view.Record, error) {
+	if v.encoding != encodingJSON || !json.Valid(v.payload) {
+		return nil, undecodableRecord(p, revision, errors.New("the record is not JSON"))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot decode record %s/%s at revision %d: %w", p.table, p.name, revision, err)
-	}
-	return &view.Record{Table: p.table, Name: p.name, Data: append([]byte(nil), payload...), Revision: revision}, nil
+	return &view.Record{Table: p.table, Name: p.name, Data: append([]byte(nil), v.payload...), Revision: revision}, nil
+}
+
+func undecodableRecord(p place, revision int64, err error) error {
+	return fmt.Errorf("cannot decode record %s/%s at revision %d: %w", p.table, p.name, revision, err)
 }

@@ -26,7 +26,9 @@ type item struct {
 	sum     sum // of the object's metadata and spec
 	record  *view.Record
 	beats   *coordinationv1.LeaseList
-	err     error // the key or value cannot be decoded; or the cluster key says to stop
+	by      string // the name of the key that it was sealed with; empty: with none
+	format  int    // of the cluster key
+	err     error  // the key or value cannot be decoded; or the cluster key says to stop
 }
 
 // parallelFrom is how many items are worth spreading over the processors: some 5 µs of decoding or encoding each.
@@ -51,11 +53,13 @@ type folder struct {
 	// beats holds the heartbeats by the etcd key they came in, then by node.
 	beats  map[string]map[string]*coordinationv1.Lease
 	broken map[string]int64 // mod revisions of the values that cannot be decoded, by etcd key
+	seals  seals
+	format int // of the data, by the cluster key; zero: not read yet
 }
 
 func newFolder(keys keyspace, c codec) *folder {
 	return &folder{keys: keys, codec: c, sums: newSums(), specs: newSpecs(),
-		beats: map[string]map[string]*coordinationv1.Lease{}, broken: map[string]int64{}}
+		beats: map[string]map[string]*coordinationv1.Lease{}, broken: map[string]int64{}, seals: newSeals()}
 }
 
 func (f *folder) brokenAt(key string) int64 {
@@ -79,32 +83,49 @@ func (f *folder) decode(v *view.View, kv *mvccpb.KeyValue, deleted bool) item {
 	}
 	switch it.place.part {
 	case objectPart, eventPart:
-		it.object, it.sum, it.err = f.decodeObject(v, it, kv.Value)
+		it.object, it.sum, it.by, it.err = f.decodeObject(v, it, kv.Value)
 	case recordPart:
-		it.record, it.err = f.codec.decodeRecord(it.etcdKey, it.place, kv.Value, it.rev)
+		it.record, it.by, it.err = f.decodeRecord(it, kv.Value)
 	case heartbeatPart:
 		it.beats = &coordinationv1.LeaseList{}
 		if err := f.codec.decodeInto(it.etcdKey, kv.Value, it.beats); err != nil {
 			it.err = fmt.Errorf("cannot decode heartbeats %s: %w", it.place.name, err)
 		}
 	case clusterPart:
-		_, it.err = parseCluster(kv.Value)
+		var c Cluster
+		c, it.err = parseCluster(kv.Value)
+		it.format = c.Format
 	}
 	return it
 }
 
-func (f *folder) decodeObject(v *view.View, it item, value []byte) (kinds.Object, sum, error) {
-	k := it.place.key
-	encoding, payload, err := f.codec.open(it.etcdKey, value)
+func (f *folder) decodeRecord(it item, value []byte) (r *view.Record, by string, err error) {
+	o, err := f.codec.open(it.etcdKey, value)
 	if err != nil {
-		return nil, sum{}, undecodable(k, it.rev, err)
+		return nil, "", undecodableRecord(it.place, it.rev, err)
 	}
+	r, err = f.codec.decodeRecord(it.place, o, it.rev)
+	return r, o.by, err
+}
+
+func (f *folder) decodeObject(v *view.View, it item, value []byte) (_ kinds.Object, _ sum, by string, _ error) {
+	k := it.place.key
+	opened, err := f.codec.open(it.etcdKey, value)
+	if err != nil {
+		return nil, sum{}, "", undecodable(k, it.rev, err)
+	}
+	o, now, err := f.decodeOpened(v, it, opened)
+	return o, now, opened.by, err
+}
+
+func (f *folder) decodeOpened(v *view.View, it item, opened opened) (kinds.Object, sum, error) {
+	k, payload := it.place.key, opened.payload
 	metadata, head := 0, 0
-	if encoding == encodingProtobuf {
+	if opened.encoding == encodingProtobuf {
 		metadata, head = headOf(payload)
 	}
 	if head == 0 {
-		o, err := f.codec.decode(k, encoding, payload, it.rev)
+		o, err := f.codec.decode(k, opened.encoding, payload, it.rev)
 		return o, sum{}, err
 	}
 	now := f.sums.make(it.rev, payload[:head])
@@ -114,31 +135,42 @@ func (f *folder) decodeObject(v *view.View, it item, value []byte) (kinds.Object
 		}
 	}
 	var o kinds.Object
+	var err error
 	if kinds.ForResource(k.GroupResource()) == kinds.For[*corev1.Pod]() {
 		o, err = f.decodePod(k, payload, metadata, head, it.rev)
 	} else {
-		o, err = f.codec.decode(k, encoding, payload, it.rev)
+		o, err = f.codec.decode(k, opened.encoding, payload, it.rev)
 	}
 	return o, now, err
 }
 
 // changes folds items, in etcd's order, over the view they follow; what was there before is for the view to say. A value
-// that cannot be decoded counts as absent. Errs are those of the items; one that matches ErrNewerFormat means stop.
+// that cannot be decoded counts as absent, but one that is sealed and cannot be opened as there and unreadable. Errs are those of the items; one that matches ErrNewerFormat means stop.
 func (f *folder) changes(v *view.View, items []item) (out []view.Change, errs []error) {
 	f.sums.keep(items)
 	out = make([]view.Change, 0, len(items))
 	leases := map[string]*coordinationv1.Lease{} // by node, as changed by earlier items
 	for _, it := range items {
-		f.markBroken(it)
+		f.mark(&it)
 		if it.err != nil {
 			errs = append(errs, it.err)
 		}
+		why := ""
+		if u := it.whyUnreadable(); u != nil {
+			why = u.Error()
+		}
 		switch it.place.part {
 		case objectPart, eventPart:
+			if why != "" {
+				out = append(out, view.Change{Key: it.place.key, Unreadable: why, Revision: it.rev})
+				continue
+			}
 			out = append(out, view.Change{Key: it.place.key, New: it.object, Revision: it.rev})
 		case recordPart:
 			c := view.Change{NewRecord: it.record, Revision: it.rev}
-			if it.record == nil {
+			if why != "" {
+				c.NewRecord = unreadRecord(it.place, it.rev, why)
+			} else if it.record == nil {
 				c.OldRecord = &view.Record{Table: it.place.table, Name: it.place.name}
 			}
 			out = append(out, c)
@@ -166,10 +198,15 @@ func (f *folder) changes(v *view.View, items []item) (out []view.Change, errs []
 	return out, errs
 }
 
-func (f *folder) markBroken(it item) {
+// mark notes what an item says beside what is in the view.
+func (f *folder) mark(it *item) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if it.err != nil && !it.deleted && !errors.Is(it.err, ErrNewerFormat) {
+	f.seals.take(f.codec.transformer, it)
+	if it.format > 0 {
+		f.format = it.format
+	}
+	if it.err != nil && !it.deleted && !errors.Is(it.err, ErrNewerFormat) && it.whyUnreadable() == nil {
 		f.broken[it.etcdKey] = it.rev
 	} else {
 		delete(f.broken, it.etcdKey)
@@ -216,7 +253,7 @@ func (f *folder) newest(node string) *coordinationv1.Lease {
 // reload returns the changes from a view to a full load at revision rev.
 func (f *folder) reload(v *view.View, items []item, rev int64) ([]view.Change, []error) {
 	f.mu.Lock()
-	f.broken = map[string]int64{}
+	f.broken, f.seals = map[string]int64{}, newSeals()
 	f.beats = map[string]map[string]*coordinationv1.Lease{}
 	f.mu.Unlock()
 	f.sums.forget()
@@ -232,6 +269,11 @@ func (f *folder) reload(v *view.View, items []item, rev int64) ([]view.Change, [
 			if old, ok := v.Record(r.Table, r.Name); !ok || old.Revision != r.Revision {
 				out = append(out, c)
 			}
+			continue
+		}
+		if c.Unreadable != "" {
+			objects[c.Key] = true
+			out = append(out, c)
 			continue
 		}
 		if c.New == nil {

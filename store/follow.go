@@ -53,7 +53,7 @@ func (s *Store) follow(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, ErrNewerFormat):
+		case errors.Is(err, ErrNewerFormat), errors.Is(err, ErrWrongKeys):
 			return fmt.Errorf("cannot go on: %w", err)
 		case errors.Is(err, rpctypes.ErrCompacted):
 			s.log.Info("etcd has compacted revisions not seen yet, loading everything again", "revision", s.View().Revision())
@@ -74,6 +74,11 @@ func (s *Store) load(ctx context.Context) error {
 	items, rev, err := s.readAll(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot load: %w", err)
+	}
+	if s.View().Revision() == 0 {
+		if err := rightKeys(items); err != nil {
+			return err
+		}
 	}
 	changes, errs := s.fold.reload(s.View(), items, rev)
 	if err := s.report(errs); err != nil {
@@ -117,6 +122,9 @@ func (s *Store) readPages(ctx context.Context, pages chan<- []*mvccpb.KeyValue) 
 		}
 		if rev == 0 {
 			rev = resp.Header.Revision
+			if err := s.learn(ctx, rev); err != nil {
+				return 0, err
+			}
 		}
 		if len(resp.Kvs) > 0 {
 			select {
@@ -187,6 +195,9 @@ func (s *Store) decodeStep(resp clientv3.WatchResponse) step {
 	if err := resp.Err(); err != nil {
 		return step{err: err}
 	}
+	if err := s.learnFirst(resp.Events); err != nil {
+		return step{err: err}
+	}
 	v := s.View()
 	next := step{items: decodeAll(len(resp.Events), func(i int) item {
 		return s.fold.decode(v, resp.Events[i].Kv, resp.Events[i].Type == clientv3.EventTypeDelete)
@@ -236,9 +247,10 @@ func (s *Store) report(errs []error) error {
 		if errors.Is(err, ErrNewerFormat) {
 			return err
 		}
-		s.log.Error("a value in etcd is left out of the view", "error", err)
+		s.log.Error("a value in etcd cannot be read", "error", err)
 	}
 	s.metrics.broken.Set(float64(s.fold.brokenCount()))
+	s.metrics.unreadable.Set(float64(s.fold.unreadCount()))
 	return nil
 }
 
@@ -258,10 +270,10 @@ func (s *Store) askProgress(ctx context.Context, rev int64) {
 // History returns the changes of objects and events with from < revision <= to, in order.
 func (s *Store) History(ctx context.Context, from, to int64) (since int64, changes []view.Change, err error) {
 	for from < to {
-		changes, err := s.readHistory(ctx, from, to)
+		since, changes, err := s.readHistory(ctx, from, to)
 		var compacted compactedError
 		if !errors.As(err, &compacted) {
-			return from, changes, err
+			return since, changes, err
 		}
 		from = int64(compacted)
 	}
@@ -280,7 +292,8 @@ func historyStream(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(clientv3.WithRequireLeader(ctx), "lockstep-stream", "history")
 }
 
-func (s *Store) readHistory(ctx context.Context, from, to int64) (changes []view.Change, err error) {
+func (s *Store) readHistory(ctx context.Context, from, to int64) (since int64, changes []view.Change, err error) {
+	since = from
 	ctx, cancel := context.WithCancel(historyStream(ctx))
 	defer cancel()
 	responses := s.client.Watch(ctx, string(s.keys), clientv3.WithPrefix(), clientv3.WithRev(from+1), clientv3.WithPrevKV(),
@@ -290,45 +303,57 @@ func (s *Store) readHistory(ctx context.Context, from, to int64) (changes []view
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return since, nil, ctx.Err()
 		case <-ask.C:
 			if err := s.client.RequestProgress(ctx); err != nil {
-				return nil, fmt.Errorf("cannot read history: %w", err)
+				return since, nil, fmt.Errorf("cannot read history: %w", err)
 			}
 		case resp, ok := <-responses:
 			if ok && resp.CompactRevision > 0 {
-				return nil, compactedError(resp.CompactRevision)
+				return since, nil, compactedError(resp.CompactRevision)
 			}
 			if err := resp.Err(); !ok || err != nil {
-				return nil, fmt.Errorf("cannot read history: the watch has ended: %w", errors.Join(err, ctx.Err()))
+				return since, nil, fmt.Errorf("cannot read history: the watch has ended: %w", errors.Join(err, ctx.Err()))
 			}
 			for _, e := range resp.Events {
 				if e.Kv.ModRevision > to {
-					return changes, nil
+					return since, changes, nil
 				}
-				if c, ok := s.past(e); ok {
+				c, readable := s.past(e)
+				if !readable { // its key is no longer here: nothing older can be told without a gap
+					since, changes = e.Kv.ModRevision, nil
+				} else if c.Old != nil || c.New != nil {
 					changes = append(changes, c)
 				}
 			}
 			if resp.IsProgressNotify() && resp.Header.Revision >= to {
-				return changes, nil
+				return since, changes, nil
 			}
 		}
 	}
 }
 
-// past returns the change of an event of an object; what cannot be decoded counts as absent.
-func (s *Store) past(e *clientv3.Event) (view.Change, bool) {
+// past returns the change of an event of an object, with neither state where it is of none; what cannot be decoded counts as
+// absent. Not readable: the event is of values that are sealed with a key that is not here.
+func (s *Store) past(e *clientv3.Event) (_ view.Change, readable bool) {
 	p, err := s.keys.parse(string(e.Kv.Key))
 	if err != nil || p.part != objectPart && p.part != eventPart {
-		return view.Change{}, false
+		return view.Change{}, true
 	}
 	c := view.Change{Key: p.key, Revision: e.Kv.ModRevision}
 	if e.PrevKv != nil {
-		c.Old = s.fold.decode(&view.View{}, e.PrevKv, false).object
+		it := s.fold.decode(&view.View{}, e.PrevKv, false)
+		if it.whyUnreadable() != nil {
+			return c, false
+		}
+		c.Old = it.object
 	}
 	if e.Type != clientv3.EventTypeDelete {
-		c.New = s.fold.decode(&view.View{}, e.Kv, false).object
+		it := s.fold.decode(&view.View{}, e.Kv, false)
+		if it.whyUnreadable() != nil {
+			return c, false
+		}
+		c.New = it.object
 	}
-	return c, c.Old != nil || c.New != nil
+	return c, true
 }

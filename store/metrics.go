@@ -21,6 +21,7 @@ type metrics struct {
 	loadSeconds prometheus.Histogram
 	restarts    *prometheus.CounterVec
 	broken      prometheus.Gauge
+	unreadable  prometheus.Gauge
 	overflows   *prometheus.CounterVec
 	events      *prometheus.CounterVec
 	leading     prometheus.Gauge
@@ -55,13 +56,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		loadSeconds: histogram("load_seconds", "Time of a full load.", prometheus.ExponentialBuckets(0.001, 4, 10)),
 		restarts:    counter("watch_restarts_total", "Watches begun anew, by cause.", "cause"),
 		broken:      gauge("broken_values", "Values in etcd that cannot be decoded and are left out of the view."),
+		unreadable:  gauge("unreadable_values", "Values in etcd that are sealed and cannot be opened."),
 		overflows:   counter("subscription_overflows_total", "Subscriptions cut off for being too slow.", "name"),
 		events:      counter("events_total", "Kubernetes events recorded, by what became of them.", "result"),
 		leading:     gauge("leading", "1 while this process leads."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.txnSeconds, m.txnGroups, m.txns, m.groups, m.pending, m.revision, m.healthy, m.applied,
-			m.applySecs, m.loadSeconds, m.restarts, m.broken, m.overflows, m.events, m.leading)
+			m.applySecs, m.loadSeconds, m.restarts, m.broken, m.unreadable, m.overflows, m.events, m.leading)
 	}
 	return m
 }

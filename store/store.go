@@ -46,6 +46,8 @@ type Options struct {
 	Version string
 	// Settings of the cluster, as JSON, if it is made now: its key keeps them. Empty: none are kept.
 	Settings json.RawMessage
+	// Records are made with the cluster, if it is made now.
+	Records []view.Record
 	// Now is the clock of creationTimestamp and events. Nil: time.Now.
 	Now func() time.Time
 }
@@ -133,24 +135,29 @@ func Open(ctx context.Context, client *clientv3.Client, opts Options) (*Store, e
 		return nil, fmt.Errorf("cannot open the store: %w", err)
 	}
 	keys := keyspace(opts.Prefix)
-	cluster, err := openCluster(ctx, client, keys.cluster(), opts.Settings, opts.Now())
+	coding := codec{version: opts.Version, transformer: opts.Transformer, defaults: opts.Default}
+	cluster, err := openCluster(ctx, client, keys, coding, opts)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the store: %w", err)
 	}
 	s := &Store{
 		client: client, keys: keys, log: opts.Log, metrics: newMetrics(opts.Registerer), cluster: cluster,
 		server: opts.Server, alone: opts.Alone, now: opts.Now, db: view.NewDB(),
-		codec: codec{version: opts.Version, transformer: opts.Transformer, defaults: opts.Default},
+		codec: coding,
 		ready: make(chan struct{}), subs: map[*Subscription]struct{}{},
 	}
+	if err := s.learn(ctx, 0); err != nil {
+		return nil, fmt.Errorf("cannot open the store: %w", err)
+	}
 	s.fold = newFolder(s.keys, s.codec)
+	s.fold.format = cluster.Format
 	s.reads = newCurrentReads(s.readRevision)
 	s.steps = newCurrentReads(s.step)
 	s.epochs = newEpochs(opts.Elected)
 	s.writer = newWriter(client, s.metrics, s.probe, s.answered)
 	s.writer.epoch = s.epochs.now
 	leases := &eventLeases{client: client, now: opts.Now}
-	s.compiler = compiler{keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, lease: leases.get, scratch: newScratch()}
+	s.compiler = compiler{keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, unread: s.fold.unreadAt, lease: leases.get, scratch: newScratch()}
 	s.events = newRecorder(s, opts.Now)
 	s.beats = newHeartbeats(s, opts.BeatEvery)
 	s.state.set(stateLoading, nil)

@@ -42,6 +42,8 @@ type compiler struct {
 	now   func() time.Time
 	// broken returns the mod revision of a value that cannot be decoded, and so is not in the view, or zero.
 	broken func(key string) int64
+	// unread returns why a value is there and cannot be read; empty: it can, or there is none.
+	unread func(key string) string
 	// lease returns the etcd lease that new events are attached to.
 	lease func(context.Context) (clientv3.LeaseID, error)
 	// scratch holds the copies of objects that are made to be encoded.
@@ -104,6 +106,9 @@ func (c compiler) change(ctx context.Context, w Write) (next change, err error) 
 	}
 	if err == nil && len(next.value) > maxValue {
 		err = fmt.Errorf("it has %d bytes, %d is the most: %w", len(next.value), maxValue, ErrTooLarge)
+	}
+	if why := c.unread(next.key); err == nil && why != "" {
+		err = fmt.Errorf("%w, and is kept as it is: %s", ErrUnreadable, why)
 	}
 	if next.want = w.If; w.If == 0 {
 		next.want = c.broken(next.key)

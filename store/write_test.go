@@ -168,7 +168,8 @@ func TestNewerFormat(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	<-s.Ready()
-	if _, err := client.Put(ctx, "/lockstep/cluster", fmt.Sprintf(`{"id":%q,"format":2}`, s.Cluster().ID)); err != nil {
+	newer := fmt.Sprintf(`{"id":%q,"format":%d}`, s.Cluster().ID, store.Format+1)
+	if _, err := client.Put(ctx, "/lockstep/cluster", newer); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; !errors.Is(err, store.ErrNewerFormat) {

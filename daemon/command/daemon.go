@@ -16,6 +16,7 @@ import (
 	"lockstep/daemon"
 	"lockstep/daemon/config"
 	"lockstep/daemon/config/profiles"
+	"lockstep/daemon/encryption"
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/members"
 	"lockstep/internal/giturl"
@@ -28,7 +29,7 @@ import (
 type daemonFlags struct {
 	name, cluster, listen, advertise, statusListen, statusURL, config string
 	sources, podCIDRs, serviceCIDRs                                   []string
-	domain, nodePorts                                                 string
+	domain, nodePorts, encryption                                     string
 	etcd                                                              daemon.External
 	peer, join, token, tokenFile                                      string
 }
@@ -51,6 +52,8 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.nodePorts, "service-node-port-range", "",
 		"`FIRST-LAST` port of those that nodes open for services, kept as --pod-cidr (default: 30000-32767)")
 	flags.StringArrayVar(&f.sources, "source", nil, "`SOURCE` to follow, [NAME=]URL|FOLDER[#branch[:path]]; may be given several times")
+	flags.StringVar(&f.encryption, "encryption-config", "",
+		"`FILE` with an EncryptionConfiguration: what is sealed in etcd, with which keys (default: Secrets, with the cluster's own)")
 	flags.StringSliceVar(&f.etcd.Endpoints, "etcd-endpoints", nil, "`URLS` of an etcd cluster to use instead of the one inside")
 	flags.StringVar(&f.join, "join", "",
 		"`URL` of a server of the cluster that this one is to be one of, https://ADDRESS:6443; wants --token")
@@ -118,7 +121,7 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 	}
 	for _, file := range []struct{ flag, path string }{
 		{"etcd-cafile", f.etcd.CAFile}, {"etcd-certfile", f.etcd.CertFile}, {"etcd-keyfile", f.etcd.KeyFile},
-		{"config", f.config},
+		{"config", f.config}, {"encryption-config", f.encryption},
 	} {
 		if err := readable(file.flag, file.path, false); err != nil {
 			return o, err
@@ -137,6 +140,11 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 	}
 	if o.Settings, err = f.settings(); err != nil {
 		return o, err
+	}
+	if f.encryption != "" {
+		if o.Encryption, err = encryption.Read(f.encryption); err != nil {
+			return o, err
+		}
 	}
 	o.Sources, o.Profiles, err = f.configured()
 	return o, err

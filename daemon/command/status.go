@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -86,6 +87,9 @@ func settledReport(ctx context.Context, b control.Backend, wait time.Duration) (
 // standing is the exit code that a report comes to.
 func standing(r control.Report) int {
 	code := exitWell
+	if len(r.Encryption.Unreadable) > 0 {
+		return exitFailed
+	}
 	for _, s := range r.Sources {
 		switch {
 		case s.Status.State == "pending", s.Status.State == "" && s.Status.FetchError == "":
@@ -171,6 +175,10 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 		line("%s", nodeless(r, dirs))
 	}
 	printLeft(line, r)
+	if e := r.Encryption; e.Doing != "" || len(e.Unreadable) > 0 {
+		line("")
+		printEncryption(line, e)
+	}
 	return w.Flush()
 }
 
@@ -190,6 +198,34 @@ func printServers(line func(format string, args ...any), r control.Report) {
 	}
 	if r.Standing != "" {
 		line("%s", r.Standing)
+	}
+}
+
+// printEncryption tells how values are sealed in etcd.
+func printEncryption(line func(format string, args ...any), e control.EncryptionReport) {
+	switch {
+	case e.Config != "":
+		line("encryption: with the keys of %s", e.Config)
+	case e.Writes == "":
+		line("encryption: nothing is sealed yet")
+	default:
+		line("encryption: Secrets are sealed with key %s", e.Writes)
+	}
+	if e.Doing != "" {
+		line("  %s", e.Doing)
+	}
+	for _, key := range slices.Sorted(maps.Keys(e.Values)) {
+		if key == "" {
+			line("  %d values are not sealed", e.Values[key])
+		} else {
+			line("  %d values with key %s", e.Values[key], key)
+		}
+	}
+	if !e.Rotated.IsZero() {
+		line("  rotated at %s", e.Rotated.UTC().Format(time.RFC3339))
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.Unreadable)) {
+		line("  cannot be read: %s\t%s", name, e.Unreadable[name])
 	}
 }
 

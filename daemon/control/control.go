@@ -40,9 +40,29 @@ type Report struct {
 	Waiting int `json:"waiting,omitempty"`
 	// Removed is the node that was taken out last, where there is none.
 	Removed *RemovedNode `json:"removed,omitempty"`
+	// Encryption tells how values are sealed in etcd.
+	Encryption EncryptionReport `json:"encryption"`
 	// Left are claims and volumes that nothing asks for any more, at most MaxLeft, and MoreLeft how many more there are.
 	Left     []LeftReport `json:"left,omitempty"`
 	MoreLeft int          `json:"moreLeft,omitempty"`
+}
+
+// EncryptionReport is how values are sealed in etcd.
+type EncryptionReport struct {
+	// Config is the file that states the keys; empty: the cluster has its own.
+	Config string `json:"config,omitempty"`
+	// Writes is the key of its own that the cluster seals with; empty: none yet.
+	Writes string `json:"writes,omitempty"`
+	// Values counts those that are sealed or are to be, by key; "" for what is not sealed yet.
+	Values map[string]int `json:"values,omitempty"`
+	// Stale counts those that are to be sealed anew.
+	Stale int `json:"stale,omitempty"`
+	// Doing says what is under way or waited for; empty: nothing.
+	Doing string `json:"doing,omitempty"`
+	// Rotated is when the last rotation ended; zero: there was none.
+	Rotated time.Time `json:"rotated,omitzero"`
+	// Unreadable are values that are there and cannot be read, by name, with the reasons.
+	Unreadable map[string]string `json:"unreadable,omitempty"`
 }
 
 // MaxLeft bounds what a report tells of what is left over: as much as anybody reads.
@@ -181,6 +201,10 @@ type Backend interface {
 	RemoveServer(ctx context.Context, name string) (string, error)
 	// Kubeconfig makes a kubeconfig of a viewer or of a user. It is an error that a name is not for people.
 	Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error)
+	// Rotate begins to replace the key that values are sealed with, and returns the new one's name.
+	Rotate(ctx context.Context) (string, error)
+	// Discard deletes a value that cannot be read, by its name in the report.
+	Discard(ctx context.Context, name string) error
 	// Report tells the state of the cluster.
 	Report(ctx context.Context) (Report, error)
 	// Drift lists what differed though nobody pushed, the newest first, of all or of one source or node.
@@ -297,6 +321,13 @@ func handler(b Backend) http.Handler {
 		raw, err := b.Kubeconfig(r.Context(), opts)
 		answer(w, string(raw), err)
 	})
+	mux.HandleFunc("POST /encryption/rotate", func(w http.ResponseWriter, r *http.Request) {
+		key, err := b.Rotate(r.Context())
+		answer(w, key, err)
+	})
+	mux.HandleFunc("DELETE /encryption/value", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, b.Discard(r.Context(), r.URL.Query().Get("name")))
+	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		report, err := b.Report(r.Context())
 		answer(w, report, err)
@@ -388,6 +419,17 @@ func (c *Client) RemoveServer(ctx context.Context, name string) (string, error) 
 func (c *Client) Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error) {
 	text, err := call[string](ctx, c, http.MethodPost, "/kubeconfig", opts)
 	return []byte(text), err
+}
+
+// Rotate implements Backend.
+func (c *Client) Rotate(ctx context.Context) (string, error) {
+	return call[string](ctx, c, http.MethodPost, "/encryption/rotate", nil)
+}
+
+// Discard implements Backend.
+func (c *Client) Discard(ctx context.Context, name string) error {
+	_, err := call[any](ctx, c, http.MethodDelete, "/encryption/value?"+url.Values{"name": {name}}.Encode(), nil)
+	return err
 }
 
 // Report implements Backend.

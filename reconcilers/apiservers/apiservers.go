@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,11 @@ const (
 	label    = "apiserver.kubernetes.io/identity"
 	identity = "kube-apiserver"
 	address  = "lockstep.dev/address"
+	// format, keys, writes and version annotate what a server tells of itself.
+	format  = "lockstep.dev/format"
+	keys    = "lockstep.dev/encryption-keys"
+	writes  = "lockstep.dev/encryption-writes"
+	version = "lockstep.dev/version"
 	// prefix begins the names of these leases.
 	prefix = "apiserver-"
 )
@@ -43,6 +49,23 @@ func Key(server string) kinds.Key {
 // Named says whether a lease may be an API server's, by its name.
 func Named(namespace, name string) bool {
 	return namespace == metav1.NamespaceSystem && strings.HasPrefix(name, prefix)
+}
+
+// Told is what a server tells of itself.
+type Told struct {
+	// Version of its program.
+	Version string
+	// Format of the store's data that it knows; of those that do not tell, 1.
+	Format int
+	// Keys name those for sealing that it keeps, and Writes the one that it seals with; empty: with none.
+	Keys   []string
+	Writes string
+}
+
+// Tell notes in a server's lease what it tells of itself.
+func Tell(lease *coordinationv1.Lease, told Told) {
+	lease.Annotations[version], lease.Annotations[format] = told.Version, strconv.Itoa(told.Format)
+	lease.Annotations[keys], lease.Annotations[writes] = strings.Join(told.Keys, ","), told.Writes
 }
 
 // Lease returns the lease of a server that has taken heartbeats since, as renewed now. Old is the one that is there, or nil;
@@ -99,6 +122,7 @@ type Server struct {
 	// Renewed is when it did so last; Runs says that this was not too long ago.
 	Renewed time.Time
 	Runs    bool
+	Told
 }
 
 // Servers are those that have told of themselves, whether they run or not, in order of their leases.
@@ -110,9 +134,20 @@ func Servers(v *view.View, now time.Time) (list []Server) {
 		}
 		list = append(list, Server{
 			Name: *lease.Spec.HolderIdentity, At: at, Renewed: renewed(lease), Runs: renewed(lease).Add(Patience).After(now),
+			Told: told(lease),
 		})
 	}
 	return list
+}
+
+func told(lease *coordinationv1.Lease) Told {
+	t := Told{Version: lease.Annotations[version], Writes: lease.Annotations[writes]}
+	t.Format, _ = strconv.Atoi(lease.Annotations[format])
+	t.Format = max(t.Format, 1)
+	if names := lease.Annotations[keys]; names != "" {
+		t.Keys = strings.Split(names, ",")
+	}
+	return t
 }
 
 // Gone are the leases of servers that have long been gone.

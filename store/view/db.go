@@ -43,6 +43,8 @@ type picture struct {
 	// touches nothing.
 	refs    [indexes]*btree.BTreeG[ref]
 	records *btree.BTreeG[*Record]
+	// unreadable are the objects that are there and cannot be read, with the reasons. It is replaced, never changed.
+	unreadable map[kinds.Key]string
 }
 
 // object is an object with its namespace and name, whose strings it shares.
@@ -180,11 +182,30 @@ func (s *step) apply(c *Change) bool {
 		old, _ = s.recordTree().ReplaceOrInsert(c.NewRecord)
 	case c.OldRecord != nil:
 		old, _ = s.recordTree().Delete(c.OldRecord)
+	case c.Unreadable != "":
+		s.mark(c.Key, c.Unreadable)
+		return false
 	default:
+		s.mark(c.Key, "")
 		return s.setObject(c)
 	}
 	c.OldRecord = old
 	return c.NewRecord != nil || old != nil
+}
+
+// mark notes why an object cannot be read; empty: it can.
+func (s *step) mark(k kinds.Key, why string) {
+	if s.work.unreadable[k] == why {
+		return
+	}
+	next := maps.Clone(s.work.unreadable)
+	if next == nil {
+		next = map[kinds.Key]string{}
+	}
+	if next[k] = why; why == "" {
+		delete(next, k)
+	}
+	s.work.unreadable = next
 }
 
 func (s *step) recordTree() *btree.BTreeG[*Record] {
@@ -263,6 +284,7 @@ func (s *step) picture(last picture) picture {
 	if s.records {
 		last.records = s.work.records.Clone()
 	}
+	last.unreadable = s.work.unreadable
 	return last
 }
 

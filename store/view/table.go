@@ -20,6 +20,9 @@ type Row[T any] struct {
 // Decode reads a record of the table.
 func (t Table[T]) Decode(r Record) (Row[T], error) {
 	row := Row[T]{Name: r.Name, Revision: r.Revision}
+	if r.Unreadable != "" {
+		return row, fmt.Errorf("cannot read record %s %s: %s", string(t), r.Name, r.Unreadable)
+	}
 	if err := json.Unmarshal(r.Data, &row.Value); err != nil {
 		return row, fmt.Errorf("cannot decode record %s %s: %w", string(t), r.Name, err)
 	}

@@ -4,6 +4,8 @@ package view
 import (
 	"encoding/json"
 	"iter"
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,6 +52,8 @@ type Record struct {
 	Name     string
 	Data     json.RawMessage
 	Revision int64 // etcd mod revision
+	// Unreadable says why what is stored cannot be read; Data is nil then. Empty: it can.
+	Unreadable string
 }
 
 // Change is one step of an object or a record: New nil means deleted, Old nil means created. Exactly one of the object
@@ -59,6 +63,9 @@ type Change struct {
 	Old, New  kinds.Object
 	OldRecord *Record
 	NewRecord *Record
+	// Unreadable says why what is stored at Key cannot be read, though it is there; New is nil then, and the picture keeps what
+	// it has at Key. Empty for every other change.
+	Unreadable string
 	// Revision is the etcd revision of the step. Zero only in views made without a store.
 	Revision int64
 }
@@ -74,6 +81,21 @@ func (v *View) Get(k kinds.Key) kinds.Object {
 	}
 	v.see(kind)
 	return v.get(kind, k.Namespace, k.Name)
+}
+
+// Unreadable is why what is stored at a key cannot be read, though it is there; empty: it can, or there is nothing. Get then
+// returns the last that could be read, or nil where this process has never read any: it is not gone.
+func (v *View) Unreadable(k kinds.Key) string { return v.unreadable[k] }
+
+// AllUnreadable yields the keys of the objects that are there and cannot be read, in order, with the reasons.
+func (v *View) AllUnreadable() iter.Seq2[kinds.Key, string] {
+	return func(yield func(kinds.Key, string) bool) {
+		for _, k := range slices.SortedFunc(maps.Keys(v.unreadable), kinds.Key.Compare) {
+			if !yield(k, v.unreadable[k]) {
+				return
+			}
+		}
+	}
 }
 
 func (v *View) get(kind *kinds.Kind, namespace, name string) kinds.Object {
