@@ -35,6 +35,7 @@ import (
 	"lockstep/nodeagent/probes"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/runtime"
+	"lockstep/nodeagent/sealing"
 	"lockstep/nodeagent/servers"
 	"lockstep/nodeagent/spec"
 	"lockstep/nodeagent/stats"
@@ -135,11 +136,12 @@ func New(opts Options) (*Agent, error) {
 		findings: findings{wake: make(chan struct{}, 1)},
 		ips:      opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
+	sealer := sealing.New(a.identity().Key)
 	a.content = content.New(content.Options{
-		Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged,
+		Dir: filepath.Join(opts.agentDir(), "objects"), API: a.api, Log: a.log, Changed: a.contentChanged, Sealer: sealer,
 		Holds: a.hasLost,
 	})
-	a.tokens = tokens.New(tokens.Options{Dir: filepath.Join(opts.agentDir(), "tokens"), API: a.api})
+	a.tokens = tokens.New(tokens.Options{Dir: filepath.Join(opts.agentDir(), "tokens"), API: a.api, Sealer: sealer})
 	a.cluster = cluster.New(cluster.Options{
 		Node: opts.NodeName, File: filepath.Join(opts.agentDir(), "cluster"), Pods: bound{a}, Kept: a.metrics.kept,
 		Log: a.log,
@@ -228,6 +230,9 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	var err error
 	if a.held, err = a.opts.hold(); err != nil {
+		return err
+	}
+	if err := errors.Join(a.content.Seal(), a.tokens.Seal()); err != nil {
 		return err
 	}
 	if err := network.EnsureIsolated(a.opts.NodeIPs); err != nil {

@@ -52,7 +52,11 @@ func (s *storage) Get(ctx context.Context, name string, opts *metav1.GetOptions)
 	if err != nil {
 		return nil, err
 	}
-	o := v.Get(s.kind.Key(s.namespace(ctx), name))
+	key := s.kind.Key(s.namespace(ctx), name)
+	o := v.Get(key)
+	if why := v.Unreadable(key); o == nil && why != "" {
+		return nil, apierrors.NewInternalError(fmt.Errorf("%v is stored and cannot be read: %s", key, why))
+	}
 	if o == nil {
 		return nil, s.notFound(name)
 	}
@@ -82,6 +86,9 @@ func (s *storage) List(ctx context.Context, opts *metainternalversion.ListOption
 	}
 	v, after, err := s.listView(ctx, &f, opts)
 	if err != nil {
+		return nil, err
+	}
+	if err := f.Unread(v); err != nil {
 		return nil, err
 	}
 	page := s.page(ctx, v, f, after, opts.Limit)
@@ -268,6 +275,11 @@ func (s *storage) Watch(ctx context.Context, opts *metainternalversion.ListOptio
 	from.Least = from.Revision
 	if opts.ResourceVersion == "" { // what is sent first is never older than the request
 		if from.Least, err = s.latestRead(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if from.Initial || from.Revision == 0 {
+		if err := f.Unread(s.store.View()); err != nil {
 			return nil, err
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/sealing"
 )
 
 const (
@@ -36,6 +37,15 @@ func fileOf(r pods.Reference) string {
 	return filepath.Join(string(r.Resource), r.Namespace+"_"+r.Name+".json")
 }
 
+// place is what a kept Secret is sealed for.
+func place(file string) string { return "objects/" + file }
+
+// Seal seals the Secrets that an older agent has kept as they are.
+func (s *Store) Seal() error {
+	dir := string(pods.Secrets)
+	return s.opts.Sealer.SealAll(filepath.Join(s.opts.Dir, dir), func(name string) string { return place(filepath.Join(dir, name)) })
+}
+
 // Options say where a Store works.
 type Options struct {
 	// Dir is where objects are kept; it is made when needed, private to root.
@@ -43,6 +53,8 @@ type Options struct {
 	// API is the connection to the API; nil while there is none.
 	API func() client.Interface
 	Log *slog.Logger
+	// Sealer seals the Secrets that are kept. The zero value keeps them as they are.
+	Sealer sealing.Sealer
 	// Changed is told of each change that a watch brings, from the watch's goroutine.
 	Changed func(pods.Reference)
 	// Holds says that what is kept counts where the API knows nothing of it. Nil: it never does.
@@ -262,6 +274,9 @@ func (s *Store) keepNewest(ref pods.Reference) error {
 func (s *Store) keep(ref pods.Reference, object metav1.Object) error {
 	path := filepath.Join(s.opts.Dir, fileOf(ref))
 	data, err := json.Marshal(object)
+	if err == nil && ref.Resource == pods.Secrets {
+		data, err = s.opts.Sealer.Seal(place(fileOf(ref)), data)
+	}
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}
@@ -278,6 +293,13 @@ func (s *Store) kept(ref pods.Reference) metav1.Object {
 	data, err := os.ReadFile(filepath.Join(s.opts.Dir, fileOf(ref)))
 	if err != nil {
 		return nil
+	}
+	if ref.Resource == pods.Secrets {
+		if data, err = s.opts.Sealer.Open(place(fileOf(ref)), data); err != nil {
+			s.opts.Log.Warn("what is kept of a Secret cannot be opened with this node's key, and has to be fetched again",
+				"secret", ref.Namespace+"/"+ref.Name, "error", err)
+			return nil
+		}
 	}
 	var object metav1.Object = &corev1.ConfigMap{}
 	switch ref.Resource {

@@ -1,8 +1,15 @@
 package content
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +22,7 @@ import (
 	"lockstep/kinds"
 	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/pods"
+	"lockstep/nodeagent/sealing"
 )
 
 // TestNothingGoesBack has answers arrive late and by several ways: what is known and what is kept never becomes older.
@@ -124,4 +132,58 @@ func TestClaims(t *testing.T) {
 	if got, err := s.PersistentVolume(t.Context(), "pv"); err == nil {
 		t.Errorf("kept: %v", got)
 	}
+}
+
+// TestKeptSecretsAreSealed has Secrets be kept so that this node alone reads them: those of an older agent from its next start on, and
+// what another key has sealed is not taken for anything.
+func TestKeptSecretsAreSealed(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "key", ResourceVersion: "3"},
+		Data: map[string][]byte{"a": []byte("yellow-bird")}}
+	var api client.Interface = fake.NewClientset(secret)
+	opts := Options{Dir: t.TempDir(), API: func() client.Interface { return api },
+		Log: slog.New(slog.DiscardHandler), Changed: func(pods.Reference) {}}
+	file := filepath.Join(opts.Dir, "secrets", "shop_key.json")
+	inPlain := base64.StdEncoding.EncodeToString([]byte("yellow-bird"))
+	read := func(when string, s *Store, sealed bool) {
+		t.Helper()
+		got, err := s.Secret(t.Context(), "shop", "key")
+		if err != nil || string(got.Data["a"]) != "yellow-bird" {
+			t.Errorf("%s: %v, %v", when, got, err)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil || strings.Contains(string(data), inPlain) == sealed {
+			t.Errorf("%s: sealed is not %v: %q, %v", when, sealed, data, err)
+		}
+	}
+	read("of an older agent", New(opts), false)
+	opts.Sealer = sealing.New(func() (*ecdsa.PrivateKey, error) { return key, nil })
+	away := api
+	api = nil
+	read("before it is sealed", New(opts), false)
+	s := New(opts)
+	if err := s.Seal(); err != nil {
+		t.Fatal(err)
+	}
+	read("sealed", s, true)
+	read("started again", New(opts), true)
+	api = away
+	s = New(opts)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	read("kept anew", s, true)
+	api = nil
+	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	opts.Sealer = sealing.New(func() (*ecdsa.PrivateKey, error) { return key, nil })
+	if got, err := New(opts).Secret(t.Context(), "shop", "key"); err == nil || apierrors.IsNotFound(err) {
+		t.Errorf("with another key, and without the API: %v, %v", got, err)
+	}
+	api = away
+	read("with another key, and the API", New(opts), true)
 }

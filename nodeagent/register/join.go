@@ -163,6 +163,19 @@ func (i Identity) request() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
+// Key is the node's private key.
+func (i Identity) Key() (*ecdsa.PrivateKey, error) {
+	signer, err := i.key()
+	if err != nil {
+		return nil, err
+	}
+	key, ok := signer.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("cannot use key %s: it is a %T", filepath.Join(i.Dir, keyFile), signer)
+	}
+	return key, nil
+}
+
 func (i Identity) key() (crypto.Signer, error) {
 	path := filepath.Join(i.Dir, keyFile)
 	data, err := os.ReadFile(path)

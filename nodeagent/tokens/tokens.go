@@ -20,6 +20,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/nodeagent/client"
+	"lockstep/nodeagent/sealing"
 )
 
 const (
@@ -37,6 +38,8 @@ type Options struct {
 	Dir string
 	// API is the connection to the API; nil while there is none.
 	API func() client.Interface
+	// Sealer seals what is kept. The zero value keeps it as it is.
+	Sealer sealing.Sealer
 	// Now tells the time. Nil: time.Now.
 	Now func() time.Time
 }
@@ -148,10 +151,19 @@ func (s *Store) ask(ctx context.Context, pod *corev1.Pod, audience string, secon
 
 func (s *Store) file(uid types.UID) string { return filepath.Join(s.opts.Dir, string(uid)+".json") }
 
+// place is what a file of tokens is sealed for.
+func place(name string) string { return "tokens/" + name }
+
+// Seal seals the tokens that an older agent has kept as they are.
+func (s *Store) Seal() error { return s.opts.Sealer.SealAll(s.opts.Dir, place) }
+
 // load reads what is kept of a pod; what cannot be read is asked for again.
 func (s *Store) load(uid types.UID) map[string]kept {
 	tokens := map[string]kept{}
 	data, err := os.ReadFile(s.file(uid))
+	if err == nil {
+		data, err = s.opts.Sealer.Open(place(filepath.Base(s.file(uid))), data)
+	}
 	if err != nil || json.Unmarshal(data, &tokens) != nil || tokens == nil {
 		return map[string]kept{}
 	}
@@ -160,6 +172,9 @@ func (s *Store) load(uid types.UID) map[string]kept {
 
 func (s *Store) save(uid types.UID, tokens map[string]kept) error {
 	data, err := json.Marshal(tokens)
+	if err == nil {
+		data, err = s.opts.Sealer.Seal(place(filepath.Base(s.file(uid))), data)
+	}
 	if err == nil {
 		err = os.MkdirAll(s.opts.Dir, 0o700)
 	}

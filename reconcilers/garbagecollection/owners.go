@@ -65,7 +65,7 @@ func dependents(v *view.View, o kinds.Object) []kinds.Key {
 	for _, ref := range o.GetOwnerReferences() {
 		if !owns(v, ref, o) {
 			keys = append(keys, key)
-		} else if owner := v.ByUID(ref.UID); leaves(owner) {
+		} else if owner := v.ByUID(ref.UID); owner != nil && leaves(owner) {
 			keys = append(keys, key, kinds.KeyOf(owner))
 		}
 	}
@@ -88,7 +88,8 @@ func decideOwned(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error
 	}
 	all := o.GetOwnerReferences()
 	left := slices.DeleteFunc(slices.Clone(all), func(ref metav1.OwnerReference) bool {
-		return owns(v, ref, o) && leaves(v.ByUID(ref.UID))
+		owner := v.ByUID(ref.UID)
+		return owns(v, ref, o) && owner != nil && leaves(owner)
 	})
 	there := slices.DeleteFunc(slices.Clone(left), func(ref metav1.OwnerReference) bool { return !owns(v, ref, o) })
 	switch {
@@ -123,8 +124,15 @@ func owned(v *view.View, o kinds.Object) bool {
 	return false
 }
 
-// owns says that the owner an object names is there. As in Kubernetes, one in another namespace is none.
+// owns says that the owner an object names is there. As in Kubernetes, one in another namespace is none. One that is stored and
+// cannot be read may be it.
 func owns(v *view.View, ref metav1.OwnerReference, o kinds.Object) bool {
+	for k := range v.AllUnreadable() {
+		if kind := kinds.ForResource(k.GroupResource()); kind.Kind == ref.Kind && k.Name == ref.Name &&
+			(k.Namespace == "" || k.Namespace == o.GetNamespace()) {
+			return true
+		}
+	}
 	owner := v.ByUID(ref.UID)
 	return owner != nil && (owner.GetNamespace() == "" || owner.GetNamespace() == o.GetNamespace())
 }

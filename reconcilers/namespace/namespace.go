@@ -15,6 +15,9 @@ import (
 	"lockstep/store/view"
 )
 
+// unreadAgain is when a namespace is looked at again of which something is stored that cannot be read: its end wakes nobody.
+const unreadAgain = 10 * time.Second
+
 // New returns the reconciler of namespaces.
 func New() loop.Reconciler {
 	r := loop.Reconciler{
@@ -76,6 +79,12 @@ func decide(v *view.View, key kinds.Key, now time.Time) (loop.Decision, error) {
 		}
 		if count > 0 {
 			remaining = append(remaining, fmt.Sprintf("%s has %d resource instances", k.GroupResource(), count))
+		}
+	}
+	for k := range v.AllUnreadable() { // nobody but who runs the cluster lets it go
+		if k.Namespace == ns.Name && v.Get(k) == nil {
+			remaining = append(remaining, fmt.Sprintf("%v cannot be read", k))
+			d.Again = now.Add(unreadAgain)
 		}
 	}
 	for f, n := range holders {

@@ -187,7 +187,7 @@ func (a *Applier) applied(ctx context.Context, source string, out Outcome) error
 }
 
 // carryOut writes steps in order, each object together with its inventory entry, and returns the keys that are to be
-// decided anew because they had changed. Those that etcd can never take become refused, in stuck.
+// decided anew because they had changed. Those that etcd can never take, or that are there and cannot be read, become refused, in stuck.
 func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step, stuck map[kinds.Key]plan.Step,
 	out *Outcome) (map[kinds.Key]bool, error) {
 	again := map[kinds.Key]bool{}
@@ -206,7 +206,7 @@ func (a *Applier) carryOut(ctx context.Context, source string, steps []plan.Step
 				a.did(source, step, out)
 			case errors.Is(r.Err, store.ErrConflict):
 				again[step.Key] = true
-			case errors.Is(r.Err, store.ErrTooLarge):
+			case errors.Is(r.Err, store.ErrTooLarge), errors.Is(r.Err, store.ErrUnreadable):
 				step.Verb, step.Reason, step.Object = plan.Refuse, r.Err.Error(), nil
 				stuck[step.Key], again[step.Key] = step, true
 			default:

@@ -59,7 +59,11 @@ func rank(k kinds.Key) int {
 func reconcile(entry Desired, then *after, now time.Time) (Step, bool) {
 	v, rules := then.view, then.rules
 	step := Step{Key: entry.Key, Entry: entry, Live: v.Get(entry.Key)}
+	why := v.Unreadable(entry.Key)
 	switch {
+	case why != "": // it is there, whatever the view has of it
+		step.Verb, step.Reason = Refuse, "what is stored of it cannot be read: "+why
+		return step, true
 	case keptByCluster(entry.Key): // a release before this one may have taken it from a file
 		step.Verb, step.Reason = Keep, "the cluster itself keeps it"
 		return step, entry.State != Applied

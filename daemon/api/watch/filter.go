@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"fmt"
 	"iter"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -62,6 +63,18 @@ func NewFilter(k *kinds.Kind, namespace string, opts *metainternalversion.ListOp
 		f.node = f.take("spec.nodeName")
 	}
 	return f, nil
+}
+
+// Unread returns Kubernetes' answer where an object that the read may be about is stored and cannot be read, and nothing is known of
+// it: to leave it out would say that it is gone.
+func (f *Filter) Unread(v *view.View) error {
+	for k, why := range v.AllUnreadable() {
+		if k.GroupResource() == f.kind.GroupResource() && (f.namespace == "" || f.namespace == k.Namespace) &&
+			(f.name == "" || f.name == k.Name) && v.Get(k) == nil {
+			return apierrors.NewInternalError(fmt.Errorf("%v is stored and cannot be read: %s", k, why))
+		}
+	}
+	return nil
 }
 
 // take removes an equality from the field selector and returns its value.
