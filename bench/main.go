@@ -84,6 +84,7 @@ func benchmarks() []benchmark {
 		{"services", services},
 		{"packet", firstPacket},
 		{"store", bigStore},
+		{"sealed", sealing},
 		{"scheduler", schedule},
 		{"preemption", preempt},
 		{"workloads", workloads},

@@ -32,7 +32,7 @@ func preempt(ctx context.Context, n *node) (_ []Row, err error) {
 	count := n.size(1000, 50)
 	const writes = lowPerNode + 1
 	var ours, bound float64
-	err = withStore(ctx, database.Client, func(ctx context.Context, s *store.Store) (err error) {
+	err = withStore(ctx, database.Client, storeOptions(), func(ctx context.Context, s *store.Store) (err error) {
 		if err := addNodes(ctx, s, count); err != nil {
 			return err
 		}

@@ -67,7 +67,7 @@ func schedule(ctx context.Context, n *node) (_ []Row, err error) {
 	defer func() { err = errors.Join(err, end()) }()
 	pods, nodes := n.size(10_000, 100), n.size(5000, 50)
 	var rows []Row
-	err = withStore(ctx, database.Client, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, database.Client, storeOptions(), func(ctx context.Context, s *store.Store) error {
 		if err := addNodes(ctx, s, nodes); err != nil {
 			return err
 		}

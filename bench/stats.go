@@ -103,7 +103,7 @@ func (n *node) top(ctx context.Context, pods int) (took float64, err error) {
 		groups = append(groups, store.Group{{Key: kinds.KeyOf(pod), Object: pod}})
 		agents.add(pod, int64(i))
 	}
-	err = withStore(ctx, database.Client, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, database.Client, storeOptions(), func(ctx context.Context, s *store.Store) error {
 		if err := storebench.Commit(ctx, s, groups); err != nil {
 			return err
 		}

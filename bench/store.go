@@ -17,12 +17,14 @@ import (
 	"k8s.io/client-go/rest"
 
 	"lockstep/daemon/api"
+	"lockstep/daemon/encryption"
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/heap"
 	"lockstep/daemon/pki"
 	"lockstep/kinds/strategy"
 	"lockstep/store"
 	"lockstep/store/storebench"
+	"lockstep/store/view"
 )
 
 // bigStore measures a store of many pods: updates, opening, and what an agent reads at its start.
@@ -49,13 +51,59 @@ func bigStore(ctx context.Context, n *node) (_ []Row, err error) {
 	}, nil
 }
 
+// sealing measures what encryption costs.
+func sealing(ctx context.Context, n *node) ([]Row, error) {
+	rates, err := n.sealed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []Row{reaching("grouped updates of Secrets seen in the view, sealed beside in plain", "/s", rates.Store, rates.Bound, 0.9)}, nil
+}
+
+// sealed measures updates of Secrets that are sealed as in the daemon, beside those that are not, each in an etcd of its own.
+func (n *node) sealed(ctx context.Context) (_ storebench.Ratio, err error) {
+	dir, err := n.folder()
+	if err != nil {
+		return storebench.Ratio{}, err
+	}
+	keys, err := pki.OpenSealingKeys(pki.Dir(dir), time.Now(), func() error { return nil })
+	if err != nil {
+		return storebench.Ratio{}, err
+	}
+	keyring := encryption.NewKeyring(encryption.Config{}, keys)
+	sealing := storeOptions()
+	sealing.Transformer, sealing.Records = keyring, []view.Record{*keyring.First().Record()}
+	var out storebench.Ratio
+	both := [2]store.Options{sealing, storeOptions()}
+	var databases [2]*etcd.Etcd
+	for i := range databases {
+		database, end, err := n.database(ctx)
+		if err != nil {
+			return out, err
+		}
+		defer func() { err = errors.Join(err, end()) }()
+		databases[i] = database
+	}
+	err = withStore(ctx, databases[0].Client, both[0], func(ctx context.Context, one *store.Store) error {
+		return withStore(ctx, databases[1].Client, both[1], func(ctx context.Context, other *store.Store) (err error) {
+			out, err = storebench.Secrets(ctx, one, other, n.size(20_000, 200), n.times(10))
+			if left := one.Seals(); err == nil && (left.Stale > 0 || left.By[""] > 0) {
+				err = fmt.Errorf("not everything was sealed: %+v", left)
+			}
+			return err
+		})
+	})
+	return out, err
+}
+
 func storeOptions() store.Options {
 	return store.Options{Default: strategy.Default, Log: slog.New(slog.DiscardHandler)}
 }
 
 // withStore runs f while a store runs.
-func withStore(ctx context.Context, client *clientv3.Client, f func(context.Context, *store.Store) error) error {
-	s, err := store.Open(ctx, client, storeOptions())
+func withStore(ctx context.Context, client *clientv3.Client, opts store.Options,
+	f func(context.Context, *store.Store) error) error {
+	s, err := store.Open(ctx, client, opts)
 	if err != nil {
 		return err
 	}
@@ -73,7 +121,7 @@ func withStore(ctx context.Context, client *clientv3.Client, f func(context.Cont
 }
 
 func (n *node) writeAndRead(ctx context.Context, database *etcd.Etcd, pods int) (updates storebench.Rates, read float64, err error) {
-	err = withStore(ctx, database.Client, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, database.Client, storeOptions(), func(ctx context.Context, s *store.Store) error {
 		if err := storebench.Fill(ctx, s, pods); err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ func (n *node) createPods(ctx context.Context, pods int, made func(name string, 
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	err = withStore(ctx, database.Client, func(ctx context.Context, s *store.Store) error {
+	err = withStore(ctx, database.Client, storeOptions(), func(ctx context.Context, s *store.Store) error {
 		return withEngine(ctx, s, s, func(ctx context.Context) (err error) {
 			round := 0
 			ours, bound, err = alternate(ctx, n.times(10),

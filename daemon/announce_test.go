@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"testing"
 	"time"
 
@@ -15,7 +16,9 @@ func TestAnnounce(t *testing.T) {
 	start := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	now, serving := start, start.Add(-time.Second)
 	s := memory.New()
+	told := apiservers.Told{Version: "v1", Format: 2, Keys: []string{"a", "b"}, Writes: "b"}
 	a := &announcer{
+		told: func() apiservers.Told { return told },
 		store: s, name: "one", at: netip.MustParseAddrPort("192.0.2.1:6443"), log: slog.New(slog.DiscardHandler),
 		now: func() time.Time { return now }, serving: func() time.Time { return serving },
 	}
@@ -27,6 +30,10 @@ func TestAnnounce(t *testing.T) {
 		servers, until := apiservers.Running(s.View(), now)
 		if len(servers) != 1 || servers[0] != a.at || !until.Equal(now.Add(apiservers.Patience)) {
 			t.Errorf("%s: %v run until %v", what, servers, until)
+		}
+		if got := apiservers.Servers(s.View(), now); len(got) != 1 || got[0].Name != "one" || !got[0].Runs ||
+			!reflect.DeepEqual(got[0].Told, told) {
+			t.Errorf("%s: it tells %+v", what, got)
 		}
 		if got, ok := apiservers.Since(s.View(), now); !ok || !got.Equal(since) {
 			t.Errorf("%s: heartbeats are taken since %v, want %v", what, got, since)
@@ -49,7 +56,8 @@ func TestAnnounceUntilItEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := memory.New()
 	a := &announcer{
-		store: s, name: "one", at: netip.MustParseAddrPort("192.0.2.1:6443"), now: time.Now, serving: time.Now,
+		told: func() apiservers.Told { return apiservers.Told{} }, store: s, name: "one",
+		at: netip.MustParseAddrPort("192.0.2.1:6443"), now: time.Now, serving: time.Now,
 		log: slog.New(slog.DiscardHandler),
 	}
 	ended := make(chan error, 1)

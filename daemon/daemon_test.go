@@ -48,7 +48,7 @@ func TestTasksByRole(t *testing.T) {
 		}
 		return out
 	}
-	got, want := names(p.tasks()), []string{"etcd", "store", "heap", "api", "announcement", "status page", "control", "leader"}
+	got, want := names(p.tasks()), []string{"etcd", "store", "heap", "api", "announcement", "keys", "status page", "control", "leader"}
 	if !slices.Equal(got, want) {
 		t.Errorf("every control plane runs %v, want %v", got, want)
 	}

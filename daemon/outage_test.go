@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 
 	"lockstep/daemon/control"
 	"lockstep/daemon/etcd/etcdtest"
+	"lockstep/daemon/pki"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/nodeagent/register"
@@ -410,8 +412,15 @@ func TestTwoServers(t *testing.T) {
 	etcd := etcdtest.NewProcess(t, 0)
 	etcd.Start()
 	servers := map[string]*server{}
+	keys := pki.Dir(t.TempDir())
+	if _, err := pki.OpenSealingKeys(keys, time.Now(), func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"a", "b"} {
 		s := newServer(t, name, external(etcd)...)
+		if err := os.CopyFS(filepath.Join(s.dir, "data", "pki"), os.DirFS(string(keys))); err != nil {
+			t.Fatal(err)
+		}
 		s.args = append(s.args, "--source", "shop="+s.folder)
 		s.push(name)
 		servers[name] = s

@@ -145,7 +145,8 @@ func (f *folder) decodeOpened(v *view.View, it item, opened opened) (kinds.Objec
 }
 
 // changes folds items, in etcd's order, over the view they follow; what was there before is for the view to say. A value
-// that cannot be decoded counts as absent, but one that is sealed and cannot be opened as there and unreadable. Errs are those of the items; one that matches ErrNewerFormat means stop.
+// that cannot be decoded counts as absent, but one that is sealed and cannot be opened as there and unreadable. Errs are those of the
+// items; one that matches ErrNewerFormat means stop.
 func (f *folder) changes(v *view.View, items []item) (out []view.Change, errs []error) {
 	f.sums.keep(items)
 	out = make([]view.Change, 0, len(items))

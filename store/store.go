@@ -157,7 +157,10 @@ func Open(ctx context.Context, client *clientv3.Client, opts Options) (*Store, e
 	s.writer = newWriter(client, s.metrics, s.probe, s.answered)
 	s.writer.epoch = s.epochs.now
 	leases := &eventLeases{client: client, now: opts.Now}
-	s.compiler = compiler{keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, unread: s.fold.unreadAt, lease: leases.get, scratch: newScratch()}
+	s.compiler = compiler{
+		keys: keys, codec: s.codec, now: opts.Now, broken: s.fold.brokenAt, unread: s.fold.unreadAt, lease: leases.get,
+		scratch: newScratch(),
+	}
 	s.events = newRecorder(s, opts.Now)
 	s.beats = newHeartbeats(s, opts.BeatEvery)
 	s.state.set(stateLoading, nil)

@@ -143,7 +143,7 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 	}
 	if f.encryption != "" {
 		if o.Encryption, err = encryption.Read(f.encryption); err != nil {
-			return o, err
+			return o, unusable("encryption-config", f.encryption, err)
 		}
 	}
 	o.Sources, o.Profiles, err = f.configured()

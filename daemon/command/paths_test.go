@@ -28,7 +28,7 @@ func TestPathsAndAddressesOfFlags(t *testing.T) {
 	folder, absent := t.TempDir(), filepath.Join(t.TempDir(), "absent")
 	wrong := map[string][]string{ // by flag
 		"images": {absent, file}, "registry-config": {absent, file}, "registry-credentials": {absent, folder}, "cni-conf": {absent, file},
-		"config": {absent, folder}, "token-file": {absent, folder},
+		"config": {absent, folder}, "encryption-config": {absent, folder, file}, "token-file": {absent, folder},
 		"etcd-cafile": {absent, folder}, "etcd-certfile": {absent, folder}, "etcd-keyfile": {absent, folder},
 		"data-dir": {file, file + "/below", ""}, "run-dir": {file, file + "/below", ""},
 		"node-ip": {"here", "192.0.2.77"}, "listen": {"99"}, "status-listen": {"localhost"}, "advertise": {"example.com", "127.0.0.1"},

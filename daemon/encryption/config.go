@@ -2,6 +2,7 @@ package encryption
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"encoding/base64"
 	"errors"
@@ -16,9 +17,9 @@ import (
 	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"k8s.io/apiserver/pkg/storage/value"
 	kubeaes "k8s.io/apiserver/pkg/storage/value/encrypt/aes"
-	"k8s.io/apiserver/pkg/storage/value/encrypt/secretbox"
 
 	"lockstep/daemon/config"
+	"lockstep/internal/sealed"
 	"lockstep/kinds"
 )
 
@@ -45,18 +46,15 @@ type provider struct {
 	with value.Transformer
 }
 
-// Read reads an EncryptionConfiguration. Every error names the file.
+// Read reads an EncryptionConfiguration. Errors name the field, and leave it to the caller to name the file.
 func Read(path string) (Config, error) {
 	raw, err := readFile(path)
 	if err != nil {
-		return Config{}, fmt.Errorf("cannot read %s: %w", configKind, err)
+		return Config{}, err
 	}
 	c, err := parse(raw)
-	if err != nil {
-		return Config{}, fmt.Errorf("cannot use %s: %w", path, err)
-	}
 	c.Path = path
-	return c, nil
+	return c, err
 }
 
 func readFile(path string) ([]byte, error) {
@@ -67,7 +65,7 @@ func readFile(path string) ([]byte, error) {
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err == nil && len(raw) > maxConfig {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxConfig)
+		err = fmt.Errorf("it is larger than %d bytes", maxConfig)
 	}
 	return raw, err
 }
@@ -206,8 +204,20 @@ func newGCM(key []byte) (value.Transformer, error) {
 	return kubeaes.NewGCMTransformer(block)
 }
 
-func newBox(key []byte) (value.Transformer, error) {
-	return placed{secretbox.NewSecretboxTransformer([32]byte(key))}, nil
+func newBox(key []byte) (value.Transformer, error) { return box(key), nil }
+
+// box is Kubernetes' secretbox as the cluster's own keys seal: for a place.
+type box sealed.Key
+
+// TransformToStorage implements value.Transformer.
+func (b box) TransformToStorage(_ context.Context, data []byte, at value.Context) ([]byte, error) {
+	return sealed.Key(b).Seal(string(at.AuthenticatedData()), data)
+}
+
+// TransformFromStorage implements value.Transformer.
+func (b box) TransformFromStorage(_ context.Context, data []byte, at value.Context) ([]byte, bool, error) {
+	out, err := sealed.Key(b).Open(string(at.AuthenticatedData()), data)
+	return out, false, err
 }
 
 func keysOf(kind string, keys []apiserverv1.Key, sizes []int, make func([]byte) (value.Transformer, error)) ([]provider, error) {

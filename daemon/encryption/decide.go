@@ -94,7 +94,8 @@ func finish(s Seen) Step {
 	}
 	for _, old := range state.Keys {
 		if n := s.Seals.By[old]; old != state.Writes && n > 0 {
-			return Step{Verb: Wait, Reason: fmt.Sprintf("%d values cannot be opened and need key %s: see lockstep encryption status", n, old)}
+			text := "%d values cannot be opened and need key %s: see lockstep encryption status"
+			return Step{Verb: Wait, Reason: fmt.Sprintf(text, n, old)}
 		}
 	}
 	if s.Quiet < settle {

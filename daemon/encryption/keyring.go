@@ -174,7 +174,8 @@ func (k *Keyring) openOwn(key, name string, data []byte) ([]byte, error) {
 	}
 	out, err := with.Open(key, data)
 	if err != nil {
-		return nil, fmt.Errorf("it does not open with key %s, though it says so: it was damaged, or stored under another name; %s", name, remedy)
+		return nil, fmt.Errorf("it does not open with key %s, though it says so: it was damaged, or stored under another name; %s",
+			name, remedy)
 	}
 	return out, nil
 }

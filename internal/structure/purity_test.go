@@ -62,6 +62,7 @@ func acting() map[string]string {
 		"daemon/config":                      "reads files",
 		"daemon/config/profiles":             "reads files",
 		"daemon/control":                     "serves a socket",
+		"daemon/encryption":                  "reads files, seals values, and replaces keys",
 		"daemon/etcd":                        "runs etcd, and looks after it",
 		"daemon/heap":                        "sets the collector's pace by the process's memory",
 		"daemon/members":                     "asks other servers, and changes etcd's members",
@@ -98,6 +99,7 @@ func acting() map[string]string {
 		"nodeagent/register":                 "joins, and reports to the API",
 		"nodeagent/replica":                  "keeps a copy in files",
 		"nodeagent/runtime":                  "speaks to containerd",
+		"nodeagent/sealing":                  "works on files",
 		"nodeagent/servers":                  "asks servers whether they serve",
 		"nodeagent/stats":                    "measures",
 		"nodeagent/supervise":                "starts again what ended",
@@ -148,6 +150,7 @@ func deciding() map[string][]string {
 		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},
 		"daemon/etcd/decide.go":         nil,
 		"daemon/members/decide.go":      {"lockstep/daemon/etcd"},
+		"daemon/encryption/decide.go":   {"lockstep/reconcilers/apiservers", "lockstep/store"},
 		"internal/settings/*.go":        nil,
 		// Kubernetes' evaluator wants a context, which it hands to whoever reads roles and bindings.
 		"daemon/rights/*.go": {

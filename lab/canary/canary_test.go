@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -175,6 +173,8 @@ func TestNoSecretIsTold(t *testing.T) {
 
 	w.plan()
 	w.asViewer()
+	w.onDisk()
+	w.rotate()
 	w.onDisk()
 	if w.seen < 1<<20 {
 		t.Errorf("only %d bytes were looked at", w.seen)
@@ -516,75 +516,4 @@ func (w *world) asViewer() {
 		w.clean("the refusal of "+verb, fmt.Append(nil, err))
 	}
 	w.clean("kubectl describe secret", w.run(1, w.kubectl("describe", "secret", "key", "-n", "mine")))
-}
-
-// onDisk wants no file with a secret to be readable by other users, and secret volumes to be in memory alone.
-func (w *world) onDisk() {
-	inMemory := 0
-	for _, h := range []*lab.Host{w.lab.Server(), w.lab.Agents()[0]} {
-		root := fmt.Sprintf("/proc/%d/root", h.Holder.PID)
-		for _, dir := range []string{h.DataDir(), "/run/lockstep", "/var/lib/lockstep", "/var/log/pods"} {
-			err := walk(filepath.Join(root, dir), true, func(path string, mode fs.FileMode, open bool, text []byte) {
-				if leak(text) == "" {
-					return
-				}
-				if open {
-					w.Errorf("%s (%v) on %s holds a secret, and every user can read it", path, mode, h.Name)
-				}
-				if !strings.HasPrefix(path, filepath.Join(root, h.DataDir(), "volumes")) {
-					return
-				}
-				var st unix.Statfs_t
-				if err := unix.Statfs(path, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
-					w.Errorf("%s on %s holds a secret and is not in memory: %v", path, h.Name, err)
-				}
-				inMemory++
-			})
-			if err != nil {
-				w.Fatal(err)
-			}
-		}
-	}
-	if inMemory == 0 {
-		w.Error("found no secret volume: the search looks in the wrong place")
-	}
-}
-
-// walk visits the regular files below a folder; open says that other users can get there and read the file.
-func walk(dir string, open bool, visit func(path string, mode fs.FileMode, open bool, text []byte)) error {
-	st, err := os.Stat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	open = open && st.Mode()&0o001 != 0
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		info, err := e.Info()
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // it went since it was listed
-		case err != nil:
-			return err
-		case info.IsDir():
-			if err := walk(path, open, visit); err != nil {
-				return err
-			}
-		case info.Mode().IsRegular() && info.Size() < 1<<30:
-			text, err := os.ReadFile(path)
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) { // a pinned namespace is no file to read
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			visit(path, info.Mode(), open && info.Mode()&0o004 != 0, text)
-		}
-	}
-	return nil
 }

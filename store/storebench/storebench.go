@@ -158,6 +158,38 @@ func PutRate(ctx context.Context, client *clientv3.Client, n int) (float64, erro
 	return float64(n) / time.Since(start).Seconds(), nil
 }
 
+// Secret returns a Secret of the size that a certificate with its key has, about 2 kB.
+func Secret(i, round int) *corev1.Secret {
+	data := make([]byte, 1700)
+	for at := range data {
+		data[at] = byte(at * (round + 1))
+	}
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%02d", i%50), Name: fmt.Sprintf("tls-%06d", i)},
+		Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": data[:1400], "tls.key": data[1400:]}}
+}
+
+// Secrets measures updates of n Secrets in two stores, each seen in its view, in alternating rounds: the medians a second.
+func Secrets(ctx context.Context, one, other *store.Store, n, rounds int) (Ratio, error) {
+	var rates [2][]float64
+	for round := range rounds + 1 {
+		for i, s := range []*store.Store{one, other} {
+			groups := make([]store.Group, n)
+			for j := range groups {
+				o := Secret(j, round)
+				groups[j] = store.Group{{Key: kinds.KeyOf(o), Object: o, If: store.Anyway}}
+			}
+			start := time.Now()
+			if err := Commit(ctx, s, groups); err != nil {
+				return Ratio{}, fmt.Errorf("cannot write Secrets: %w", err)
+			}
+			if round > 0 { // the first makes them
+				rates[i] = append(rates[i], float64(n)/time.Since(start).Seconds())
+			}
+		}
+	}
+	return Ratio{Store: median(rates[0]), Bound: median(rates[1])}, nil
+}
+
 func updates(v *view.View, n, round int) ([]store.Group, error) {
 	groups := make([]store.Group, 0, n)
 	for p := range view.List[*corev1.Pod](v, "") {

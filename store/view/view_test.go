@@ -245,3 +245,50 @@ func TestEdition(t *testing.T) {
 		t.Error("the editions do not follow the objects")
 	}
 }
+
+// TestUnreadable has what cannot be read be there: what was known of it stays, nobody is told of a change, and it ends with the next
+// state that can be read, or with its removal.
+func TestUnreadable(t *testing.T) {
+	secret := func(rv string) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "a", ResourceVersion: rv}}
+	}
+	key := kinds.KeyOf(secret(""))
+	damaged := Change{Key: key, Unreadable: "damaged"}
+	db := NewDB()
+	db.Apply(1, []Change{{Key: key, New: secret("1")}})
+	first := db.View()
+	for i, step := range []struct {
+		change  Change
+		known   string
+		why     string
+		changes int
+	}{
+		{damaged, "1", "damaged", 0},
+		{damaged, "1", "damaged", 0},
+		{Change{Key: key, New: secret("4")}, "4", "", 1},
+		{damaged, "4", "damaged", 0},
+		{Change{Key: key}, "", "", 1},
+		{damaged, "", "damaged", 0},
+		{Change{Key: key}, "", "", 0},
+	} {
+		changes := db.Apply(int64(i+2), []Change{step.change})
+		v := db.View()
+		o, known := Get[*corev1.Secret](v, "shop", "a")
+		if known != (step.known != "") || known && o.ResourceVersion != step.known || v.Unreadable(key) != step.why ||
+			len(changes) != step.changes {
+			t.Errorf("step %d: %v, %q, %d changes", i, o, v.Unreadable(key), len(changes))
+		}
+		n := 0
+		for k, why := range v.AllUnreadable() {
+			if n++; k != key || why != step.why {
+				t.Errorf("step %d: %v, %q", i, k, why)
+			}
+		}
+		if (n > 0) != (step.why != "") {
+			t.Errorf("step %d: %d cannot be read", i, n)
+		}
+	}
+	if first.Unreadable(key) != "" {
+		t.Error("a view has changed")
+	}
+}
