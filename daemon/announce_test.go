@@ -18,7 +18,7 @@ func TestAnnounce(t *testing.T) {
 	s := memory.New()
 	told := apiservers.Told{Version: "v1", Format: 2, Keys: []string{"a", "b"}, Writes: "b"}
 	a := &announcer{
-		told: func() apiservers.Told { return told },
+		told:  func() apiservers.Told { return told },
 		store: s, name: "one", at: netip.MustParseAddrPort("192.0.2.1:6443"), log: slog.New(slog.DiscardHandler),
 		now: func() time.Time { return now }, serving: func() time.Time { return serving },
 	}
