@@ -19,6 +19,7 @@ var shared = []document{
 	{caKeyFile, true},
 	{accountKeyFile, true},
 	{caCertFile, false},
+	{encryptionFile, false}, // who lacks it does not start
 	{ledgerFile, false},
 }
 
