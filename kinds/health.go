@@ -74,9 +74,14 @@ type Sight interface {
 	// Silence says since when a node that counts as silent has not been heard of; empty for any other.
 	Silence(node string) string
 	// Once returns what find did when it was first asked by that name: what many objects depend on is found once for all.
-	Once(name string, find func() string) string
+	Once(name string, find func() any) any
 	// Now is the moment.
 	Now() time.Time
+}
+
+// once is Once of a T.
+func once[T any](see Sight, name string, find func() T) T {
+	return see.Once(name, func() any { return find() }).(T)
 }
 
 // onceThere is for what only states something: nothing can become of it, and nothing can go wrong.

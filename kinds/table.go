@@ -92,6 +92,10 @@ func table() []*Kind {
 			Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
+		row[networkingv1.IngressClass, networkingv1.IngressClassList](networking(), "ingressclasses", "", Columns{
+			Declarable: true, Adoptable: No, Generation: Yes, StatusFollows: No, Expires: No, Indexes: None(),
+			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
 		row[storagev1.CSIDriver, storagev1.CSIDriverList](storage(), "csidrivers", "", Columns{
 			Declarable: true, Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
@@ -167,6 +171,11 @@ func table() []*Kind {
 			Namespaced: true, Declarable: true, Status: true, Categories: all(),
 			Adoptable: No, Generation: No, StatusFollows: No, Expires: No, Indexes: None(),
 			Confidential: No, Health: serviceRule(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
+		}),
+		row[networkingv1.Ingress, networkingv1.IngressList](networking(), "ingresses", "ing", Columns{
+			Namespaced: true, Declarable: true, Status: true,
+			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
+			Confidential: No, Health: ingressRule(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[appsv1.Deployment, appsv1.DeploymentList](apps(), "deployments", "deploy", Columns{
 			Conditions: conditions(appsv1.DeploymentAvailable, appsv1.DeploymentProgressing, appsv1.DeploymentReplicaFailure),
@@ -292,7 +301,7 @@ func serviceRule() Rule {
 // serviceHealth: healthy unless a node lacks its rules, or pods it selects are wanted and none of them is ready.
 func serviceHealth(s *corev1.Service, see Sight) Health {
 	if ruled(s) {
-		if cause := see.Once("service rules", func() string { return withoutRules(see) }); cause != "" {
+		if cause := once(see, "service rules", func() string { return withoutRules(see) }); cause != "" {
 			return Health{State: Failed, Cause: cause}
 		}
 	}

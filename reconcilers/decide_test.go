@@ -21,6 +21,7 @@ import (
 	"lockstep/reconcilers/endpointslice"
 	"lockstep/reconcilers/ephemeral"
 	"lockstep/reconcilers/garbagecollection"
+	"lockstep/reconcilers/ingress"
 	"lockstep/reconcilers/job"
 	"lockstep/reconcilers/localpath"
 	"lockstep/reconcilers/loop"
@@ -73,6 +74,7 @@ func decided() map[string]loop.Reconciler {
 		"endpoints/testdata/stated":                  endpoints.New(func(*view.View, kinds.Key) bool { return true }),
 		"endpointslice/testdata":                     endpointslice.New(),
 		"ephemeral/testdata":                         ephemeral.New(),
+		"ingress/testdata":                           ingress.New(),
 		"mirror/testdata":                            mirror.New(),
 		"garbagecollection/testdata/finished":        garbagecollection.FinishedPods(1),
 		"garbagecollection/testdata/owners":          garbagecollection.Owners(),

@@ -18,6 +18,7 @@ import (
 	"lockstep/reconcilers/engine"
 	"lockstep/reconcilers/ephemeral"
 	"lockstep/reconcilers/garbagecollection"
+	"lockstep/reconcilers/ingress"
 	"lockstep/reconcilers/job"
 	"lockstep/reconcilers/localpath"
 	"lockstep/reconcilers/mirror"
@@ -95,6 +96,7 @@ func All(o Options) []engine.Reconciler {
 		disruption.New(),
 		endpointslice.New(),
 		endpoints.New(o.Stated),
+		ingress.New(),
 		mirror.New(),
 		garbagecollection.Owners(),
 		garbagecollection.Pods(),

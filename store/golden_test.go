@@ -14,6 +14,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -57,6 +58,7 @@ func samples() []kinds.Object {
 	}}}}
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}}, Spec: spec}
 	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	prefix := networkingv1.PathTypePrefix
 	return []kinds.Object{
 		&corev1.Namespace{ObjectMeta: meta("", "shop")},
 		&corev1.Node{ObjectMeta: meta("", "node-1")},
@@ -69,6 +71,13 @@ func samples() []kinds.Object {
 		&schedulingv1.PriorityClass{ObjectMeta: meta("", "gold"), Value: 1000},
 		&nodev1.RuntimeClass{ObjectMeta: meta("", "sandboxed"), Handler: "runsc", Overhead: &nodev1.Overhead{
 			PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("120Mi")}}},
+		&networkingv1.IngressClass{ObjectMeta: meta("", "edge"), Spec: networkingv1.IngressClassSpec{Controller: "example.com/edge"}},
+		&networkingv1.Ingress{ObjectMeta: meta("shop", "web"), Spec: networkingv1.IngressSpec{
+			Rules: []networkingv1.IngressRule{{Host: "shop.example.org", IngressRuleValue: networkingv1.IngressRuleValue{
+				HTTP: &networkingv1.HTTPIngressRuleValue{Paths: []networkingv1.HTTPIngressPath{{Path: "/", PathType: &prefix,
+					Backend: networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "web",
+						Port: networkingv1.ServiceBackendPort{Name: "http"}}}}}}}}},
+			TLS: []networkingv1.IngressTLS{{Hosts: []string{"shop.example.org"}, SecretName: "cert"}}}},
 		&storagev1.StorageClass{ObjectMeta: meta("", "local"), Provisioner: "kubernetes.io/no-provisioner"},
 		&storagev1.CSIDriver{ObjectMeta: meta("", "csi.example.com")},
 		&storagev1.CSIStorageCapacity{ObjectMeta: meta("shop", "local-a"), StorageClassName: "local"},

@@ -85,6 +85,7 @@ func acting() map[string]string {
 		"nodeagent/dns/names":                "answers questions",
 		"nodeagent/dns/names/early":          "runs before all else is initialised",
 		"nodeagent/images":                   "pulls images, and removes them",
+		"nodeagent/ingress":                  "serves requests",
 		"nodeagent/localpath":                "follows the API, and works on files",
 		"nodeagent/logind":                   "speaks to logind",
 		"nodeagent/logs":                     "speaks to the log keeper, and reads logs",
@@ -118,6 +119,7 @@ func deciding() map[string][]string {
 		"reconcilers/reconcilers.go": {"lockstep/reconcilers/"}, // it lists them
 		"kinds/admission/*.go": {"k8s.io/kubernetes/pkg/apis/scheduling/v1", "k8s.io/kubernetes/pkg/apis/core/v1/helper",
 			"k8s.io/apiserver/pkg/quota/v1", "lockstep/kinds/podstatus"},
+		"kinds/ingress/*.go":                  {"crypto/tls", "net/url"}, // to read what is in a Secret, and where a redirect goes
 		"reconcilers/scheduler/expression.go": {"github.com/google/cel-go/cel"},
 		// What drivers are asked is told in the words of their protocol.
 		"reconcilers/csi/*.go": {"github.com/container-storage-interface/spec/lib/go/csi", "google.golang.org/grpc/codes",
@@ -145,6 +147,7 @@ func deciding() map[string][]string {
 			"k8s.io/component-helpers/node/util/sysctl", "k8s.io/kubernetes/pkg/util/kernel", "k8s.io/apimachinery/pkg/util/version",
 		},
 		"nodeagent/access/*.go":         {"github.com/distribution/reference"},
+		"nodeagent/ingress/routes/*.go": {"crypto/tls"}, // the type of certificates
 		"nodeagent/eviction/*.go":       {"k8s.io/kubelet/pkg/apis/stats/v1alpha1"},
 		"nodeagent/dns/names/answer.go": {"github.com/miekg/dns"},
 		"nodeagent/dns/zone.go":         {"lockstep/nodeagent/dns/names"},
@@ -176,7 +179,8 @@ func allowed() []string {
 		"k8s.io/kubernetes/pkg/controller/daemon/util",  // what a daemon's pod is, on which node, and what a strategy allows
 		"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", // the class of a pod
 		"lockstep/internal/plain", "lockstep/internal/settings", "lockstep/store/view",
-		"lockstep/kinds", "lockstep/kinds/admission", "lockstep/kinds/drift", "lockstep/kinds/podsecurity", "lockstep/kinds/roles",
+		"lockstep/kinds", "lockstep/kinds/admission", "lockstep/kinds/drift", "lockstep/kinds/ingress",
+		"lockstep/kinds/podsecurity", "lockstep/kinds/roles",
 		"lockstep/kinds/podstatus", "lockstep/kinds/quantity", "lockstep/kinds/template", "lockstep/kinds/v1alpha1",
 		"lockstep/reconcilers/apiservers", "lockstep/reconcilers/loop", "lockstep/reconcilers/pods", "lockstep/reconcilers/revisions",
 	}

@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -22,8 +23,8 @@ type Cluster interface {
 // Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class, its service account's token and
 // pull secrets, and the resources that its namespace's LimitRanges have for what it does not state. It has to be within these, and
 // to keep to the Pod Security Standards of its namespace. A claim gets the default StorageClass where it says nothing of one, and
-// has to be within the LimitRanges, too. The error says which field is refused and why, in the words of
-// Kubernetes' plugins; the object is then of no use. Admitting twice changes nothing.
+// has to be within the LimitRanges, too. An Ingress gets the default IngressClass where it names none. The error says which field is
+// refused and why, in the words of Kubernetes' plugins; the object is then of no use. Admitting twice changes nothing.
 func Admit(o kinds.Object, in Cluster) *field.Error {
 	switch o := o.(type) {
 	case *corev1.Pod:
@@ -31,6 +32,8 @@ func Admit(o kinds.Object, in Cluster) *field.Error {
 	case *corev1.PersistentVolumeClaim:
 		classify(o, in)
 		return claimWithinLimits(o, limitRanges(o.Namespace, in))
+	case *networkingv1.Ingress:
+		nameClass(o, in)
 	}
 	return nil
 }

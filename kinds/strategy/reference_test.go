@@ -42,6 +42,8 @@ func referenceFields(t *testing.T, o kinds.Object) fields.Set {
 		// These have none of their own.
 		"sources.lockstep.dev":                storage.DefaultClusterScopedAttr,
 		"runtimeclasses.node.k8s.io":          storage.DefaultClusterScopedAttr,
+		"ingressclasses.networking.k8s.io":    storage.DefaultClusterScopedAttr,
+		"ingresses.networking.k8s.io":         storage.DefaultNamespaceScopedAttr,
 		"servicecidrs.networking.k8s.io":      storage.DefaultClusterScopedAttr,
 		"priorityclasses.scheduling.k8s.io":   storage.DefaultClusterScopedAttr,
 		"storageclasses.storage.k8s.io":       storage.DefaultClusterScopedAttr,

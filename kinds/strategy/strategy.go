@@ -57,6 +57,8 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service"
 	"k8s.io/kubernetes/pkg/registry/core/serviceaccount"
 	"k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	"k8s.io/kubernetes/pkg/registry/networking/ingress"
+	"k8s.io/kubernetes/pkg/registry/networking/ingressclass"
 	"k8s.io/kubernetes/pkg/registry/networking/servicecidr"
 	"k8s.io/kubernetes/pkg/registry/node/runtimeclass"
 	"k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
@@ -112,6 +114,8 @@ var registries = map[string]registry{
 	"nodes":                               {main: node.Strategy, status: node.StatusStrategy, fields: nodeFields},
 	"leases.coordination.k8s.io":          {main: lease.Strategy},
 	"servicecidrs.networking.k8s.io":      {main: servicecidr.Strategy, status: servicecidr.StatusStrategy},
+	"ingressclasses.networking.k8s.io":    {main: ingressclass.Strategy},
+	"ingresses.networking.k8s.io":         {main: ingress.Strategy, status: ingress.StatusStrategy},
 	"runtimeclasses.node.k8s.io":          {main: runtimeclass.Strategy},
 	"priorityclasses.scheduling.k8s.io":   {main: priorityclass.Strategy},
 	"storageclasses.storage.k8s.io":       {main: storageclass.Strategy},

@@ -98,6 +98,10 @@ func examples() []kinds.Object {
 		&nodev1.RuntimeClass{ObjectMeta: cluster("sandboxed"), Handler: "runsc"},
 		&schedulingv1.PriorityClass{ObjectMeta: cluster("gold"), Value: 1000},
 		&storagev1.StorageClass{ObjectMeta: cluster("local"), Provisioner: "kubernetes.io/no-provisioner"},
+		&networkingv1.IngressClass{ObjectMeta: cluster("edge"), Spec: networkingv1.IngressClassSpec{Controller: "example.com/edge"}},
+		&networkingv1.Ingress{ObjectMeta: named("cart"), Spec: networkingv1.IngressSpec{DefaultBackend: &networkingv1.IngressBackend{
+			Service: &networkingv1.IngressServiceBackend{Name: "cart", Port: networkingv1.ServiceBackendPort{Number: 80}},
+		}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: cluster("kubernetes"), Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.43.0.0/16"}}},
 		&storagev1.CSIDriver{ObjectMeta: cluster("csi.example.com")},
 		&storagev1.CSINode{ObjectMeta: cluster("a"), Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{

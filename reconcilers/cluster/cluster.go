@@ -19,6 +19,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/kinds/admission"
+	"lockstep/kinds/ingress"
 	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/loop"
 	"lockstep/store/view"
@@ -54,6 +55,7 @@ func New(o Options) loop.Reconciler {
 			all(kinds.For[*schedulingv1.PriorityClass](), "the cluster's own"),
 			{Kind: kinds.For[*networkingv1.ServiceCIDR](), How: "the cluster's own", Keys: loop.Cluster},
 			{Kind: kinds.For[*storagev1.StorageClass](), How: "the cluster's own", Keys: ofStorage},
+			{Kind: kinds.For[*networkingv1.IngressClass](), How: "the cluster's own", Keys: ofIngress},
 			all(kinds.For[*corev1.Service](), "the cluster's own"),
 			all(kinds.For[*discoveryv1.EndpointSlice](), "the API servers'"),
 			{Kind: kinds.For[*coordinationv1.Lease](), How: "an API server's, unless it was renewed in time", Keys: ofServer,
@@ -64,6 +66,7 @@ func New(o Options) loop.Reconciler {
 			{Kind: kinds.For[*schedulingv1.PriorityClass](), Create: true},
 			{Kind: kinds.For[*networkingv1.ServiceCIDR](), Create: true, Delete: true, Fields: []string{"status.conditions"}},
 			{Kind: kinds.For[*storagev1.StorageClass](), Create: true},
+			{Kind: kinds.For[*networkingv1.IngressClass](), Create: true},
 			{
 				Kind: kinds.For[*corev1.Service](), Create: true, Fields: []string{"spec.type", "spec.selector", "spec.ports"},
 				Shared: map[string]string{"spec.ports": "the cluster's own services have no node ports, which are all that is allocated"},
@@ -102,6 +105,13 @@ func ofStorage(_ *view.View, o kinds.Object) []kinds.Key {
 	return []kinds.Key{loop.ClusterKey()}
 }
 
+func ofIngress(_ *view.View, o kinds.Object) []kinds.Key {
+	if o.GetName() != ingress.Class {
+		return nil
+	}
+	return []kinds.Key{loop.ClusterKey()}
+}
+
 func namespaces() []string { return []string{"default", "kube-system", "kube-node-lease"} }
 
 func decide(v *view.View, o Options, now time.Time) loop.Decision {
@@ -125,8 +135,10 @@ func decide(v *view.View, o Options, now time.Time) loop.Decision {
 		}
 	}
 	serviceNetworks(v, o.Services, now, &d)
-	if class := storageClass(); v.Get(kinds.KeyOf(class)) == nil && (o.Stated == nil || !o.Stated(v, kinds.KeyOf(class))) {
-		d.Wants = append(d.Wants, loop.Want{Object: class, Reason: "every cluster has it"})
+	for _, class := range []kinds.Object{storageClass(), ingressClass(v)} {
+		if key := kinds.KeyOf(class); v.Get(key) == nil && (o.Stated == nil || !o.Stated(v, key)) {
+			d.Wants = append(d.Wants, loop.Want{Object: class, Reason: "every cluster has it"})
+		}
 	}
 	if !complete {
 		return d // what lives in them comes next, which the namespaces' creation wakes
@@ -180,6 +192,21 @@ func storageClass() *storagev1.StorageClass {
 		}},
 		Provisioner: kinds.LocalPath, VolumeBindingMode: &late, ReclaimPolicy: &remove, AllowVolumeExpansion: &grows,
 	}
+}
+
+// ingressClass is the class of what the nodes serve themselves, and of Ingresses that name none, unless those have another one by then.
+// It is made as the class of claims is.
+func ingressClass(v *view.View) *networkingv1.IngressClass {
+	c := &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: ingress.Class},
+		Spec: networkingv1.IngressClassSpec{Controller: ingress.Controller}}
+	known := ingress.Classes{}
+	for other := range view.List[*networkingv1.IngressClass](v, "") {
+		known[other.Name] = other
+	}
+	if ingress.Default(known) == nil {
+		c.Annotations = map[string]string{networkingv1.AnnotationIsDefaultIngressClass: "true"}
+	}
+	return c
 }
 
 func wantService(v *view.View, want *corev1.Service) loop.Want {

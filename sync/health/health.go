@@ -25,7 +25,7 @@ const unmountedAfter = 10 * time.Second
 type Judge struct {
 	*view.View
 	now   time.Time
-	found map[string]string // what rules have found once
+	found map[string]any // what rules have found once
 }
 
 var _ kinds.Sight = (*Judge)(nil)
@@ -35,7 +35,7 @@ const preBind = `running PreBind plugin "VolumeBinding": `
 
 // At returns the judge of a view at time now.
 func At(v *view.View, now time.Time) *Judge {
-	return &Judge{View: v, now: now, found: map[string]string{}}
+	return &Judge{View: v, now: now, found: map[string]any{}}
 }
 
 // Of judges the object with that key by the rule of its kind. One that is not there is Progressing.
@@ -87,13 +87,13 @@ func (j *Judge) Now() time.Time { return j.now }
 func (j *Judge) Silence(node string) string { return Silence(j.View, node, j.now) }
 
 // Once returns what find did when it was first asked by that name.
-func (j *Judge) Once(name string, find func() string) string {
-	text, ok := j.found[name]
+func (j *Judge) Once(name string, find func() any) any {
+	found, ok := j.found[name]
 	if !ok {
-		text = find()
-		j.found[name] = text
+		found = find()
+		j.found[name] = found
 	}
-	return text
+	return found
 }
 
 // Pod judges one pod. The causes are Kubernetes' own reasons.

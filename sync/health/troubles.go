@@ -13,7 +13,7 @@ import (
 // asWanted tells what a condition of a node is while all is well; false: the condition is for people to read, as drain's.
 func asWanted(c corev1.NodeConditionType) (corev1.ConditionStatus, bool) {
 	switch c {
-	case corev1.NodeReady, kinds.NodeClock:
+	case corev1.NodeReady, kinds.NodeClock, kinds.NodeIngress:
 		return corev1.ConditionTrue, true
 	case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeNetworkUnavailable:
 		return corev1.ConditionFalse, true

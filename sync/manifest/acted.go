@@ -31,6 +31,19 @@ RuntimeClass: metadata handler overhead scheduling
 Overhead: podFixed
 Scheduling: nodeSelector tolerations
 PriorityClass: metadata value globalDefault description preemptionPolicy
+IngressClass: metadata spec
+IngressClassSpec: controller parameters
+IngressClassParametersReference: apiGroup kind name scope namespace
+Ingress: metadata spec
+IngressSpec: ingressClassName defaultBackend tls rules
+IngressTLS: hosts secretName
+IngressRule: host
+IngressRuleValue: http
+HTTPIngressRuleValue: paths
+HTTPIngressPath: path pathType backend
+IngressBackend: service
+IngressServiceBackend: name port
+ServiceBackendPort: name number
 StorageClass: metadata provisioner parameters reclaimPolicy allowVolumeExpansion volumeBindingMode mountOptions allowedTopologies
 TopologySelectorTerm: matchLabelExpressions
 TopologySelectorLabelRequirement: key values
@@ -259,14 +272,15 @@ var allowedValues = map[string][]string{
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
 var refusedBecause = map[string]string{
-	"ObjectMeta.finalizers": "none would take it away again; what the cluster sets is left out",
-	"MetricSpec.pods":       "no adapter serves metrics of programs",
-	"MetricSpec.object":     "no adapter serves metrics of programs",
-	"CSIDriverSpec.nodeAllocatableUpdatePeriodSeconds": "how many volumes a node takes is asked when its driver registers",
-	"NodeSpec.podCIDR":    "the cluster gives nodes their addresses",
-	"NodeSpec.podCIDRs":   "the cluster gives nodes their addresses",
-	"NodeSpec.providerID": "no cloud is asked about nodes",
-	"Taint.timeAdded":     "the cluster notes when a taint came",
+	"ObjectMeta.finalizers":                               "none would take it away again; what the cluster sets is left out",
+	"IngressBackend.resource":                             "nothing serves a resource as a backend",
+	"MetricSpec.pods":                                     "no adapter serves metrics of programs",
+	"MetricSpec.object":                                   "no adapter serves metrics of programs",
+	"CSIDriverSpec.nodeAllocatableUpdatePeriodSeconds":    "how many volumes a node takes is asked when its driver registers",
+	"NodeSpec.podCIDR":                                    "the cluster gives nodes their addresses",
+	"NodeSpec.podCIDRs":                                   "the cluster gives nodes their addresses",
+	"NodeSpec.providerID":                                 "no cloud is asked about nodes",
+	"Taint.timeAdded":                                     "the cluster notes when a taint came",
 	"PersistentVolumeSpec.volumeAttributesClassName":      "VolumeAttributesClasses are of CSI drivers",
 	"PersistentVolumeClaimSpec.volumeAttributesClassName": "VolumeAttributesClasses are of CSI drivers",
 	"PersistentVolumeClaimSpec.dataSource":                "volumes are made empty",

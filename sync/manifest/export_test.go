@@ -20,6 +20,13 @@ func TestExportedObjectsAreAccepted(t *testing.T) {
 			"scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: In, values: [gold]}]}}}",
 		"{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: sandboxed}, handler: runsc, " +
 			"overhead: {podFixed: {memory: 120Mi}}, scheduling: {nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}]}}",
+		"{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: nginx, annotations: " +
+			"{ingressclass.kubernetes.io/is-default-class: 'true'}}, spec: {controller: k8s.io/ingress-nginx, " +
+			"parameters: {apiGroup: example.com, kind: Parameters, name: nginx, namespace: shop, scope: Namespace}}}",
+		"{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: web}, spec: {ingressClassName: nginx, " +
+			"defaultBackend: {service: {name: web, port: {number: 80}}}, tls: [{hosts: [shop.example.org], secretName: cert}], " +
+			"rules: [{host: shop.example.org, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, " +
+			"port: {name: http}}}}]}}]}}",
 		"{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: disks, annotations: " +
 			"{storageclass.kubernetes.io/is-default-class: 'true'}}, provisioner: kubernetes.io/no-provisioner, " +
 			"volumeBindingMode: WaitForFirstConsumer, reclaimPolicy: Retain, allowVolumeExpansion: true}",

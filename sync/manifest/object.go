@@ -17,6 +17,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -27,6 +28,7 @@ import (
 	"lockstep/internal/plain"
 	"lockstep/kinds"
 	"lockstep/kinds/admission"
+	"lockstep/kinds/ingress"
 	"lockstep/kinds/strategy"
 	"lockstep/kinds/v1alpha1"
 )
@@ -402,6 +404,15 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		c.others(n, o)
 	case *corev1.Service:
 		c.balanced(n, o)
+	case *networkingv1.Ingress:
+		if ingress.Named(o) == ingress.Class { // of other names it is not known here whose they are
+			_, faults := ingress.Read(o)
+			for _, f := range faults {
+				c.tooMuch(n, f.Field, "%s", f.Message)
+			}
+		}
+	case *networkingv1.IngressClass:
+		c.ownClass(n, o)
 	}
 	if len(c.problems)+len(c.strict) > 0 {
 		return nil
@@ -420,6 +431,19 @@ func (c *checker) tooManyPods(n *node, path string, s *batchv1.JobSpec) {
 		if pods != nil && *pods > MaxReplicas {
 			c.tooMuch(n, field, tooManyPods, *pods, MaxReplicas)
 		}
+	}
+}
+
+// ownClass refuses of a class of Lockstep's own what says nothing to it.
+func (c *checker) ownClass(n *node, o *networkingv1.IngressClass) {
+	if !ingress.Owned(o) {
+		return
+	}
+	if o.Spec.Parameters != nil {
+		c.tooMuch(n, "spec.parameters", "not supported: the controller %s has none", ingress.Controller)
+	}
+	if _, err := ingress.NodesOf(o); err != nil {
+		c.tooMuch(n, "metadata.annotations["+ingress.Nodes+"]", "want a label selector, as a=b,c in (d,e): %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"lockstep/kinds"
+	"lockstep/kinds/ingress"
 )
 
 // serverMetadata is metadata that only a server sets: it stands in manifests that were read out of a cluster.
@@ -21,7 +22,7 @@ var serverMetadata = []string{
 // serverAnnotations are written by clients' and controllers' bookkeeping; stating them would be a quarrel with it.
 var serverAnnotations = []string{
 	corev1.LastAppliedConfigAnnotation, "lockstep.dev/source", "lockstep.dev/file", "lockstep.dev/commit", "lockstep.dev/author",
-	kinds.AnnotationScores, kinds.LocalPathMade, kinds.LocalPathKept, kinds.LocalPathLarge,
+	kinds.AnnotationScores, kinds.LocalPathMade, kinds.LocalPathKept, kinds.LocalPathLarge, ingress.NotServed,
 }
 
 // serverFinalizers are those that the cluster itself sets, by the kind of what it holds back. Others are refused.

@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apischema "k8s.io/apimachinery/pkg/runtime/schema"
@@ -16,6 +17,7 @@ import (
 
 	"lockstep/kinds"
 	"lockstep/kinds/admission"
+	"lockstep/kinds/ingress"
 	"lockstep/store/view"
 )
 
@@ -79,7 +81,8 @@ func (a *after) List(of apischema.GroupResource, namespace string) iter.Seq[kind
 }
 
 // admission finds what admission would refuse once the steps are carried out: pods of what they write, a second default among
-// the priority classes, claims that may not grow. What is unchanged is looked at where it would lose its class.
+// the priority classes, claims that may not grow, Ingresses that ask for what is not done. What is unchanged is looked at where it
+// would lose its class.
 func (d *decision) admission(steps []Step, then *after) Problems {
 	var problems Problems
 	refuse := func(entry *Desired, field, reason string) {
@@ -109,7 +112,13 @@ func (d *decision) admission(steps []Step, then *after) Problems {
 		if reason := insecure(s, then); reason != "" {
 			refuse(&s.Entry, "spec", reason)
 		}
+		if i, ok := s.Object.(*networkingv1.Ingress); ok {
+			for _, f := range unserved(i, then) {
+				refuse(&s.Entry, f.Field, f.Message)
+			}
+		}
 	}
+	problems = append(problems, d.takenUp(written, then)...)
 	if !loses(then) {
 		return problems
 	}
@@ -122,6 +131,38 @@ func (d *decision) admission(steps []Step, then *after) Problems {
 			if field, reason := withoutClass(o, then); reason != "" {
 				refuse(entry, field, reason)
 			}
+		}
+	}
+	return problems
+}
+
+// unserved is what Lockstep's ingress does not do of what an Ingress asks for, where it is to serve it.
+func unserved(i *networkingv1.Ingress, in *after) []ingress.Fault {
+	classes := admission.IngressClasses(in)
+	if !classes.Ours(i) {
+		return nil
+	}
+	_, faults := ingress.Read(i)
+	return faults
+}
+
+// takenUp finds what Lockstep's ingress does not do of Ingresses that are unchanged, where the revision changes their class.
+func (d *decision) takenUp(written map[kinds.Key]bool, then *after) (problems Problems) {
+	if len(then.changed(kinds.For[*networkingv1.IngressClass]().GroupResource())) == 0 {
+		return nil
+	}
+	kind := kinds.For[*networkingv1.Ingress]().GroupResource()
+	for i := range d.inventory {
+		entry := &d.inventory[i]
+		if entry.Key.GroupResource() != kind || written[entry.Key] || entry.State == Pruning {
+			continue
+		}
+		o, ok := then.Get(entry.Key).(*networkingv1.Ingress)
+		if !ok {
+			continue
+		}
+		for _, f := range unserved(o, then) {
+			problems = append(problems, Problem{Origin: entry.Origin, Key: entry.Key, Field: f.Field, Message: f.Field + ": " + f.Message})
 		}
 	}
 	return problems

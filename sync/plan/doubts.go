@@ -6,11 +6,13 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
 	"lockstep/kinds/admission"
+	"lockstep/kinds/ingress"
 	"lockstep/kinds/roles"
 )
 
@@ -32,6 +34,8 @@ func (d *decision) doubts(steps []Step, then *after) Problems {
 			field, text = "roleRef", unbound(o.RoleRef, "", then)
 		case *corev1.ResourceQuota:
 			field, text = "spec.hard", admission.Over(o, d.in.View, d.in.Now)
+		case *networkingv1.Ingress:
+			field, text = "spec.ingressClassName", leftTo(o, then)
 		case *corev1.Node:
 			field, text = "metadata.annotations["+kinds.DrainNode+"]", drains(s.Live.(*corev1.Node), o, d.in.View)
 		default:
@@ -42,6 +46,22 @@ func (d *decision) doubts(steps []Step, then *after) Problems {
 		}
 	}
 	return out
+}
+
+// leftTo says who serves an Ingress where Lockstep's nodes do not.
+func leftTo(i *networkingv1.Ingress, in *after) string {
+	name := ingress.Named(i)
+	switch c := admission.IngressClasses(in).Of(i); {
+	case ingress.Owned(c):
+		return ""
+	case c != nil:
+		return fmt.Sprintf("is left to %s, the controller of IngressClass %s", c.Spec.Controller, c.Name)
+	case name == "":
+		return "is not stated, and there is no default IngressClass: nothing serves it until there is one"
+	default:
+		return fmt.Sprintf("IngressClass %s is not there, and is left to whoever serves that name; for Lockstep's own nodes to serve it, "+
+			"state an IngressClass of that name with the controller %s", name, ingress.Controller)
+	}
 }
 
 // unbound says that a role is not there.
