@@ -27,6 +27,7 @@ import (
 	"lockstep/nodeagent/csi"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/images"
+	"lockstep/nodeagent/ingress"
 	"lockstep/nodeagent/localpath"
 	"lockstep/nodeagent/logs"
 	"lockstep/nodeagent/machine"
@@ -111,6 +112,9 @@ type Agent struct {
 
 	rules, names *vital // nil until services are known
 
+	ingress    *ingress.Server // nil: it serves none
+	tlsSecrets *content.Store  // those of Ingresses; nil: it serves none
+
 	contents   map[types.UID]bool         // pods whose volumes are to be looked at
 	conditions []corev1.NodeConditionType // what the node is short of
 	nodeImages []corev1.ContainerImage
@@ -144,7 +148,7 @@ func New(opts Options) (*Agent, error) {
 	a.tokens = tokens.New(tokens.Options{Dir: filepath.Join(opts.agentDir(), "tokens"), API: a.api, Sealer: sealer})
 	a.cluster = cluster.New(cluster.Options{
 		Node: opts.NodeName, File: filepath.Join(opts.agentDir(), "cluster"), Pods: bound{a}, Kept: a.metrics.kept,
-		Log: a.log,
+		Ingress: opts.Ingress != nil, Log: a.log,
 	})
 	a.localPath = localpath.New(localpath.Options{
 		Directories: a.directories(), Events: func() record.EventRecorder { return a.events }, Log: a.log,
@@ -153,6 +157,9 @@ func New(opts Options) (*Agent, error) {
 	})
 	a.servers = a.newServers()
 	a.statuses, a.storageEvery, a.lookEvery = newStatuses(a), storagePeriod, lookPeriod
+	if opts.Ingress != nil {
+		a.ingress = a.newIngress()
+	}
 	a.net = network.Open(network.Options{
 		Node:     opts.NodeName,
 		StateDir: filepath.Join(opts.RunDir, "cni"),

@@ -27,6 +27,16 @@ import (
 	"lockstep/nodeagent/spec"
 )
 
+// Ingress says how a node serves Ingresses.
+type Ingress struct {
+	// HTTP and HTTPS are the ports, 80 and 443 if zero.
+	HTTP, HTTPS uint16
+	// Trusted are proxies in front whose X-Forwarded headers are believed, Proxied those that speak the PROXY protocol.
+	Trusted, Proxied []netip.Prefix
+	// AccessLog is a file that gets a line of JSON for each request; empty: none does.
+	AccessLog string
+}
+
 // Default directories and addresses.
 const (
 	DefaultDataDir    = "/var/lib/lockstep"
@@ -101,6 +111,8 @@ type Options struct {
 	Eviction *eviction.Policy
 	// Shutdown says how pods end before the machine shuts down; where it is empty a shutdown does not wait for them.
 	Shutdown shutdown.Policy
+	// Ingress says how the node serves Ingresses; nil: it does not.
+	Ingress *Ingress
 	// Version is reported in the node's status; "v0.0.0" if empty.
 	Version string
 	// Log is discarded if nil.

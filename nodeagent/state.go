@@ -37,6 +37,10 @@ func (a *Agent) nodeState(context.Context) register.State {
 		s.NotReady = append(s.NotReady, "node is shutting down")
 	}
 	a.reportVitals(&s, time.Now())
+	if a.ingress != nil {
+		http, https := a.ingress.Ports()
+		s.Ingress = &register.Ingress{HTTP: http, HTTPS: https, Trouble: a.ingress.Trouble()}
+	}
 	return s
 }
 

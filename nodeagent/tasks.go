@@ -58,6 +58,9 @@ func (a *Agent) tasks() []task {
 		{"history", a.endLost},
 		{"cluster", a.joinCluster},
 	}
+	if a.ingress != nil {
+		tasks = append(tasks, task{"ingress", a.serveIngress})
+	}
 	if a.opts.Containerd == Managed {
 		tasks = append(tasks, task{"containerd", a.keepContainerd})
 	}

@@ -30,6 +30,7 @@ type agentFlags struct {
 	memory                                                                                memoryFlags
 	eviction                                                                              eviction.Texts
 	shutdown                                                                              shutdown.Texts
+	ingress                                                                               ingressFlags
 }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
@@ -72,6 +73,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.shutdown.CriticalPods, "shutdown-grace-period-critical-pods", 0, "`TIME` of it for critical pods, which end last")
 	flags.StringVar(&f.shutdown.ByPriority, "shutdown-grace-period-by-pod-priority", "",
 		"`SHARES` of it by priority instead, as 100000=10s,0=60s")
+	f.ingress.add(flags)
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` label of the node; may be given several times")
 	flags.StringArrayVar(&f.taints, "taint", nil, "`KEY=VALUE:EFFECT` taint of the node; may be given several times")
 }
@@ -105,6 +107,9 @@ func (f *agentFlags) options(dirs dirFlags, address netip.Addr) (nodeagent.Optio
 		}
 	}
 	if err := f.pulls.apply(&o); err != nil {
+		return o, err
+	}
+	if o.Ingress, err = f.ingress.options(); err != nil {
 		return o, err
 	}
 	policy, err := eviction.Parse(f.eviction)

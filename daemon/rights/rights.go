@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -17,6 +18,8 @@ import (
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
+	"lockstep/kinds/ingress"
 	"lockstep/store/view"
 )
 
@@ -229,12 +232,12 @@ func decidePath(who Subject, a Access, p *Policy) (Verdict, string) {
 	}
 }
 
-// nodeReads: services, endpoint slices and namespaces whole, and of nodes what routes need, to run services, names and
-// routes; else only what its own pods need.
+// nodeReads: services, endpoint slices, Ingresses and namespaces whole, and of nodes what routes need, to run services, names, ingress
+// and routes; else only what its own pods need.
 func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 	switch a.what() {
 	case "nodes", "services", "namespaces", "endpointslices.discovery.k8s.io", "runtimeclasses.node.k8s.io",
-		"csidrivers.storage.k8s.io":
+		"csidrivers.storage.k8s.io", "ingresses.networking.k8s.io", "ingressclasses.networking.k8s.io":
 		return Allowed, ""
 	case "nodes/status":
 		return only(a.Name == self, "a node reads only its own status")
@@ -244,8 +247,8 @@ func nodeReads(self string, a Access, v *view.View) (Verdict, string) {
 		}
 		return only(selectsField(a, "spec.nodeName", self), "a node lists only the pods that are bound to it: select spec.nodeName="+self)
 	case "secrets":
-		return only(refersTo(self, a, v, podutil.VisitPodSecretNames) || mountsBy(self, a, v),
-			"no pod that is bound to this node refers to it")
+		return only(refersTo(self, a, v, podutil.VisitPodSecretNames) || mountsBy(self, a, v) || shows(self, a, v),
+			"no pod that is bound to this node refers to it, nor an Ingress that it serves")
 	case "configmaps":
 		return only(refersTo(self, a, v, podutil.VisitPodConfigmapNames), "no pod that is bound to this node refers to it")
 	case "persistentvolumeclaims":
@@ -373,6 +376,22 @@ func refersTo(self string, a Access, v *view.View, visit func(*corev1.Pod, podut
 			return !found
 		})
 		if found {
+			return true
+		}
+	}
+	return false
+}
+
+// shows says whether a get names, or a list or watch selects by name, a Secret that an Ingress has for TLS which the node serves: it says
+// that it serves ingress, and the Ingress's class is Lockstep's own and for this node.
+func shows(self string, a Access, v *view.View) bool {
+	n, ok := view.Get[*corev1.Node](v, "", self)
+	if a.Name == "" || a.Namespace == "" || !ok || n.DeletionTimestamp != nil || kinds.NodeCondition(n, kinds.NodeIngress) == nil {
+		return false
+	}
+	classes := admission.IngressClasses(v)
+	for i := range view.List[*networkingv1.Ingress](v, a.Namespace) {
+		if c := classes.Of(i); ingress.Owned(c) && ingress.Selects(c, n.Labels) && slices.Contains(ingress.Secrets(i), a.Name) {
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"lockstep/kinds"
+	"lockstep/kinds/ingress"
 	"lockstep/store/view"
 )
 
@@ -97,7 +99,7 @@ func TestDecide(t *testing.T) {
 		{viewer, Access{Verb: "get", Path: TunnelPath}, "2 only a node may"},
 		{n1, Access{Verb: "get", Path: TunnelPath}, "0 "},
 		{n1, key, "0 "},
-		{n2, key, "2 no pod that is bound to this node refers to it"},
+		{n2, key, "2 no pod that is bound to this node refers to it, nor an Ingress that it serves"},
 		{n1, Access{Verb: "watch", Resource: "pods", Fields: own}, "0 "},
 		{n2, Access{Verb: "watch", Resource: "pods", Fields: own},
 			"2 a node lists only the pods that are bound to it: select spec.nodeName=n2"},
@@ -114,6 +116,51 @@ func TestDecide(t *testing.T) {
 
 func person(name string, groups ...string) Subject {
 	return Subject{Role: Person, User: user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}}
+}
+
+// TestNodeReadsCertificates: of Secrets a node that serves ingress reads those that Ingresses of its classes have for TLS, by name.
+func TestNodeReadsCertificates(t *testing.T) {
+	node := func(name string, labels map[string]string, conditions ...corev1.NodeCondition) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Status: corev1.NodeStatus{Conditions: conditions}}
+	}
+	class := func(name, controller, nodes string) *networkingv1.IngressClass {
+		c := &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		c.Spec.Controller = controller
+		if nodes != "" {
+			c.Annotations = map[string]string{ingress.Nodes: nodes}
+		}
+		return c
+	}
+	i := func(name, class, secret string) *networkingv1.Ingress {
+		return &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: networkingv1.IngressSpec{
+			IngressClassName: &class, TLS: []networkingv1.IngressTLS{{SecretName: secret}}}}
+	}
+	serves := corev1.NodeCondition{Type: kinds.NodeIngress, Status: corev1.ConditionTrue}
+	edge := map[string]string{"edge": ""}
+	v := view.Of(node("serves", nil, serves), node("edge", edge, serves), node("off", edge),
+		class("all", ingress.Controller, ""), class("edge", ingress.Controller, "edge"), class("wrong", ingress.Controller, "a in"),
+		class("other", "example.com/other", ""),
+		i("all", "all", "of-all"), i("edge", "edge", "of-edge"), i("other", "other", "of-other"), i("none", "none", "of-none"),
+		i("wrong", "wrong", "of-wrong"))
+	for _, test := range []struct {
+		node, namespace, secret string
+		allowed                 bool
+	}{
+		{"serves", "shop", "of-all", true}, {"edge", "shop", "of-all", true}, {"edge", "shop", "of-edge", true},
+		{"serves", "shop", "of-edge", false}, {"off", "shop", "of-all", false}, {"off", "shop", "of-edge", false},
+		{"gone", "shop", "of-all", false}, {"serves", "shop", "of-other", false}, {"serves", "shop", "of-none", false},
+		{"edge", "shop", "of-wrong", false}, {"serves", "other", "of-all", false}, {"serves", "shop", "", false},
+		{"serves", "", "of-all", false},
+		{"serves", "shop", "another", false},
+	} {
+		for _, verb := range []string{"get", "list", "watch"} {
+			got, why := Decide(Subject{Role: Node, Node: test.node},
+				Access{Verb: verb, Resource: "secrets", Namespace: test.namespace, Name: test.secret}, v, nil)
+			if (got == Allowed) != test.allowed {
+				t.Errorf("%s may %s %s/%s: %v %s", test.node, verb, test.namespace, test.secret, got == Allowed, why)
+			}
+		}
+	}
 }
 
 // TestNodeReadsClaims: a node reads the claims of its pods, those of ephemeral volumes too, and the volumes those are bound to.

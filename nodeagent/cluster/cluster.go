@@ -5,12 +5,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -60,10 +62,12 @@ type Pods interface {
 	Listed(ctx context.Context, uids map[types.UID]bool)
 }
 
-// Options are what a Cluster needs; all of them are required.
+// Options are what a Cluster needs; all of them but Ingress are required.
 type Options struct {
 	// Node is the node's own name.
 	Node string
+	// Ingress says that Ingresses and their classes are followed, too.
+	Ingress bool
 	// File is where the copy is kept.
 	File string
 	Pods Pods
@@ -196,10 +200,18 @@ func (c *Cluster) followHistory(ctx, run context.Context, api client.Interface) 
 	pods := cache.NewSharedInformer(cache.NewListWatchFromClient(core.RESTClient(), "pods", corev1.NamespaceAll,
 		fields.OneTermEqualSelector("spec.nodeName", c.opts.Node)), &corev1.Pod{}, 0)
 	wake := c.handler(false)
-	all := []struct {
+	type followed struct {
 		cache.SharedInformer
 		handler cache.ResourceEventHandler
-	}{{services, wake}, {endpoints, wake}, {namespaces, wake}, {nodes, c.nodeHandler()}, {pods, c.podHandler(run)}}
+	}
+	all := []followed{{services, wake}, {endpoints, wake}, {namespaces, wake}, {nodes, c.nodeHandler()}, {pods, c.podHandler(run)}}
+	var ingresses, classes cache.SharedInformer
+	if c.opts.Ingress {
+		networking := api.NetworkingV1()
+		ingresses = informer(networking.Ingresses(""), &networkingv1.Ingress{})
+		classes = informer(networking.IngressClasses(), &networkingv1.IngressClass{})
+		all = append(all, followed{ingresses, c.ingressHandler()}, followed{classes, wake})
+	}
 	var synced []cache.InformerSynced
 	for _, i := range all {
 		r, err := i.AddEventHandler(i.handler)
@@ -217,8 +229,12 @@ func (c *Cluster) followHistory(ctx, run context.Context, api client.Interface) 
 	}
 	if cache.WaitForCacheSync(run.Done(), synced...) {
 		c.follows(func() replica.State {
-			return replica.State{Services: have[*corev1.Service](services), Slices: have[*discoveryv1.EndpointSlice](endpoints),
+			s := replica.State{Services: have[*corev1.Service](services), Slices: have[*discoveryv1.EndpointSlice](endpoints),
 				Nodes: have[*corev1.Node](nodes), Namespaces: have[*corev1.Namespace](namespaces)}
+			if c.opts.Ingress {
+				s.Ingresses, s.Classes = have[*networkingv1.Ingress](ingresses), have[*networkingv1.IngressClass](classes)
+			}
+			return s
 		})
 		uids := map[types.UID]bool{}
 		for _, p := range have[*corev1.Pod](pods) {
@@ -278,6 +294,18 @@ func (c *Cluster) handler(moves bool) cache.ResourceEventHandlerFuncs {
 		UpdateFunc: func(_, _ any) { c.changed(moves) },
 		DeleteFunc: func(any) { c.changed(moves) },
 	}
+}
+
+// ingressHandler passes over what is told of Ingresses, which this node itself leads to.
+func (c *Cluster) ingressHandler() cache.ResourceEventHandlerFuncs {
+	h := c.handler(false)
+	h.UpdateFunc = func(old, o any) {
+		a, b := old.(*networkingv1.Ingress), o.(*networkingv1.Ingress)
+		if a.UID != b.UID || a.Generation != b.Generation || !maps.Equal(a.Annotations, b.Annotations) {
+			c.changed(false)
+		}
+	}
+	return h
 }
 
 // nodeHandler passes over what other nodes say of themselves that nobody reads here.

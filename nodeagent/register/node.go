@@ -62,6 +62,8 @@ type State struct {
 	Images []corev1.ContainerImage
 	// MemoryPressure, DiskPressure and PIDPressure say that there is too little.
 	MemoryPressure, DiskPressure, PIDPressure bool
+	// Ingress says how the node serves Ingresses; nil: it is not to.
+	Ingress *Ingress
 	// VolumesInUse are those that must not be detached.
 	VolumesInUse []corev1.UniqueVolumeName
 }
@@ -76,6 +78,12 @@ func (s State) with(stated corev1.ResourceList) State {
 	maps.Copy(usable, s.Usable)
 	s.Declared, s.Usable = declared, usable
 	return s
+}
+
+// Ingress is how a node serves Ingresses.
+type Ingress struct {
+	HTTP, HTTPS uint16 // the ports
+	Trouble     string // why not all is served; empty: all is
 }
 
 // Node is what a new node object states.
@@ -168,6 +176,15 @@ func Status(name string, old corev1.NodeStatus, s State, now time.Time) corev1.N
 		why = append(why, "service rules are not in place: "+s.NoRules)
 	default:
 		set(kinds.NodeServiceRules, true, "RulesWritten", "the kernel has the rules of all services")
+	}
+	switch {
+	case s.Ingress == nil:
+		st.Conditions = slices.DeleteFunc(st.Conditions, func(c corev1.NodeCondition) bool { return c.Type == kinds.NodeIngress })
+	case s.Ingress.Trouble != "":
+		set(kinds.NodeIngress, false, "IngressNotServed", s.Ingress.Trouble)
+	default:
+		set(kinds.NodeIngress, true, "IngressServed",
+			fmt.Sprintf("serves HTTP at port %d, HTTPS at port %d", s.Ingress.HTTP, s.Ingress.HTTPS))
 	}
 	if len(why) > 0 {
 		set(corev1.NodeReady, false, "KubeletNotReady", strings.Join(why, ", "))

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -23,12 +24,16 @@ type State struct {
 	Slices     []*discoveryv1.EndpointSlice
 	Nodes      []*corev1.Node
 	Namespaces []*corev1.Namespace
+	// Ingresses and Classes are those of nodes that serve ingress.
+	Ingresses []*networkingv1.Ingress
+	Classes   []*networkingv1.IngressClass
 }
 
 // magic begins the file; another layout gets another one.
 //
-//	magic, SHA-256 of the rest, then four Kubernetes lists in protobuf, each
-//	after its length in 8 bytes, big-endian
+//	magic, SHA-256 of the rest, then Kubernetes lists in protobuf, each after
+//	its length in 8 bytes, big-endian: four, and two of ingress, which a file
+//	of an earlier release has not and an earlier release passes over
 const magic = "lockstep replica 1\n"
 
 // message is what Kubernetes' generated types have.
@@ -81,7 +86,14 @@ func encode(s State) ([]byte, error) {
 		namespaces.Items = append(namespaces.Items, corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: o.Name, UID: o.UID}})
 	}
 	var body []byte
-	for _, list := range []message{services, slices, nodes, namespaces} {
+	ingresses, classes := &networkingv1.IngressList{}, &networkingv1.IngressClassList{}
+	for _, o := range s.Ingresses {
+		ingresses.Items = append(ingresses.Items, *o)
+	}
+	for _, o := range s.Classes {
+		classes.Items = append(classes.Items, *o)
+	}
+	for _, list := range []message{services, slices, nodes, namespaces, ingresses, classes} {
 		data, err := list.Marshal()
 		if err != nil {
 			return nil, err
@@ -114,7 +126,11 @@ func decode(data []byte) (State, error) {
 	body = body[sha256.Size:]
 	services, slices := &corev1.ServiceList{}, &discoveryv1.EndpointSliceList{}
 	nodes, namespaces := &corev1.NodeList{}, &corev1.NamespaceList{}
-	for _, list := range []message{services, slices, nodes, namespaces} {
+	ingresses, classes := &networkingv1.IngressList{}, &networkingv1.IngressClassList{}
+	for i, list := range []message{services, slices, nodes, namespaces, ingresses, classes} {
+		if i == 4 && len(body) == 0 {
+			break
+		}
 		if len(body) < 8 {
 			return State{}, errors.New("the file is too short")
 		}
@@ -127,7 +143,8 @@ func decode(data []byte) (State, error) {
 		}
 		body = body[n:]
 	}
-	return State{pointers(services.Items), pointers(slices.Items), pointers(nodes.Items), pointers(namespaces.Items)}, nil
+	return State{pointers(services.Items), pointers(slices.Items), pointers(nodes.Items), pointers(namespaces.Items),
+		pointers(ingresses.Items), pointers(classes.Items)}, nil
 }
 
 func pointers[T any](items []T) []*T {
