@@ -110,11 +110,37 @@ func get(ctx context.Context, h *lab.Host, url string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	code, text, err := answer(h, request)
+	ask := answer
+	if request.URL.User != nil {
+		ask = answerAs
+	}
+	code, text, err := ask(h, request)
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("%s answers %d", url, code)
 	}
 	return text, err
+}
+
+// answerAs asks for a host by its name, which stands in the URL where a user would, and follows no redirects. Over TLS the answer begins
+// with the name of the certificate that the host shows.
+func answerAs(h *lab.Host, request *http.Request) (code int, text string, err error) {
+	request.Host, request.URL.User = request.URL.User.Username(), nil
+	client := h.HTTP()
+	defer client.CloseIdleConnections()
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	if t, ok := client.Transport.(*http.Transport); ok {
+		t.TLSClientConfig.ServerName = request.Host
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	raw, err := io.ReadAll(response.Body)
+	if response.TLS != nil {
+		text = response.TLS.PeerCertificates[0].Subject.CommonName + " "
+	}
+	return response.StatusCode, text + string(raw), err
 }
 
 // answer makes a request from a host.

@@ -63,6 +63,10 @@ func (c *scenario) startRequests(_ *testscript.TestScript, args []string) error 
 	if len(args) != 1 || c.requests != nil {
 		return errUsage
 	}
+	if strings.Contains(args[0], "://") {
+		c.requests = newRequests(c.t.Context(), c.lab.Hosts(), args)
+		return nil
+	}
 	s, err := c.service(c.t.Context(), args[0])
 	if err != nil {
 		return err
