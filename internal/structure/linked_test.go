@@ -20,7 +20,7 @@ func unlinked() []rule {
 			but: []string{
 				"k8s.io/client-go/kubernetes/scheme", "k8s.io/client-go/kubernetes/typed/core/v1",
 				"k8s.io/client-go/kubernetes/typed/coordination/v1", "k8s.io/client-go/kubernetes/typed/discovery/v1",
-				"k8s.io/client-go/kubernetes/typed/networking/v1", "k8s.io/client-go/kubernetes/typed/node/v1",
+				"k8s.io/client-go/kubernetes/typed/node/v1",
 			},
 			reason: "a clientset and an informer factory link the clients of all groups with all of their methods, a sixth of the " +
 				"program: nodeagent/client has the groups that a node uses, nodeagent/cluster its informers"},

@@ -5,7 +5,6 @@ import (
 	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	discoveryv1 "k8s.io/client-go/kubernetes/typed/discovery/v1"
-	networkingv1 "k8s.io/client-go/kubernetes/typed/networking/v1"
 	nodev1 "k8s.io/client-go/kubernetes/typed/node/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/flowcontrol"
@@ -17,7 +16,6 @@ type Interface interface {
 	CoreV1() corev1.CoreV1Interface
 	CoordinationV1() coordinationv1.CoordinationV1Interface
 	DiscoveryV1() discoveryv1.DiscoveryV1Interface
-	NetworkingV1() networkingv1.NetworkingV1Interface
 	NodeV1() nodev1.NodeV1Interface
 }
 
@@ -25,8 +23,8 @@ type groups struct {
 	core         *corev1.CoreV1Client
 	coordination *coordinationv1.CoordinationV1Client
 	discovery    *discoveryv1.DiscoveryV1Client
-	networking   *networkingv1.NetworkingV1Client
 	node         *nodev1.NodeV1Client
+	networking   *rest.RESTClient
 }
 
 // New makes no connection yet. The groups share one transport and one bound of requests a second, as those of a clientset do.
@@ -49,10 +47,10 @@ func New(config *rest.Config) (Interface, error) {
 	if g.discovery, err = discoveryv1.NewForConfigAndClient(shared, h); err != nil {
 		return nil, err
 	}
-	if g.networking, err = networkingv1.NewForConfigAndClient(shared, h); err != nil {
+	if g.node, err = nodev1.NewForConfigAndClient(shared, h); err != nil {
 		return nil, err
 	}
-	if g.node, err = nodev1.NewForConfigAndClient(shared, h); err != nil {
+	if g.networking, err = networking(shared, h); err != nil {
 		return nil, err
 	}
 	return &g, nil
@@ -61,5 +59,4 @@ func New(config *rest.Config) (Interface, error) {
 func (g *groups) CoreV1() corev1.CoreV1Interface                         { return g.core }
 func (g *groups) CoordinationV1() coordinationv1.CoordinationV1Interface { return g.coordination }
 func (g *groups) DiscoveryV1() discoveryv1.DiscoveryV1Interface          { return g.discovery }
-func (g *groups) NetworkingV1() networkingv1.NetworkingV1Interface       { return g.networking }
 func (g *groups) NodeV1() nodev1.NodeV1Interface                         { return g.node }

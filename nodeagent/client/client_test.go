@@ -26,7 +26,7 @@ func TestOneBound(t *testing.T) {
 	}
 	for name, group := range map[string]rest.Interface{
 		"coordination": api.CoordinationV1().RESTClient(), "discovery": api.DiscoveryV1().RESTClient(),
-		"node": api.NodeV1().RESTClient(),
+		"node": api.NodeV1().RESTClient(), "networking": api.(*groups).networking,
 	} {
 		if group.GetRateLimiter() != bound {
 			t.Errorf("%s counts by itself", name)

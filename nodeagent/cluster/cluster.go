@@ -207,9 +207,11 @@ func (c *Cluster) followHistory(ctx, run context.Context, api client.Interface) 
 	all := []followed{{services, wake}, {endpoints, wake}, {namespaces, wake}, {nodes, c.nodeHandler()}, {pods, c.podHandler(run)}}
 	var ingresses, classes cache.SharedInformer
 	if c.opts.Ingress {
-		networking := api.NetworkingV1()
-		ingresses = informer(networking.Ingresses(""), &networkingv1.Ingress{})
-		classes = informer(networking.IngressClasses(), &networkingv1.IngressClass{})
+		own, named, err := client.Ingresses(api)
+		if err != nil {
+			return fmt.Errorf("cannot follow cluster: %w", err)
+		}
+		ingresses, classes = informer(own, &networkingv1.Ingress{}), informer(named, &networkingv1.IngressClass{})
 		all = append(all, followed{ingresses, c.ingressHandler()}, followed{classes, wake})
 	}
 	var synced []cache.InformerSynced
