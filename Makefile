@@ -10,7 +10,7 @@ GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION
 # Packages that are linked and hardly ever run (docs/benchmarks.md) are not inlined, which makes the program 2.5 MiB smaller.
 COLD := $(addprefix github.com/,antlr4-go cilium/ebpf cloudflare/circl container-storage-interface/spec containerd/containerd fxamacker/cbor \
 	godbus/dbus google/cel-go google/gnostic-models google/go-cmp json-iterator pelletier/go-toml ProtonMail/go-crypto spf13 \
-	vishvananda/netlink) go.etcd.io/etcd/api/v3/etcdserverpb/gw go.yaml.in/yaml golang.org/x/crypto/ssh k8s.io/apiserver \
+	vishvananda/netlink) filippo.io/age filippo.io/hpke go.etcd.io/etcd/etcdutl go.etcd.io/etcd/api/v3/etcdserverpb/gw go.yaml.in/yaml golang.org/x/crypto/ssh k8s.io/apiserver \
 	k8s.io/client-go/applyconfigurations k8s.io/client-go/gentype k8s.io/client-go/kubernetes k8s.io/kube-openapi k8s.io/kubernetes/pkg/printers \
 	k8s.io/kubernetes/pkg/registry k8s.io/kubernetes/plugin sigs.k8s.io/structured-merge-diff \
 	$(addprefix k8s.io/api/,admission admissionregistration apidiscovery apiserverinternal apps/v1beta1 apps/v1beta2 authentication authorization autoscaling certificates \

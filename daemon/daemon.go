@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,16 +22,19 @@ import (
 	"lockstep/daemon/api"
 	"lockstep/daemon/api/peers"
 	"lockstep/daemon/api/tunnel"
+	"lockstep/daemon/backup"
 	"lockstep/daemon/control"
 	"lockstep/daemon/encryption"
 	"lockstep/daemon/etcd"
 	"lockstep/daemon/heap"
 	"lockstep/daemon/pki"
+	"lockstep/daemon/rebuild"
 	"lockstep/daemon/usage"
 	"lockstep/daemon/version"
 	"lockstep/daemon/web"
 	"lockstep/internal/giturl"
 	"lockstep/internal/settings"
+	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers"
 	"lockstep/reconcilers/apiservers"
@@ -148,6 +154,9 @@ type plane struct {
 	authority *pki.Authority
 	nodes     *pki.Registrar
 	sync      *sync.Sync
+	rebuild   *rebuild.Keeper
+	vault     pki.Dir
+	backups   *backup.Scheduler
 	// inventories are read by who leads, by the control socket and by the page.
 	inventories *apply.Inventories
 	tunnels     *tunnel.Pool
@@ -161,9 +170,19 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	authority *pki.Authority) (*plane, error) {
 	p := &plane{
 		opts: o, registry: registry, etcd: database, authority: authority, tunnels: &tunnel.Pool{}, inventories: &apply.Inventories{},
+		vault: vaultOf(o),
 	}
-	vault := vaultOf(o)
-	keys, err := pki.OpenSealingKeys(vault, time.Now(), func() error { return encryption.Unsealed(ctx, database.Client) })
+	ledger, err := pki.OpenLedger(p.vault)
+	if err != nil {
+		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	restored := ""
+	if database.Embedded() {
+		if restored, err = etcd.Restored(etcdOptions(o, nil, nil).DataDir); err != nil {
+			return nil, fmt.Errorf("cannot run the daemon: %w", err)
+		}
+	}
+	keys, err := pki.OpenSealingKeys(p.vault, time.Now(), func() error { return encryption.Unsealed(ctx, database.Client) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
@@ -173,10 +192,15 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		Default: strategy.Default, Log: o.Log, Registerer: registry, Server: o.Name, Version: version.Version,
 		Alone:    database.Alone,
 		Elected:  database.Elected,
-		Settings: o.Settings.Or(settings.Default()).Encode(),
+		Settings: o.Settings.Or(settings.Default()).Encode(), Rebuild: ledger.Knows(), Restored: restored,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
+	}
+	if restored != "" {
+		if err := etcd.Used(etcdOptions(o, nil, nil).DataDir); err != nil {
+			return nil, fmt.Errorf("cannot run the daemon: %w", err)
+		}
 	}
 	if p.settings, err = settled(o.Settings, p.store.Cluster()); err != nil {
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
@@ -185,10 +209,6 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		if p.authority, err = openAuthority(o); err != nil {
 			return nil, fmt.Errorf("cannot run the daemon: %w", err)
 		}
-	}
-	ledger, err := pki.OpenLedger(vault)
-	if err != nil {
-		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
 	p.nodes = pki.NewRegistrar(p.authority, pki.Tokens{Store: p.store, Commit: p.store}, pki.RegistrarOptions{
 		Ledger: ledger, StoreMade: p.store.Cluster().Created, Log: o.Log,
@@ -216,12 +236,24 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	p.peers = peers.New(peers.Options{
 		Own: p.tunnels, Others: p.others, TLS: p.authority.PeerConfig(o.Name), Log: o.Log,
 	})
+	own := slices.Collect(maps.Values(p.settings.Reserved()))
+	p.rebuild = rebuild.New(rebuild.Options{
+		Store: p.store, Cluster: p.store.Cluster(), Nodes: pki.Registered, Unsettled: p.sync.Unsettled, Stated: apply.Stated,
+		Sized:  apply.Sized,
+		Own:    func(k kinds.Key) bool { return slices.Contains(own, k.Namespace+"/"+k.Name) },
+		Valid:  func(o kinds.Object) error { return strategy.PrepareCreate(o).ToAggregate() },
+		Delete: func(o kinds.Object, now time.Time) (kinds.Object, bool) { return strategy.Delete(o, now, nil) },
+		Now:    time.Now, Log: o.Log,
+	})
+	p.backups = backup.NewScheduler(o.Backups, o.Cluster, func(ctx context.Context, to io.Writer) error {
+		return p.backUp(ctx, o.Backups.Recipients, to)
+	}, registry, o.Log)
 	p.api = api.New(api.Options{
 		Store: p.store, Authority: p.authority, Nodes: p.nodes, Hosts: p.hosts(), Tunnels: p.peers, Peers: p.peers.Door(),
 		Hooks:    p.sync.Hooks(),
 		Servers:  p.serverDoor().Handler(o.Log),
 		Gatherer: withEtcd(registry), Registerer: registry, Log: o.Log, Version: version.Version, History: p.store.Cluster().ID,
-		Settings: p.settings, Disk: database.Disk, Quorum: p.quorum, Silent: p.silent, Drift: counts,
+		Settings: p.settings, Disk: database.Disk, Quorum: p.quorum, Silent: p.silent, Drift: counts, Rebuild: p.rebuild,
 	})
 	p.web = web.New(web.Options{
 		Store: p.store, Inventories: p.inventories, Cluster: o.Cluster, Version: version.Version, Health: p.health,
@@ -254,8 +286,10 @@ func (p *plane) health() error {
 
 // warning says what will become a problem; empty: nothing is known.
 func (p *plane) warning() string {
-	text, _ := p.etcd.Disk()
-	return text
+	if text, _ := p.etcd.Disk(); text != "" {
+		return text
+	}
+	return p.rebuild.Says(p.store.View())
 }
 
 // pageHosts is the name under which people reach the status page.
@@ -300,6 +334,9 @@ func (p *plane) tasks() []task {
 		{"control", func(ctx context.Context) error { return control.Serve(ctx, p.opts.RunDir, &door{plane: p}) }},
 		{"leader", func(ctx context.Context) error {
 			return p.store.Lead(ctx, p.opts.Name, func(ctx context.Context, c store.Committer) error {
+				if err := p.rebuild.Collect(ctx, c); err != nil {
+					return err
+				}
 				return runTasks(ctx, p.leaderTasks(c))
 			})
 		}},
@@ -326,19 +363,23 @@ func (p *plane) leaderTasks(c store.Committer) []task {
 		Stated:   apply.Stated,
 		Gauge:    gauge.Read,
 	})
+	sources, acts := p.rebuild.Committer(c, rebuild.Sources), p.rebuild.Committer(c, rebuild.Loops)
 	return []task{
 		{"encryption", func(ctx context.Context) error { return encryption.Lead(ctx, p.encryption(), c) }},
-		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, c) }},
+		{"rebuild", func(ctx context.Context) error { return p.rebuild.Run(ctx, c) }},
+		{"backups", p.backups.Run},
+		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, sources) }},
 		{"reconcilers", engine.New(loops, engine.Options{
-			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
+			Store: p.store, Commit: acts, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
 		}).Run},
 		{"gauge", gauge.Run},
 		{"drivers", drivers.New(drivers.Options{
-			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Dial: p.peers.DialController, Stated: apply.Stated,
+			Store: p.store, Commit: acts, Events: p.store, Log: p.opts.Log, Dial: p.peers.DialController, Stated: apply.Stated,
 		}).Run},
 		{"servers", p.keepServers(c)},
 		{"scheduler", scheduler.New(scheduler.Options{
-			Store: p.store, Commit: c, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry), Profiles: p.opts.Profiles,
+			Store: p.store, Commit: p.rebuild.Committer(c, rebuild.Places), Events: p.store, Log: p.opts.Log,
+			Registerer: termRegistry(p.registry), Profiles: p.opts.Profiles,
 		}).Run},
 	}
 }

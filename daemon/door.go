@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/daemon/backup"
 	"lockstep/daemon/control"
 	"lockstep/daemon/encryption"
 	"lockstep/daemon/pki"
@@ -183,6 +185,35 @@ func (d *door) reportEncryption(v *view.View) control.EncryptionReport {
 	return out
 }
 
+// Backup implements control.Backend.
+func (d *door) Backup(ctx context.Context, recipients []string, to io.Writer) error {
+	if err := d.ready(); err != nil {
+		return fmt.Errorf("cannot back up etcd: %w", err)
+	}
+	began := time.Now()
+	err := d.backUp(ctx, recipients, to)
+	if err != nil {
+		d.opts.Log.Error("a backup failed", "error", err)
+	} else {
+		d.opts.Log.Info("a backup was taken", "took", time.Since(began))
+	}
+	return err
+}
+
+// backUp writes all that etcd has.
+func (p *plane) backUp(ctx context.Context, recipients []string, to io.Writer) error {
+	sealed, err := backup.Recipients(recipients)
+	if err != nil {
+		return err
+	}
+	authority, err := p.vault.Identity()
+	if err != nil {
+		return err
+	}
+	return backup.Take(ctx, p.etcd.Dialled(), to, backup.About{Cluster: p.opts.Cluster, Authority: authority,
+		History: p.store.Cluster().ID, Version: version.Version, Made: time.Now().UTC().Truncate(time.Second)}, sealed)
+}
+
 // Plan implements control.Backend.
 func (d *door) Plan(ctx context.Context, source v1alpha1.Source) (control.PlanResult, error) {
 	var p *plan.Plan
@@ -231,6 +262,7 @@ func (d *door) Report(context.Context) (control.Report, error) {
 		r.Ready = err.Error()
 	}
 	v := d.store.View()
+	r.Rebuild, r.Backup = d.rebuild.Says(v), d.backups.Failure()
 	now := time.Now()
 	for n := range view.List[*corev1.Node](v, "") {
 		node := control.NodeReport{Name: n.Name, Ready: kinds.NodeReady(n), Troubles: health.Troubles(v, n.Name, now)}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 
+	"lockstep/daemon/backup"
 	"lockstep/daemon/config"
 	"lockstep/daemon/encryption"
 	"lockstep/daemon/members"
@@ -48,6 +49,8 @@ type Options struct {
 	Sources []v1alpha1.Source
 	// Profiles are those of the scheduler that pods may name, validated; may be empty.
 	Profiles []scheduler.Profile
+	// Backups are made by who leads, as this says. The zero value: none are.
+	Backups backup.Schedule
 	// Settings are what the cluster is made with. One that is made already has its own, and what is given here must be the
 	// same; what is not given is as there, or settings.Default's.
 	Settings settings.Settings
@@ -103,6 +106,9 @@ func (o Options) withDefaults() (Options, error) {
 		if r := o.Settings.NodePorts; !r.None() && r.Refuses(port) == "" {
 			return o, fmt.Errorf("cannot use node ports %v: %s is at port %d", r, what, port)
 		}
+	}
+	if err := o.Backups.Validate(); err != nil {
+		return o, err
 	}
 	for i := range o.Sources {
 		if err := config.Validate(&o.Sources[i]); err != nil {

@@ -323,6 +323,21 @@ func (l *Lab) Reboot(ctx context.Context, h *Host) error {
 	})
 }
 
+// Wipe ends the host's control plane at once, removes all that its etcd has, and starts it again. What is beside etcd, the cluster's
+// authority above all, stays.
+func (l *Lab) Wipe(ctx context.Context, h *Host) error {
+	if !slices.Contains(h.serviceNames(), Daemon) {
+		return fmt.Errorf("cannot wipe %s: it has no control plane", h.Name)
+	}
+	if err := l.Kill(ctx, h, Daemon); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(h.DataDir(), "etcd")); err != nil {
+		return fmt.Errorf("cannot wipe %s: %w", h.Name, err)
+	}
+	return l.Start(ctx, h, Daemon)
+}
+
 // Mend ends all faults: every host is on the network, every service runs, the forge answers. It returns once every agent's
 // node is Ready.
 func (l *Lab) Mend(ctx context.Context) error {

@@ -81,6 +81,7 @@ type Agent struct {
 	link      *register.Link
 	servers   *servers.Servers
 	lostWake  chan struct{} // wakes endLost
+	offerWake chan struct{} // wakes offer
 
 	contentWake chan struct{} // wakes refresh
 	resizeWake  chan struct{} // wakes resizePods
@@ -100,7 +101,9 @@ type Agent struct {
 	// history names what the API's revisions are of; empty until it is known.
 	history string
 	// lost are the pods of an earlier history that the API does not know, and until when each of them waits.
-	lost      map[types.UID]time.Time
+	lost map[types.UID]time.Time
+	// holds says that nothing is taken from the API until it is known there what runs here.
+	holds     bool
 	ips       []netip.Addr
 	node      spec.Node
 	users     *userns.Ranges
@@ -136,7 +139,8 @@ func New(opts Options) (*Agent, error) {
 		resizeWake: make(chan struct{}, 1), tiersWake: make(chan struct{}, 1),
 		growWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
 		connected: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
-		pods: map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
+		offerWake: make(chan struct{}, 1),
+		pods:      map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
 		findings: findings{wake: make(chan struct{}, 1)},
 		ips:      opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}

@@ -35,8 +35,8 @@ func (a *Agent) heard(res *http.Response) {
 }
 
 // historySeen takes in which history of the cluster an answer of the API is of; it comes before the answer's body does. A
-// history that differs from the last one knows nothing of this node's pods, and its revisions are other revisions. So
-// everything is listed anew, and the pods run on until others have taken their places.
+// history that differs from the last one may know nothing of this node's pods, and its revisions are other revisions. So
+// all is held until the control plane has been told of them; see offer.
 func (a *Agent) historySeen(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -53,17 +53,37 @@ func (a *Agent) historySeen(name string) {
 		a.keepHistory()
 		return
 	}
-	a.lost = map[types.UID]time.Time{}
+	a.lost, a.holds = map[types.UID]time.Time{}, true
 	for uid := range a.pods {
+		a.lost[uid] = time.Time{} // until the cluster is rebuilt
+	}
+	a.log.Warn("the cluster's store is another one than before: all stays as it is until the control plane knows what runs here",
+		"pods", len(a.lost))
+	a.cluster.Hold()
+	poke(a.changed)
+	poke(a.offerWake)
+}
+
+// release has the node go on with what the API says. Pods that it does not have wait for others that take their places.
+func (a *Agent) release() {
+	a.mu.Lock()
+	a.holds = false
+	for uid := range a.lost {
 		a.lost[uid] = time.Now().Add(lostLife)
 	}
-	a.log.Warn("the cluster's store has been lost: everything is read anew, and pods run on until others take their places",
-		"pods", len(a.lost))
+	a.mu.Unlock()
 	a.content.StartAnew()
 	a.tokens.StartAnew()
-	a.cluster.Anew()
+	a.cluster.Release()
 	poke(a.changed)
 	poke(a.lostWake)
+}
+
+// holding says whether the node waits for the control plane to know what runs here, and which history that has.
+func (a *Agent) holding() (history string, holds bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.history, a.holds
 }
 
 // keepHistory keeps the name for the agent's next start. While there are lost pods, the name before stays: they are still lost
@@ -88,11 +108,13 @@ func (a *Agent) hasLost() bool {
 	return len(a.lost) > 0
 }
 
-// found says that a pod is not lost, or ends.
-func (a *Agent) found(uid types.UID) {
+// found says that a pod is not lost, or ends; it returns whether it was.
+func (a *Agent) found(uid types.UID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	_, was := a.lost[uid]
 	delete(a.lost, uid)
+	return was
 }
 
 // endLost ends the pods of a lost history once others have taken their places, until ctx ends.
@@ -112,8 +134,11 @@ func (a *Agent) endLost(ctx context.Context) error {
 // endReplaced says whether pods are left to wait for.
 func (a *Agent) endReplaced(now time.Time) bool {
 	a.mu.Lock()
-	until := maps.Clone(a.lost)
+	until, held := maps.Clone(a.lost), a.holds
 	a.mu.Unlock()
+	if held {
+		return false // release has it looked at again
+	}
 	var lost, present []*corev1.Pod
 	for _, p := range a.allPods() {
 		o, _, _ := p.Status()

@@ -107,6 +107,7 @@ func TestFollowsAnotherHistory(t *testing.T) {
 	gone := func(p *pod.Pod) bool { return p.Wanted().Gone }
 	never := podOf("never", "never", true) // the API does not have it
 	a.group.Go(func() error { return a.cluster.Follow(a.ctx, api) })
+	a.group.Go(func() error { return a.offer(a.ctx, link) })
 	l.eventually("what the API does not have ends", 20*time.Second, func() error {
 		if !gone(never) {
 			return fmt.Errorf("it goes on")

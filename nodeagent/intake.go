@@ -21,10 +21,13 @@ type bound struct{ *Agent }
 
 // Seen implements cluster.Pods.
 func (a bound) Seen(o *corev1.Pod) {
-	a.found(o.UID)
+	lost := a.found(o.UID)
 	a.mu.Lock()
 	p := a.pods[o.UID]
 	a.mu.Unlock()
+	if lost && p != nil {
+		p.StartAnew()
+	}
 	if p == nil {
 		p = a.host.New(o)
 		if reason, message := a.take(p, o); reason != "" {

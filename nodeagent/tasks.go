@@ -78,6 +78,7 @@ func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *re
 		{"report", reporter.Run},
 		{"silence", a.answerSilence},
 		{"drift", func(ctx context.Context) error { return a.tellDrift(ctx, api) }},
+		{"rebuild", func(ctx context.Context) error { return a.offer(ctx, link) }},
 		{"certificate", func(ctx context.Context) error { return a.renewCertificate(ctx, id, link) }},
 		{"tunnel", func(ctx context.Context) error { return tunnel.Serve(ctx, a.log, dial, a.handler()) }},
 		{"server list", a.learnServers},

@@ -31,7 +31,8 @@ func TestTasksByRole(t *testing.T) {
 			t.Errorf("with containerd %q: %v, want %v", containerd, got, want)
 		}
 		if got, want := names(a.joinedTasks(nil, register.Identity{}, nil, nil)),
-			[]string{"report", "silence", "certificate", "tunnel", "follow", "grow", "csi node", "local path"}; !slices.Equal(got, want) {
+			[]string{"report", "silence", "drift", "rebuild", "certificate", "tunnel", "server list", "follow", "grow", "csi node",
+				"local path"}; !slices.Equal(got, want) {
 			t.Errorf("a node that has joined runs %v, want %v", got, want)
 		}
 	}

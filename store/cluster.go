@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/util/uuid"
 )
@@ -18,6 +19,9 @@ type Cluster struct {
 	// Format of the data. A binary opens its own format and older ones.
 	Format  int       `json:"format"`
 	Created time.Time `json:"created"`
+	// Rebuilding says that nodes may run what the data, made anew or restored from a backup, do not know. What says that this is over is
+	// not here, since this never changes.
+	Rebuilding bool `json:"rebuilding,omitempty"`
 	// Settings are those it was made with, in whose meaning the store has no part. Empty: it was made before they were kept.
 	Settings json.RawMessage `json:"settings,omitempty"`
 }
@@ -38,6 +42,7 @@ func openCluster(ctx context.Context, kv clientv3.KV, keys keyspace, c codec, op
 	defer cancel()
 	mine := Cluster{
 		ID: string(uuid.NewUUID()), Format: Format, Created: opts.Now().UTC().Truncate(time.Second), Settings: opts.Settings,
+		Rebuilding: opts.Rebuild,
 	}
 	data, err := json.Marshal(mine)
 	if err != nil {
@@ -61,7 +66,32 @@ func openCluster(ctx context.Context, kv clientv3.KV, keys keyspace, c codec, op
 	if resp.Succeeded {
 		return mine, nil
 	}
-	return parseCluster(resp.Responses[0].GetResponseRange().Kvs[0].Value)
+	kv0 := resp.Responses[0].GetResponseRange().Kvs[0]
+	was, err := parseCluster(kv0.Value)
+	if err != nil || opts.Restored == "" || was.ID == opts.Restored {
+		return was, err
+	}
+	return renew(ctx, kv, kv0, was, opts.Restored, mine.Created)
+}
+
+// renew gives data that were restored from a backup another identity: what came after the backup is not in them, so that nobody may go
+// on from the revisions of before.
+func renew(ctx context.Context, kv clientv3.KV, at *mvccpb.KeyValue, c Cluster, id string, now time.Time) (Cluster, error) {
+	c.ID, c.Created, c.Rebuilding = id, now, true
+	data, err := json.Marshal(c)
+	if err != nil {
+		return Cluster{}, err
+	}
+	key := string(at.Key)
+	resp, err := kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", at.ModRevision)).
+		Then(clientv3.OpPut(key, string(data))).Commit()
+	if err == nil && !resp.Succeeded {
+		err = errors.New("another process writes it")
+	}
+	if err != nil {
+		return Cluster{}, fmt.Errorf("cannot write the cluster key: %w", err)
+	}
+	return c, nil
 }
 
 // Has says whether there is a record in the store behind a client, without opening it.

@@ -48,6 +48,10 @@ type Options struct {
 	Settings json.RawMessage
 	// Records are made with the cluster, if it is made now.
 	Records []view.Record
+	// Rebuild says that nodes run what an empty etcd does not know: its key keeps Cluster.Rebuilding, if it is made now.
+	Rebuild bool
+	// Restored is the identity that data are to have which were restored from a backup; see Cluster.Rebuilding. Empty: they were not.
+	Restored string
 	// Now is the clock of creationTimestamp and events. Nil: time.Now.
 	Now func() time.Time
 }

@@ -194,6 +194,7 @@ func (d *driver) step(ctx context.Context) (time.Duration, error) {
 	if err := d.tell(ctx, &next); err != nil {
 		return 0, err
 	}
+	d.sync.looked(d.source.Name, d.seen != nil && (d.decided || d.planned))
 	return next.wait(d.sync.opts.Now()), nil
 }
 

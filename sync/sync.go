@@ -78,6 +78,7 @@ type Sync struct {
 
 	mu      sync.Mutex
 	readers map[string]*reader // by source
+	judged  map[string]bool    // sources of which a revision was read and decided on since this process leads
 }
 
 // New returns a Sync, or why the configured sources cannot be followed. It starts nothing.
@@ -108,7 +109,7 @@ func New(opts Options) (*Sync, error) {
 		}
 		named[src.Name] = true
 	}
-	s := &Sync{opts: opts, metrics: newMetrics(opts.Registerer), readers: map[string]*reader{}}
+	s := &Sync{opts: opts, metrics: newMetrics(opts.Registerer), readers: map[string]*reader{}, judged: map[string]bool{}}
 	s.places.opts = source.Options{
 		DataDir: opts.DataDir, Seed: opts.Seed, Log: opts.Log, Crew: clone.NewCrew(),
 		Metrics: source.NewMetrics(opts.Registerer),
@@ -157,10 +158,34 @@ func (s *Sync) reader(name string) *reader {
 	return s.readers[name]
 }
 
+// looked notes whether a revision of a source was read and decided on.
+func (s *Sync) looked(name string, judged bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.judged[name] = judged
+}
+
+// Unsettled are the followed sources that were not read since this process leads, or of which no revision is carried out to its
+// end, in order of their names.
+func (s *Sync) Unsettled(v *view.View) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, src := range s.roster(v, nil, false).Follow {
+		state, err := apply.Load(v, src.Name)
+		if err != nil || !s.judged[src.Name] || state.Accepted == "" || state.Applied != state.Accepted {
+			out = append(out, src.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // forget drops what is kept of a source that is gone.
 func (s *Sync) forget(name string) {
 	s.mu.Lock()
 	delete(s.readers, name)
+	delete(s.judged, name)
 	s.mu.Unlock()
 	s.metrics.forget(name)
 }
@@ -174,6 +199,9 @@ func (s *Sync) Run(ctx context.Context) error { return s.Lead(ctx, s.opts.Commit
 // Lead follows the sources and writes through c until ctx ends; it then returns nil, after everything it started has
 // ended. Only one Lead may run at a time, in the whole cluster. It may be called again, after losing and winning.
 func (s *Sync) Lead(ctx context.Context, c store.Committer) error {
+	s.mu.Lock()
+	clear(s.judged)
+	s.mu.Unlock()
 	s.places.lead(true)
 	defer s.places.lead(false)
 	g, ctx := errgroup.WithContext(ctx)

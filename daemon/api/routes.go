@@ -55,6 +55,8 @@ func (s *server) routes() http.Handler {
 	}
 	mux.HandleFunc("POST "+rights.RenewPath, s.renew)
 	mux.HandleFunc("GET "+rights.TunnelPath, s.tunnel)
+	mux.HandleFunc("GET "+rights.RebuildPath, s.rebuildState)
+	mux.HandleFunc("POST "+rights.RebuildPath, s.rebuildOffer)
 	mux.HandleFunc("GET "+settingsPath, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.opts.Settings.Encode()) })
 	if s.opts.Peers != nil {
 		mux.Handle(rights.PeersPath, s.opts.Peers)

@@ -20,6 +20,7 @@ import (
 	"lockstep/daemon/api/accounts"
 	"lockstep/daemon/api/watch"
 	"lockstep/daemon/pki"
+	"lockstep/internal/recall"
 	"lockstep/internal/settings"
 	"lockstep/store"
 	"lockstep/store/view"
@@ -34,6 +35,14 @@ type Tunnels interface {
 	// Accept answers GET /lockstep/v1/tunnel of a node whose certificate was verified, and takes the connection over. It
 	// returns when the tunnel has ended, at the latest soon after the request's context.
 	Accept(w http.ResponseWriter, r *http.Request, node string)
+}
+
+// Rebuild brings back into the store what nodes run.
+type Rebuild interface {
+	// Answer tells a node how far that is.
+	Answer(node string) recall.Answer
+	// Offer takes in a part of what a node runs. An error is the store's, or says that it is too early: it is to be sent again.
+	Offer(ctx context.Context, node string, o recall.Offer) (recall.Answer, error)
 }
 
 // Options of an API server. Store and Authority are required.
@@ -52,6 +61,8 @@ type Options struct {
 	Hooks http.Handler
 	// Servers answers POST /lockstep/v1/servers/join, which checks its own tokens. Nil: 404.
 	Servers http.Handler
+	// Rebuild brings back what nodes run, where the store is new to them. Nil: 404, and they go on with what the store has.
+	Rebuild Rebuild
 	// Settings of the cluster, which GET /lockstep/v1/settings tells. The zero value: settings.Default().
 	Settings settings.Settings
 	// History names the store's data: another name means that revisions of before say nothing of it. Every answer bears it as

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"lockstep/daemon"
+	"lockstep/daemon/backup"
 	"lockstep/daemon/config"
 	"lockstep/daemon/config/profiles"
 	"lockstep/daemon/encryption"
@@ -32,6 +33,7 @@ type daemonFlags struct {
 	domain, nodePorts, encryption                                     string
 	etcd                                                              daemon.External
 	peer, join, token, tokenFile                                      string
+	backups                                                           backup.Schedule
 }
 
 func (f *daemonFlags) add(cmd *cobra.Command) {
@@ -63,6 +65,11 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 		"`ADDRESS:PORT` at which other servers reach this one's etcd; opened once there are others (default: --advertise's, port 2380)")
 	flags.StringVar(&f.etcd.CAFile, "etcd-cafile", "", "`FILE` with the CA of --etcd-endpoints")
 	flags.StringVar(&f.etcd.CertFile, "etcd-certfile", "", "`FILE` with the client certificate for --etcd-endpoints")
+	flags.StringVar(&f.backups.Dir, "backup-dir", "", "`FOLDER` for backups of etcd that are made by themselves (default: none are)")
+	flags.DurationVar(&f.backups.Every, "backup-every", 0, "`DURATION` from one such backup to the next (default: 6h)")
+	flags.IntVar(&f.backups.Keep, "backup-keep", 0, "`NUMBER` of such backups that are kept (default: 28)")
+	flags.StringArrayVar(&f.backups.Recipients, "backup-recipient", nil,
+		"age `RECIPIENT` to encrypt them to (age1…); may be given several times")
 	flags.StringVar(&f.etcd.KeyFile, "etcd-keyfile", "", "`FILE` with the key of --etcd-certfile")
 }
 
@@ -70,7 +77,7 @@ func (f *daemonFlags) add(cmd *cobra.Command) {
 func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options, error) {
 	o := daemon.Options{
 		Restart: restart, DataDir: dirs.data, RunDir: dirs.run, Name: f.name, Cluster: f.cluster,
-		StatusURL: f.statusURL, Etcd: f.etcd,
+		StatusURL: f.statusURL, Etcd: f.etcd, Backups: f.backups,
 	}
 	if o.Name == "" {
 		name, err := nodeName("")
@@ -78,6 +85,15 @@ func (f *daemonFlags) options(dirs dirFlags, address netip.Addr) (daemon.Options
 			name = "server"
 		}
 		o.Name = name
+	}
+	if err := makeable("backup-dir", f.backups.Dir); err != nil {
+		return o, err
+	}
+	if f.backups.Dir != "" {
+		var err error
+		if o.Backups.Dir, err = filepath.Abs(f.backups.Dir); err != nil {
+			return o, unusable("backup-dir", f.backups.Dir, err)
+		}
 	}
 	problems := validation.IsValidLabelValue(f.cluster)
 	if f.cluster == "" {

@@ -90,6 +90,9 @@ func standing(r control.Report) int {
 	if len(r.Encryption.Unreadable) > 0 {
 		return exitFailed
 	}
+	if r.Rebuild != "" {
+		code = exitRolling
+	}
 	for _, s := range r.Sources {
 		switch {
 		case s.Status.State == "pending", s.Status.State == "" && s.Status.FetchError == "":
@@ -104,7 +107,8 @@ func standing(r control.Report) int {
 	if code == exitWell && slices.ContainsFunc(r.Servers, func(s control.ServerReport) bool { return s.Silence != "" }) {
 		return exitFailed
 	}
-	if code == exitWell && (r.Ready != "" || slices.ContainsFunc(r.Nodes, func(n control.NodeReport) bool { return !n.Ready })) {
+	if code == exitWell && (r.Ready != "" || r.Backup != "" ||
+		slices.ContainsFunc(r.Nodes, func(n control.NodeReport) bool { return !n.Ready })) {
 		return exitFailed
 	}
 	return code
@@ -116,6 +120,12 @@ func printReport(out io.Writer, r control.Report, dirs dirFlags) error {
 	line("cluster %s, lockstep %s", r.Cluster, r.Version)
 	if r.Ready != "" {
 		line("not ready: %s", r.Ready)
+	}
+	if r.Rebuild != "" {
+		line("%s", r.Rebuild)
+	}
+	if r.Backup != "" {
+		line("%s", r.Backup)
 	}
 	for _, s := range r.Sources {
 		line("")

@@ -17,6 +17,7 @@ func TestStanding(t *testing.T) {
 	failed, drifted := source(v1alpha1.SourceStatus{State: "failure"}), source(v1alpha1.SourceStatus{State: "success", Drift: "lost"})
 	for name, c := range map[string]struct {
 		ready   string
+		rebuild string
 		nodes   []control.NodeReport
 		sources []control.SourceReport
 		waiting int
@@ -33,8 +34,10 @@ func TestStanding(t *testing.T) {
 		"unreadable":              {sources: []control.SourceReport{unreadable}, want: exitFailed},
 		"failed, another rolling": {sources: []control.SourceReport{rolling, failed}, want: exitFailed},
 		"drifted":                 {sources: []control.SourceReport{drifted}, want: exitFailed},
+		"rebuilding":              {rebuild: "waiting for a", sources: []control.SourceReport{well}, want: exitRolling},
 	} {
-		if got := standing(control.Report{Ready: c.ready, Nodes: c.nodes, Sources: c.sources, Waiting: c.waiting}); got != c.want {
+		r := control.Report{Rebuild: c.rebuild, Ready: c.ready, Nodes: c.nodes, Sources: c.sources, Waiting: c.waiting}
+		if got := standing(r); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}

@@ -27,9 +27,13 @@ const SocketName = "control.sock"
 
 // Report is the state of the cluster in the words of `lockstep status`.
 type Report struct {
-	Cluster string         `json:"cluster"`
-	Version string         `json:"version"`
-	Ready   string         `json:"ready"` // empty: ready; else why not
+	Cluster string `json:"cluster"`
+	Version string `json:"version"`
+	Ready   string `json:"ready"` // empty: ready; else why not
+	// Rebuild is how far the rebuild of a cluster is whose store was lost or restored; empty: nothing is to be rebuilt.
+	Rebuild string `json:"rebuild,omitempty"`
+	// Backup is why scheduled backups fail, and since when; empty: they do not, or there are none.
+	Backup  string         `json:"backup,omitempty"`
 	Sources []SourceReport `json:"sources"`
 	Nodes   []NodeReport   `json:"nodes"`
 	// Servers are those of the cluster, by name.
@@ -211,6 +215,8 @@ type Backend interface {
 	Drift(ctx context.Context, source, node string) (DriftReport, error)
 	// Plan tells what applying a source would change; it changes nothing.
 	Plan(ctx context.Context, source v1alpha1.Source) (PlanResult, error)
+	// Backup writes all that etcd has, encrypted to the recipients where there are any. With an error, what was written is of no use.
+	Backup(ctx context.Context, recipients []string, to io.Writer) error
 }
 
 // Serve answers on the socket below runDir until ctx ends. A socket that an earlier process left is replaced.
@@ -345,12 +351,33 @@ func handler(b Backend) http.Handler {
 		result, err := b.Plan(r.Context(), source)
 		answer(w, result, err)
 	})
+	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) {
+		sent := &sending{to: w}
+		err := b.Backup(r.Context(), r.URL.Query()["recipient"], sent)
+		switch {
+		case err != nil && sent.begun:
+			panic(http.ErrAbortHandler) // who reads must not take it for whole
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return mux
+}
+
+// sending notes whether anything was sent.
+type sending struct {
+	to    io.Writer
+	begun bool
+}
+
+func (s *sending) Write(p []byte) (int, error) {
+	s.begun = true
+	return s.to.Write(p)
 }
 
 // Client talks to a daemon on this machine; it implements Backend.
@@ -445,6 +472,28 @@ func (c *Client) Drift(ctx context.Context, source, node string) (DriftReport, e
 // Plan implements Backend.
 func (c *Client) Plan(ctx context.Context, source v1alpha1.Source) (PlanResult, error) {
 	return call[PlanResult](ctx, c, http.MethodPost, "/plan", source)
+}
+
+// Backup implements Backend.
+func (c *Client) Backup(ctx context.Context, recipients []string, to io.Writer) error {
+	path := "http://daemon/backup?" + url.Values{"recipient": recipients}.Encode()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, path, nil)
+	if err != nil {
+		return fmt.Errorf("cannot ask the daemon: %w", err)
+	}
+	response, err := (&http.Client{Transport: c.http.Transport}).Do(request) // as long as it takes
+	if err != nil {
+		return fmt.Errorf("cannot ask the daemon: %w", errors.Unwrap(err))
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(response.Body, maxBody))
+		return errors.New(string(bytes.TrimSpace(text)))
+	}
+	if _, err := io.Copy(to, response.Body); err != nil {
+		return fmt.Errorf("cannot take the backup, the daemon's log may tell more: %w", err)
+	}
+	return nil
 }
 
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {

@@ -78,13 +78,19 @@ func (e *Etcd) startEmbedded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := sound(e.opts.DataDir); err != nil {
+		return err
+	}
 	e.disk.look()
 	started := make(chan error, 1)
 	var server *embed.Etcd
 	go func() { // it stands still where the disk fails it
-		var err error
-		server, err = embed.StartEtcd(config)
-		started <- err
+		started <- recovered(func() (err error) {
+			if server, err = embed.StartEtcd(config); err != nil {
+				err = unsound(e.opts.DataDir, err)
+			}
+			return err
+		})
 	}()
 	select {
 	case err := <-started:
@@ -116,6 +122,9 @@ func (e *Etcd) awaitReady(ctx context.Context) error {
 	for {
 		select {
 		case <-server.Server.ReadyNotify():
+			if err := begun(e.opts.DataDir); err != nil { // the next start tries again
+				e.opts.Log.Warn("what is lost of etcd's files would be taken for what never was", "error", err)
+			}
 			return nil
 		case <-e.disk.broke:
 			return e.comeUpAgain(ctx)

@@ -26,6 +26,10 @@ func openAccountKey(vault Vault) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the key of service accounts: %w", err)
 	}
+	return parseAccountKey(data)
+}
+
+func parseAccountKey(data []byte) (*ecdsa.PrivateKey, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
 		return nil, errors.New("cannot read the key of service accounts: want PEM")

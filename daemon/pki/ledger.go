@@ -131,6 +131,12 @@ func (l *Ledger) read() (known, time.Time, bool) {
 	return k, l.inStep, l.begun
 }
 
+// Knows says that the authority has given certificates to nodes, and which are not removed.
+func (l *Ledger) Knows() bool {
+	known, _, _ := l.read()
+	return len(known.Nodes) > 0
+}
+
 // follow makes the ledger say what the store does, and that it does so now. The store is asked while nobody adds a line:
 // what was noted ahead of it is in it by then.
 func (l *Ledger) follow(store func() known, now time.Time) error {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -238,6 +239,16 @@ func (r *Registrar) lost(ctx context.Context, node, key string) error {
 			return ErrTaken
 		}
 	}
+}
+
+// Registered are the nodes whose names have a key since before a moment; the zero time: all. They are in order of their names.
+func Registered(v *view.View, before time.Time) (names []string) {
+	for row, err := range registrations.Rows(v, nodePrefix) {
+		if err == nil && (before.IsZero() || row.Value.Since.Before(before)) {
+			names = append(names, strings.TrimPrefix(row.Name, nodePrefix))
+		}
+	}
+	return names
 }
 
 // registered reads whose a name is; the error matches errNobody where it is free.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
+	"lockstep/internal/recall"
 	"lockstep/kinds"
 	"lockstep/kinds/admission"
 	"lockstep/kinds/ingress"
@@ -56,6 +57,8 @@ const (
 	PeersPath = "/lockstep/v1/peers/"
 	// DriftPath is read by people, and told by nodes.
 	DriftPath = "/lockstep/v1/drift"
+	// RebuildPath is recall.Path.
+	RebuildPath = recall.Path
 )
 
 // Access is one thing a client asks to do.
@@ -219,7 +222,7 @@ func decidePath(who Subject, a Access, p *Policy) (Verdict, string) {
 		return only(who.Role == Server, "only a server of this cluster may")
 	case who.Role == Server:
 		return Forbidden, "servers ask each other only for what agents answer"
-	case path == TunnelPath || path == RenewPath:
+	case path == TunnelPath || path == RenewPath || path == RebuildPath:
 		return only(who.Role == Node, "only a node may")
 	case path == DriftPath && who.Role == Node:
 		return only(a.Verb == "post", "nodes have no use for it")

@@ -41,6 +41,8 @@ func Run(ctx context.Context, args []string) error {
 		onHost(open, "heal", "Put a host back on the network", func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.Heal(h) }),
 		onHost(open, "reboot", "End everything on a host but its disk, and start it again",
 			func(ctx context.Context, l *lab.Lab, h *lab.Host) error { return l.Reboot(ctx, h) }),
+		onHost(open, "wipe", "Remove all that the etcd of a server has, and start it again",
+			func(ctx context.Context, l *lab.Lab, h *lab.Host) error { return l.Wipe(ctx, h) }),
 	)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)

@@ -208,6 +208,7 @@ func (c *scenario) fault(_ *testscript.TestScript, args []string) error {
 	}
 	hosts := map[string]func(*lab.Host) error{
 		"cut": c.lab.Cut, "heal": c.lab.Heal, "reboot": func(h *lab.Host) error { return c.lab.Reboot(ctx, h) },
+		"wipe": func(h *lab.Host) error { return c.lab.Wipe(ctx, h) },
 	}
 	switch {
 	case slices.Equal(args, []string{"forge", "fail"}):

@@ -68,8 +68,9 @@ func commands() []command {
 			does: "changes an object in etcd by a merge patch, or deletes it, as nobody should"},
 		{usage: "lab kill|stop|start HOST SERVICE", act: (*scenario).fault,
 			does: "ends or starts the daemon, an agent or containerd"},
-		{usage: "lab cut|heal|reboot HOST", act: (*scenario).fault,
-			does: "takes a host off the network, and puts it back; reboots it"},
+		{usage: "lab cut|heal|reboot|wipe HOST", act: (*scenario).fault,
+			does: "takes a host off the network, and puts it back; reboots it; removes all that the etcd of a " +
+				"server has, and starts that anew"},
 		{usage: "lab forge fail|heal", act: (*scenario).fault,
 			does: "the forge answers every request with 503, or answers again"},
 	}

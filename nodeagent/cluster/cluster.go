@@ -87,7 +87,8 @@ type Cluster struct {
 	stale bool      // from has more than now
 	moves uint64    // see Snapshot.Moves
 	from  func() replica.State
-	anew  func() // ends what follows this history; nil: nothing does
+	anew  func()        // ends what follows this history; nil: nothing does
+	held  chan struct{} // closed when the API may be followed again; nil: it may
 	wakes []chan struct{}
 }
 
@@ -155,12 +156,25 @@ func (c *Cluster) Publish(s *Snapshot) bool {
 	return true
 }
 
-// Anew has everything listed anew: the API's history is another one.
-func (c *Cluster) Anew() {
+// Hold has the snapshot stay as it is until Release: the API's history is another one, which may know nothing of what there is.
+func (c *Cluster) Hold() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.held == nil {
+		c.held = make(chan struct{})
+	}
 	if c.anew != nil {
 		c.anew()
+	}
+}
+
+// Release has the API followed again, everything listed anew.
+func (c *Cluster) Release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held != nil {
+		close(c.held)
+		c.held = nil
 	}
 }
 
@@ -178,10 +192,19 @@ func (c *Cluster) changed(moved bool) {
 // Follow follows the API until ctx ends. It starts with nothing whenever the cluster has another history.
 func (c *Cluster) Follow(ctx context.Context, api client.Interface) error {
 	for ctx.Err() == nil {
-		run, stop := context.WithCancel(ctx)
 		c.mu.Lock()
+		held := c.held
+		run, stop := context.WithCancel(ctx)
 		c.anew = stop
 		c.mu.Unlock()
+		if held != nil {
+			select {
+			case <-ctx.Done():
+			case <-held:
+			}
+			stop()
+			continue
+		}
 		err := c.followHistory(ctx, run, api)
 		stop()
 		if err != nil {

@@ -142,17 +142,22 @@ func (s *Store) Bound(used map[pods.Reference]bool) map[pods.Reference]bool {
 		if ref.Resource != pods.PersistentVolumeClaims {
 			continue
 		}
-		s.mu.Lock()
-		object := s.known[ref].object
-		s.mu.Unlock()
-		if object == nil {
-			object = s.kept(ref)
-		}
-		if claim, ok := object.(*corev1.PersistentVolumeClaim); ok && claim.Spec.VolumeName != "" {
+		if claim, ok := s.Last(ref).(*corev1.PersistentVolumeClaim); ok && claim.Spec.VolumeName != "" {
 			out[pods.Reference{Resource: pods.PersistentVolumes, Name: claim.Spec.VolumeName}] = true
 		}
 	}
 	return out
+}
+
+// Last is an object as it was last known, or kept; nil: it is not. It does not ask the API.
+func (s *Store) Last(ref pods.Reference) metav1.Object {
+	s.mu.Lock()
+	object := s.known[ref].object
+	s.mu.Unlock()
+	if object == nil {
+		object = s.kept(ref)
+	}
+	return object
 }
 
 // get returns the object as the API has it, or as it was last known when the

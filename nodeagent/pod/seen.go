@@ -49,6 +49,10 @@ func (p *Pod) Confirm(version int, revision int64) {
 	p.change(func() { p.confirmed, p.taken = max(p.confirmed, version), max(p.taken, revision) })
 }
 
+// StartAnew says that the API's revisions are other ones now, and that what it has been told may be lost: where it has another status
+// than the newest, it is told again.
+func (p *Pod) StartAnew() { p.change(func() { p.confirmed, p.taken = p.version, 0 }) }
+
 // Addresses are those of a pod's own network; none before there is a sandbox.
 func (p *Pod) Addresses() []string {
 	p.mu.Lock()

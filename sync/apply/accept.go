@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
@@ -190,6 +191,23 @@ func Stated(v *view.View, k kinds.Key) bool {
 		}
 	}
 	return false
+}
+
+// Sized says that a source states how many replicas the object has, or that none states the object.
+func Sized(v *view.View, k kinds.Key) bool {
+	for source := range sourceTable.Names(v, "") {
+		row, ok, err := plan.Inventory.Get(v, source+"/"+k.Path())
+		if err != nil || !ok {
+			continue
+		}
+		var stated struct {
+			Spec struct {
+				Replicas *int32 `json:"replicas"`
+			} `json:"spec"`
+		}
+		return json.Unmarshal(row.Value.Object, &stated) != nil || stated.Spec.Replicas != nil
+	}
+	return true
 }
 
 // chunk cuts entries into transactions.
