@@ -40,6 +40,7 @@ import (
 	"lockstep/reconcilers/apiservers"
 	"lockstep/reconcilers/drivers"
 	"lockstep/reconcilers/engine"
+	"lockstep/reconcilers/loop"
 	"lockstep/reconcilers/scheduler"
 	"lockstep/store"
 	"lockstep/store/view"
@@ -234,7 +235,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		store: p.store, name: o.Name, at: o.Advertise, serving: p.store.ServingSince, now: time.Now, log: o.Log, told: p.told,
 	}
 	p.peers = peers.New(peers.Options{
-		Own: p.tunnels, Others: p.others, TLS: p.authority.PeerConfig(o.Name), Log: o.Log,
+		Own: p.tunnels, Others: p.others, Authority: p.authority.Incoming, TLS: p.authority.PeerConfig(o.Name), Log: o.Log,
 	})
 	own := slices.Collect(maps.Values(p.settings.Reserved()))
 	p.rebuild = rebuild.New(rebuild.Options{
@@ -328,6 +329,7 @@ func (p *plane) tasks() []task {
 		}},
 		{"announcement", p.announcer.run},
 		{"keys", func(ctx context.Context) error { return encryption.Follow(ctx, p.encryption()) }},
+		{"authority", p.keepAuthority},
 		{"status page", func(ctx context.Context) error {
 			return listen(ctx, p.opts.StatusListen, p.web.Serve)
 		}},
@@ -356,22 +358,25 @@ func (p *plane) encryption() encryption.Options {
 // leaderTasks are what only the leader does, writing through its committer.
 func (p *plane) leaderTasks(c store.Committer) []task {
 	gauge := usage.NewGauge(usage.Agents{Transport: p.peers.Transport, Log: p.opts.Log}, p.store.View, time.Now)
-	loops := reconcilers.All(reconcilers.Options{
-		Settings: p.settings,
-		CA:       string(p.authority.PEM()),
-		Noted:    apply.Noted,
-		Stated:   apply.Stated,
-		Gauge:    gauge.Read,
-	})
+	loops := func() []loop.Reconciler {
+		return reconcilers.All(reconcilers.Options{
+			Settings: p.settings,
+			CA:       string(p.authority.PEM()),
+			Noted:    apply.Noted,
+			Stated:   apply.Stated,
+			Gauge:    gauge.Read,
+		})
+	}
 	sources, acts := p.rebuild.Committer(c, rebuild.Sources), p.rebuild.Committer(c, rebuild.Loops)
 	return []task{
 		{"encryption", func(ctx context.Context) error { return encryption.Lead(ctx, p.encryption(), c) }},
 		{"rebuild", func(ctx context.Context) error { return p.rebuild.Run(ctx, c) }},
 		{"backups", p.backups.Run},
 		{"sync", func(ctx context.Context) error { return p.sync.Lead(ctx, sources) }},
-		{"reconcilers", engine.New(loops, engine.Options{
+		{"reconcilers", p.reconcile(loops, engine.Options{
 			Store: p.store, Commit: acts, Events: p.store, Log: p.opts.Log, Registerer: termRegistry(p.registry),
-		}).Run},
+		})},
+		{"rotation", func(ctx context.Context) error { return p.advanceRotation(ctx, c) }},
 		{"gauge", gauge.Run},
 		{"drivers", drivers.New(drivers.Options{
 			Store: p.store, Commit: acts, Events: p.store, Log: p.opts.Log, Dial: p.peers.DialController, Stated: apply.Stated,

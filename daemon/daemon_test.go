@@ -48,7 +48,8 @@ func TestTasksByRole(t *testing.T) {
 		}
 		return out
 	}
-	got, want := names(p.tasks()), []string{"etcd", "store", "heap", "api", "announcement", "keys", "status page", "control", "leader"}
+	got := names(p.tasks())
+	want := []string{"etcd", "store", "heap", "api", "announcement", "keys", "authority", "status page", "control", "leader"}
 	if !slices.Equal(got, want) {
 		t.Errorf("every control plane runs %v, want %v", got, want)
 	}

@@ -137,6 +137,9 @@ func (d *door) credential(ctx context.Context, opts control.KubeconfigOptions) (
 	}
 	if !opts.Bearer {
 		cert, key, err := d.authority.User(token.User, token.Groups, opts.TTL)
+		if err == nil && d.ready() == nil { // without the store nobody is told of it when the CA is replaced
+			err = d.authority.Issued(ctx, d.store, cert)
+		}
 		return pki.Credential{CertPEM: cert, KeyPEM: key}, err
 	}
 	if err := d.ready(); err != nil {

@@ -130,7 +130,7 @@ func TestAgentIsRemoved(t *testing.T) {
 	defer cancel()
 	running.Go(func() { _ = reporter.Run(ctx) })
 	running.Go(func() {
-		_ = tunnel.Serve(ctx, slog.New(slog.DiscardHandler), tunnel.NewLine(func() string { return s.api }, conf).Dial,
+		_ = tunnel.Serve(ctx, slog.New(slog.DiscardHandler), tunnel.NewLine(func() string { return s.api }, identity.TLS).Dial,
 			http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("the agent")) }))
 	})
 	viewer := s.client().CoreV1()

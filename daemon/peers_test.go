@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"lockstep/daemon/api"
 	"lockstep/daemon/api/peers"
 	apitunnel "lockstep/daemon/api/tunnel"
 	"lockstep/daemon/control"
@@ -162,7 +163,16 @@ func (s *one) start(t *testing.T) {
 		report, err := control.Dial(s.opts.RunDir).Report(t.Context())
 		return err == nil && report.Ready == ""
 	})
-	// A viewer reaches the server itself, whether others are cut off from it or not.
+	s.view(t)
+	eventually.True(t, 30*time.Second, s.name+" serves", func() bool {
+		_, err := s.viewer.CoreV1().RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
+		return err == nil
+	})
+}
+
+// view gives the server's viewer a kubeconfig. It reaches the server itself, whether others are cut off from it or not.
+func (s *one) view(t *testing.T) {
+	t.Helper()
 	direct := control.KubeconfigOptions{Server: "https://" + s.opts.Listen.String()}
 	config, err := control.Dial(s.opts.RunDir).Kubeconfig(t.Context(), direct)
 	if err != nil {
@@ -176,10 +186,6 @@ func (s *one) start(t *testing.T) {
 	if s.viewer, err = kubernetes.NewForConfig(made); err != nil {
 		t.Fatal(err)
 	}
-	eventually.True(t, 30*time.Second, s.name+" serves", func() bool {
-		_, err := s.viewer.CoreV1().RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
-		return err == nil
-	})
 }
 
 func (s *one) stop(t *testing.T) {
@@ -274,20 +280,44 @@ func newLite(t *testing.T, name string, all []*one) *lite {
 		t.Fatal(err)
 	}
 	link.Servers = a.servers
-	conf, err := id.TLS()
-	if err != nil {
-		t.Fatal(err)
+	seen := make(chan string, 1)
+	link.Heard = func(res *http.Response) {
+		if mark := res.Header.Get(api.AuthorityHeader); mark != id.Mark() {
+			select {
+			case seen <- mark:
+			default:
+			}
+		}
 	}
-	line := tunnel.NewLine(func() string { return strings.TrimPrefix(a.servers.Current(), "https://") }, conf)
-	api, err := client.New(link.Config())
+	line := tunnel.NewLine(func() string { return strings.TrimPrefix(a.servers.Current(), "https://") }, id.TLS)
+	groups, err := client.New(link.Config())
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, end := context.WithCancel(context.Background())
 	a.end = end
 	quiet := slog.New(slog.DiscardHandler)
-	reporter := &register.Reporter{Client: api, Name: name, Log: quiet, Answered: link.Answered,
-		State: func(context.Context) register.State { return register.State{} }}
+	renewed := make(chan struct{}, 1)
+	reporter := &register.Reporter{Client: groups, Name: name, Log: quiet, Answered: link.Answered, Changed: renewed,
+		State: func(context.Context) register.State { return register.State{} },
+		Marks: func() (labels, annotations map[string]string) {
+			return nil, map[string]string{kinds.Authority: id.Mark()}
+		}}
+	a.running.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case mark := <-seen:
+				now := id
+				now.Server = a.servers.Current()
+				if mark == id.Mark() || now.Renew(ctx) != nil || link.Trust() != nil {
+					continue // asked again by the next answer
+				}
+				renewed <- struct{}{}
+			}
+		}
+	})
 	a.running.Go(func() { _ = a.servers.Run(ctx, together{link, line}) })
 	a.running.Go(func() { _ = reporter.Run(ctx) })
 	a.running.Go(func() { _ = tunnel.Serve(ctx, quiet, line.Dial, a.handler()) })

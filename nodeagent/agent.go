@@ -83,6 +83,8 @@ type Agent struct {
 	lostWake  chan struct{} // wakes endLost
 	offerWake chan struct{} // wakes offer
 
+	authorityWake chan struct{} // wakes renewCertificate
+
 	contentWake chan struct{} // wakes refresh
 	resizeWake  chan struct{} // wakes resizePods
 	tiersWake   chan struct{} // wakes keepTiers
@@ -100,6 +102,10 @@ type Agent struct {
 	client        client.Interface    // nil while not connected
 	// history names what the API's revisions are of; empty until it is known.
 	history string
+	// authority is the one that servers named last; empty: none did.
+	authority string
+	// certified is the one that the node's certificate is of, as far as the report of the node says; empty: it is not known.
+	certified string
 	// lost are the pods of an earlier history that the API does not know, and until when each of them waits.
 	lost map[types.UID]time.Time
 	// holds says that nothing is taken from the API until it is known there what runs here.
@@ -139,10 +145,9 @@ func New(opts Options) (*Agent, error) {
 		resizeWake: make(chan struct{}, 1), tiersWake: make(chan struct{}, 1),
 		growWake: make(chan struct{}, 1), imagesWake: make(chan struct{}, 1),
 		connected: make(chan struct{}), imported: make(chan struct{}), lostWake: make(chan struct{}, 1),
-		offerWake: make(chan struct{}, 1),
-		pods:      map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
-		findings: findings{wake: make(chan struct{}, 1)},
-		ips:      opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
+		offerWake: make(chan struct{}, 1), authorityWake: make(chan struct{}, 1), findings: findings{wake: make(chan struct{}, 1)},
+		pods: map[types.UID]*pod.Pod{}, contents: map[types.UID]bool{}, claims: map[string]*pod.Pod{},
+		ips: opts.NodeIPs, noNetwork: network.ErrNotReady.Error(),
 	}
 	sealer := sealing.New(a.identity().Key)
 	a.content = content.New(content.Options{

@@ -32,6 +32,9 @@ func (a *Agent) heard(res *http.Response) {
 	if history := res.Header.Get(historyHeader); history != "" {
 		a.historySeen(history)
 	}
+	if mark := res.Header.Get(authorityHeader); mark != "" {
+		a.authoritySeen(mark)
+	}
 }
 
 // historySeen takes in which history of the cluster an answer of the API is of; it comes before the answer's body does. A

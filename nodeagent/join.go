@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"time"
 
 	"lockstep/internal/sleep"
+	"lockstep/kinds"
 	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/register"
+	"lockstep/nodeagent/servers"
 	"lockstep/nodeagent/tunnel"
 )
 
@@ -20,6 +23,10 @@ const (
 	joinPatience = 3 * time.Second
 	renewCheck   = time.Hour // certificates last for months
 	renewRetry   = time.Second
+	// renewSpread is the time over which nodes renew their certificates when the cluster's authority is another one.
+	renewSpread = 10 * time.Second
+	// authorityHeader of an answer names the authority that signs, and those that are trusted.
+	authorityHeader = "Lockstep-Authority"
 	// historyHeader of an answer names the history that the API's revisions are of.
 	historyHeader = "Lockstep-History"
 )
@@ -35,11 +42,7 @@ func (a *Agent) joinCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	conf, err := id.TLS()
-	if err != nil {
-		return err
-	}
-	line := tunnel.NewLine(a.serverAddress, conf)
+	line := tunnel.NewLine(a.serverAddress, id.TLS)
 	link.Heard, link.Servers, a.link = a.heard, a.servers, link
 	a.begin([]task{{"servers", func(ctx context.Context) error { return a.servers.Run(ctx, moving{link, line}) }}})
 	if _, told, _ := a.opts.keptSettings(); told || len(a.allPods()) > 0 { // it goes on, and is told when there is somebody to tell it
@@ -144,9 +147,19 @@ func (a *Agent) renewCertificate(ctx context.Context, id register.Identity, link
 			sleep.For(ctx, renewRetry)
 			continue
 		}
-		if due := time.Until(register.RenewAt(c)); due > 0 {
-			sleep.For(ctx, min(due, renewCheck)) // the clock may be set meanwhile
+		other := a.otherAuthority(id)
+		if due := time.Until(register.RenewAt(c)); due > 0 && !other {
+			timer := time.NewTimer(min(due, renewCheck)) // the clock may be set meanwhile
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			case <-a.authorityWake:
+			}
+			timer.Stop()
 			continue
+		}
+		if other && !sleep.For(ctx, servers.Delay(a.opts.NodeName, renewSpread)) {
+			return nil
 		}
 		if id.Joined(time.Now()) {
 			err = a.atEach(ctx, func(id register.Identity) error { return id.Renew(ctx) })
@@ -155,13 +168,56 @@ func (a *Agent) renewCertificate(ctx context.Context, id register.Identity, link
 		}
 		a.metrics.report("certificate", time.Now(), err)
 		if err == nil {
-			link.Reset()
-		} else if ctx.Err() == nil {
+			err = link.Trust()
+			a.otherAuthority(id)
+			a.reportNode()
+		}
+		if err == nil && other { // until the servers have told of yet another
+			continue
+		}
+		if err != nil && ctx.Err() == nil {
 			a.log.Warn("cannot renew certificate", "error", err, "expires", c.NotAfter)
 		}
-		if c, err = id.Certificate(); err == nil {
+		if other {
+			sleep.For(ctx, renewSpread)
+		} else if c, err = id.Certificate(); err == nil {
 			sleep.For(ctx, min(max(time.Until(c.NotAfter)/3, renewRetry), renewCheck))
 		}
 	}
 	return nil
+}
+
+// authoritySeen takes in which authority an answer of the API names.
+func (a *Agent) authoritySeen(mark string) {
+	a.mu.Lock()
+	changed := a.authority != mark
+	a.authority = mark
+	a.mu.Unlock()
+	if changed {
+		poke(a.authorityWake)
+	}
+}
+
+// otherAuthority says whether the servers have another authority than the node got its certificate from.
+func (a *Agent) otherAuthority(id register.Identity) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.certified = id.Mark()
+	return a.authority != "" && a.authority != a.certified
+}
+
+// marks are labels and annotations that the node has for itself: those of CSI drivers, and which authority its certificate is of.
+func (a *Agent) marks() (labels, annotations map[string]string) {
+	labels, annotations = a.csi.Marks()
+	a.mu.Lock()
+	mark := a.certified
+	a.mu.Unlock()
+	if mark != "" {
+		annotations = maps.Clone(annotations)
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations[kinds.Authority] = mark
+	}
+	return labels, annotations
 }

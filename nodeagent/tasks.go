@@ -72,7 +72,7 @@ func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *re
 	dial func(context.Context) (net.Conn, error)) []task {
 	reporter := &register.Reporter{Client: api, Name: a.opts.NodeName, Labels: a.opts.Labels,
 		Annotations: map[string]string{kinds.LocalPath: a.opts.localPathDir()}, Taints: a.opts.Taints,
-		Marks: a.csi.Marks, State: a.nodeState, Changed: a.changed, Answered: link.Answered, Reported: a.metrics.report, Log: a.log,
+		Marks: a.marks, State: a.nodeState, Changed: a.changed, Answered: link.Answered, Reported: a.metrics.report, Log: a.log,
 		Foreign: func(ctx context.Context) string { return a.foreign(ctx, api) }}
 	return []task{
 		{"report", reporter.Run},

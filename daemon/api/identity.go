@@ -82,7 +82,7 @@ func (id identity) writer() string {
 // authority, else by a bearer token, else nobody. A token that is not good is an error, as in Kubernetes.
 func (s *server) authenticate(r *http.Request) (identity, error) {
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		return s.byCertificate(r, r.TLS.VerifiedChains[0][0])
+		return s.byCertificate(r, r.TLS.VerifiedChains[0])
 	}
 	header := r.Header.Get("Authorization")
 	if header == "" {
@@ -101,8 +101,23 @@ func (s *server) authenticate(r *http.Request) (identity, error) {
 	return id, err
 }
 
-// byCertificate finds who a verified certificate is of. A node's must be for the key that its name is registered for.
-func (s *server) byCertificate(r *http.Request, cert *x509.Certificate) (identity, error) {
+// byCertificate finds who a certificate is of, by the chain to its authority that was verified when its connection was opened. A node's
+// must be for the key that its name is registered for.
+func (s *server) byCertificate(r *http.Request, chain []*x509.Certificate) (identity, error) {
+	cert, root := chain[0], chain[len(chain)-1]
+	if !s.opts.Authority.Trusts(root) { // it did when the connection was opened
+		return identity{}, apierrors.NewUnauthorized("the certificate is of a CA that was replaced")
+	}
+	id, err := s.byName(r, cert)
+	if err != nil {
+		return identity{}, err
+	}
+	named := id.holds
+	id.holds = func(v *view.View) bool { return s.opts.Authority.Trusts(root) && (named == nil || named(v)) }
+	return id, nil
+}
+
+func (s *server) byName(r *http.Request, cert *x509.Certificate) (identity, error) {
 	id := identify(cert.Subject.CommonName, cert.Subject.Organization)
 	id.until = cert.NotAfter
 	switch id.Role {

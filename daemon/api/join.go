@@ -35,6 +35,8 @@ type JoinResponse struct {
 	// Certificate of the node and CA, the cluster's authority, are PEM.
 	Certificate string `json:"certificate"`
 	CA          string `json:"ca"`
+	// Mark names the authority that signed, and those that CA has: see AuthorityHeader.
+	Mark string `json:"mark,omitempty"`
 }
 
 // join sells a node certificate for a token. A free name is registered; a taken one needs the key it was registered
@@ -90,7 +92,9 @@ func (s *server) joined(w http.ResponseWriter, r *http.Request, name string, cer
 		s.fail(w, r, unavailable(err))
 	default:
 		s.log.Info("a node has its certificate", "node", name)
-		responsewriters.WriteRawJSON(http.StatusOK, JoinResponse{Certificate: string(certificate), CA: string(s.opts.Authority.PEM())}, w)
+		responsewriters.WriteRawJSON(http.StatusOK, JoinResponse{
+			Certificate: string(certificate), CA: string(s.opts.Authority.PEM()), Mark: s.opts.Authority.Mark(),
+		}, w)
 	}
 }
 

@@ -193,12 +193,16 @@ func (s *server) judge(v *view.View, changes []view.Change, all bool) {
 // that a client that goes on from a revision learns that the number has another meaning now.
 const HistoryHeader = "Lockstep-History"
 
+// AuthorityHeader of an answer names the authority that signs certificates, and those that are trusted: where it is another one than a
+// node got its certificate from, the node asks for a new one.
+const AuthorityHeader = "Lockstep-Authority"
+
 func (s *server) historic(next http.Handler) http.Handler {
-	if s.opts.History == "" {
-		return next
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set(HistoryHeader, s.opts.History)
+		if s.opts.History != "" {
+			w.Header().Set(HistoryHeader, s.opts.History)
+		}
+		w.Header().Set(AuthorityHeader, s.opts.Authority.Mark())
 		next.ServeHTTP(w, r)
 	})
 }

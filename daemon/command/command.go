@@ -59,7 +59,7 @@ cluster, push: there is no other way. To read it, use kubectl, the status page o
 	}
 	root.SetVersionTemplate("lockstep {{.Version}}\n")
 	root.AddCommand(newUp(), newDaemon(), newAgent(), newValidate(), newPlan(), newStatus(), newDrift(), newKubeconfig(), newToken(),
-		newNode(), newServer(), newEncryption(), newBackup(), newRestore(), newReset(), newVersion())
+		newNode(), newServer(), newCA(), newEncryption(), newBackup(), newRestore(), newReset(), newVersion())
 	plainly(root)
 	return root
 }

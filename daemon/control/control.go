@@ -188,6 +188,17 @@ type KubeconfigOptions struct {
 	TTL time.Duration `json:"ttl,omitempty"`
 }
 
+// CAReport is the cluster's CA, and how far its replacement is.
+type CAReport struct {
+	Pin   string    `json:"pin"`   // SHA-256 of the certificate that signs, in hex
+	Until time.Time `json:"until"` // when that runs out
+	// Phase is trust, sign or done; empty: it was never replaced.
+	Phase string    `json:"phase,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+	// Waits say who keeps it from its next phase.
+	Waits []string `json:"waits,omitempty"`
+}
+
 // Backend answers what the door is asked. Its methods may be called at the same time.
 type Backend interface {
 	// Token makes a join token.
@@ -203,6 +214,10 @@ type Backend interface {
 	RemoveNode(ctx context.Context, name string) error
 	// RemoveServer takes a server out of the cluster, and returns what to know then. It is an error that there is none of that name.
 	RemoveServer(ctx context.Context, name string) (string, error)
+	// RotateCA begins to replace the cluster's CA; drop ends a replacement although something uses the old one still.
+	RotateCA(ctx context.Context, drop bool) error
+	// CA tells of the cluster's CA, and how far its replacement is.
+	CA(ctx context.Context) (CAReport, error)
 	// Kubeconfig makes a kubeconfig of a viewer or of a user. It is an error that a name is not for people.
 	Kubeconfig(ctx context.Context, opts KubeconfigOptions) ([]byte, error)
 	// Rotate begins to replace the key that values are sealed with, and returns the new one's name.
@@ -317,6 +332,13 @@ func handler(b Backend) http.Handler {
 	mux.HandleFunc("DELETE /server/{name}", func(w http.ResponseWriter, r *http.Request) {
 		text, err := b.RemoveServer(r.Context(), r.PathValue("name"))
 		answer(w, text, err)
+	})
+	mux.HandleFunc("POST /ca", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, b.RotateCA(r.Context(), r.URL.Query().Has("drop")))
+	})
+	mux.HandleFunc("GET /ca", func(w http.ResponseWriter, r *http.Request) {
+		report, err := b.CA(r.Context())
+		answer(w, report, err)
 	})
 	mux.HandleFunc("POST /kubeconfig", func(w http.ResponseWriter, r *http.Request) {
 		var opts KubeconfigOptions
@@ -440,6 +462,21 @@ func (c *Client) RemoveNode(ctx context.Context, name string) error {
 // RemoveServer implements Backend.
 func (c *Client) RemoveServer(ctx context.Context, name string) (string, error) {
 	return call[string](ctx, c, http.MethodDelete, "/server/"+url.PathEscape(name), nil)
+}
+
+// RotateCA implements Backend.
+func (c *Client) RotateCA(ctx context.Context, drop bool) error {
+	path := "/ca"
+	if drop {
+		path += "?drop"
+	}
+	_, err := call[any](ctx, c, http.MethodPost, path, nil)
+	return err
+}
+
+// CA implements Backend.
+func (c *Client) CA(ctx context.Context) (CAReport, error) {
+	return call[CAReport](ctx, c, http.MethodGet, "/ca", nil)
 }
 
 // Kubeconfig implements Backend.

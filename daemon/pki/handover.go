@@ -20,6 +20,8 @@ var shared = []document{
 	{accountKeyFile, true},
 	{caCertFile, false},
 	{encryptionFile, false}, // who lacks it does not start
+	{nextKeyFile, false},
+	{oldCertFile, false},
 	{ledgerFile, false},
 }
 
@@ -42,8 +44,8 @@ func Export(vault Vault) (map[string][]byte, error) {
 // Import puts what Export gave into the vault of a new server, where it is of the authority of that pin and the vault has no
 // other authority's. It may be called again.
 func Import(vault Vault, pin string, docs map[string][]byte) error {
-	a, err := parse(docs[caKeyFile], nil)
-	if err == nil && a.Pin() != pin {
+	a, err := parse(docs[caKeyFile])
+	if err == nil && Pin(a.cert) != pin {
 		err = errors.New("they are another cluster's than the token's")
 	}
 	if err != nil {
@@ -60,7 +62,7 @@ func Import(vault Vault, pin string, docs map[string][]byte) error {
 		}
 	}
 	if mine, err := vault.Read(caKeyFile); err == nil {
-		if old, err := parse(mine, nil); err != nil || old.Pin() != pin {
+		if old, err := parse(mine); err != nil || Pin(old.cert) != pin {
 			return errors.New("cannot take over the cluster's keys: this data directory has those of another cluster already; " +
 				"lockstep reset removes them")
 		}

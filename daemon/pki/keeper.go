@@ -156,7 +156,7 @@ func (r *Registrar) restore(ctx context.Context) error {
 // than the authority, and no ledger was in step with the one before until shortly before it was lost.
 func (r *Registrar) reckon(inStep time.Time, begun bool) time.Time {
 	made := r.opts.StoreMade
-	if made.IsZero() || made.Before(r.authority.cert.NotBefore.Add(skew+newStore)) {
+	if made.IsZero() || made.Before(r.authority.current().is.cert.NotBefore.Add(skew+newStore)) {
 		return time.Time{}
 	}
 	if begun && inStep.After(made.Add(-ledgerTrust)) {

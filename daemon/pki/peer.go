@@ -23,7 +23,7 @@ const (
 // with a third of its life left at least, and that the authority's own certificate lies beside it. It returns their files.
 func (a *Authority) KeepPeer(vault Dir, host string) (caFile, certAndKeyFile string, err error) {
 	caFile, certAndKeyFile = filepath.Join(string(vault), caCertFile), filepath.Join(string(vault), peerFile)
-	if err := vault.Create(caCertFile, a.pem); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := vault.Create(caCertFile, a.PEM()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", "", err
 	}
 	if data, err := vault.Read(peerFile); err == nil && a.goodPeer(data, host) {

@@ -50,18 +50,23 @@ const (
 const (
 	caCertFile = "ca.crt"
 	caKeyFile  = "ca.key"
+	// nextKeyFile has the authority that is to sign next, as caKeyFile has that which does; oldCertFile the certificate of the one that did
+	// before, and a certificate of the present one by it. Both are empty but while the authority is replaced.
+	nextKeyFile = "ca-next.key"
+	oldCertFile = "ca-old.crt"
 	// accountKeyFile has the key that signs tokens of service accounts.
 	accountKeyFile = "sa.key"
 )
 
 // Authority signs certificates with the cluster's key. Any number of goroutines may use one.
 type Authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
-	now  func() time.Time
+	vault Vault
+	now   func() time.Time
 	// accountKey signs tokens of service accounts.
 	accountKey *ecdsa.PrivateKey
+
+	mu   sync.RWMutex
+	keys keys
 
 	nodeLifetime, serverLifetime time.Duration
 }
@@ -96,10 +101,15 @@ func Open(vault Vault, opts Options) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the cluster's authority: %w", err)
 	}
-	a, err := parse(bundle, opts.Now)
+	is, err := parse(bundle)
 	if err != nil {
 		return nil, err
 	}
+	a, k := &Authority{vault: vault, now: opts.Now}, keys{is: is}
+	if err := k.resume(vault); err != nil {
+		return nil, err
+	}
+	a.set(k)
 	if a.accountKey, err = openAccountKey(vault); err != nil {
 		return nil, err
 	}
@@ -111,42 +121,54 @@ func Open(vault Vault, opts Options) (*Authority, error) {
 // create stores key and certificate as one document, so that no crash leaves one without the other; the certificate
 // alone is stored beside it for those who only verify.
 func create(vault Vault, opts Options) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("cannot generate a key: %w", err)
-	}
-	now := opts.Now()
-	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: opts.Cluster + "-ca"},
-		NotBefore:             now.Add(-skew),
-		NotAfter:              now.Add(caLifetime),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-	}
-	certPEM, err := sign(template, template, &key.PublicKey, key)
+	bundle, err := newAuthority(opts.Cluster+"-ca", opts.Now())
 	if err != nil {
 		return err
 	}
-	keyPEM, err := encodeKey(key)
-	if err != nil {
-		return err
-	}
-	if err := vault.Create(caKeyFile, append(keyPEM, certPEM...)); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := vault.Create(caKeyFile, bundle); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	winner, err := vault.Read(caKeyFile)
 	if err != nil {
 		return err
 	}
-	_, certPEM = split(winner)
+	_, certPEM := split(winner)
 	if err := vault.Create(caCertFile, certPEM); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return nil
 }
 
-func parse(bundle []byte, now func() time.Time) (*Authority, error) {
+// newAuthority makes a key and its certificate for ten years, in PEM.
+func newAuthority(name string, now time.Time) ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("cannot generate a key: %w", err)
+	}
+	template := authorityTemplate(name, now.Add(-skew), now.Add(caLifetime))
+	certPEM, err := sign(template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return append(keyPEM, certPEM...), nil
+}
+
+func authorityTemplate(name string, from, until time.Time) *x509.Certificate {
+	return &x509.Certificate{
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             from,
+		NotAfter:              until,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+	}
+}
+
+func parse(bundle []byte) (*signer, error) {
 	keyPEM, certPEM := split(bundle)
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
@@ -160,7 +182,7 @@ func parse(bundle []byte, now func() time.Time) (*Authority, error) {
 	if !ok || !cert.IsCA {
 		return nil, errors.New("cannot read the cluster's authority: want an ECDSA key and a certificate that may sign")
 	}
-	return &Authority{cert: cert, key: key, pem: certPEM, now: now}, nil
+	return &signer{cert: cert, key: key, pem: certPEM}, nil
 }
 
 // split separates the key from the certificates of a PEM bundle.
@@ -178,18 +200,20 @@ func split(bundle []byte) (key, certs []byte) {
 	}
 }
 
-// PEM is the authority's certificate; the caller must not change it.
-func (a *Authority) PEM() []byte { return a.pem }
+// PEM are the certificates of the authority that are trusted, that which signs first; the caller must not change them.
+func (a *Authority) PEM() []byte { return a.current().bundle() }
 
-// Pool holds just the authority's certificate.
+// Pool holds just the authority's certificates that are trusted.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
+	for _, cert := range a.current().trusted() {
+		pool.AddCert(cert)
+	}
 	return pool
 }
 
-// Pin is the SHA-256 of the authority's certificate in hex, 64 digits: the first part of a join token.
-func (a *Authority) Pin() string { return Pin(a.cert) }
+// Pin is the SHA-256 of the certificate that signs, in hex, 64 digits: the first part of a join token.
+func (a *Authority) Pin() string { return Pin(a.current().is.cert) }
 
 // Pin is the SHA-256 of a certificate in hex.
 func Pin(cert *x509.Certificate) string {
@@ -212,7 +236,7 @@ func (a *Authority) Server(hosts []string) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("cannot make a server certificate: %w", err)
 	}
-	return tls.X509KeyPair(append(certPEM, a.pem...), keyPEM)
+	return tls.X509KeyPair(append(certPEM, a.current().chain()...), keyPEM)
 }
 
 // ServerHosts are the names under which every API server is reached from inside the cluster, and the given ones.
@@ -235,33 +259,38 @@ func (a *Authority) ServerConfig(hosts []string) (*tls.Config, error) {
 		return nil, err
 	}
 	var mu sync.Mutex
-	current := first
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
-		ClientAuth: tls.VerifyClientCertIfGiven,
-		ClientCAs:  a.Pool(),
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if a.due(current.Leaf) {
-				next, err := a.Server(hosts)
-				if err != nil {
-					return nil, err
-				}
-				current = next
+	current, by := first, a.Mark()
+	get := func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if mark := a.Mark(); a.due(current.Leaf) || mark != by {
+			next, err := a.Server(hosts)
+			if err != nil {
+				return nil, err
 			}
-			cert := current
-			return &cert, nil
-		},
-	}, nil
+			current, by = next, mark
+		}
+		cert := current
+		return &cert, nil
+	}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientAuth: tls.VerifyClientCertIfGiven, GetCertificate: get,
+	}
+	// Whom the authority trusts may change while the server runs.
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		now := config.Clone()
+		now.GetConfigForClient, now.ClientCAs = nil, a.Pool()
+		return now, nil
+	}
+	return config, nil
 }
 
 // SignNode signs a node's request, whatever subject it asks for, as system:node:<node>.
 func (a *Authority) SignNode(csr *x509.CertificateRequest, node string) ([]byte, error) {
 	template := a.template(pkix.Name{CommonName: NodeUserPrefix + node, Organization: []string{NodeGroup}}, a.nodeLifetime)
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	certPEM, err := sign(template, a.cert, csr.PublicKey, a.key)
+	by := a.current().is
+	certPEM, err := sign(template, by.cert, csr.PublicKey, by.key)
 	if err != nil {
 		return nil, fmt.Errorf("cannot sign the certificate of node %s: %w", node, err)
 	}
@@ -291,8 +320,8 @@ func subjectOf(name string, groups ...string) pkix.Name {
 func (a *Authority) template(subject pkix.Name, lifetime time.Duration) *x509.Certificate {
 	now := a.now()
 	end := now.Add(lifetime)
-	if end.After(a.cert.NotAfter) {
-		end = a.cert.NotAfter
+	if most := a.current().is.cert.NotAfter; end.After(most) {
+		end = most
 	}
 	return &x509.Certificate{
 		Subject:               subject,
@@ -308,7 +337,8 @@ func (a *Authority) issue(template *x509.Certificate) (certPEM, keyPEM []byte, e
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot generate a key: %w", err)
 	}
-	if certPEM, err = sign(template, a.cert, &key.PublicKey, a.key); err != nil {
+	by := a.current().is
+	if certPEM, err = sign(template, by.cert, &key.PublicKey, by.key); err != nil {
 		return nil, nil, err
 	}
 	keyPEM, err = encodeKey(key)

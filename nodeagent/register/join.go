@@ -30,6 +30,7 @@ const (
 	caFile   = "ca.crt"
 	certFile = "client.crt"
 	keyFile  = "client.key"
+	markFile = "ca.mark"
 	// joinTimeout bounds one request: the server signs within milliseconds.
 	joinTimeout = 15 * time.Second
 	// maxAnswer bounds what a server may send before it is trusted.
@@ -112,16 +113,15 @@ func (i Identity) Join(ctx context.Context, token string) error {
 		Transport: &http.Transport{DialContext: direct(), TLSClientConfig: pinned.Config(pin)},
 	}
 	defer client.CloseIdleConnections()
-	var answer struct{ Certificate, CA string }
+	var answer answer
 	err = post(ctx, client, i.Server+"/lockstep/v1/join", map[string]string{"token": bearer, "node": i.Node, "csr": string(csr)}, &answer)
 	if err != nil {
 		return fmt.Errorf("cannot join %s as node %s: %w", i.Server, i.Node, err)
 	}
-	block, _ := pem.Decode([]byte(answer.CA))
-	if block == nil || pinned.Digest(block.Bytes) != pin {
+	if !has(answer.CA, pin) {
 		return fmt.Errorf("cannot join %s: it answered with another CA than the token pins", i.Server)
 	}
-	return i.store(answer.Certificate, answer.CA)
+	return i.store(answer)
 }
 
 // Renew replaces a certificate before it expires; the key stays.
@@ -136,11 +136,34 @@ func (i Identity) Renew(ctx context.Context) error {
 	}
 	client := &http.Client{Timeout: joinTimeout, Transport: &http.Transport{DialContext: direct(), TLSClientConfig: conf}}
 	defer client.CloseIdleConnections()
-	var answer struct{ Certificate, CA string }
+	var answer answer
 	if err := post(ctx, client, i.Server+"/lockstep/v1/renew", map[string]string{"node": i.Node, "csr": string(csr)}, &answer); err != nil {
 		return fmt.Errorf("cannot renew certificate of node %s: %w", i.Node, err)
 	}
-	return i.store(answer.Certificate, "")
+	return i.store(answer)
+}
+
+// answer is what a server answers who joins or renews: certificate and authority in PEM, and which authority that is.
+type answer struct{ Certificate, CA, Mark string }
+
+// has says whether one of the certificates in PEM is the one of a pin: while the authority is replaced there are two.
+func has(certificates, pin string) bool {
+	for rest := []byte(certificates); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return false
+		}
+		if pinned.Digest(block.Bytes) == pin {
+			return true
+		}
+	}
+}
+
+// Mark names the authority by which the node's certificate was signed, and those that it trusts, as the server did when it gave them;
+// empty: it did not.
+func (i Identity) Mark() string {
+	data, _ := os.ReadFile(filepath.Join(i.Dir, markFile)) // absent where the server was of a release that has none
+	return strings.TrimSpace(string(data))
 }
 
 // RenewAt is when two thirds of a certificate's life have passed.
@@ -214,16 +237,19 @@ func (i Identity) key() (crypto.Signer, error) {
 	return k, nil
 }
 
-func (i Identity) store(cert, ca string) error {
-	if block, _ := pem.Decode([]byte(cert)); block == nil {
+func (i Identity) store(a answer) error {
+	if block, _ := pem.Decode([]byte(a.Certificate)); block == nil {
 		return errors.New("cannot store certificate: the server sent none")
 	}
 	var err error
-	if ca != "" {
-		err = whole.Write(filepath.Join(i.Dir, caFile), []byte(ca))
+	if a.CA != "" {
+		err = whole.Write(filepath.Join(i.Dir, caFile), []byte(a.CA))
 	}
 	if err == nil {
-		err = whole.Write(filepath.Join(i.Dir, certFile), []byte(cert))
+		err = whole.Write(filepath.Join(i.Dir, certFile), []byte(a.Certificate))
+	}
+	if err == nil {
+		err = whole.Write(filepath.Join(i.Dir, markFile), []byte(a.Mark+"\n"))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot store certificate: %w", err)

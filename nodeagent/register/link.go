@@ -50,8 +50,9 @@ type Link struct {
 	Servers *servers.Servers
 
 	id        Identity
-	transport *http.Transport
+	transport *http.Transport // by mu; see Trust
 	dialer    *connrotation.Dialer
+	pings     http.HTTP2Config
 	asking    chan struct{} // has room while nobody asks for all who wait
 
 	mu       sync.Mutex
@@ -62,18 +63,38 @@ type Link struct {
 func (i Identity) Link() (*Link, error) { return i.link(pingAfter, pingTimeout) }
 
 func (i Identity) link(pingAfter, pingTimeout time.Duration) (*Link, error) {
-	conf, err := i.TLS()
-	if err != nil {
-		return nil, err
-	}
 	l := &Link{id: i, asking: make(chan struct{}, 1), answered: make(chan struct{}),
-		dialer: connrotation.NewDialer(direct())}
-	l.transport = &http.Transport{
+		dialer: connrotation.NewDialer(direct()), pings: http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}}
+	return l, l.Trust()
+}
+
+// Trust has new connections trust what the node's files say now, and ends those that there are; see Reset.
+func (l *Link) Trust() error {
+	conf, err := l.id.TLS()
+	if err != nil {
+		return err
+	}
+	next := &http.Transport{
 		DialContext: l.dialer.DialContext, TLSClientConfig: conf, TLSHandshakeTimeout: handshakeTimeout, ForceAttemptHTTP2: true,
 		IdleConnTimeout: 90 * time.Second, // Go's default
-		HTTP2:           &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		HTTP2:           &l.pings,
 	}
-	return l, nil
+	l.mu.Lock()
+	was := l.transport
+	l.transport = next
+	l.mu.Unlock()
+	if was != nil {
+		was.CloseIdleConnections()
+		l.dialer.CloseAll()
+	}
+	return nil
+}
+
+// by is what requests are sent by now.
+func (l *Link) by() *http.Transport {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.transport
 }
 
 // direct dials the API past all services' rules: they must not decide whether the node learns of their change.
@@ -99,7 +120,7 @@ func (l *Link) Config() *rest.Config {
 // Reset ends all connections, so that the next ones use the node's newest certificate. Those that nobody uses the transport
 // forgets at once: it would give one that has just been closed to the next request.
 func (l *Link) Reset() {
-	l.transport.CloseIdleConnections()
+	l.by().CloseIdleConnections()
 	l.dialer.CloseAll()
 }
 
@@ -110,7 +131,7 @@ func (l *Link) RoundTrip(req *http.Request) (*http.Response, error) {
 	for {
 		answered := l.Answered()
 		server := l.server()
-		res, err := l.transport.RoundTrip(to(server, req))
+		res, err := l.by().RoundTrip(to(server, req))
 		if asks {
 			<-l.asking
 		}
@@ -172,11 +193,11 @@ func to(server string, req *http.Request) *http.Request {
 const readyPath = "/readyz"
 
 // Held implements servers.Prober.
-func (l *Link) Held(ctx context.Context) error { return ready(ctx, l.transport, l.server()) }
+func (l *Link) Held(ctx context.Context) error { return ready(ctx, l.by(), l.server()) }
 
 // Anew implements servers.Prober. The server is not told whose the question is: the answer is for everybody.
 func (l *Link) Anew(ctx context.Context, server string) error {
-	conf := l.transport.TLSClientConfig.Clone()
+	conf := l.by().TLSClientConfig.Clone()
 	conf.GetClientCertificate = nil
 	conf.NextProtos = []string{"http/1.1"} // the link's transport has set its own, HTTP/2
 	once := &http.Transport{DialContext: direct(), TLSClientConfig: conf, TLSHandshakeTimeout: handshakeTimeout, DisableKeepAlives: true}

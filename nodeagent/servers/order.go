@@ -24,8 +24,8 @@ func order(node string, servers []string) []string {
 	return slices.Compact(out)
 }
 
-// delay is how long a node waits of a time over which nodes spread what all of them do, below most.
-func delay(node string, most time.Duration) time.Duration {
+// Delay is how long a node waits of a time over which nodes spread what all of them do, below most.
+func Delay(node string, most time.Duration) time.Duration {
 	return time.Duration(float64(most) * float64(hash(node, "delay")>>11) / (1 << 53))
 }
 

@@ -172,7 +172,7 @@ func (s *Servers) Learn(listed []string) error {
 	s.kept = now
 	first := order(s.opts.Node, listed)[0]
 	if len(listed) > 1 && !slices.Contains(before, first) && !s.opts.Own {
-		s.news, s.newsAt = first, time.Now().Add(delay(s.opts.Node, shareSpread))
+		s.news, s.newsAt = first, time.Now().Add(Delay(s.opts.Node, shareSpread))
 	}
 	s.poke()
 	if err := whole.Write(s.opts.File, data); err != nil {
@@ -243,7 +243,7 @@ func (s *Servers) look(ctx context.Context, p Prober) {
 		return
 	}
 	to := choose(current, s.Known(), serves)
-	if to == current || !sleep.For(ctx, delay(s.opts.Node, moveSpread)) {
+	if to == current || !sleep.For(ctx, Delay(s.opts.Node, moveSpread)) {
 		return
 	}
 	s.move(p, to, "the server does not serve", held)

@@ -136,7 +136,7 @@ func TestOrder(t *testing.T) {
 		} else if left[0] != all[0] {
 			t.Errorf("%s moves from %s to %s although its server is there", node, all[0], left[0])
 		}
-		if d := delay(node, moveSpread); d < 0 || d >= moveSpread {
+		if d := Delay(node, moveSpread); d < 0 || d >= moveSpread {
 			t.Errorf("%s waits %v", node, d)
 		}
 	}

@@ -40,24 +40,28 @@ const (
 
 // Line opens TLS connections to the API server that is in use, one after the other.
 type Line struct {
-	config *tls.Config
+	config func() (*tls.Config, error)
 	server func() string
 
 	mu   sync.Mutex
 	conn net.Conn // the last one; nil: none
 }
 
-// NewLine returns a line to the address that server names at the time, `10.0.0.1:6443`. The configuration has the node's certificate and
-// the cluster's authority; it is not changed.
-func NewLine(server func() string, config *tls.Config) *Line {
-	config = config.Clone()
-	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
+// NewLine returns a line to the address that server names at the time, `10.0.0.1:6443`. The configuration, which is asked for each
+// connection and not changed, has the node's certificate and the cluster's authority.
+func NewLine(server func() string, config func() (*tls.Config, error)) *Line {
 	return &Line{config: config, server: server}
 }
 
 // Dial opens a connection.
 func (l *Line) Dial(ctx context.Context) (net.Conn, error) {
-	dialer := &tls.Dialer{NetDialer: proxy.Direct(&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}), Config: l.config}
+	config, err := l.config()
+	if err != nil {
+		return nil, err
+	}
+	config = config.Clone()
+	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
+	dialer := &tls.Dialer{NetDialer: proxy.Direct(&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}), Config: config}
 	server := l.server()
 	conn, err := dialer.DialContext(ctx, "tcp", server)
 	if err != nil {

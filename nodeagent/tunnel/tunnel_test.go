@@ -61,7 +61,7 @@ func TestRequestsReachTheAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var served sync.WaitGroup
 	served.Go(func() {
-		dial := NewLine(s.Listener.Addr().String, config).Dial
+		dial := NewLine(s.Listener.Addr().String, always(config)).Dial
 		_ = Serve(ctx, slog.Default(), dial, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s over %s", r.URL.Path, r.Proto)
 		}))
@@ -97,7 +97,7 @@ func TestStreamEndsWithItsConnection(t *testing.T) {
 	gone := make(chan struct{})
 	var conns []net.Conn
 	var mu sync.Mutex
-	dial := NewLine(s.Listener.Addr().String, config).Dial
+	dial := NewLine(s.Listener.Addr().String, always(config)).Dial
 	served.Go(func() {
 		_ = Serve(ctx, slog.Default(), func(ctx context.Context) (net.Conn, error) {
 			conn, err := dial(ctx)
@@ -149,7 +149,7 @@ func TestNewestConnectionWins(t *testing.T) {
 	named := func(name string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, name) })
 	}
-	dial := NewLine(s.Listener.Addr().String, config).Dial
+	dial := NewLine(s.Listener.Addr().String, always(config)).Dial
 	first, err := open(ctx, dial)
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestSilentServer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var served sync.WaitGroup
 	served.Go(func() {
-		_ = Serve(ctx, log, NewLine(s.Listener.Addr().String, &tls.Config{RootCAs: roots}).Dial, http.NotFoundHandler())
+		_ = Serve(ctx, log, NewLine(s.Listener.Addr().String, always(&tls.Config{RootCAs: roots})).Dial, http.NotFoundHandler())
 	})
 	for range 2 {
 		select {
@@ -231,8 +231,13 @@ func TestRefusals(t *testing.T) {
 	defer s.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	_, err := open(context.Background(), NewLine(s.Listener.Addr().String, &tls.Config{RootCAs: roots}).Dial)
+	_, err := open(context.Background(), NewLine(s.Listener.Addr().String, always(&tls.Config{RootCAs: roots})).Dial)
 	if err == nil || err.Error() != "cannot open a tunnel: the server answers 404 Not Found" {
 		t.Errorf("got %v", err)
 	}
+}
+
+// always is the same configuration for each connection.
+func always(config *tls.Config) func() (*tls.Config, error) {
+	return func() (*tls.Config, error) { return config, nil }
 }

@@ -22,6 +22,14 @@ func (p *Peers) Door() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(ages)
 	})
+	mux.HandleFunc("GET "+authorityPath, func(w http.ResponseWriter, _ *http.Request) {
+		bundle, err := p.opts.Authority()
+		if err != nil {
+			http.Error(w, "the CA cannot be read", http.StatusInternalServerError)
+			return
+		}
+		_, _ = w.Write(bundle)
+	})
 	mux.HandleFunc(agentPath+"{node}/", p.forward)
 	return mux
 }

@@ -23,6 +23,10 @@ import (
 const (
 	// nodesPath lists the nodes that a server has connections of, and agentPath is before a node's name and a path of its agent's.
 	nodesPath, agentPath = rights.PeersPath + "nodes", rights.PeersPath + "agents/"
+	// authorityPath has the CA that is to be the cluster's.
+	authorityPath = rights.PeersPath + "authority"
+	// maxAuthority bounds it: a key and a certificate.
+	maxAuthority = 64 << 10
 
 	// forwardHeader of an answer says that it is the server's and not the agent's, and why there is none: noAgent or failed.
 	forwardHeader   = "Lockstep-Forward"
@@ -60,6 +64,8 @@ type Options struct {
 	Own *tunnel.Pool
 	// Others returns the servers that run besides this one.
 	Others func() []Server
+	// Authority gives other servers the CA that is to be the cluster's, with its key.
+	Authority func() ([]byte, error)
 	// TLS is how this server shows others who it is, and knows them.
 	TLS *tls.Config
 	Log *slog.Logger
@@ -266,6 +272,40 @@ func (p *Peers) ask(ctx context.Context, s Server, now time.Time) listed {
 		out.err = json.Unmarshal(body, &out.ages)
 	}
 	return out
+}
+
+// Authority gets the CA that is to be the cluster's, with its key, from the first server that gives it.
+func (p *Peers) Authority(ctx context.Context) ([]byte, error) {
+	errs := []error{errors.New("no other server runs that could give the new CA")}
+	for i, s := range p.opts.Others() {
+		if i == 0 {
+			errs = nil
+		}
+		bundle, err := p.authority(ctx, s)
+		if err == nil {
+			return bundle, nil
+		}
+		errs = append(errs, fmt.Errorf("server %s does not give the new CA: %w", s.Name, reason(err)))
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (p *Peers) authority(ctx context.Context, s Server) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.Address+authorityPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := p.transport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answers %s", res.Status)
+	}
+	return io.ReadAll(io.LimitReader(res.Body, maxAuthority))
 }
 
 // reason is an error in words for who reads a log.
