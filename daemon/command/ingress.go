@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/spf13/pflag"
 
@@ -30,7 +31,10 @@ func (f *ingressFlags) add(flags *pflag.FlagSet) {
 // options are nil where the node is not to serve.
 func (f *ingressFlags) options() (*nodeagent.Ingress, error) {
 	o := &nodeagent.Ingress{HTTP: f.http, HTTPS: f.https, AccessLog: f.log}
-	var err error
+	err := appendable(f.log)
+	if err != nil {
+		return nil, unusable("ingress-access-log", f.log, err)
+	}
 	if o.Trusted, err = networks("ingress-trusted-proxies", f.trusted); err != nil {
 		return nil, err
 	}
@@ -46,6 +50,18 @@ func (f *ingressFlags) options() (*nodeagent.Ingress, error) {
 		return nil, fmt.Errorf("cannot use --ingress %s: want on or off", f.serve)
 	}
 	return o, nil
+}
+
+// appendable says why a file cannot be written to its end; it is made where there is none. Empty: there is nothing to write.
+func appendable(path string) error {
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // networks reads a flag's networks, each an address or in CIDR notation.

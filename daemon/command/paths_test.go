@@ -35,7 +35,7 @@ func TestPathsAndAddressesOfFlags(t *testing.T) {
 		"status-url": {"shop", "ftp://shop"}, "etcd-endpoints": {"nope", "ftp://a:1"}, "server": {"http://127.0.0.1:1", "shop", "https://"},
 		"join": {"http://127.0.0.1:1", "shop", "https://"}, "peer": {"99", "0.0.0.0:2380"},
 		"containerd": {absent, file}, "kubelet-dir": {file, file + "/below"},
-		"backup-dir": {file, file + "/below"},
+		"backup-dir": {file, file + "/below"}, "ingress-access-log": {folder, file + "/below"},
 	}
 	shape := regexp.MustCompile("`(FOLDER|FILE|SOCKET|URLS?|ADDRESS(:PORT)?)`")
 	seen := map[string]bool{}
