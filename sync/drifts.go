@@ -21,7 +21,9 @@ type drifts struct {
 	begun bool
 	found []drift.Finding // not told yet, the oldest first
 	own   []drift.Finding // of found, those that are not kept yet
-	lost  bool            // the log has, or may have, a loss of health that is not over
+	// standing is what is only told, by object.
+	standing map[kinds.Key]drift.Finding
+	lost     bool // the log has, or may have, a loss of health that is not over
 }
 
 // begin takes in, once, what nodes told while nobody drove the source: what is newer than the last word on its commit.
@@ -60,6 +62,30 @@ func (d *drifts) repaired(steps []plan.Step, now time.Time) {
 		f.ID = fmt.Sprintf("object/%s/%d", steps[i].Key.Path(), now.UnixNano())
 		f.Repaired, f.How = now, verbs(steps[i].Verb)
 		d.found, d.own = append(d.found, f), append(d.own, f)
+	}
+}
+
+// told takes in what differs in the store and is only told, and what does no longer.
+func (d *drifts) told(steps []plan.Step, now time.Time) {
+	before := d.standing
+	d.standing = map[kinds.Key]drift.Finding{}
+	for i := range steps {
+		f, known := before[steps[i].Key]
+		if !known || f.What != steps[i].Reason {
+			f = d.finding(&steps[i], now)
+			f.ID = fmt.Sprintf("told/%s/%d", steps[i].Key.Path(), now.UnixNano())
+			f.How = "drift is only reported of it, until a push"
+			d.found, d.own = append(d.found, f), append(d.own, f)
+			known = false
+		}
+		if known {
+			delete(before, steps[i].Key)
+		}
+		d.standing[steps[i].Key] = f
+	}
+	for _, f := range before {
+		f.Repaired, f.How = now, "it is as the manifest states it again, or differs otherwise"
+		d.own = append(d.own, f)
 	}
 }
 

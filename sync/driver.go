@@ -285,7 +285,7 @@ func (d *driver) converge(ctx context.Context, next *later) error {
 	if keys == nil {
 		keys = map[kinds.Key]bool{}
 	}
-	for _, s := range slices.Concat(d.outcome.Waiting, d.outcome.Refused) {
+	for _, s := range slices.Concat(d.outcome.Waiting, d.outcome.Refused, d.outcome.Told) {
 		keys[s.Key] = true
 	}
 	if d.all {
@@ -299,6 +299,7 @@ func (d *driver) converge(ctx context.Context, next *later) error {
 	if err != nil {
 		return err
 	}
+	d.drifts.told(outcome.Told, d.sync.opts.Now())
 	d.dirty, d.all, d.outcome = nil, false, outcome
 	if !outcome.Done() {
 		next.at(d.sync.opts.Now().Add(time.Second))

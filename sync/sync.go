@@ -302,11 +302,13 @@ func (s *Sync) decide(a *apply.Applier, src v1alpha1.Source, rev *source.Revisio
 			others = append(others, other.Name)
 		}
 	}
+	pushed := rules()
+	pushed.Repair = true
 	p, problems := plan.Decide(plan.Input{
 		Source: src.Name,
 		Revision: plan.Revision{ID: rev.ID, Author: rev.Author, LeftOut: read.set.LeftOut.String(), Folder: src.Spec.Folder != "",
 			AllowPrune: src.Spec.Prune == "allow" || source.Trailer(rev.Message, "Lockstep-Prune", "allow")},
-		Objects: read.objects, Inventory: inventory, Lost: lost, Others: others, Services: s.opts.Services, View: v, Rules: rules(),
+		Objects: read.objects, Inventory: inventory, Lost: lost, Others: others, Services: s.opts.Services, View: v, Rules: pushed,
 		Now: s.opts.Now(), Drift: drift,
 	})
 	if p != nil {

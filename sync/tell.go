@@ -72,6 +72,12 @@ func (d *driver) facts(live v1alpha1.SourceStatus) (verdict.Input, error) {
 			Waiting:  first(d.outcome.Waiting), Refused: first(d.outcome.Refused), Roll: report.Of(inventory, v, now).Roll},
 		Live: live, Told: d.outbox.Told(name), Memory: d.memory, Now: now,
 	}
+	if told := d.outcome.Told; len(told) > 0 && in.Accepted.Roll.Drift == "" {
+		in.Accepted.Roll.Drift = fmt.Sprintf("%s: %s", told[0].Key, told[0].Reason)
+		if len(told) > 1 {
+			in.Accepted.Roll.Drift += fmt.Sprintf(" (and %d more)", len(told)-1)
+		}
+	}
 	if d.seen != nil {
 		in.Seen = verdict.Seen{Revision: d.seen.ID, Decided: d.decided, Refusal: d.refusal, Held: d.held}
 		if d.doubt.pending() {

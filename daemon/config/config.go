@@ -244,6 +244,9 @@ func Validate(s *v1alpha1.Source) error {
 	if s.Spec.Prune != "" && s.Spec.Prune != "allow" {
 		bad("spec.prune: want allow or nothing, got %q", s.Spec.Prune)
 	}
+	if d := s.Spec.Drift; d != "" && d != v1alpha1.DriftRepair && d != v1alpha1.DriftReport {
+		bad("spec.drift: want repair, report or nothing, got %q", d)
+	}
 	if f := s.Spec.Forge; f != nil && f.Type != "gitea" {
 		bad("spec.forge.type: want gitea, got %q", f.Type)
 	}

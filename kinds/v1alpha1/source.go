@@ -59,6 +59,9 @@ type SourceSpec struct {
 	IgnoreKinds []string `json:"ignoreKinds,omitempty"`
 	// Prune "allow" lifts the prune budget of this source for good. Empty: the budget holds.
 	Prune string `json:"prune,omitempty"`
+	// Drift "report" has what is changed or deleted by hand of this source's objects only be told, until a push; an object's annotation
+	// lockstep.dev/drift says otherwise of it. Empty or "repair": it is put right.
+	Drift string `json:"drift,omitempty"`
 	// Forge receives commit statuses. Nil: none are posted (the verdict is still on the status page and in the API).
 	Forge *Forge `json:"forge,omitempty"`
 }
@@ -88,6 +91,13 @@ type Forge struct {
 	// WebhookSecretFile holds the secret that signs POST /hooks/git. Empty: webhooks are refused for this source.
 	WebhookSecretFile string `json:"webhookSecretFile,omitempty"`
 }
+
+// What is done about drift in the store: by a Source's spec.drift, or by an object's annotation AnnotationDrift.
+const (
+	AnnotationDrift = "lockstep.dev/drift"
+	DriftRepair     = "repair"
+	DriftReport     = "report"
+)
 
 // SourceStatus is what the daemon last found; only the daemon writes it.
 type SourceStatus struct {

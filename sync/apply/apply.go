@@ -122,6 +122,8 @@ func (a *Applier) Mark(ctx context.Context, source string, f func(*State)) error
 type Outcome struct {
 	// Waiting and Refused are the steps that could not be done, with their reasons.
 	Waiting, Refused []plan.Step
+	// Told are the steps that would repair what nobody pushed, and are not taken until somebody does.
+	Told []plan.Step
 	// Drifted are the steps that repaired what nobody pushed.
 	Drifted []plan.Step
 }
@@ -136,6 +138,12 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 	if err := a.Finish(ctx, source); err != nil {
 		return out, err
 	}
+	state, err := Load(a.opts.Store.View(), source)
+	if err != nil {
+		return out, err
+	}
+	rules := a.opts.Rules
+	rules.Repair = state.Applied != state.Accepted // a push puts right what was only told until then
 	stuck := map[kinds.Key]plan.Step{}
 	look := func(d plan.Desired) bool { return keys == nil || keys[d.Key] || d.State != plan.Applied }
 	for range rounds {
@@ -150,8 +158,8 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 				entries = append(entries, d)
 			}
 		}
-		steps := plan.Reconcile(entries, a.opts.Store.View(), a.opts.Rules, a.opts.Now())
-		out.Waiting, out.Refused = nil, nil
+		steps := plan.Reconcile(entries, a.opts.Store.View(), rules, a.opts.Now())
+		out.Waiting, out.Refused, out.Told = nil, nil, nil
 		var todo []plan.Step
 		for _, s := range steps {
 			if failed, ok := stuck[s.Key]; ok {
@@ -160,6 +168,8 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 			switch s.Verb {
 			case plan.Wait:
 				out.Waiting = append(out.Waiting, s)
+			case plan.Tell:
+				out.Told = append(out.Told, s)
 			case plan.Refuse:
 				out.Refused = append(out.Refused, s)
 			default:
@@ -172,6 +182,9 @@ func (a *Applier) Converge(ctx context.Context, source string, keys map[kinds.Ke
 		again, err := a.carryOut(ctx, source, todo, stuck, &out)
 		if err != nil {
 			return out, err
+		}
+		for _, s := range out.Told { // they differ still
+			again[s.Key] = true
 		}
 		look = func(d plan.Desired) bool { return again[d.Key] || d.State != plan.Applied }
 	}

@@ -98,6 +98,10 @@ func (d *decision) object(o *Object) {
 		Source: d.in.Source, Key: o.Key, Object: o.Stated, Origin: o.Origin,
 		Commit: d.in.Revision.ID, Author: d.in.Revision.Author, State: Pending,
 	}
+	if problem := driftProblem(o.Stated); problem != "" {
+		d.problems = append(d.problems, Problem{Origin: o.Origin, Key: o.Key, Message: problem})
+		return
+	}
 	if keptByCluster(o.Key) {
 		if roles.Default(o.Key) && !asInEveryCluster(o, d.in.Rules) {
 			d.problems = append(d.problems, Problem{Origin: o.Origin, Key: o.Key, Message: "is not what it is in every cluster: " +

@@ -79,6 +79,8 @@ type Revision struct {
 
 // Rules are Kubernetes' own rules, as packages kinds/strategy and kinds/admission have them; all are required.
 type Rules struct {
+	// Repair says that drift is put right also where it is else only told: something was pushed.
+	Repair        bool
 	Default       func(kinds.Object)
 	Admit         func(kinds.Object, admission.Cluster) *field.Error
 	PrepareCreate func(kinds.Object) field.ErrorList
@@ -104,6 +106,8 @@ const (
 	Wait Verb = "wait"
 	// Refuse: Kubernetes' rules refuse the step, for the reason given.
 	Refuse Verb = "refuse"
+	// Tell: it differs, and is only told.
+	Tell Verb = "tell"
 )
 
 // Step is one change of one object, with its reason. Steps are carried out in the order of their list.
@@ -117,7 +121,7 @@ type Step struct {
 	Field string
 	// Live is the object as the step was decided from; nil where there is none. Shared: do not change.
 	Live kinds.Object
-	// Object is what to write. Nil for Keep, Wait and Refuse, and where a pruned object vanishes at once.
+	// Object is what to write. Nil for Keep, Wait, Refuse and Tell, and where a pruned object vanishes at once.
 	Object kinds.Object
 	// Entry is the inventory entry that the step fulfils.
 	Entry Desired

@@ -25,6 +25,9 @@ func Reconcile(inventory []Desired, v *view.View, rules Rules, now time.Time) []
 	then.left = then.unscaled()
 	for _, entry := range inventory {
 		if step, ok := reconcile(entry, then, now); ok {
+			if step.Drift && !rules.Repair && (step.Verb == Create || step.Verb == Update || step.Verb == Replace) && onlyTold(entry, v) {
+				step.Verb, step.Object = Tell, nil
+			}
 			steps = append(steps, step)
 		}
 	}
