@@ -28,7 +28,7 @@ func size(_ context.Context, n *node) ([]Row, error) {
 		return nil, fmt.Errorf("cannot tell what is in %s: %w", n.lockstep, err)
 	}
 	const mib = 1 << 20
-	rows := []Row{below("bin/lockstep", "MiB", float64(info.Size())/mib, 90)}
+	rows := []Row{below("bin/lockstep", "MiB", float64(info.Size())/mib, 92)}
 	modules := slices.SortedFunc(maps.Keys(code), func(a, b string) int {
 		return cmp.Or(cmp.Compare(code[b], code[a]), cmp.Compare(a, b))
 	})
