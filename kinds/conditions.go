@@ -39,11 +39,14 @@ func (k *Kind) OwnsCondition(t string) bool {
 
 // ConditionsOf is the list of conditions in an object's status: a slice of structs with Type, Status, Reason and Message, which are
 // strings. It is the object's own, and may be set where the object may be changed. It panics for a kind that has none.
-func (k *Kind) ConditionsOf(o Object) reflect.Value { return k.statusOf(o).FieldByName("Conditions") }
+func (k *Kind) ConditionsOf(o Object) reflect.Value {
+	return k.FieldsOfStatus(o).FieldByName("Conditions")
+}
 
 // StatusOf is the status of an object of a kind that has one.
-func (k *Kind) StatusOf(o Object) any { return k.statusOf(o).Interface() }
+func (k *Kind) StatusOf(o Object) any { return k.FieldsOfStatus(o).Interface() }
 
-func (k *Kind) statusOf(o Object) reflect.Value {
+// FieldsOfStatus is the status as a struct, the object's own.
+func (k *Kind) FieldsOfStatus(o Object) reflect.Value {
 	return reflect.ValueOf(o).Elem().FieldByIndex(k.status)
 }

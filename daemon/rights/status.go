@@ -19,8 +19,8 @@ import (
 const maxConditions = 32
 
 // CheckProgramStatus: of an object's status a program sets, changes and takes back conditions that neither nodes nor the cluster set
-// (see kinds.Columns), and of a Service of type LoadBalancer where it is reached. Conditions of the cluster's own that it leaves out
-// stay. The rest is not its to say.
+// (see kinds.Columns), and of a Service of type LoadBalancer where it is reached. The rest is not its to say: what it leaves out of
+// that stays, as do counts that it has as zero, for clients write those that they know nothing of.
 func CheckProgramStatus(_ string, _ *view.View, new, old kinds.Object) error {
 	keepMeta(new, old)
 	k := kinds.Of(old)
@@ -47,6 +47,7 @@ func CheckProgramStatus(_ string, _ *view.View, new, old kinds.Object) error {
 		merged = append(merged, c)
 	}
 	fill(list, merged)
+	keepLeftOut(k, new, old)
 
 	rest := new.DeepCopyObject().(kinds.Object)
 	k.ConditionsOf(rest).Set(was)
@@ -61,6 +62,20 @@ func CheckProgramStatus(_ string, _ *view.View, new, old kinds.Object) error {
 		return field.Forbidden(field.NewPath("status"), "a program may set only "+may)
 	}
 	return nil
+}
+
+// keepLeftOut gives a status what it has not of another one, but for its conditions and a load balancer's addresses.
+func keepLeftOut(k *kinds.Kind, new, old kinds.Object) {
+	is, was := k.FieldsOfStatus(new), k.FieldsOfStatus(old.DeepCopyObject().(kinds.Object))
+	for i := range is.NumField() {
+		switch is.Type().Field(i).Name {
+		case "Conditions", "LoadBalancer":
+		default:
+			if is.Field(i).IsZero() {
+				is.Field(i).Set(was.Field(i))
+			}
+		}
+	}
 }
 
 // owned are the conditions of a list that nodes or the cluster set.
