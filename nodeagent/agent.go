@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -127,6 +128,8 @@ type Agent struct {
 	contents   map[types.UID]bool         // pods whose volumes are to be looked at
 	conditions []corev1.NodeConditionType // what the node is short of
 	nodeImages []corev1.ContainerImage
+
+	stated atomic.Pointer[corev1.ResourceList] // what the node's manifest gives it; nil until that has been read
 }
 
 // New checks the options; it starts nothing.

@@ -6,8 +6,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	helpers "k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
+	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 	"lockstep/nodeagent/eviction"
 	"lockstep/nodeagent/pod"
@@ -84,10 +86,7 @@ func (a *Agent) take(p *pod.Pod, o *corev1.Pod) (reason, message string) {
 		return pods.Unexpected(err)
 	}
 	if !before {
-		allocatable := maps.Clone(a.nodeFacts().Allocatable)
-		_, usable := a.devices.Counts()
-		maps.Copy(allocatable, usable)
-		if reason, message = pods.Admit(allocatable, others, o); reason != "" {
+		if reason, message = pods.Admit(a.allocatable(o), others, o); reason != "" {
 			return reason, message
 		}
 	}
@@ -95,6 +94,24 @@ func (a *Agent) take(p *pod.Pod, o *corev1.Pod) (reason, message string) {
 		return pods.Unexpected(err)
 	}
 	return "", ""
+}
+
+// allocatable is what a new pod may ask for: of the machine, of its manifest's extended resources, and of its devices. Until the manifest
+// is known, there is as much as the pod asks for: who bound it has counted.
+func (a *Agent) allocatable(p *corev1.Pod) corev1.ResourceList {
+	out := maps.Clone(a.nodeFacts().Allocatable)
+	if stated := a.stated.Load(); stated != nil {
+		maps.Copy(out, *stated)
+	} else {
+		for name, quantity := range helpers.PodRequests(p, helpers.PodResourcesOptions{}) {
+			if kinds.ExtendedResource(name) {
+				out[name] = quantity
+			}
+		}
+	}
+	_, usable := a.devices.Counts()
+	maps.Copy(out, usable)
+	return out
 }
 
 // beside is what a new pod meets on the node: other pods, and the devices that they hold until everything of them is down. Those of a

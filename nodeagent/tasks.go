@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"lockstep/kinds"
 	"lockstep/nodeagent/client"
 	"lockstep/nodeagent/register"
@@ -73,6 +75,7 @@ func (a *Agent) joinedTasks(api client.Interface, id register.Identity, link *re
 	reporter := &register.Reporter{Client: api, Name: a.opts.NodeName, Labels: a.opts.Labels,
 		Annotations: map[string]string{kinds.LocalPath: a.opts.localPathDir()}, Taints: a.opts.Taints,
 		Marks: a.marks, State: a.nodeState, Changed: a.changed, Answered: link.Answered, Reported: a.metrics.report, Log: a.log,
+		Stated:  func(stated corev1.ResourceList) { a.stated.Store(&stated) },
 		Foreign: func(ctx context.Context) string { return a.foreign(ctx, api) }}
 	return []task{
 		{"report", reporter.Run},

@@ -213,6 +213,8 @@ type Reporter struct {
 	Answered func() <-chan struct{}
 	// Reported, if not nil, is told of each write: "node status" or "lease", when it began, and its error.
 	Reported func(what string, began time.Time, err error)
+	// Stated, where set, is told before each report which extended resources the node's manifest gives it.
+	Stated func(corev1.ResourceList)
 	// Foreign, where set, says which pods run here that are the node's no longer: until it says none, empty, a node that was silent is
 	// not ready.
 	Foreign func(context.Context) string
@@ -299,7 +301,11 @@ func (r *Reporter) report(ctx context.Context, now time.Time, force bool) (bool,
 			return false, fmt.Errorf("cannot label node %s: %w", r.Name, err)
 		}
 	}
-	state := r.State(ctx).with(kinds.CapacityStated(node))
+	stated := kinds.CapacityStated(node)
+	if r.Stated != nil {
+		r.Stated(stated)
+	}
+	state := r.State(ctx).with(stated)
 	if r.back = r.back || kinds.NodeSilent(node); r.back && r.Foreign != nil {
 		why := r.Foreign(ctx)
 		if r.back = why != ""; r.back {

@@ -75,9 +75,10 @@ func TestReportsStatedCapacity(t *testing.T) {
 	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: map[string]string{
 		kinds.StatedCapacity: "example.com/both=9,example.com/licence=4,odd,example.com/odd=x"}}})
 	three, two := resource.MustParse("3"), resource.MustParse("2")
+	var told corev1.ResourceList
 	r := &Reporter{Client: client, Name: "n1", Log: slog.New(slog.DiscardHandler), State: func(context.Context) State {
 		return State{Declared: corev1.ResourceList{"example.com/both": three}, Usable: corev1.ResourceList{"example.com/both": two}}
-	}}
+	}, Stated: func(stated corev1.ResourceList) { told = stated }}
 	has := func(want ...string) {
 		t.Helper()
 		if _, err := r.report(t.Context(), time.Now(), false); err != nil {
@@ -100,12 +101,18 @@ func TestReportsStatedCapacity(t *testing.T) {
 		}
 	}
 	has("example.com/both=3", "example.com/licence=4", "example.com/both=2", "example.com/licence=4")
+	if q := told["example.com/licence"]; len(told) != 2 || q.Value() != 4 {
+		t.Errorf("%v is told", told)
+	}
 	n, _ := client.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
 	n.Annotations = nil
 	if _, err := client.CoreV1().Nodes().Update(t.Context(), n, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	has("example.com/both=3", "example.com/both=2")
+	if told == nil || len(told) > 0 {
+		t.Errorf("of nothing, %v is told", told)
+	}
 }
 
 // TestReportAfterConflicts: the spec of a new node is written by several while the node reports its status.
