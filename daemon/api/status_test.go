@@ -63,7 +63,7 @@ func TestProgramsTell(t *testing.T) {
 		{"twice in one", "teller", "PATCH", cart + "/status",
 			`{"status":{"conditions":[{"type":"Other","status":"True"},{"type":"Other","status":"False"}]}}`, nil},
 		{"how many there are", "teller", "PATCH", cart + "/status", `{"status":{"readyReplicas":7}}`, merges},
-		{"none of them, as clients write that know nothing of it", "teller", "PATCH", cart + "/status", `{"status":{"readyReplicas":0}}`, merges},
+		{"none of them, as typed clients write", "teller", "PATCH", cart + "/status", `{"status":{"readyReplicas":0}}`, merges},
 		{"of a revision that was", "teller", "PATCH", cart + "/status", `{"metadata":{"resourceVersion":"1"}}`, merges},
 		{"what a manifest states", "teller", "PATCH", cart + "/status", `{"spec":{"replicas":9},"metadata":{"labels":{"a":"b"}}}`, merges},
 		{"the object itself", "teller", "PATCH", cart, `{"spec":{"replicas":9}}`, merges},
