@@ -9,16 +9,19 @@ export GOFLAGS := $(GOFLAGS) -trimpath
 GOBUILD := go build -ldflags '-s -w -X lockstep/daemon/version.Version=$(VERSION)'
 # Packages that are linked and hardly ever run (docs/benchmarks.md) are not inlined, which makes the program 2.5 MiB smaller.
 COLD := $(addprefix github.com/,antlr4-go cilium/ebpf cloudflare/circl container-storage-interface/spec containerd/containerd fxamacker/cbor \
-	godbus/dbus google/cel-go google/gnostic-models google/go-cmp json-iterator pelletier/go-toml ProtonMail/go-crypto spf13 \
-	vishvananda/netlink) filippo.io/age filippo.io/hpke go.etcd.io/etcd/etcdutl go.etcd.io/etcd/api/v3/etcdserverpb/gw \
-	go.etcd.io/etcd/server/v3/embed go.etcd.io/etcd/server/v3/etcdserver/api k8s.io/api/batch k8s.io/client-go/tools/clientcmd \
-	go.yaml.in/yaml golang.org/x/crypto/ssh k8s.io/apiserver k8s.io/client-go/applyconfigurations k8s.io/client-go/gentype \
-	k8s.io/client-go/kubernetes k8s.io/kube-openapi k8s.io/kubernetes/pkg/printers \
-	k8s.io/kubernetes/pkg/registry k8s.io/kubernetes/plugin sigs.k8s.io/structured-merge-diff \
-	$(addprefix k8s.io/api/,admission admissionregistration apidiscovery apiserverinternal apps authentication authorization autoscaling certificates \
-	events extensions flowcontrol imagepolicy lifecycle networking node policy rbac resource scheduling storage storagemigration) \
-	$(addprefix k8s.io/kubernetes/pkg/apis/,admissionregistration apps/v1beta1 apps/v1beta2 authentication authorization autoscaling certificates \
-	extensions flowcontrol imagepolicy lifecycle networking node policy rbac resource scheduling storage storagemigration)
+	godbus/dbus google/cel-go google/gnostic-models google/go-cmp go-openapi grpc-ecosystem/grpc-gateway json-iterator pelletier/go-toml \
+	ProtonMail/go-crypto spf13 vishvananda/netlink) filippo.io/age filippo.io/hpke \
+	go.etcd.io/etcd/api/v3/etcdserverpb/gw go.etcd.io/etcd/etcdutl go.etcd.io/etcd/server/v3/embed go.etcd.io/etcd/server/v3/etcdserver/api \
+	go.opentelemetry.io/otel/sdk \
+	go.yaml.in/yaml golang.org/x/crypto/ssh google.golang.org/genproto gopkg.in/go-jose k8s.io/apiserver \
+	k8s.io/client-go/applyconfigurations k8s.io/client-go/gentype k8s.io/client-go/kubernetes k8s.io/client-go/tools/clientcmd \
+	k8s.io/component-base k8s.io/kube-openapi k8s.io/kubernetes/pkg/printers k8s.io/kubernetes/pkg/registry k8s.io/kubernetes/plugin \
+	k8s.io/metrics sigs.k8s.io/structured-merge-diff \
+	$(addprefix k8s.io/api/,admission admissionregistration apidiscovery apiserverinternal apps authentication \
+	authorization autoscaling batch certificates events extensions flowcontrol imagepolicy lifecycle networking node policy rbac resource \
+	scheduling storage storagemigration) \
+	$(addprefix k8s.io/kubernetes/pkg/apis/,admissionregistration apps/v1beta1 apps/v1beta2 authentication authorization autoscaling \
+	certificates extensions flowcontrol imagepolicy lifecycle networking node policy rbac resource scheduling storage storagemigration)
 SMALL := $(COLD:%=-gcflags=%/...=-l)
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
