@@ -50,7 +50,7 @@ func ingressHealth(i *networkingv1.Ingress, see Sight) Health {
 		return Health{State: Healthy}
 	}
 	if faults := ingress.Faults(i, IngressCluster(see.Get, known.holders), see.Now()); len(faults) > 0 {
-		return Health{State: Failed, Cause: "not admitted: " + ingress.Told(faults, 400)}
+		return Health{State: Failed, Cause: "not admitted: " + ingress.First(faults)}
 	}
 	if cause := once(see, "ingress of "+class.Name, func() string { return withoutIngress(class, see) }); cause != "" {
 		return Health{State: Progressing, Cause: cause}

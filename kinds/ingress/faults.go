@@ -97,6 +97,14 @@ func unfit(pair *tls.Certificate, secret string, hosts []string, now time.Time) 
 	return ""
 }
 
+// First is the first of the faults, and how many more there are, without the fields: it has to fit into a line.
+func First(faults []Fault) string {
+	if len(faults) == 1 {
+		return faults[0].Message
+	}
+	return fmt.Sprintf("%s; and %d more", faults[0].Message, len(faults)-1)
+}
+
 // Told are the faults in one text of at most limit bytes, the first first.
 func Told(faults []Fault, limit int) string {
 	text := ""
