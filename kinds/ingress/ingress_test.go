@@ -47,7 +47,8 @@ func TestBadAnnotations(t *testing.T) {
 		{"proxy-read-timeout", "60s"}, {"ssl-redirect", "yes"}, {"backend-protocol", "FCGI"}, {"permanent-redirect", "/a"},
 		{"permanent-redirect", "https://x/$request_uri"}, {"permanent-redirect-code", "200"}, {"whitelist-source-range", "10.0.0.0/33"},
 		{"whitelist-source-range", ""}, {"cors-allow-origin", "example.org"}, {"cors-allow-origin", "https://a/b"},
-		{"cors-allow-headers", "a\r\nb"}, {"enable-cors", "1"}, {"proxy-buffering", "on"}, {"upstream-vhost", "a/b"}, {"app-root", "https://x"},
+		{"cors-allow-headers", "a\r\nb"}, {"enable-cors", "1"}, {"proxy-buffering", "on"}, {"upstream-vhost", "a/b"},
+		{"app-root", "https://x"},
 	} {
 		_, faults := Read(annotated(pair[0], pair[1]))
 		if len(faults) != 1 || faults[0].Field != "metadata.annotations["+Prefix+pair[0]+"]" {
@@ -85,7 +86,8 @@ func TestSettings(t *testing.T) {
 // TestDefaultClass: the newest that says so, of these the first by name; who names a class has that one, or none.
 func TestDefaultClass(t *testing.T) {
 	class := func(name, is string, day int) *networkingv1.IngressClass {
-		return &networkingv1.IngressClass{Spec: networkingv1.IngressClassSpec{Controller: Controller}, ObjectMeta: metav1.ObjectMeta{Name: name,
+		return &networkingv1.IngressClass{Spec: networkingv1.IngressClassSpec{Controller: Controller}, ObjectMeta: metav1.ObjectMeta{
+			Name:              name,
 			CreationTimestamp: metav1.NewTime(time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC)),
 			Annotations:       map[string]string{networkingv1.AnnotationIsDefaultIngressClass: is}}}
 	}
@@ -95,7 +97,9 @@ func TestDefaultClass(t *testing.T) {
 	}
 	none, old := "none", annotated()
 	old.Annotations[ClassAnnotation] = "d"
-	for want, i := range map[string]*networkingv1.Ingress{"b": annotated(), "": {Spec: networkingv1.IngressSpec{IngressClassName: &none}}, "d": old} {
+	for want, i := range map[string]*networkingv1.Ingress{
+		"b": annotated(), "": {Spec: networkingv1.IngressSpec{IngressClassName: &none}}, "d": old,
+	} {
 		if c := all.Of(i); (c == nil) != (want == "") || c != nil && c.Name != want {
 			t.Errorf("want %q, got %v", want, c)
 		}
