@@ -74,13 +74,11 @@ func (c codec) header(buf []byte, encoding byte) []byte {
 }
 
 func (c codec) seal(key string, encoding byte, data []byte) ([]byte, error) {
+	header := c.header(make([]byte, 0, len(magic)+2+len(c.version)), encoding)
 	if c.transformer.Seals(key) {
-		var err error
-		if data, err = c.transformer.ToStorage(key, data); err != nil {
-			return nil, err
-		}
+		return c.transformer.ToStorage(key, header, data)
 	}
-	return append(c.header(nil, encoding), data...), nil
+	return append(header, data...), nil
 }
 
 var errNotOurs = errors.New("the value does not start as Lockstep's do")
@@ -170,7 +168,7 @@ func unmarshal(encoding byte, payload []byte, into any) error {
 }
 
 func (c codec) encodeRecord(key string, r *view.Record) ([]byte, error) {
-	return c.seal(key, encodingJSON, append([]byte(nil), r.Data...))
+	return c.seal(key, encodingJSON, r.Data)
 }
 
 func (c codec) decodeRecord(p place, v opened, revision int64) (*view.Record, error) {

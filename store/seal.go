@@ -19,8 +19,8 @@ type Transformer interface {
 	Seals(key string) bool
 	// Writes names the key with which ToStorage seals what is stored at an etcd key from now on; empty: with none.
 	Writes(key string) string
-	// ToStorage returns what to store for data; it may reuse data.
-	ToStorage(key string, data []byte) ([]byte, error)
+	// ToStorage appends to a buffer what to store for data, and returns it.
+	ToStorage(key string, to, data []byte) ([]byte, error)
 	// FromStorage is its inverse, and names the key that the value was sealed with, also where it cannot be opened; empty: with
 	// none. It does not change data, which it may return. An error that matches ErrNoKey says that the key is not known here;
 	// every other one, that the value is not what was sealed with it, or at another etcd key. Either says what can be done.
@@ -44,8 +44,8 @@ func (Identity) Seals(string) bool { return false }
 // Writes returns "".
 func (Identity) Writes(string) string { return "" }
 
-// ToStorage returns data.
-func (Identity) ToStorage(_ string, data []byte) ([]byte, error) { return data, nil }
+// ToStorage appends data.
+func (Identity) ToStorage(_ string, to, data []byte) ([]byte, error) { return append(to, data...), nil }
 
 // FromStorage returns data, or an error where it is sealed.
 func (Identity) FromStorage(_ string, data []byte) ([]byte, string, error) {
@@ -303,7 +303,7 @@ func (s *Store) sealedAnew(ctx context.Context, keys []string) ([]*unit, error) 
 			if err != nil {
 				continue // changed since, and told by the view
 			}
-			value, err := s.codec.seal(string(kv.Key), v.encoding, slices.Clone(v.payload))
+			value, err := s.codec.seal(string(kv.Key), v.encoding, v.payload)
 			if err != nil {
 				return nil, fmt.Errorf("cannot seal %s anew: %w", kv.Key, err)
 			}

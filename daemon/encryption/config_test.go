@@ -234,7 +234,7 @@ func TestPlaces(t *testing.T) {
 		if err := k.Learn(k.First().Record().Data); err != nil {
 			t.Fatal(err)
 		}
-		data, err := k.ToStorage(keyOfA, []byte(canary))
+		data, err := k.ToStorage(keyOfA, nil, []byte(canary))
 		if err != nil || !strings.HasPrefix(string(data), store.SealedPrefix) || strings.Contains(string(data), canary) {
 			t.Errorf("%s: %q, %v", name, data, err)
 		}

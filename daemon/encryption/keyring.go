@@ -41,6 +41,7 @@ type known struct {
 	// writes names the cluster's own key that values are sealed with; empty: the cluster seals nothing yet.
 	writes string
 	keys   map[string]sealed.Key
+	seals  map[string]*sealed.Many // by the same names
 	state  State
 }
 
@@ -57,11 +58,21 @@ func NewKeyring(c Config, files *pki.SealingKeys) *Keyring {
 
 // with is what is known by a state and the files.
 func (k *Keyring) with(s State) *known {
-	next := &known{writes: s.Writes, keys: map[string]sealed.Key{}, state: s}
+	next := &known{writes: s.Writes, keys: map[string]sealed.Key{}, seals: map[string]*sealed.Many{}, state: s}
 	for _, key := range k.files.All() {
-		next.keys[key.Name] = key.Key()
+		next.add(key, k.known.Load())
 	}
 	return next
+}
+
+// add takes in a key, with what seals with it already, if anything does.
+func (n *known) add(key pki.SealingKey, before *known) {
+	n.keys[key.Name] = key.Key()
+	if before != nil && before.seals[key.Name] != nil {
+		n.seals[key.Name] = before.seals[key.Name]
+	} else {
+		n.seals[key.Name] = sealed.NewMany(key.Key())
+	}
 }
 
 // resource is the part of an etcd key that says of what kind it is, "core/secrets": of an object, or of a record that a source has
@@ -108,25 +119,24 @@ func (k *Keyring) Writes(key string) string {
 }
 
 // ToStorage implements store.Transformer.
-func (k *Keyring) ToStorage(key string, data []byte) ([]byte, error) {
+func (k *Keyring) ToStorage(key string, to, data []byte) ([]byte, error) {
 	providers := k.config.providers[resource(key)]
 	if len(providers) == 0 {
-		return data, nil
+		return append(to, data...), nil
 	}
 	first := providers[0]
 	switch {
 	case first.name == own:
 		now := k.known.Load()
 		if now.writes == "" {
-			return data, nil
+			return append(to, data...), nil
 		}
-		out, err := now.keys[now.writes].Seal(key, data)
-		return append([]byte(headOf(own+":"+now.writes)), out...), err
+		return now.seals[now.writes].Append(key, data, to, []byte(headOf(own+":"+now.writes)))
 	case first.with == nil:
-		return data, nil
+		return append(to, data...), nil
 	}
 	out, err := first.with.TransformToStorage(context.Background(), data, value.DefaultContext(key))
-	return append([]byte(headOf(first.name)), out...), err
+	return slices.Concat(to, []byte(headOf(first.name)), out), err
 }
 
 // headOf is how a value begins that is sealed with a provider's key, as in Kubernetes: "k8s:enc:aesgcm:v1:key1:".
@@ -167,7 +177,7 @@ func (k *Keyring) readsPlain(key string) bool {
 const remedy = "have it back from a backup of etcd, or let it go (lockstep encryption discard) so that its source states it anew"
 
 func (k *Keyring) openOwn(key, name string, data []byte) ([]byte, error) {
-	with, ok := k.known.Load().keys[name]
+	with, ok := k.known.Load().seals[name]
 	if !ok {
 		return nil, fmt.Errorf("%w: it is sealed with key %s of the cluster, which is not in pki/encryption.json of this server: "+
 			"have that file from a backup of the keys or from another server", store.ErrNoKey, name)
@@ -226,7 +236,7 @@ func (k *Keyring) Learn(data []byte) error {
 		if _, have := next.keys[s.Next.Name]; !have {
 			key, err := s.Next.open(next.keys)
 			if err == nil {
-				next.keys[key.Name] = key.Key()
+				next.add(key, k.known.Load())
 			}
 		}
 	}

@@ -8,7 +8,18 @@ import (
 
 // TestSealed opens what was sealed, and nothing that is of another key, at another place, or changed in any bit.
 func TestSealed(t *testing.T) {
-	key, text := NewKey(), []byte("yellow-bird")
+	t.Run("one", func(t *testing.T) { sealing(t, func() sealer { return NewKey() }) })
+	t.Run("many", func(t *testing.T) { sealing(t, func() sealer { return NewMany(NewKey()) }) })
+	key := NewKey()
+	for _, format := range []string{"%v", "%s", "%+v", "%#v"} {
+		if got := fmt.Sprintf(format, key); got != "[a key]" {
+			t.Errorf("%s shows %q", format, got)
+		}
+	}
+}
+
+func sealing(t *testing.T, another func() sealer) {
+	key, text := another(), []byte("yellow-bird")
 	data, err := key.Seal("here", text)
 	if err != nil || bytes.Contains(data, text) {
 		t.Fatalf("%q, %v", data, err)
@@ -22,7 +33,7 @@ func TestSealed(t *testing.T) {
 	if got, err := key.Open("there", data); err == nil {
 		t.Errorf("opened elsewhere: %q", got)
 	}
-	if got, err := NewKey().Open("here", data); err == nil {
+	if got, err := another().Open("here", data); err == nil {
 		t.Errorf("opened with another key: %q", got)
 	}
 	for i := range data {
@@ -39,31 +50,65 @@ func TestSealed(t *testing.T) {
 			t.Fatalf("opened %d of %d bytes: %q", n, len(data), got)
 		}
 	}
-	for _, format := range []string{"%v", "%s", "%+v", "%#v"} {
-		if got := fmt.Sprintf(format, key); got != "[a key]" {
-			t.Errorf("%s shows %q", format, got)
+}
+
+// sealer is Key and Many.
+type sealer interface {
+	Seal(place string, data []byte) ([]byte, error)
+	Open(place string, data []byte) ([]byte, error)
+}
+
+// TestManyIsOpenedElsewhere opens, in another process, what two have sealed with one key, and forgets no key for good.
+func TestManyIsOpenedElsewhere(t *testing.T) {
+	key := NewKey()
+	reader := NewMany(key)
+	first, err := NewMany(key).Seal("here", []byte("0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxDataKeys + 10 {
+		data, err := NewMany(key).Seal("here", []byte(fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
 		}
+		if got, err := reader.Open("here", data); err != nil || string(got) != fmt.Sprint(i) {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	if len(reader.known) > maxDataKeys {
+		t.Errorf("%d data keys are remembered", len(reader.known))
+	}
+	if got, err := reader.Open("here", first); err != nil || string(got) != "0" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 
 func BenchmarkSeal(b *testing.B) {
 	key, data := NewKey(), make([]byte, 2000)
-	for b.Loop() {
-		if _, err := key.Seal("here", data); err != nil {
-			b.Fatal(err)
-		}
+	for name, s := range map[string]sealer{"one": key, "many": NewMany(key)} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.Seal("here", data); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
 func BenchmarkOpen(b *testing.B) {
 	key := NewKey()
-	data, err := key.Seal("here", make([]byte, 2000))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if _, err := key.Open("here", data); err != nil {
+	for name, s := range map[string]sealer{"one": key, "many": NewMany(key)} {
+		data, err := s.Seal("here", make([]byte, 2000))
+		if err != nil {
 			b.Fatal(err)
 		}
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.Open("here", data); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

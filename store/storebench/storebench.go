@@ -172,7 +172,10 @@ func Secret(i, round int) *corev1.Secret {
 func Secrets(ctx context.Context, one, other *store.Store, n, rounds int) (Ratio, error) {
 	var rates [2][]float64
 	for round := range rounds + 1 {
-		for i, s := range []*store.Store{one, other} {
+		stores := []*store.Store{one, other}
+		for turn := range stores { // who is first pays for what the one before has left to be collected: each is, every other time
+			i := (turn + round) % len(stores)
+			s := stores[i]
 			groups := make([]store.Group, n)
 			for j := range groups {
 				o := Secret(j, round)
