@@ -224,6 +224,14 @@ spec:
   minAvailable: 1
   selector: {matchLabels: {app: idle}}
 ---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: idle, namespace: talk}
+spec:
+  ingressClassName: lab-none # which nobody serves
+  tls: [{hosts: [idle.example.org], secretName: idle}]
+  rules: [{host: idle.example.org, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: idle, port: {number: 80}}}}]}}]
+---
 apiVersion: v1
 kind: Endpoints
 metadata: {name: idle, namespace: talk}
