@@ -68,6 +68,10 @@ func TestRights(t *testing.T) {
 	differs := map[string]string{
 		"GET /lockstep/v1/tunnel as node-n1":                                             "426",
 		"GET /lockstep/v1/tunnel as node-n2":                                             "426",
+		"GET /lockstep/v1/rebuild as node-n1":                                            "200",
+		"GET /lockstep/v1/rebuild as node-n2":                                            "200",
+		"POST /lockstep/v1/rebuild as node-n1":                                           "200",
+		"POST /lockstep/v1/rebuild as node-n2":                                           "200",
 		"GET /api/v1/namespaces/shop/pods/cart-1-a/log as viewer":                        "200",
 		"GET /api/v1/nodes/n1/proxy/stats/summary as viewer":                             "200",
 		"GET /api/v1/nodes/n1/proxy/metrics/cadvisor as viewer":                          "200",
