@@ -18,7 +18,7 @@ log=bin/test.log # stays, until the next run
 status=0
 # Kernel and cluster tests load both cores by themselves: two packages at a time keep their timings honest. vet has run
 # already, and without debug information the large test programs link in half the time.
-go test -count=1 -p 2 -timeout 12m -vet=off -ldflags='-s -w' -v ./... >"$log" 2>&1 || status=$?
+go test -count=1 -p 2 -timeout 20m -vet=off -ldflags='-s -w' -v ./... >"$log" 2>&1 || status=$?
 
 passed=$(grep -caE '^\s*--- PASS' "$log" || true)
 failed=$(grep -caE '^\s*--- FAIL' "$log" || true)

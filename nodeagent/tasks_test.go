@@ -16,8 +16,8 @@ func TestTasksByRole(t *testing.T) {
 		return out
 	}
 	every := []string{
-		"observe", "relist", "log keeper", "losses", "probes", "volumes", "storage", "csi", "pressure", "shutdown", "resize", "tiers",
-		"images", "list", "tags", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster",
+		"observe", "relist", "log keeper", "losses", "look", "probes", "volumes", "storage", "csi", "pressure", "shutdown", "resize",
+		"tiers", "images", "list", "tags", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster",
 	}
 	for containerd, want := range map[string][]string{"": every, Managed: append(slices.Clone(every), "containerd")} {
 		a, err := New(Options{
