@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lockstep/internal/sleep"
+	"lockstep/internal/whole"
 )
 
 const (
@@ -238,9 +239,5 @@ func WriteFile(path string, replace bool, write func(io.Writer) error) (size int
 	if err := os.Rename(f.Name(), path); err != nil {
 		return 0, err
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return 0, err
-	}
-	return sized.n, errors.Join(dir.Sync(), dir.Close())
+	return sized.n, whole.Sync(filepath.Dir(path))
 }

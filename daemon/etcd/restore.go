@@ -66,7 +66,7 @@ func Restore(dir string, replace bool, write func(*os.File) error) (kept string,
 	if err := os.Rename(filepath.Join(staged, dataDir), filepath.Join(dir, dataDir)); err != nil {
 		return "", fmt.Errorf("cannot restore: %w", err)
 	}
-	return kept, syncDir(dir)
+	return kept, whole.Sync(dir)
 }
 
 // stage makes a data directory below one that it makes.
@@ -115,17 +115,8 @@ func syncTree(root string) error {
 		if err != nil {
 			return err
 		}
-		return syncDir(path)
+		return whole.Sync(path)
 	})
-}
-
-// syncDir makes a directory's names, or a file, outlive a power cut.
-func syncDir(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // Restored is the identity that data are to get that were restored and not used yet; empty: they were not restored. It does not need

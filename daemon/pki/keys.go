@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"lockstep/internal/whole"
 )
 
 // needed are the files without which an authority is another one. All others beside them are its own, too: what it keeps of nodes, keys
@@ -86,7 +88,7 @@ func (d Dir) Restore(files map[string][]byte, replace bool, kept string) (err er
 	if err := os.Rename(string(staged), string(d)); err != nil {
 		return fmt.Errorf("cannot restore the cluster's keys: %w", err)
 	}
-	return Dir(filepath.Dir(string(d))).sync()
+	return whole.Sync(filepath.Dir(string(d)))
 }
 
 // Identity tells authorities apart, in hex: the SHA-256 of the public key of service accounts' tokens, which no rotation changes. The

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"lockstep/internal/whole"
 )
 
 // Vault keeps the authority's documents. Its only implementation today is a directory of one server; servers that share
@@ -48,7 +50,7 @@ func (d Dir) write(name string, data []byte, place func(from, to string) error) 
 		err = place(f.Name(), filepath.Join(string(d), name))
 	}
 	if err == nil {
-		err = d.sync()
+		err = whole.Sync(string(d))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot create %s: %w", name, err)
@@ -75,13 +77,4 @@ func written(f *os.File, data []byte) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-// sync makes names in the directory survive a crash.
-func (d Dir) sync() error {
-	f, err := os.Open(string(d))
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

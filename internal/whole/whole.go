@@ -15,11 +15,16 @@ func Write(path string, data []byte) error {
 	if err := Replace(path, data); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	return Sync(filepath.Dir(path))
+}
+
+// Sync makes the names in a directory, or what a file has, outlive a power cut.
+func Sync(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Replace is Write for a file of which the one before is good enough after a power cut. It spares the disk one of two waits.
