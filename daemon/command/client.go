@@ -30,21 +30,26 @@ which "lockstep kubeconfig --bearer" makes.`}
 	var opts control.TokenOptions
 	create := &cobra.Command{Use: "create", Short: "Print a new join token, for lockstep agent --token", Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if opts.TTL <= 0 {
-				return fmt.Errorf("cannot make a token that is good for %s", opts.TTL)
-			}
-			text, err := control.Dial(dirs.run).Token(cmd.Context(), opts)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
-			return err
+			return printToken(cmd, dirs, opts)
 		}}
 	dirs.addClient(create)
 	create.Flags().DurationVar(&opts.TTL, "ttl", 24*time.Hour, "`DURATION` in which nodes can join with it")
 	create.Flags().StringVar(&opts.Node, "node", "", "`NAME` under which alone a node can join with it (default: any that is free)")
 	token.AddCommand(create, newTokenList(), newTokenDelete())
 	return token
+}
+
+// printToken makes a token and prints it.
+func printToken(cmd *cobra.Command, dirs dirFlags, opts control.TokenOptions) error {
+	if opts.TTL <= 0 {
+		return fmt.Errorf("cannot make a token that is good for %s", opts.TTL)
+	}
+	text, err := control.Dial(dirs.run).Token(cmd.Context(), opts)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
+	return err
 }
 
 func newTokenList() *cobra.Command {

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -14,7 +13,8 @@ import (
 
 func newDrift() *cobra.Command {
 	var dirs dirFlags
-	var output, source, node string
+	var output outputFlag
+	var source, node string
 	c := &cobra.Command{Use: "drift", Short: "Show what differed though nobody pushed, and whether it was repaired", Args: takes(0, 0),
 		Long: `Show what differed from what was asked for though nobody pushed, the newest first: objects that were
 changed or deleted in the store, what nodes found on themselves (containers killed or paused, limits,
@@ -27,27 +27,21 @@ Exit code 0: all that is listed is repaired; 2: something is not; 1: the daemon 
   lockstep drift --node worker1
   lockstep drift --source shop -o json | jq '.findings[] | select(.repaired == null)'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("cannot use --output %q: want text or json", output)
+			if err := output.check(); err != nil {
+				return err
 			}
 			report, err := control.Dial(dirs.run).Drift(cmd.Context(), source, node)
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(report)
-			} else {
-				err = printDrift(cmd.OutOrStdout(), report)
-			}
+			err = output.print(cmd.OutOrStdout(), report, func() error { return printDrift(cmd.OutOrStdout(), report) })
 			if err == nil && !repaired(report.Findings) {
 				return exitError{exitFailed}
 			}
 			return err
 		}}
 	dirs.addClient(c)
-	c.Flags().StringVarP(&output, "output", "o", "text", "`FORM` of the output: text or json")
+	output.add(c.Flags())
 	c.Flags().StringVar(&source, "source", "", "only what belongs to the source of this `NAME`")
 	c.Flags().StringVar(&node, "node", "", "only what was found on the node of this `NAME`")
 	return c

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"encoding/json"
 	"fmt"
 	"text/tabwriter"
 
@@ -19,29 +18,25 @@ func newEncryption() *cobra.Command {
 
 func newEncryptionStatus() *cobra.Command {
 	var dirs dirFlags
-	var output string
+	var output outputFlag
 	c := &cobra.Command{Use: "status", Short: "Show with which keys values are sealed, and what cannot be read", Args: takes(0, 0),
 		Long: `Show with which keys values are sealed in etcd, what is under way, and which values are there and
 cannot be read. Exit code 0: all is well; 2: something cannot be read; 3: values are still to be
 sealed, or a rotation is under way; 1: the daemon could not be asked.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("cannot use --output %q: want text or json", output)
+			if err := output.check(); err != nil {
+				return err
 			}
 			report, err := control.Dial(dirs.run).Report(cmd.Context())
 			if err != nil {
 				return err
 			}
 			e := report.Encryption
-			if output == "json" {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(e)
-			} else {
+			err = output.print(cmd.OutOrStdout(), e, func() error {
 				w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 				printEncryption(func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", shown(args)...) }, e)
-				err = w.Flush()
-			}
+				return w.Flush()
+			})
 			switch {
 			case err != nil:
 				return err
@@ -53,7 +48,7 @@ sealed, or a rotation is under way; 1: the daemon could not be asked.`,
 			return nil
 		}}
 	dirs.addClient(c)
-	c.Flags().StringVarP(&output, "output", "o", "text", "`FORM` of the output: text or json")
+	output.add(c.Flags())
 	return c
 }
 

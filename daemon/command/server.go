@@ -32,15 +32,7 @@ func newServerToken() *cobra.Command {
 		Long: `Print a new token with which one server joins. Whoever has it gets the cluster's keys: keep it like
 them. It is good for one server, the first that comes with it, and lockstep token delete takes it back.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if opts.TTL <= 0 {
-				return fmt.Errorf("cannot make a token that is good for %s", opts.TTL)
-			}
-			text, err := control.Dial(dirs.run).Token(cmd.Context(), opts)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
-			return err
+			return printToken(cmd, dirs, opts)
 		}}
 	dirs.addClient(c)
 	c.Flags().DurationVar(&opts.TTL, "ttl", time.Hour, "`DURATION` in which a server can join with it")

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -29,7 +28,7 @@ const (
 
 func newStatus() *cobra.Command {
 	var dirs dirFlags
-	var output string
+	var output outputFlag
 	var wait time.Duration
 	c := &cobra.Command{Use: "status", Short: "Show sources, revisions, objects and their health", Args: takes(0, 0),
 		Long: `Show what the daemon on this machine follows: each source's newest revision and how it went, its
@@ -40,27 +39,21 @@ out, or was not read yet; 1: the daemon could not be asked.`,
   lockstep status --wait 5m             wait until everything has rolled out, or has failed
   lockstep status -o json | jq '.sources[].status.state'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("cannot use --output %q: want text or json", output)
+			if err := output.check(); err != nil {
+				return err
 			}
 			report, err := settledReport(cmd.Context(), control.Dial(dirs.run), wait)
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(report)
-			} else {
-				err = printReport(cmd.OutOrStdout(), report, dirs)
-			}
+			err = output.print(cmd.OutOrStdout(), report, func() error { return printReport(cmd.OutOrStdout(), report, dirs) })
 			if code := standing(report); err == nil && code != exitWell {
 				return exitError{code}
 			}
 			return err
 		}}
 	dirs.addClient(c)
-	c.Flags().StringVarP(&output, "output", "o", "text", "`FORM` of the output: text or json")
+	output.add(c.Flags())
 	c.Flags().DurationVar(&wait, "wait", 0, "`DURATION` to wait at most until nothing is rolling out any more, and a daemon answers")
 	return c
 }
