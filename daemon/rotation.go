@@ -47,6 +47,9 @@ func (p *plane) keepAuthority(ctx context.Context) error {
 func (p *plane) advanceRotation(ctx context.Context, c store.Committer) error {
 	for sleep.For(ctx, rotationEvery) {
 		v, now := p.store.View(), time.Now()
+		if r, found, err := pki.Rotating(v); err == nil && (!found || r.Phase == pki.PhaseDone) {
+			continue // who has what is read of all nodes and users
+		}
 		went, err := pki.Advance(ctx, v, c, p.standing(v, now), false, now)
 		if err != nil && ctx.Err() == nil && !store.Outage(err) {
 			p.opts.Log.Warn("the replacement of the cluster's CA does not go on", "error", err)
