@@ -27,9 +27,9 @@ type drifts struct {
 }
 
 // begin takes in, once, what nodes told while nobody drove the source: what is newer than the last word on its commit.
-func (d *drifts) begin(v *view.View, told []verdict.Told) error {
+func (d *drifts) begin(v *view.View, told []verdict.Told) {
 	if d.begun {
-		return nil
+		return
 	}
 	since := map[string]time.Time{}
 	for _, t := range told {
@@ -52,7 +52,6 @@ func (d *drifts) begin(v *view.View, told []verdict.Told) error {
 	}
 	d.found = append(missed, d.found...)
 	d.begun = true
-	return nil
 }
 
 // repaired takes in what was repaired in the store without a push.
@@ -71,15 +70,13 @@ func (d *drifts) told(steps []plan.Step, now time.Time) {
 	d.standing = map[kinds.Key]drift.Finding{}
 	for i := range steps {
 		f, known := before[steps[i].Key]
-		if !known || f.What != steps[i].Reason {
+		if known && f.What == steps[i].Reason {
+			delete(before, steps[i].Key)
+		} else {
 			f = d.finding(&steps[i], now)
 			f.ID = fmt.Sprintf("told/%s/%d", steps[i].Key.Path(), now.UnixNano())
 			f.How = "drift is only reported of it, until a push"
 			d.found, d.own = append(d.found, f), append(d.own, f)
-			known = false
-		}
-		if known {
-			delete(before, steps[i].Key)
 		}
 		d.standing[steps[i].Key] = f
 	}

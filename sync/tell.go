@@ -25,9 +25,7 @@ func (d *driver) tell(ctx context.Context, next *later) error {
 	if err != nil {
 		return err
 	}
-	if err := d.drifts.begin(d.sync.opts.Store.View(), in.Told); err != nil {
-		return err
-	}
+	d.drifts.begin(d.sync.opts.Store.View(), in.Told)
 	in.Found = d.drifts.found
 	d.sync.metrics.rolled(d.source.Name, in.Accepted.Roll)
 	v := verdict.Decide(in)

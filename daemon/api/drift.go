@@ -34,9 +34,6 @@ func (s *server) readDrift(w http.ResponseWriter, r *http.Request) {
 	var out DriftList
 	q := r.URL.Query()
 	out.Findings, out.Dropped = found.In(s.hub.View(), found.Filter{Source: q.Get("source"), Node: q.Get("node")})
-	if out.Findings == nil {
-		out.Findings = []drift.Finding{}
-	}
 	data, err := json.Marshal(out)
 	if err != nil {
 		s.fail(w, r, apierrors.NewInternalError(err))

@@ -2,6 +2,7 @@ package drift
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -39,10 +40,7 @@ func (s *Storm) Add(found []Finding, now time.Time) {
 // Clone returns a storm that shares nothing with s.
 func (s *Storm) Clone() *Storm {
 	out := *s
-	out.Known = make(map[string]Finding, len(s.Known))
-	for id, f := range s.Known {
-		out.Known[id] = f
-	}
+	out.Known = maps.Clone(s.Known)
 	return &out
 }
 
@@ -120,11 +118,7 @@ func (s *Storm) String() string {
 
 // on names the nodes, if they are few.
 func on(nodes map[string]bool) string {
-	names := make([]string, 0, len(nodes))
-	for name := range nodes {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(nodes))
 	switch {
 	case len(names) == 0:
 		return ""

@@ -119,8 +119,9 @@ func (f Filter) takes(g *drift.Finding) bool {
 	return (f.Source == "" || f.Source == g.Source) && (f.Node == "" || f.Node == g.Node)
 }
 
-// In returns what a view has, the newest first, and how many more were found once, which no filter can choose among.
+// In returns what a view has, the newest first and never nil, and how many more were found once, which no filter can choose among.
 func In(v *view.View, f Filter) (findings []drift.Finding, dropped int64) {
+	findings = []drift.Finding{}
 	for row, err := range Table.Rows(v, "") {
 		if err != nil {
 			continue // the next write replaces it
