@@ -19,9 +19,7 @@ import (
 	"lockstep/daemon/pki"
 	"lockstep/daemon/version"
 	"lockstep/kinds"
-	"lockstep/kinds/drift"
 	"lockstep/kinds/v1alpha1"
-	"lockstep/reconcilers/apiservers"
 	"lockstep/store/view"
 	"lockstep/sync/apply"
 	"lockstep/sync/found"
@@ -166,22 +164,17 @@ func (d *door) Discard(ctx context.Context, name string) error {
 }
 
 // reportEncryption tells how values are sealed, and what the leader is about to do.
-func (d *door) reportEncryption(v *view.View) control.EncryptionReport {
-	seals := d.store.Seals()
+func (d *door) reportEncryption() control.EncryptionReport {
+	seen, _, err := d.encryption().See()
 	out := control.EncryptionReport{
-		Config: d.keyring.Path(), Values: seals.By, Stale: seals.Stale, Unreadable: seals.Unreadable,
+		Config: d.keyring.Path(), Values: seen.Seals.By, Stale: seen.Seals.Stale, Unreadable: seen.Seals.Unreadable,
 	}
-	state, _, err := encryption.In(v)
 	if err != nil {
 		out.Doing = err.Error()
 		return out
 	}
-	out.Writes, out.Rotated = state.Writes, state.Rotated
-	keys, _ := d.keyring.Kept()
-	now := time.Now()
-	next := encryption.Decide(encryption.Seen{
-		State: state, Format: d.store.Format(), Servers: apiservers.Servers(v, now), Keys: keys, Seals: seals, Now: now,
-	})
+	out.Writes, out.Rotated = seen.State.Writes, seen.State.Rotated
+	next := encryption.Decide(seen)
 	if next.Verb != encryption.Rest {
 		out.Doing = next.Reason
 	}
@@ -246,10 +239,8 @@ func (d *door) Drift(_ context.Context, source, node string) (control.DriftRepor
 	if _, ok := view.Get[*corev1.Node](v, "", node); node != "" && !ok {
 		return control.DriftReport{}, fmt.Errorf("cannot list drift of node %s: there is none of this name", node)
 	}
-	out := control.DriftReport{Findings: []drift.Finding{}}
 	findings, dropped := found.In(v, found.Filter{Source: source, Node: node})
-	out.Findings, out.Dropped = append(out.Findings, findings...), dropped
-	return out, nil
+	return control.DriftReport{Findings: findings, Dropped: dropped}, nil
 }
 
 // Report implements control.Backend.
@@ -290,7 +281,7 @@ func (d *door) Report(context.Context) (control.Report, error) {
 		}
 		r.Left = append(r.Left, control.LeftReport{Object: l.Key.String(), Size: l.Size, Node: l.Node, Why: l.Why})
 	}
-	r.Encryption = d.reportEncryption(v)
+	r.Encryption = d.reportEncryption()
 	for _, s := range d.sync.Sources() {
 		r.Sources = append(r.Sources, d.reportSource(v, &s))
 	}

@@ -30,6 +30,15 @@ type Options struct {
 	Now     func() time.Time
 }
 
+// See is what the next step is decided from, of a cluster that was not quiet yet, and the revision of its state.
+func (o Options) See() (seen Seen, rev int64, err error) {
+	v, now := o.Store.View(), o.Now()
+	seen = Seen{Format: o.Store.Format(), Servers: apiservers.Servers(v, now), Seals: o.Store.Seals(), Now: now}
+	seen.Keys, _ = o.Keyring.Kept()
+	seen.State, rev, err = In(v)
+	return seen, rev, err
+}
+
 // Follow keeps this server's files in step with the cluster's keys until ctx ends; every server does.
 func Follow(ctx context.Context, o Options) error {
 	select {
@@ -74,14 +83,11 @@ type leader struct {
 func (l *leader) step(ctx context.Context) (pause time.Duration, _ error) {
 	ctx, cancel := context.WithTimeout(ctx, actTimeout)
 	defer cancel()
-	v := l.Store.View()
-	state, rev, err := In(v)
+	seen, rev, err := l.See()
 	if err != nil {
 		return every, err
 	}
-	now := l.Now()
-	keys, _ := l.Keyring.Kept()
-	seen := Seen{State: state, Format: l.Store.Format(), Servers: apiservers.Servers(v, now), Keys: keys, Seals: l.Store.Seals(), Now: now}
+	state, now := seen.State, seen.Now
 	if !l.quiet.IsZero() && l.by == state.Writes {
 		seen.Quiet = now.Sub(l.quiet)
 	}
