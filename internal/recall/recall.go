@@ -52,41 +52,35 @@ const MaxPart = 2 << 20
 // Parts divides an offer into several that are each at most MaxPart, the last of which is Complete if the offer is. There is at
 // least one.
 func (o Offer) Parts() []Offer {
-	blank := Offer{Cluster: o.Cluster, Seen: o.Seen}
-	parts, size := []Offer{blank}, 0
-	room := func(object any) *Offer {
-		data, _ := json.Marshal(object) // Kubernetes' types always encode
-		if size > 0 && size+len(data) > MaxPart {
-			parts, size = append(parts, blank), 0
-		}
-		size += len(data)
-		return &parts[len(parts)-1]
-	}
-	for _, n := range o.Nodes {
-		p := room(n)
-		p.Nodes = append(p.Nodes, n)
-	}
-	for _, v := range o.Volumes {
-		p := room(v)
-		p.Volumes = append(p.Volumes, v)
-	}
-	for _, c := range o.Claims {
-		p := room(c)
-		p.Claims = append(p.Claims, c)
-	}
-	for _, pod := range o.Pods {
-		p := room(pod)
-		p.Pods = append(p.Pods, pod)
-	}
-	for _, s := range o.Services {
-		p := room(s)
-		p.Services = append(p.Services, s)
-	}
-	for _, s := range o.Slices {
-		p := room(s)
-		p.Slices = append(p.Slices, s)
-	}
-	last := &parts[len(parts)-1]
+	c := cut{blank: Offer{Cluster: o.Cluster, Seen: o.Seen}}
+	c.parts = []Offer{c.blank}
+	put(&c, o.Nodes, func(p *Offer) *[]*corev1.Node { return &p.Nodes })
+	put(&c, o.Volumes, func(p *Offer) *[]*corev1.PersistentVolume { return &p.Volumes })
+	put(&c, o.Claims, func(p *Offer) *[]*corev1.PersistentVolumeClaim { return &p.Claims })
+	put(&c, o.Pods, func(p *Offer) *[]*corev1.Pod { return &p.Pods })
+	put(&c, o.Services, func(p *Offer) *[]*corev1.Service { return &p.Services })
+	put(&c, o.Slices, func(p *Offer) *[]*discoveryv1.EndpointSlice { return &p.Slices })
+	last := &c.parts[len(c.parts)-1]
 	last.Complete, last.Runs = o.Complete, o.Runs
-	return parts
+	return c.parts
+}
+
+// cut is an offer that is being divided.
+type cut struct {
+	blank Offer // what each part begins with
+	parts []Offer
+	size  int // of the last part so far
+}
+
+// put adds objects to the last part, or to another one where that has no room, each to the list of it that is theirs.
+func put[T any](c *cut, objects []T, list func(*Offer) *[]T) {
+	for _, o := range objects {
+		data, _ := json.Marshal(o) // Kubernetes' types always encode
+		if c.size > 0 && c.size+len(data) > MaxPart {
+			c.parts, c.size = append(c.parts, c.blank), 0
+		}
+		c.size += len(data)
+		to := list(&c.parts[len(c.parts)-1])
+		*to = append(*to, o)
+	}
 }
