@@ -179,7 +179,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 	}
 	restored := ""
 	if database.Embedded() {
-		if restored, err = etcd.Restored(etcdOptions(o, nil, nil).DataDir); err != nil {
+		if restored, err = etcd.Restored(etcdDir(o)); err != nil {
 			return nil, fmt.Errorf("cannot run the daemon: %w", err)
 		}
 	}
@@ -199,7 +199,7 @@ func assemble(ctx context.Context, o Options, registry *prometheus.Registry, dat
 		return nil, fmt.Errorf("cannot run the daemon: %w", err)
 	}
 	if restored != "" {
-		if err := etcd.Used(etcdOptions(o, nil, nil).DataDir); err != nil {
+		if err := etcd.Used(etcdDir(o)); err != nil {
 			return nil, fmt.Errorf("cannot run the daemon: %w", err)
 		}
 	}

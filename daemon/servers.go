@@ -179,7 +179,7 @@ func (p *plane) watchQuorum(ctx context.Context) error {
 	for kept := time.Now(); sleep.For(ctx, quorumEvery); {
 		if p.etcd.Embedded() && time.Since(kept) > peerEvery {
 			kept = time.Now()
-			if _, _, err := p.authority.KeepPeer(vaultOf(p.opts), p.opts.Peer.Addr().String()); err != nil {
+			if _, _, err := p.authority.KeepPeer(p.vault, p.opts.Peer.Addr().String()); err != nil {
 				p.opts.Log.Error("cannot renew the certificate for other servers", "error", err)
 			}
 		}
@@ -202,7 +202,7 @@ func (p *plane) watchQuorum(ctx context.Context) error {
 // serverDoor takes the requests of servers that join.
 func (p *plane) serverDoor() *members.Door {
 	return &members.Door{
-		Etcd: p.etcd, Store: p.store, Tokens: pki.Tokens{Store: p.store, Commit: p.store}, Vault: vaultOf(p.opts), Cluster: p.opts.Cluster,
+		Etcd: p.etcd, Store: p.store, Tokens: pki.Tokens{Store: p.store, Commit: p.store}, Vault: p.vault, Cluster: p.opts.Cluster,
 		Settings: p.settings,
 	}
 }

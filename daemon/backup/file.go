@@ -44,7 +44,8 @@ const (
 // About says what a backup is of.
 type About struct {
 	Format int `json:"format"`
-	// Cluster is the name of the cluster, Authority the SHA-256 of its authority's certificate in hex: backups of one are for no other.
+	// Cluster is the name of the cluster, Authority what pki.Dir.Identity tells it apart by:
+	// backups of one are for no other.
 	Cluster   string `json:"cluster"`
 	Authority string `json:"authority"`
 	// History is the identity of the data, and Revision what etcd had reached when it was begun, both of a backup of data.

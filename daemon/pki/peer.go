@@ -55,6 +55,5 @@ func (a *Authority) goodPeer(data []byte, host string) bool {
 	_, err = pair.Leaf.Verify(x509.VerifyOptions{
 		Roots: a.Pool(), CurrentTime: a.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
-	return err == nil && pair.Leaf.VerifyHostname(host) == nil && pair.Leaf.Subject.CommonName == PeerName &&
-		a.now().Before(pair.Leaf.NotAfter.Add(-serverLifetime/3))
+	return err == nil && pair.Leaf.VerifyHostname(host) == nil && pair.Leaf.Subject.CommonName == PeerName && !a.due(pair.Leaf)
 }
