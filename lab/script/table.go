@@ -31,7 +31,8 @@ func commands() []command {
 		{usage: "lockstep ARG…", ask: (*scenario).lockstep,
 			does: "the program, on the server"},
 		{usage: "curl HOST|PODS URL [TIMES]", ask: (*scenario).curl,
-			does: "prints what is answered to a host of the lab, or to a pod; any code but 200 is a failure"},
+			does: "prints what is answered to a host of the lab, or to a pod; any code but 200 is a failure. A host asks " +
+				"`http://NAME@ADDRESS/` for NAME, and over TLS prints whose certificate is shown, first"},
 		{usage: "on HOST COMMAND…", ask: (*scenario).on,
 			does: "runs a command on a host"},
 		{usage: "in PODS COMMAND…", ask: (*scenario).in,
@@ -45,8 +46,8 @@ func commands() []command {
 		{usage: "everywhere SERVICE[.NAMESPACE] ANSWER…", act: (*scenario).everywhere,
 			does: "waits until the service answers to pods beside it by its short name, to a pod of each node by its long ones, " +
 				"and to each node by its address and node ports, each time with one of the ANSWERs first"},
-		{usage: "requests SERVICE", act: (*scenario).startRequests,
-			does: "asks the service from each node, at its address and node ports, again and again"},
+		{usage: "requests SERVICE|URL", act: (*scenario).startRequests,
+			does: "asks the service from each node, at its address and node ports, again and again; or a URL from each host"},
 		{usage: "answered ANSWER…", act: (*scenario).answered,
 			does: "ends that, and wants that no request has failed and that each ANSWER was given"},
 		{usage: "lap", act: (*scenario).lap,
