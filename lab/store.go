@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,8 @@ import (
 	"go.uber.org/zap"
 
 	"lockstep/daemon/config"
+	"lockstep/daemon/encryption"
+	"lockstep/daemon/pki"
 	"lockstep/kinds"
 	"lockstep/kinds/v1alpha1"
 	"lockstep/store"
@@ -80,17 +83,26 @@ func (l *Lab) commit(ctx context.Context, change func(*view.View) (store.Group, 
 		return fmt.Errorf("cannot reach the lab's store: %w", err)
 	}
 	defer func() { _ = client.Close() }()
-	s, err := store.Open(ctx, client, store.Options{Log: slog.New(slog.DiscardHandler), Server: "lab"})
+	keys, err := pki.OpenSealingKeys(pki.Dir(filepath.Join(l.Server().DataDir(), "pki")), time.Now(), func() error { return fs.ErrNotExist })
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(ctx, client, store.Options{
+		Transformer: encryption.NewKeyring(encryption.Config{}, keys), Log: slog.New(slog.DiscardHandler), Server: "lab",
+	})
 	if err != nil {
 		return err
 	}
 	running, end := context.WithCancel(ctx)
+	failed := make(chan error, 1)
 	var ended sync.WaitGroup
-	ended.Go(func() { _ = s.Run(running) }) // what it would return keeps it from being ready
+	ended.Go(func() { failed <- s.Run(running) })
 	defer ended.Wait()
 	defer end()
 	select {
 	case <-s.Ready():
+	case err := <-failed:
+		return fmt.Errorf("cannot read the lab's store: %w", err)
 	case <-ctx.Done():
 		return fmt.Errorf("cannot read the lab's store: %w", ctx.Err())
 	}
