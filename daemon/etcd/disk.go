@@ -64,6 +64,8 @@ type disk struct {
 	// broke receives why etcd could not write, once: it does nothing more then.
 	broke chan error
 
+	told bool // that no space can be set aside; look's own
+
 	mu     sync.Mutex
 	space  room.Space
 	level  fullness
@@ -106,16 +108,17 @@ func (d *disk) look() bool {
 	return now == short || before == short
 }
 
-// setAside makes the reserve file unless it is there, or would take most of what is left.
+// setAside makes the reserve file unless it is there, whole, or would take most of what is left.
 func (d *disk) setAside(s room.Space) {
-	if _, err := os.Stat(d.reserveFile()); err == nil || s.Free < 4*reserve(s) {
+	if i, err := os.Stat(d.reserveFile()); err == nil && i.Size() > 0 || s.Free < 4*reserve(s) {
 		return
 	}
 	f, err := os.OpenFile(d.reserveFile(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
 		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserve(s)), f.Close())
 	}
-	if err != nil {
+	if err != nil && !d.told {
+		d.told = true
 		d.log.Warn("cannot set disk space aside", "error", err)
 	}
 }

@@ -102,7 +102,14 @@ func inside(t *testing.T) (e *Etcd, dir string, restarted chan struct{}) {
 		return nil, "", nil // a part of the test above
 	}
 	restarted = make(chan struct{}, 1)
-	e, err := Start(t.Context(), Options{
+	err := os.MkdirAll(filepath.Join(dir, "etcd"), 0o700)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "etcd", "reserve"), nil, 0o600) // as a crash leaves it that comes before its space
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err = Start(t.Context(), Options{
 		DataDir: filepath.Join(dir, "etcd"), SocketDir: filepath.Join(dir, "s"),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Restart: func() error {
@@ -121,6 +128,15 @@ func inside(t *testing.T) (e *Etcd, dir string, restarted chan struct{}) {
 		}
 	})
 	return e, dir, restarted
+}
+
+// awaitReserve returns once all of the reserve is on the disk: its file is there before its space is.
+func awaitReserve(t *testing.T, dir string) {
+	t.Helper()
+	eventually.True(t, patience, "space set aside", func() bool {
+		i, err := os.Stat(filepath.Join(dir, "etcd", "reserve"))
+		return err == nil && i.Size() > 0
+	})
 }
 
 // patience is how long the tests wait for what should take a second or two.
@@ -150,7 +166,7 @@ func TestInsideFull(t *testing.T) {
 	if e == nil {
 		return
 	}
-	eventually.Nil(t, patience, "space set aside", func() error { _, err := os.Stat(filepath.Join(dir, "etcd", "reserve")); return err })
+	awaitReserve(t, dir)
 	if _, err := e.Client.Put(t.Context(), "a", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +217,7 @@ func TestInsideReadOnly(t *testing.T) {
 	if e == nil {
 		return
 	}
-	eventually.Nil(t, patience, "space set aside", func() error { _, err := os.Stat(filepath.Join(dir, "etcd", "reserve")); return err })
+	awaitReserve(t, dir)
 	fill(t, filepath.Join(dir, "all"), 0)
 	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY, ""); err != nil {
 		t.Logf("the disk cannot be made read-only while it is written: %v", err) // as the kernel does after errors
