@@ -25,7 +25,7 @@ func namespaceConditions() []string {
 
 func nodeConditions() []string {
 	return conditions(corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure,
-		corev1.NodeNetworkUnavailable, NodeServiceRules, NodeDrained, NodeClock)
+		corev1.NodeNetworkUnavailable, NodeServiceRules, NodeIngress, NodeDrained, NodeClock)
 }
 
 func jobConditions() []string {

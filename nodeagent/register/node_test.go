@@ -115,6 +115,16 @@ func TestReportsStatedCapacity(t *testing.T) {
 	}
 }
 
+// TestConditionsAreTheNodes holds the table of kinds to what nodes report: of a condition that it does not have a node's word is not
+// taken once the node is registered.
+func TestConditionsAreTheNodes(t *testing.T) {
+	for _, c := range Status("n1", corev1.NodeStatus{}, State{Ingress: &Ingress{HTTP: 80, HTTPS: 443}}, time.Now()).Conditions {
+		if !kinds.For[*corev1.Node]().OwnsCondition(string(c.Type)) {
+			t.Errorf("condition %s is not the node's by the table of kinds", c.Type)
+		}
+	}
+}
+
 // TestReportAfterConflicts: the spec of a new node is written by several while the node reports its status.
 func TestReportAfterConflicts(t *testing.T) {
 	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
