@@ -83,7 +83,8 @@ func (l *Lab) commit(ctx context.Context, change func(*view.View) (store.Group, 
 		return fmt.Errorf("cannot reach the lab's store: %w", err)
 	}
 	defer func() { _ = client.Close() }()
-	keys, err := pki.OpenSealingKeys(pki.Dir(filepath.Join(l.Server().DataDir(), "pki")), time.Now(), func() error { return fs.ErrNotExist })
+	vault := pki.Dir(filepath.Join(l.Server().DataDir(), "pki"))
+	keys, err := pki.OpenSealingKeys(vault, time.Now(), func() error { return fs.ErrNotExist })
 	if err != nil {
 		return err
 	}
