@@ -89,6 +89,9 @@ func own(s *storage) []*change {
 	case "services":
 		return []*change{{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport,
 			program: s.checkServiceStatus, prepare: strategy.PrepareStatus}}
+	case "ingresses.networking.k8s.io":
+		return []*change{{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport,
+			program: rights.CheckProgramIngressStatus, prepare: strategy.PrepareStatus}}
 	case "persistentvolumeclaims":
 		return []*change{{storage: s, subresource: "status", update: true, body: maxReport, size: maxReport,
 			node: rights.CheckClaimStatus, prepare: strategy.PrepareStatus}}

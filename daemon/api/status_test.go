@@ -8,22 +8,34 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"lockstep/kinds"
+	"lockstep/kinds/ingress"
 )
 
 // tellingCluster is programCluster with services, and the account teller, whom roles grant the status of what programs may tell of.
 func tellingCluster() []kinds.Object {
 	tells := &rbacv1.ClusterRole{ObjectMeta: named("", "tells"), Rules: []rbacv1.PolicyRule{
-		{Verbs: []string{"get", "update", "patch"}, APIGroups: []string{"", "apps", "batch"}, Resources: []string{"*/status"}}}}
+		{Verbs: []string{"get", "update", "patch"}, APIGroups: []string{"", "apps", "batch", "networking.k8s.io"},
+			Resources: []string{"*/status"}}}}
 	balanced := &corev1.Service{ObjectMeta: named("shop", "balanced"), Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer,
 		ClusterIP: "10.43.0.77", ClusterIPs: []string{"10.43.0.77"}, LoadBalancerClass: new("example.com/lb"),
 		Ports: []corev1.ServicePort{{Port: 80, NodePort: 30080}}}}
-	return append(programCluster(), tells, balanced, binding("", "tells", "tells",
-		rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: "shop", Name: "teller"}),
+	class := func(name, controller string) *networkingv1.IngressClass {
+		return &networkingv1.IngressClass{ObjectMeta: named("", name), Spec: networkingv1.IngressClassSpec{Controller: controller}}
+	}
+	reached := func(name, class string) *networkingv1.Ingress {
+		return &networkingv1.Ingress{ObjectMeta: named("shop", name), Spec: networkingv1.IngressSpec{IngressClassName: &class,
+			DefaultBackend: &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "cart",
+				Port: networkingv1.ServiceBackendPort{Number: 80}}}}}
+	}
+	return append(programCluster(), tells, balanced, class("edge", "example.com/edge"), class("lockstep", ingress.Controller),
+		reached("theirs", "edge"), reached("ours", "lockstep"), reached("nobodys", "absent"), binding("", "tells", "tells",
+			rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: "shop", Name: "teller"}),
 		&corev1.ServiceAccount{ObjectMeta: named("shop", "teller")})
 }
 
@@ -33,9 +45,10 @@ func TestProgramsTell(t *testing.T) {
 	who := map[string]*rest.Config{"teller": s.program("teller"), "leader": s.program("leader"), "root": s.program("root"),
 		"viewer": s.viewer(), "node": s.node("n1")}
 	const (
-		cart     = "/apis/apps/v1/namespaces/shop/deployments/cart"
-		node     = "/api/v1/nodes/n1"
-		balanced = "/api/v1/namespaces/shop/services/balanced"
+		cart      = "/apis/apps/v1/namespaces/shop/deployments/cart"
+		node      = "/api/v1/nodes/n1"
+		balanced  = "/api/v1/namespaces/shop/services/balanced"
+		ingresses = "/apis/networking.k8s.io/v1/namespaces/shop/ingresses/"
 	)
 	merges := http.Header{"Content-Type": {"application/strategic-merge-patch+json"}}
 	condition := func(kind, status string) string {
@@ -92,6 +105,22 @@ func TestProgramsTell(t *testing.T) {
 		{"a condition of a service", "teller", "PATCH", balanced + "/status", condition("example.com/Announced", "True"), merges},
 		{"without a role", "leader", "PATCH", balanced + "/status", address(`"ip":"203.0.113.9"`), nil},
 		{"as a node", "node", "PATCH", balanced + "/status", address(`"ip":"203.0.113.9"`), nil},
+
+		{"where an Ingress is reached that a program serves", "teller", "PATCH", ingresses + "theirs/status",
+			address(`"ip":"203.0.113.9"`), nil},
+		{"by name, at a node's address too", "teller", "PATCH", ingresses + "theirs/status",
+			address(`"hostname":"edge.example.com"},{"ip":"192.0.2.1"`), merges},
+		{"at what is no address", "teller", "PATCH", ingresses + "theirs/status", address(`"ip":"here"`), nil},
+		{"what a manifest states", "teller", "PATCH", ingresses + "theirs/status",
+			`{"spec":{"ingressClassName":"lockstep"},"metadata":{"labels":{"a":"b"}}}`, nil},
+		{"nowhere any more", "teller", "PATCH", ingresses + "theirs/status", `{"status":null}`, nil},
+		{"of one whose class is not there", "teller", "PATCH", ingresses + "nobodys/status", address(`"ip":"203.0.113.9"`), nil},
+		{"of one that nodes serve", "teller", "PATCH", ingresses + "ours/status", address(`"ip":"203.0.113.9"`), nil},
+		{"of that, nothing new", "teller", "PATCH", ingresses + "ours/status", `{"status":{"loadBalancer":{}}}`, nil},
+		{"without a role", "leader", "PATCH", ingresses + "theirs/status", address(`"ip":"203.0.113.9"`), nil},
+		{"as a person", "viewer", "PATCH", ingresses + "theirs/status", address(`"ip":"203.0.113.9"`), nil},
+		{"as a node", "node", "PATCH", ingresses + "theirs/status", address(`"ip":"203.0.113.9"`), nil},
+		{"the object itself", "teller", "PATCH", ingresses + "theirs", `{"spec":{"ingressClassName":"lockstep"}}`, nil},
 
 		{"of a namespace", "teller", "PATCH", "/api/v1/namespaces/shop/status", condition("Checked", "True"), merges},
 		{"its end", "teller", "PATCH", "/api/v1/namespaces/shop/status", `{"status":{"phase":"Terminating"}}`, merges},

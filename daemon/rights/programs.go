@@ -9,6 +9,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,17 +22,19 @@ import (
 )
 
 // Verbs are the writes of a resource's objects, or of one of its subresources, that roles may grant to programs, in order: of leases,
-// by which they elect a leader, of events, evictions, and of the status of pods, of which they set what readiness gates wait for, and of
-// the kinds of which they may set conditions. None: it is written by pushing to Git alone, or by the cluster.
+// by which they elect a leader, of events, evictions, and of the status of pods, of which they set what readiness gates wait for, of
+// Ingresses that they serve, and of the kinds of which they may set conditions. None: it is written by pushing to Git alone, or by the
+// cluster.
 func Verbs(of schema.GroupResource, subresource string) []string {
 	pod := of == kinds.For[*corev1.Pod]().GroupResource()
+	ingress := of == kinds.For[*networkingv1.Ingress]().GroupResource()
 	switch {
 	case subresource == "" && (of == kinds.For[*coordinationv1.Lease]().GroupResource() ||
 		of == kinds.For[*corev1.Event]().GroupResource() || of == eventsv1.Resource("events")):
 		return []string{"create", "delete", "deletecollection", "patch", "update"}
 	case subresource == "eviction" && pod:
 		return []string{"create"}
-	case subresource == "status" && (pod || conditional(of)):
+	case subresource == "status" && (pod || ingress || conditional(of)):
 		return []string{"patch", "update"}
 	}
 	return nil

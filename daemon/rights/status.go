@@ -6,12 +6,15 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"lockstep/kinds"
+	"lockstep/kinds/admission"
+	"lockstep/kinds/ingress"
 	"lockstep/store/view"
 )
 
@@ -60,6 +63,17 @@ func CheckProgramStatus(_ string, _ *view.View, new, old kinds.Object) error {
 			may += ", and of a Service of type LoadBalancer its loadBalancer"
 		}
 		return field.Forbidden(field.NewPath("status"), "a program may set only "+may)
+	}
+	return nil
+}
+
+// CheckProgramIngressStatus: a program tells where an Ingress is reached that Lockstep's nodes do not serve.
+func CheckProgramIngressStatus(_ string, v *view.View, new, old kinds.Object) error {
+	keepMeta(new, old)
+	was, is := old.(*networkingv1.Ingress), new.(*networkingv1.Ingress)
+	if class := admission.IngressClasses(v).Of(was); ingress.Owned(class) && !equality.Semantic.DeepEqual(was.Status, is.Status) {
+		return field.Forbidden(field.NewPath("status", "loadBalancer"), fmt.Sprintf(
+			"IngressClass %s is of %s: nodes serve it, and the cluster itself tells at which addresses", class.Name, ingress.Controller))
 	}
 	return nil
 }
