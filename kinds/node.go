@@ -82,8 +82,11 @@ func NodeOf(o Object) string {
 // RootCA is the ConfigMap with the API's authority that every namespace has.
 const RootCA = "kube-root-ca.crt"
 
+// DefaultAccount is the service account of pods that name none, which every namespace gets.
+const DefaultAccount = "default"
+
 // AccountOf is the name of a pod's service account.
-func AccountOf(p *corev1.Pod) string { return cmp.Or(p.Spec.ServiceAccountName, "default") }
+func AccountOf(p *corev1.Pod) string { return cmp.Or(p.Spec.ServiceAccountName, DefaultAccount) }
 
 // NodeReady says that the node's Ready condition is true.
 func NodeReady(n *corev1.Node) bool {

@@ -21,10 +21,11 @@ type Cluster interface {
 }
 
 // Admit admits a new object, which is defaulted, in place: a pod gets the priority of its class, its service account's token and
-// pull secrets, and the resources that its namespace's LimitRanges have for what it does not state. It has to be within these, and
-// to keep to the Pod Security Standards of its namespace. A claim gets the default StorageClass where it says nothing of one, and
-// has to be within the LimitRanges, too. An Ingress gets the default IngressClass where it names none. The error says which field is
-// refused and why, in the words of Kubernetes' plugins; the object is then of no use. Admitting twice changes nothing.
+// pull secrets, and the resources that its namespace's LimitRanges have for what it does not state. Its account has to be there, and
+// it has to be within these, and to keep to the Pod Security Standards of its namespace. A claim gets the default StorageClass where it
+// says nothing of one, and has to be within the LimitRanges, too. An Ingress gets the default IngressClass where it names none. The
+// error says which field is refused and why, in the words of Kubernetes' plugins; the object is then of no use. Admitting twice changes
+// nothing.
 func Admit(o kinds.Object, in Cluster) *field.Error {
 	switch o := o.(type) {
 	case *corev1.Pod:
@@ -41,7 +42,9 @@ func Admit(o kinds.Object, in Cluster) *field.Error {
 func admitPod(pod *corev1.Pod, in Cluster) *field.Error {
 	ranges := limitRanges(pod.Namespace, in)
 	giveDefaults(pod, ranges)
-	serve(pod, in)
+	if err := serve(pod, in); err != nil {
+		return err
+	}
 	if err := run(&pod.Spec, in); err != nil {
 		return err
 	}

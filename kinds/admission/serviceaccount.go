@@ -2,11 +2,13 @@ package admission
 
 import (
 	"encoding/hex"
+	"fmt"
 	"hash/fnv"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"lockstep/kinds"
 )
@@ -20,13 +22,20 @@ const (
 	accessSeconds = 60*60 + 7
 )
 
-// serve gives a pod what its service account has for it: pull secrets where the pod has none, and its token.
-func serve(pod *corev1.Pod, in Cluster) {
-	account, _ := in.Get(kinds.For[*corev1.ServiceAccount]().Key(pod.Namespace, kinds.AccountOf(pod))).(*corev1.ServiceAccount)
+// serve gives a pod what its service account has for it: pull secrets where the pod has none, and its token. The account has to be
+// there, but for the default one, which every namespace gets: pods that come with their namespace do not wait for it.
+func serve(pod *corev1.Pod, in Cluster) *field.Error {
+	name := kinds.AccountOf(pod)
+	account, _ := in.Get(kinds.For[*corev1.ServiceAccount]().Key(pod.Namespace, name)).(*corev1.ServiceAccount)
+	if account == nil && name != kinds.DefaultAccount {
+		return field.Forbidden(field.NewPath("spec", "serviceAccountName"),
+			fmt.Sprintf("error looking up service account %s/%s: serviceaccount %q not found", pod.Namespace, name, name))
+	}
 	if account != nil && len(pod.Spec.ImagePullSecrets) == 0 {
 		pod.Spec.ImagePullSecrets = slices.Clone(account.ImagePullSecrets)
 	}
 	mountAccess(pod, account)
+	return nil
 }
 
 // mountAccess does what Kubernetes' admission of service accounts does: every container that mounts nothing at accessPath gets

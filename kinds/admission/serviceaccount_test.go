@@ -6,6 +6,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 )
 
 func podOf() *corev1.Pod {
@@ -62,6 +67,44 @@ func TestAPIAccessIsMounted(t *testing.T) {
 			}
 			if got := len(p.Spec.Volumes) - had; got != test.volumes {
 				t.Errorf("%d volumes are added: %v", got, p.Spec.Volumes)
+			}
+		})
+	}
+}
+
+// TestAccountIsThere: a pod of an account that is not there is refused as Kubernetes' plugin does; the default one is to come.
+func TestAccountIsThere(t *testing.T) {
+	theirs := serviceaccount.NewServiceAccount()
+	theirs.SetExternalKubeClientSet(fake.NewClientset())
+	theirs.SetExternalKubeInformerFactory(informers.NewSharedInformerFactory(nil, 0))
+	for _, test := range []struct {
+		name, account string
+		there         objects
+		refused       bool
+	}{
+		{name: "it is not there", account: "cart", refused: true},
+		{name: "it is in another namespace", account: "cart", refused: true,
+			there: objects{&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "store", Name: "cart"}}}},
+		{name: "it is there", account: "cart",
+			there: objects{&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}}}},
+		{name: "none is named"},
+		{name: "the default one is named", account: "default"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pod := podOf()
+			pod.Spec.ServiceAccountName = test.account
+			attributes := admission.NewAttributesRecord(&core.Pod{Spec: core.PodSpec{ServiceAccountName: test.account}}, nil,
+				core.Kind("Pod").WithVersion("v1"), "shop", "cart", core.Resource("pods").WithVersion("v1"), "", admission.Create, nil,
+				false, nil)
+			err := Admit(pod, test.there)
+			if (err != nil) != test.refused {
+				t.Fatalf("got %v", err)
+			}
+			if err == nil {
+				return // theirs waits for what is not there
+			}
+			if want := theirs.Admit(t.Context(), attributes, nil); want == nil || want.Error() != `pods "cart" is forbidden: `+err.Detail {
+				t.Errorf("got %q, want %v", err.Detail, want)
 			}
 		})
 	}

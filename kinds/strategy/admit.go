@@ -19,7 +19,7 @@ const defaultTolerationSeconds = 300
 // What its class and its account have for it, package kinds/admission knows. Doing it twice changes nothing.
 func Admit(pod *corev1.Pod) {
 	if pod.Spec.ServiceAccountName == "" {
-		pod.Spec.ServiceAccountName = "default"
+		pod.Spec.ServiceAccountName = kinds.DefaultAccount
 	}
 	pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
 	tolerateBriefly(pod, corev1.TaintNodeNotReady)

@@ -542,8 +542,8 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
-// TestRefusalsAreLifted: what quotas and LimitRanges refused is tried again when these change, without waiting for its backoff, and
-// not by other changes.
+// TestRefusalsAreLifted: what quotas, LimitRanges and a lack of service accounts refused is tried again when these change, without
+// waiting for its backoff, and not by other changes.
 func TestRefusalsAreLifted(t *testing.T) {
 	decide := children(5)
 	b := newBench(t, loop.Reconciler{Reads: secretReads(), Writes: secretWrites(),
@@ -589,6 +589,7 @@ func TestRefusalsAreLifted(t *testing.T) {
 	change("more is used", false, 1, with(func(q *corev1.ResourceQuota) { q.Status.Used[corev1.ResourceSecrets] = two }))
 	change("less is used", true, 1, with(func(q *corev1.ResourceQuota) { q.Status.Used[corev1.ResourceSecrets] = one }))
 	change("a LimitRange", true, 1, limits)
+	change("an account", true, 1, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}})
 	change("labels", true, 1, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"a": "b"}}})
 	change("no other labels", false, 1, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"a": "b"},
 		Annotations: map[string]string{"a": "b"}}})

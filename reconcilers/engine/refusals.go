@@ -29,7 +29,7 @@ func (r refusals) note(it item, namespace string) {
 }
 
 // lifts returns the namespace in which a change of an object may allow what was refused: of a quota, or of what is used of it, of a
-// LimitRange, or of the namespace's labels, by which Pod Security judges. Empty: none.
+// LimitRange, or of the namespace's labels, by which Pod Security judges, or a service account that is made. Empty: none.
 func lifts(old, new kinds.Object) string {
 	switch o := old.(type) {
 	case *corev1.ResourceQuota:
@@ -44,8 +44,10 @@ func lifts(old, new kinds.Object) string {
 			return o.Name
 		}
 	case nil:
-		// The first LimitRange gives requests and limits that a quota wants.
-		if n, made := new.(*corev1.LimitRange); made {
+		switch n := new.(type) {
+		case *corev1.LimitRange: // the first one gives requests and limits that a quota wants
+			return n.Namespace
+		case *corev1.ServiceAccount:
 			return n.Namespace
 		}
 	}

@@ -12,8 +12,6 @@ import (
 	"lockstep/store/view"
 )
 
-const name = "default"
-
 // New returns the reconciler of default service accounts.
 func New() loop.Reconciler {
 	return loop.Reconciler{
@@ -23,7 +21,7 @@ func New() loop.Reconciler {
 		Reads: []loop.Read{{
 			Kind:    kinds.For[*corev1.ServiceAccount](),
 			How:     "the default one: its namespace",
-			Keys:    loop.NamespaceKeys(name),
+			Keys:    loop.NamespaceKeys(kinds.DefaultAccount),
 			Changed: func(old, new kinds.Object) bool { return false },
 		}},
 		Writes: []loop.Write{{Kind: kinds.For[*corev1.ServiceAccount](), Create: true}},
@@ -36,9 +34,9 @@ func decide(v *view.View, key kinds.Key, _ time.Time) (loop.Decision, error) {
 	if !ok || ns.DeletionTimestamp != nil {
 		return loop.Decision{}, nil
 	}
-	if _, ok := view.Get[*corev1.ServiceAccount](v, ns.Name, name); ok {
+	if _, ok := view.Get[*corev1.ServiceAccount](v, ns.Name, kinds.DefaultAccount); ok {
 		return loop.Decision{}, nil
 	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: name}}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: kinds.DefaultAccount}}
 	return loop.Decision{Wants: []loop.Want{{Object: account, Reason: "every namespace has one"}}}, nil
 }
