@@ -38,6 +38,13 @@ type Agents struct {
 // Pods returns what pods use, by their uids: those that run, and that their node has measured twice. The rest is left out, and so
 // are those of a node that does not answer; the error is ctx's.
 func (a Agents) Pods(ctx context.Context, pods iter.Seq[*corev1.Pod]) (map[types.UID]*metricsv1beta1.PodMetrics, error) {
+	used, _, err := a.pods(ctx, pods)
+	return used, err
+}
+
+// pods is Pods, and whether all nodes have answered that have such pods.
+func (a Agents) pods(ctx context.Context, pods iter.Seq[*corev1.Pod]) (
+	out map[types.UID]*metricsv1beta1.PodMetrics, all bool, err error) {
 	wanted := map[string]map[types.UID]bool{} // by node
 	for p := range pods {
 		node := p.Spec.NodeName
@@ -49,15 +56,17 @@ func (a Agents) Pods(ctx context.Context, pods iter.Seq[*corev1.Pod]) (map[types
 		}
 		wanted[node][p.UID] = true
 	}
-	out := map[types.UID]*metricsv1beta1.PodMetrics{}
+	out = map[types.UID]*metricsv1beta1.PodMetrics{}
+	answered := 0
 	var mu sync.Mutex
-	err := a.each(ctx, maps.Keys(wanted), func(ctx context.Context, node string) error {
+	err = a.each(ctx, maps.Keys(wanted), func(ctx context.Context, node string) error {
 		var used metricsv1beta1.PodMetricsList
 		if err := a.ask(ctx, node, "/usage/pods", &used); err != nil {
 			return err
 		}
 		mu.Lock()
 		defer mu.Unlock()
+		answered++
 		for i := range used.Items {
 			if uid := used.Items[i].UID; wanted[node][uid] {
 				out[uid] = &used.Items[i]
@@ -65,7 +74,7 @@ func (a Agents) Pods(ctx context.Context, pods iter.Seq[*corev1.Pod]) (map[types
 		}
 		return nil
 	})
-	return out, err
+	return out, answered == len(wanted), err
 }
 
 // Nodes returns what nodes use, by their names, of those that answer and have measured themselves twice; the error is ctx's.

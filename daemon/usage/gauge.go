@@ -18,6 +18,10 @@ import (
 // longer than it takes all of them to read it.
 const lasts = 10 * time.Second
 
+// settles is how long after the first question a round that not all nodes have answered is not told, and is asked for again: the agents
+// of a server that was started anew, or whose predecessor was lost, come to it within a few seconds.
+const settles = 10 * time.Second
+
 // Gauge has what the pods of autoscalers' targets use, in one round for all. It asks agents only when an autoscaler wants to know:
 // without any it does nothing.
 type Gauge struct {
@@ -25,6 +29,8 @@ type Gauge struct {
 	view   func() *view.View
 	now    func() time.Time
 	asked  chan struct{} // of one: who asks while a round is due finds it so
+
+	first time.Time // when the first round was; only Run reads and sets it
 
 	mu   sync.Mutex
 	at   time.Time          // of the last round
@@ -73,8 +79,11 @@ func (g *Gauge) round(ctx context.Context) {
 			pods[p.UID] = p
 		}
 	}
-	used, err := g.agents.Pods(ctx, maps.Values(pods))
-	if err != nil {
+	if g.first.IsZero() {
+		g.first = at
+	}
+	used, all, err := g.agents.pods(ctx, maps.Values(pods))
+	if err != nil || !all && at.Before(g.first.Add(settles)) {
 		return
 	}
 	g.mu.Lock()

@@ -115,6 +115,7 @@ func TestGauge(t *testing.T) {
 	if agents.count() != 0 {
 		t.Error("somebody was asked before anybody wanted to know")
 	}
+	g.first = now.Add(-settles) // a node that is gone is not waited for
 	if got := read("h-web", now); len(got) != 2 || got[0] != "n-web" || got[1] != "n-api" {
 		t.Errorf("measured %v", got)
 	}
@@ -135,15 +136,45 @@ func TestGauge(t *testing.T) {
 	}
 }
 
+// TestGaugeSettles: while agents come back to a server that was just started, nothing is told of some pods alone; a node that does
+// not come is not waited for longer.
+func TestGaugeSettles(t *testing.T) {
+	v, now := oneAutoscaler(), time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, test := range []struct {
+		name   string
+		back   time.Duration
+		waited time.Duration
+	}{
+		{"it comes back", 2 * time.Second, 2 * time.Second},
+		{"it does not", time.Hour, settles},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			at, agents := now, &fakeAgents{}
+			g := NewGauge(Agents{Log: slog.New(slog.DiscardHandler), Transport: func(node string) http.RoundTripper {
+				if at.Before(now.Add(test.back)) {
+					return nil
+				}
+				return agents
+			}}, func() *view.View { return v }, func() time.Time { return at })
+			for ; ; at = at.Add(time.Second) {
+				g.round(t.Context())
+				if _, ok := g.Read("h", at); ok {
+					break
+				}
+				if at.After(now.Add(time.Minute)) {
+					t.Fatal("nothing is told for a minute")
+				}
+			}
+			if waited := at.Sub(now); waited != test.waited {
+				t.Errorf("told after %v, want %v", waited, test.waited)
+			}
+		})
+	}
+}
+
 // TestGaugeMeanwhile: who asks again while the agents are asked has its answer with that round, and causes no other.
 func TestGaugeMeanwhile(t *testing.T) {
-	h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "h"}}
-	h.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}
-	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "d"}}
-	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "n", Labels: d.Spec.Selector.MatchLabels}}
-	p.Spec.NodeName, p.Status.Phase = "n", corev1.PodRunning
-	v, agents, now := view.Of(h, d, p), &fakeAgents{}, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	v, agents, now := oneAutoscaler(), &fakeAgents{}, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	g := NewGauge(Agents{Transport: agents.transport, Log: slog.New(slog.DiscardHandler)}, func() *view.View { return v },
 		func() time.Time { return now })
 	agents.meanwhile = func() { g.Read("h", now) }
@@ -154,4 +185,15 @@ func TestGaugeMeanwhile(t *testing.T) {
 	if n := len(g.asked); n != 0 {
 		t.Errorf("%d more rounds are to come", n)
 	}
+}
+
+// oneAutoscaler is an autoscaler, its Deployment and the one pod of that.
+func oneAutoscaler() *view.View {
+	h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "h"}}
+	h.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "d"}}
+	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "n", Labels: d.Spec.Selector.MatchLabels}}
+	p.Spec.NodeName, p.Status.Phase = "n", corev1.PodRunning
+	return view.Of(h, d, p)
 }
