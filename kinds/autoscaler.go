@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"strings"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -45,17 +46,27 @@ func autoscalerHealth(h *autoscalingv2.HorizontalPodAutoscaler, see Sight) Healt
 	able, active := said[autoscalingv2.AbleToScale], said[autoscalingv2.ScalingActive]
 	switch {
 	case able.Status == corev1.ConditionFalse:
-		return Health{State: Failed, Cause: able.Reason + ": " + able.Message}
+		return Health{State: Failed, Cause: shortly(able)}
 	case h.Status.ObservedGeneration == nil || *h.Status.ObservedGeneration < h.Generation:
 		return Health{Cause: "not observed yet"}
 	case active.Status != corev1.ConditionFalse || active.Reason == "ScalingDisabled":
 		return Health{State: Healthy}
 	}
-	cause := active.Reason + ": " + active.Message
+	cause := shortly(active)
 	if until := active.LastTransitionTime.Add(metricPatience); measures(active.Reason) && see.Now().Before(until) {
 		return Health{Cause: cause, Again: until}
 	}
 	return Health{State: Failed, Cause: cause}
+}
+
+// shortly words a condition without what its reason says already, as "the HPA was unable to compute the replica count": a commit
+// status has little room for the cause.
+func shortly(c autoscalingv2.HorizontalPodAutoscalerCondition) string {
+	cause := c.Message
+	if what, why, ok := strings.Cut(cause, ": "); ok && strings.HasPrefix(what, "the HPA ") {
+		cause = why
+	}
+	return c.Reason + ": " + cause
 }
 
 // measures says that an autoscaler is not active for a reason that the next measurement may mend.
