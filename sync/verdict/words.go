@@ -1,12 +1,16 @@
 package verdict
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode/utf8"
 
 	"lockstep/kinds/v1alpha1"
 )
+
+// invalidValue is how Kubernetes' validation begins to say which value of a field is wrong.
+const invalidValue = ": Invalid value: "
 
 // refusal words why the newest revision is not applied, before it is cut to length.
 func refusal(s Seen) string {
@@ -107,11 +111,27 @@ func shorten(text string, n int) string {
 	if utf8.RuneCountInString(text) <= n {
 		return text
 	}
+	if text = withoutValue(text); utf8.RuneCountInString(text) <= n {
+		return text
+	}
 	remedy := ""
 	if at := strings.LastIndex(text, "; "); at >= 0 {
 		text, remedy = text[:at], text[at:]
 	}
 	return ended(ended(text, max(n-utf8.RuneCountInString(remedy), n/2))+remedy, n)
+}
+
+// withoutValue leaves out the object or list that is said to be invalid: what is wrong with it stands behind it.
+func withoutValue(text string) string {
+	head, value, _ := strings.Cut(text, invalidValue)
+	if !strings.HasPrefix(value, "{") && !strings.HasPrefix(value, "[") {
+		return text
+	}
+	d := json.NewDecoder(strings.NewReader(value))
+	if err := d.Decode(new(json.RawMessage)); err != nil {
+		return text
+	}
+	return head + invalidValue + value[:1] + "…" + value[d.InputOffset()-1:]
 }
 
 // ended cuts the end of a text of more than n characters.
