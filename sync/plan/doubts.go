@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -17,7 +18,7 @@ import (
 )
 
 // doubts are about what the steps write and Kubernetes takes, though it hardly does what it is written for: bindings to roles that
-// are not there, controllers that select as others do, quotas below what is there.
+// are not there, controllers that select as others do, quotas below what is there, autoscalers by what nobody measures.
 func (d *decision) doubts(steps []Step, then *after) Problems {
 	var out Problems
 	same := selections{decision: d, steps: steps}
@@ -36,6 +37,8 @@ func (d *decision) doubts(steps []Step, then *after) Problems {
 			field, text = "spec.hard", admission.Over(o, d.in.View, d.in.Now)
 		case *networkingv1.Ingress:
 			field, text = "spec.ingressClassName", leftTo(o, then)
+		case *autoscalingv2.HorizontalPodAutoscaler:
+			field, text = "spec.metrics", unmeasured(o, then)
 		case *corev1.Node:
 			field, text = "metadata.annotations["+kinds.DrainNode+"]", drains(s.Live.(*corev1.Node), o, d.in.View)
 		default:
