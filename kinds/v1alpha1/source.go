@@ -22,11 +22,14 @@ func AddToScheme(s *runtime.Scheme) error {
 // Source is a place manifests come from: a branch or tag and a path of a Git repository, or a folder on disk.
 // It is cluster-scoped; its name is part of the context of the commit statuses about it.
 type Source struct {
-	metav1.TypeMeta   `json:",inline"`
+	metav1.TypeMeta `json:",inline"`
+	// Standard object's metadata.
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec   SourceSpec   `json:"spec"`
-	Status SourceStatus `json:"status,omitempty"`
+	// Spec says where to read and how.
+	Spec SourceSpec `json:"spec"`
+	// Status is what the daemon last found.
+	Status SourceStatus `json:"status,omitzero"`
 }
 
 // ShortRevision is a revision as people read it, wherever it is shown to them: the first twelve digits of its hash, by
@@ -49,9 +52,9 @@ type SourceSpec struct {
 	// Path inside the tree, slash-separated, below which manifests are read. Empty: the whole tree.
 	Path string `json:"path,omitempty"`
 	// Interval between looks at the references (Git) or rescans (folder). Zero: 15 s for Git, 60 s for a folder.
-	Interval metav1.Duration `json:"interval,omitempty"`
+	Interval metav1.Duration `json:"interval,omitzero"`
 	// Timeout is how long a Git server may say nothing; a fetch that goes on may take an hour. Zero: 60 s.
-	Timeout metav1.Duration `json:"timeout,omitempty"`
+	Timeout metav1.Duration `json:"timeout,omitzero"`
 	// Credentials name files on the daemon's disk; their contents never enter the store.
 	Credentials *Credentials `json:"credentials,omitempty"`
 	// IgnoreKinds are kinds to skip wherever they stand in this source: "Kind", "Kind.group", "*.group" for all of a group, or "*"
@@ -68,12 +71,18 @@ type SourceSpec struct {
 
 // Credentials are paths of files; each is read anew at every use, so that a rotation needs no restart.
 type Credentials struct {
-	TokenFile      string `json:"tokenFile,omitempty"`
-	UsernameFile   string `json:"usernameFile,omitempty"`
-	PasswordFile   string `json:"passwordFile,omitempty"`
-	SSHKeyFile     string `json:"sshKeyFile,omitempty"`
+	// TokenFile holds a token, which is sent as a password.
+	TokenFile string `json:"tokenFile,omitempty"`
+	// UsernameFile holds the user whose password or token it is. Empty: oauth2.
+	UsernameFile string `json:"usernameFile,omitempty"`
+	// PasswordFile holds the user's password.
+	PasswordFile string `json:"passwordFile,omitempty"`
+	// SSHKeyFile holds a private key, for ssh://.
+	SSHKeyFile string `json:"sshKeyFile,omitempty"`
+	// KnownHostsFile holds the keys of servers that are trusted, for ssh://.
 	KnownHostsFile string `json:"knownHostsFile,omitempty"`
-	CAFile         string `json:"caFile,omitempty"`
+	// CAFile holds PEM certificates to trust beside the system's.
+	CAFile string `json:"caFile,omitempty"`
 }
 
 // Forge is where commit statuses are posted.
@@ -113,8 +122,9 @@ type SourceStatus struct {
 	Message string `json:"message,omitempty"`
 	// Errors are all errors of Seen, each with file:line:column, at most 100, or why it is held, with all that the hold names.
 	Errors []string `json:"errors,omitempty"`
-	// Objects and Healthy count the objects of Accepted, and those of them that are healthy.
+	// Objects counts the objects of Accepted.
 	Objects int32 `json:"objects,omitempty"`
+	// Healthy counts those of them that are healthy.
 	Healthy int32 `json:"healthy,omitempty"`
 	// Drift is what the accepted revision has lost since it was healthy; empty: nothing. State is not changed by it.
 	Drift string `json:"drift,omitempty"`
@@ -128,7 +138,7 @@ type SourceStatus struct {
 	// ForgeError is why commit statuses wait, with how many; empty when the forge took the last one.
 	ForgeError string `json:"forgeError,omitempty"`
 	// Since is when State last changed.
-	Since metav1.Time `json:"since,omitempty"`
+	Since metav1.Time `json:"since,omitzero"`
 }
 
 // MaxWarnings bounds the warnings of a revision that are kept and shown: who has more mends these first.
@@ -145,8 +155,10 @@ func (s *SourceStatus) UntoldLeftOut() string {
 // SourceList is a list of sources.
 type SourceList struct {
 	metav1.TypeMeta `json:",inline"`
+	// Standard list metadata.
 	metav1.ListMeta `json:"metadata,omitempty"`
 
+	// Items are the sources.
 	Items []Source `json:"items"`
 }
 
