@@ -4,12 +4,14 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"debug/elf"
 	"fmt"
 	"io"
 	"os"
 	"path"
 	"runtime"
 	"sort"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -50,12 +52,33 @@ func Program(from, to string) (File, error) {
 	return File{Path: to, Data: data}, nil
 }
 
+// interpreter is the dynamic linker that a program names; empty: it is static, or no such program.
+func interpreter(program []byte) string {
+	f, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		return ""
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			name, err := io.ReadAll(p.Open())
+			if err != nil {
+				return "a dynamic linker"
+			}
+			return strings.TrimRight(string(name), "\x00")
+		}
+	}
+	return ""
+}
+
 // SaveProgram writes a tar with an image of one static program of this machine's architecture, which is in it by the entry point's
-// first word.
+// first word. A program that is linked to libraries would not start there, and is refused.
 func SaveProgram(tar, name, program string, entrypoint ...string) error {
 	file, err := Program(program, entrypoint[0])
 	if err != nil {
 		return err
+	}
+	if linker := interpreter(file.Data); linker != "" {
+		return fmt.Errorf("cannot pack %s: it is not static: it needs %s and libraries", program, linker)
 	}
 	return Image{Files: []File{file}, Entrypoint: entrypoint, Arch: runtime.GOARCH}.Save(tar, name)
 }
