@@ -179,7 +179,7 @@ func allowed() []string {
 	return []string{
 		"bytes", "cmp", "container/heap", "crypto/sha256", "encoding/base32", "encoding/binary", "encoding/hex", "encoding/json",
 		"errors", "fmt", "hash/fnv", "io", "iter", "maps", "math", "math/big", "math/bits", "net/netip", "path", "reflect",
-		"regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
+		"regexp", "regexp/syntax", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
 		"k8s.io/api/", "k8s.io/apimachinery/pkg/", "k8s.io/component-helpers/", "k8s.io/klog/v2", "k8s.io/utils/dump", "k8s.io/utils/ptr",
 		"k8s.io/kubernetes/pkg/controller/daemon/util",  // what a daemon's pod is, on which node, and what a strategy allows
 		"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos", // the class of a pod

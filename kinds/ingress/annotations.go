@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,6 +191,7 @@ func (s Settings) paths(i *networkingv1.Ingress) (faults []Fault) {
 	if !s.Regex {
 		return nil
 	}
+	all := 0
 	for r, rule := range i.Spec.Rules {
 		if rule.HTTP == nil {
 			continue
@@ -208,6 +208,11 @@ func (s Settings) paths(i *networkingv1.Ingress) (faults []Fault) {
 				continue
 			} else {
 				groups = re.NumSubexp()
+				all += partsOf(path.Path)
+			}
+			if all > maxAllParts {
+				return append(faults, Fault{BadPath, at, fmt.Sprintf("it and those before are regular expressions of more than %d parts",
+					maxAllParts)})
 			}
 			if n := highest(s.Rewrite); n > groups {
 				faults = append(faults, Fault{BadAnnotation, "metadata.annotations[" + Prefix + "rewrite-target]",
@@ -221,13 +226,6 @@ func (s Settings) paths(i *networkingv1.Ingress) (faults []Fault) {
 // Expression says that a path of the Ingress is a regular expression.
 func (s Settings) Expression(p networkingv1.HTTPIngressPath) bool {
 	return s.Regex && p.PathType != nil && *p.PathType == networkingv1.PathTypeImplementationSpecific
-}
-
-// Compile is the expression that a path is: it has to fit a path's beginning, without regard to case.
-func Compile(path string) (*regexp.Regexp, error) { return regexp.Compile("(?i)^(?:" + path + ")") }
-
-func reasonOf(err error) string {
-	return strings.TrimPrefix(err.Error(), "error parsing regexp: ")
 }
 
 // highest is the highest group that a rewrite names.

@@ -137,11 +137,13 @@ func (h Holders) Lost(i *networkingv1.Ingress) (faults []Fault) {
 
 // Rivals says that two Ingresses may claim the same: they have a host in common, or both have rules for any.
 func Rivals(a, b *networkingv1.Ingress) bool {
+	of := map[string]bool{}
 	for host := range hostsOf(a) {
-		for other := range hostsOf(b) {
-			if strings.EqualFold(host, other) {
-				return true
-			}
+		of[strings.ToLower(host)] = true
+	}
+	for host := range hostsOf(b) {
+		if of[strings.ToLower(host)] {
+			return true
 		}
 	}
 	return false

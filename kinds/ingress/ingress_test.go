@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -139,5 +140,56 @@ func TestTold(t *testing.T) {
 	}
 	if got := Told(faults[:1], 20); len(got) > 20 {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestExpressionsAreBounded: a few bytes cannot take a node's memory, nor a request its time.
+func TestExpressionsAreBounded(t *testing.T) {
+	const none = "is no regular expression as Go has them (RE2): "
+	own := networkingv1.PathTypeImplementationSpecific
+	for path, want := range map[string]string{
+		"/api/(v[0-9]+)/[0-9a-f]{8}-[0-9a-f]{4}(/.*)?$":     "",
+		"/[\\p{L}\\d-]+/(\\p{L}{1,20})":                     "",
+		"/(" + strings.Repeat("abcdefghij", 50) + "){1000}": none + "it stands for 501003 parts, and may for 1000",
+		"/(\\pL{1000})":                 none + "it stands for 14004 parts, and may for 1000",
+		"/" + strings.Repeat("x", 1000): none + "it has 1001 bytes, and may have 1000",
+	} {
+		_, faults := Read(withPath(annotated("use-regex", "true"), path, own))
+		got := ""
+		if len(faults) > 0 {
+			got = faults[0].Message
+		}
+		if got != want {
+			t.Errorf("%.40s: %q, want %q", path, got, want)
+		}
+	}
+	i := withPath(annotated("use-regex", "true"), "/x{900}", own)
+	http := i.Spec.Rules[0].HTTP
+	http.Paths = slices.Repeat(http.Paths, 30)
+	if _, faults := Read(i); len(faults) != 1 || faults[0].Field != "spec.rules[0].http.paths[22].path" {
+		t.Errorf("of 30 large ones: %v", faults)
+	}
+}
+
+// TestRivalsOfManyHosts: two Ingresses are compared in a time that grows with their hosts, not with its square.
+func TestRivalsOfManyHosts(t *testing.T) {
+	of := func(name string) *networkingv1.Ingress {
+		i := annotated()
+		for n := range 40000 {
+			i.Spec.Rules = append(i.Spec.Rules, networkingv1.IngressRule{Host: fmt.Sprintf("%s-%d.example.org", name, n)})
+		}
+		return i
+	}
+	a, b := of("a"), of("b")
+	began := time.Now()
+	if Rivals(a, b) {
+		t.Error("they have no host in common")
+	}
+	b.Spec.Rules[39999].Host = "A-7.example.ORG"
+	if !Rivals(a, b) {
+		t.Error("they have a host in common")
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
