@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -98,6 +99,7 @@ func rewrite(p *httputil.ProxyRequest) {
 		p.Out.Host = set.Host
 	}
 	believed := f.trusted()
+	clean(p.Out.Header, believed)
 	if believed {
 		p.Out.Header["X-Forwarded-For"] = p.In.Header["X-Forwarded-For"]
 	}
@@ -121,6 +123,29 @@ func rewrite(p *httputil.ProxyRequest) {
 		}
 	}
 	h.Set("X-Real-Ip", first)
+}
+
+// clean takes from a request's header what backends might take for this server's own words: what a client that is not believed says of
+// itself, also with _ for -, which many read as the same; and the wish to speak HTTP/2 in the clear from here on, by which further
+// requests would come to the backend that no route has let through.
+func clean(h http.Header, believed bool) {
+	maps.DeleteFunc(h, func(name string, _ []string) bool {
+		return ofClient(name) && (!believed || strings.Contains(name, "_"))
+	})
+	if strings.Contains(strings.ToLower(h.Get("Upgrade")), "h2c") {
+		for _, name := range []string{"Connection", "Upgrade", "Http2-Settings"} {
+			h.Del(name)
+		}
+	}
+}
+
+// ofClient says that a header is one in which proxies tell of the client.
+func ofClient(name string) bool {
+	switch name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")); name {
+	case "Forwarded", "X-Real-Ip", "X-Scheme":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-")
 }
 
 // RoundTrip asks an endpoint, and another one where that could not be reached, or went away before it has answered a request that may be

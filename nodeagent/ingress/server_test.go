@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,6 +64,43 @@ func TestServes(t *testing.T) {
 	wait(t, func() bool { _, err := w.ask(http.MethodGet, "a", "/", nil); return err != nil })
 	if n := testutil.ToFloat64(w.metrics.requests.WithLabelValues("shop", "web", "200")); n != 0 {
 		t.Errorf("%v requests are told of an Ingress that is gone", n)
+	}
+}
+
+// TestClientsDoNotSpeakForTheServer: what backends read as this server's words is not what a client has said.
+func TestClientsDoNotSpeakForTheServer(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	b := backend(t, func(w http.ResponseWriter, r *http.Request) { seen <- r.Header.Clone() })
+	asked := []string{"X_Real_Ip", "X_Forwarded_For", "X-Forwarded_Proto", "X-Forwarded-Scheme", "X-Forwarded-Prefix", "X-Scheme",
+		"Forwarded", "My_Own"}
+	var pairs []string
+	for _, name := range asked {
+		pairs = append(pairs, name, "203.0.113.9")
+	}
+	for believed, want := range map[bool][]string{
+		false: {"My_Own"}, true: {"X-Forwarded-Scheme", "X-Forwarded-Prefix", "X-Scheme", "My_Own"},
+	} {
+		w := newWorld(t, func(o *Options) {
+			if believed {
+				o.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+			}
+		})
+		w.service("web", b.URL)
+		w.ingress("web", "a", nil)
+		wait(t, func() bool { a, err := w.ask("GET", "a", "/", nil); return err == nil && a.code == 200 })
+		<-seen
+		w.get("a", "/", pairs...)
+		h := <-seen
+		for _, name := range asked {
+			if got := h.Get(name) != ""; got != slices.Contains(want, name) {
+				t.Errorf("believed %v: %s is passed on: %v", believed, name, got)
+			}
+		}
+		// Behind a connection that has become HTTP/2 no route is asked.
+		w.get("a", "/", "Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c", "HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA")
+		if h := <-seen; h.Get("Upgrade")+h.Get("Connection")+h.Get("Http2-Settings") != "" {
+			t.Errorf("the backend is asked for HTTP/2: %v", h)
+		}
 	}
 }
 
