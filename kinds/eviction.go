@@ -47,9 +47,7 @@ func Tolerates(p *corev1.Pod, t *corev1.Taint) (d time.Duration, forever, ok boo
 	case by.TolerationSeconds == nil:
 		return 0, true, true
 	}
-	// Longer than a century overflows a duration, and is as good as for ever.
-	const most = 100 * 365 * 24 * 3600
-	return time.Duration(min(max(*by.TolerationSeconds, 0), most)) * time.Second, false, true
+	return max(Seconds(*by.TolerationSeconds), 0), false, true
 }
 
 // toleration is the pod's first that is about a taint; nil: there is none.

@@ -67,8 +67,9 @@ func deletePod(o kinds.Object, now time.Time, grace *int64) (kinds.Object, bool)
 	if period == 0 {
 		return deleteNow(p, now)
 	}
+	period = min(period, kinds.MostSeconds)
 	changed := p.DeepCopy()
-	changed.DeletionTimestamp = timestamp(now.Add(time.Duration(period) * time.Second))
+	changed.DeletionTimestamp = timestamp(now.Add(kinds.Seconds(period)))
 	changed.DeletionGracePeriodSeconds = &period
 	if changed.Generation > 0 {
 		changed.Generation++

@@ -54,6 +54,8 @@ func TestDelete(t *testing.T) {
 		{"a bound pod", pod(func(*corev1.Pod) {}), nil, "12:00:30 grace 30 generation 2"},
 		{"a bound pod, shortly", pod(func(*corev1.Pod) {}), short, "12:00:05 grace 5 generation 2"},
 		{"a bound pod, negative grace", pod(func(*corev1.Pod) {}), negative, "12:00:01 grace 1 generation 2"},
+		{"a bound pod, in centuries", pod(func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = new(int64(9999999999)) }), nil,
+			"12:00:00 grace 3153600000 generation 2"},
 		{"a bound pod, at once", pod(func(*corev1.Pod) {}), none, "gone"},
 		{"a pod that is not bound", pod(func(p *corev1.Pod) { p.Spec.NodeName = "" }), nil, "gone"},
 		{"a finished pod", pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), nil, "gone"},

@@ -202,7 +202,7 @@ func (p Policy) Grace(s *Shortage, pod *corev1.Pod) time.Duration {
 	}
 	grace := p.MostGrace
 	if own := pod.Spec.TerminationGracePeriodSeconds; own != nil {
-		grace = min(grace, time.Duration(*own)*time.Second)
+		grace = min(grace, kinds.Seconds(*own))
 	}
 	return grace
 }

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds"
 	"lockstep/nodeagent/probes"
 )
 
@@ -37,7 +38,7 @@ func (p *Pod) hook(ctx context.Context, c *corev1.Container, id string, h *corev
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(time.Duration(h.Sleep.Seconds) * time.Second):
+		case <-time.After(kinds.Seconds(h.Sleep.Seconds)):
 			return nil
 		}
 	}

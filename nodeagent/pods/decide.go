@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 )
 
@@ -69,7 +70,7 @@ func ending(w Wanted, o Observed, now time.Time) (why Cause, detail string) {
 // overdue says whether activeDeadlineSeconds have passed since the pod's start.
 func overdue(pod *corev1.Pod, now time.Time) bool {
 	d := pod.Spec.ActiveDeadlineSeconds
-	return d != nil && pod.Status.StartTime != nil && !now.Before(pod.Status.StartTime.Add(time.Duration(*d)*time.Second))
+	return d != nil && pod.Status.StartTime != nil && !now.Before(pod.Status.StartTime.Add(kinds.Seconds(*d)))
 }
 
 // decideEnd stops containers, mains before sidecars, then removes what is left. All its steps have the cause of why.
@@ -153,7 +154,7 @@ func BeingMade[T any](c Container, steps map[Key]T) bool {
 func decideRun(p *Plan, w Wanted, o Observed, now time.Time) {
 	pod := w.Pod
 	if d := pod.Spec.ActiveDeadlineSeconds; d != nil && pod.Status.StartTime != nil {
-		p.again(pod.Status.StartTime.Add(time.Duration(*d) * time.Second))
+		p.again(pod.Status.StartTime.Add(kinds.Seconds(*d)))
 	}
 	if !o.Volumes {
 		p.add(Step{Kind: Volumes, Cause: NoVolumes})
@@ -293,7 +294,7 @@ func unwanted(pod *corev1.Pod, c *corev1.Container, i Container, hash string, no
 	case i.Unhealthy != "":
 		grace := graceOf(pod, now)
 		if g := probeGrace(c, i); g != nil {
-			grace = time.Duration(*g) * time.Second
+			grace = kinds.Seconds(*g)
 		}
 		return Unhealthy, grace
 	}
@@ -421,10 +422,10 @@ func finished(pod *corev1.Pod, o Observed) corev1.PodPhase {
 func graceOf(pod *corev1.Pod, now time.Time) time.Duration {
 	grace := defaultGrace
 	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
-		grace = time.Duration(*g) * time.Second
+		grace = kinds.Seconds(*g)
 	}
 	if g := pod.DeletionGracePeriodSeconds; g != nil && pod.DeletionTimestamp != nil {
-		grace = min(time.Duration(*g)*time.Second, max(0, pod.DeletionTimestamp.Sub(now)))
+		grace = min(kinds.Seconds(*g), max(0, pod.DeletionTimestamp.Sub(now)))
 	}
 	return grace
 }

@@ -61,3 +61,12 @@ func TestStruck(t *testing.T) {
 		}
 	}
 }
+
+// TestGraceOfCenturies: a grace that is longer than a duration can be is none that is over.
+func TestGraceOfCenturies(t *testing.T) {
+	pod := &corev1.Pod{}
+	pod.Spec.TerminationGracePeriodSeconds = new(int64(9999999999))
+	if grace := graceOf(pod, time.Now()); grace < 1000*time.Hour {
+		t.Errorf("containers get %v", grace)
+	}
+}

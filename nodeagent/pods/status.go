@@ -12,6 +12,7 @@ import (
 	helpers "k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
+	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
 )
 
@@ -126,7 +127,7 @@ func inTime(pod *corev1.Pod, o Observed) bool {
 	if d == nil || pod.Status.StartTime == nil {
 		return true
 	}
-	deadline := pod.Status.StartTime.Add(time.Duration(*d) * time.Second)
+	deadline := pod.Status.StartTime.Add(kinds.Seconds(*d))
 	return !slices.ContainsFunc(o.Containers, func(c Container) bool { return !c.FinishedAt.Before(deadline) })
 }
 

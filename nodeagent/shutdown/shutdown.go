@@ -134,7 +134,7 @@ func (p Policy) Groups(pods []*corev1.Pod) []Group {
 // For is the grace period of a pod: its own, but at most that of its share.
 func (s Share) For(pod *corev1.Pod) time.Duration {
 	if own := pod.Spec.TerminationGracePeriodSeconds; own != nil {
-		return min(time.Duration(*own)*time.Second, s.Grace)
+		return min(kinds.Seconds(*own), s.Grace)
 	}
 	return s.Grace
 }

@@ -179,7 +179,7 @@ func (t *turn) schedule() {
 	if _, taken := view.Get[*batchv1.Job](t.view, c.Namespace, name); taken {
 		return // As Kubernetes: whoever made it is taken to have meant it.
 	}
-	if d := c.Spec.StartingDeadlineSeconds; d != nil && due.Add(time.Duration(*d)*time.Second).Before(t.now) {
+	if d := c.Spec.StartingDeadlineSeconds; d != nil && due.Add(kinds.Seconds(*d)).Before(t.now) {
 		t.tell(corev1.EventTypeWarning, "MissSchedule", "Missed scheduled time to start a job: "+due.UTC().Format(time.RFC1123Z))
 		return
 	}

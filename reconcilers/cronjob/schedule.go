@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/kubernetes/pkg/util/parsers"
 
+	"lockstep/kinds"
 	"lockstep/reconcilers/loop"
 )
 
@@ -58,7 +59,7 @@ func scheduleOf(c *batchv1.CronJob) (s cron.Schedule, zone *time.Location, probl
 // newest returns the newest time that a job was due; zero: none since the last. Within a deadline of so many seconds; nil: none.
 func newest(from time.Time, deadline *int64, now time.Time, s cron.Schedule) (due time.Time, m missed, err error) {
 	if deadline != nil {
-		if bound := now.Add(-time.Duration(*deadline) * time.Second); bound.After(from) {
+		if bound := now.Add(-kinds.Seconds(*deadline)); bound.After(from) {
 			from = bound
 		}
 	}

@@ -2,7 +2,6 @@ package job
 
 import (
 	"slices"
-	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -38,7 +37,7 @@ func (t *turn) finishes() *batchv1.JobCondition {
 		return fails(batchv1.JobReasonBackoffLimitExceeded, "Job has reached the specified backoff limit")
 	}
 	if limit := j.Spec.ActiveDeadlineSeconds; limit != nil && !suspended(j) && t.status.StartTime != nil {
-		due := t.status.StartTime.Add(time.Duration(*limit) * time.Second)
+		due := t.status.StartTime.Add(kinds.Seconds(*limit))
 		if !t.now.Before(due) {
 			return fails(batchv1.JobReasonDeadlineExceeded, "Job was active longer than specified deadline")
 		}
