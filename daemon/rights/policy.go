@@ -99,39 +99,56 @@ func add[B any](to map[subject][]B, binding B, subjects []rbacv1.Subject, namesp
 // aggregate gives the roles that aggregate others the rules of these, as the cluster's own loop will write them: who has
 // such a role is not without it until then.
 func (p *Policy) aggregate() {
-	names := slices.Sorted(maps.Keys(p.clusterRoles))
-	gathered := map[string]*rbacv1.ClusterRole{}
-	for _, name := range names {
-		if p.clusterRoles[name].AggregationRule == nil {
+	var all []*rbacv1.ClusterRole
+	for _, name := range slices.Sorted(maps.Keys(p.clusterRoles)) {
+		all = append(all, p.clusterRoles[name])
+	}
+	taken := make([][]int, len(all))
+	for i, role := range all {
+		taken[i] = roles.Collected(role, all)
+	}
+	for i, from := range gathered(taken) {
+		if all[i].AggregationRule == nil {
 			continue
 		}
-		role := p.clusterRoles[name].DeepCopy()
+		role := all[i].DeepCopy()
 		role.Rules = nil
-		for _, from := range p.gatheredBy(name, names) {
-			role.Rules = append(role.Rules, p.clusterRoles[from].Rules...)
+		for _, other := range from {
+			if all[other].AggregationRule == nil {
+				role.Rules = append(role.Rules, all[other].Rules...)
+			}
 		}
-		gathered[name] = role
+		p.clusterRoles[role.Name] = role
 	}
-	maps.Copy(p.clusterRoles, gathered)
 }
 
-// gatheredBy are the names of the roles with rules of their own that a role aggregates, also by others that do.
-func (p *Policy) gatheredBy(name string, names []string) (out []string) {
-	known := map[string]bool{name: true}
-	for todo := []string{name}; len(todo) > 0; todo = todo[1:] {
-		role := p.clusterRoles[todo[0]]
-		if role.AggregationRule == nil {
-			out = append(out, todo[0])
-			continue
+// gathered are for each role, by its place, those from which it takes rules, also by others that take theirs, itself among them, in
+// order; taken are those of each from which it takes them itself. Roles may take from each other in circles: what one before reaches
+// is not looked for again.
+func gathered(taken [][]int) [][]int {
+	out := make([][]int, len(taken))
+	for role := range taken {
+		known := make([]bool, len(taken))
+		known[role] = true
+		for todo := []int{role}; len(todo) > 0; todo = todo[1:] {
+			for _, other := range taken[todo[0]] {
+				if known[other] {
+					continue
+				}
+				if out[other] == nil {
+					known[other], todo = true, append(todo, other)
+				}
+				for _, further := range out[other] {
+					known[further] = true
+				}
+			}
 		}
-		for _, other := range names {
-			if !known[other] && roles.Collects(role, p.clusterRoles[other]) {
-				known[other] = true
-				todo = append(todo, other)
+		for other, is := range known {
+			if is {
+				out[role] = append(out[role], other)
 			}
 		}
 	}
-	slices.Sort(out)
 	return out
 }
 

@@ -100,13 +100,26 @@ func Aggregated(role *rbacv1.ClusterRole, all iter.Seq[*rbacv1.ClusterRole]) ([]
 
 // Collects says that a role may take rules from another one.
 func Collects(role, from *rbacv1.ClusterRole) bool {
+	return len(Collected(role, []*rbacv1.ClusterRole{from})) > 0
+}
+
+// Collected are the places in a list of those that a role may take rules from.
+func Collected(role *rbacv1.ClusterRole, list []*rbacv1.ClusterRole) (places []int) {
 	if role.AggregationRule == nil {
-		return false
+		return nil
 	}
-	return slices.ContainsFunc(role.AggregationRule.ClusterRoleSelectors, func(s metav1.LabelSelector) bool {
-		selector, err := metav1.LabelSelectorAsSelector(&s)
-		return err == nil && selector.Matches(labels.Set(from.Labels))
-	})
+	var selectors []labels.Selector
+	for i := range role.AggregationRule.ClusterRoleSelectors {
+		if s, err := metav1.LabelSelectorAsSelector(&role.AggregationRule.ClusterRoleSelectors[i]); err == nil {
+			selectors = append(selectors, s)
+		}
+	}
+	for i, from := range list {
+		if slices.ContainsFunc(selectors, func(s labels.Selector) bool { return s.Matches(labels.Set(from.Labels)) }) {
+			places = append(places, i)
+		}
+	}
+	return places
 }
 
 // Grants says that an object grants what a default one of its name does, and to the same; rules that are collected from others are
