@@ -92,6 +92,9 @@ func TestProgramsTell(t *testing.T) {
 		{"what it has", "teller", "PATCH", node + "/status", `{"status":{"capacity":{"cpu":"64"}}}`, merges},
 		{"the node takes it back", "node", "PATCH", node + "/status", condition("KernelDeadlock", "False"), merges},
 		{"the node leaves it out", "node", "PATCH", node + "/status", condition("Ready", "True"), nil},
+		{"the node says that it serves Ingresses", "node", "PATCH", node + "/status", condition("Ingress", "True"), merges},
+		{"that it does not", "node", "PATCH", node + "/status", condition("Ingress", "False"), merges},
+		{"which is not a program's to say", "teller", "PATCH", node + "/status", condition("Ingress", "True"), merges},
 		{"and says what is no condition of its own", "node", "PATCH", node + "/status", condition("example.com/x", "True"), merges},
 
 		{"where a service is reached", "teller", "PATCH", balanced + "/status", address(`"ip":"203.0.113.9"`), nil},
