@@ -167,3 +167,16 @@ func TestBrokenMessagesAreTheDecoders(t *testing.T) {
 		}
 	}
 }
+
+// TestCounted: what an int64 holds is counted as it is, and nothing as less than it is by much.
+func TestCounted(t *testing.T) {
+	for text, want := range map[string][2]int64{
+		"1500m": {2, 1500}, "-1500m": {-2, -1500}, "9007199254740992": {Most, Most}, "9007199254740": {9007199254740, 9007199254740000},
+		"9223372036854776": {Most, Most}, "10E": {Most, Most}, "1e30": {Most, Most}, "-1e30": {-Most, -Most}, "0": {0, 0},
+	} {
+		q := resource.MustParse(text)
+		if got := [2]int64{Value(&q), Milli(&q)}; got != want {
+			t.Errorf("%s counts as %v, want %v", text, got, want)
+		}
+	}
+}

@@ -6,11 +6,11 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/resource"
 
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
+	"lockstep/kinds/quantity"
 )
 
 // Admitted says that a node has taken the pod before, as its status says, or need not any more: it is not asked again.
@@ -43,9 +43,9 @@ func Admit(allocatable corev1.ResourceList, others []Wanted, pod *corev1.Pod) (r
 	requests := helpers.PodRequests(pod, helpers.PodResourcesOptions{})
 	for _, name := range slices.Sorted(maps.Keys(requests)) {
 		most, ok := allocatable[name]
-		value := (*resource.Quantity).Value
+		value := quantity.Value
 		if name == corev1.ResourceCPU {
-			value = (*resource.Quantity).MilliValue
+			value = quantity.Milli
 		}
 		requested, before := requests[name], used[name]
 		if !ok && kinds.ExtendedResource(name) && !requested.IsZero() {

@@ -50,7 +50,7 @@ func Overuse(pod *corev1.Pod, s Storage) string {
 		}
 		used := s.Volumes[v.Name]
 		total += used
-		if limit := v.EmptyDir.SizeLimit; limit != nil && limit.Sign() > 0 && used > limit.Value() {
+		if limit := v.EmptyDir.SizeLimit; limit != nil && limit.Sign() > 0 && limit.CmpInt64(used) < 0 {
 			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, limit)
 		}
 	}
@@ -63,12 +63,13 @@ func Overuse(pod *corev1.Pod, s Storage) string {
 			return fmt.Sprintf("Usage of file %q exceeds the limit %q. ", path, resource.NewQuantity(MaxFile, resource.BinarySI))
 		}
 	}
-	if limit, ok := helpers.PodLimits(pod, helpers.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]; ok && total > limit.Value() {
+	limit, ok := helpers.PodLimits(pod, helpers.PodResourcesOptions{})[corev1.ResourceEphemeralStorage]
+	if ok && limit.CmpInt64(total) < 0 {
 		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", &limit)
 	}
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
-		if limit := c.Resources.Limits.StorageEphemeral(); !limit.IsZero() && s.Containers[c.Name] > limit.Value() {
+		if limit := c.Resources.Limits.StorageEphemeral(); !limit.IsZero() && limit.CmpInt64(s.Containers[c.Name]) < 0 {
 			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit)
 		}
 	}

@@ -47,6 +47,11 @@ func TestOveruse(t *testing.T) {
 		"pod over": {corev1.PodSpec{Containers: two, Volumes: []corev1.Volume{empty("v", "", "")}},
 			Storage{Volumes: map[string]int64{"v": 1025}, Containers: map[string]int64{"a": 512, "b": 512}}, true,
 			"Pod ephemeral local storage usage exceeds the total limit of containers 2Ki. "},
+		"far from over": {corev1.PodSpec{
+			Containers: []corev1.Container{limited("a", "10E")},
+			Volumes:    []corev1.Volume{empty("v", "10E", "")},
+		},
+			Storage{Volumes: map[string]int64{"v": 1}, Containers: map[string]int64{"a": 1}}, true, ""},
 		"container over": {corev1.PodSpec{Containers: two}, Storage{Containers: map[string]int64{"a": 0, "b": 1025}}, true,
 			`Container b exceeded its local ephemeral storage limit "1Ki". `},
 	} {

@@ -14,6 +14,7 @@ import (
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"lockstep/kinds/podstatus"
+	"lockstep/kinds/quantity"
 )
 
 const (
@@ -118,7 +119,7 @@ func (t *turn) resource(target autoscalingv2.MetricTarget, of corev1.ResourceNam
 	u.tolerate(t.hpa.Spec.Behavior)
 	if err = u.group(pods, t.used, container, t.now); err == nil {
 		if target.AverageValue != nil {
-			u.raw(target.AverageValue.MilliValue())
+			u.raw(quantity.Milli(target.AverageValue))
 		} else {
 			err = u.utilization(pods, container, *target.AverageUtilization)
 		}
@@ -201,7 +202,7 @@ func measured(m *metricsv1beta1.PodMetrics, of corev1.ResourceName, container st
 		if !has {
 			return 0, false
 		}
-		milli, ok = milli+value.MilliValue(), true
+		milli, ok = milli+quantity.Milli(&value), true
 	}
 	return milli, ok
 }
@@ -329,7 +330,7 @@ func requested(pods []*corev1.Pod, of corev1.ResourceName, container string) (ma
 			if !ok {
 				return nil, fmt.Errorf("missing pod-level request for %s in Pod %s", of, p.Name)
 			}
-			out[p.Name] = request.MilliValue()
+			out[p.Name] = quantity.Milli(&request)
 			continue
 		}
 		found := container == ""
@@ -342,7 +343,7 @@ func requested(pods []*corev1.Pod, of corev1.ResourceName, container string) (ma
 				return nil, fmt.Errorf("missing request for %s in container %s of Pod %s", of, c.Name, p.Name)
 			}
 			found = true
-			out[p.Name] += request.MilliValue()
+			out[p.Name] += quantity.Milli(&request)
 		}
 		if !found {
 			return nil, fmt.Errorf("container %s not found in Pod %s", container, p.Name)

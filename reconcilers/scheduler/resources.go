@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	requests "k8s.io/component-helpers/resource"
+
+	"lockstep/kinds/quantity"
 )
 
 // amounts are quantities of resources: CPU in millicores, memory and ephemeral storage in bytes, others as they are.
@@ -19,15 +21,15 @@ func amountsOf(list corev1.ResourceList) (a amounts, pods int64) {
 	for name, q := range list {
 		switch name {
 		case corev1.ResourceCPU:
-			a.cpu = q.MilliValue()
+			a.cpu = quantity.Milli(&q)
 		case corev1.ResourceMemory:
-			a.memory = q.Value()
+			a.memory = quantity.Value(&q)
 		case corev1.ResourceEphemeralStorage:
-			a.storage = q.Value()
+			a.storage = quantity.Value(&q)
 		case corev1.ResourcePods:
-			pods = q.Value()
+			pods = quantity.Value(&q)
 		default:
-			if v := q.Value(); v != 0 {
+			if v := quantity.Value(&q); v != 0 {
 				if a.scalar == nil {
 					a.scalar = map[corev1.ResourceName]int64{}
 				}
@@ -116,10 +118,10 @@ func plainly(p *corev1.Pod) (a amounts, cpu, memory int64, plain bool) {
 	for i := range p.Spec.Containers {
 		var asksCPU, asksMemory bool
 		for name, q := range p.Spec.Containers[i].Resources.Requests {
-			value := q.Value()
+			value := quantity.Value(&q)
 			switch name {
 			case corev1.ResourceCPU:
-				value = q.MilliValue()
+				value = quantity.Milli(&q)
 				a.cpu, asksCPU = a.cpu+value, true
 				if whole := resource.NewMilliQuantity(value, resource.DecimalSI); q.Cmp(*whole) != 0 {
 					return a, 0, 0, false // parts of what is counted in: sums are rounded, not what is summed

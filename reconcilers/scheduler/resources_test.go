@@ -17,7 +17,7 @@ func TestPlainly(t *testing.T) {
 		list := func() corev1.ResourceList {
 			out := corev1.ResourceList{}
 			for name, texts := range map[string][]string{
-				"cpu": {"100m", "1", "0", "2500u", "1.5"}, "memory": {"1Gi", "128M", "0", "100m", "1.5Ki"},
+				"cpu": {"100m", "1", "0", "2500u", "1.5", "9223372036854776"}, "memory": {"1Gi", "128M", "0", "100m", "1.5Ki", "9E"},
 				"ephemeral-storage": {"1Gi", "500m"}, "example.com/gpu": {"1"}, "pods": {"1"},
 			} {
 				if r.IntN(3) == 0 {
@@ -57,5 +57,26 @@ func TestPlainly(t *testing.T) {
 	}
 	if plain < 200 {
 		t.Errorf("%d pods are plain", plain)
+	}
+}
+
+// TestRequestsOfAnySize: what is more than any machine has is that, and nothing less, however much of it there is.
+func TestRequestsOfAnySize(t *testing.T) {
+	for name, text := range map[corev1.ResourceName]string{
+		"cpu": "9223372036854776", "memory": "10E", "ephemeral-storage": "9223372036854775807", "example.com/gpu": "1e30",
+	} {
+		p := pod("p", "", nil)
+		p.Spec.Containers = make([]corev1.Container, 100)
+		for i := range p.Spec.Containers {
+			p.Spec.Containers[i].Resources.Requests = corev1.ResourceList{name: resource.MustParse(text)}
+		}
+		var sum amounts
+		for range 1000 {
+			sum.add(requestsOf(p), 1)
+		}
+		most := max(sum.cpu, sum.memory, sum.storage, sum.scalar[name])
+		if least := min(sum.cpu, sum.memory, sum.storage, sum.scalar[name]); least < 0 || most < 1<<53 {
+			t.Errorf("%s %s: %+v", name, text, sum)
+		}
 	}
 }
