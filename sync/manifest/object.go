@@ -381,6 +381,10 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		c.tooMuch(n, "metadata.annotations["+kinds.Cascade+"]", "value %q is not supported (supported: %q, %q)", how,
 			kinds.CascadeBackground, kinds.CascadeOrphan)
 	}
+	if meta, _, at := k.Pods(o); meta != nil && meta.Annotations[kinds.LetGo] != "" {
+		c.tooMuch(n, strings.TrimSuffix(at, "spec")+"metadata.annotations["+kinds.LetGo+"]",
+			"refused: a Job notes it on pods that it has given up, and would give up each of these")
+	}
 	switch o := o.(type) {
 	case *autoscalingv2.HorizontalPodAutoscaler:
 		if _, ok := kinds.ScaleTarget(o); !ok {

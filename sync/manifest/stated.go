@@ -23,6 +23,7 @@ var serverMetadata = []string{
 var serverAnnotations = []string{
 	corev1.LastAppliedConfigAnnotation, "lockstep.dev/source", "lockstep.dev/file", "lockstep.dev/commit", "lockstep.dev/author",
 	kinds.AnnotationScores, kinds.LocalPathMade, kinds.LocalPathKept, kinds.LocalPathLarge, ingress.NotServed,
+	kinds.AutoscalerMemory,
 }
 
 // serverFinalizers are those that the cluster itself sets, by the kind of what it holds back. Others are refused.
