@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // maxSocketPath is what sockaddr_un holds, without its NUL (unix(7)).
@@ -35,6 +36,8 @@ const (
 	maxLearners = 2
 	// resetEvery is how often a member that waits for a majority looks whether it is to go on alone.
 	resetEvery = time.Second
+	// electEvery is how often a member that is alone is told to lead, until it does: the first time may come before it can.
+	electEvery = 10 * time.Millisecond
 )
 
 // ErrStopped says that the embedded etcd has ended by itself: its member was removed, or its data are not to be used.
@@ -119,8 +122,12 @@ func (e *Etcd) awaitReady(ctx context.Context) error {
 	defer patience.Stop()
 	look := time.NewTicker(resetEvery)
 	defer look.Stop()
+	elect := time.NewTicker(electEvery)
+	defer elect.Stop()
 	for {
 		select {
+		case <-elect.C:
+			e.electAlone(ctx)
 		case <-server.Server.ReadyNotify():
 			if err := begun(e.opts.DataDir); err != nil { // the next start tries again
 				e.opts.Log.Warn("what is lost of etcd's files would be taken for what never was", "error", err)
@@ -145,6 +152,15 @@ func (e *Etcd) awaitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("it has no leader yet: %w", ctx.Err())
 		}
+	}
+}
+
+// electAlone has the only member elect itself. Raft by itself would wait for a random part of a second, in case there are others. A
+// member that is not ready for it, or leads, takes no notice.
+func (e *Etcd) electAlone(ctx context.Context) {
+	if id := e.server.Server.MemberID(); e.Alone() && !e.Led() {
+		now := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: new(uint64(id)), From: new(uint64(id))}
+		_ = e.server.Server.Process(ctx, now) // a lost one is made up for by the next, or by Raft
 	}
 }
 

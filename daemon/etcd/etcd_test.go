@@ -6,7 +6,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +43,27 @@ func TestExternal(t *testing.T) {
 	}
 	if _, err := etcd.Start(ctx, etcd.Options{Endpoints: endpoints, TLS: etcd.TLS{CertFile: files.CertFile}}); err == nil {
 		t.Error("a certificate without a key was taken")
+	}
+}
+
+// TestAloneLeadsAtOnce: a member without others does not wait for a random part of etcd's second, 0.59 s in the middle.
+func TestAloneLeadsAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	o := etcd.Options{DataDir: filepath.Join(dir, "etcd"), SocketDir: filepath.Join(dir, "s"), Log: quiet}
+	var took []time.Duration
+	for range 5 {
+		began := time.Now()
+		e, err := etcd.Start(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(began))
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if slices.Sort(took); took[len(took)/2] > 400*time.Millisecond {
+		t.Errorf("it leads after %v", took)
 	}
 }
 
