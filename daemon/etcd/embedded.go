@@ -31,6 +31,9 @@ const (
 	// 5,000 held 170 MB after three changes of 20,000 ConfigMaps; a follower that lags by more gets all anew.
 	aloneEntries    = 100
 	followerEntries = 1000
+	// ticksAlone of raft's clock are an election's time-out, the fewest that etcd takes: each wakes the process, and nobody waits for the
+	// beats of a member that is alone.
+	ticksAlone = 5
 	// maxLearners may be two: from one server to three both others catch up before the first of them gets its vote, so that
 	// there are two voters, of which each can stop the cluster, for a moment only.
 	maxLearners = 2
@@ -226,7 +229,7 @@ func (e *Etcd) config() (*embed.Config, error) {
 	c.InitialCluster = c.Name + "=" + nobody
 	p := e.opts.Peer
 	if p == nil {
-		c.SnapshotCatchUpEntries = aloneEntries
+		alone(c)
 		return c, nil
 	}
 	c.PeerTLSInfo = p.tls()
@@ -240,7 +243,7 @@ func (e *Etcd) config() (*embed.Config, error) {
 	}
 	if len(p.Members) == 0 {
 		if !Several(e.opts.DataDir) {
-			c.SnapshotCatchUpEntries = aloneEntries
+			alone(c)
 		}
 		return c, nil
 	}
@@ -254,6 +257,12 @@ func (e *Etcd) config() (*embed.Config, error) {
 	slices.Sort(members)
 	c.InitialCluster, c.ClusterState = strings.Join(members, ","), embed.ClusterStateFlagExisting
 	return c, nil
+}
+
+// alone sets what suits a member without others; one that others join has it until its next start.
+func alone(c *embed.Config) {
+	c.SnapshotCatchUpEntries = aloneEntries
+	c.TickMs = c.ElectionMs / ticksAlone
 }
 
 func parseURLs(raw string) ([]url.URL, error) {
