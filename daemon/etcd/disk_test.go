@@ -130,12 +130,21 @@ func inside(t *testing.T) (e *Etcd, dir string, restarted chan struct{}) {
 	return e, dir, restarted
 }
 
-// awaitReserve returns once all of the reserve is on the disk: its file is there before its space is.
+// awaitReserve returns once all that is set aside is on the disk: the reserve, and etcd's next WAL segment, which it makes beside all
+// else. The files are there before their space is.
 func awaitReserve(t *testing.T, dir string) {
 	t.Helper()
+	whole := func(pattern string) bool {
+		files, _ := filepath.Glob(filepath.Join(dir, "etcd", pattern))
+		for _, f := range files {
+			if i, err := os.Stat(f); err == nil && i.Size() > 0 {
+				return true
+			}
+		}
+		return false
+	}
 	eventually.True(t, patience, "space set aside", func() bool {
-		i, err := os.Stat(filepath.Join(dir, "etcd", "reserve"))
-		return err == nil && i.Size() > 0
+		return whole("reserve") && whole(filepath.Join(dataDir, "member", "wal", "*.tmp"))
 	})
 }
 
