@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 // maxSocketPath is what sockaddr_un holds, without its NUL (unix(7)).
@@ -31,16 +30,11 @@ const (
 	// 5,000 held 170 MB after three changes of 20,000 ConfigMaps; a follower that lags by more gets all anew.
 	aloneEntries    = 100
 	followerEntries = 1000
-	// ticksAlone of raft's clock are an election's time-out, the fewest that etcd takes: each wakes the process, and nobody waits for the
-	// beats of a member that is alone.
-	ticksAlone = 5
 	// maxLearners may be two: from one server to three both others catch up before the first of them gets its vote, so that
 	// there are two voters, of which each can stop the cluster, for a moment only.
 	maxLearners = 2
 	// resetEvery is how often a member that waits for a majority looks whether it is to go on alone.
 	resetEvery = time.Second
-	// electEvery is how often a member that is alone is told to lead, until it does: the first time may come before it can.
-	electEvery = 10 * time.Millisecond
 )
 
 // ErrStopped says that the embedded etcd has ended by itself: its member was removed, or its data are not to be used.
@@ -88,6 +82,8 @@ func (e *Etcd) startEmbedded(ctx context.Context) error {
 		return err
 	}
 	e.disk.look()
+	starting.Add(1)
+	defer starting.Add(-1)
 	started := make(chan error, 1)
 	var server *embed.Etcd
 	go func() { // it stands still where the disk fails it
@@ -155,15 +151,6 @@ func (e *Etcd) awaitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("it has no leader yet: %w", ctx.Err())
 		}
-	}
-}
-
-// electAlone has the only member elect itself. Raft by itself would wait for a random part of a second, in case there are others. A
-// member that is not ready for it, or leads, takes no notice.
-func (e *Etcd) electAlone(ctx context.Context) {
-	if id := e.server.Server.MemberID(); e.Alone() && !e.Led() {
-		now := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: new(uint64(id)), From: new(uint64(id))}
-		_ = e.server.Server.Process(ctx, now) // a lost one is made up for by the next, or by Raft
 	}
 }
 
@@ -257,12 +244,6 @@ func (e *Etcd) config() (*embed.Config, error) {
 	slices.Sort(members)
 	c.InitialCluster, c.ClusterState = strings.Join(members, ","), embed.ClusterStateFlagExisting
 	return c, nil
-}
-
-// alone sets what suits a member without others; one that others join has it until its next start.
-func alone(c *embed.Config) {
-	c.SnapshotCatchUpEntries = aloneEntries
-	c.TickMs = c.ElectionMs / ticksAlone
 }
 
 func parseURLs(raw string) ([]url.URL, error) {
