@@ -135,7 +135,7 @@ func deciding() map[string][]string {
 		"reconcilers/engine/prepare.go": {"lockstep/store"}, // for the form of a write
 		"proxy/change.go":               {"lockstep/proxy/rules"},
 		"proxy/drift.go":                {"lockstep/proxy/rules"},
-		"sync/plan/*.go":                {"lockstep/sync/origin"},
+		"sync/plan/*.go":                {"lockstep/sync/origin", "lockstep/internal/near"},
 		"sync/roster/*.go":              {"lockstep/internal/giturl"},
 		"sync/report/*.go":              {"lockstep/sync/health", "lockstep/sync/plan"},
 		"sync/verdict/*.go":             {"lockstep/sync/health"},

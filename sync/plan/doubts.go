@@ -18,7 +18,8 @@ import (
 )
 
 // doubts are about what the steps write and Kubernetes takes, though it hardly does what it is written for: bindings to roles that
-// are not there, controllers that select as others do, quotas below what is there, autoscalers by what nobody measures.
+// are not there, roles with names that are nearly ones, controllers that select as others do, quotas below what is there, autoscalers by
+// what nobody measures.
 func (d *decision) doubts(steps []Step, then *after) Problems {
 	var out Problems
 	same := selections{decision: d, steps: steps}
@@ -33,6 +34,10 @@ func (d *decision) doubts(steps []Step, then *after) Problems {
 			field, text = "roleRef", unbound(o.RoleRef, o.Namespace, then)
 		case *rbacv1.ClusterRoleBinding:
 			field, text = "roleRef", unbound(o.RoleRef, "", then)
+		case *rbacv1.Role:
+			field, text = "rules", misspelt(o.Rules)
+		case *rbacv1.ClusterRole:
+			field, text = "rules", misspelt(o.Rules)
 		case *corev1.ResourceQuota:
 			field, text = "spec.hard", admission.Over(o, d.in.View, d.in.Now)
 		case *networkingv1.Ingress:
