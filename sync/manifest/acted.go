@@ -267,7 +267,6 @@ var allowedValues = map[string][]string{
 	"AppArmorProfile.type":                        {"RuntimeDefault", "Localhost", "Unconfined"},
 
 	"PersistentVolumeSpec.persistentVolumeReclaimPolicy": {"Retain", "Delete"},
-	"CSIDriverSpec.seLinuxMount":                         {"false"},
 }
 
 // refusedBecause says of fields that are not listed why they are not, where there is more to say.
