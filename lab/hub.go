@@ -59,9 +59,9 @@ func RunHub(args []string) error {
 		server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 		go func() { failed <- server.Serve(listener) }()
 	}
-	serve(RegistryPort, registry.New(
+	serve(RegistryPort, askAndDelay(registry.New(
 		registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
-		registry.Logger(log.New(io.Discard, "", 0))))
+		registry.Logger(log.New(io.Discard, "", 0)))))
 	git := githost.New(reposDir(dir), githost.Options{})
 	forge, err := newKeptForge(filepath.Join(dir, "hosts", Hub, "data", "statuses.json"))
 	if err != nil {

@@ -3,6 +3,7 @@ package pod
 import (
 	"time"
 
+	"lockstep/nodeagent/images"
 	"lockstep/nodeagent/pods"
 )
 
@@ -16,4 +17,9 @@ func (p *Pod) Delay(k pods.Key, until time.Time) bool {
 		p.failures[k] = f
 	}
 	return ok
+}
+
+// Progress is what a pull tells how far it is.
+func (p *Pod) Progress(container, image string, tell func(images.Event)) func(done, of int64) {
+	return p.progress(container, image, tell)
 }

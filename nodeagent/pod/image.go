@@ -20,11 +20,24 @@ import (
 // ensureImage has the container's image on the node and unpacked.
 func (p *Pod) ensureImage(ctx context.Context, c *corev1.Container) (Image, error) {
 	defer p.pulling(c.Name, "")
+	tell := func(e images.Event) { p.ContainerEvent(c.Name, e.Type, e.Reason, e.Message) }
 	return p.pull(ctx, images.Request{
-		Image: c.Image, Policy: c.ImagePullPolicy,
-		Event:    func(e images.Event) { p.ContainerEvent(c.Name, e.Type, e.Reason, e.Message) },
-		Progress: func(done, of int64) { p.pulling(c.Name, images.Pulling(c.Image, done, of)) },
+		Image: c.Image, Policy: c.ImagePullPolicy, Event: tell, Progress: p.progress(c.Name, c.Image, tell),
 	})
+}
+
+// progress tells how far the pull of an image is that a container waits for: each time in the container's state and, the first, second,
+// fourth, eighth time and so on, by an event. A pull of half a day has a dozen.
+func (p *Pod) progress(container, image string, tell func(images.Event)) func(done, of int64) {
+	times, next := 0, 1
+	return func(done, of int64) {
+		how := images.Pulling(image, done, of)
+		p.pulling(container, how)
+		if times++; times == next {
+			next *= 2
+			tell(images.Event{Type: corev1.EventTypeNormal, Reason: "Pulling", Message: how})
+		}
+	}
 }
 
 // pulling says how far the pull of a container's image is; empty where there is none.
@@ -123,10 +136,9 @@ func (p *Pod) imageVolume(ctx context.Context, v *corev1.Volume, container strin
 	if mounted, ok := p.node.Volumes.Image(p.uid, v.Name); ok {
 		return mounted, nil
 	}
+	tell := func(e images.Event) { p.Event(e.Type, e.Reason, e.Message) }
 	image, err := p.pull(ctx, images.Request{
-		Image: v.Image.Reference, Policy: v.Image.PullPolicy,
-		Event:    func(e images.Event) { p.Event(e.Type, e.Reason, e.Message) },
-		Progress: func(done, of int64) { p.pulling(container, images.Pulling(v.Image.Reference, done, of)) },
+		Image: v.Image.Reference, Policy: v.Image.PullPolicy, Event: tell, Progress: p.progress(container, v.Image.Reference, tell),
 	})
 	p.pulling(container, "")
 	if err != nil {

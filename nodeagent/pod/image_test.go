@@ -2,10 +2,14 @@ package pod_test
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"lockstep/nodeagent/images"
 )
 
 // TestImageVolumes has the image of a volume be missing: containers that do not mount it run, the others wait with the
@@ -43,4 +47,23 @@ func TestImageVolumes(t *testing.T) {
 	w.Unbind("web", time.Second)
 	w.gone("web")
 	w.clean()
+}
+
+// TestProgress: of a pull that lasts there are events, each after twice as long as the one before.
+func TestProgress(t *testing.T) {
+	w := newWorld(t)
+	w.Bind(object("web", "main"))
+	w.ready("web")
+	var told []string
+	progress := w.Pod("web").Progress("main", "app:1", func(e images.Event) { told = append(told, e.Type+" "+e.Reason+" "+e.Message) })
+	for i := range 9 {
+		progress(int64(i+1)<<20, 10<<20)
+	}
+	var want []string
+	for _, i := range []int{1, 2, 4, 8} {
+		want = append(want, fmt.Sprintf(`Normal Pulling Pulling image "app:1": %d.0 of 10.0 MiB`, i))
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("%q", told)
+	}
 }
