@@ -70,6 +70,7 @@ type Agent struct {
 	tokens    *tokens.Store
 	cluster   *cluster.Cluster
 	localPath *localpath.Keeper
+	meter     *stats.Meter
 	statuses  *statuses
 	findings  findings
 	lookEvery time.Duration        // lookPeriod but in tests
@@ -302,7 +303,9 @@ func (a *Agent) open(ctx context.Context) error {
 		Kubelet: a.opts.KubeletDir}); err != nil {
 		return err
 	}
+	a.meter = stats.NewMeter(a.toMeasure, a.log)
 	a.summary = stats.New(stats.Options{
+		Volume:   a.lastOf,
 		NodeName: a.opts.NodeName, Pods: a.measured, Dir: a.opts.DataDir, ImageDir: a.imageDir, RootFS: a.rt.Usage,
 		Machine: corev1.NodeSystemInfo{BootID: a.facts.BootID, MachineID: a.facts.MachineID, SystemUUID: a.facts.SystemUUID},
 	})
@@ -327,7 +330,7 @@ func (a *Agent) open(ctx context.Context) error {
 		return err
 	}
 	a.host = a.newHost()
-	a.opts.Metrics.MustRegister(gauges{a}, a.localPath)
+	a.opts.Metrics.MustRegister(gauges{a}, stats.ClaimMetrics{a.localPath.Claims, a.meter.Claims})
 	return a.enableForwarding()
 }
 

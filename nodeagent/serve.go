@@ -141,6 +141,7 @@ func (a *Agent) measured() []stats.Pod {
 	var out []stats.Pod
 	for _, p := range a.allPods() {
 		if m, ok := p.Measured(); ok {
+			m.Outside = a.outside(p)
 			out = append(out, m)
 		}
 	}

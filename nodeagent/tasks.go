@@ -52,6 +52,7 @@ func (a *Agent) tasks() []task {
 		{"list", a.listImages},
 		{"tags", a.trackImages},
 		{"stats", a.summary.Run},
+		{"claims", a.meter.Run},
 		{"statuses", a.statuses.run},
 		{"recall", a.cluster.Recall},
 		{"keep", a.cluster.Keep},

@@ -17,7 +17,7 @@ func TestTasksByRole(t *testing.T) {
 	}
 	every := []string{
 		"observe", "relist", "log keeper", "losses", "look", "probes", "volumes", "storage", "csi", "pressure", "shutdown", "resize",
-		"tiers", "images", "list", "tags", "stats", "statuses", "recall", "keep", "network", "services", "history", "cluster",
+		"tiers", "images", "list", "tags", "stats", "claims", "statuses", "recall", "keep", "network", "services", "history", "cluster",
 	}
 	for containerd, want := range map[string][]string{"": every, Managed: append(slices.Clone(every), "containerd")} {
 		a, err := New(Options{

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -437,5 +439,63 @@ func TestAllowed(t *testing.T) {
 	want := []string{"topology.ebs.example.com/zone", "topology.kubernetes.io/zone"}
 	if !slices.Equal(slices.Sorted(maps.Keys(got)), want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestUsage: a driver is asked what a volume takes, at where it is published; one that hangs, ends with who asks.
+func TestUsage(t *testing.T) {
+	b := newBench(t)
+	b.startNode()
+	v := b.volume(b.pod("u1"), b.make("one"))
+	if _, err := b.manager.Usage(t.Context(), v); err == nil {
+		t.Error("a driver that is away says what it takes")
+	}
+	b.startDriver("a.sock")
+	b.registered(true)
+	if _, err := b.manager.Usage(t.Context(), v); status.Code(err) != codes.NotFound {
+		t.Errorf("it is not published: %v", err)
+	}
+	if _, err := b.manager.Publish(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.manager.Usage(t.Context(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *got.UsedBytes != 4096 || *got.CapacityBytes != 0 || *got.AvailableBytes != 0 || *got.Inodes != 1000 || *got.InodesFree != 999 ||
+		*got.InodesUsed != 1 || got.Time.IsZero() {
+		t.Errorf("%+v", got)
+	}
+	b.faults("NodeGetVolumeStats hang")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := b.manager.Usage(ctx, v); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("it hangs: %v", err)
+	}
+	b.faults("")
+	b.manager.mu.Lock()
+	delete(b.manager.drivers[name].capable, csipb.NodeServiceCapability_RPC_GET_VOLUME_STATS)
+	b.manager.mu.Unlock()
+	before := b.calls("NodeGetVolumeStats")
+	if _, err := b.manager.Usage(t.Context(), v); !errors.Is(err, ErrNoUsage) || b.calls("NodeGetVolumeStats") != before {
+		t.Errorf("a driver that cannot say: %v", err)
+	}
+	if err := b.manager.Unpublish(t.Context(), "u1"); err != nil {
+		t.Error(err)
+	}
+	b.clean()
+}
+
+// TestAnswers: what a driver leaves out is zero, and less than nothing is nothing.
+func TestAnswers(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0)
+	if _, err := usage(&csipb.NodeGetVolumeStatsResponse{}, at); err == nil ||
+		err.Error() != "failed to get usage from response. usage is nil" {
+		t.Error(err)
+	}
+	got, err := usage(&csipb.NodeGetVolumeStatsResponse{Usage: []*csipb.VolumeUsage{nil, {Total: 5},
+		{Unit: csipb.VolumeUsage_BYTES, Available: -1, Total: 10, Used: 11}}}, at)
+	if err != nil || *got.AvailableBytes != 0 || *got.CapacityBytes != 10 || *got.UsedBytes != 11 || *got.Inodes != 0 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

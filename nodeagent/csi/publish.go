@@ -62,6 +62,13 @@ func Inline(pod *corev1.Pod, v *corev1.Volume) Volume {
 	return out
 }
 
+// Claimed is a volume that a pod's claim stands for, which is one of a driver.
+func Claimed(pod *corev1.Pod, p *pods.Persistent) Volume {
+	out := Volume{Pod: pod, Name: p.Name, Source: *p.Source.CSI, Modes: p.Modes, Options: p.Options, Block: p.Block}
+	out.Source.ReadOnly = p.ReadOnly
+	return out
+}
+
 func (v *Volume) group() *int64 {
 	if v.Pod.Spec.SecurityContext == nil {
 		return nil

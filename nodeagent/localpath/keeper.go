@@ -65,6 +65,7 @@ type Keeper struct {
 type use struct {
 	volume *corev1.PersistentVolume
 	size   beneath.Size
+	at     time.Time // when it was measured
 	again  time.Time // when it is measured next
 }
 
@@ -300,7 +301,7 @@ func (k *Keeper) measure(ctx context.Context, known []*corev1.PersistentVolume) 
 			if err != nil && ctx.Err() == nil && k.untold("measure "+pv.Name, began) {
 				k.opts.Log.Warn("cannot measure volume", "volume", pv.Name, "error", err)
 			}
-			last.size, last.again = size, time.Now().Add(share*time.Since(began))
+			last.size, last.at, last.again = size, began, time.Now().Add(share*time.Since(began))
 		}
 		now[pv.Name] = last
 		if text := over(pv, last.size.Bytes); text != "" && pv.Spec.ClaimRef != nil && k.untold("over "+pv.Name, time.Now()) {

@@ -20,6 +20,7 @@ import (
 
 	"lockstep/internal/eventually"
 	"lockstep/kinds"
+	"lockstep/nodeagent/stats"
 )
 
 // given is a volume that the cluster has given up.
@@ -158,7 +159,7 @@ func TestKeeper(t *testing.T) {
 	if !told[failed] || !told[large] || len(told) != 3 {
 		t.Errorf("told: %v", told)
 	}
-	if n := testutil.CollectAndCount(k, "kubelet_volume_stats_used_bytes"); n != 1 {
+	if n := testutil.CollectAndCount(stats.ClaimMetrics{k.Claims}, "kubelet_volume_stats_used_bytes"); n != 1 {
 		t.Errorf("%d volumes are measured, want the one with a claim", n)
 	}
 	for name, want := range map[string]string{"capacity_bytes": "65536", "available_bytes": "0", "inodes_used": "2"} {
@@ -166,7 +167,7 @@ func TestKeeper(t *testing.T) {
 			"capacity_bytes": "Capacity in bytes of the volume", "available_bytes": "Number of available bytes in the volume",
 			"inodes_used": "Number of used inodes in the volume"}[name] + "\n# TYPE kubelet_volume_stats_" + name + " gauge\n" +
 			"kubelet_volume_stats_" + name + `{namespace="shop",persistentvolumeclaim="data"} ` + want + "\n"
-		if err := testutil.CollectAndCompare(k, strings.NewReader(text), "kubelet_volume_stats_"+name); err != nil {
+		if err := testutil.CollectAndCompare(stats.ClaimMetrics{k.Claims}, strings.NewReader(text), "kubelet_volume_stats_"+name); err != nil {
 			t.Error(err)
 		}
 	}

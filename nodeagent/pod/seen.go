@@ -11,6 +11,7 @@ import (
 	"lockstep/nodeagent/network"
 	"lockstep/nodeagent/pods"
 	"lockstep/nodeagent/stats"
+	"lockstep/nodeagent/volumes"
 )
 
 // Update takes in the newest object of the pod and returns the one before.
@@ -112,4 +113,25 @@ func (p *Pod) Measured() (stats.Pod, bool) {
 		}
 	}
 	return s, p.sandbox.ID != ""
+}
+
+// Outside is a volume that a pod has mounted, and that outlives it or is not on the node's disk.
+type Outside struct {
+	Volume *corev1.Volume // not changed
+	volumes.Mounted
+}
+
+// Outside are those of the pod.
+func (p *Pod) Outside() []Outside {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []Outside
+	o := p.wanted.Pod
+	for i := range o.Spec.Volumes {
+		v := &o.Spec.Volumes[i]
+		if m, ok := p.volumes[v.Name]; ok && (m.Of != nil || v.CSI != nil || v.NFS != nil) {
+			out = append(out, Outside{v, m})
+		}
+	}
+	return out
 }

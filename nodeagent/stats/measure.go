@@ -193,6 +193,14 @@ func (c *Collector) restOf(ctx context.Context, pod *podUse) {
 			ephemeral.add(fs)
 		}
 	}
+	for name, v := range pod.Outside {
+		if c.options.Volume == nil {
+			break
+		}
+		if fs := c.options.Volume(v.Key); fs != nil {
+			pod.volumes = append(pod.volumes, statsapi.VolumeStats{FsStats: *fs, Name: name, PVCRef: v.Claim})
+		}
+	}
 	slices.SortFunc(pod.volumes, func(a, b statsapi.VolumeStats) int { return cmp.Compare(a.Name, b.Name) })
 	if fs, err := readFS(c.options.Dir, c.now()); err == nil {
 		fs.UsedBytes, fs.InodesUsed = &ephemeral.bytes, &ephemeral.inodes

@@ -38,6 +38,8 @@ type Pod struct {
 	Containers []Container
 	// Volumes are directories on the node's disk by their volume's name.
 	Volumes map[string]string
+	// Outside are its other volumes that are measured, by their names in it.
+	Outside map[string]Volume
 }
 
 // Container is what is to be measured of a running container.
@@ -62,6 +64,8 @@ type Options struct {
 	Dir, ImageDir string
 	// RootFS measures a container's own writes in bytes and inodes; nil leaves them out.
 	RootFS func(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
+	// Volume is what a volume outside was measured to have last; nil: nothing is known. A nil function leaves them out.
+	Volume func(key string) *statsapi.FsStats
 }
 
 // Collector measures, at most every sampleEvery however many ask. It is safe for concurrent use.

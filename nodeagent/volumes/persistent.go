@@ -60,9 +60,7 @@ func (m *Manager) mountPersistent(ctx context.Context, pod *corev1.Pod, v *corev
 
 // mountDriver has a CSI driver mount a volume.
 func (m *Manager) mountDriver(ctx context.Context, pod *corev1.Pod, p pods.Persistent) (Mounted, error) {
-	v := csi.Volume{Pod: pod, Name: p.Name, Source: *p.Source.CSI, Modes: p.Modes, Options: p.Options, Block: p.Block}
-	v.Source.ReadOnly = p.ReadOnly
-	path, err := m.publish(ctx, v)
+	path, err := m.publish(ctx, csi.Claimed(pod, &p))
 	if err != nil || !p.Block {
 		return Mounted{HostPath: path, ReadOnly: p.ReadOnly}, err
 	}

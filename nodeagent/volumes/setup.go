@@ -37,7 +37,9 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 		if err != nil {
 			return Mounted{}, err
 		}
-		return m.mountPersistent(ctx, pod, v, p)
+		made, err := m.mountPersistent(ctx, pod, v, p)
+		made.Of = &p
+		return made, err
 	case v.CSI != nil:
 		path, err := m.publish(ctx, csi.Inline(pod, v))
 		return Mounted{HostPath: path, ReadOnly: v.CSI.ReadOnly != nil && *v.CSI.ReadOnly}, err

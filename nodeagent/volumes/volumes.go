@@ -87,6 +87,8 @@ type Mounted struct {
 	Options []string
 	// Shifted says that its files are those of the pod's user namespace already: the file system cannot be mounted so.
 	Shifted bool
+	// Of is the persistent volume that it is; nil: none. It is not changed.
+	Of *pods.Persistent
 }
 
 // Device is a block device of the machine.
