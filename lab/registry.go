@@ -14,9 +14,9 @@ const (
 )
 
 const (
-	// slowRate is how many bytes a second come of a blob in a repository below slow/: the stand-in takes 20 s, in
-	// which a node tells how far it is.
-	slowRate = 128 << 10
+	// slowRate is how many bytes a second come of a blob in a repository below slow/: of a small program that takes half a minute, in
+	// which a node tells twice how far it is.
+	slowRate = 48 << 10
 	// slowPiece comes at once: eight a second.
 	slowPiece = slowRate / 8
 )

@@ -164,7 +164,7 @@ func New(opts Options) (*Agent, error) {
 		Ingress: opts.Ingress != nil, Log: a.log,
 	})
 	a.localPath = localpath.New(localpath.Options{
-		Directories: a.directories(), Events: func() record.EventRecorder { return a.events }, Log: a.log,
+		Directories: opts.directories(), Events: func() record.EventRecorder { return a.events }, Log: a.log,
 		Mounted: func(path string) (bool, error) { return a.volumes.Mounted(path) },
 		Resized: func(path string) error { return a.volumes.Resized(path) },
 	})
@@ -299,7 +299,7 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.csi, err = csi.New(a.csiOptions()); err != nil {
 		return err
 	}
-	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir(), Own: a.directories(), Drivers: a.csi,
+	if a.volumes, err = volumes.New(volumes.Options{Dir: a.opts.volumesDir(), Own: a.opts.directories(), Drivers: a.csi,
 		Kubelet: a.opts.KubeletDir}); err != nil {
 		return err
 	}
@@ -445,11 +445,6 @@ func (a *Agent) api() client.Interface {
 }
 
 // directories are the persistent volumes that are directories of this node.
-func (a *Agent) directories() localpath.Directories {
-	return localpath.Directories{Dir: a.opts.localPathDir(), Node: a.opts.NodeName,
-		Records: filepath.Join(a.opts.agentDir(), "local-path")}
-}
-
 func (a *Agent) nodeFacts() spec.Node {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -20,8 +20,10 @@ import (
 	"lockstep/nodeagent/csi"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/eviction"
+	"lockstep/nodeagent/localpath"
 	"lockstep/nodeagent/logind"
 	"lockstep/nodeagent/machine"
+	"lockstep/nodeagent/projects"
 	"lockstep/nodeagent/register"
 	"lockstep/nodeagent/shutdown"
 	"lockstep/nodeagent/spec"
@@ -237,6 +239,11 @@ func (o Options) volumesDir() string { return filepath.Join(o.DataDir, "volumes"
 
 // localPathDir has the persistent volumes that are directories of this node.
 func (o Options) localPathDir() string { return filepath.Join(o.DataDir, "local-path") }
+
+func (o Options) directories() localpath.Directories {
+	return localpath.Directories{Dir: o.localPathDir(), Node: o.NodeName, Records: filepath.Join(o.agentDir(), "local-path"),
+		Quotas: projects.Kernel{}}
+}
 
 // managedDir has the data of a containerd of our own.
 func (o Options) managedDir() string { return filepath.Join(o.DataDir, "containerd") }

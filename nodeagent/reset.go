@@ -75,6 +75,7 @@ func Reset(ctx context.Context, opts Options) error {
 	note(os.RemoveAll(opts.managedDir()))
 	note(removeRuntimeDirs(opts))
 	note(unmountBelow(opts.RunDir))
+	note(opts.directories().Unlimit()) // while it is known which they are
 	for _, dir := range []string{opts.agentDir(), opts.RunDir} {
 		note(os.RemoveAll(dir))
 	}

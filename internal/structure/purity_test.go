@@ -97,6 +97,7 @@ func acting() map[string]string {
 		"nodeagent/network":                  "makes namespaces and links",
 		"nodeagent/pod":                      "carries out a pod's steps",
 		"nodeagent/preflight":                "looks at the machine",
+		"nodeagent/projects":                 "asks the kernel",
 		"nodeagent/probes":                   "asks containers",
 		"nodeagent/process":                  "looks at processes, and ends them",
 		"nodeagent/register":                 "joins, and reports to the API",

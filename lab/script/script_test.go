@@ -45,6 +45,7 @@ func newStage(t *testing.T) *Stage {
 		Dir: folder, Bin: bin, Standin: filepath.Join(folder, "standin"), Prefix: "script-",
 		Programs: map[string]func() (string, error){
 			"clientgo":           built("clientgo", ".", "lockstep/lab/clientgo"),
+			"idle":               built("idle", ".", "lockstep/bench/idle"),
 			"csidriver":          built("csidriver", ".", "lockstep/lab/csidriver"),
 			"prometheus":         built("prometheus", "../prometheus", "lockstep/lab/prometheus"),
 			"kube-state-metrics": built("kube-state-metrics", "../kube-state-metrics", "k8s.io/kube-state-metrics/v2"),

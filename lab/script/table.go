@@ -63,7 +63,7 @@ func commands() []command {
 		{usage: "image NAME ARG…", act: (*scenario).image,
 			does: "puts an image of the stand-in into the registry (`serve NAME PORT…`, `wait`)"},
 		{usage: "program PROGRAM NAME", act: (*scenario).program,
-			does: "puts an image of another program into the registry: `clientgo`, `csidriver`, `prometheus`, or " +
+			does: "puts an image of another program into the registry: `clientgo`, `csidriver`, `idle`, `prometheus`, or " +
 				"`kube-state-metrics` as it is released"},
 		{usage: "tamper KIND NAME PATCH|gone", act: (*scenario).tamper,
 			does: "changes an object in etcd by a merge patch, or deletes it, as nobody should"},

@@ -75,3 +75,50 @@ func give(fd int, group int64) error {
 	}
 	return err
 }
+
+// Each does something with each regular file and directory in a directory, by a descriptor of it, and with the directory itself last. What
+// is made meanwhile may be left out. Links and special files are left alone, and so is what is on another file system. A pod can write no
+// part of the path.
+func Each(ctx context.Context, path string, do func(fd int) error) error {
+	top, err := Open(path)
+	if err != nil {
+		return err
+	}
+	own, err := top.Open(".")
+	if err != nil {
+		top.Close()
+		return err
+	}
+	defer own.Close()
+	m := meter{linked: map[identity]bool{}, visit: func(in *Dir, name string) error {
+		at, err := in.open(name, unix.O_PATH)
+		switch {
+		case passing(err) || errors.Is(err, unix.EXDEV):
+			return nil
+		case err != nil:
+			return in.fail("open", name, err)
+		}
+		defer unix.Close(at)
+		var st unix.Stat_t
+		if err := unix.Fstat(at, &st); err != nil {
+			return in.fail("stat", name, err)
+		}
+		if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+			return nil
+		}
+		// It is what it was found to be: nothing that is waited for.
+		fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", at), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return in.fail("open", name, err)
+		}
+		defer unix.Close(fd)
+		return in.fail("change", name, do(fd))
+	}}
+	if err := m.walk(ctx, top); err != nil && !errors.Is(err, ErrChanged) {
+		return err
+	}
+	return own.Control(do)
+}
+
+// Control does something with the directory, by its descriptor.
+func (d *Dir) Control(do func(fd int) error) error { return d.fail("change", "", do(d.fd())) }

@@ -35,12 +35,16 @@ func next(pv *corev1.PersistentVolume, node string) (step, string) {
 	return remove, "its claim is gone, and its policy is Delete"
 }
 
-// over says that a volume takes more than its capacity; empty: it does not.
-func over(pv *corev1.PersistentVolume, used uint64) string {
+// over says that a volume takes more than its capacity, to which its file system may hold it; empty: it does not.
+func over(pv *corev1.PersistentVolume, used uint64, held bool) string {
 	capacity := pv.Spec.Capacity[corev1.ResourceStorage]
 	if capacity.Value() < 0 || used <= uint64(capacity.Value()) {
 		return ""
 	}
-	return fmt.Sprintf("Usage %s of volume %s is over its capacity of %s, which nothing enforces",
+	text := fmt.Sprintf("Usage %s of volume %s is over its capacity of %s",
 		resource.NewQuantity(int64(used), resource.BinarySI), pv.Name, capacity.String())
+	if !held {
+		text += ", which nothing enforces"
+	}
+	return text
 }

@@ -19,6 +19,7 @@ import (
 	"lockstep/internal/whole"
 	"lockstep/kinds"
 	"lockstep/nodeagent/beneath"
+	"lockstep/nodeagent/projects"
 )
 
 const (
@@ -47,6 +48,8 @@ type Directories struct {
 	Node string
 	// Records has a file for each volume whose directory was made, on a disk that may be another one; empty: that is not known.
 	Records string
+	// Quotas hold volumes to their capacity where the file system of Dir has them; nil: nothing does.
+	Quotas projects.Quotas
 }
 
 // ErrGone says that a volume's directory was here, and is not any more.
@@ -108,7 +111,11 @@ func (d Directories) Make(pv *corev1.PersistentVolume) error {
 	if err := errors.Join(top.Sync(), above.Sync()); err != nil {
 		return err
 	}
-	return d.record(pv.Name)
+	if err := d.record(pv.Name); err != nil {
+		return err
+	}
+	_, _ = d.Limit(context.Background(), pv) // of an empty directory; the keeper tries again, and tells
+	return nil
 }
 
 // there is an error if what has the volume's name is not what the volume is.
@@ -247,6 +254,9 @@ func (d Directories) Remove(ctx context.Context, pv *corev1.PersistentVolume) er
 	if err := top.RemoveAll(ctx, going+pv.Name); err != nil { // what is left of an earlier call
 		return err
 	}
+	if err := d.unlimit(pv.Name); err != nil {
+		return err
+	}
 	switch err := top.Rename(pv.Name, going+pv.Name); {
 	case errors.Is(err, fs.ErrNotExist):
 		return errors.Join(top.Sync(), d.unrecord(pv.Name))
@@ -291,9 +301,4 @@ func (d Directories) Finish(ctx context.Context) error {
 		errs = append(errs, beneath.RemoveAll(ctx, filepath.Join(d.Dir, going+name)))
 	}
 	return errors.Join(errs...)
-}
-
-// Usage is what a volume takes on the disk. With an error, it is what was counted until then.
-func (d Directories) Usage(ctx context.Context, name string) (beneath.Size, error) {
-	return beneath.Usage(ctx, d.Path(name))
 }

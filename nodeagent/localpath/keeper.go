@@ -65,6 +65,7 @@ type Keeper struct {
 type use struct {
 	volume *corev1.PersistentVolume
 	size   beneath.Size
+	held   bool      // its file system holds it to its capacity
 	at     time.Time // when it was measured
 	again  time.Time // when it is measured next
 }
@@ -120,7 +121,7 @@ func (k *Keeper) Run(ctx context.Context, api client.Interface) error {
 	running.Go(func() { k.measureAll(ctx, api, known) })
 	for {
 		var again <-chan time.Time
-		grown := k.growAll(known())
+		grown := k.growAll(ctx, known())
 		if removed := k.removeAll(ctx, api, known()); !removed || !grown {
 			again = time.After(retryPause)
 		}
@@ -146,14 +147,15 @@ func (k *Keeper) tellStrays(known []*corev1.PersistentVolume) {
 	}
 }
 
-// growAll has the block devices among the volumes be as large as their claims were given; false: some of them are not.
-func (k *Keeper) growAll(known []*corev1.PersistentVolume) bool {
+// growAll has the volumes be as large as their claims were given: the block devices among them, and where quotas hold the others to their
+// capacity. False: some of them are not.
+func (k *Keeper) growAll(ctx context.Context, known []*corev1.PersistentVolume) bool {
 	done := true
 	for _, pv := range known {
-		if !kinds.Block(pv.Spec.VolumeMode) || pv.DeletionTimestamp != nil || kinds.LocalPathOf(pv) != k.opts.Node {
+		if pv.DeletionTimestamp != nil || kinds.LocalPathOf(pv) != k.opts.Node {
 			continue
 		}
-		if err := k.grow(pv); err != nil {
+		if err := k.grow(ctx, pv); err != nil && ctx.Err() == nil {
 			done = false
 			if k.untold("grow "+pv.Name+": "+err.Error(), time.Now()) {
 				k.opts.Log.Warn("cannot grow volume", "volume", pv.Name, "error", err)
@@ -164,7 +166,13 @@ func (k *Keeper) growAll(known []*corev1.PersistentVolume) bool {
 	return done
 }
 
-func (k *Keeper) grow(pv *corev1.PersistentVolume) error {
+func (k *Keeper) grow(ctx context.Context, pv *corev1.PersistentVolume) error {
+	if !kinds.Block(pv.Spec.VolumeMode) {
+		ctx, cancel := context.WithTimeout(ctx, measureTimeout)
+		defer cancel()
+		_, err := k.opts.Limit(ctx, pv)
+		return err
+	}
 	if err := k.opts.Grow(pv); err != nil {
 		return err
 	}
@@ -297,14 +305,14 @@ func (k *Keeper) measure(ctx context.Context, known []*corev1.PersistentVolume) 
 		}
 		last.volume = pv
 		if began := time.Now(); !measured || !began.Before(last.again) {
-			size, err := k.sizeOf(ctx, pv)
+			size, held, err := k.sizeOf(ctx, pv)
 			if err != nil && ctx.Err() == nil && k.untold("measure "+pv.Name, began) {
 				k.opts.Log.Warn("cannot measure volume", "volume", pv.Name, "error", err)
 			}
-			last.size, last.at, last.again = size, began, time.Now().Add(share*time.Since(began))
+			last.size, last.held, last.at, last.again = size, held, began, time.Now().Add(share*time.Since(began))
 		}
 		now[pv.Name] = last
-		if text := over(pv, last.size.Bytes); text != "" && pv.Spec.ClaimRef != nil && k.untold("over "+pv.Name, time.Now()) {
+		if text := over(pv, last.size.Bytes, last.held); text != "" && pv.Spec.ClaimRef != nil && k.untold("over "+pv.Name, time.Now()) {
 			k.opts.Events().Event(pv.Spec.ClaimRef, corev1.EventTypeWarning, "VolumeOverCapacity", text)
 		}
 	}
@@ -313,8 +321,8 @@ func (k *Keeper) measure(ctx context.Context, known []*corev1.PersistentVolume) 
 	k.mu.Unlock()
 }
 
-func (k *Keeper) sizeOf(ctx context.Context, pv *corev1.PersistentVolume) (beneath.Size, error) {
+func (k *Keeper) sizeOf(ctx context.Context, pv *corev1.PersistentVolume) (beneath.Size, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
-	return k.opts.Usage(ctx, pv.Name)
+	return k.opts.Measure(ctx, pv.Name)
 }

@@ -167,7 +167,8 @@ func TestKeeper(t *testing.T) {
 			"capacity_bytes": "Capacity in bytes of the volume", "available_bytes": "Number of available bytes in the volume",
 			"inodes_used": "Number of used inodes in the volume"}[name] + "\n# TYPE kubelet_volume_stats_" + name + " gauge\n" +
 			"kubelet_volume_stats_" + name + `{namespace="shop",persistentvolumeclaim="data"} ` + want + "\n"
-		if err := testutil.CollectAndCompare(stats.ClaimMetrics{k.Claims}, strings.NewReader(text), "kubelet_volume_stats_"+name); err != nil {
+		err := testutil.CollectAndCompare(stats.ClaimMetrics{k.Claims}, strings.NewReader(text), "kubelet_volume_stats_"+name)
+		if err != nil {
 			t.Error(err)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"go.uber.org/goleak"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"lockstep/internal/asroot"
@@ -27,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) {
 	asroot.Main("the tests of nodeagent/stats")
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 func TestParseNode(t *testing.T) {

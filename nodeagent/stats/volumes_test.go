@@ -125,7 +125,8 @@ func TestMeter(t *testing.T) {
 // TestClaimMetrics: of a claim that two tell of the first counts; what is not known is left out.
 func TestClaimMetrics(t *testing.T) {
 	of := func(name string, used uint64) statsapi.VolumeStats {
-		return statsapi.VolumeStats{PVCRef: &statsapi.PVCReference{Namespace: "shop", Name: name}, FsStats: statsapi.FsStats{UsedBytes: &used}}
+		return statsapi.VolumeStats{PVCRef: &statsapi.PVCReference{Namespace: "shop", Name: name},
+			FsStats: statsapi.FsStats{UsedBytes: &used}}
 	}
 	c := ClaimMetrics{
 		func() []statsapi.VolumeStats { return []statsapi.VolumeStats{of("data", 1), {Name: "inline"}} },

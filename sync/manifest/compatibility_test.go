@@ -32,8 +32,9 @@ A field of a type that stands in several places leads to that type.
 func carried() map[string]string {
 	const linux, windows = "a node whose kernel has SELinux refuses the pod; elsewhere it means nothing", "nodes run Linux"
 	return map[string]string{
-		"ObjectMeta.annotations":                 "for programs that read them; Lockstep reads a few",
-		"CSIDriverSpec.seLinuxMount":             "it is for pods with SELinux options, which a node whose kernel has SELinux refuses; elsewhere it means nothing",
+		"ObjectMeta.annotations": "for programs that read them; Lockstep reads a few",
+		"CSIDriverSpec.seLinuxMount": "it is for pods with SELinux options, which a node whose kernel has SELinux refuses; " +
+			"elsewhere it means nothing",
 		"PodSecurityContext.seLinuxOptions":      linux,
 		"PodSecurityContext.seLinuxChangePolicy": linux,
 		"PodSecurityContext.windowsOptions":      windows,
