@@ -160,12 +160,14 @@ func (t *turn) late(finish *batchv1.JobCondition) (n int32) {
 	if finish != nil {
 		return 0
 	}
+	most := map[int]int32{}
+	for _, p := range t.claims.Mine {
+		if index, ok := indexOf(t.job, p); ok {
+			most[index] = max(most[index], countsOf(p))
+		}
+	}
 	for index, last := range t.tally.waiting {
-		replaced := slices.ContainsFunc(t.claims.Mine, func(p *corev1.Pod) bool {
-			i, ok := indexOf(t.job, p)
-			return ok && i == index && countsOf(p) > countsOf(last)
-		})
-		if t.tally.failures[last.UID] && !t.tally.settled[last.UID] && !replaced {
+		if t.tally.failures[last.UID] && !t.tally.settled[last.UID] && most[index] <= countsOf(last) {
 			n++
 		}
 	}
