@@ -103,6 +103,8 @@ func TestProgramsTell(t *testing.T) {
 		{"at an address of the cluster's", "teller", "PATCH", balanced + "/status", address(`"ip":"10.43.0.1"`), nil},
 		{"at a node's", "teller", "PATCH", balanced + "/status", address(`"ip":"192.0.2.1"`), nil},
 		{"at a node's, by a proxy", "teller", "PATCH", balanced + "/status", address(`"ip":"192.0.2.1","ipMode":"Proxy"`), nil},
+		{"at more than nodes have rules for", "teller", "PATCH", balanced + "/status",
+			address(`"ip":"203.0.113.9"` + strings.Repeat(`},{"ip":"203.0.113.9"`, 1000)), nil},
 		{"in a way that is none", "teller", "PATCH", balanced + "/status", address(`"ip":"203.0.113.9","ipMode":"Magic"`), nil},
 		{"of one that has none", "teller", "PATCH", "/api/v1/namespaces/shop/services/cart/status", address(`"ip":"203.0.113.9"`), nil},
 		{"a condition of a service", "teller", "PATCH", balanced + "/status", condition("example.com/Announced", "True"), merges},
