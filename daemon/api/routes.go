@@ -70,7 +70,7 @@ func (s *server) routes() http.Handler {
 	resources := s.resources()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
-		if h := resources[routeOf(info)]; info.IsResourceRequest && h != nil {
+		if h := resources[routeOf(info)]; info.IsResourceRequest && h != nil && (len(info.Parts) <= 3 || info.Subresource == "proxy") {
 			h.ServeHTTP(w, r)
 			return
 		}

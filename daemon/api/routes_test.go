@@ -1,13 +1,30 @@
 package api
 
 import (
+	"net/http"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"lockstep/kinds"
+	"lockstep/store/view"
 )
+
+// TestNothingIsBelowSubresources: a path that goes on behind what it asks for asks for something else.
+func TestNothingIsBelowSubresources(t *testing.T) {
+	s := newTestServer(t, nil, evictingCluster()...)
+	body := `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"namespace":"shop","name":"free-a"}}`
+	for _, more := range []string{"/extra", "/../eviction/extra", "/eviction"} {
+		code, answer := s.ask(s.program("mover"), "POST", "/api/v1/namespaces/shop/pods/free-a/eviction"+more, body)
+		if code != http.StatusNotFound && code != http.StatusMethodNotAllowed {
+			t.Errorf("%s: %d %s", more, code, answer)
+		}
+	}
+	if pod, _ := view.Get[*corev1.Pod](s.store.View(), "shop", "free-a"); pod == nil || pod.DeletionTimestamp != nil {
+		t.Error("the pod is evicted")
+	}
+}
 
 // TestFieldsAreNotTracked: the handlers call the field manager on every write, and it logs each error.
 func TestFieldsAreNotTracked(t *testing.T) {
