@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"lockstep/daemon/api/accounts"
+	"lockstep/daemon/pki"
 	"lockstep/daemon/rights"
 	"lockstep/internal/settings"
 	"lockstep/kinds"
@@ -219,6 +220,22 @@ func TestTokensOfOthers(t *testing.T) {
 	}
 	if got := review(good); !got.Authenticated {
 		t.Errorf("for the API: %+v", got)
+	}
+	const api = "https://kubernetes.default.svc.cluster.local"
+	jane, err := pki.Tokens{Store: s.store, Commit: s.store}.Create(t.Context(),
+		pki.TokenOptions{Usages: []string{pki.UsageUser}, User: "jane"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	person := jane.Bearer()
+	if got := review(person); !got.Authenticated || fmt.Sprint(got.Audiences) != "["+api+"]" {
+		t.Errorf("a person's: %+v", got)
+	}
+	if got := review(person, "vault", api); !got.Authenticated || fmt.Sprint(got.Audiences) != "["+api+"]" {
+		t.Errorf("a person's, for the API, too: %+v", got)
+	}
+	if got := review(person, "vault"); got.Authenticated || got.User.Username != "" {
+		t.Errorf("a person's, for the vault: %+v", got)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -200,7 +201,8 @@ func reviewSelf(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	return r, nil
 }
 
-// reviewToken says whose a person's or a service account's token is.
+// reviewToken says whose a person's or a service account's token is. A person's is for the API alone: whoever asks about another
+// audience is to let nobody in by it.
 func (s *server) reviewToken(ctx context.Context, o runtime.Object) (runtime.Object, error) {
 	r := o.(*authenticationv1.TokenReview)
 	token := r.Spec.Token
@@ -213,13 +215,15 @@ func (s *server) reviewToken(ctx context.Context, o runtime.Object) (runtime.Obj
 		return r, nil
 	}
 	id, err := s.byToken(ctx, token)
+	audience := s.accounts.Audience()
 	switch {
+	case err == nil && len(r.Spec.Audiences) > 0 && !slices.Contains(r.Spec.Audiences, audience):
 	case errors.Is(err, pki.ErrToken):
 		r.Status.Error = "invalid bearer token"
 	case err != nil:
 		return nil, err
 	default:
-		r.Status.Authenticated, r.Status.User = true, userInfo(id.User)
+		r.Status.Authenticated, r.Status.User, r.Status.Audiences = true, userInfo(id.User), []string{audience}
 	}
 	return r, nil
 }
