@@ -336,6 +336,11 @@ func (p *plane) tasks() []task {
 		{"control", func(ctx context.Context) error { return control.Serve(ctx, p.opts.RunDir, &door{plane: p}) }},
 		{"leader", func(ctx context.Context) error {
 			return p.store.Lead(ctx, p.opts.Name, func(ctx context.Context, c store.Committer) error {
+				select {
+				case <-p.nodes.Restored(): // else nobody would be waited for in a rebuild
+				case <-ctx.Done():
+					return nil
+				}
 				if err := p.rebuild.Collect(ctx, c); err != nil {
 					return err
 				}

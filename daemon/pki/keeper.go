@@ -122,6 +122,9 @@ func (r *Registrar) look(ctx context.Context, gone map[string]string) error {
 	return nil
 }
 
+// Restored is closed when the store has all nodes that the ledger knows.
+func (r *Registrar) Restored() <-chan struct{} { return r.restored }
+
 // restore is done once: after that the store has all that the ledger knows, and is followed.
 func (r *Registrar) restore(ctx context.Context) error {
 	select {

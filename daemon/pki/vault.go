@@ -3,6 +3,7 @@ package pki
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -31,8 +32,14 @@ type Dir string
 // Read implements Vault.
 func (d Dir) Read(name string) ([]byte, error) { return os.ReadFile(filepath.Join(string(d), name)) }
 
-// Create implements Vault: written to a temporary file, synced, then linked to its name, which fails if that exists.
-func (d Dir) Create(name string, data []byte) error { return d.write(name, data, os.Link) }
+// Create implements Vault: written to a temporary file, synced, then linked to its name, which fails if that exists. Where it does
+// before, nothing is written: the disk may be full.
+func (d Dir) Create(name string, data []byte) error {
+	if _, err := os.Lstat(filepath.Join(string(d), name)); err == nil {
+		return fmt.Errorf("cannot create %s: %w", name, fs.ErrExist)
+	}
+	return d.write(name, data, os.Link)
+}
 
 // Replace implements Vault.
 func (d Dir) Replace(name string, data []byte) error { return d.write(name, data, os.Rename) }
