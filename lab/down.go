@@ -45,7 +45,10 @@ func Remove(ctx context.Context, dir string) error {
 			return fmt.Errorf("cannot end the lab in %s: %w", dir, err)
 		}
 		// A process that was being started has its mark only now, and may have written into a folder that was removed.
-		err := removeDir(dir, entries)
+		err := unmountDisks(dir, nodes)
+		if err == nil {
+			err = removeDir(dir, entries)
+		}
 		if errors.Is(err, unix.ENOTEMPTY) && tries < removals {
 			continue
 		}

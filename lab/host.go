@@ -40,6 +40,8 @@ type Host struct {
 	Holder process `json:"holder"`
 	// Services are the programs that run on it, by name: hub, daemon, containerd, agent.
 	Services map[string]process `json:"services"`
+	// Skew is how far its clock is ahead of the machine's, or, below zero, behind.
+	Skew time.Duration `json:"skew,omitempty"`
 	// Lab is the lab's folder.
 	Lab string `json:"lab"`
 }
@@ -194,6 +196,11 @@ func (l *Lab) startHolder(ctx context.Context, name string) (process, error) {
 	return p, nil
 }
 
+// kill ends the process at once and returns when it is gone.
+func (p process) kill(ctx context.Context) error {
+	return killAll(ctx, func() []process { return []process{p} })
+}
+
 func (l *Lab) addHost(ctx context.Context, name string, r role, number int) (*Host, error) {
 	base := network.Addr().As4()
 	base[3] = byte(number)
@@ -210,6 +217,11 @@ func (l *Lab) addHost(ctx context.Context, name string, r role, number int) (*Ho
 		return nil, fmt.Errorf("cannot give host %s a second runtime: %w", name, err)
 	}
 	l.state.Hosts = append(l.state.Hosts, h)
+	if r != roleHub {
+		if err := l.mountDisk(h); err != nil {
+			return nil, err
+		}
+	}
 	return h, l.boot(ctx, h)
 }
 
@@ -222,17 +234,20 @@ func (h *Host) secondRuntime() error {
 	return os.Symlink(shim, filepath.Join(h.Dir, "bin", "containerd-shim-sandboxed-v2"))
 }
 
-// boot makes the host's namespaces and its link to the bridge.
+// boot makes the host's namespaces and its link to the bridge, with nothing that a link or a clock had suffered.
 func (l *Lab) boot(ctx context.Context, h *Host) error {
 	holder, err := l.startHolder(ctx, h.Name)
-	h.Holder = holder
+	h.Holder, h.Skew = holder, 0
 	if saved := l.save(); err == nil {
 		err = saved
 	}
 	if err != nil {
 		return err
 	}
-	return l.plug(h)
+	if err := l.plug(h); err != nil {
+		return err
+	}
+	return l.join(h)
 }
 
 // Command returns a command that runs on the host, in all its namespaces, with the machine's environment, in the root

@@ -57,8 +57,11 @@ type Options struct {
 	// LogLevel of daemons and agents, as their --log-level takes it. Empty: info.
 	LogLevel string
 	// Eviction are the agents' thresholds, as their --eviction-hard takes them. Empty: those of a machine whose disk is large, and
-	// may be well filled.
+	// may be well filled; with Disk, those of a small disk.
 	Eviction string
+	// Disk is the size of a file system of its own, in memory, that the data folder of each server and agent is, in bytes, so that it
+	// can be full. Zero: they are on the machine's disk.
+	Disk int64
 	// Prefix goes before the hosts' names, so that nodes of labs that run side by side differ. Empty: none.
 	Prefix string
 }
@@ -72,6 +75,9 @@ func (o *Options) validate() error {
 	}
 	if o.LogLevel == "" {
 		o.LogLevel = "info"
+	}
+	if o.Eviction == "" && o.Disk != 0 {
+		o.Eviction = "memory.available<100Mi,nodefs.available<5%,imagefs.available<1Gi,pid.available<5%"
 	}
 	if o.Eviction == "" {
 		o.Eviction = "memory.available<100Mi,nodefs.available<1Gi,imagefs.available<1Gi,pid.available<5%"
@@ -89,11 +95,17 @@ func (o *Options) validate() error {
 	switch {
 	case o.Servers != 1 && o.Servers != 3 && o.Servers != 5:
 		return fmt.Errorf("cannot make a lab with %d servers: a cluster has 1, 3 or 5", o.Servers)
+	case o.Disk != 0 && o.Disk < minDisk:
+		return fmt.Errorf("cannot make a lab with disks of %d bytes: etcd alone takes %d", o.Disk, minDisk)
 	case o.Agents > 200:
 		return fmt.Errorf("cannot make a lab with %d agents: its network has room for 200", o.Agents)
 	}
 	return nil
 }
+
+// minDisk is the room that a server takes which has hardly any data: etcd's two write-ahead logs of 64 MiB, the reserve, and as much
+// again to work.
+const minDisk = 512 << 20
 
 // Lab is a running lab. Its methods may be called from several goroutines, and processes: what changes the lab holds a
 // lock on its folder meanwhile, and begins with the state that is on disk.
@@ -176,6 +188,31 @@ func (l *Lab) startHosts(ctx context.Context) error {
 		}
 	}
 	return l.awaitAll(ctx, joining)
+}
+
+// startAgain starts the services of all hosts that do not run: those of servers together, since none is ready without most of them.
+func (l *Lab) startAgain(ctx context.Context) error {
+	var servers, others []*Host
+	for _, h := range l.state.Hosts {
+		switch {
+		case h.Role != roleServer:
+			others = append(others, h)
+		case !h.Services[Daemon].alive():
+			servers = append(servers, h)
+			if err := l.spawn(ctx, h, Daemon); err != nil {
+				return err
+			}
+		}
+	}
+	if err := l.awaitAll(ctx, servers); err != nil {
+		return err
+	}
+	for _, h := range others {
+		if err := l.startServices(ctx, h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *Lab) awaitAll(ctx context.Context, servers []*Host) error {

@@ -141,6 +141,7 @@ func TestLab(t *testing.T) {
 	const prefix = "lt-"
 	l, err := Up(t.Context(), Options{
 		Dir: dir, Lockstep: bin.lockstep, Self: bin.self, Prefix: prefix, Sources: []string{hubHTTP + "/lab/echo.git"},
+		Disk: 1 << 30,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -274,6 +275,64 @@ func TestLab(t *testing.T) {
 				tail(agent.LogFile(Containerd)))
 		}
 	})
+	t.Run("disk full", func(t *testing.T) {
+		for range 2 {
+			must("disk-full", "server1")
+		}
+		ready := func() error { return answers(t.Context(), l.Server(), "https://127.0.0.1:6443/readyz") }
+		eventually.True(t, patience, "the server says that its disk is full", func() bool {
+			err := ready()
+			return err != nil && strings.Contains(err.Error(), "disk")
+		})
+		if out := must("status"); !strings.Contains(out, "disk full") {
+			t.Errorf("status does not say that a disk is full: %s", out)
+		}
+		must("heal", "server1")
+		eventually.Nil(t, patience, "the server is ready", ready)
+	})
+	t.Run("slow and parted", func(t *testing.T) {
+		for range 2 {
+			if out := must("slow", "agent1"); !strings.Contains(out, "netem") {
+				t.Errorf("slow does not say by what: %s", out)
+			}
+			must("partition", "agent1", "agent2")
+		}
+		must("skew", "agent2", "--", "-1h")
+		out := must("status")
+		for _, want := range []string{"slow; parted from " + prefix + "agent2", "parted from " + prefix + "agent1; clock off by -1h0m0s"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("status does not say %q: %s", want, out)
+			}
+		}
+		for range 2 {
+			must("heal", "agent1")
+		}
+		if out := must("status"); strings.Contains(out, "slow") || strings.Contains(out, "parted") || !strings.Contains(out, "clock off") {
+			t.Errorf("after agent1 is healed status prints %s", out)
+		}
+		must("heal", "agent2")
+		if out := must("status"); strings.Contains(out, "clock") {
+			t.Errorf("after agent2 is healed status prints %s", out)
+		}
+		must("backup", filepath.Join(parent, "backup"))
+		if info, err := os.Stat(filepath.Join(parent, "backup")); err != nil || info.Size() == 0 {
+			t.Errorf("there is no backup: %v", err)
+		}
+	})
+	t.Run("refused", func(t *testing.T) {
+		for _, c := range [][2]string{
+			{"partition agent1 agent1", "cannot part lt-agent1 from itself"}, {"partition agent1", "accepts 2 arg(s)"},
+			{"partition agent1 nobody", `cannot find host "nobody"`}, {"slow nobody", `cannot find host "nobody"`},
+			{"skew agent1 soon", `invalid duration "soon"`}, {"skew agent1 1500ms", "whole seconds"},
+			{"wipe hub", "it is not of the cluster"},
+			{"disk-full", "accepts 1 arg(s)"}, {"disk-full hub", "cannot fill the disk"}, {"reboot", "accepts 1 arg(s)"},
+			{"reboot --all agent1", "unknown command"}, {"backup " + parent + "/none/file", "no such file"},
+		} {
+			if out, err := run(strings.Fields(c[0])...); err == nil || !strings.Contains(out, c[1]) {
+				t.Errorf("%s: want an error with %q: %v: %s", c[0], c[1], err, out)
+			}
+		}
+	})
 	t.Run("reboot", func(t *testing.T) {
 		before := echoContainers(t, client)
 		agent := l.Agents()[0]
@@ -380,6 +439,10 @@ func TestDownSparesOtherFolders(t *testing.T) {
 	}
 	if _, err := Up(t.Context(), Options{Dir: filepath.Join(dir, "lab"), Lockstep: bin.lockstep, Self: bin.self, Servers: 2}); err == nil {
 		t.Error("a lab of two servers was made")
+	}
+	small := Options{Dir: filepath.Join(dir, "lab"), Lockstep: bin.lockstep, Self: bin.self, Disk: 1 << 20}
+	if _, err := Up(t.Context(), small); err == nil {
+		t.Error("a lab was made whose disks have no room for etcd")
 	}
 }
 

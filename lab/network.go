@@ -2,8 +2,10 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -71,12 +73,46 @@ func (l *Lab) plug(host *Host) error {
 	})
 }
 
+// onlookerAddr is the onlooker's address on the lab's network.
+const onlookerAddr = "10.99.0.3"
+
+// Onlooker is a host that stands where all links meet, so that no fault takes it off the network. It runs nothing, and is not among
+// Hosts.
+func (l *Lab) Onlooker() (*Host, error) {
+	err := l.atSwitch(func(h *netlink.Handle) error {
+		bridge, err := h.LinkByName(bridgeName)
+		if err != nil {
+			return err
+		}
+		addr, err := netlink.ParseAddr(fmt.Sprintf("%s/%d", onlookerAddr, network.Bits()))
+		if err != nil {
+			return err
+		}
+		return h.AddrReplace(bridge, addr)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot look on at the lab: %w", err)
+	}
+	return &Host{Name: switchName, Addr: onlookerAddr, Holder: l.state.Switch, Lab: l.dir}, nil
+}
+
 // Cut takes the host off the network: its link loses its carrier. Cutting it again changes nothing, nor does healing a
 // host that was not cut.
 func (l *Lab) Cut(host *Host) error { return l.setPort(host, false) }
 
-// Heal puts the host back on the network.
-func (l *Lab) Heal(host *Host) error { return l.setPort(host, true) }
+// Heal ends all that the host's link, disk and clock suffer: it is on the network, reaches all hosts, at full speed, and has room.
+func (l *Lab) Heal(host *Host) error {
+	if host.Skew != 0 {
+		if err := l.Skew(host, 0); err != nil {
+			return err
+		}
+	}
+	return l.change(func() error { return l.heal(host) })
+}
+
+func (l *Lab) heal(h *Host) error {
+	return errors.Join(l.setPort(h, true), l.join(h), l.quicken(h), emptyDisk(h))
+}
 
 // IsCut says whether the host is off the network.
 func (l *Lab) IsCut(host *Host) (cut bool, err error) {
@@ -119,4 +155,30 @@ func (l *Lab) atSwitch(f func(*netlink.Handle) error) error {
 	}
 	defer h.Close()
 	return f(h)
+}
+
+// Suffers lists what is wrong with the host's link, disk and clock; "none" where nothing is.
+func (l *Lab) Suffers(h *Host) string {
+	var out []string
+	if cut, err := l.IsCut(h); err != nil {
+		out = append(out, "no link")
+	} else if cut {
+		out = append(out, "cut")
+	}
+	if slow, err := l.IsSlow(h); err == nil && slow {
+		out = append(out, "slow")
+	}
+	if from := l.parted(h); len(from) > 0 {
+		out = append(out, "parted from "+strings.Join(from, ", "))
+	}
+	if isFull(h) {
+		out = append(out, "disk full")
+	}
+	if h.Skew != 0 {
+		out = append(out, fmt.Sprintf("clock off by %s", h.Skew))
+	}
+	if len(out) == 0 {
+		return "none"
+	}
+	return strings.Join(out, "; ")
 }

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -83,7 +82,10 @@ func (l *Lab) spawn(ctx context.Context, h *Host, service string) error {
 	reap(cmd)
 	h.Services[service] = newProcess(cmd.Process.Pid)
 	// At once: down must find the process even if this one ends before it is ready.
-	return l.save()
+	if err := l.save(); err != nil {
+		return err
+	}
+	return skewStarted(h, service)
 }
 
 // reap has a process's number given free when it ends, which may be after this program has.
@@ -166,10 +168,13 @@ func (l *Lab) joining(ctx context.Context, h *Host) ([]string, error) {
 	return []string{"--join", "https://" + other.Addr + ":6443", "--token-file", file}, os.WriteFile(file, token, 0o600)
 }
 
+// joinTokenFile has the token that agents join with.
+func (l *Lab) joinTokenFile() string { return filepath.Join(l.dir, "join-token") }
+
 // joinToken makes a token for agents, or returns the lab's earlier one: an agent that has its certificate needs none,
 // so that it can be started again while the server is away.
 func (l *Lab) joinToken(ctx context.Context) (string, error) {
-	path := filepath.Join(l.dir, "join-token")
+	path := l.joinTokenFile()
 	if raw, err := os.ReadFile(path); err == nil {
 		return strings.TrimSpace(string(raw)), nil
 	}
@@ -265,9 +270,7 @@ func (h *Host) Dial(ctx context.Context, network, addr string) (conn net.Conn, e
 
 // Kill sends SIGKILL to a service of the host and returns once it is gone. Killing one that does not run changes nothing.
 func (l *Lab) Kill(ctx context.Context, h *Host, service string) error {
-	return l.end(h, "kill", service, func(p process) error {
-		return killAll(ctx, func() []process { return []process{p} })
-	})
+	return l.end(h, "kill", service, func(p process) error { return p.kill(ctx) })
 }
 
 // Stop sends SIGTERM to a service of the host and returns once it is gone, or with ctx's error. Stopping one that does
@@ -305,70 +308,6 @@ func (h *Host) PID(service string) int {
 		return p.PID
 	}
 	return 0
-}
-
-// Reboot ends everything on the host but its disk and starts it again. A host that was cut is on the network again.
-func (l *Lab) Reboot(ctx context.Context, h *Host) error {
-	return l.change(func() error {
-		if err := l.halt(ctx, h); err != nil {
-			return err
-		}
-		if err := l.boot(ctx, h); err != nil {
-			return err
-		}
-		if err := l.startServices(ctx, h); err != nil || h != l.firstServer() {
-			return err
-		}
-		return l.forwardAPI()
-	})
-}
-
-// Wipe ends the host's control plane at once, removes all that its etcd has, and starts it again. What is beside etcd, the cluster's
-// authority above all, stays.
-func (l *Lab) Wipe(ctx context.Context, h *Host) error {
-	if !slices.Contains(h.serviceNames(), Daemon) {
-		return fmt.Errorf("cannot wipe %s: it has no control plane", h.Name)
-	}
-	if err := l.Kill(ctx, h, Daemon); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(filepath.Join(h.DataDir(), "etcd")); err != nil {
-		return fmt.Errorf("cannot wipe %s: %w", h.Name, err)
-	}
-	return l.Start(ctx, h, Daemon)
-}
-
-// Mend ends all faults: every host is on the network, every service runs, the forge answers. It returns once every agent's
-// node is Ready.
-func (l *Lab) Mend(ctx context.Context) error {
-	err := l.change(func() error {
-		for _, h := range l.state.Hosts {
-			if err := errors.Join(l.Heal(h), l.startServices(ctx, h)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err == nil {
-		err = l.HealForge(ctx)
-	}
-	if err == nil {
-		err = l.waitReady(ctx)
-	}
-	return err
-}
-
-// halt ends every process of the host and removes its control groups.
-func (l *Lab) halt(ctx context.Context, h *Host) error {
-	in := spaces{}
-	defer in.close()
-	in.add(h.Holder.PID)
-	if err := killAll(ctx, func() []process { return h.processes(in) }); err != nil {
-		return fmt.Errorf("cannot halt host %s: %w", h.Name, err)
-	}
-	h.Services = map[string]process{}
-	h.Holder = process{}
-	return removeCgroups(h.Name)
 }
 
 // withStderr adds what a command printed on standard error to its error.

@@ -21,6 +21,8 @@ type state struct {
 	Switch  process           `json:"switch"`
 	Hosts   []*Host           `json:"hosts"`
 	Forward map[string]string `json:"forward,omitempty"` // what → address on the machine's loopback
+	// Partitions are the pairs of hosts that do not reach each other.
+	Partitions []partition `json:"partitions,omitempty"`
 }
 
 // load reads the state. Hosts that are known keep their identity, so that who holds a *Host sees what another process

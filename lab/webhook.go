@@ -2,12 +2,14 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -63,8 +65,8 @@ func RunPushed(args []string) error {
 	return err
 }
 
-// Webhook sends, from the hub to the first server, the signed webhook that Gitea sends after a push to a repository. It
-// returns the code of the answer.
+// Webhook sends, from the hub, the signed webhook that Gitea sends after a push to a repository, to the first server that answers of
+// those that run, as what stands before several servers does. It returns the code of the answer.
 func (l *Lab) Webhook(ctx context.Context, repository string) (code int, err error) {
 	secret, err := os.ReadFile(l.webhookSecret())
 	if err != nil {
@@ -80,15 +82,31 @@ func (l *Lab) Webhook(ctx context.Context, repository string) (code int, err err
 	if err != nil {
 		return 0, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+l.Server().Addr+":6443/hooks/git", bytes.NewReader(body))
+	client := hub.HTTP()
+	client.Timeout = webhookWait
+	defer client.CloseIdleConnections()
+	for _, s := range l.Servers() {
+		if !s.Services[Daemon].alive() {
+			continue
+		}
+		if code, err = sendWebhook(ctx, client, s.Addr, body, hex.EncodeToString(mac.Sum(nil))); err == nil {
+			return code, nil
+		}
+	}
+	return 0, cmp.Or(err, errors.New("cannot send a webhook: no server runs"))
+}
+
+// webhookWait is how long a server is waited for that may be off the network.
+const webhookWait = 2 * time.Second
+
+func sendWebhook(ctx context.Context, client *http.Client, server string, body []byte, signature string) (code int, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+server+":6443/hooks/git", bytes.NewReader(body))
 	if err != nil {
 		return 0, fmt.Errorf("cannot make a webhook: %w", err)
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("X-Gitea-Event", "push")
-	request.Header.Set("X-Gitea-Signature", hex.EncodeToString(mac.Sum(nil)))
-	client := hub.HTTP()
-	defer client.CloseIdleConnections()
+	request.Header.Set("X-Gitea-Signature", signature)
 	response, err := client.Do(request)
 	if err != nil {
 		return 0, fmt.Errorf("cannot send a webhook: %w", err)

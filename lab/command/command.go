@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"lockstep/lab"
 	"lockstep/lab/image"
@@ -38,11 +40,13 @@ func Run(ctx context.Context, args []string) error {
 		onService(open, "kill", "End a service at once (SIGKILL)", (*lab.Lab).Kill),
 		onService(open, "start", "Start a service that was killed", (*lab.Lab).Start),
 		onHost(open, "cut", "Take a host off the network", func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.Cut(h) }),
-		onHost(open, "heal", "Put a host back on the network", func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.Heal(h) }),
-		onHost(open, "reboot", "End everything on a host but its disk, and start it again",
-			func(ctx context.Context, l *lab.Lab, h *lab.Host) error { return l.Reboot(ctx, h) }),
-		onHost(open, "wipe", "Remove all that the etcd of a server has, and start it again",
-			func(ctx context.Context, l *lab.Lab, h *lab.Host) error { return l.Wipe(ctx, h) }),
+		onHost(open, "heal", "Put a host back on the network, at full speed, with room on its disk and the right time",
+			func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.Heal(h) }),
+		onHost(open, "disk-full", "Leave no room on a host's disk",
+			func(_ context.Context, l *lab.Lab, h *lab.Host) error { return l.FillDisk(h) }),
+		onAll(onHost(open, "reboot", "End everything on a host but its disk, and start it again", rebootHost), open, (*lab.Lab).RebootAll),
+		onAll(onHost(open, "wipe", "Have a server or agent lose its data, and start it again", wipeHost), open, (*lab.Lab).WipeAll),
+		partition(open), slow(open), skew(open), backup(open),
 	)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
@@ -59,6 +63,7 @@ func ExitCode(err error) int {
 
 func up(dir *string) *cobra.Command {
 	var o lab.Options
+	var disk string
 	c := &cobra.Command{Use: "up", Short: "Make a lab and wait until its nodes are Ready", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			self, err := os.Executable()
@@ -68,6 +73,13 @@ func up(dir *string) *cobra.Command {
 			o.Dir, o.Self = *dir, self
 			if o.Lockstep == "" {
 				o.Lockstep = filepath.Join(filepath.Dir(self), "lockstep")
+			}
+			if disk != "" {
+				size, err := resource.ParseQuantity(disk)
+				if err != nil {
+					return fmt.Errorf("cannot make a lab with disks of %q: %w", disk, err)
+				}
+				o.Disk = size.Value()
 			}
 			l, err := lab.Up(cmd.Context(), o)
 			if err != nil {
@@ -80,6 +92,7 @@ func up(dir *string) *cobra.Command {
 	c.Flags().StringArrayVar(&o.Sources, "source", nil, "[NAME=]URL|FOLDER[#branch[:path]] to run; may be given several times")
 	c.Flags().StringVar(&o.Config, "config", "", "configuration file of the daemon")
 	c.Flags().StringVar(&o.Lockstep, "lockstep", "", "the lockstep program (default: beside this one)")
+	c.Flags().StringVar(&disk, "disk", "", "size of the disk, in memory, of each server and agent, as 1Gi (default: the machine's)")
 	c.Flags().StringVar(&o.Prefix, "prefix", "", "goes before the hosts' names, so that several labs can run at a time")
 	return c
 }
@@ -102,15 +115,9 @@ func status(open func() (*lab.Lab, error)) *cobra.Command {
 
 func printStatus(out io.Writer, l *lab.Lab) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	_, _ = fmt.Fprintln(w, "HOST\tROLE\tADDRESS\tNETWORK\tSERVICES")
+	_, _ = fmt.Fprintln(w, "HOST\tROLE\tADDRESS\tFAULTS\tSERVICES")
 	for _, h := range l.Hosts() {
-		network := "up"
-		if cut, err := l.IsCut(h); err != nil {
-			network = "gone"
-		} else if cut {
-			network = "cut"
-		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Name, h.Role, h.Addr, network, h.ServiceSummary())
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Name, h.Role, h.Addr, l.Suffers(h), h.ServiceSummary())
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -268,6 +275,100 @@ func onHost(open func() (*lab.Lab, error), verb, short string, f func(context.Co
 			}
 			return f(cmd.Context(), l, h)
 		}}
+}
+
+func rebootHost(ctx context.Context, l *lab.Lab, h *lab.Host) error { return l.Reboot(ctx, h) }
+
+func wipeHost(ctx context.Context, l *lab.Lab, h *lab.Host) error { return l.Wipe(ctx, h) }
+
+// onAll is a command on a host that takes --all instead of a host.
+func onAll(c *cobra.Command, open func() (*lab.Lab, error), f func(*lab.Lab, context.Context) error) *cobra.Command {
+	all, one := false, c.RunE
+	c.Flags().BoolVar(&all, "all", false, "all of them at a time: servers and agents of a reboot, servers of a wipe")
+	c.Use = strings.Replace(c.Use, "HOST", "HOST|--all", 1)
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if all {
+			return cobra.NoArgs(cmd, args)
+		}
+		return cobra.ExactArgs(1)(cmd, args)
+	}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if !all {
+			return one(cmd, args)
+		}
+		l, err := open()
+		if err != nil {
+			return err
+		}
+		return f(l, cmd.Context())
+	}
+	return c
+}
+
+func partition(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{Use: "partition HOST HOST", Short: "Have two hosts not reach each other", Args: cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			l, a, err := openHost(open, args[0])
+			if err != nil {
+				return err
+			}
+			b, err := l.Host(args[1])
+			if err != nil {
+				return err
+			}
+			return l.Partition(a, b)
+		}}
+}
+
+func slow(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{Use: "slow HOST", Short: "Make a host's link slow and lossy, and say by what", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, h, err := openHost(open, args[0])
+			if err != nil {
+				return err
+			}
+			by, err := l.Slow(h)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), by)
+			return err
+		}}
+}
+
+func skew(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{Use: "skew HOST [DURATION]", Short: "Put the clock of a host's services ahead (default 1m0s), or back (-- -1m)",
+		Args: cobra.RangeArgs(1, 2), RunE: func(_ *cobra.Command, args []string) error {
+			by := time.Minute
+			l, h, err := openHost(open, args[0])
+			if err == nil && len(args) == 2 {
+				if by, err = time.ParseDuration(args[1]); err != nil {
+					err = fmt.Errorf("cannot put the clock of %s off: %w", h.Name, err)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			return l.Skew(h, by)
+		}}
+}
+
+func backup(open func() (*lab.Lab, error)) *cobra.Command {
+	keys := false
+	c := &cobra.Command{Use: "backup FILE", Short: "Have a server write a backup into a file", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			var flags []string
+			if keys {
+				flags = append(flags, "--keys")
+			}
+			return l.Backup(cmd.Context(), args[0], flags...)
+		}}
+	c.Flags().BoolVar(&keys, "keys", false, "of the cluster's keys, and no data")
+	return c
 }
 
 func openHost(open func() (*lab.Lab, error), name string) (*lab.Lab, *lab.Host, error) {

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"lockstep/lab"
 )
 
 // command is what a script has beside testscript's own commands (exec, cd, cp, cmp, stdout, …). It either acts, or asks;
@@ -194,40 +192,4 @@ func (c *scenario) checkLaps(ts *testscript.TestScript, args []string) error {
 		return fmt.Errorf("half of %v took longer than %s", c.laps, limit)
 	}
 	return nil
-}
-
-// fault does what lockstep-lab does by these words.
-func (c *scenario) fault(_ *testscript.TestScript, args []string) error {
-	if !c.alone {
-		return errors.New("others use the lab, too: a scenario that breaks it begins with the line alone REASON")
-	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	services := map[string]func(context.Context, *lab.Host, string) error{
-		"kill": c.lab.Kill, "stop": c.lab.Stop, "start": c.lab.Start,
-	}
-	hosts := map[string]func(*lab.Host) error{
-		"cut": c.lab.Cut, "heal": c.lab.Heal, "reboot": func(h *lab.Host) error { return c.lab.Reboot(ctx, h) },
-		"wipe": func(h *lab.Host) error { return c.lab.Wipe(ctx, h) },
-	}
-	switch {
-	case slices.Equal(args, []string{"forge", "fail"}):
-		return c.lab.FailForge(ctx)
-	case slices.Equal(args, []string{"forge", "heal"}):
-		return c.lab.HealForge(ctx)
-	case len(args) < 2:
-		return errUsage
-	}
-	h, err := c.lab.Host(args[1])
-	if err != nil {
-		return err
-	}
-	c.restarted = c.restarted || h == c.lab.Server()
-	switch service, host := services[args[0]], hosts[args[0]]; {
-	case service != nil && len(args) == 3:
-		return service(ctx, h, args[2])
-	case host != nil && len(args) == 2:
-		return host(h)
-	}
-	return errUsage
 }
