@@ -26,7 +26,7 @@ SMALL := $(COLD:%=-gcflags=%/...=-l)
 EXAMPLE ?= manifests-example
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: help deps build run check test test-corpus test-vm test-arm64 lab-test verify bench lab images faults fuzz FORCE
+.PHONY: help deps build run check test test-corpus test-vm test-arm64 lab-test verify bench lab images faults soak fuzz FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-12s %s\n' "$$t" "$$d"; done
@@ -74,7 +74,12 @@ lab-test: deps lab ## run the lab's scenarios, or the one that RUN names: make l
 	@LOCKSTEP_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 20m ./lab/script -run '^TestScenarios$$/^$(RUN)$(if $(RUN),$$)'
 
 faults: deps lab ## break a lab in 160 seeded ways, and print how soon each is repaired and what it cost
-	@LOCKSTEP_BIN=$(CURDIR)/bin LOCKSTEP_FAULTS=$${LOCKSTEP_FAULTS:-20} go test -count=1 -v -timeout 60m ./lab/faults
+	@LOCKSTEP_BIN=$(CURDIR)/bin LOCKSTEP_FAULTS=$${LOCKSTEP_FAULTS:-20} go test -count=1 -v -timeout 60m ./lab/faults -run '^TestFaults$$'
+
+SOAK := $(if $(MINUTES),$(MINUTES)m,$(or $(HOURS),1)h)
+
+soak: deps lab ## break three servers and three nodes at random for HOURS=1 or MINUTES, after each fault once (TABLE=1)
+	@LOCKSTEP_BIN=$(CURDIR)/bin LOCKSTEP_TABLE=$(TABLE) LOCKSTEP_SOAK=$(SOAK) go test -count=1 -v -timeout 0 -tags soak ./lab/faults -run '^TestSurvival$$'
 
 fuzz: ## run every fuzz target for a minute
 	@./fuzz.sh

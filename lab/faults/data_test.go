@@ -279,7 +279,7 @@ func (d *data) writer(ctx context.Context, pod string) {
 		d.mu.Lock()
 		addr := d.at[pod]
 		d.mu.Unlock()
-		if addr != "" && d.keep(ctx, client, addr, pod, n) {
+		if addr != "" && keeps(ctx, client, addr, pod, n) {
 			d.mu.Lock()
 			d.acked[pod] = append(d.acked[pod], n)
 			d.mu.Unlock()
@@ -288,8 +288,8 @@ func (d *data) writer(ctx context.Context, pod string) {
 	}
 }
 
-// keep asks a pod to keep a number, and says whether it has said that it does.
-func (d *data) keep(ctx context.Context, client *http.Client, addr, pod string, n int64) bool {
+// keeps asks a pod to keep a number, and says whether it has said that it does.
+func keeps(ctx context.Context, client *http.Client, addr, pod string, n int64) bool {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://%s:8080/%s/%d", addr, pod, n), nil)
 	if err != nil {
 		return false
@@ -304,23 +304,15 @@ func (d *data) keep(ctx context.Context, client *http.Client, addr, pod string, 
 // verify wants each number back that a pod has acknowledged, and returns how many these are.
 func (d *data) verify(pod string) int {
 	d.t.Helper()
-	var body []byte
+	var kept map[string]bool
 	d.await("what "+pod+" has kept", func() (bool, string) {
 		d.mu.Lock()
 		addr := d.at[pod]
 		d.mu.Unlock()
-		response, err := onHost(d.host).Get("http://" + addr + ":8080/lines")
-		if err != nil {
-			return false, err.Error()
-		}
-		defer func() { _ = response.Body.Close() }()
-		body, err = io.ReadAll(response.Body)
-		return err == nil && response.StatusCode == http.StatusOK, fmt.Sprint(response.Status, err)
+		var err error
+		kept, err = keptBy(onHost(d.host), addr)
+		return err == nil, fmt.Sprint(err)
 	})
-	kept := map[string]bool{}
-	for line := range strings.Lines(string(body)) {
-		kept[strings.TrimSuffix(line, "\n")] = true
-	}
 	for _, n := range d.acked[pod] {
 		if !kept[fmt.Sprintf("%s/%d", pod, n)] {
 			d.t.Errorf("%s has lost its write %d, of %d that it acknowledged", pod, n, len(d.acked[pod]))
@@ -328,4 +320,22 @@ func (d *data) verify(pod string) int {
 		}
 	}
 	return len(d.acked[pod])
+}
+
+// keptBy are the lines that a pod has kept.
+func keptBy(client *http.Client, addr string) (map[string]bool, error) {
+	response, err := client.Get("http://" + addr + ":8080/lines")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %w", response.Status, err)
+	}
+	kept := map[string]bool{}
+	for line := range strings.Lines(string(body)) {
+		kept[strings.TrimSuffix(line, "\n")] = true
+	}
+	return kept, nil
 }
