@@ -24,8 +24,10 @@ func (c *scenario) fault(ts *testscript.TestScript, args []string) error {
 	case slices.Equal(args, []string{"forge", "heal"}):
 		return c.lab.HealForge(ctx)
 	case slices.Equal(args, []string{"reboot", "--all"}):
+		c.restarted = true
 		return c.lab.RebootAll(ctx)
 	case slices.Equal(args, []string{"wipe", "--all"}):
+		c.restarted = true
 		return c.lab.WipeAll(ctx)
 	case len(args) == 2 && args[0] == "backup":
 		return c.lab.Backup(ctx, ts.MkAbs(args[1]))
