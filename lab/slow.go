@@ -12,11 +12,11 @@ import (
 // What a slow link is, either way. A kernel with netem delays and loses by itself. Without, a token bucket lets so little through
 // that packets wait for each other, and those that the queue has no room for are lost: a link with little on it is hardly slower then.
 const (
-	slowLatency = 100_000 // µs
-	slowLoss    = 2       // %
-	slowRate    = 250_000 // bytes a second, 2 Mbit/s
-	slowQueue   = 50_000  // bytes: 200 ms at that rate
-	slowBurst   = 5_000   // bytes that go at once
+	linkLatency = 100_000 // µs
+	linkLoss    = 2       // %
+	linkRate    = 250_000 // bytes a second, 2 Mbit/s
+	linkQueue   = 50_000  // bytes: 200 ms at that rate
+	linkBurst   = 5_000   // bytes that go at once
 )
 
 // Slow makes the host's link slow, and lossy, in both directions, and returns by what. Doing it again changes nothing; Heal and a
@@ -37,16 +37,16 @@ func slow(at *netlink.Handle, link netlink.Link) (by string, err error) {
 		return "", err
 	}
 	attrs := netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
-	err = at.QdiscAdd(netlink.NewNetem(attrs, netlink.NetemQdiscAttrs{Latency: slowLatency, Loss: slowLoss}))
+	err = at.QdiscAdd(netlink.NewNetem(attrs, netlink.NetemQdiscAttrs{Latency: linkLatency, Loss: linkLoss}))
 	if err == nil {
-		return fmt.Sprintf("netem: %d ms later, %d %% lost, each way", slowLatency/1000, slowLoss), nil
+		return fmt.Sprintf("netem: %d ms later, %d %% lost, each way", linkLatency/1000, linkLoss), nil
 	}
 	if !errors.Is(err, unix.ENOENT) {
 		return "", err
 	}
-	bucket := &netlink.Tbf{QdiscAttrs: attrs, Rate: slowRate, Limit: slowQueue, Buffer: netlink.Xmittime(slowRate, slowBurst)}
+	bucket := &netlink.Tbf{QdiscAttrs: attrs, Rate: linkRate, Limit: linkQueue, Buffer: netlink.Xmittime(linkRate, linkBurst)}
 	return fmt.Sprintf("a token bucket, as this kernel has no netem: %d kB/s each way, what waits longer than %d ms is lost",
-		slowRate/1000, slowQueue*1000/slowRate), at.QdiscAdd(bucket)
+		linkRate/1000, linkQueue*1000/linkRate), at.QdiscAdd(bucket)
 }
 
 // quicken ends what Slow began.
