@@ -53,8 +53,8 @@ type Options struct {
 
 // Keeper measures the node's volumes, and removes those that the cluster has given up.
 type Keeper struct {
-	opts  Options
-	every time.Duration // measurePeriod but in tests
+	opts         Options
+	every, pause time.Duration // measurePeriod and retryPause but in tests
 
 	mu   sync.Mutex
 	uses map[string]use // by volume
@@ -72,7 +72,7 @@ type use struct {
 
 // New returns a keeper that knows of no volume; it starts nothing.
 func New(o Options) *Keeper {
-	return &Keeper{opts: o, every: measurePeriod, uses: map[string]use{}, told: map[string]time.Time{}}
+	return &Keeper{opts: o, every: measurePeriod, pause: retryPause, uses: map[string]use{}, told: map[string]time.Time{}}
 }
 
 // Run follows the node's volumes in the API until ctx ends.
@@ -123,7 +123,7 @@ func (k *Keeper) Run(ctx context.Context, api client.Interface) error {
 		var again <-chan time.Time
 		grown := k.growAll(ctx, known())
 		if removed := k.removeAll(ctx, api, known()); !removed || !grown {
-			again = time.After(retryPause)
+			again = time.After(k.pause)
 		}
 		select {
 		case <-ctx.Done():

@@ -89,6 +89,7 @@ func TestKeeper(t *testing.T) {
 		Mounted: func(path string) (bool, error) { return path == d.Path("pvc-given") && mounted.Load(), nil },
 		Resized: func(path string) error { resized.Store(path, true); return nil },
 	})
+	k.pause = 100 * time.Millisecond
 	finalizers := func(name string) string {
 		pv, err := api.CoreV1().PersistentVolumes().Get(t.Context(), name, metav1.GetOptions{})
 		if err != nil {
@@ -134,6 +135,15 @@ func TestKeeper(t *testing.T) {
 	if got := marked("pvc-absent") + marked("pvc-other") + marked("pvc-given"); got != "" {
 		t.Errorf("what is not made, another's or being deleted is noted: %q", got)
 	}
+	told := map[string]bool{}
+	hear := func() map[string]bool {
+		for len(events.Events) > 0 {
+			told[<-events.Events] = true
+		}
+		return told
+	}
+	failed := "Warning VolumeFailedDelete a pod on this node has it mounted"
+	until("what is mounted is told", func() bool { return hear()[failed] })
 	mounted.Store(false)
 	until("what is given up goes", func() bool { return finalizers("pvc-given") == "" && !exists(filepath.Join(dir, "pvc-given")) })
 	for _, name := range []string{"pvc-used", "pvc-other", "pvc-retained", "pvc-stray"} {
@@ -144,13 +154,8 @@ func TestKeeper(t *testing.T) {
 	if got := finalizers("pvc-other") + finalizers("pvc-used"); got != kinds.LocalPath+kinds.LocalPath {
 		t.Errorf("finalizers of others: %q", got)
 	}
-	told := map[string]bool{}
-	for len(events.Events) > 0 {
-		told[<-events.Events] = true
-	}
-	failed := "Warning VolumeFailedDelete a pod on this node has it mounted"
 	large := "Warning VolumeOverCapacity Usage "
-	for text := range told {
+	for text := range hear() {
 		if strings.HasPrefix(text, large) &&
 			strings.HasSuffix(text, "of volume pvc-used is over its capacity of 64Ki, which nothing enforces") {
 			told[large] = true
