@@ -34,6 +34,7 @@ import (
 	"lockstep/daemon/web"
 	"lockstep/internal/giturl"
 	"lockstep/internal/settings"
+	"lockstep/internal/shrink"
 	"lockstep/kinds"
 	"lockstep/kinds/strategy"
 	"lockstep/reconcilers"
@@ -324,6 +325,11 @@ func (p *plane) tasks() []task {
 		{"etcd", p.runEtcd},
 		{"store", p.store.Run},
 		{"heap", heap.Pace},
+		{"memory", func(ctx context.Context) error {
+			shrink.Once(ctx)
+			<-ctx.Done()
+			return nil
+		}},
 		{"api", func(ctx context.Context) error {
 			return listen(ctx, p.opts.Listen, p.api.Serve)
 		}},

@@ -11,10 +11,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"lockstep/daemon/version"
+	"lockstep/internal/shrink"
 	"lockstep/nodeagent"
 	"lockstep/nodeagent/devices"
 	"lockstep/nodeagent/eviction"
@@ -230,7 +232,10 @@ Stopping the agent leaves all pods running.`,
 			if err := nodeagent.Preflight(cmd.Context(), o); err != nil {
 				return err
 			}
-			return agent.Run(cmd.Context())
+			g, ctx := errgroup.WithContext(cmd.Context())
+			g.Go(func() error { return agent.Run(ctx) })
+			g.Go(func() error { shrink.Once(ctx); return nil })
+			return g.Wait()
 		}}
 	flags.add(c)
 	dirs.add(c)

@@ -13,9 +13,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"syscall"
 	"time"
+
+	"lockstep/internal/shrink"
 )
 
 const (
@@ -91,10 +92,10 @@ func Frugal() {
 // Ready tells who started the process that it answers, by "ready" on its standard output, and gives memory back now and
 // once more later; stop ends that.
 func Ready() (stop func()) {
-	Shrink()
+	shrink.Now()
 	os.Stdout.WriteString("ready\n")
 	os.Stdout.Close()
-	t := time.AfterFunc(shrinkAfter, Shrink)
+	t := time.AfterFunc(shrinkAfter, shrink.Now)
 	return func() { t.Stop() }
 }
 
@@ -125,46 +126,4 @@ func WriteMessage(conn net.Conn, message any) error {
 	_ = conn.SetWriteDeadline(time.Now().Add(Patience))
 	_, err = conn.Write(append(data, '\n'))
 	return err
-}
-
-// Shrink gives the pages of the program's code back that the runtime's start has touched. They are the agent's own, in the
-// page cache; those that are needed come back by themselves, and a companion needs few of a large program.
-func Shrink() {
-	debug.FreeOSMemory() // first: collecting touches code all over the program
-	exe, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return
-	}
-	maps, err := os.ReadFile("/proc/self/smaps")
-	if err != nil {
-		return
-	}
-	for _, m := range cleanMappings(string(maps), exe) {
-		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, m.from, m.to-m.from, syscall.MADV_DONTNEED)
-	}
-}
-
-type mapping struct{ from, to uintptr }
-
-// cleanMappings finds, in the text of /proc/self/smaps (proc(5)), the mappings of a file that are read-only and have no
-// page of their own: dropping a page that was once written, as the loader writes its relocations, would lose that.
-func cleanMappings(smaps, file string) []mapping {
-	var clean []mapping
-	var current mapping
-	for line := range strings.Lines(smaps) {
-		line = strings.TrimSpace(line)
-		var m mapping
-		var mode string
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &m.from, &m.to, &mode); n == 3 {
-			current = mapping{}
-			if strings.HasPrefix(mode, "r-") && strings.HasSuffix(line, " "+file) {
-				current = m
-			}
-			continue
-		}
-		if current.to != 0 && strings.HasPrefix(line, "Anonymous:") && strings.HasSuffix(line, " 0 kB") {
-			clean = append(clean, current)
-		}
-	}
-	return clean
 }
