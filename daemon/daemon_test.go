@@ -49,7 +49,7 @@ func TestTasksByRole(t *testing.T) {
 		return out
 	}
 	got := names(p.tasks())
-	want := []string{"etcd", "store", "heap", "api", "announcement", "keys", "authority", "status page", "control", "leader"}
+	want := []string{"etcd", "store", "heap", "memory", "api", "announcement", "keys", "authority", "status page", "control", "leader"}
 	if !slices.Equal(got, want) {
 		t.Errorf("every control plane runs %v, want %v", got, want)
 	}
