@@ -9,8 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"lockstep/internal/sleep"
 )
 
 // after is when a control plane or a node has come up, if it comes up soon; what is used later comes back by itself.
@@ -18,8 +16,12 @@ const after = 15 * time.Second
 
 // Once shrinks the process when it has come up, and returns then, or when ctx ends.
 func Once(ctx context.Context) {
-	if sleep.For(ctx, after) {
+	t := time.NewTimer(after)
+	defer t.Stop()
+	select {
+	case <-t.C:
 		Now()
+	case <-ctx.Done():
 	}
 }
 

@@ -15,7 +15,7 @@ func TestImports(t *testing.T) {
 	}
 	fine := []string{
 		"github.com/miekg/dns", "golang.org/x", "lockstep/nodeagent/dns/names", "lockstep/nodeagent/companion/core",
-		"lockstep/internal/quota", "vendor/golang.org/x",
+		"lockstep/internal/quota", "lockstep/internal/shrink", "vendor/golang.org/x",
 	}
 	for _, path := range strings.Fields(string(out)) {
 		first, _, _ := strings.Cut(path, "/")
