@@ -49,6 +49,14 @@ func openCluster(ctx context.Context, kv clientv3.KV, keys keyspace, c codec, op
 		return Cluster{}, err
 	}
 	key := keys.cluster()
+	// Reading comes first: an etcd that is full refuses a transaction that could write, also where it would not.
+	read, err := kv.Get(ctx, key)
+	if err != nil {
+		return Cluster{}, fmt.Errorf("cannot read the cluster key: %w", err)
+	}
+	if len(read.Kvs) > 0 {
+		return known(ctx, kv, read.Kvs[0], opts.Restored, mine.Created)
+	}
 	made := []clientv3.Op{clientv3.OpPut(key, string(data))}
 	for _, r := range opts.Records {
 		at := keys.record(r.Table, r.Name)
@@ -66,12 +74,16 @@ func openCluster(ctx context.Context, kv clientv3.KV, keys keyspace, c codec, op
 	if resp.Succeeded {
 		return mine, nil
 	}
-	kv0 := resp.Responses[0].GetResponseRange().Kvs[0]
-	was, err := parseCluster(kv0.Value)
-	if err != nil || opts.Restored == "" || was.ID == opts.Restored {
+	return known(ctx, kv, resp.Responses[0].GetResponseRange().Kvs[0], opts.Restored, mine.Created)
+}
+
+// known is the cluster that a key tells of, with another identity where the data were restored from a backup.
+func known(ctx context.Context, kv clientv3.KV, at *mvccpb.KeyValue, restored string, now time.Time) (Cluster, error) {
+	was, err := parseCluster(at.Value)
+	if err != nil || restored == "" || was.ID == restored {
 		return was, err
 	}
-	return renew(ctx, kv, kv0, was, opts.Restored, mine.Created)
+	return renew(ctx, kv, at, was, restored, now)
 }
 
 // renew gives data that were restored from a backup another identity: what came after the backup is not in them, so that nobody may go

@@ -216,6 +216,9 @@ func TestEtcdFull(t *testing.T) {
 	if _, err := s.Current(t.Context()); err != nil {
 		t.Errorf("reads do not work either: %v", err)
 	}
+	if _, err := store.Open(t.Context(), e.Client, store.Options{}); err != nil {
+		t.Errorf("a server that starts beside a full etcd, which it is to mend, ends: %v", err)
+	}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
