@@ -18,31 +18,41 @@ const (
 // directory itself comes last, so that Given is false until all is done. Links are given and not followed; what is on
 // another file system is left alone, and so is what is on one that cannot be changed. A pod can write no part of the path.
 func Give(ctx context.Context, path string, group int64) error {
-	top, err := Open(path)
+	own, err := below(ctx, path, "give", func(in *Dir, name string, at int) error { return in.fail("give", name, give(at, group)) })
 	if err != nil {
-		return err
-	}
-	own, err := top.Open(".")
-	if err != nil {
-		top.Close()
 		return err
 	}
 	defer own.Close()
+	return own.fail("give", "", give(own.fd(), group))
+}
+
+// below does something with all in a directory, by a descriptor of each that only stands for it (O_PATH), and opens the directory itself,
+// which the caller closes. Opening is what its errors call open.
+func below(ctx context.Context, path, open string, do func(in *Dir, name string, at int) error) (own *Dir, err error) {
+	top, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if own, err = top.Open("."); err != nil {
+		top.Close()
+		return nil, err
+	}
 	m := meter{linked: map[identity]bool{}, visit: func(in *Dir, name string) error {
-		fd, err := in.open(name, unix.O_PATH)
+		at, err := in.open(name, unix.O_PATH)
 		switch {
 		case passing(err) || errors.Is(err, unix.EXDEV):
 			return nil
 		case err != nil:
-			return in.fail("give", name, err)
+			return in.fail(open, name, err)
 		}
-		defer unix.Close(fd)
-		return in.fail("give", name, give(fd, group))
+		defer unix.Close(at)
+		return do(in, name, at)
 	}}
 	if err := m.walk(ctx, top); err != nil && !errors.Is(err, ErrChanged) {
-		return err
+		own.Close()
+		return nil, err
 	}
-	return own.fail("give", "", give(own.fd(), group))
+	return own, nil
 }
 
 // Given says whether a directory is as Give leaves it.
@@ -80,25 +90,7 @@ func give(fd int, group int64) error {
 // is made meanwhile may be left out. Links and special files are left alone, and so is what is on another file system. A pod can write no
 // part of the path.
 func Each(ctx context.Context, path string, do func(fd int) error) error {
-	top, err := Open(path)
-	if err != nil {
-		return err
-	}
-	own, err := top.Open(".")
-	if err != nil {
-		top.Close()
-		return err
-	}
-	defer own.Close()
-	m := meter{linked: map[identity]bool{}, visit: func(in *Dir, name string) error {
-		at, err := in.open(name, unix.O_PATH)
-		switch {
-		case passing(err) || errors.Is(err, unix.EXDEV):
-			return nil
-		case err != nil:
-			return in.fail("open", name, err)
-		}
-		defer unix.Close(at)
+	own, err := below(ctx, path, "open", func(in *Dir, name string, at int) error {
 		var st unix.Stat_t
 		if err := unix.Fstat(at, &st); err != nil {
 			return in.fail("stat", name, err)
@@ -113,10 +105,11 @@ func Each(ctx context.Context, path string, do func(fd int) error) error {
 		}
 		defer unix.Close(fd)
 		return in.fail("change", name, do(fd))
-	}}
-	if err := m.walk(ctx, top); err != nil && !errors.Is(err, ErrChanged) {
+	})
+	if err != nil {
 		return err
 	}
+	defer own.Close()
 	return own.Control(do)
 }
 
