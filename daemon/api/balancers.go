@@ -10,12 +10,9 @@ import (
 	"lockstep/daemon/rights"
 	"lockstep/kinds"
 	"lockstep/store/view"
+	"lockstep/sync/manifest"
 	"lockstep/sync/plan"
 )
-
-// maxBalanced bounds the ports at all addresses of a load balancer, which every node has rules for: what a manifest may state of a
-// service, too.
-const maxBalanced = 1000
 
 // checkServiceStatus is rights.CheckProgramStatus for a Service: a load balancer's addresses are none of those that no manifest could
 // state either, nor more, for nodes take the packets to them as a service's.
@@ -24,7 +21,7 @@ func (s *server) checkServiceStatus(account string, v *view.View, new, old kinds
 		return err
 	}
 	svc, ingress := new.(*corev1.Service), field.NewPath("status", "loadBalancer", "ingress")
-	if n, most := len(svc.Status.LoadBalancer.Ingress), maxBalanced/max(1, len(svc.Spec.Ports)); n > most {
+	if n, most := len(svc.Status.LoadBalancer.Ingress), manifest.MaxPorts/max(1, len(svc.Spec.Ports)); n > most {
 		return field.TooMany(ingress, n, most)
 	}
 	whose := plan.Networks{CIDRs: s.opts.Settings.ServiceCIDRs, Pods: s.opts.Settings.PodCIDRs}.Whose(v)
