@@ -55,7 +55,7 @@ type cluster struct {
 const numbers = "/api/v1/namespaces/" + namespace + "/configmaps/numbers"
 
 // survivors is what runs: a web behind a service, and a set that keeps data on the first two agents, so that the third may be emptied.
-func survivors(keeping []*lab.Host) string {
+func survivors(on []*lab.Host) string {
 	return fmt.Sprintf(`{apiVersion: v1, kind: Namespace, metadata: {name: %[1]s}}
 ---
 apiVersion: v1
@@ -110,17 +110,7 @@ spec:
         nodeAffinity:
           requiredDuringSchedulingIgnoredDuringExecution:
             nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%[4]s, %[5]s]}]}]
-      containers:
-      - name: main
-        image: %[2]s
-        args: [keep, /data/lines]
-        resources: {requests: {cpu: 10m}}
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
-        volumeMounts: [{name: data, mountPath: /data}]
-  volumeClaimTemplates:
-  - metadata: {name: data}
-    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 16Mi}}}
-`, namespace, loadImage, serving("serve"), keeping[0].Name, keeping[1].Name)
+%[6]s`, namespace, loadImage, serving("serve"), on[0].Name, on[1].Name, keeping("16Mi"))
 }
 
 // newCluster makes the lab and waits until all runs. The clients are begin's.

@@ -123,6 +123,21 @@ func (w *world) keepsData(n int) {
 	}
 }
 
+// keeping is how the spec of a set ends whose pods keep lines in a claim of that size each.
+func keeping(size string) string {
+	return `      containers:
+      - name: main
+        image: ` + loadImage + `
+        args: [keep, /data/lines]
+        resources: {requests: {cpu: 10m}}
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: ` + size + `}}}
+`
+}
+
 // push states the set.
 func (d *data) push() {
 	d.t.Helper()
@@ -145,17 +160,7 @@ spec:
     spec:
       nodeSelector: {kubernetes.io/hostname: %[5]s}
       terminationGracePeriodSeconds: 1
-      containers:
-      - name: main
-        image: %[6]s
-        args: [keep, /data/lines]
-        resources: {requests: {cpu: 10m}}
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
-        volumeMounts: [{name: data, mountPath: /data}]
-  volumeClaimTemplates:
-  - metadata: {name: data}
-    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
-`, d.set, namespace, d.replicas, policy, d.host.Name, loadImage)
+%[6]s`, d.set, namespace, d.replicas, policy, d.host.Name, keeping("1Gi"))
 	}
 	d.world.write("keepers.yaml", text)
 }
