@@ -168,7 +168,8 @@ func (w *world) flushRules(h *lab.Host) func() (bool, string) {
 	want := w.ours(h)
 	how := []string{
 		"nft flush ruleset",
-		"for t in nat filter; do iptables -w -t $t -F; iptables -w -t $t -X; done",
+		// At once: between two commands the agent may have put rules back, and then the chains are in use.
+		`for t in nat filter; do printf '*%s\nCOMMIT\n' $t | iptables-restore -w; done`,
 		"for t in nat filter; do iptables -w -t $t -F; done",
 	}[w.random.IntN(3)]
 	if out, err := h.Run(w.ctx, "sh", "-c", how); err != nil {
