@@ -107,13 +107,16 @@ func (s *server) tunnel(w http.ResponseWriter, r *http.Request) {
 	s.opts.Tunnels.Accept(w, r, identityOf(r.Context()).Node)
 }
 
-// noTunnel is the answer where a node's agent cannot be reached; trying again at once would not help. Why is nil where there is no
-// server but this one.
+// noTunnel is the answer where a node's agent cannot be reached; trying again at once would not help. Why is nil where it has no
+// connection here and there is no other server.
 func noTunnel(name string, why error) error {
 	message := "the agent of node " + name + " has no connection to this server"
 	var unreached *peers.Unreached
-	if errors.As(why, &unreached) {
+	switch {
+	case errors.As(why, &unreached):
 		message = why.Error()
+	case why != nil:
+		message = "the agent of node " + name + " did not answer: " + why.Error()
 	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusBadGateway, Reason: metav1.StatusReasonServiceUnavailable,

@@ -108,13 +108,15 @@ func (p *Peers) Accept(w http.ResponseWriter, r *http.Request, node string) {
 // Transport sends requests to the agent of a node: over its own connection to this server, or through the server that has it. It is nil
 // where the node has none here and there is no other server. The error of a request that no server has an agent for is an Unreached.
 func (p *Peers) Transport(node string) http.RoundTripper {
-	if own := p.opts.Own.Transport(node); own != nil {
+	own := p.opts.Own.Transport(node)
+	switch {
+	case len(p.opts.Others()) == 0:
 		return own
+	case own == nil:
+		return far{p, node}
+	default:
+		return near{own, far{p, node}}
 	}
-	if len(p.opts.Others()) == 0 {
-		return nil
-	}
-	return far{p, node}
 }
 
 // DialController reaches the controller service of a CSI driver through the agent of a node; see tunnel.DialController.
@@ -138,6 +140,24 @@ func (u *Unreached) Error() string {
 	return text
 }
 
+// near is the agent of a node that has a connection here, which may end: the agent is at another server then, or soon will be.
+type near struct {
+	own http.RoundTripper
+	far far
+}
+
+// RoundTrip implements http.RoundTripper. A request with a body is sent once.
+func (n near) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := n.own.RoundTrip(r)
+	if err == nil || !bodiless(r) || r.Context().Err() != nil {
+		return res, err
+	}
+	return n.far.RoundTrip(r)
+}
+
+// bodiless says whether a request may be sent again.
+func bodiless(r *http.Request) bool { return r.Body == nil || r.Body == http.NoBody }
+
 // far is the agent of a node that has no connection here.
 type far struct {
 	peers *Peers
@@ -146,7 +166,7 @@ type far struct {
 
 // RoundTrip implements http.RoundTripper. A request with a body is sent once: to the server that has the node by what all say now.
 func (f far) RoundTrip(r *http.Request) (*http.Response, error) {
-	whole := r.Body == nil || r.Body == http.NoBody
+	whole := bodiless(r)
 	for fresh := !whole; ; fresh = true {
 		server, err := f.peers.find(r.Context(), f.node, fresh)
 		if err != nil {
