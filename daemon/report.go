@@ -113,8 +113,8 @@ func (d *door) RemoveServer(ctx context.Context, name string) (string, error) {
 		}
 	}
 	if lease := apiservers.Key(name); d.store.View().Get(lease) != nil {
-		err := d.store.Commit(ctx, store.Group{{Key: lease, If: store.Anyway, Reason: "server removed"}})[0].Err
-		if err != nil {
+		group := store.Group{{Key: lease, If: store.Anyway, Reason: "server removed"}, members.Forget(name)}
+		if err := d.store.Commit(ctx, group)[0].Err; err != nil {
 			return fail(fmt.Errorf("its etcd is removed, and its entry is not: %w", err))
 		}
 	} else if at < 0 {

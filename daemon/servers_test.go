@@ -166,6 +166,7 @@ func TestServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost := serverOptions(t, "c")
+	lost.Peer = c.opts.Peer
 	a.until(t, "a leader, b server, c gone", "a server, b leader, c gone")
 	refused("beside one that is gone", "server c has a vote and does not answer", a.joining(t, serverOptions(t, "d"), server))
 	if text, err := a.door.RemoveServer(t.Context(), "c"); err != nil || !strings.Contains(text, "2 servers have a vote") {

@@ -111,10 +111,10 @@ func answer(o observed, r view.Row[Request], coming bool) step {
 		if !r.Value.Added {
 			s.do, s.why = accept, "it was added"
 		}
-	case r.Value.Added: // and has started since, or was removed
-		if at < 0 {
-			s.do, s.why = refuse, "it was removed before it had started: start it again"
-		}
+	case r.Value.Added && at >= 0:
+		s.do, s.why = forget, "it has started" // a server of its name that asks later, asks anew
+	case r.Value.Added:
+		s.do, s.why = refuse, "it was removed before it had started: start it again"
 	case named >= 0:
 		s.do, s.why = refuse, fmt.Sprintf("there is a server %s already; if its data are lost, lockstep server remove %s, on another "+
 			"server, lets it join anew", r.Name, r.Name)

@@ -86,6 +86,11 @@ func (k *Keeper) idle(ctx context.Context, sub *store.Subscription) bool {
 	}
 }
 
+// Forget forgets what a server of that name has asked for, if anything: it is removed, and asks anew where it is to come again.
+func Forget(name string) store.Write {
+	return store.Write{Record: requests.Gone(name), If: store.Anyway, Reason: "server removed"}
+}
+
 func asks(c view.Change) bool { return c.NewRecord != nil && c.NewRecord.Table == string(requests) }
 
 // once makes one step. Busy says that there is somebody who waits for the next.
