@@ -28,6 +28,12 @@ func nodeConditions() []string {
 		corev1.NodeNetworkUnavailable, NodeServiceRules, NodeIngress, NodeDrained, NodeClock)
 }
 
+func claimConditions() []string {
+	return conditions(corev1.PersistentVolumeClaimResizing, corev1.PersistentVolumeClaimFileSystemResizePending,
+		corev1.PersistentVolumeClaimControllerResizeError, corev1.PersistentVolumeClaimNodeResizeError,
+		corev1.PersistentVolumeClaimVolumeModifyVolumeError, corev1.PersistentVolumeClaimVolumeModifyingVolume)
+}
+
 func jobConditions() []string {
 	return conditions(batchv1.JobComplete, batchv1.JobFailed, batchv1.JobSuspended, batchv1.JobFailureTarget, batchv1.JobSuccessCriteriaMet)
 }

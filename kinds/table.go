@@ -158,10 +158,12 @@ func table() []*Kind {
 			Confidential: No, Health: onceThere(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList](core(), "persistentvolumeclaims", "pvc", Columns{
+			Conditions: claimConditions(),
 			Namespaced: true, Declarable: true, Status: true, Adoptable: No, Generation: No, StatusFollows: Yes, Expires: No,
 			Indexes: None(), Confidential: No, Health: claimRule(), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),
 		}),
 		row[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList](policy(), "poddisruptionbudgets", "pdb", Columns{
+			Conditions: conditions(policyv1.DisruptionAllowedCondition, BudgetsShare),
 			Namespaced: true, Declarable: true, Status: true,
 			Adoptable: No, Generation: Yes, StatusFollows: Yes, Expires: No, Indexes: None(),
 			Confidential: No, Health: judged(budgetHealth, budgetReads()...), Pods: noPods, Scale: noScale, Controllers: Uncontrolled(),

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -40,12 +41,13 @@ func TestDisruptionIsKubernetes(t *testing.T) {
 	handlers := utilruntime.ErrorHandlers
 	utilruntime.ErrorHandlers = nil
 	defer func() { utilruntime.ErrorHandlers = handlers }()
-	allowed := 0
+	allowed, expired := 0, 0
 	for seed := range short.Of(400) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newBudgetWorld(rand.New(rand.NewPCG(seed, 31)))
 				w.theirs(t)
+				var late []string // of pods
 				for _, b := range w.budgets {
 					d, err := disruption.New().Decide(view.Of(w.objects...), kinds.KeyOf(b), time.Now())
 					if err != nil {
@@ -60,7 +62,10 @@ func TestDisruptionIsKubernetes(t *testing.T) {
 					}
 					var told []string
 					for _, e := range d.Events {
-						if e.Reason != kinds.BudgetsShare {
+						switch {
+						case e.About != nil:
+							late = append(late, e.About.GetName()+" "+e.Type+" "+e.Reason+" "+e.Message)
+						case e.Reason != kinds.BudgetsShare:
 							told = append(told, b.Name+" "+e.Type+" "+e.Reason+" "+e.Message)
 						}
 					}
@@ -70,11 +75,21 @@ func TestDisruptionIsKubernetes(t *testing.T) {
 					}
 					allowed += int(ours.Status.DisruptionsAllowed)
 				}
+				said := slices.DeleteFunc(w.said, func(e string) bool { return !strings.Contains(e, " NotDeleted ") })
+				slices.Sort(said)
+				slices.Sort(late)
+				if diff := cmp.Diff(slices.Compact(said), slices.Compact(late), cmpopts.EquateEmpty()); diff != "" {
+					t.Errorf("Kubernetes tells of pods (-) and ours (+)\n%s\nof\n%s", diff, w)
+				}
+				expired += len(late)
 			})
 		})
 	}
 	if allowed == 0 {
 		t.Error("nothing was ever allowed")
+	}
+	if expired == 0 {
+		t.Error("no pod was ever late to end")
 	}
 }
 
@@ -120,6 +135,14 @@ func newBudgetWorld(r *rand.Rand) *budgetWorld {
 			b.Spec.MinAvailable = &bound
 		} else {
 			b.Spec.MaxUnavailable = &bound
+		}
+		if r.IntN(2) == 0 {
+			b.Status.DisruptedPods = map[string]metav1.Time{"gone": metav1.Now()}
+			for i := range w.pods {
+				if since := []time.Duration{0, 30 * time.Second, 119 * time.Second, 3 * time.Minute}[r.IntN(4)]; r.IntN(3) == 0 {
+					b.Status.DisruptedPods[fmt.Sprintf("p%d", i)] = metav1.NewTime(time.Now().Add(-since))
+				}
+			}
 		}
 		strategy.Default(b)
 		w.budgets = append(w.budgets, b)

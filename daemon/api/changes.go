@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -63,9 +64,10 @@ var (
 // changes are those of a kind that decide lets nodes and programs make.
 func changes(s *storage) []*change {
 	out := own(s)
-	if len(out) == 0 && s.kind.Conditions != nil {
-		out = []*change{{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport,
-			program: rights.CheckProgramStatus, prepare: strategy.PrepareStatus}}
+	told := slices.ContainsFunc(out, func(c *change) bool { return c.subresource == "status" })
+	if !told && len(rights.Verbs(s.kind.GroupResource(), "status")) > 0 {
+		out = append(out, &change{storage: s, subresource: "status", update: true, body: maxBody, size: maxReport,
+			program: rights.CheckProgramStatus, prepare: strategy.PrepareStatus})
 	}
 	return out
 }
@@ -94,7 +96,7 @@ func own(s *storage) []*change {
 			program: rights.CheckProgramIngressStatus, prepare: strategy.PrepareStatus}}
 	case "persistentvolumeclaims":
 		return []*change{{storage: s, subresource: "status", update: true, body: maxReport, size: maxReport,
-			node: rights.CheckClaimStatus, prepare: strategy.PrepareStatus}}
+			node: rights.CheckClaimStatus, program: rights.CheckProgramStatus, prepare: strategy.PrepareStatus}}
 	case "persistentvolumes":
 		return []*change{{storage: s, update: true, body: maxReport, size: maxReport, node: rights.CheckVolume,
 			prepare: strategy.PrepareUpdate}}

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"lockstep/internal/eventually"
 	"lockstep/kinds"
 	"lockstep/kinds/podstatus"
+	"lockstep/reconcilers/disruption"
 	"lockstep/store/view"
 )
 
@@ -210,5 +212,68 @@ func TestEvictionsAtOnce(t *testing.T) {
 	}
 	if let != allowed || ending != allowed {
 		t.Errorf("%d were let and %d pods end, of a budget that allows %d", let, ending, allowed)
+	}
+}
+
+// TestWordsOfProgramsLetNobodyGo: whatever a program writes into a budget's status, no pod is evicted that the decision would not let,
+// neither before nor after the decision, and what it takes back gives nothing.
+func TestWordsOfProgramsLetNobodyGo(t *testing.T) {
+	s := newTestServer(t, nil, append(evictingCluster(), binding("", "tells", "cluster-admin",
+		rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: "shop", Name: "root"}))...)
+	liar, merges := s.program("root"), http.Header{"Content-Type": {"application/merge-patch+json"}}
+	tell := func(budget, status string) int {
+		code, _ := s.askWith(liar, merges, "PATCH", "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/"+budget+"/status",
+			`{"status":`+status+`}`)
+		return code
+	}
+	evict := func(pod string) int {
+		code, _ := s.ask(s.program("mover"), "POST", "/api/v1/namespaces/shop/pods/"+pod+"/eviction",
+			fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"namespace":"shop","name":%q}}`, pod))
+		return code
+	}
+	decided := func(budget string) *policyv1.PodDisruptionBudget {
+		v := s.store.View()
+		key := kinds.For[*policyv1.PodDisruptionBudget]().Key("shop", budget)
+		b := v.Get(key).(*policyv1.PodDisruptionBudget)
+		d, err := disruption.New().Decide(v, key, s.server.now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Status != nil {
+			b = d.Status.(*policyv1.PodDisruptionBudget)
+			s.put(b)
+		}
+		return b
+	}
+	for _, status := range []string{`{"disruptionsAllowed":9}`, `{"desiredHealthy":-1}`, `{"currentHealthy":9}`, `{"expectedPods":9}`,
+		`{"observedGeneration":9}`, `{"disruptionsAllowed":9,"desiredHealthy":0,"disruptedPods":{"strained":"2026-01-02T03:04:05Z"}}`} {
+		if code := tell("strained", status); code != http.StatusUnprocessableEntity {
+			t.Errorf("%s: %d", status, code)
+		}
+	}
+	now := s.server.now().UTC().Format(time.RFC3339)
+	for _, told := range []string{`{"disruptedPods":{"strained":"` + now + `"}}`, `{"disruptedPods":null}`} {
+		if code := tell("strained", told); code != http.StatusOK {
+			t.Fatalf("%s: %d", told, code)
+		}
+		before := evict("strained")
+		b := decided("strained")
+		if after := evict("strained"); before != http.StatusTooManyRequests || after != http.StatusTooManyRequests ||
+			b.Status.DisruptionsAllowed != 0 {
+			t.Errorf("%s: evictions are answered %d and %d, and the budget allows %d", told, before, after, b.Status.DisruptionsAllowed)
+		}
+	}
+	// Of a budget that has one to spare a pod that is said to end takes that.
+	if code := tell("spare", `{"disruptedPods":{"spare-a":"`+now+`"}}`); code != http.StatusOK {
+		t.Fatal(code)
+	}
+	if code := evict("spare-b"); code != http.StatusTooManyRequests {
+		t.Errorf("before the decision: %d", code)
+	}
+	if b := decided("spare"); b.Status.DisruptionsAllowed != 0 || len(b.Status.DisruptedPods) != 1 {
+		t.Errorf("%+v", b.Status)
+	}
+	if code := evict("spare-b"); code != http.StatusTooManyRequests {
+		t.Errorf("after the decision: %d", code)
 	}
 }

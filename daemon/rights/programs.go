@@ -23,8 +23,8 @@ import (
 
 // Verbs are the writes of a resource's objects, or of one of its subresources, that roles may grant to programs, in order: of leases,
 // by which they elect a leader, of events, evictions, and of the status of pods, of which they set what readiness gates wait for, of
-// Ingresses that they serve, and of the kinds of which they may set conditions. None: it is written by pushing to Git alone, or by the
-// cluster.
+// Ingresses that they serve, and of the kinds of which they tell conditions, counts or the like. None: it is written by pushing to Git
+// alone, or by the cluster.
 func Verbs(of schema.GroupResource, subresource string) []string {
 	pod := of == kinds.For[*corev1.Pod]().GroupResource()
 	ingress := of == kinds.For[*networkingv1.Ingress]().GroupResource()
@@ -34,16 +34,16 @@ func Verbs(of schema.GroupResource, subresource string) []string {
 		return []string{"create", "delete", "deletecollection", "patch", "update"}
 	case subresource == "eviction" && pod:
 		return []string{"create"}
-	case subresource == "status" && (pod || ingress || conditional(of)):
+	case subresource == "status" && (pod || ingress || tellable(of)):
 		return []string{"patch", "update"}
 	}
 	return nil
 }
 
-// conditional says that programs may set conditions in the status of a kind's objects.
-func conditional(of schema.GroupResource) bool {
+// tellable says that programs tell some of the status of a kind's objects: conditions, or what told says.
+func tellable(of schema.GroupResource) bool {
 	kind := kinds.ForResource(of)
-	return kind != nil && kind.Conditions != nil
+	return kind != nil && (kind.Conditions != nil || told(kind.New()).named != "")
 }
 
 // Subresources are those that Verbs knows some of, in order; the empty one is the object itself.

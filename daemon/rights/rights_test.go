@@ -92,7 +92,7 @@ func TestDecide(t *testing.T) {
 			`0 RBAC: allowed by ClusterRoleBinding "leads" of ClusterRole "cluster-admin" to ServiceAccount "leader/shop"`},
 		{leader, Access{Verb: "patch", Resource: "pods", Subresource: "status", Namespace: "shop", Name: "cart"},
 			`0 RBAC: allowed by ClusterRoleBinding "leads" of ClusterRole "cluster-admin" to ServiceAccount "leader/shop"`},
-		{leader, Access{Verb: "patch", Resource: "resourcequotas", Subresource: "status", Name: "n1"}, "3 "},
+		{leader, Access{Verb: "patch", Resource: "horizontalpodautoscalers", Group: "autoscaling", Subresource: "status", Name: "n1"}, "3 "},
 		{n1, lease("create", "shop", ""), "3 node n1 may not create leases.coordination.k8s.io shop"},
 		{viewer, Access{Verb: "create", Group: "authorization.k8s.io", Resource: "selfsubjectaccessreviews"},
 			`0 RBAC: allowed by ClusterRoleBinding "system:basic-user" of ClusterRole "system:basic-user" to Group "system:authenticated"`},

@@ -5,8 +5,10 @@ import (
 	"reflect"
 	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -22,11 +24,131 @@ import (
 const maxConditions = 32
 
 // CheckProgramStatus: of an object's status a program sets, changes and takes back conditions that neither nodes nor the cluster set
-// (see kinds.Columns), and of a Service of type LoadBalancer where it is reached. The rest is not its to say: what it leaves out of
-// that stays, as do counts that it has as zero, for clients write those that they know nothing of.
+// (see kinds.Columns), and what told says. What it leaves out of the rest stays; the rest is not its to say. Where the status says which
+// generation it is of, it says so no more until the cluster's own controller has told what is true: until then nothing goes by it.
 func CheckProgramStatus(_ string, _ *view.View, new, old kinds.Object) error {
 	keepMeta(new, old)
-	k := kinds.Of(old)
+	k, theirs := kinds.Of(old), told(old)
+	if k.Conditions != nil {
+		if err := checkConditions(k, new, old); err != nil {
+			return err
+		}
+	}
+	keepLeftOut(k, new, old, theirs.fields)
+
+	rest := new.DeepCopyObject().(kinds.Object)
+	status, was := k.FieldsOfStatus(rest), k.FieldsOfStatus(old)
+	for i := range status.NumField() {
+		if name := status.Type().Field(i).Name; name == "Conditions" || slices.Contains(theirs.fields, name) {
+			status.Field(i).Set(was.Field(i))
+		}
+	}
+	if !equality.Semantic.DeepEqual(status.Interface(), was.Interface()) {
+		return field.Forbidden(field.NewPath("status"), "a program may set only "+theirs.words(k))
+	}
+	if err := bounded(new); err != nil {
+		return err
+	}
+	unobserved(k, new, old, theirs.fields)
+	return nil
+}
+
+// tells are fields of a status, by their names in Go, that a program sets beside conditions, and what they are in words.
+type tells struct {
+	fields []string
+	named  string
+}
+
+func (t tells) words(k *kinds.Kind) string {
+	const conditions = "conditions that neither nodes nor the cluster set"
+	switch {
+	case k.Conditions == nil:
+		return t.named
+	case t.named == "":
+		return conditions
+	}
+	return conditions + ", and " + t.named
+}
+
+// told is what a program tells of an object as in Kubernetes. The cluster's own controllers count again what they count, and decide by
+// nothing of it. Not of a ReplicaSet that a rollout goes by, nor of a Job, whose counts are all that is left of its pods.
+func told(o kinds.Object) tells {
+	counts := func() tells {
+		return tells{countsOf(kinds.Of(o).FieldsOfStatus(o).Type()), "counts of its pods but replicas"}
+	}
+	switch o := o.(type) {
+	case *corev1.Service:
+		t := tells{named: "of a Service of type LoadBalancer its loadBalancer"}
+		if o.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			t.fields = []string{"LoadBalancer"}
+		}
+		return t
+	case *corev1.ResourceQuota:
+		return tells{[]string{"Hard", "Used"}, "hard and used"}
+	case *corev1.PersistentVolume:
+		return tells{[]string{"Message", "Reason"}, "message and reason"}
+	case *policyv1.PodDisruptionBudget:
+		return tells{[]string{"DisruptedPods"}, "disruptedPods"}
+	case *appsv1.ReplicaSet:
+		if metav1.GetControllerOfNoCopy(o) != nil {
+			return tells{}
+		}
+		return counts()
+	case *appsv1.Deployment, *appsv1.StatefulSet, *appsv1.DaemonSet, *corev1.ReplicationController:
+		return counts()
+	}
+	return tells{}
+}
+
+// countsOf are the counts of pods in a status, but for replicas, which the subresource scale tells.
+func countsOf(status reflect.Type) (names []string) {
+	for i := range status.NumField() {
+		f := status.Field(i)
+		if f.Name != "Replicas" && f.Name != "CollisionCount" && (f.Type.Kind() == reflect.Int32 || f.Type == reflect.TypeFor[*int32]()) {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
+// bounded holds what a program tells to what the cluster can keep of it.
+func bounded(o kinds.Object) error {
+	status := field.NewPath("status")
+	switch o := o.(type) {
+	case *corev1.PersistentVolume:
+		if len(o.Status.Reason) > maxReason {
+			return field.TooLong(status.Child("reason"), "", maxReason)
+		}
+		if len(o.Status.Message) > maxMessage {
+			return field.TooLong(status.Child("message"), "", maxMessage)
+		}
+	case *policyv1.PodDisruptionBudget:
+		if n := len(o.Status.DisruptedPods); n > maxDisrupted {
+			return field.TooMany(status.Child("disruptedPods"), n, maxDisrupted)
+		}
+	}
+	return nil
+}
+
+// maxDisrupted bounds the pods that a budget expects to end, as Kubernetes' eviction does (MaxDisruptedPodSize).
+const maxDisrupted = 2000
+
+// unobserved has a status of which a program changed fields say of no generation that it is of it, where it says so.
+func unobserved(k *kinds.Kind, new, old kinds.Object, fields []string) {
+	is, was := k.FieldsOfStatus(new), k.FieldsOfStatus(old)
+	generation := is.FieldByName("ObservedGeneration")
+	if !generation.IsValid() {
+		return
+	}
+	for _, name := range fields {
+		if !equality.Semantic.DeepEqual(is.FieldByName(name).Interface(), was.FieldByName(name).Interface()) {
+			generation.SetZero()
+		}
+	}
+}
+
+// checkConditions gives a status the conditions that a program sets, and those that nodes or the cluster have set.
+func checkConditions(k *kinds.Kind, new, old kinds.Object) error {
 	list, was := k.ConditionsOf(new), k.ConditionsOf(old)
 	kept := owned(k, was)
 	merged, theirs := slices.Clone(kept), 0
@@ -50,20 +172,6 @@ func CheckProgramStatus(_ string, _ *view.View, new, old kinds.Object) error {
 		merged = append(merged, c)
 	}
 	fill(list, merged)
-	keepLeftOut(k, new, old)
-
-	rest := new.DeepCopyObject().(kinds.Object)
-	k.ConditionsOf(rest).Set(was)
-	if s, ok := rest.(*corev1.Service); ok && s.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		s.Status.LoadBalancer = old.(*corev1.Service).Status.LoadBalancer
-	}
-	if !equality.Semantic.DeepEqual(k.StatusOf(rest), k.StatusOf(old)) {
-		may := "conditions that neither nodes nor the cluster set"
-		if k.Kind == "Service" {
-			may += ", and of a Service of type LoadBalancer its loadBalancer"
-		}
-		return field.Forbidden(field.NewPath("status"), "a program may set only "+may)
-	}
 	return nil
 }
 
@@ -78,16 +186,12 @@ func CheckProgramIngressStatus(_ string, v *view.View, new, old kinds.Object) er
 	return nil
 }
 
-// keepLeftOut gives a status what it has not of another one, but for its conditions and a load balancer's addresses.
-func keepLeftOut(k *kinds.Kind, new, old kinds.Object) {
+// keepLeftOut gives a status what it has not of another one, but for conditions and some fields: of these it has nothing more.
+func keepLeftOut(k *kinds.Kind, new, old kinds.Object, but []string) {
 	is, was := k.FieldsOfStatus(new), k.FieldsOfStatus(old.DeepCopyObject().(kinds.Object))
 	for i := range is.NumField() {
-		switch is.Type().Field(i).Name {
-		case "Conditions", "LoadBalancer":
-		default:
-			if is.Field(i).IsZero() {
-				is.Field(i).Set(was.Field(i))
-			}
+		if name := is.Type().Field(i).Name; name != "Conditions" && !slices.Contains(but, name) && is.Field(i).IsZero() {
+			is.Field(i).Set(was.Field(i))
 		}
 	}
 }

@@ -119,9 +119,13 @@ func (r *rollout) subject() string {
 	return fmt.Sprintf("ReplicaSet %q", r.new.Name)
 }
 
-// progressed compares with the status before: more new pods, fewer old ones, more ready or more available.
+// progressed compares with the status before: more new pods, fewer old ones, more ready or more available. A status that nobody has
+// observed, of a rollout that was, has counts that a program wrote: they are nothing to compare with.
 func (r *rollout) progressed(status *appsv1.DeploymentStatus) bool {
 	was := r.was.Status
+	if was.ObservedGeneration == 0 && (conditions{&was, r.now}).get(appsv1.DeploymentProgressing) != nil {
+		return false
+	}
 	return status.UpdatedReplicas > was.UpdatedReplicas ||
 		status.Replicas-status.UpdatedReplicas < was.Replicas-was.UpdatedReplicas ||
 		status.ReadyReplicas > was.ReadyReplicas || status.AvailableReplicas > was.AvailableReplicas

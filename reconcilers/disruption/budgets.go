@@ -76,10 +76,13 @@ func (b *Budgets) spend(one *policyv1.PodDisruptionBudget, p *corev1.Pod) Answer
 	return Spends
 }
 
-// spare is how many pods are ready now beyond those that a budget wants, which its status follows.
+// spare is how many pods are ready now, and not expected to end, beyond those that a budget wants, which its status follows.
 func (b *Budgets) spare(one *policyv1.PodDisruptionBudget) int32 {
 	spare := -one.Status.DesiredHealthy
 	for p := range view.List[*corev1.Pod](b.view, one.Namespace) {
+		if _, ends := one.Status.DisruptedPods[p.Name]; ends {
+			continue
+		}
 		if p.DeletionTimestamp == nil && podstatus.Ready(&p.Status) && kinds.Selects(one.Spec.Selector, p) {
 			spare++
 		}

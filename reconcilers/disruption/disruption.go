@@ -98,7 +98,8 @@ func decide(v *view.View, key kinds.Key, now time.Time) (d loop.Decision, err er
 	if len(pods) == 0 {
 		tell(corev1.EventTypeNormal, "NoPods", "No matching pods found")
 	}
-	c, err := count(v, b, pods)
+	gone := expectedGone(b, pods, now)
+	c, err := count(v, b, pods, gone.pods)
 	if err != nil {
 		tell(corev1.EventTypeWarning, "CalculateExpectedPodCountFailed", "Failed to calculate the number of expected pods: "+err.Error())
 	} else if c.unmanaged {
@@ -106,8 +107,11 @@ func decide(v *view.View, key kinds.Key, now time.Time) (d loop.Decision, err er
 			"to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. "+
 			"To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", b.Spec.Selector))
 	}
+	if err == nil {
+		d.Events, d.Again = append(d.Events, gone.late...), gone.until
+	}
 	shared := sharedWith(v, b, pods)
-	status := statusOf(b, c, err, shared, now)
+	status := statusOf(b, c, err, gone.pods, shared, now)
 	if old := meta.FindStatusCondition(b.Status.Conditions, kinds.BudgetsShare); shared != "" && (old == nil || old.Message != shared) {
 		tell(corev1.EventTypeWarning, "MultiplePodDisruptionBudgets", shared)
 	}
@@ -127,9 +131,9 @@ type sums struct {
 }
 
 // count is of a budget and its pods what Kubernetes' disruption controller counts.
-func count(v *view.View, b *policyv1.PodDisruptionBudget, pods []*corev1.Pod) (c sums, err error) {
+func count(v *view.View, b *policyv1.PodDisruptionBudget, pods []*corev1.Pod, gone map[string]metav1.Time) (c sums, err error) {
 	for _, p := range pods {
-		if p.DeletionTimestamp == nil && podstatus.Ready(&p.Status) {
+		if _, ends := gone[p.Name]; !ends && p.DeletionTimestamp == nil && podstatus.Ready(&p.Status) {
 			c.healthy++
 		}
 	}
@@ -227,19 +231,57 @@ func sharedWith(v *view.View, b *policyv1.PodDisruptionBudget, pods []*corev1.Po
 	return ""
 }
 
+// patience is how long a pod may be there of which a program has said that it ends, before it counts again: Kubernetes' DeletionTimeout.
+const patience = 2 * time.Minute
+
+// ending are pods of a budget that are expected to end.
+type ending struct {
+	pods  map[string]metav1.Time // since when; nil: none
+	until time.Time              // when the first of them counts again; zero: none does
+	late  []loop.Event           // about those that count again
+}
+
+// expectedGone is what a budget's status says of its pods that end, without those that are gone, that end or that have not ended in
+// time. What is said of a time to come is said now: it holds for no longer.
+func expectedGone(b *policyv1.PodDisruptionBudget, pods []*corev1.Pod, now time.Time) (e ending) {
+	for _, p := range pods {
+		since, said := b.Status.DisruptedPods[p.Name]
+		if !said || p.DeletionTimestamp != nil {
+			continue
+		}
+		if since.After(now) {
+			since = metav1.NewTime(now.Truncate(time.Second))
+		}
+		due := since.Add(patience)
+		if due.Before(now) {
+			e.late = append(e.late, loop.Event{About: p, Type: corev1.EventTypeWarning, Reason: "NotDeleted", Message: fmt.Sprintf(
+				"Pod was expected by PDB %s/%s to be deleted but it wasn't", b.Namespace, b.Namespace)})
+			continue
+		}
+		if e.pods == nil {
+			e.pods = map[string]metav1.Time{}
+		}
+		if e.pods[p.Name] = since; e.until.IsZero() || due.Before(e.until) {
+			e.until = due
+		}
+	}
+	return e
+}
+
 // statusOf is the status of a budget that counts c, or cannot.
-func statusOf(b *policyv1.PodDisruptionBudget, c sums, cannot error, shared string, now time.Time) policyv1.PodDisruptionBudgetStatus {
-	s := *b.Status.DeepCopy()
+func statusOf(b *policyv1.PodDisruptionBudget, c sums, cannot error, gone map[string]metav1.Time, shared string,
+	now time.Time) policyv1.PodDisruptionBudgetStatus {
+	s, at := *b.Status.DeepCopy(), metav1.NewTime(now.Truncate(time.Second))
 	s.ObservedGeneration, s.DisruptionsAllowed = b.Generation, 0
 	allowed := metav1.Condition{
 		Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.InsufficientPodsReason,
-		ObservedGeneration: b.Generation, LastTransitionTime: metav1.NewTime(now),
+		ObservedGeneration: b.Generation, LastTransitionTime: at,
 	}
 	switch {
 	case cannot != nil:
 		allowed.Reason, allowed.Message = policyv1.SyncFailedReason, cannot.Error()
 	default:
-		s.CurrentHealthy, s.DesiredHealthy, s.ExpectedPods = c.healthy, c.desired, c.expected
+		s.CurrentHealthy, s.DesiredHealthy, s.ExpectedPods, s.DisruptedPods = c.healthy, c.desired, c.expected, gone
 		if c.expected > 0 && c.healthy > c.desired {
 			s.DisruptionsAllowed = c.healthy - c.desired
 			allowed.Status, allowed.Reason = metav1.ConditionTrue, policyv1.SufficientPodsReason
@@ -252,7 +294,7 @@ func statusOf(b *policyv1.PodDisruptionBudget, c sums, cannot error, shared stri
 	}
 	meta.SetStatusCondition(&s.Conditions, metav1.Condition{
 		Type: kinds.BudgetsShare, Status: metav1.ConditionTrue, Reason: kinds.BudgetsShare, Message: shared,
-		ObservedGeneration: b.Generation, LastTransitionTime: metav1.NewTime(now),
+		ObservedGeneration: b.Generation, LastTransitionTime: at,
 	})
 	return s
 }

@@ -115,7 +115,7 @@ func phase(pv *corev1.PersistentVolume, phase corev1.PersistentVolumePhase, mess
 		return d
 	}
 	changed := pv.DeepCopy()
-	at := metav1.NewTime(now)
+	at := metav1.NewTime(now.Truncate(time.Second))
 	changed.Status = corev1.PersistentVolumeStatus{Phase: phase, Message: message, LastPhaseTransitionTime: &at}
 	d.Status = changed
 	return d

@@ -16,8 +16,9 @@ import (
 type budget struct {
 	selector labels.Selector
 	// allowed is of the status, and no more than the pods that are ready now say: the status follows them.
-	allowed   int32
-	disrupted map[string]metav1.Time // pods that the status counts as ended already
+	allowed int32
+	// disrupted are pods of which a program has said that they end: they count as ended, and who ends one pays for it nevertheless.
+	disrupted map[string]metav1.Time
 }
 
 // budgets are the PodDisruptionBudgets as a round finds and spends them. They are read a namespace at a time.
@@ -35,7 +36,7 @@ func (b *budgets) of(p *corev1.Pod) (out []*budget) {
 		b.read[p.Namespace] = list
 	}
 	for _, one := range list {
-		if _, counted := one.disrupted[p.Name]; !counted && len(p.Labels) > 0 && one.selector.Matches(labels.Set(p.Labels)) {
+		if len(p.Labels) > 0 && one.selector.Matches(labels.Set(p.Labels)) {
 			out = append(out, one)
 		}
 	}
@@ -98,7 +99,7 @@ func (s *State) budgetsIn(namespace string) (out []*budget) {
 			continue
 		}
 		for _, one := range out {
-			if _, counted := one.disrupted[p.Name]; !counted && one.selector.Matches(labels.Set(p.Labels)) {
+			if _, ends := one.disrupted[p.Name]; !ends && one.selector.Matches(labels.Set(p.Labels)) {
 				one.allowed++
 			}
 		}

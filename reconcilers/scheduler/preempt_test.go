@@ -53,6 +53,12 @@ func keeps(letter string, desired, allowed int32) *policyv1.PodDisruptionBudget 
 	return b
 }
 
+// disrupts is a budget in whose status a program has said that a pod ends.
+func disrupts(b *policyv1.PodDisruptionBudget, pod string) *policyv1.PodDisruptionBudget {
+	b.Status.DisruptedPods = map[string]metav1.Time{pod: metav1.NewTime(time.Unix(100, 0))}
+	return b
+}
+
 func nominatedOn(node string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Status.NominatedNodeName = node }
 }
@@ -146,6 +152,9 @@ func TestPreempt(t *testing.T) {
 			a, b, keeps("o", 1, 1), runs("o1", "a", "cpu=4", 1, 1, ending), runs("o2", "b", "cpu=3", 1, 1), runs("q", "b", "cpu=1", 5, 1),
 			node("c", "cpu=4 memory=8Gi pods=10", nil), runs("r", "c", "cpu=4", 6, 1), asks("first", "cpu=4", 10, nominatedOn("a"))},
 			[]*corev1.Pod{asks("p", "cpu=4", 10)}, "p waits for c, ends r: " + found("c", 1)},
+		"a program's word breaks no budget": {[]kinds.Object{
+			a, b, disrupts(keeps("o", 1, 1), "o"), runs("o", "a", "cpu=4", 1, 1), runs("q", "b", "cpu=4", 5, 1)},
+			[]*corev1.Pod{asks("p", "cpu=4", 10)}, "p waits for b, ends q: " + found("b", 1)},
 		"the nominated pod comes": {[]kinds.Object{a, asks("p", "cpu=4", 10, nominatedOn("a"))},
 			[]*corev1.Pod{asks("p", "cpu=4", 10, nominatedOn("a"))}, "p → a"},
 		"what is made free is kept": {[]kinds.Object{a, asks("p", "cpu=4", 10, nominatedOn("a"))},
