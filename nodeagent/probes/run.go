@@ -22,6 +22,8 @@ import (
 	kubeprobe "k8s.io/kubernetes/pkg/probe"
 	"k8s.io/kubernetes/pkg/probe/http"
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
+
+	"lockstep/nodeagent/variables"
 )
 
 // maxOutput is how much of what a probe's target has said a message carries, as the kubelet has it for commands.
@@ -122,13 +124,17 @@ func connect(ctx context.Context, t target) (kubeprobe.Result, string, error) {
 // a second of their start.
 var dialAgain = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
 
+// forEver is longer than any probe may last; gRPC adds it to the time of day.
+const forEver = 365 * 24 * time.Hour
+
 // checkHealth asks by the gRPC health checking protocol, https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
 // As the kubelet it waits for a server that does not listen yet, until its time is over.
 func checkHealth(ctx context.Context, t target) (kubeprobe.Result, string, error) {
 	address := net.JoinHostPort(t.ip, strconv.Itoa(int(t.spec.GRPC.Port)))
+	// An attempt to connect ends with the probe. gRPC's clock would end it while this process does not run, too.
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithUserAgent(userAgent("probe")), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: dialAgain, MinConnectTimeout: t.timeout}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: dialAgain, MinConnectTimeout: forEver}),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return kubeprobe.ProbeDialer().DialContext(ctx, "tcp", address)
 		}))
@@ -159,7 +165,10 @@ func checkHealth(ctx context.Context, t target) (kubeprobe.Result, string, error
 }
 
 func runCommand(ctx context.Context, exec Exec, t target, began func()) (kubeprobe.Result, string, error) {
-	command := expand(t.spec.Exec.Command, t.container.Env)
+	command, err := expand(t.spec.Exec.Command, t.container.Env)
+	if err != nil {
+		return kubeprobe.Unknown, "", err
+	}
 	code, output, err := exec(ctx, t.id, command, began)
 	switch {
 	case err != nil && timedOut(ctx):
@@ -173,15 +182,19 @@ func runCommand(ctx context.Context, exec Exec, t target, began func()) (kubepro
 }
 
 // expand replaces `$(NAME)` by the container's literal variables, as the kubelet does for probes.
-func expand(command []string, env []corev1.EnvVar) []string {
-	variables := map[string]string{}
+func expand(command []string, env []corev1.EnvVar) ([]string, error) {
+	known := map[string]string{}
 	for _, e := range env {
-		variables[e.Name] = e.Value
+		known[e.Name] = e.Value
 	}
-	mapping := expansion.MappingFuncFor(variables)
+	mapping, left := expansion.MappingFuncFor(known), variables.Most
 	expanded := make([]string, len(command))
 	for i, word := range command {
-		expanded[i] = expansion.Expand(word, mapping)
+		var err error
+		if expanded[i], err = variables.Expand(word, left, mapping); err != nil {
+			return nil, fmt.Errorf("the command has more than %d bytes: %w", variables.Most, err)
+		}
+		left -= len(expanded[i])
 	}
-	return expanded
+	return expanded, nil
 }

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 
 	"lockstep/kinds"
+	"lockstep/nodeagent/variables"
 )
 
 // Var is one environment variable.
@@ -22,12 +24,14 @@ type Var struct{ Name, Value string }
 
 // Env returns the variables that the pod states and those of the services it
 // sees, in Kubernetes' order: envFrom, env, services; a later name replaces an
-// earlier one in its place.
+// earlier one in its place. More than a program can be started with are an error.
 func Env(in Input) ([]Var, error) {
 	var out []Var
-	at := map[string]int{}
+	at, left := map[string]int{}, variables.Most
 	set := func(name, value string) {
+		left -= len(value)
 		if i, ok := at[name]; ok {
+			left += len(out[i].Value)
 			out[i].Value = value
 			return
 		}
@@ -44,6 +48,9 @@ func Env(in Input) ([]Var, error) {
 		for _, v := range vars {
 			set(v.Name, v.Value)
 			known[v.Name] = v.Value
+		}
+		if left < 0 {
+			return nil, tooLong(in)
 		}
 	}
 	fallback := map[string]string{}
@@ -63,9 +70,14 @@ func Env(in Input) ([]Var, error) {
 			}
 			value = v
 		} else if value != "" {
-			value = expansion.Expand(value, mapping)
+			var err error
+			if value, err = variables.Expand(value, left, mapping); err != nil {
+				return nil, tooLong(in)
+			}
 		}
-		set(e.Name, value)
+		if set(e.Name, value); left < 0 {
+			return nil, tooLong(in)
+		}
 		known[e.Name] = value
 	}
 	for _, v := range services {
@@ -74,6 +86,10 @@ func Env(in Input) ([]Var, error) {
 		}
 	}
 	return out, nil
+}
+
+func tooLong(in Input) error {
+	return createErrorf("container %q: its environment has more than %d bytes: %v", in.Container.Name, variables.Most, variables.ErrTooLong)
 }
 
 func envFrom(in Input, from corev1.EnvFromSource) ([]Var, error) {
@@ -260,27 +276,32 @@ func serviceEnv(in Input) []Var {
 func envName(s string) string { return strings.ToUpper(strings.ReplaceAll(s, "-", "_")) }
 
 // args is command and args, $(VAR) expanded, with the image's where the pod states none.
-func args(in Input, env []Var) []string {
+func args(in Input, env []Var) ([]string, error) {
 	known := map[string]string{}
 	for _, v := range env {
 		known[v.Name] = v.Value
 	}
-	mapping := expansion.MappingFuncFor(known)
-	expand := func(ss []string) []string {
-		var out []string
+	mapping, left := expansion.MappingFuncFor(known), variables.Most
+	var err error
+	expand := func(ss []string) (out []string) {
 		for _, s := range ss {
-			out = append(out, expansion.Expand(s, mapping))
+			long, wrong := variables.Expand(s, left, mapping)
+			err, left = cmp.Or(err, wrong), left-len(long)
+			out = append(out, long)
 		}
 		return out
 	}
 	command, arguments := expand(in.Container.Command), expand(in.Container.Args)
+	if err != nil {
+		return nil, createErrorf("container %q: its command and arguments have more than %d bytes: %v", in.Container.Name, variables.Most, err)
+	}
 	if len(command) == 0 {
 		command = in.Image.Entrypoint
 		if len(arguments) == 0 {
 			arguments = in.Image.Cmd
 		}
 	}
-	return append(slices.Clone(command), arguments...)
+	return append(slices.Clone(command), arguments...), nil
 }
 
 // processEnv is the image's environment, the host name, then the pod's.
@@ -310,6 +331,9 @@ func processEnv(in Input, env []Var) []string {
 	return out
 }
 
+// longestPath is the kernel's bound of a path.
+const longestPath = 4096
+
 // SubPath is the mount's subPath, with subPathExpr expanded.
 func SubPath(m corev1.VolumeMount, env []Var) (string, error) {
 	if m.SubPathExpr == "" {
@@ -320,13 +344,16 @@ func SubPath(m corev1.VolumeMount, env []Var) (string, error) {
 		known[v.Name] = v.Value
 	}
 	missing := ""
-	out := expansion.Expand(m.SubPathExpr, func(name string) string {
+	out, err := variables.Expand(m.SubPathExpr, longestPath, func(name string) string {
 		v, ok := known[name]
 		if !ok {
 			missing = name
 		}
 		return v
 	})
+	if err != nil {
+		return "", configErrorf("cannot expand subPathExpr %q of mount %s: file name too long", m.SubPathExpr, m.MountPath)
+	}
 	if missing != "" {
 		return "", configErrorf("cannot expand subPathExpr %q of mount %s: variable %s is not set", m.SubPathExpr, m.MountPath, missing)
 	}

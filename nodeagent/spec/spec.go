@@ -156,6 +156,10 @@ func Build(in Input) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	words, err := args(in, env)
+	if err != nil {
+		return nil, err
+	}
 	privileged := Privileged(in.Container)
 	s := &specs.Spec{
 		Version: "1.0.2", // what runc 1.1, the oldest supported, implements
@@ -163,7 +167,7 @@ func Build(in Input) (*specs.Spec, error) {
 		Process: &specs.Process{
 			Terminal:        in.Container.TTY,
 			User:            user,
-			Args:            args(in, env),
+			Args:            words,
 			Env:             processEnv(in, env),
 			Cwd:             workingDir(in),
 			Capabilities:    capabilities(in),

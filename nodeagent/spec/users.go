@@ -31,7 +31,7 @@ func userOf(in Input) (specs.User, error) {
 	if name == "" {
 		name = "0"
 	}
-	entry, ok := lookupUser(in.Users.Passwd, name)
+	entry, ok := lookupUser(in.Users.Passwd, name, uid == nil)
 	if !ok {
 		n, err := strconv.ParseUint(name, 10, 32)
 		if err != nil {
@@ -98,11 +98,12 @@ type passwdEntry struct {
 	uid, gid uint32
 }
 
-// lookupUser finds a user by name or number.
-func lookupUser(passwd, want string) (passwdEntry, bool) {
+// lookupUser finds a user by number or, where that may be, by name. A number that the pod states is none: an image that has a
+// root of that name would have it run as root.
+func lookupUser(passwd, want string, named bool) (passwdEntry, bool) {
 	for line := range strings.Lines(passwd) {
 		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) < 4 || f[0] != want && f[2] != want {
+		if len(f) < 4 || f[2] != want && (!named || f[0] != want) {
 			continue
 		}
 		uid, err1 := strconv.ParseUint(f[2], 10, 32)
