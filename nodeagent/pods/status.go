@@ -112,6 +112,7 @@ func Status(w Wanted, o Observed, now time.Time) corev1.PodStatus {
 	}
 	resizing(w, o, &s, end, now)
 	moved(w, &s, now)
+	bound(&s)
 	return s
 }
 
