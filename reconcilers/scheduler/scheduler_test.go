@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -502,6 +503,36 @@ func TestRunRetriesConflicts(t *testing.T) {
 		commit(t, s, store.Write{Key: kinds.KeyOf(o), Object: o})
 	}
 	await(t, s, "p", func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" })
+}
+
+// TestRunLeavesOutWhatCannotBeWritten: a pod that is as large as an object may be gets no node, is told so, and is not tried again and
+// again with all others.
+func TestRunLeavesOutWhatCannotBeWritten(t *testing.T) {
+	var tries atomic.Int64
+	s := memory.NewWith(memory.Options{Intercept: func(g store.Group) error {
+		switch p, ok := g[0].Object.(*corev1.Pod); {
+		case !ok || len(p.Status.Conditions) == 0 && p.Spec.NodeName == "":
+		case p.Name == "large":
+			tries.Add(1)
+			return fmt.Errorf("it has 1048580 bytes: %w", store.ErrTooLarge)
+		}
+		return nil
+	}})
+	run(t, New(Options{Store: s, Commit: s, Events: s}))
+	for _, o := range []kinds.Object{node("a", big, nil), pod("large", "", nil), pod("p", "", nil)} {
+		commit(t, s, store.Write{Key: kinds.KeyOf(o), Object: o})
+	}
+	await(t, s, "p", func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" })
+	awaitEvent(t, s, `Warning FailedScheduling running Bind plugin "DefaultBinder": it has 1048580 bytes: `+store.ErrTooLarge.Error())
+	for i := range 5 { // each wakes the scheduler
+		name := fmt.Sprint("more", i)
+		o := pod(name, "", nil)
+		commit(t, s, store.Write{Key: kinds.KeyOf(o), Object: o})
+		await(t, s, name, func(p *corev1.Pod) bool { return p.Spec.NodeName == "a" })
+	}
+	if n := tries.Load(); n > 2 {
+		t.Errorf("tried %d times", n)
+	}
 }
 
 // run schedules until the test ends.

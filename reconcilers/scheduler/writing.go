@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -80,6 +81,8 @@ func (s *Scheduler) finish(ctx context.Context, w *writing, now time.Time) (fail
 			case errors.Is(r.Err, store.ErrConflict):
 				s.metrics.conflicts.Inc()
 				s.queue.retry(kinds.KeyOf(p.actions[i].pod), now)
+			case errors.Is(r.Err, store.ErrTooLarge):
+				s.unwritable(p.actions[i].pod, r.Err, now)
 			case r.Err != nil:
 				failed = r.Err
 			}
@@ -100,4 +103,13 @@ func (s *Scheduler) finish(ctx context.Context, w *writing, now time.Time) (fail
 		}
 	}
 	return failed
+}
+
+// unwritable tells why a pod gets no node though there is one: it has no room for what is to be written to it. Nothing that happens to
+// others helps, and no other pod waits for it.
+func (s *Scheduler) unwritable(p *corev1.Pod, cause error, now time.Time) {
+	why := fmt.Sprintf("running Bind plugin %q: %v", "DefaultBinder", cause)
+	if s.queue.refused(Refusal{Pod: p, Reason: why}, now) {
+		s.opts.Events.Event(scheduledBy(p), p, corev1.EventTypeWarning, "FailedScheduling", why)
+	}
 }

@@ -218,14 +218,14 @@ func TestMuchMemory(t *testing.T) {
 	short.Leave(t, "half a gigabyte")
 	var files []File
 	var reads atomic.Int64
-	const made = MaxSource/MaxObject - 1
+	const made = 4*MaxSource/MaxObject - 1
 	for i := range made {
 		files = append(files, File{Path: fmt.Sprintf("%03d.yaml", i), Hash: fmt.Sprint(i), Data: func() ([]byte, error) {
 			reads.Add(1)
 			var b strings.Builder
-			fmt.Fprintf(&b, "apiVersion: v1\nkind: Pod\nmetadata: {name: a%d}\nspec: {containers: [\n", i)
-			for n := 0; b.Len() < 8*MaxObject/10; n++ {
-				fmt.Fprintf(&b, "{name: c%d, image: b},\n", n)
+			fmt.Fprintf(&b, "apiVersion: v1\nkind: Pod\nmetadata: {name: a%d}\nspec: {containers: [{name: c, image: b}], volumes: [\n", i)
+			for n := 0; b.Len() < 8*MaxObject/40; n++ {
+				fmt.Fprintf(&b, "{name: v%d},\n", n)
 			}
 			b.WriteString("]}\n")
 			return []byte(b.String()), nil
@@ -241,6 +241,68 @@ func TestMuchMemory(t *testing.T) {
 	}
 	if set, errs := r.Read(t.Context(), files[:2], Options{}); len(errs) > 0 || len(set.Objects) != 2 {
 		t.Errorf("two of them: %.300s", errs)
+	}
+}
+
+// TestCrowdedPods: what a pod is and asks for is bounded, so that its state can be stored and the scheduler has time for others.
+func TestCrowdedPods(t *testing.T) {
+	list := func(n int, item string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, strings.ReplaceAll(item, "#", "%[1]d")+",", i)
+		}
+		return "[" + b.String() + "]"
+	}
+	const term = "{topologyKey: k#, labelSelector: {matchLabels: {a: b}}}"
+	const spread = "{maxSkew: 1, topologyKey: k#, whenUnsatisfiable: ScheduleAnyway, labelSelector: {}}"
+	near := func(terms string) string {
+		return "affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: " + terms + "}}"
+	}
+	onNodes := func(n int) string {
+		return "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: " +
+			"[{key: a, operator: In, values: " + list(n, `"#"`) + "}]}]}}}"
+	}
+	env := func(n int) string {
+		return "containers: [{name: a, image: b, env: [{name: A, value: " + strings.Repeat("x", n) + "}]}]"
+	}
+	const one = "containers: [{name: a, image: b}], "
+	nodeWords := func(n int) string { return one + onNodes(n) }
+	spreading := func(n int) string { return one + "topologySpreadConstraints: " + list(n, spread) }
+	tolerating := func(n int) string { return one + "tolerations: " + list(n, "{key: k#, operator: Exists}") }
+	many := func(n int) string {
+		return one + near("[{topologyKey: k, namespaces: "+list(n, "n#")+", labelSelector: {}}]")
+	}
+	for name, c := range map[string]struct{ spec, at, want string }{
+		"much":        {env(500_000), "", "bytes of a pod, as it is stored, are more than the limit of 491520"},
+		"containers":  {"containers: " + list(251, "{name: c#, image: b}"), ".containers", "251 containers are more than the limit of 250"},
+		"near":        {one + near(list(101, term)), ".affinity", "101 terms of pod affinity and anti-affinity are more than the limit of 100"},
+		"near many":   {many(2001), ".affinity", "2001 namespaces, labels and values of pod affinity and anti-affinity are more than"},
+		"spread":      {spreading(21), ".topologySpreadConstraints", "21 constraints are more than the limit of 20"},
+		"nodes":       {nodeWords(5000), ".affinity.nodeAffinity", "5001 requirements and values of node affinity are more than"},
+		"tolerations": {tolerating(1001), ".tolerations", "tolerations are more than the limit of 1000"},
+
+		"not much":       {env(400_000), "", ""},
+		"not near many":  {many(2000), "", ""},
+		"not too near":   {one + near(list(100, term)), "", ""},
+		"not on many":    {nodeWords(4999), "", ""},
+		"not too spread": {spreading(20), "", ""},
+		"tolerant":       {tolerating(998), "", ""}, // with the two that all pods get
+		"250 containers": {"containers: " + list(250, "{name: c#, image: b}"), "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, of := range []struct{ text, at string }{
+				{"apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {" + c.spec + "}\n", "spec"},
+				{"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: " +
+					"{labels: {a: b}}, spec: {" + c.spec + "}}}\n", "spec.template.spec"},
+			} {
+				_, errs := Read(t.Context(), []File{fileOf("a.yaml", []byte(of.text))}, Options{})
+				switch got := errs.Error(); {
+				case c.want == "" && got == "":
+				case c.want == "" || !strings.Contains(got, c.want) || !strings.Contains(got, of.at+c.at+": "):
+					t.Errorf("got %.300s, want %s: %s", got, of.at+c.at, c.want)
+				}
+			}
+		})
 	}
 }
 

@@ -385,6 +385,9 @@ func (c *checker) build(k *kinds.Kind, n *node) *Object {
 		c.tooMuch(n, strings.TrimSuffix(at, "spec")+"metadata.annotations["+kinds.LetGo+"]",
 			"refused: a Job notes it on pods that it has given up, and would give up each of these")
 	}
+	if meta, spec, at := k.Pods(o); spec != nil {
+		c.crowded(n, meta, spec, at)
+	}
 	switch o := o.(type) {
 	case *autoscalingv2.HorizontalPodAutoscaler:
 		if _, ok := kinds.ScaleTarget(o); !ok {
