@@ -3,6 +3,7 @@ package images
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -202,6 +204,50 @@ func TestLyingRegistry(t *testing.T) {
 	}
 	if _, err := f.Import(testContext(t), dir); err == nil || !strings.Contains(err.Error(), "app.oci.tar") {
 		t.Errorf("an archive with other bytes: %v", err)
+	}
+}
+
+// TestSignedAddresses: where a registry sends who may pull is told to nobody, whatever becomes of it.
+func TestSignedAddresses(t *testing.T) {
+	f := newFixture(t)
+	layers, err := f.push("library/app:1").Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, _ := layers[0].Digest()
+	handle := func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/store"):
+			w.WriteHeader(http.StatusForbidden)
+		case r.Method == http.MethodGet && strings.Contains(r.URL.Path, digest.String()):
+			http.Redirect(w, r, "http://key:hunter2@"+r.Host+"/store?Signature=hunter2&x=y", http.StatusTemporaryRedirect)
+		default:
+			return false
+		}
+		return true
+	}
+	f.handle.Store(&handle)
+	for range 2 { // the second is told of by the first's back-off
+		_, events, err := f.ensure(Request{Image: "app:1"})
+		if err == nil || !strings.Contains(err.Error(), "/store?[REDACTED]") || strings.Contains(fmt.Sprint(err, events), "hunter2") {
+			t.Errorf("%v, %s", err, events)
+		}
+	}
+}
+
+// TestTold: what is told of a failure has no secret of an address, and an end.
+func TestTold(t *testing.T) {
+	for text, want := range map[string]string{
+		`Get "https://u:p@a/b?c=d&e=f": EOF`: `Get "https://[REDACTED]@a/b?[REDACTED]": EOF`,
+		"GET request to http://a/b?c: 403":   "GET request to http://a/b?[REDACTED] 403",
+		"http://a/b@sha256:1 and a@b?c":      "http://a/b@sha256:1 and a@b?c",
+	} {
+		if got := told(errors.New(text)); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	if got := told(errors.New(strings.Repeat("é", maxTold))); len(got) > maxTold+3 || !utf8.ValidString(got) {
+		t.Errorf("%d bytes", len(got))
 	}
 }
 

@@ -263,7 +263,7 @@ func (m *Manager) Ensure(ctx context.Context, req Request) (*Image, error) {
 		case err != nil && !errdefs.IsNotFound(err) && interrupted(ctx):
 			return nil, fmt.Errorf("cannot inspect image %q: %w", req.Image, err)
 		case err != nil && !errdefs.IsNotFound(err):
-			message := fmt.Sprintf("Failed to inspect image %q: %v", req.Image, err)
+			message := fmt.Sprintf("Failed to inspect image %q: %s", req.Image, told(err))
 			event(Event{corev1.EventTypeWarning, "InspectFailed", message})
 			return nil, &Error{ReasonImageInspectError, message, m.now().Add(firstBackoff)}
 		case policy == corev1.PullNever: // whether an image is there is nothing for a pod that may not use it
@@ -303,7 +303,7 @@ func (m *Manager) pull(ctx context.Context, req Request, name string, keys keys,
 		case interrupted(ctx):
 			result.interrupted = true
 		default: // counted once, for all who wait
-			m.backoff.fail(key, m.now(), ReasonErrImagePull+": "+result.err.Error())
+			m.backoff.fail(key, m.now(), ReasonErrImagePull+": "+told(result.err))
 		}
 		return result
 	})
@@ -314,7 +314,7 @@ func (m *Manager) pull(ctx context.Context, req Request, name string, keys keys,
 		return nil, fmt.Errorf("cannot pull image %q: %w", stated, result.err)
 	}
 	if result.err != nil {
-		message := result.err.Error()
+		message := told(result.err)
 		event(Event{corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %s", stated, message)})
 		at, _, _ := m.backoff.until(key, m.now())
 		return nil, &Error{ReasonErrImagePull, message, at}
