@@ -30,7 +30,7 @@ const (
 	rootOnly = 0o700
 	// going begins the names of directories that are being removed. No volume's name begins with a dot.
 	going = ".removed-"
-	// making begins the names of files that are being made.
+	// making begins the names of directories and files that are being made.
 	making = ".new-"
 	// ownerOnly is the mode of a file that is a device: programs have the device.
 	ownerOnly = 0o600
@@ -135,13 +135,21 @@ func there(top *beneath.Dir, pv *corev1.PersistentVolume) error {
 	return nil
 }
 
+// makeDirectory makes the directory of a volume, whole at once: one that a crash has left for root alone would keep programs from it.
 func makeDirectory(top *beneath.Dir, pv *corev1.PersistentVolume) error {
-	own, err := top.Make(pv.Name, beneath.Attr{Mode: everyone})
+	unready := making + pv.Name
+	if err := top.RemoveAll(context.Background(), unready); err != nil {
+		return err
+	}
+	own, err := top.Make(unready, beneath.Attr{Mode: everyone})
 	if err != nil {
 		return err
 	}
 	defer own.Close()
-	return own.Sync()
+	if err := own.Sync(); err != nil {
+		return err
+	}
+	return top.Rename(unready, pv.Name)
 }
 
 // makeFile makes the file of a volume of mode Block, whole at once: it has the volume's size, and takes of the disk what is written to it.

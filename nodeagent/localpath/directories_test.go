@@ -285,3 +285,24 @@ func TestRemoveIsResumed(t *testing.T) {
 		t.Errorf("of a node without volumes: %v", err)
 	}
 }
+
+// TestMakeAfterACrash: what was being made when the agent was killed is made anew, and is nobody's volume meanwhile.
+func TestMakeAfterACrash(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "local-path")
+	d := Directories{Dir: dir, Node: "n1", Records: filepath.Join(t.TempDir(), "records")}
+	write(t, filepath.Join(dir, making+"pvc-1", "half"), "made")
+	if err := os.Chmod(filepath.Join(dir, making+"pvc-1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if there, _, err := d.Names(); err != nil || len(there) > 0 {
+		t.Errorf("%v, %v", there, err)
+	}
+	if err := d.Make(volume(dir, "pvc-1")); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(d.Path("pvc-1"))
+	info, statErr := os.Stat(d.Path("pvc-1"))
+	if err != nil || statErr != nil || len(left) > 0 || info.Mode().Perm() != everyone || exists(filepath.Join(dir, making+"pvc-1")) {
+		t.Errorf("%v, %v, %v, %v", left, err, info, statErr)
+	}
+}
