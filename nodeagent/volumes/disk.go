@@ -23,6 +23,9 @@ import (
 const (
 	// diskTimeout bounds each program that works on a disk: to repair the file system of a large one may take that long.
 	diskTimeout = 30 * time.Minute
+	// maxOutput bounds in bytes what is kept of what a program prints: of a disk that somebody else has written, fsck has a line for
+	// each of millions of files.
+	maxOutput = 64 << 10
 	// toolEnd is how long what a program has started may hold its output after it was killed.
 	toolEnd = time.Second
 	// defaultFS is the file system of a disk whose volume names none; the kubelet's.
@@ -198,7 +201,7 @@ func repair(ctx context.Context, device string) error {
 	return ctx.Err() // without fsck, or where it knows no such file system, mount has the last word
 }
 
-// tool runs a program of the machine, and returns what it has printed. It ends with its context, with all that it has started.
+// tool runs a program of the machine, and returns the beginning of what it has printed. It ends with its context, with all that it has started.
 func tool(ctx context.Context, timeout time.Duration, name string, args ...string) ([]byte, error) {
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -206,11 +209,21 @@ func tool(ctx context.Context, timeout time.Duration, name string, args ...strin
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // with the helper that it starts, it can be ended
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = toolEnd
-	out, err := cmd.CombinedOutput()
+	out := beginning{}
+	cmd.Stdout, cmd.Stderr = &out, &out // the same writer, which nobody else writes to meanwhile
+	err := cmd.Run()
 	if err != nil && errors.Is(bounded.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
 		err = fmt.Errorf("timed out after %v", timeout)
 	}
-	return out, err
+	return out.kept, err
+}
+
+// beginning keeps the first maxOutput bytes that are written, and takes the rest.
+type beginning struct{ kept []byte }
+
+func (b *beginning) Write(p []byte) (int, error) {
+	b.kept = append(b.kept, p[:min(len(p), maxOutput-len(b.kept))]...)
+	return len(p), nil
 }
 
 // mountFailed has the kubelet's words.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -231,5 +232,14 @@ func TestParseFormat(t *testing.T) {
 		if got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestToolsAreBounded: of what a program prints without end the beginning is kept.
+func TestToolsAreBounded(t *testing.T) {
+	out, err := tool(t.Context(), time.Minute, "sh", "-c", "echo first; head -c 50000000 /dev/zero; exit 3")
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 3 || len(out) != maxOutput ||
+		!strings.HasPrefix(string(out), "first\n") {
+		t.Errorf("%d bytes, %v", len(out), err)
 	}
 }

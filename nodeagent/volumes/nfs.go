@@ -3,6 +3,7 @@ package volumes
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,14 +27,15 @@ func mountNFS(ctx context.Context, dir string, source corev1.NFSVolumeSource, op
 		return err
 	}
 	args := nfsArgs(dir, source, options)
-	out, err := tool(ctx, nfsTimeout, "mount", args...)
+	// A server is whatever a pod says: as an option it could name a table of mounts that the pod has written.
+	out, err := tool(ctx, nfsTimeout, "mount", slices.Insert(slices.Clone(args), len(args)-2, "--")...)
 	if err == nil {
 		return nil
 	}
 	return errors.Join(mountFailed(err, args, out), unmountBelow(context.WithoutCancel(ctx), dir))
 }
 
-// nfsArgs are mount's, as the kubelet has them.
+// nfsArgs are mount's, as the kubelet has them; the last two are what is mounted, and where.
 func nfsArgs(dir string, source corev1.NFSVolumeSource, options []string) []string {
 	args := []string{"-t", "nfs"}
 	all := append([]string(nil), options...)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"lockstep/internal/eventually"
@@ -206,7 +207,7 @@ func TestNFS(t *testing.T) {
 		}
 	}
 	said, err := os.ReadFile(notes)
-	if want := "-t nfs 192.0.2.1:/ " + m.volumeDir("uid-1", "inline") + "\n"; err != nil || strings.Count(string(said), want) != 2 {
+	if want := "-t nfs -- 192.0.2.1:/ " + m.volumeDir("uid-1", "inline") + "\n"; err != nil || strings.Count(string(said), want) != 2 {
 		t.Errorf("mounted by %s, %v", said, err)
 	}
 	if err := m.Teardown(ctx, "uid-1"); err != nil {
@@ -242,6 +243,32 @@ func TestNFS(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestNFSServersAreNoOptions: what a pod calls a server is no option of mount, which would mount what a table says that the pod has
+// written: the machine's own directories.
+func TestNFSServersAreNoOptions(t *testing.T) {
+	m, ctx := newManager(t), t.Context()
+	theirs := filepath.Join(t.TempDir(), "evil:")
+	if err := os.Mkdir(theirs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "uid-1"}, Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "data",
+		VolumeSource: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{Server: "-T" + strings.TrimSuffix(theirs, ":"), Path: "/fstab"}}}}}}
+	at := m.volumeDir("uid-1", "data")
+	table := "/etc " + at + " none bind 0 0\n"
+	if err := os.WriteFile(filepath.Join(theirs, "fstab"), []byte(table), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Setup(ctx, pod, Sources{}); err == nil {
+		t.Error("it is mounted")
+	}
+	if _, err := os.Stat(filepath.Join(at, "passwd")); err == nil {
+		t.Error("the pod sees the machine's /etc")
+	}
+	if err := m.Teardown(ctx, "uid-1"); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestBlock maps devices of the machine, and refuses what is none.
