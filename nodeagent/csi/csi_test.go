@@ -486,6 +486,28 @@ func TestUsage(t *testing.T) {
 	b.clean()
 }
 
+// TestInfo: a driver that says more of its node than CSI allows is not registered. The Node has all of it.
+func TestInfo(t *testing.T) {
+	segments := map[string]string{}
+	for i := range 300 {
+		segments[fmt.Sprintf("example.com/zone-%03d", i)] = "z" // 20 bytes and 1
+	}
+	few := map[string]string{"example.com/zone": strings.Repeat("z", maxTopology-len("example.com/zone"))}
+	in := func(segments map[string]string) *csipb.NodeGetInfoResponse {
+		return &csipb.NodeGetInfoResponse{NodeId: strings.Repeat("x", maxID), AccessibleTopology: &csipb.Topology{Segments: segments}}
+	}
+	for want, info := range map[string]*csipb.NodeGetInfoResponse{
+		"the driver has no ID for this node":                                   {},
+		"the driver's ID for this node has 257 bytes, and may have 256":        {NodeId: strings.Repeat("x", maxID+1)},
+		"the driver's topology of this node has 6300 bytes, and may have 4096": in(segments),
+		"": in(few),
+	} {
+		if err := checkInfo(info); want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
 // TestAnswers: what a driver leaves out is zero, and less than nothing is nothing.
 func TestAnswers(t *testing.T) {
 	at := time.Unix(1_800_000_000, 0)

@@ -17,8 +17,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// maxName bounds a driver's name, as the specification does.
-const maxName = 63
+const (
+	// maxName bounds a driver's name, as the specification does.
+	maxName = 63
+	// maxID and maxTopology bound in bytes what a driver calls the node, and where that is in its world, as the specification does: both
+	// become part of the Node, which could not be stored with more.
+	maxID, maxTopology = 256, 4 << 10
+	// maxAnswer bounds one answer: no part of it is longer than 4 KiB.
+	maxAnswer = 1 << 20
+)
 
 // driver speaks to a driver's node service.
 type driver struct {
@@ -59,7 +66,7 @@ func unnamed(err error) error {
 // connect returns a connection that is made when it is used, and made again when it broke.
 func connect(open func(context.Context) (net.Conn, error)) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///driver", grpc.WithAuthority("localhost"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return open(ctx) }))
 }
 
@@ -91,8 +98,8 @@ func (d *driver) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if info.GetNodeId() == "" {
-		return errors.New("the driver has no ID for this node")
+	if err := checkInfo(info); err != nil {
+		return err
 	}
 	d.id, d.most, d.topology = info.GetNodeId(), info.GetMaxVolumesPerNode(), info.GetAccessibleTopology().GetSegments()
 	can, err := d.node.NodeGetCapabilities(ctx, &csipb.NodeGetCapabilitiesRequest{})
@@ -109,6 +116,23 @@ func (d *driver) ask(ctx context.Context) error {
 	d.controller = slices.ContainsFunc(of.GetCapabilities(), func(c *csipb.PluginCapability) bool {
 		return c.GetService().GetType() == csipb.PluginCapability_Service_CONTROLLER_SERVICE
 	})
+	return nil
+}
+
+// checkInfo says why a driver's word on its node cannot be taken.
+func checkInfo(info *csipb.NodeGetInfoResponse) error {
+	size := 0
+	for key, value := range info.GetAccessibleTopology().GetSegments() {
+		size += len(key) + len(value)
+	}
+	switch n := len(info.GetNodeId()); {
+	case n == 0:
+		return errors.New("the driver has no ID for this node")
+	case n > maxID:
+		return fmt.Errorf("the driver's ID for this node has %d bytes, and may have %d", n, maxID)
+	case size > maxTopology:
+		return fmt.Errorf("the driver's topology of this node has %d bytes, and may have %d", size, maxTopology)
+	}
 	return nil
 }
 
