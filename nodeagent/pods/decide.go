@@ -258,12 +258,12 @@ func decideContainer(p *Plan, w Wanted, o Observed, c *corev1.Container, init, t
 		if last.State == Exited {
 			next.Attempt, next.Crashes = last.Attempt+1, crashes(last)
 			next.Cause, next.Detail = Restarting, fmt.Sprint(last.ExitCode)
-			if !here || last.Hash != hash || outgrew {
+			if !here && !o.ended(c, last) || last.Hash != hash || outgrew {
 				next.Crashes = 0
 			}
 		}
-		if due := last.FinishedAt.Add(restartDelay(last)); last.State == Exited && here && last.Hash == hash && !outgrew &&
-			now.Before(due) {
+		if due := last.FinishedAt.Add(restartDelay(last)); last.State == Exited && (here || o.ended(c, last)) && last.Hash == hash &&
+			!outgrew && now.Before(due) {
 			p.again(due)
 			if shown := last.FinishedAt.Add(startErrorShown); startError(last) != nil && now.Before(shown) {
 				p.again(shown) // its status changes then

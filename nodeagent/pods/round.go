@@ -36,6 +36,13 @@ func inRounds(pod *corev1.Pod, o Observed) Observed {
 // here says that an instance is of the pod's sandbox and round: one that is not is as good as none.
 func (o Observed) here(c Container) bool { return c.Sandbox == o.Sandbox.ID && c.Round >= o.round }
 
+// ended says that it was this exit of a container that ended a round. It backs off before it begins in another one, or a program that
+// ends at once would have its pod's containers made anew as fast as the node can.
+func (o Observed) ended(c *corev1.Container, last Container) bool {
+	return last.State == Exited && last.Sandbox == o.Sandbox.ID && last.Round < o.round &&
+		ruleFor(c, last.ExitCode) == corev1.ContainerRestartRuleActionRestartAllContainers
+}
+
 // restartsAll says that a container of the round has exited so that all are to be restarted.
 func restartsAll(pod *corev1.Pod, o Observed) bool {
 	for _, cs := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {

@@ -233,6 +233,8 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 				failed = nil
 			}
 			switch {
+			case o.ended(c, last) && now.Before(due):
+				s.State.Waiting = crashLoop(pod, c, last)
 			case last.Round < o.round && s.State.Waiting.Reason == reasonCreating:
 				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonRestartAll,
 					Message: "The container is removed because RestartAllContainers in place"}
@@ -240,9 +242,7 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 			case failed != nil && now.Before(last.FinishedAt.Add(startErrorShown)):
 				s.State.Waiting = failed
 			case last.Sandbox == o.Sandbox.ID && now.Before(due) || s.State.Waiting.Reason == reasonCreating && restartDelay(last) > 0:
-				s.State.Waiting = &corev1.ContainerStateWaiting{Reason: reasonCrash, Message: fmt.Sprintf(
-					"back-off %s restarting failed container=%s pod=%s_%s(%s)", restartDelay(last), c.Name, pod.Name,
-					pod.Namespace, pod.UID)}
+				s.State.Waiting = crashLoop(pod, c, last)
 			case failed != nil && s.State.Waiting.Reason == reasonCreating:
 				s.State.Waiting = failed
 			case s.State.Waiting.Reason == reasonCreating && last.Sandbox == o.Sandbox.ID:
@@ -256,6 +256,12 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 		}
 	}
 	return s
+}
+
+// crashLoop says that a container backs off before it runs again.
+func crashLoop(pod *corev1.Pod, c *corev1.Container, last Container) *corev1.ContainerStateWaiting {
+	return &corev1.ContainerStateWaiting{Reason: reasonCrash, Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)",
+		restartDelay(last), c.Name, pod.Name, pod.Namespace, pod.UID)}
 }
 
 // waiting says why a container does not run yet.
