@@ -148,7 +148,9 @@ func deciding() map[string][]string {
 			"github.com/containerd/containerd/v2/contrib/seccomp", "k8s.io/kubernetes/pkg/fieldpath",
 			"k8s.io/kubernetes/third_party/forked/golang/expansion",
 			"k8s.io/component-helpers/node/util/sysctl", "k8s.io/kubernetes/pkg/util/kernel", "k8s.io/apimachinery/pkg/util/version",
+			"lockstep/nodeagent/variables",
 		},
+		"nodeagent/variables/*.go":      {"k8s.io/kubernetes/third_party/forked/golang/expansion"},
 		"nodeagent/access/*.go":         {"github.com/distribution/reference"},
 		"nodeagent/ingress/routes/*.go": {"crypto/tls"}, // the type of certificates
 		"nodeagent/eviction/*.go":       {"k8s.io/kubelet/pkg/apis/stats/v1alpha1"},

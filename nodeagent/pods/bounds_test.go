@@ -41,7 +41,8 @@ func TestStatusesAreBounded(t *testing.T) {
 			if w := state.Waiting; w != nil && (!utf8.ValidString(w.Message) || len(w.Message) < 300) {
 				t.Fatalf("%s waits: %d bytes", c.Name, len(w.Message))
 			}
-			if e := state.Terminated; e != nil && (!utf8.ValidString(e.Message) || len(e.Message) > allLastWords/200 || len(e.Message) < 50) {
+			if e := state.Terminated; e != nil && (!utf8.ValidString(e.Message) || len(e.Message) < 50 ||
+				len(e.Message) > allLastWords/200) {
 				t.Fatalf("%s has ended: %d bytes", c.Name, len(e.Message))
 			}
 		}

@@ -260,8 +260,8 @@ func containerStatus(pod *corev1.Pod, o Observed, c *corev1.Container, old []cor
 
 // crashLoop says that a container backs off before it runs again.
 func crashLoop(pod *corev1.Pod, c *corev1.Container, last Container) *corev1.ContainerStateWaiting {
-	return &corev1.ContainerStateWaiting{Reason: reasonCrash, Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)",
-		restartDelay(last), c.Name, pod.Name, pod.Namespace, pod.UID)}
+	return &corev1.ContainerStateWaiting{Reason: reasonCrash, Message: fmt.Sprintf(
+		"back-off %s restarting failed container=%s pod=%s_%s(%s)", restartDelay(last), c.Name, pod.Name, pod.Namespace, pod.UID)}
 }
 
 // waiting says why a container does not run yet.

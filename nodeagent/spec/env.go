@@ -89,7 +89,8 @@ func Env(in Input) ([]Var, error) {
 }
 
 func tooLong(in Input) error {
-	return createErrorf("container %q: its environment has more than %d bytes: %v", in.Container.Name, variables.Most, variables.ErrTooLong)
+	return createErrorf("container %q: its environment has more than %d bytes: %v", in.Container.Name, variables.Most,
+		variables.ErrTooLong)
 }
 
 func envFrom(in Input, from corev1.EnvFromSource) ([]Var, error) {
@@ -293,7 +294,8 @@ func args(in Input, env []Var) ([]string, error) {
 	}
 	command, arguments := expand(in.Container.Command), expand(in.Container.Args)
 	if err != nil {
-		return nil, createErrorf("container %q: its command and arguments have more than %d bytes: %v", in.Container.Name, variables.Most, err)
+		return nil, createErrorf("container %q: its command and arguments have more than %d bytes: %v", in.Container.Name,
+			variables.Most, err)
 	}
 	if len(command) == 0 {
 		command = in.Image.Entrypoint

@@ -201,7 +201,8 @@ func repair(ctx context.Context, device string) error {
 	return ctx.Err() // without fsck, or where it knows no such file system, mount has the last word
 }
 
-// tool runs a program of the machine, and returns the beginning of what it has printed. It ends with its context, with all that it has started.
+// tool runs a program of the machine, and returns the beginning of what it has printed. It ends with its context, with all that it has
+// started.
 func tool(ctx context.Context, timeout time.Duration, name string, args ...string) ([]byte, error) {
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

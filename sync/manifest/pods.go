@@ -55,7 +55,8 @@ func (c *checker) crowded(n *node, meta *metav1.ObjectMeta, spec *corev1.PodSpec
 func podWords(a *corev1.Affinity) (terms, words int) {
 	count := func(t *corev1.PodAffinityTerm) {
 		terms++
-		words += len(t.Namespaces) + len(t.MatchLabelKeys) + len(t.MismatchLabelKeys) + wordsOf(t.LabelSelector) + wordsOf(t.NamespaceSelector)
+		words += len(t.Namespaces) + len(t.MatchLabelKeys) + len(t.MismatchLabelKeys)
+		words += wordsOf(t.LabelSelector) + wordsOf(t.NamespaceSelector)
 	}
 	all := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm) {
 		for i := range required {
