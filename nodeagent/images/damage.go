@@ -88,12 +88,16 @@ func (m *Manager) thisBoot(image images.Image) bool {
 	return image.UpdatedAt.After(bootTime())
 }
 
-// partsOf are what an image consists of for this machine, as far as that can be read.
+// partsOf are what an image consists of for this machine, as far as that can be read, each once: an index may name another one a
+// thousand times, and that a third one.
 func (m *Manager) partsOf(ctx context.Context, target ocispec.Descriptor) []ocispec.Descriptor {
 	var parts []ocispec.Descriptor
-	store := m.client.ContentStore()
+	seen, store := map[digest.Digest]bool{}, m.client.ContentStore()
 	walk := images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		parts = append(parts, d)
+		if seen[d.Digest] {
+			return nil, images.ErrSkipDesc
+		}
+		seen[d.Digest], parts = true, append(parts, d)
 		children, err := images.FilterPlatforms(images.ChildrenHandler(store), platforms.Default()).Handle(ctx, d)
 		if err != nil {
 			return nil, images.ErrSkipDesc // it cannot be read: what it names is not known

@@ -2,16 +2,19 @@ package images
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -20,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -382,4 +386,27 @@ func firstLayer(t *testing.T, image v1.Image) []byte {
 		t.Fatal(err)
 	}
 	return data.Bytes()
+}
+
+// TestIndexBomb: of an image whose indexes name each other a hundred times, each is looked at once.
+func TestIndexBomb(t *testing.T) {
+	f := newFixture(t)
+	ctx := f.context(testContext(t))
+	target := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent"), Size: 6}
+	for level := range 5 {
+		data, err := json.Marshal(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex,
+			Manifests: slices.Repeat([]ocispec.Descriptor{target}, 100)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		target = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(data), Size: int64(len(data))}
+		err = content.WriteBlob(ctx, containerd.ContentStore(), fmt.Sprint("bomb-", level), bytes.NewReader(data), target,
+			content.WithLabels(map[string]string{"containerd.io/gc.root": "test"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if parts := f.partsOf(ctx, target); len(parts) != 6 || ctx.Err() != nil {
+		t.Errorf("%d parts, %v", len(parts), ctx.Err())
+	}
 }

@@ -224,7 +224,11 @@ func enter(file string, kind int) error {
 
 // writeSysctl takes a name with dots; what is a dot within a part of it, as in the name of a link, is a slash there.
 func writeSysctl(name, value string) error {
-	p := filepath.Join("/proc/sys", strings.NewReplacer(".", "/", "/", ".").Replace(name))
+	path := strings.NewReplacer(".", "/", "/", ".").Replace(name)
+	if filepath.Clean(path) != path || !filepath.IsLocal(path) { // it would lead elsewhere
+		return fmt.Errorf("set sysctl %s: that is no name", name)
+	}
+	p := filepath.Join("/proc/sys", path)
 	if err := os.WriteFile(p, []byte(value), 0o644); err != nil {
 		return fmt.Errorf("set sysctl %s: %w", name, err)
 	}

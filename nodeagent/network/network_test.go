@@ -170,3 +170,12 @@ func testPin(t *testing.T, n Namespaces) {
 		t.Error("the machine's own name was changed")
 	}
 }
+
+// TestSysctlsLeadNowhereElse: whatever an API server lets a pod state as the name of a sysctl, no other file is written.
+func TestSysctlsLeadNowhereElse(t *testing.T) {
+	for _, name := range []string{"net.//.//.//.//.tmp.x", "net.//.kernel.hostname", "", ".kernel.hostname", "kernel..hostname"} {
+		if err := writeSysctl(name, "x"); err == nil || !strings.Contains(err.Error(), "that is no name") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}

@@ -40,7 +40,7 @@ func (n *Node) envSources(ctx context.Context, o *corev1.Pod, c *corev1.Containe
 // fileKeys reads the variables that a container has from files of the pod's volumes. A file that is absent has none, as one
 // that lacks a key.
 func fileKeys(c *corev1.Container, vols map[string]volumes.Mounted) (map[spec.FileKey]string, error) {
-	found := map[spec.FileKey]string{}
+	found, left := map[spec.FileKey]string{}, volumes.MaxEnvFiles
 	for _, e := range c.Env {
 		if e.ValueFrom == nil || e.ValueFrom.FileKeyRef == nil {
 			continue
@@ -50,7 +50,7 @@ func fileKeys(c *corev1.Container, vols map[string]volumes.Mounted) (map[spec.Fi
 		if !ok {
 			return nil, fmt.Errorf("cannot find the volume %q referenced by FileKeyRef", r.VolumeName)
 		}
-		value, err := volumes.EnvKey(volume, r.Path, r.Key)
+		value, err := volumes.EnvKey(volume, r.Path, r.Key, &left)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}

@@ -13,16 +13,23 @@ import (
 // maxEnvFile bounds a file of variables, which a pod wrote: many times what a process may have of them in one.
 const maxEnvFile = 1 << 20
 
+// MaxEnvFiles bounds in bytes what is read of such files for one container: each of its variables has its file read.
+const MaxEnvFiles = 32 << 20
+
 // ErrEnvFile says that a file of variables is none; the text is the kubelet's.
 var ErrEnvFile = errors.New("couldn't parse env file")
 
 // EnvKey is the value of a variable in a file of a volume, which has lines of `NAME='value'` as the kubelet reads them; empty
 // where the file lacks it. An error for which errors.Is(err, os.ErrNotExist) holds says that there is no such file, ErrEnvFile
-// that it cannot be read. Links are followed within the volume, and nothing that a pod made is waited for.
-func EnvKey(volume Mounted, path, key string) (string, error) {
+// that it cannot be read, or has more bytes than are left, which are made as many less. Links are followed within the volume, and
+// nothing that a pod made is waited for.
+func EnvKey(volume Mounted, path, key string, left *int) (string, error) {
 	data, err := readBeneath(volume.HostPath, path)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", err
+	}
+	if *left -= len(data); *left < 0 {
+		err = fmt.Errorf("those of the container's variables have more than %d bytes together", MaxEnvFiles)
 	}
 	var value string
 	if err == nil {

@@ -35,8 +35,23 @@ func TestEnvKey(t *testing.T) {
 		{"link", "A", "one", nil}, {"absent", "A", "", os.ErrNotExist}, {"bad", "A", "", ErrEnvFile}, {"large", "A", "", ErrEnvFile},
 		{"fifo", "A", "", ErrEnvFile}, {".", "A", "", ErrEnvFile}, {"out", "A", "", ErrEnvFile}, {"up", "A", "", ErrEnvFile},
 	} {
-		if got, err := EnvKey(Mounted{HostPath: dir}, c.path, c.key); got != c.want || !errors.Is(err, c.err) {
+		left := MaxEnvFiles
+		if got, err := EnvKey(Mounted{HostPath: dir}, c.path, c.key, &left); got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%s of %s = %q, %v", c.key, c.path, got, err)
 		}
+	}
+	// Thousands of variables of one large file take no more of the node than a few.
+	text := strings.Repeat("A='"+strings.Repeat("x", 1<<10)+"'\n", maxEnvFile/2>>10)
+	if err := os.WriteFile(filepath.Join(dir, "half"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	left, times := MaxEnvFiles, 0
+	for ; times < 10_000; times++ {
+		if _, err := EnvKey(Mounted{HostPath: dir}, "half", "B", &left); err != nil {
+			break
+		}
+	}
+	if times != MaxEnvFiles/len(text) {
+		t.Errorf("read %d times", times)
 	}
 }

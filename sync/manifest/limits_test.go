@@ -218,14 +218,15 @@ func TestMuchMemory(t *testing.T) {
 	short.Leave(t, "half a gigabyte")
 	var files []File
 	var reads atomic.Int64
-	const made = 4*MaxSource/MaxObject - 1
+	const made = MaxSource/MaxObject - 1
 	for i := range made {
 		files = append(files, File{Path: fmt.Sprintf("%03d.yaml", i), Hash: fmt.Sprint(i), Data: func() ([]byte, error) {
 			reads.Add(1)
 			var b strings.Builder
-			fmt.Fprintf(&b, "apiVersion: v1\nkind: Pod\nmetadata: {name: a%d}\nspec: {containers: [{name: c, image: b}], volumes: [\n", i)
-			for n := 0; b.Len() < 8*MaxObject/40; n++ {
-				fmt.Fprintf(&b, "{name: v%d},\n", n)
+			fmt.Fprintf(&b, "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: a%d}\n", i)
+			b.WriteString("spec: {ingressClassName: other, defaultBackend: {service: {name: a, port: {number: 1}}}, tls: [\n")
+			for b.Len() < 8*MaxObject/10 {
+				b.WriteString("{},\n")
 			}
 			b.WriteString("]}\n")
 			return []byte(b.String()), nil
@@ -269,6 +270,10 @@ func TestCrowdedPods(t *testing.T) {
 	nodeWords := func(n int) string { return one + onNodes(n) }
 	spreading := func(n int) string { return one + "topologySpreadConstraints: " + list(n, spread) }
 	tolerating := func(n int) string { return one + "tolerations: " + list(n, "{key: k#, operator: Exists}") }
+	parts := func(n int) string {
+		mounts := list(n, "{name: v, subPath: a#, mountPath: /a#}")
+		return "volumes: [{name: v}], containers: [{name: a, image: b, volumeMounts: " + mounts + "}]"
+	}
 	many := func(n int) string {
 		return one + near("[{topologyKey: k, namespaces: "+list(n, "n#")+", labelSelector: {}}]")
 	}
@@ -277,11 +282,14 @@ func TestCrowdedPods(t *testing.T) {
 		"containers":  {"containers: " + list(251, "{name: c#, image: b}"), ".containers", "251 containers are more than the limit of 250"},
 		"near":        {one + near(list(101, term)), ".affinity", "101 terms of pod affinity and anti-affinity are more than"},
 		"near many":   {many(2001), ".affinity", "2001 namespaces, labels and values of pod affinity and anti-affinity are more than"},
+		"volumes":     {one + "volumes: " + list(251, "{name: v#}"), ".volumes", "251 volumes are more than the limit of 250"},
+		"parts":       {parts(501), ".containers", "501 mounts with a subPath are more than the limit of 500"},
 		"spread":      {spreading(21), ".topologySpreadConstraints", "21 constraints are more than the limit of 20"},
 		"nodes":       {nodeWords(5000), ".affinity.nodeAffinity", "5001 requirements and values of node affinity are more than"},
 		"tolerations": {tolerating(1001), ".tolerations", "tolerations are more than the limit of 1000"},
 
 		"not much":       {env(400_000), "", ""},
+		"not in parts":   {parts(500), "", ""},
 		"not near many":  {many(2000), "", ""},
 		"not too near":   {one + near(list(100, term)), "", ""},
 		"not on many":    {nodeWords(4999), "", ""},

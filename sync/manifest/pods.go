@@ -12,6 +12,10 @@ const (
 	maxPod = 480 << 10
 	// maxContainers bounds its containers: what their states take has that room, too.
 	maxContainers = 250
+	// maxVolumes and maxSubPaths bound its volumes, and those of its mounts that show a part of one: each may be a mount of the node's,
+	// of which the kernel has 100,000 for all pods.
+	maxVolumes  = 250
+	maxSubPaths = 500
 	// maxNear bounds the terms of pod affinity and anti-affinity together. Each is counted for all pods that are decided, those of
 	// others too, and on all nodes: 3,000 took 0.4 s of the scheduler for each of these on 100 nodes.
 	maxNear = 100
@@ -34,6 +38,8 @@ func (c *checker) crowded(n *node, meta *metav1.ObjectMeta, spec *corev1.PodSpec
 	}
 	over("", meta.Size()+spec.Size(), maxPod, "bytes of a pod, as it is stored,")
 	over(".containers", len(spec.InitContainers)+len(spec.Containers), maxContainers, "containers")
+	over(".volumes", len(spec.Volumes), maxVolumes, "volumes")
+	over(".containers", subPathsOf(spec), maxSubPaths, "mounts with a subPath")
 	over(".tolerations", len(spec.Tolerations), maxTolerations, "tolerations")
 	over(".topologySpreadConstraints", len(spec.TopologySpreadConstraints), maxSpread, "constraints")
 	words := 0
@@ -49,6 +55,20 @@ func (c *checker) crowded(n *node, meta *metav1.ObjectMeta, spec *corev1.PodSpec
 	over(".affinity", terms, maxNear, "terms of pod affinity and anti-affinity")
 	over(".affinity", words, maxWords, "namespaces, labels and values of pod affinity and anti-affinity")
 	over(".affinity.nodeAffinity", nodeWords(spec.Affinity.NodeAffinity), maxNodeWords, "requirements and values of node affinity")
+}
+
+// subPathsOf counts the mounts of a pod's containers that show a part of a volume.
+func subPathsOf(spec *corev1.PodSpec) (count int) {
+	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			for _, m := range list[i].VolumeMounts {
+				if m.SubPath != "" || m.SubPathExpr != "" {
+					count++
+				}
+			}
+		}
+	}
+	return count
 }
 
 // podWords counts the terms of pod affinity and anti-affinity, and what they name.
