@@ -2,6 +2,7 @@
 package replicaset
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -84,10 +85,13 @@ func (f form[T]) decide(v *view.View, key kinds.Key, now time.Time) (loop.Decisi
 	if rs.DeletionTimestamp == nil {
 		surplus = len(active) - int(*rs.Spec.Replicas)
 	}
+	var waits error
 	switch {
 	case surplus < 0:
+		var room int
+		room, d.Again, waits = held(claims.Ended, int(*rs.Spec.Replicas), -surplus, now)
 		d.Wants = append(d.Wants, claims.Keep("needed", active...)...)
-		d.Wants = append(d.Wants, creations(owner, rs, min(-surplus, burst), len(active))...)
+		d.Wants = append(d.Wants, creations(owner, rs, min(room, burst), len(active))...)
 	case surplus > 0:
 		order := deletionOrder(active, rs.Spec.MinReadySeconds, f.podsPerNode(v, rs), now)
 		surplus = min(surplus, burst)
@@ -104,9 +108,11 @@ func (f form[T]) decide(v *view.View, key kinds.Key, now time.Time) (loop.Decisi
 	if !f.terminating {
 		status.TerminatingReplicas = nil
 	}
-	d.Again = again
+	if d.Again.IsZero() || !again.IsZero() && again.Before(d.Again) {
+		d.Again = again
+	}
 	d.IfRefused = func(cause error) kinds.Object {
-		told := withFailure(status, *rs.Spec.Replicas, cause, now)
+		told := withFailure(status, *rs.Spec.Replicas, cmp.Or(cause, waits), now)
 		if equal(rs.Status, told) {
 			return nil
 		}
