@@ -36,6 +36,22 @@ func (r *replica) there() bool { return r.pod != nil && r.pod.DeletionTimestamp 
 
 func (r *replica) ended() bool { return podstatus.Finished(&r.pod.Status) }
 
+// leastLife is how long the pod of a replica stays that has failed. One that its node refuses would else be followed by the next as
+// fast as it can be stored, for ever.
+const leastLife = 5 * time.Second
+
+// young says that a pod which has failed is not replaced yet. What another revision may mend is.
+func (r *rollout) young(m *replica) bool {
+	until := m.pod.CreationTimestamp.Add(leastLife)
+	if m.pod.Status.Phase != corev1.PodFailed || m.revision != r.wanted(m.ordinal) || !until.After(r.now) {
+		return false
+	}
+	if r.again.IsZero() || until.Before(r.again) {
+		r.again = until
+	}
+	return true
+}
+
 func (r *replica) ready() bool {
 	return r.pod != nil && r.pod.Status.Phase == corev1.PodRunning && podstatus.Ready(&r.pod.Status)
 }

@@ -38,6 +38,7 @@ type rollout struct {
 	events  []loop.Event // of pods that cannot be had, and of claims that something else controls
 	writes  int          // pods that are created or dropped
 	retired int32        // pods of the current revision that are dropped for the update
+	again   time.Time    // when the next pod that has failed is to be replaced; zero: there is none
 }
 
 func (r *rollout) findRevisions() (err error) {
@@ -120,7 +121,9 @@ func (r *rollout) fill() bool {
 				return false
 			}
 		case m.ended():
-			r.drop(m, "it has ended, and its place is wanted")
+			if !r.young(m) {
+				r.drop(m, "it has ended, and its place is wanted")
+			}
 			if r.ordered() {
 				return false
 			}
@@ -281,7 +284,9 @@ func (r *rollout) decision() loop.Decision {
 		}
 	}
 	status, again := r.status()
-	d.Again = again
+	if d.Again = again; again.IsZero() || !r.again.IsZero() && r.again.Before(again) {
+		d.Again = r.again
+	}
 	d.Status = withStatus(r.set, status, r.cannot, r.now)
 	d.IfRefused = func(cause error) kinds.Object { return withStatus(r.set, status, cause, r.now) }
 	d.Events = r.events
