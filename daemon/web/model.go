@@ -125,7 +125,7 @@ type podRow struct {
 	Name                   string
 	Phase, Age             string
 	Scores                 string // of the best nodes for it; empty: nobody compared any
-	Waits                  string // why no node takes it, or cannot start it
+	Waits                  string // why no node takes it, or cannot start it, or has given it up
 	Containers             []containerRow
 	Owners                 []string // from the pod outwards
 	Place, Commit, Author  string
@@ -354,11 +354,14 @@ func (s *Server) pod(v *view.View, now time.Time, p *corev1.Pod) podRow {
 		row.Phase = "Terminating"
 	}
 	row.Scores = p.Annotations[kinds.AnnotationScores]
+	if p.Status.Phase == corev1.PodFailed && p.Status.Message != "" {
+		row.Waits = p.Status.Reason + ": " + p.Status.Message
+	}
 	for _, c := range p.Status.Conditions {
 		switch {
 		case c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse:
 			row.Waits = c.Message
-		case c.Type == corev1.PodReadyToStartContainers && c.Reason != "": // a volume that its node cannot mount
+		case c.Type == corev1.PodReadyToStartContainers && c.Reason != "": // a volume that its node cannot mount, a sandbox that it cannot make
 			row.Waits = c.Reason + ": " + c.Message
 		}
 	}
@@ -496,10 +499,11 @@ func facts(p *page) []fact {
 		}
 		running += n.More // not looked at; the node says whether it is well
 		for _, pod := range n.Pods {
-			if pod.every("healthy") && pod.Phase != string(corev1.PodPending) {
+			rejected := pod.Phase == string(corev1.PodFailed) // which may have no container to say so
+			if pod.every("healthy") && pod.Phase != string(corev1.PodPending) && !rejected {
 				running++
 			}
-			failed = failed || pod.any("failed")
+			failed = failed || rejected || pod.any("failed")
 		}
 	}
 	return append(out, ratio(ready, all, true, "nodes ready"), ratio(running, pods, failed, "pods well"))

@@ -67,6 +67,9 @@ func shop(t *testing.T) *memory.Store {
 	pending := &corev1.Pod{ObjectMeta: named("shop", "big")}
 	pending.Spec.Containers = []corev1.Container{{Name: "main", Image: "x"}}
 	pending.Status.Phase = corev1.PodPending
+	rejected := &corev1.Pod{ObjectMeta: named("shop", "tuned"), Status: corev1.PodStatus{Phase: corev1.PodFailed,
+		Reason: "SysctlForbidden", Message: "Pod was rejected: forbidden sysctl"}}
+	rejected.Spec.NodeName = "node-a"
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse,
 		Reason: "FailedMount", Message: "no such directory"}}
 	node := &corev1.Node{ObjectMeta: named("", "node-a")}
@@ -116,7 +119,7 @@ func shop(t *testing.T) *memory.Store {
 	secret := &corev1.Secret{ObjectMeta: named("shop", "cart"), Data: map[string][]byte{"password": []byte("canary-7f3a")}}
 	orphan := &corev1.PersistentVolumeClaim{ObjectMeta: named("shop", "data-db-0")}
 	orphan.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("5Gi")}
-	s := memory.New(orphan, good, bad, away, held, node, down, secret, deployment, set, pod, far, pending, event)
+	s := memory.New(orphan, good, bad, away, held, node, down, secret, deployment, set, pod, far, pending, rejected, event)
 	record := func(table, name string, data any) {
 		raw, err := json.Marshal(data)
 		if err != nil {
@@ -170,14 +173,14 @@ func TestPages(t *testing.T) {
 		{"/", 200, []string{
 			"shop-cluster", "https://git.example/shop.git, branch main", "Deployment shop/cart: CrashLoopBackOff", "shop/cart.yaml:14",
 			`href="/sources/main/9f2c1e7a44d0"`, "Ada Lovelace", "ReplicaSet cart-6d4b", "Deployment cart", "4 restarts",
-			"node node-b has been silent for 40 s", "0 of 3 pods well", "lost since: node node-b has been silent for 41 s",
+			"node node-b has been silent for 40 s", "0 of 4 pods well", "lost since: node node-b has been silent for 41 s",
 			"1 warning", "would violate PodSecurity &#34;&lt;b&gt;:latest&#34;",
 			"2 commit statuses wait", "not bound to a node", "(init) running", "last ended: Error, exit code 137",
 			"1 source: cannot be read now", "1 source: unreadable", "connection refused", `href="/sources/infra/aaaa1111"`,
 			"2 sources: error", "1 source: failure", "shop/b (shop.yaml:9)", `class="failed">1 of 2 nodes ready`,
 			`title="Ada Lovelace &lt;ada@example.com&gt;">Ada Lovelace<`, "Back-off restarting",
 			"&lt;script&gt;alert(1)", "Secret shop/cart",
-			"FailedMount: no such directory", "Left over",
+			"FailedMount: no such directory", "SysctlForbidden: Pod was rejected: forbidden sysctl", "Left over",
 			"PersistentVolumeClaim shop/data-db-0", "no manifest states it, and no StatefulSet has it", "5Gi",
 		}},
 		{"/sources/main", 200, []string{"shop/cart.yaml:14"}},

@@ -415,6 +415,11 @@ func TestRuntimeClasses(t *testing.T) {
 		if event := "FailedCreatePodSandBox: Failed to create pod sandbox: " + c.told; !w.told(event) {
 			t.Errorf("no event %q in %q", event, w.Machine.Events())
 		}
+		reported, _, _ := w.Pod("class").Status()
+		if told := podstatus.Condition(&reported.Status, corev1.PodReadyToStartContainers); told == nil ||
+			told.Reason != "FailedCreatePodSandBox" || told.Message != c.told {
+			t.Errorf("the status tells %+v", told)
+		}
 		w.Put(&nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, Handler: c.handler})
 	}
 	w.ready("class")

@@ -505,6 +505,8 @@ func failureOf(step pods.Step, err error) pods.Failure {
 		if failed := volumes.Errors(err); len(failed) > 0 { // of several, each has its event
 			f.Reason, f.Message = failed[0].Reason(), failed[0].Error()
 		}
+	case step.Kind == pods.Setup:
+		f.Reason = noSandbox
 	case step.Kind == pods.Prepare:
 		f.Reason = "CreateContainerError"
 	case step.Kind == pods.Start:
@@ -515,6 +517,9 @@ func failureOf(step pods.Step, err error) pods.Failure {
 	return f
 }
 
+// noSandbox is Kubernetes' reason for a sandbox that cannot be made.
+const noSandbox = "FailedCreatePodSandBox"
+
 // eventFailure reports a failed step as the kubelet would.
 func (p *Pod) eventFailure(step pods.Step, err error) {
 	switch step.Kind {
@@ -523,7 +528,7 @@ func (p *Pod) eventFailure(step pods.Step, err error) {
 			p.Event(corev1.EventTypeWarning, one.Reason(), one.Error())
 		}
 	case pods.Setup:
-		p.Event(corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
+		p.Event(corev1.EventTypeWarning, noSandbox, "Failed to create pod sandbox: "+err.Error())
 	case pods.Prepare, pods.Start:
 		text := err.Error()
 		if i := (*images.Error)(nil); errors.As(err, &i) {

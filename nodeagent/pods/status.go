@@ -314,9 +314,12 @@ func predecessor(o Observed, c Container) (Container, bool) {
 func conditions(pod *corev1.Pod, o Observed, s *corev1.PodStatus, inited bool, now time.Time) {
 	ended := podstatus.Finished(s)
 	// Kubernetes says so by an event alone, which nobody may ever see. Its sandboxes come after the volumes, here beside them.
-	unmounted := o.Failures[Key{Kind: Volumes}]
-	able := o.Sandbox.ID != "" && !ended && (unmounted.Reason == "" || s.Phase != corev1.PodPending)
-	set(s, corev1.PodReadyToStartContainers, able, unmounted.Reason, shorten(unmounted.Message), pod, now)
+	hindered := o.Failures[Key{Kind: Volumes}]
+	if hindered.Reason == "" {
+		hindered = o.Failures[Key{Kind: Setup}]
+	}
+	able := o.Sandbox.ID != "" && !ended && (hindered.Reason == "" || s.Phase != corev1.PodPending)
+	set(s, corev1.PodReadyToStartContainers, able, hindered.Reason, shorten(hindered.Message), pod, now)
 
 	// A pod that was initialised once stays so, whatever its init containers do in a new sandbox.
 	once := podstatus.True(s, corev1.PodInitialized)

@@ -113,6 +113,13 @@ func mountError(message string) string {
 	return "volume " + volume + ": " + cause
 }
 
+// rejection is the cause in what a node says of a pod that it has not taken, or has ended: the first sentence, without how much of
+// what was in use by whom, which is another with each pod.
+func rejection(message string) string {
+	cause, _, _ := strings.Cut(strings.TrimPrefix(message, "Pod was rejected: "), ". ")
+	return strings.TrimSuffix(cause, ".")
+}
+
 // bare is a word without the user and the query of the URL that it may be.
 func bare(word string) string {
 	scheme, rest, ok := strings.Cut(word, "://")

@@ -17,9 +17,9 @@ import (
 // moment before its nodes.
 const unschedulableAfter = 10 * time.Second
 
-// unmountedAfter is how long the volumes of a pod may not be mounted before that is a failure: what they show, and what claims are bound
-// to, may reach its node a moment after it.
-const unmountedAfter = 10 * time.Second
+// hinderedAfter is how long the volumes of a pod may not be mounted, or its sandbox not be made, before that is a failure: what volumes
+// show, and what claims are bound to, may reach its node a moment after it, as may a RuntimeClass.
+const hinderedAfter = 10 * time.Second
 
 // Judge judges objects as one view has them at one moment. It is what rules see.
 type Judge struct {
@@ -102,9 +102,12 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 	case p.Status.Phase == corev1.PodSucceeded:
 		return kinds.Health{State: kinds.Healthy}
 	case p.Status.Phase == corev1.PodFailed:
-		return kinds.Health{State: kinds.Failed, Cause: cmp.Or(p.Status.Reason, terminated(p), "Failed")}
+		if p.Status.Reason != "" {
+			return kinds.Health{State: kinds.Failed, Cause: because(p.Status.Reason, rejection(p.Status.Message))}
+		}
+		return kinds.Health{State: kinds.Failed, Cause: cmp.Or(terminated(p), "Failed")}
 	case podstatus.Ready(&p.Status):
-		return kinds.Health{State: kinds.Healthy}
+		return resized(p)
 	}
 	if silence := Silence(j.View, p.Spec.NodeName, j.now); silence != "" {
 		return kinds.Health{State: kinds.Failed, Cause: "not ready", Silence: silence}
@@ -116,7 +119,7 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 		return kinds.Health{State: kinds.Failed, Cause: cause}
 	}
 	if c := podstatus.Condition(&p.Status, corev1.PodReadyToStartContainers); c != nil && c.Reason != "" {
-		return j.unmounted(c)
+		return j.hindered(c)
 	}
 	if gates := p.Spec.SchedulingGates; len(gates) > 0 {
 		names := make([]string, len(gates))
@@ -139,10 +142,30 @@ func (j *Judge) Pod(p *corev1.Pod) kinds.Health {
 	return kinds.Health{Cause: "not ready"}
 }
 
-// unmounted judges a pod whose node has said that it cannot mount a volume of it.
-func (j *Judge) unmounted(c *corev1.PodCondition) kinds.Health {
+// resized judges a pod that is ready: whether its node has taken over what was pushed last, cpu and memory by Kubernetes' rules of
+// a resize.
+func resized(p *corev1.Pod) kinds.Health {
+	if seen := p.Status.ObservedGeneration; p.Spec.NodeName != "" && seen != 0 && seen < p.Generation {
+		return kinds.Health{Cause: "change not observed yet"}
+	}
+	for _, t := range []corev1.PodConditionType{corev1.PodResizePending, corev1.PodResizeInProgress} {
+		c := podstatus.Condition(&p.Status, t)
+		if c == nil || c.Status != corev1.ConditionTrue {
+			continue
+		}
+		h := kinds.Health{Cause: because(string(t), c.Reason, c.Message)}
+		if c.Reason == corev1.PodReasonInfeasible || c.Reason == corev1.PodReasonError {
+			h.State = kinds.Failed
+		}
+		return h
+	}
+	return kinds.Health{State: kinds.Healthy}
+}
+
+// hindered judges a pod whose node has said that it cannot mount a volume of it, or make its sandbox.
+func (j *Judge) hindered(c *corev1.PodCondition) kinds.Health {
 	cause := because(c.Reason, mountError(c.Message))
-	if due := c.LastTransitionTime.Add(unmountedAfter); j.now.Before(due) {
+	if due := c.LastTransitionTime.Add(hinderedAfter); j.now.Before(due) {
 		return kinds.Health{Cause: cause, Again: due}
 	}
 	return kinds.Health{State: kinds.Failed, Cause: cause}
