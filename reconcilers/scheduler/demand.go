@@ -26,10 +26,11 @@ type demand struct {
 	defaults                      []corev1.TopologySpreadConstraint
 	defaultsListed                bool // and are a profile's own
 
-	priority int32          // of the pod
-	variable map[string]any // of it for expressions
-	spent    uint64         // on an expression, for the pod
-	failed   error          // an expression, for a node
+	priority  int32          // of the pod
+	variables map[string]any // of it for expressions
+	spent     uint64         // on an expression, for the pod
+	failed    error          // an expression, for a node
+	failing   string         // that node; empty: for all together
 }
 
 // survey has a demand look at where pods are. It fails as newDemand does.

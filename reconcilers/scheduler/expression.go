@@ -2,7 +2,10 @@ package scheduler
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/google/cel-go/cel"
 	corev1 "k8s.io/api/core/v1"
@@ -28,19 +31,33 @@ type Expression struct {
 	program cel.Program
 }
 
+// variables are what an expression may say, with their types: a name that is none of these does not compile.
+func variables() map[string]*cel.Type {
+	labels, amounts := cel.MapType(cel.StringType, cel.StringType), cel.MapType(cel.StringType, cel.IntType)
+	return map[string]*cel.Type{
+		"node.name": cel.StringType, "node.labels": labels, "node.allocatable": amounts, "node.requested": amounts,
+		"node.pods":     cel.IntType,
+		"pod.namespace": cel.StringType, "pod.labels": labels, "pod.priority": cel.IntType, "pod.requests": amounts,
+	}
+}
+
 // NewExpression compiles an expression. The error is for whoever wrote it.
 func NewExpression(text string) (*Expression, error) {
 	if len(text) > longestExpression {
 		return nil, fmt.Errorf("it is longer than %d bytes", longestExpression)
 	}
-	of := cel.MapType(cel.StringType, cel.DynType)
-	env, err := cel.NewEnv(cel.Variable("node", of), cel.Variable("pod", of))
+	known := variables()
+	var options []cel.EnvOption
+	for name, t := range known {
+		options = append(options, cel.Variable(name, t))
+	}
+	env, err := cel.NewEnv(options...)
 	if err != nil {
 		return nil, fmt.Errorf("cannot prepare for expressions: %w", err)
 	}
 	ast, issues := env.Compile(text)
 	if issues.Err() != nil {
-		return nil, issues.Err()
+		return nil, fmt.Errorf("%w\nthere are %s", issues.Err(), strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 	}
 	if t := ast.OutputType(); !t.IsExactType(cel.IntType) && !t.IsExactType(cel.DoubleType) && !t.IsExactType(cel.DynType) {
 		return nil, fmt.Errorf("it yields %s, want a number", t)
@@ -57,33 +74,36 @@ func (e *Expression) score() score {
 		name: expressionName, weight: 1, scope: itself,
 		reads: func(of, into *corev1.Pod) { into.Spec.Priority = of.Spec.Priority },
 		of: func(d *demand, n *nodeInfo, _ *cluster) int64 {
-			if d.failed != nil {
+			if d.failed != nil && (d.failing < n.name || d.spent > podCost) {
 				return 0
 			}
 			number, cost, err := e.of(d, n)
-			if d.spent += cost; err == nil && d.spent > podCost {
-				err = fmt.Errorf("it costs more than %d for all nodes", podCost)
-			}
-			if err != nil {
-				d.failed = fmt.Errorf("running Score plugins: plugin %q failed with: node %s: %w", expressionName, n.name, err)
+			if d.spent += cost; d.failed == nil && d.spent > podCost {
+				d.failed = failedExpression(fmt.Errorf("it costs more than %d of CEL's units for all nodes", podCost))
+			} else if err != nil { // of several nodes the first by name is told, in whichever order they are asked
+				d.failed, d.failing = failedExpression(fmt.Errorf("node %s: %w", n.name, err)), n.name
 			}
 			return number
 		},
 	}
 }
 
+func failedExpression(err error) error {
+	return fmt.Errorf("running Score plugins: plugin %q failed with: %w", expressionName, err)
+}
+
 // of is the number for a node, and what it cost to compute.
 func (e *Expression) of(d *demand, n *nodeInfo) (int64, uint64, error) {
-	value, details, err := e.program.Eval(map[string]any{
-		"node": map[string]any{
-			"name": n.name, "labels": n.node.Labels, "allocatable": n.allocatable.byName(), "requested": n.requested.byName(),
-			"pods": n.pods,
-		},
-		"pod": d.asVariable(),
-	})
+	said := maps.Clone(d.said())
+	said["node.name"], said["node.labels"], said["node.pods"] = n.name, n.node.Labels, n.pods
+	said["node.allocatable"], said["node.requested"] = n.allocatable.byName(), n.requested.byName()
+	value, details, err := e.program.Eval(said)
 	var cost uint64
 	if c := details.ActualCost(); c != nil {
 		cost = *c
+	}
+	if cost > nodeCost {
+		return 0, cost, fmt.Errorf("it costs more than %d of CEL's units for a node", nodeCost)
 	}
 	if err != nil {
 		return 0, cost, err
@@ -100,15 +120,15 @@ func (e *Expression) of(d *demand, n *nodeInfo) (int64, uint64, error) {
 	return 0, cost, fmt.Errorf("it yields %s, want a number", value.Type().TypeName())
 }
 
-// asVariable is what an expression may know of a pod: what all pods that are ranked together have alike.
-func (d *demand) asVariable() map[string]any {
-	if d.variable == nil {
-		d.variable = map[string]any{
-			"namespace": d.load.group.namespace, "labels": map[string]string(d.load.group.labels), "priority": d.priority,
-			"requests": d.load.requests.byName(),
+// said is what an expression may know of a pod: what all pods that are ranked together have alike.
+func (d *demand) said() map[string]any {
+	if d.variables == nil {
+		d.variables = map[string]any{
+			"pod.namespace": d.load.group.namespace, "pod.labels": map[string]string(d.load.group.labels), "pod.priority": d.priority,
+			"pod.requests": d.load.requests.byName(),
 		}
 	}
-	return d.variable
+	return d.variables
 }
 
 // byName are the amounts by the names of the resources.
