@@ -257,7 +257,7 @@ func agentName(o Options, i int) string { return fmt.Sprintf("%sagent%d", o.Pref
 // makeSources makes the repositories that sources on the hub name, and writes all sources, those on the hub with the hub's
 // keys and forge, for the daemon.
 func (l *Lab) makeSources(ctx context.Context) error {
-	sources, err := l.sources()
+	documents, sources, err := l.stated()
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func (l *Lab) makeSources(ctx context.Context) error {
 			}
 		}
 	}
-	return l.writeConfig(sources)
+	return l.writeConfig(documents, sources)
 }
 
 func (l *Lab) createRepo(ctx context.Context, repository string) (folder string, err error) {

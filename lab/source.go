@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	yamlv3 "gopkg.in/yaml.v3"
 	"sigs.k8s.io/yaml"
 
 	"lockstep/daemon/config"
@@ -21,7 +23,7 @@ var (
 // configFile is the configuration of the lab's daemon. What somebody adds to it is there when the daemon is started again.
 func (l *Lab) configFile() string { return filepath.Join(l.dir, "daemon.yaml") }
 
-// profiles are those of the scheduler that pods in a lab may name.
+// profiles are those of the scheduler that pods in a lab may name where nobody declares others.
 const profiles = `apiVersion: kubescheduler.config.k8s.io/v1
 kind: KubeSchedulerConfiguration
 profiles:
@@ -39,9 +41,9 @@ profiles:
   pluginConfig: [{name: Expression, args: {expression: 'int(node.labels["example.com/rack"])'}}]
 `
 
-// writeConfig writes the configuration of the lab's daemon.
-func (l *Lab) writeConfig(sources []v1alpha1.Source) error {
-	documents := []string{profiles}
+// writeConfig writes the configuration of the lab's daemon: documents that declare profiles, and sources.
+func (l *Lab) writeConfig(documents []string, sources []v1alpha1.Source) error {
+	documents = slices.Clone(documents)
 	for _, source := range sources {
 		raw, err := yaml.Marshal(source)
 		if err != nil {
@@ -55,36 +57,43 @@ func (l *Lab) writeConfig(sources []v1alpha1.Source) error {
 	return nil
 }
 
-// configured are the sources of the lab's daemon as they were written last.
-func (l *Lab) configured() ([]v1alpha1.Source, error) {
-	return config.Read(l.configFile(), func(*config.Document) error { return nil })
+// read returns what a configuration file states: the documents that declare profiles as they are, and the sources.
+func read(path string) (documents []string, sources []v1alpha1.Source, err error) {
+	sources, err = config.Read(path, func(d *config.Document) error {
+		raw, err := yamlv3.Marshal(d)
+		documents = append(documents, string(raw))
+		return err
+	})
+	return documents, sources, err
 }
 
-// sources returns the lab's sources, those on the hub complete.
-func (l *Lab) sources() ([]v1alpha1.Source, error) {
-	var out []v1alpha1.Source
+// configured is what the configuration of the lab's daemon states as it was written last.
+func (l *Lab) configured() ([]string, []v1alpha1.Source, error) { return read(l.configFile()) }
+
+// stated returns the profiles of the lab's scheduler and its sources, those on the hub complete, as its options state them.
+func (l *Lab) stated() ([]string, []v1alpha1.Source, error) {
+	documents, out := []string{profiles}, []v1alpha1.Source(nil)
 	if path := l.state.Options.Config; path != "" {
-		declared := false
-		read, err := config.Read(path, func(*config.Document) error { declared = true; return nil })
+		declared, sources, err := read(path)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if declared {
-			return nil, fmt.Errorf("cannot use %s: a lab has scheduler profiles of its own", path)
+		if len(declared) > 0 {
+			documents = declared
 		}
-		out = read
+		out = sources
 	}
 	for _, text := range l.state.Options.Sources {
 		source, err := config.ParseFlag(text)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		out = append(out, source)
 	}
 	for i := range out {
 		l.atHub(&out[i])
 	}
-	return out, config.Unique(out)
+	return documents, out, config.Unique(out)
 }
 
 // hubRepository returns the repository, owner/name, that a URL names on the hub; empty for a URL elsewhere.

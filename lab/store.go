@@ -32,7 +32,7 @@ func (l *Lab) AddSource(ctx context.Context, s v1alpha1.Source) error {
 	}
 	l.atHub(&s)
 	return l.change(func() error {
-		sources, err := l.configured()
+		documents, sources, err := l.configured()
 		if err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (l *Lab) AddSource(ctx context.Context, s v1alpha1.Source) error {
 		if err := config.Unique(sources); err != nil {
 			return err
 		}
-		if err := l.writeConfig(sources); err != nil {
+		if err := l.writeConfig(documents, sources); err != nil {
 			return err
 		}
 		return l.commit(ctx, func(*view.View) (store.Group, error) {
@@ -53,12 +53,12 @@ func (l *Lab) AddSource(ctx context.Context, s v1alpha1.Source) error {
 // started with is put back, and stays until the next start. One that is not there is no error.
 func (l *Lab) RemoveSource(ctx context.Context, name string) error {
 	return l.change(func() error {
-		sources, err := l.configured()
+		documents, sources, err := l.configured()
 		if err != nil {
 			return err
 		}
 		sources = slices.DeleteFunc(sources, func(s v1alpha1.Source) bool { return s.Name == name })
-		if err := l.writeConfig(sources); err != nil {
+		if err := l.writeConfig(documents, sources); err != nil {
 			return err
 		}
 		return l.commit(ctx, func(*view.View) (store.Group, error) {
