@@ -67,10 +67,13 @@ func claimRule() Rule {
 	return judged(claimHealth, Read{Of: core().WithKind("PersistentVolume")}, Read{Of: storage().WithKind("StorageClass")})
 }
 
-// claimHealth: it is bound, or waits for its first pod.
+// claimHealth: it is bound and as large as it asks for, or waits for its first pod.
 func claimHealth(c *corev1.PersistentVolumeClaim, see Sight) Health {
 	switch c.Status.Phase {
 	case corev1.ClaimBound:
+		if h := grows(c); h.State != Healthy {
+			return h
+		}
 		return Health{State: Healthy, Cause: tooLarge(c, see)}
 	case corev1.ClaimLost:
 		return lostClaim(c, see)
@@ -88,6 +91,24 @@ func claimHealth(c *corev1.PersistentVolumeClaim, see Sight) Health {
 		return Health{Cause: "Pending"}
 	}
 	return Health{State: Failed, Cause: "Pending: " + cause}
+}
+
+// grows judges a bound claim that asks for more than it has. What its node does is left out: that waits for a pod.
+func grows(c *corev1.PersistentVolumeClaim) Health {
+	has, known := c.Status.Capacity[corev1.ResourceStorage]
+	wants := c.Spec.Resources.Requests[corev1.ResourceStorage]
+	if !known || wants.Cmp(has) <= 0 {
+		return Health{State: Healthy}
+	}
+	for _, one := range c.Status.Conditions {
+		switch one.Type {
+		case corev1.PersistentVolumeClaimControllerResizeError, corev1.PersistentVolumeClaimNodeResizeError:
+			return Health{State: Failed, Cause: string(one.Type) + ": " + one.Message}
+		case corev1.PersistentVolumeClaimFileSystemResizePending:
+			return Health{State: Healthy}
+		}
+	}
+	return Health{Cause: fmt.Sprintf("grows from %s to %s", &has, &wants)}
 }
 
 // tooLarge says that a claim has more than there is; empty: it has not, or nobody knows.

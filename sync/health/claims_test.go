@@ -29,6 +29,20 @@ func TestClaims(t *testing.T) {
 	phase := func(p corev1.PersistentVolumeClaimPhase) func(*corev1.PersistentVolumeClaim) {
 		return func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName, c.Status.Phase = "disk", p }
 	}
+	has := func(size string) func(*corev1.PersistentVolumeClaim) {
+		return func(c *corev1.PersistentVolumeClaim) {
+			c.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}
+		}
+	}
+	larger := func(conditions ...corev1.PersistentVolumeClaimConditionType) func(*corev1.PersistentVolumeClaim) {
+		return func(c *corev1.PersistentVolumeClaim) {
+			has("10Mi")(c)
+			c.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("20Mi")}
+			for _, t := range conditions {
+				c.Status.Conditions = append(c.Status.Conditions, corev1.PersistentVolumeClaimCondition{Type: t, Message: "no room"})
+			}
+		}
+	}
 	asks := func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "disk" }
 	chosen := func(c *corev1.PersistentVolumeClaim) {
 		c.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "a"}
@@ -62,6 +76,11 @@ func TestClaims(t *testing.T) {
 		"bound": {claim("", phase(corev1.ClaimBound)), nil, kinds.Healthy, ""},
 		"larger than its disk": {claim("", phase(corev1.ClaimBound), asks), []kinds.Object{large}, kinds.Healthy,
 			"500Ti is larger than the 252Gi that node n1 has in all"},
+		"grows":     {claim("", phase(corev1.ClaimBound), larger()), nil, kinds.Progressing, "grows from 10Mi to 20Mi"},
+		"grew":      {claim("", phase(corev1.ClaimBound), larger(), has("20Mi")), nil, kinds.Healthy, ""},
+		"for a pod": {claim("", phase(corev1.ClaimBound), larger("FileSystemResizePending")), nil, kinds.Healthy, ""},
+		"cannot grow": {claim("", phase(corev1.ClaimBound), larger("Resizing", "ControllerResizeError")), nil, kinds.Failed,
+			"ControllerResizeError: no room"},
 		"lost": {claim("", phase(corev1.ClaimLost)), nil, kinds.Failed, `Lost: its volume "disk" is gone`},
 		"misbound": {claim("", phase(corev1.ClaimLost)), []kinds.Object{pv("other")}, kinds.Failed,
 			`Lost: its volume "disk" is that of claim shop/other`},
