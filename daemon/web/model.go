@@ -361,7 +361,7 @@ func (s *Server) pod(v *view.View, now time.Time, p *corev1.Pod) podRow {
 		switch {
 		case c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse:
 			row.Waits = c.Message
-		case c.Type == corev1.PodReadyToStartContainers && c.Reason != "": // a volume that its node cannot mount, a sandbox that it cannot make
+		case c.Type == corev1.PodReadyToStartContainers && c.Reason != "": // no volume, or no sandbox, can be had on its node
 			row.Waits = c.Reason + ": " + c.Message
 		}
 	}

@@ -72,7 +72,8 @@ func TestResized(t *testing.T) {
 		"not yet": {resize(corev1.PodResizePending, corev1.PodReasonDeferred, "Node didn't have enough resource: cpu"), kinds.Progressing,
 			"PodResizePending: Deferred: Node didn't have enough resource: cpu"},
 		"goes on": {resize(corev1.PodResizeInProgress, "", ""), kinds.Progressing, "PodResizeInProgress"},
-		"fails":   {resize(corev1.PodResizeInProgress, corev1.PodReasonError, "in use"), kinds.Failed, "PodResizeInProgress: Error: in use"},
+		"fails": {resize(corev1.PodResizeInProgress, corev1.PodReasonError, "in use"), kinds.Failed,
+			"PodResizeInProgress: Error: in use"},
 		"unseen": {func(p *corev1.Pod) {
 			p.Spec.NodeName, p.Generation, p.Status.ObservedGeneration = "n", 2, 1
 		}, kinds.Progressing, "change not observed yet"},
