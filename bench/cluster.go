@@ -38,6 +38,9 @@ func (c *cluster) dirs() []string {
 	return []string{"--data-dir", filepath.Join(c.dir, "data"), "--run-dir", "/run/lockstep"}
 }
 
+// thresholds take a node for full that is: a disk that others have filled to a tenth is no matter of what is measured.
+const thresholds = "memory.available<100Mi,nodefs.available<1Gi,imagefs.available<1Gi,pid.available<5%"
+
 // launch starts a cluster in a folder of its own. It has neither waited for it nor reached it when it returns.
 func (n *node) launch(args ...string) (*cluster, error) {
 	dir, err := n.folder()
@@ -50,7 +53,9 @@ func (n *node) launch(args ...string) (*cluster, error) {
 		return nil, fmt.Errorf("cannot start lockstep up: %w", err)
 	}
 	defer log.Close()
-	args = append(append([]string{"up", "--node-name", name, "--node-ip", address, "--images", n.imagesDir()}, c.dirs()...), args...)
+	args = append(append([]string{
+		"up", "--node-name", name, "--node-ip", address, "--images", n.imagesDir(), "--eviction-hard", thresholds,
+	}, c.dirs()...), args...)
 	c.process = exec.Command(n.lockstep, args...)
 	c.process.Stdout, c.process.Stderr = log, log
 	c.began = time.Now()
