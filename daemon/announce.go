@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -50,7 +51,7 @@ func (a *announcer) run(ctx context.Context) error {
 	tick := time.NewTicker(apiservers.Period)
 	defer tick.Stop()
 	for {
-		if err := a.renew(ctx); err != nil && ctx.Err() == nil && !store.Outage(err) {
+		if err := a.renew(ctx); err != nil && ctx.Err() == nil && !passing(err) {
 			a.log.Warn("cannot renew the lease of this API server", "error", err)
 		}
 		select {
@@ -59,6 +60,12 @@ func (a *announcer) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// passing says that a renewal failed by an outage, of which the store tells, or an answer that did not come in time, as in one; or that
+// another renewal, whose outcome was not known, had been written after all: the next tick writes it anew.
+func passing(err error) bool {
+	return store.Outage(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrConflict)
 }
 
 // withdraw tells that this API server runs no more, so that nobody is sent to it for as long as its lease would last, and has run renew it

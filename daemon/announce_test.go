@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"reflect"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"lockstep/reconcilers/apiservers"
+	"lockstep/store"
 	"lockstep/store/memory"
 )
 
@@ -50,6 +53,19 @@ func TestAnnounce(t *testing.T) {
 	expect("after etcd was away for a moment", serving)
 	now = now.Add(time.Minute)
 	expect("after the process stood still", now)
+}
+
+// TestAnnounceInAnOutage: a server that renews its lease each two seconds fills no log while etcd is away; what is wrong is told.
+func TestAnnounceInAnOutage(t *testing.T) {
+	wrapped := func(err error) error { return fmt.Errorf("cannot write: %w", err) }
+	for err, want := range map[error]bool{
+		wrapped(store.ErrUnavailable): true, wrapped(store.ErrUnknown): true, wrapped(store.ErrConflict): true,
+		wrapped(context.DeadlineExceeded): true, errors.New("the lease is invalid"): false, wrapped(store.ErrTooLarge): false,
+	} {
+		if got := passing(err); got != want {
+			t.Errorf("%v: %v, want %v", err, got, want)
+		}
+	}
 }
 
 func TestAnnounceUntilItEnds(t *testing.T) {
